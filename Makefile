@@ -1,0 +1,42 @@
+# Everything runs from a bare machine: Python 3.11 or newer, git, make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench build clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the virtual environment
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[cli]" --group dev
+	@touch $@
+
+demo: $(READY) ## the whole main job on 69,659 real purchases
+	@$(BIN)/tallybook demo
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY) ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+build: $(READY) ## wheel and sdist into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis .benchmarks demo-book

@@ -1,0 +1,1 @@
+"""What touches the world: stores, codec, keys, Merkle log, gate, importers."""

@@ -1,0 +1,101 @@
+"""The `eventsourcing` application under a book: our recorder, our mapper, nothing taken from the host's environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent, Repository
+from eventsourcing.persistence import InfrastructureFactory, Mapper, Recording
+from eventsourcing.utils import Environment, EnvType
+
+from tallybook.domain.aggregate import A
+from tallybook.projections.read_models import Recorded
+
+from .codec import EventMapper, uuid_from
+from .keys import Keyring
+from .sqlite import BookDatastore, BookFactory, LogRecorder, Row
+
+
+class BookApplication(Application[UUID]):
+    """Saves and loads the aggregates of one book."""
+
+    name = "Tallybook"
+    CACHED_AGGREGATES = 2000
+
+    def __init__(self, datastore: BookDatastore, keyring: Keyring) -> None:
+        self.datastore = datastore
+        self.keyring = keyring
+        super().__init__()
+
+    def construct_env(self, name: str, env: EnvType | None = None) -> Environment:  # noqa: ARG002 - the library's signature
+        """A complete environment of our own: the host's variables must not steer an embedded book."""
+        return Environment(
+            name,
+            {
+                "PERSISTENCE_MODULE": BookFactory.__module__,
+                "SQLITE_DBNAME": self.datastore.pool.db_name,
+                "CREATE_TABLE": "n",
+                "AGGREGATE_CACHE_MAXSIZE": str(self.CACHED_AGGREGATES),
+                "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
+            },
+        )
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
+        """Our factory, on the book's datastore."""
+        factory = BookFactory(env)
+        factory.datastore.close()
+        factory.datastore = self.datastore
+        return factory
+
+    def construct_mapper(self) -> Mapper[UUID]:
+        """Our stored form."""
+        return EventMapper(self.keyring)
+
+    def construct_recorder(self) -> LogRecorder:
+        """Our recorder, with the book's origin in its leaves."""
+        return LogRecorder(self.datastore, origin=self.keyring.origin)
+
+    @property
+    def log(self) -> LogRecorder:  # type: ignore[override]  # the library's property of this name is deprecated
+        """The recorder, by what it is."""
+        assert isinstance(self.recorder, LogRecorder)
+        return self.recorder
+
+    @property
+    def codec(self) -> EventMapper:
+        """The mapper, by what it is."""
+        assert isinstance(self.mapper, EventMapper)
+        return self.mapper
+
+    def load(self, kind: type[A], stream_id: UUID) -> A:
+        """An aggregate as the log has it now: version 0 where there are no events. Never to be changed."""
+        repository: Repository[UUID] = self.repository
+        try:
+            found: Any = repository.get(stream_id, projector_func=kind.fold)
+        except AggregateNotFoundError:
+            return kind(stream_id)
+        assert isinstance(found, kind)
+        if repository.cache is not None:
+            # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
+            repository.cache.put(stream_id, found)
+        return found
+
+    def _record(self, processing_event: ProcessingEvent[UUID]) -> list[Recording[UUID]]:
+        # A key is on disk before anything that is sealed with it.
+        self.keyring.flush()
+        return super()._record(processing_event)
+
+    def decode(self, row: Row) -> Recorded:
+        """A row of the log as an event with its position."""
+        position, stream, version, stored_name, state = row
+        return Recorded(position, self.codec.read(uuid_from(stream), version, stored_name, state, position))
+
+    def read(self, after: int, limit: int) -> Sequence[Recorded]:
+        """Up to `limit` events after a position: what the projector pulls."""
+        return [self.decode(row) for row in self.log.log_rows(after, limit)]
+
+    def position(self) -> int:
+        """The last position."""
+        return self.log.position()

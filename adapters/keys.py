@@ -1,0 +1,269 @@
+"""Data keys: one for each subject, in a store of their own, and the sealing done with them."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import msgpack
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tallybook.domain.errors import KeysMissing, SealError
+from tallybook.domain.personal import Sealed
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+FIRST_KEY_ID = 1
+
+
+class KeyStore(Protocol):
+    """Where data keys live. Each subject has one; a destroyed key is gone for good."""
+
+    @property
+    def origin(self) -> str:
+        """The book that the keys belong to."""
+        ...
+
+    @property
+    def lookup_key(self) -> bytes:
+        """The book's key for look-up hashes and argument digests."""
+        ...
+
+    def add(self, keys: Mapping[UUID, bytes]) -> None:
+        """Keep new keys, durably, before anything sealed with them is written."""
+        ...
+
+    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+        """The keys that there are."""
+        ...
+
+    def close(self) -> None:
+        """Release files."""
+        ...
+
+
+class MemoryKeyStore:
+    """Keys of a book in memory."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.lookup_key = os.urandom(KEY_BYTES)
+        self._keys: dict[UUID, bytes] = {}
+
+    def add(self, keys: Mapping[UUID, bytes]) -> None:
+        """Keep new keys."""
+        self._keys.update(keys)
+
+    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+        """The keys that there are."""
+        return {subject: self._keys[subject] for subject in subjects if subject in self._keys}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class FileKeyStore:
+    """Keys in an SQLite file of their own, readable by its owner only, deleted bytes overwritten."""
+
+    def __init__(self, path: Path, *, origin: str | None = None) -> None:
+        """Open the key file; with `origin`, make one if there is none (or an unused one). Raises KeysMissing."""
+        self.path = path
+        if not path.exists():
+            if origin is None:
+                raise KeysMissing(
+                    f"The key file {path} is not there.",
+                    path=str(path),
+                    remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
+                )
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            self._connection.execute("PRAGMA secure_delete=ON")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA journal_mode=TRUNCATE")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS keys (subject BLOB PRIMARY KEY, data_key BLOB NOT NULL) WITHOUT ROWID"
+            )
+            if origin is not None:
+                self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('origin', ?)", (origin,))
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO meta VALUES ('lookup_key', ?)", (os.urandom(KEY_BYTES),)
+                )
+            meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
+            self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise KeysMissing(
+                f"{path} can't be used as a key file: {error}.", path=str(path), remedy="Put back the real one."
+            ) from error
+        if "origin" not in meta or "lookup_key" not in meta:
+            self._connection.close()
+            raise KeysMissing(f"{path} holds no keys of a book.", path=str(path), remedy="Put back the real one.")
+        self.origin: str = meta["origin"]
+        self.lookup_key: bytes = meta["lookup_key"]
+
+    def count(self) -> int:
+        """How many subjects have a key."""
+        with self._lock, closing(self._connection.execute("SELECT COUNT(*) FROM keys")) as rows:
+            return int(rows.fetchone()[0])
+
+    def add(self, keys: Mapping[UUID, bytes]) -> None:
+        """Keep new keys: committed when this returns."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(
+                    "INSERT INTO keys VALUES (?, ?)", [(subject.bytes, key) for subject, key in keys.items()]
+                )
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+        """The keys that there are."""
+        wanted = list(subjects)
+        found: dict[UUID, bytes] = {}
+        with self._lock:
+            for start in range(0, len(wanted), 500):
+                chunk = [subject.bytes for subject in wanted[start : start + 500]]
+                marks = ",".join("?" * len(chunk))
+                rows = self._connection.execute(
+                    f"SELECT subject, data_key FROM keys WHERE subject IN ({marks})",  # noqa: S608 - marks only
+                    chunk,
+                )
+                found.update((UUID(bytes=subject), key) for subject, key in rows)
+        return found
+
+    def close(self) -> None:
+        """Release the file."""
+        self._connection.close()
+
+
+def commitment(data_key: bytes) -> bytes:
+    """What the log holds of a key, so that a ciphertext can't be opened under two keys."""
+    return hmac.digest(data_key, b"commit", sha256)
+
+
+class Keyring:
+    """Seals and opens with the keys of a store; caches a cipher for each subject."""
+
+    CACHED_MAX = 100_000
+
+    def __init__(self, store: KeyStore, commitment_of: Callable[[UUID], bytes | None]) -> None:
+        self.store = store
+        self.origin = store.origin
+        self._commitment_of = commitment_of
+        self._ciphers: dict[UUID, tuple[AESGCM, bytes]] = {}  # with the key's commitment
+        self._checked: set[UUID] = set()
+        self._new: dict[UUID, bytes] = {}
+        self._lock = threading.Lock()
+
+    def create(self, subject: UUID) -> tuple[int, bytes]:
+        """A key for a new subject: its id and commitment. It is stored at the next `flush`."""
+        key = os.urandom(KEY_BYTES)
+        with self._lock:
+            self._new[subject] = key
+            self._remember(subject, key)
+        return FIRST_KEY_ID, commitment(key)
+
+    def flush(self) -> None:
+        """Commit new keys to the store. Before any event sealed with them."""
+        with self._lock:
+            if self._new:
+                self.store.add(self._new)
+                self._new = {}
+
+    def seal(
+        self,
+        subject: UUID,
+        event_id: UUID,
+        stored_name: str,
+        schema_version: int,
+        fields: Sequence[str],
+        values: Sequence[object],
+    ) -> bytes:
+        """One blob of an event's personal values, bound to the event, its form and its subject."""
+        nonce = os.urandom(NONCE_BYTES)
+        bound = self._bound(event_id, stored_name, schema_version, subject, FIRST_KEY_ID, fields)
+        held = self._ciphers.get(subject) or self._cipher(subject)
+        if held is None:
+            raise SealError(f"There is no data key for subject {subject}.")
+        return nonce + held[0].encrypt(nonce, msgpack.packb(list(values)), bound)
+
+    def open(self, sealed: Sealed) -> dict[str, object] | None:
+        """The values of a blob by field; None where the subject's key was destroyed. Raises SealError.
+
+        Only the gate calls this.
+        """
+        subject = sealed.subject_id
+        held = self._ciphers.get(subject) or self._cipher(subject)
+        if held is None:
+            return None
+        cipher, committed = held
+        if subject not in self._checked:
+            expected = self._commitment_of(subject)
+            if expected is None or not hmac.compare_digest(committed, expected):
+                raise SealError(f"The data key of subject {subject} is not the one that the log commits to.")
+            self._checked.add(subject)
+        bound = self._bound(
+            sealed.event_id, sealed.stored_name, sealed.schema_version, subject, sealed.key_id, sealed.fields
+        )
+        try:
+            values = msgpack.unpackb(cipher.decrypt(sealed.blob[:NONCE_BYTES], sealed.blob[NONCE_BYTES:], bound))
+        except (InvalidTag, ValueError) as error:
+            raise SealError(
+                f"The sealed values of event {sealed.event_id} ({sealed.stored_name}) of subject {subject} "
+                "can't be opened: the bytes were moved or altered, or the key is another."
+            ) from error
+        return dict(zip(sealed.fields, values, strict=True))
+
+    def load(self, subjects: Iterable[UUID]) -> None:
+        """Read many subjects' keys at once."""
+        missing = [subject for subject in subjects if subject not in self._ciphers]
+        if missing:
+            found = self.store.get(missing)
+            with self._lock:
+                for subject, key in found.items():
+                    self._remember(subject, key)
+
+    def lookup_hash(self, kind: str, *parts: str) -> bytes:
+        """A keyed hash by which something personal can be found again without being written."""
+        return hmac.digest(self.store.lookup_key, msgpack.packb([kind, *parts]), sha256)
+
+    def _cipher(self, subject: UUID) -> tuple[AESGCM, bytes] | None:
+        self.load([subject])
+        return self._ciphers.get(subject)
+
+    def _remember(self, subject: UUID, key: bytes) -> None:
+        while len(self._ciphers) >= self.CACHED_MAX:
+            oldest = next(iter(self._ciphers))
+            del self._ciphers[oldest]
+            self._checked.discard(oldest)
+        self._ciphers[subject] = (AESGCM(key), commitment(key))
+
+    def _bound(
+        self,
+        event_id: UUID,
+        stored_name: str,
+        schema_version: int,
+        subject: UUID,
+        key_id: int,
+        fields: Sequence[str],
+    ) -> bytes:
+        bound: bytes = msgpack.packb(
+            [self.origin, event_id.bytes, stored_name, schema_version, subject.bytes, key_id, list(fields)]
+        )
+        return bound

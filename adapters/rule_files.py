@@ -1,0 +1,89 @@
+"""Rule set files, and the freezing of what a rule set depends on."""
+
+from __future__ import annotations
+
+import tomllib
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from tallybook.domain.calendar import UTC_ZONE, Zone
+from tallybook.domain.errors import RuleSetError
+from tallybook.domain.events import to_us
+from tallybook.domain.rules import RuleSet, parse_rule_set
+
+FROZEN_FROM = 1970
+FROZEN_TO = 2100
+
+
+def load_rule_set(path: str | Path) -> RuleSet:
+    """Read and validate a TOML file. Raises RuleSetError, which names each problem's path."""
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        raise RuleSetError(str(path), ["the file is not there"]) from None
+    except IsADirectoryError:
+        raise RuleSetError(str(path), ["this is a folder, not a file"]) from None
+    except UnicodeDecodeError as error:
+        raise RuleSetError(str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise RuleSetError(str(path), [f"this is not TOML: {error}"]) from None
+    rule_set = parse_rule_set(document, str(path))
+    frozen_zone(rule_set.zone, str(path))
+    return rule_set
+
+
+@lru_cache(maxsize=64)
+def frozen_zone(name: str, source: str = "rule set") -> Zone:
+    """A zone's offsets from 1970 to 2100 as arrays, with the tzdata release behind them. Raises RuleSetError."""
+    if name == "UTC":
+        return UTC_ZONE
+    try:
+        zone = zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise RuleSetError(
+            source, [f"zone: {name!r} is not a time zone that this machine knows; write one like Europe/Rome"]
+        ) from None
+
+    def offset(moment: datetime) -> int:
+        found = moment.astimezone(zone).utcoffset()
+        assert found is not None
+        return int(found.total_seconds())
+
+    moment = datetime(FROZEN_FROM, 1, 1, tzinfo=UTC)
+    starts, offsets = [-(2**62)], [offset(moment)]
+    end = datetime(FROZEN_TO, 1, 1, tzinfo=UTC)
+    # No zone changes twice within a week and back; each change is then found to the second by halving.
+    while moment < end:
+        following = moment + timedelta(days=7)
+        if offset(following) != offsets[-1]:
+            low, high = moment, following
+            while high - low > timedelta(seconds=1):
+                middle = low + timedelta(seconds=int((high - low).total_seconds()) // 2)
+                if offset(middle) == offsets[-1]:
+                    low = middle
+                else:
+                    high = middle
+            starts.append(to_us(high))
+            offsets.append(offset(high))
+            moment = high
+        else:
+            moment = following
+    return Zone(name=name, tzdata=_tzdata_release(), starts_us=tuple(starts), offsets_s=tuple(offsets))
+
+
+def _tzdata_release() -> str:
+    for folder in zoneinfo.TZPATH:
+        for name in ("tzdata.zi", "+VERSION"):
+            file = Path(folder) / name
+            if file.is_file():
+                with file.open(encoding="utf-8") as lines:
+                    return lines.readline().removeprefix("# version").strip()[:64] or "unknown"
+    try:
+        return metadata.version("tzdata")
+    except metadata.PackageNotFoundError:
+        return "unknown"

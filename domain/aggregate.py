@@ -1,0 +1,105 @@
+"""What the three aggregates share: a fold of events that is never changed, and drafts of it that commands work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import copy
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+from .events import Event, Metadata
+
+Appliers = dict[type[Event], Callable[[Any, Any], None]]
+"""Event class → the function that folds such an event into an aggregate."""
+
+A = TypeVar("A", bound="Aggregate")
+EV = TypeVar("EV", bound=Event)
+
+
+class Stamp:
+    """What a command gives to each event that it records: metadata, effective time, and fresh event ids."""
+
+    __slots__ = ("effective_us", "metadata", "new_id")
+
+    def __init__(self, metadata: Metadata, effective_us: int, new_id: Callable[[], UUID]) -> None:
+        self.metadata = metadata
+        self.effective_us = effective_us
+        self.new_id = new_id
+
+    def at(self, effective_us: int) -> Stamp:
+        """The same, for another effective time."""
+        return Stamp(self.metadata, effective_us, self.new_id)
+
+
+class Aggregate:
+    """The state that a stream's events add up to.
+
+    An aggregate that was loaded is never changed: it may be shared and cached. A command works on a `draft()`, which
+    copies the containers named in `CONTAINERS` one level deep (their items are immutable) and collects what it
+    records in `journal`. Applying an event never raises, decides, opens personal data or reads a clock.
+    """
+
+    CONTAINERS: ClassVar[tuple[str, ...]] = ()
+    APPLIERS: ClassVar[Appliers]
+
+    def __init__(self, stream_id: UUID) -> None:
+        self.id = stream_id
+        self.version = 0
+        self.journal: list[Event] | None = None
+
+    def draft(self: A, journal: list[Event]) -> A:
+        """A copy for one command; what it records is appended to `journal` too."""
+        draft = copy(self)
+        for name in self.CONTAINERS:
+            setattr(draft, name, getattr(self, name).copy())
+        draft.journal = journal
+        return draft
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in. Only on a draft, or while loading."""
+        applier = self.APPLIERS.get(type(event))
+        if applier is not None:
+            applier(self, event)
+        self.version = event.originator_version
+
+    def record(self, event_class: type[EV], stamp: Stamp, subject_id: UUID | None, **fields: Any) -> EV:
+        """Make the stream's next event, fold it in, and collect it."""
+        if self.journal is None:
+            raise TypeError("events are recorded on a draft, never on a shared aggregate")
+        event = event_class(
+            originator_id=self.id,
+            originator_version=self.version + 1,
+            event_id=stamp.new_id(),
+            effective_us=stamp.effective_us,
+            subject_id=subject_id,
+            metadata=stamp.metadata,
+            **fields,
+        )
+        self.apply(event)
+        self.journal.append(event)
+        return event
+
+    @classmethod
+    def fold(cls: type[A], state: A | None, events: Iterable[Any]) -> A | None:
+        """The state after more events: `eventsourcing`'s projector function. None where there are no events."""
+        draft: A | None = None
+        for event in events:
+            if draft is None:
+                draft = state.draft([]) if state is not None else cls(event.originator_id)
+            draft.apply(event)
+        if draft is None:
+            return state
+        draft.journal = None
+        return draft
+
+
+def applies(
+    appliers: Appliers, event_class: type[EV]
+) -> Callable[[Callable[[Any, EV], None]], Callable[[Any, EV], None]]:
+    """Mark a function as the one that folds `event_class` in."""
+
+    def mark(function: Callable[[Any, EV], None]) -> Callable[[Any, EV], None]:
+        appliers[event_class] = function
+        return function
+
+    return mark

@@ -1,0 +1,186 @@
+"""The book's own stream: which rule sets were adopted from when on, and up to when sweeps ran.
+
+Commands that decide read this fold, and are recorded only if it has not moved meanwhile; so for every fact the log
+itself tells which rule sets were known when the decisions about it were made.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from uuid import UUID
+
+from .aggregate import Aggregate, Appliers, Stamp, applies
+from .calendar import Zone
+from .errors import refusal
+from .events import Code, Fact, stored
+from .rules import Rules, RuleSet, compiled
+
+
+@stored("book.rule_set_adopted")
+class RuleSetAdopted(Fact):
+    """A rule set is in force for its programme from `effective_us` on. Holds all that it depends on."""
+
+    programme: Code
+    name: Code
+    version: Code
+    digest: str
+    document: str
+    zone_name: str
+    tzdata: str
+    zone_starts_us: tuple[int, ...]
+    zone_offsets_s: tuple[int, ...]
+
+    def rules(self) -> Rules:
+        """The rule set, ready to decide."""
+        zone = Zone(
+            name=self.zone_name,
+            tzdata=self.tzdata,
+            starts_us=self.zone_starts_us,
+            offsets_s=self.zone_offsets_s,
+        )
+        return compiled(self.document, zone)
+
+
+@stored("book.swept")
+class Swept(Fact):
+    """Time-driven decisions are due up to `until_us`; the accounts follow in commits of their own."""
+
+    until_us: int
+
+
+@stored("book.sweep_finished")
+class SweepFinished(Fact):
+    """Every account followed a sweep: `decisions` were recorded. Without it, a sweep may have been cut short."""
+
+    until_us: int
+    accounts: int
+    decisions: int
+
+
+class RuleBook:
+    """The adoptions known at some moment. Immutable."""
+
+    __slots__ = ("_adoptions",)
+
+    def __init__(self, adoptions: tuple[tuple[int, str, Rules], ...] = ()) -> None:
+        # (effective_us, programme, rules) in the order of recording
+        self._adoptions = adoptions
+
+    def adding(self, effective_us: int, programme: str, rules: Rules) -> RuleBook:
+        """The rule book with one more adoption."""
+        return RuleBook((*self._adoptions, (effective_us, programme, rules)))
+
+    def in_force(self, programme: str, at_us: int) -> Rules | None:
+        """The rules for a moment: of those effective by then the latest; of two from the same time the last adopted."""
+        best: Rules | None = None
+        best_from = 0
+        for effective_us, name, rules in self._adoptions:
+            if name == programme and effective_us <= at_us and (best is None or effective_us >= best_from):
+                best, best_from = rules, effective_us
+        return best
+
+    def starts(self, programme: str, after_us: int, until_us: int) -> list[int]:
+        """Moments in (after, until] from which a rule set of the programme is in force, rising."""
+        return sorted({at for at, name, _ in self._adoptions if name == programme and after_us < at <= until_us})
+
+    def __len__(self) -> int:
+        return len(self._adoptions)
+
+
+class Control(Aggregate):
+    """The fold of the book's own stream."""
+
+    APPLIERS: ClassVar[Appliers] = {}
+
+    def __init__(self, stream_id: UUID) -> None:
+        super().__init__(stream_id)
+        self.rule_book = RuleBook()
+        self.sweeps: tuple[tuple[int, RuleBook], ...] = ()
+        self.finished: SweepFinished | None = None
+        self.adopted: tuple[RuleSetAdopted, ...] = ()
+
+    @property
+    def horizon_us(self) -> int | None:
+        """Up to when time-driven decisions are due for every account. None: no sweep ran."""
+        return self.sweeps[-1][0] if self.sweeps else None
+
+    @property
+    def sweep_is_finished(self) -> bool:
+        """Whether every account followed the last sweep."""
+        return self.finished is not None and self.finished.until_us == self.horizon_us
+
+    def finish_sweep(self, stamp: Stamp, accounts: int, decisions: int) -> SweepFinished | None:
+        """Every account followed the last sweep. None if that is known, or there was none."""
+        if self.horizon_us is None or self.sweep_is_finished:
+            return None
+        return self.record(SweepFinished, stamp, None, until_us=self.horizon_us, accounts=accounts, decisions=decisions)
+
+    def adopt(self, stamp: Stamp, rule_set: RuleSet, zone: Zone) -> RuleSetAdopted | None:
+        """Put a rule set in force from the stamp's effective time on. None if it is already, unchanged, from then.
+
+        Refuses: rule_set_adopted.
+        """
+        digest = rule_set.digest()
+        for adopted in self.adopted:
+            if (adopted.programme, adopted.name, adopted.version) == (
+                rule_set.programme,
+                rule_set.name,
+                rule_set.version,
+            ):
+                if adopted.digest != digest:
+                    raise refusal(
+                        "rule_set_adopted",
+                        f"{rule_set.label} was adopted with other content.",
+                        rule_set=rule_set.label,
+                        adopted=adopted.digest,
+                        given=digest,
+                    )
+                if adopted.effective_us == stamp.effective_us:
+                    return None
+        return self.record(
+            RuleSetAdopted,
+            stamp,
+            None,
+            programme=rule_set.programme,
+            name=rule_set.name,
+            version=rule_set.version,
+            digest=digest,
+            document=rule_set.canonical(),
+            zone_name=zone.name,
+            tzdata=zone.tzdata,
+            zone_starts_us=zone.starts_us,
+            zone_offsets_s=zone.offsets_s,
+        )
+
+    def sweep(self, stamp: Stamp, until_us: int) -> Swept | None:
+        """Make time-driven decisions due up to a moment. None if they are already, up to exactly that moment.
+
+        Refuses: sweep_goes_back.
+        """
+        horizon = self.horizon_us
+        if horizon is not None and until_us < horizon:
+            raise refusal("sweep_goes_back", "An earlier sweep went further.", until_us=until_us, horizon_us=horizon)
+        if horizon == until_us and len(self.sweeps[-1][1]) == len(self.rule_book):
+            return None  # a sweep that was cut short goes on
+        return self.record(Swept, stamp, None, until_us=until_us)
+
+
+@applies(Control.APPLIERS, RuleSetAdopted)
+def _adopted(control: Control, event: RuleSetAdopted) -> None:
+    control.rule_book = control.rule_book.adding(event.effective_us, event.programme, event.rules())
+    control.adopted = (*control.adopted, event)
+
+
+@applies(Control.APPLIERS, Swept)
+def _swept(control: Control, event: Swept) -> None:
+    control.finished = None
+    # A sweep under the same rule book takes the place of the one before: going there in one step is the same.
+    kept = control.sweeps
+    if kept and len(kept[-1][1]) == len(control.rule_book):
+        kept = kept[:-1]
+    control.sweeps = (*kept, (event.until_us, control.rule_book))
+
+
+@applies(Control.APPLIERS, SweepFinished)
+def _sweep_finished(control: Control, event: SweepFinished) -> None:
+    control.finished = event

@@ -1,0 +1,396 @@
+"""Customer: who somebody is, how to reach them, what they bought and gave back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from . import personal
+from .aggregate import Aggregate, Appliers, Stamp, applies
+from .errors import refusal
+from .events import Code, Fact, Minor, Value, stored
+
+Quantity = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class CustomerKind(StrEnum):
+    """Person, organisation, or internal (employee, partner)."""
+
+    PERSON = "person"
+    ORGANISATION = "organisation"
+    INTERNAL = "internal"
+
+
+class Line(Value):
+    """One line of a purchase. `net_minor` is what the line costs after discounts, before tax and shipping."""
+
+    sku: Code
+    quantity: Quantity
+    net_minor: Minor
+    category: Code | None = None
+    tax_minor: Minor = 0
+    shipping_minor: Minor = 0
+    discount_minor: Minor = 0
+
+
+class ReturnLine(Value):
+    """What came back of a purchase's line. `line` counts from 1; `net_minor` is the part of its net amount."""
+
+    line: Annotated[int, Field(ge=1, le=10**6)]
+    quantity: Quantity
+    net_minor: Minor
+
+
+@stored("customer.key_created")
+class KeyCreated(Fact):
+    """The subject has a data key. `commitment` is HMAC-SHA-256(data key, "commit"): AES-GCM alone commits to no key."""
+
+    key_id: int
+    commitment: bytes
+
+
+@stored("customer.registered")
+class CustomerRegistered(Fact):
+    """The book knows the customer from now on."""
+
+    kind: str
+    country: Code | None = None
+    source: Code | None = None
+    owner: Code | None = None
+    birth_month: Annotated[int, Field(ge=1, le=12)] | None = None
+    name: personal.Name = None
+    gender: personal.Detail = None
+    birth_date: personal.BirthDate = None
+    occupation: personal.Detail = None
+    company: personal.Detail = None
+    job_title: personal.Detail = None
+    address: personal.Detail = None
+    income_band: personal.Income = None
+    risk_preference: personal.Preference = None
+    hobbies: personal.Preference = None
+    note: personal.FreeText = None
+
+
+@stored("customer.changed")
+class CustomerChanged(Fact):
+    """Fields got new values (those that are given) or none (those in `cleared`); the old ones are in earlier events."""
+
+    cleared: tuple[Code, ...] = ()
+    country: Code | None = None
+    source: Code | None = None
+    owner: Code | None = None
+    birth_month: Annotated[int, Field(ge=1, le=12)] | None = None
+    name: personal.Name = None
+    gender: personal.Detail = None
+    birth_date: personal.BirthDate = None
+    occupation: personal.Detail = None
+    company: personal.Detail = None
+    job_title: personal.Detail = None
+    address: personal.Detail = None
+    income_band: personal.Income = None
+    risk_preference: personal.Preference = None
+    hobbies: personal.Preference = None
+    note: personal.FreeText = None
+
+
+PROFILE_FIELDS: tuple[str, ...] = tuple(
+    name for name in CustomerChanged.model_fields if name not in Fact.model_fields and name != "cleared"
+)
+"""Fields that `register` and `change` take."""
+
+
+@stored("customer.identifier_linked")
+class IdentifierLinked(Fact):
+    """The customer is known by an external id in another system."""
+
+    system: Code
+    external_id: personal.ExternalId = None
+
+
+@stored("customer.identifier_removed")
+class IdentifierRemoved(Fact):
+    """The customer is no longer known by its external id in that system."""
+
+    system: Code
+
+
+@stored("customer.contact_point_added")
+class ContactPointAdded(Fact):
+    """A way to reach the customer."""
+
+    point_id: UUID
+    kind: Code
+    value: personal.ContactValue = None
+
+
+@stored("customer.contact_point_removed")
+class ContactPointRemoved(Fact):
+    """A way to reach the customer is no longer in use."""
+
+    point_id: UUID
+
+
+@stored("customer.interaction_recorded")
+class InteractionRecorded(Fact):
+    """Contact with the customer. The channel stands in the metadata too, for all events alike."""
+
+    kind: Code
+    direction: str
+    outcome: Code | None = None
+    text: personal.FreeText = None
+
+
+@stored("customer.purchase_recorded")
+class PurchaseRecorded(Fact):
+    """The customer bought. `source_ref` tells where an imported purchase stood."""
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    lines: tuple[Line, ...]
+    store: Code | None = None
+    order_id: personal.OrderId = None
+    source_ref: personal.OrderId = None
+
+    @property
+    def net_minor(self) -> int:
+        """Net amount of all lines, in minor units."""
+        return sum(line.net_minor for line in self.lines)
+
+
+@stored("customer.return_recorded")
+class ReturnRecorded(Fact):
+    """The customer gave lines of a purchase back."""
+
+    purchase_id: UUID
+    lines: tuple[ReturnLine, ...]
+    reason: Code | None = None
+
+    @property
+    def net_minor(self) -> int:
+        """Net amount of what came back, in minor units."""
+        return sum(line.net_minor for line in self.lines)
+
+
+class Customer(Aggregate):
+    """A customer's own stream, folded. Personal values are handles."""
+
+    CONTAINERS = ("identifiers", "contact_points", "fields", "purchases", "returned")
+    APPLIERS: ClassVar[Appliers] = {}
+
+    def __init__(self, stream_id: UUID) -> None:
+        super().__init__(stream_id)
+        self.kind: CustomerKind | None = None
+        self.key_id = 0
+        self.identifiers: dict[str, personal.ExternalId] = {}
+        self.contact_points: dict[UUID, tuple[str, personal.ContactValue]] = {}
+        self.fields: dict[str, object] = {}
+        self.purchases: dict[UUID, tuple[Line, ...]] = {}
+        self.returned: dict[tuple[UUID, int], tuple[int, int]] = {}
+
+    @property
+    def registered(self) -> bool:
+        """Whether the customer is in the book."""
+        return self.kind is not None
+
+    def register(
+        self,
+        stamp: Stamp,
+        kind: CustomerKind,
+        *,
+        key_id: int,
+        commitment: bytes,
+        fields: Mapping[str, object],
+    ) -> CustomerRegistered:
+        """Refuses: already_registered."""
+        if self.registered:
+            raise refusal("already_registered", "The customer is registered already.", customer=self.id)
+        self.record(KeyCreated, stamp, self.id, key_id=key_id, commitment=commitment)
+        return self.record(CustomerRegistered, stamp, self.id, kind=kind.value, **fields)
+
+    def change(self, stamp: Stamp, fields: Mapping[str, object], clear: Sequence[str]) -> CustomerChanged:
+        """Refuses: unknown_customer, nothing_changed."""
+        self._must_be_registered()
+        cleared = tuple(name for name in clear if name in PROFILE_FIELDS)
+        if not fields and not cleared:
+            raise refusal("nothing_changed", "No field is set or cleared.", customer=self.id)
+        return self.record(CustomerChanged, stamp, self.id, cleared=cleared, **fields)
+
+    def link_identifier(self, stamp: Stamp, system: str, external_id: str) -> IdentifierLinked:
+        """Refuses: unknown_customer, identifier_linked. That nobody else has the id is the book's claim."""
+        self._must_be_registered()
+        if system in self.identifiers:
+            raise refusal(
+                "identifier_linked",
+                f"The customer has an external id in {system}.",
+                customer=self.id,
+                system=system,
+            )
+        return self.record(IdentifierLinked, stamp, self.id, system=system, external_id=external_id)
+
+    def remove_identifier(self, stamp: Stamp, system: str) -> IdentifierRemoved:
+        """Refuses: unknown_customer, unknown_identifier."""
+        self._must_be_registered()
+        if system not in self.identifiers:
+            raise refusal(
+                "unknown_identifier",
+                f"The customer has no external id in {system}.",
+                customer=self.id,
+                system=system,
+            )
+        return self.record(IdentifierRemoved, stamp, self.id, system=system)
+
+    def add_contact_point(self, stamp: Stamp, kind: str, value: str) -> ContactPointAdded:
+        """Refuses: unknown_customer."""
+        self._must_be_registered()
+        return self.record(ContactPointAdded, stamp, self.id, point_id=stamp.new_id(), kind=kind, value=value)
+
+    def remove_contact_point(self, stamp: Stamp, point_id: UUID) -> ContactPointRemoved:
+        """Refuses: unknown_customer, unknown_contact_point."""
+        self._must_be_registered()
+        if point_id not in self.contact_points:
+            raise refusal(
+                "unknown_contact_point",
+                "The customer has no such contact point.",
+                customer=self.id,
+                point=point_id,
+            )
+        return self.record(ContactPointRemoved, stamp, self.id, point_id=point_id)
+
+    def record_interaction(
+        self, stamp: Stamp, kind: str, direction: str, outcome: str | None, text: str | None
+    ) -> InteractionRecorded:
+        """Refuses: unknown_customer, invalid_argument."""
+        self._must_be_registered()
+        if direction not in ("in", "out"):
+            raise refusal("invalid_argument", 'direction is "in" or "out".', direction=direction)
+        return self.record(
+            InteractionRecorded, stamp, self.id, kind=kind, direction=direction, outcome=outcome, text=text
+        )
+
+    def record_purchase(
+        self,
+        stamp: Stamp,
+        lines: Sequence[Line],
+        *,
+        currency: str,
+        store: str | None = None,
+        order_id: str | None = None,
+        source_ref: str | None = None,
+    ) -> PurchaseRecorded:
+        """Refuses: unknown_customer, no_lines."""
+        self._must_be_registered()
+        if not lines:
+            raise refusal("no_lines", "The purchase has no lines.", customer=self.id)
+        return self.record(
+            PurchaseRecorded,
+            stamp,
+            self.id,
+            currency=currency,
+            lines=tuple(lines),
+            store=store,
+            order_id=order_id,
+            source_ref=source_ref,
+        )
+
+    def record_return(
+        self, stamp: Stamp, purchase_id: UUID, quantities: Mapping[int, int], reason: str | None
+    ) -> ReturnRecorded:
+        """Give back `quantities` (line number → pieces). The net amount of partial returns never exceeds the line's.
+
+        Refuses: unknown_customer, unknown_purchase, no_lines, unknown_line, invalid_argument, returned_too_much.
+        """
+        self._must_be_registered()
+        bought = self.purchases.get(purchase_id)
+        if bought is None:
+            raise refusal(
+                "unknown_purchase",
+                "The customer has no such purchase.",
+                customer=self.id,
+                purchase=purchase_id,
+            )
+        if not quantities:
+            raise refusal("no_lines", "The return names no lines.", purchase=purchase_id)
+        lines = []
+        for number, quantity in sorted(quantities.items()):
+            if not 1 <= number <= len(bought):
+                raise refusal("unknown_line", f"The purchase has no line {number}.", line=number, lines=len(bought))
+            if quantity < 1:
+                raise refusal("invalid_argument", f"Line {number}: a quantity is at least 1.", quantity=quantity)
+            line = bought[number - 1]
+            back, net_back = self.returned.get((purchase_id, number), (0, 0))
+            if back + quantity > line.quantity:
+                raise refusal(
+                    "returned_too_much",
+                    f"Line {number}: {quantity} returned, {line.quantity - back} left.",
+                    line=number,
+                    asked=quantity,
+                    left=line.quantity - back,
+                )
+            net = line.net_minor * (back + quantity) // line.quantity - net_back
+            lines.append(ReturnLine(line=number, quantity=quantity, net_minor=net))
+        return self.record(ReturnRecorded, stamp, self.id, purchase_id=purchase_id, lines=tuple(lines), reason=reason)
+
+    def _must_be_registered(self) -> None:
+        if not self.registered:
+            raise refusal("unknown_customer", "There is no such customer.", customer=self.id)
+
+
+@applies(Customer.APPLIERS, KeyCreated)
+def _key_created(customer: Customer, event: KeyCreated) -> None:
+    customer.key_id = event.key_id
+
+
+@applies(Customer.APPLIERS, CustomerRegistered)
+def _registered(customer: Customer, event: CustomerRegistered) -> None:
+    customer.kind = CustomerKind(event.kind)
+    _set_fields(customer, event)
+
+
+@applies(Customer.APPLIERS, CustomerChanged)
+def _changed(customer: Customer, event: CustomerChanged) -> None:
+    _set_fields(customer, event)
+    for name in event.cleared:
+        customer.fields.pop(name, None)
+
+
+def _set_fields(customer: Customer, event: CustomerRegistered | CustomerChanged) -> None:
+    for name in PROFILE_FIELDS:
+        value = getattr(event, name)
+        if value is not None:
+            customer.fields[name] = value
+
+
+@applies(Customer.APPLIERS, IdentifierLinked)
+def _identifier_linked(customer: Customer, event: IdentifierLinked) -> None:
+    customer.identifiers[event.system] = event.external_id
+
+
+@applies(Customer.APPLIERS, IdentifierRemoved)
+def _identifier_removed(customer: Customer, event: IdentifierRemoved) -> None:
+    customer.identifiers.pop(event.system, None)
+
+
+@applies(Customer.APPLIERS, ContactPointAdded)
+def _contact_point_added(customer: Customer, event: ContactPointAdded) -> None:
+    customer.contact_points[event.point_id] = (event.kind, event.value)
+
+
+@applies(Customer.APPLIERS, ContactPointRemoved)
+def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> None:
+    customer.contact_points.pop(event.point_id, None)
+
+
+@applies(Customer.APPLIERS, PurchaseRecorded)
+def _purchase_recorded(customer: Customer, event: PurchaseRecorded) -> None:
+    customer.purchases[event.event_id] = event.lines
+
+
+@applies(Customer.APPLIERS, ReturnRecorded)
+def _return_recorded(customer: Customer, event: ReturnRecorded) -> None:
+    for line in event.lines:
+        key = (event.purchase_id, line.line)
+        quantity, net = customer.returned.get(key, (0, 0))
+        customer.returned[key] = (quantity + line.quantity, net + line.net_minor)

@@ -1,0 +1,282 @@
+"""Every error that Tallybook raises on purpose, as one small tree.
+
+    TallybookError
+    ├── Refused               a guard said no; `code`, `values`, `remedy`; nothing happened unless the code says so
+    │   ├── InvalidInput      the arguments make no sense
+    │   ├── NotFound          what was named is not in the book
+    │   ├── NotAllowed        a rule of the domain, or the lack of an actor, forbids it
+    │   └── Conflict          somebody else was first
+    ├── BookError             a book can't be opened or used; `path`, `remedy`
+    ├── StoredFormError       stored bytes can't be read; names the position and the event
+    ├── SealError             a sealed value can't be opened: wrong key, moved or altered bytes
+    ├── RuleSetError          a rule set document is wrong; `problems` name the path
+    ├── ImportFileError       a line of an import file can't be read; names file and line
+    └── MissingExtra          an optional dependency is not installed; names the command that installs it
+
+A refusal's code is stable: hosts may switch on it. `REFUSALS` is the one catalogue of them. Within one command,
+when several apply, the one that stands first in the catalogue wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TallybookError(Exception):
+    """Root of everything that Tallybook raises on purpose."""
+
+
+class Refused(TallybookError):
+    """A command was refused.
+
+    `code` is stable, `values` are what decided (never personal), `remedy` tells how to mend it.
+    """
+
+    def __init__(self, code: str, message: str, values: dict[str, object] | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.values: dict[str, object] = values or {}
+        self.remedy = REFUSALS[code].remedy
+        super().__init__(f"{message} [{code}] {self.remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.code, self.message, self.values)
+
+
+class InvalidInput(Refused):
+    """The arguments make no sense, whatever the book holds."""
+
+
+class NotFound(Refused):
+    """What was named is not in the book."""
+
+
+class NotAllowed(Refused):
+    """A rule of the domain, or the lack of an actor, forbids it."""
+
+
+class Conflict(Refused):
+    """Somebody else was first, or the command id was used for something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One row of the catalogue: which error a code raises, and what to do about it."""
+
+    error: type[Refused]
+    meaning: str
+    remedy: str
+
+
+# In order of precedence.
+REFUSALS: dict[str, Refusal] = {
+    "acting_required": Refusal(
+        NotAllowed,
+        "a command or a read of personal data outside of `book.acting(…)`",
+        "Wrap it in `with book.acting(actor, purpose=…)`, or give --actor and --purpose.",
+    ),
+    "command_id_reused": Refusal(
+        Conflict,
+        "the command id was used before, for another command or with other arguments",
+        "Give each command an id of its own; repeat an id only to repeat the same call.",
+    ),
+    "invalid_argument": Refusal(
+        InvalidInput,
+        "an argument is of the wrong type, out of range or badly formed",
+        "Correct the argument that the message names.",
+    ),
+    "naive_time": Refusal(
+        InvalidInput,
+        "a time without a zone",
+        "Give an aware datetime, or an ISO 8601 text with an offset or Z.",
+    ),
+    "effective_in_future": Refusal(
+        NotAllowed,
+        "a fact dated after the moment at which it is recorded",
+        "Record facts when they have happened; check the zone of the time that you give.",
+    ),
+    "unknown_customer": Refusal(
+        NotFound,
+        "no customer with that id",
+        "Register the customer first, or look the id up with `book.customers.find(system, external_id)`.",
+    ),
+    "already_registered": Refusal(
+        Conflict, "a customer with that id exists", "Use the existing customer, or leave the id out."
+    ),
+    "identifier_taken": Refusal(
+        Conflict,
+        "the external id belongs to another customer",
+        "Look its owner up with `book.customers.find(system, external_id)`.",
+    ),
+    "identifier_linked": Refusal(
+        Conflict,
+        "the customer already has an external id in that system",
+        "Remove the one that is there first.",
+    ),
+    "unknown_identifier": Refusal(
+        NotFound, "the customer has no external id in that system", "See `show customer` for what is linked."
+    ),
+    "unknown_contact_point": Refusal(
+        NotFound,
+        "the customer has no such contact point",
+        "See `show customer` for the ids of contact points.",
+    ),
+    "nothing_changed": Refusal(
+        InvalidInput, "a change without any field", "Give at least one field to set or to clear."
+    ),
+    "no_lines": Refusal(InvalidInput, "a purchase or a return without lines", "Give at least one line."),
+    "order_recorded": Refusal(
+        Conflict,
+        "the order id was recorded before",
+        "Repeat the first call with its command_id to get its result; a new order needs a new id.",
+    ),
+    "unknown_purchase": Refusal(
+        NotFound,
+        "the customer has no such purchase",
+        "Give the purchase id that `record_purchase` returned, or the order id.",
+    ),
+    "unknown_line": Refusal(
+        NotFound,
+        "the purchase has no such line",
+        "Lines count from 1, in the order in which they were given.",
+    ),
+    "returned_too_much": Refusal(
+        NotAllowed,
+        "more of a line is returned than was bought and not returned yet",
+        "Reduce the quantity to what is left.",
+    ),
+    "no_rule_set": Refusal(
+        NotAllowed,
+        "no rule set is in force for the programme at that time",
+        "Adopt one: `tallybook rules adopt FILE`, or `book.rules.adopt(…)`, in force from early enough.",
+    ),
+    "not_enrolled": Refusal(
+        NotFound,
+        "the customer has no account in the programme",
+        "Enrol first: `book.loyalty.enrol(customer)`.",
+    ),
+    "already_enrolled": Refusal(
+        Conflict, "the customer has an account in the programme", "Use the account that is there."
+    ),
+    "insufficient_points": Refusal(
+        NotAllowed,
+        "fewer active points than the redemption asks for; the attempt is recorded",
+        "Redeem at most the balance.",
+    ),
+    "unknown_ticket": Refusal(NotFound, "no ticket with that id", "Open it first."),
+    "ticket_closed": Refusal(
+        NotAllowed, "the ticket is closed", "Open a new ticket that names the old one in its text."
+    ),
+    "owner_required": Refusal(NotAllowed, "a complaint needs a named owner before it is resolved", "Assign it first."),
+    "not_resolved": Refusal(NotAllowed, "the ticket is not resolved yet", "Resolve it first."),
+    "sweep_goes_back": Refusal(
+        NotAllowed,
+        "a sweep up to a moment before an earlier sweep's",
+        "Sweep to the same moment or a later one.",
+    ),
+    "rule_set_adopted": Refusal(
+        Conflict,
+        "a rule set of that name and version was adopted with other content",
+        "Give the changed rule set a new version.",
+    ),
+    "conflict": Refusal(
+        Conflict,
+        "other writers changed the same streams each time that the command was tried",
+        "Try again; the command had no effect.",
+    ),
+    "busy": Refusal(
+        Conflict,
+        "another process held the book's write lock for too long",
+        "Try again; the command had no effect. See `lock_timeout_s` of `tallybook.open`.",
+    ),
+}
+
+
+def refusal(code: str, message: str, **values: object) -> Refused:
+    """The error for a code of the catalogue, to be raised by the guard that found it."""
+    return REFUSALS[code].error(code, message, values)
+
+
+class BookError(TallybookError):
+    """A book can't be opened or used."""
+
+    def __init__(self, message: str, *, path: str = "", remedy: str = "") -> None:
+        self.path = path
+        self.remedy = remedy
+        super().__init__(" ".join(part for part in (message, remedy) if part))
+
+
+class BookNotFound(BookError):
+    """There is no book at that place, and none was to be created."""
+
+
+class NotABook(BookError):
+    """The file is something else."""
+
+
+class NewerBook(BookError):
+    """A later release of Tallybook wrote the book."""
+
+
+class BookReadOnly(BookError):
+    """The file or its folder can't be written."""
+
+
+class KeysMissing(BookError):
+    """The book's key file is not there, or belongs to another book."""
+
+
+class BookClosed(BookError):
+    """The book was closed."""
+
+
+class StoredFormError(TallybookError):
+    """Stored bytes can't be read as the event that they claim to be.
+
+    `where` names the event: its position (when it is known), stream, version and stored name.
+    """
+
+    def __init__(self, message: str, *, where: str) -> None:
+        self.where = where
+        super().__init__(f"{where}: {message}")
+
+
+class UnknownStoredName(StoredFormError):
+    """The stored name is not in the closed registry."""
+
+
+class NewerSchema(StoredFormError):
+    """A later release wrote the event."""
+
+
+class SealError(TallybookError):
+    """A sealed value can't be opened: no key, a wrong key, or bytes that were moved or altered."""
+
+
+class RuleSetError(TallybookError):
+    """A rule set document is wrong; each of `problems` names the path and what to write there."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        super().__init__(f"{source}: " + "; ".join(self.problems))
+
+
+class ImportFileError(TallybookError):
+    """A line of an import file can't be read. Nothing of the file was recorded."""
+
+    def __init__(self, file: str, line: int, message: str) -> None:
+        self.file = file
+        self.line = line
+        super().__init__(f"{file}, line {line}: {message}")
+
+
+class MissingExtra(TallybookError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(
+            f"This needs {package}, which is not installed. Install it with: pip install 'tallybook[{extra}]'"
+        )

@@ -1,0 +1,171 @@
+"""The base of every event, and the closed registry of stored names.
+
+An event is a frozen pydantic model that satisfies `eventsourcing`'s event protocol. Its stored name and schema
+version are independent of where its class lives. It is a *fact* (the world caused it) or a *decision* (a rule derived
+it from facts; it names the rule set and the facts). Personal fields are `Personal[T]` handles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from .personal import PersonalData
+
+# A code is written in the clear and for ever: no spaces and no "@", so that names and mail addresses don't slip in.
+Code = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]{1,64}$")]
+RulesLabel = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]{1,64}@[\w.:/+\-]{1,64}$")]
+"""A rule set and its version: `name@version`."""
+Points = Annotated[int, Field(ge=0, le=10**12)]
+Minor = Annotated[int, Field(ge=0, le=10**15)]
+"""Money in minor units of its currency (cents)."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since 1970-01-01T00:00Z of an aware datetime, exactly."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def from_us(us: int) -> datetime:
+    """The UTC datetime of microseconds since 1970-01-01T00:00Z."""
+    return EPOCH + timedelta(microseconds=us)
+
+
+class Value(BaseModel):
+    """An immutable value, strictly typed: nothing is coerced, unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Metadata(Value):
+    """What all events of one command share: who, why, through what, when the book learned of it."""
+
+    recorded_us: int
+    actor: Code
+    purpose: Code
+    on_behalf_of: Code | None = None
+    channel: Code | None = None
+    correlation_id: UUID | None = None
+    causation_id: UUID | None = None
+    command_id: UUID | None = None
+
+
+class Event(Value):
+    """One immutable entry of a stream. `subject_id` is the customer whom it is about; None: nobody."""
+
+    stored_name: ClassVar[str]
+    schema_version: ClassVar[int]
+    personal_fields: ClassVar[Mapping[str, PersonalData]]
+    clear_fields: ClassVar[tuple[str, ...]]
+    TOPIC: ClassVar[str]
+
+    originator_id: UUID
+    originator_version: int
+    event_id: UUID
+    effective_us: int
+    subject_id: UUID | None
+    metadata: Metadata
+
+    @property
+    def effective_at(self) -> datetime:
+        """When it happened in the world (UTC)."""
+        return from_us(self.effective_us)
+
+    @property
+    def recorded_at(self) -> datetime:
+        """When the book learned of it (UTC)."""
+        return from_us(self.metadata.recorded_us)
+
+    def substance(self) -> tuple[Any, ...]:
+        """What the event says, without its ids, version and metadata: equal for equal decisions."""
+        return (self.stored_name, self.effective_us, *(getattr(self, name) for name in self.clear_fields))
+
+
+class Fact(Event):
+    """An event that the world caused."""
+
+
+class Decision(Event):
+    """An event that a rule derived: it names the rule set version and the ids of the facts that it rests on."""
+
+    rules: RulesLabel
+    facts: tuple[UUID, ...]
+
+
+ENVELOPE = frozenset(Event.model_fields)
+
+Upcaster = Callable[[list[Any]], list[Any]]
+"""Turns the clear fields of one schema version (positional, as stored) into those of the next."""
+
+
+class Schema:
+    """One row of the registry: the class that reads a stored name, and how older versions become the newest."""
+
+    __slots__ = ("event_class", "former_personal", "upcasters")
+
+    def __init__(
+        self,
+        event_class: type[Event],
+        upcasters: Mapping[int, Upcaster],
+        former_personal: Mapping[int, Sequence[str]],
+    ) -> None:
+        self.event_class = event_class
+        self.upcasters = upcasters
+        self.former_personal = former_personal
+
+    def personal_fields(self, version: int) -> Sequence[str]:
+        """Names of the personal fields, in stored order, of a schema version."""
+        if version in self.former_personal:
+            return self.former_personal[version]
+        return tuple(self.event_class.personal_fields)
+
+
+REGISTRY: dict[str, Schema] = {}
+"""Stored name → schema. Closed: a stored name that is not here can't be read."""
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+def stored(
+    name: str,
+    version: int = 1,
+    *,
+    upcasters: Mapping[int, Upcaster] | None = None,
+    former_personal: Mapping[int, Sequence[str]] | None = None,
+    registry: dict[str, Schema] | None = None,
+) -> Callable[[type[EventT]], type[EventT]]:
+    """Register an event class under its stored name and schema version.
+
+    `upcasters[v]` turns the clear fields of version v into those of v + 1; all from 1 to `version` - 1 are needed.
+    `former_personal[v]` names the personal fields of version v where they differ from today's.
+    """
+    upcasters = upcasters or {}
+    registry = REGISTRY if registry is None else registry
+    if set(upcasters) != set(range(1, version)):
+        raise TypeError(f"{name}: version {version} needs upcasters from 1 to {version - 1}, has {sorted(upcasters)}")
+    if name in registry:
+        raise TypeError(f"{name}: the stored name is taken by {registry[name].event_class.__qualname__}")
+
+    def register(event_class: type[EventT]) -> type[EventT]:
+        personal: dict[str, PersonalData] = {}
+        for field, info in event_class.model_fields.items():
+            for mark in info.metadata:
+                if isinstance(mark, PersonalData):
+                    personal[field] = mark
+        event_class.stored_name = event_class.TOPIC = name
+        event_class.schema_version = version
+        event_class.personal_fields = personal
+        event_class.clear_fields = tuple(
+            field for field in event_class.model_fields if field not in ENVELOPE and field not in personal
+        )
+        registry[name] = Schema(event_class, upcasters, former_personal or {})
+        return event_class
+
+    return register

@@ -1,0 +1,616 @@
+"""LoyaltyAccount: points in lots, tiers by qualifying points, every decision derived from facts by a rule set.
+
+The account's state is a fold of its own stream alone: a fact from elsewhere (a purchase) touches it through the
+decisions that it caused. `LoyaltyAccount.receive` is the one place where a fact meets the rules: commands, the
+certificate and the backtest all call it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+from . import lots as lot_book
+from .aggregate import Aggregate, Appliers, Stamp, applies
+from .control import Control, RuleBook
+from .customer import Line, PurchaseRecorded, ReturnRecorded
+from .errors import refusal
+from .events import Code, Decision, Event, Fact, Points, Value, stored
+from .lots import NEVER, Lot
+from .rules import Reader, Rules
+
+
+NO_RULES = "none@0"
+"""What a decision names that falls when no rule set is in force."""
+
+
+class LotPart(Value):
+    """So many points of one lot. A lot is named by the fact that it was earned for."""
+
+    lot_id: UUID
+    points: int
+
+
+@stored("loyalty.enrolled")
+class Enrolled(Fact):
+    """The customer takes part in a programme."""
+
+    programme: Code
+
+
+@stored("loyalty.redemption_requested")
+class RedemptionRequested(Fact):
+    """The customer wants to spend points. Whether the account can pay is a decision."""
+
+    points: Points
+    reward: Code
+
+
+@stored("loyalty.goodwill_granted")
+class GoodwillGranted(Fact):
+    """Points given for a reason outside of the earning rules; they don't qualify for a tier."""
+
+    points: Points
+    reason: Code
+    ticket_id: UUID | None = None
+
+
+@stored("loyalty.points_earned")
+class PointsEarned(Decision):
+    """A new lot, named by the fact in `facts`. `basis_minor` is the part of each line's net amount that earned.
+
+    `debt_paid` of the points went into an older debt; the rest is the lot.
+    """
+
+    programme: Code
+    points: int
+    qualifying: int
+    expires_us: int
+    rule_ids: tuple[Code, ...]
+    basis_minor: tuple[int, ...]
+    tier: Code
+    debt_paid: int
+
+
+@stored("loyalty.points_redeemed")
+class PointsRedeemed(Decision):
+    """The account paid; the lots that it used, in the order of use."""
+
+    programme: Code
+    points: int
+    reward: Code
+    lots: tuple[LotPart, ...]
+
+
+@stored("loyalty.redemption_refused")
+class RedemptionRefused(Decision):
+    """The account could not pay."""
+
+    programme: Code
+    points: int
+    reward: Code
+    code: Code
+    active: int
+
+
+@stored("loyalty.points_expired")
+class PointsExpired(Decision):
+    """Lots reached their end. Dated when that was due."""
+
+    programme: Code
+    points: int
+    lots: tuple[LotPart, ...]
+
+
+@stored("loyalty.earning_reversed")
+class EarningReversed(Decision):
+    """A return took back what its lines had earned: from the lot itself, then from others, then as debt or not at all.
+
+    `points` = lots + `debt` + `forgiven`. `qualifying` leaves the tier window's sum, dated as it was earned.
+    """
+
+    programme: Code
+    lot_id: UUID
+    points: int
+    qualifying: int
+    basis_minor: int
+    lots: tuple[LotPart, ...]
+    debt: int
+    forgiven: int
+
+
+@stored("loyalty.tier_changed")
+class TierChanged(Decision):
+    """The account holds another tier. `qualifying` points in the window decided."""
+
+    programme: Code
+    previous: Code | None
+    tier: Code
+    reason: Code
+    qualifying: int
+
+
+class Earning(NamedTuple):
+    """What an account remembers of one earning, to reverse it."""
+
+    points: int
+    qualifying: int
+    basis_minor: tuple[int, ...]
+    earned_us: int
+    expires_us: int
+    returned_minor: int
+    reversed_points: int
+    reversed_qualifying: int
+
+
+class Redemption(NamedTuple):
+    """How a redemption ended."""
+
+    request: RedemptionRequested
+    outcome: PointsRedeemed | RedemptionRefused
+
+
+def account_id(customer_id: UUID, programme: str) -> UUID:
+    """The stream of a customer's account in a programme: derived, so that nothing needs to be looked up."""
+    return uuid5(NAMESPACE_OID, f"{customer_id.hex}/{programme}")
+
+
+class LoyaltyAccount(Aggregate):
+    """An account's stream, folded.
+
+    earned + debt = active + spent + expired + reversed − forgiven, always.
+    """
+
+    CONTAINERS = ("lots", "earnings", "window")
+    APPLIERS: ClassVar[Appliers] = {}
+
+    def __init__(self, stream_id: UUID) -> None:
+        super().__init__(stream_id)
+        self.customer_id: UUID | None = None
+        self.programme = ""
+        self.tier: str | None = None
+        self.tier_since_us = 0
+        self.enrolled_us = 0
+        self.clock_us = 0
+        self.lots: list[Lot] = []
+        self.earnings: dict[UUID, Earning] = {}
+        self.window: list[tuple[int, int]] = []  # (earned_us, qualifying), sorted
+        self.earned = self.spent = self.expired = self.reversed = self.forgiven = self.debt = 0
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether the account exists."""
+        return self.customer_id is not None
+
+    @property
+    def active(self) -> int:
+        """Points that can be spent now."""
+        return sum(lot.points for lot in self.lots)
+
+    # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def enrol(self, stamp: Stamp, customer_id: UUID, programme: str, control: Control) -> Enrolled:
+        """Open the account in its first tier. Refuses: no_rule_set, already_enrolled."""
+        if control.rule_book.in_force(programme, stamp.effective_us) is None:
+            raise refusal("no_rule_set", f"No rule set is in force for {programme} at that time.", programme=programme)
+        if self.enrolled:
+            raise refusal("already_enrolled", "The customer has an account.", customer=customer_id)
+        fact = self.record(Enrolled, stamp, customer_id, programme=programme)
+        self.receive(fact, stamp, control)
+        return fact
+
+    def redeem(self, stamp: Stamp, points: int, reward: str, control: Control) -> Redemption:
+        """Spend points. A refusal is recorded, and then told by the outcome. Refuses: invalid_argument, no_rule_set."""
+        if points < 1:
+            raise refusal("invalid_argument", "A redemption is at least one point.", points=points)
+        self.must_have_rules(stamp.effective_us, control)
+        self.settle(stamp, stamp.effective_us, control)
+        request = self.record(RedemptionRequested, stamp, self.customer_id, points=points, reward=reward)
+        outcome = self.receive(request, stamp, control)
+        assert isinstance(outcome, (PointsRedeemed, RedemptionRefused))
+        return Redemption(request, outcome)
+
+    def grant_goodwill(
+        self, stamp: Stamp, points: int, reason: str, ticket_id: UUID | None, control: Control
+    ) -> GoodwillGranted:
+        """Add points for a reason outside of the earning rules. Refuses: invalid_argument, no_rule_set."""
+        if points < 1:
+            raise refusal("invalid_argument", "A grant is at least one point.", points=points)
+        self.must_have_rules(stamp.effective_us, control)
+        self.settle(stamp, stamp.effective_us, control)
+        fact = self.record(GoodwillGranted, stamp, self.customer_id, points=points, reason=reason, ticket_id=ticket_id)
+        self.receive(fact, stamp, control)
+        return fact
+
+    def must_have_rules(self, at_us: int, control: Control) -> Rules:
+        """The rules in force. Refuses: no_rule_set."""
+        rules = control.rule_book.in_force(self.programme, at_us)
+        if rules is None:
+            raise refusal(
+                "no_rule_set",
+                f"No rule set is in force for {self.programme} at that time.",
+                programme=self.programme,
+            )
+        return rules
+
+    # ── where facts meet rules ────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, fact: Event, stamp: Stamp, control: Control) -> Event | None:
+        """Derive and record what a fact decides; the decision about the fact itself, if there is one.
+
+        What is due by then must be settled first. Facts that say nothing to an account change nothing.
+        """
+        reaction = REACTIONS.get(type(fact))
+        if reaction is None:
+            return None
+        rules = control.rule_book.in_force(self.programme, fact.effective_us)
+        if rules is None:
+            return None
+        decision = reaction(self, fact, stamp, rules)
+        horizon = control.horizon_us
+        if horizon is not None:
+            # A late fact may bring a lot or a tier that is over already by the last sweep.
+            self.settle_until(stamp, horizon, control.rule_book)
+        return decision
+
+    def settle(self, stamp: Stamp, until_us: int, control: Control) -> None:
+        """Record every decision that is due by a moment, or that a sweep made due, dated when it was due."""
+        for horizon_us, rule_book in control.sweeps:
+            self.settle_until(stamp, horizon_us, rule_book)
+        self.settle_until(stamp, until_us, control.rule_book)
+
+    def settle_until(self, stamp: Stamp, until_us: int, rule_book: RuleBook) -> None:
+        """Record every decision that time alone makes due by a moment, under one rule book."""
+        if not self.enrolled:
+            return
+        while True:
+            # At the same moment, the tier is evaluated before points go.
+            tier_due = self._next_tier_change(until_us, rule_book)
+            expiry_us = self.lots[0].expires_us if self.lots else NEVER
+            if tier_due is not None and tier_due[0] <= expiry_us:
+                at_us, rules, tier, qualifying, reason = tier_due
+                self._change_tier(stamp.at(at_us), rules, (), tier, qualifying, reason)
+            elif expiry_us <= until_us:
+                self._expire(stamp.at(expiry_us), rule_book)
+            else:
+                return
+
+    def _next_tier_change(self, until_us: int, rule_book: RuleBook) -> tuple[int, Rules, str, int, str] | None:
+        """The first moment after the account's clock and up to `until_us` at which time alone changes the tier."""
+        if self.clock_us >= until_us:
+            return None
+        moments: dict[int, str] = dict.fromkeys(
+            rule_book.starts(self.programme, self.clock_us, until_us), "rules_changed"
+        )
+        if self.window:
+            for index, start in enumerate([self.clock_us, *sorted(moments)]):
+                rules = rule_book.in_force(self.programme, start)
+                if rules is None or (index == 0 and self.tier == rules.base_tier):
+                    continue
+                for leaves_us in self._leaving(rules, self.clock_us):
+                    if leaves_us > until_us:
+                        break
+                    moments.setdefault(leaves_us, "window_moved")
+        for at_us in sorted(moments):
+            rules = rule_book.in_force(self.programme, at_us)
+            if rules is None:
+                continue
+            qualifying = self.qualifying(at_us, rules)
+            tier = rules.rule_set.tiers.level_for(qualifying)
+            if tier != self.tier:
+                return at_us, rules, tier, qualifying, moments[at_us]
+        return None
+
+    def qualifying(self, at_us: int, rules: Rules) -> int:
+        """Qualifying points in the rolling window at a moment."""
+        first = self._first_in_window(rules, at_us)
+        return sum(points for earned_us, points in self.window[first:] if earned_us <= at_us)
+
+    def _first_in_window(self, rules: Rules, at_us: int) -> int:
+        zone, months = rules.zone, rules.window_months
+        return bisect_right(self.window, at_us, key=lambda entry: zone.add_months(entry[0], months))
+
+    def _leaving(self, rules: Rules, after_us: int) -> Iterator[int]:
+        """Moments after another at which points leave the window, rising."""
+        for earned_us, _ in self.window[self._first_in_window(rules, after_us) :]:
+            yield rules.zone.add_months(earned_us, rules.window_months)
+
+    def _change_tier(
+        self,
+        stamp: Stamp,
+        rules: Rules,
+        facts: tuple[UUID, ...],
+        tier: str,
+        qualifying: int,
+        reason: str,
+    ) -> None:
+        self.record(
+            TierChanged,
+            stamp,
+            self.customer_id,
+            rules=rules.label,
+            facts=facts,
+            programme=self.programme,
+            previous=self.tier,
+            tier=tier,
+            reason=reason,
+            qualifying=qualifying,
+        )
+
+    def _evaluate_tier(self, fact: Event, stamp: Stamp, rules: Rules, reason: str) -> None:
+        # Tiers follow one another in time: a late fact changes the tier from the account's clock on.
+        at_us = max(fact.effective_us, self.clock_us)
+        qualifying = self.qualifying(at_us, rules)
+        tier = rules.rule_set.tiers.level_for(qualifying)
+        if tier != self.tier:
+            self._change_tier(stamp.at(at_us), rules, (fact.event_id,), tier, qualifying, reason)
+
+    def _expire(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        rules = rule_book.in_force(self.programme, stamp.effective_us)
+        gone = lot_book.take_expired(self.lots.copy(), stamp.effective_us)
+        self.record(
+            PointsExpired,
+            stamp,
+            self.customer_id,
+            rules=rules.label if rules else NO_RULES,
+            facts=tuple(lot_id for lot_id, _ in gone),
+            programme=self.programme,
+            points=sum(points for _, points in gone),
+            lots=_parts(gone),
+        )
+
+    def _earn(
+        self,
+        fact: Event,
+        stamp: Stamp,
+        rules: Rules,
+        points: int,
+        qualifying: int,
+        basis_minor: Sequence[int],
+        rule_ids: Sequence[str],
+    ) -> PointsEarned:
+        expires_us = rules.rule_set.expiry.expires_us(fact.effective_us, rules.zone)
+        return self.record(
+            PointsEarned,
+            stamp.at(fact.effective_us),
+            self.customer_id,
+            rules=rules.label,
+            facts=(fact.event_id,),
+            programme=self.programme,
+            points=points,
+            qualifying=qualifying,
+            expires_us=NEVER if expires_us is None else expires_us,
+            rule_ids=tuple(rule_ids),
+            basis_minor=tuple(basis_minor),
+            tier=self.tier,
+            debt_paid=min(self.debt, points),
+        )
+
+
+Reaction = Callable[[LoyaltyAccount, Any, Stamp, Rules], Event | None]
+REACTIONS: dict[type[Event], Reaction] = {}
+"""What an account does about each kind of fact."""
+
+
+def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
+    """Mark a function as the account's reaction to a kind of fact."""
+
+    def mark(function: Reaction) -> Reaction:
+        REACTIONS[event_class] = function
+        return function
+
+    return mark
+
+
+@reacts(Enrolled)
+def _start(account: LoyaltyAccount, fact: Enrolled, stamp: Stamp, rules: Rules) -> None:
+    account._change_tier(stamp.at(fact.effective_us), rules, (fact.event_id,), rules.base_tier, 0, "enrolled")
+
+
+@reacts(PurchaseRecorded)
+def _earn_for_purchase(
+    account: LoyaltyAccount, fact: PurchaseRecorded, stamp: Stamp, rules: Rules
+) -> PointsEarned | None:
+    if fact.currency != rules.rule_set.currency or fact.effective_us < account.enrolled_us:
+        return None
+    points, basis_minor, rule_ids = rules.earn(
+        _order_reader(fact, account.tier or "", rules),
+        [_line_reader(line) for line in fact.lines],
+        [line.net_minor for line in fact.lines],
+    )
+    if points == 0:
+        return None
+    earned = account._earn(fact, stamp, rules, points, points, basis_minor, rule_ids)
+    account._evaluate_tier(fact, stamp, rules, "points_earned")
+    return earned
+
+
+@reacts(GoodwillGranted)
+def _earn_goodwill(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules: Rules) -> PointsEarned:
+    return account._earn(fact, stamp, rules, fact.points, 0, (), ("goodwill",))
+
+
+@reacts(RedemptionRequested)
+def _pay(
+    account: LoyaltyAccount, fact: RedemptionRequested, stamp: Stamp, rules: Rules
+) -> PointsRedeemed | RedemptionRefused:
+    active = account.active
+    if fact.points > active:
+        return account.record(
+            RedemptionRefused,
+            stamp.at(fact.effective_us),
+            account.customer_id,
+            rules=rules.label,
+            facts=(fact.event_id,),
+            programme=account.programme,
+            points=fact.points,
+            reward=fact.reward,
+            code="insufficient_points",
+            active=active,
+        )
+    return account.record(
+        PointsRedeemed,
+        stamp.at(fact.effective_us),
+        account.customer_id,
+        rules=rules.label,
+        facts=(fact.event_id,),
+        programme=account.programme,
+        points=fact.points,
+        reward=fact.reward,
+        lots=_parts(lot_book.take(account.lots.copy(), fact.points)),
+    )
+
+
+@reacts(ReturnRecorded)
+def _reverse_earning(
+    account: LoyaltyAccount, fact: ReturnRecorded, stamp: Stamp, rules: Rules
+) -> EarningReversed | None:
+    earning = account.earnings.get(fact.purchase_id)
+    if earning is None:
+        return None
+    total = sum(earning.basis_minor)
+    back = sum(line.net_minor for line in fact.lines if earning.basis_minor[line.line - 1])
+    returned = earning.returned_minor + back
+    if total == 0 or back == 0:
+        return None
+    # Cumulative, so that parts add up: after the last piece, everything is reversed.
+    points = earning.points * returned // total - earning.reversed_points
+    qualifying = earning.qualifying * returned // total - earning.reversed_qualifying
+    remaining = account.lots.copy()
+    own = lot_book.take_from(remaining, earning.expires_us, earning.earned_us, fact.purchase_id, points)
+    taken = [(fact.purchase_id, own)] if own else []
+    taken += lot_book.take(remaining, points - own)
+    short = points - sum(part for _, part in taken)
+    in_debt = rules.rule_set.refunds.policy == "debt"
+    decision = account.record(
+        EarningReversed,
+        stamp.at(fact.effective_us),
+        account.customer_id,
+        rules=rules.label,
+        facts=(fact.event_id,),
+        programme=account.programme,
+        lot_id=fact.purchase_id,
+        points=points,
+        qualifying=qualifying,
+        basis_minor=back,
+        lots=_parts(taken),
+        debt=short if in_debt else 0,
+        forgiven=0 if in_debt else short,
+    )
+    account._evaluate_tier(fact, stamp, rules, "earning_reversed")
+    return decision
+
+
+def _parts(taken: Sequence[tuple[UUID, int]]) -> tuple[LotPart, ...]:
+    return tuple(LotPart(lot_id=lot_id, points=points) for lot_id, points in taken)
+
+
+def _order_reader(fact: PurchaseRecorded, tier: str, rules: Rules) -> Reader:
+    def read(field: str) -> Any:
+        match field:
+            case "order.net_minor":
+                return fact.net_minor
+            case "order.quantity":
+                return sum(line.quantity for line in fact.lines)
+            case "order.lines":
+                return len(fact.lines)
+            case "order.month":
+                return rules.zone.month(fact.effective_us)
+            case "order.channel":
+                return fact.metadata.channel or ""
+            case "order.store":
+                return fact.store or ""
+            case "account.tier":
+                return tier
+            case _:
+                raise KeyError(field)
+
+    return read
+
+
+def _line_reader(line: Line) -> Reader:
+    def read(field: str) -> Any:
+        return getattr(line, field.removeprefix("line.")) or ("" if field in ("line.category", "line.sku") else 0)
+
+    return read
+
+
+# ── how events change the account ─────────────────────────────────────────────────────────────────────────────────
+
+
+@applies(LoyaltyAccount.APPLIERS, Enrolled)
+def _enrolled(account: LoyaltyAccount, event: Enrolled) -> None:
+    account.customer_id = event.subject_id
+    account.programme = event.programme
+    account.enrolled_us = account.clock_us = event.effective_us
+
+
+@applies(LoyaltyAccount.APPLIERS, PointsEarned)
+def _points_earned(account: LoyaltyAccount, event: PointsEarned) -> None:
+    lot_id = event.facts[0]
+    _tick(account, event)
+    account.earned += event.points
+    account.debt -= event.debt_paid
+    if event.points > event.debt_paid:
+        lot_book.add(account.lots, Lot(event.expires_us, event.effective_us, lot_id, event.points - event.debt_paid))
+    account.earnings[lot_id] = Earning(
+        event.points, event.qualifying, event.basis_minor, event.effective_us, event.expires_us, 0, 0, 0
+    )
+    if event.qualifying:
+        insort(account.window, (event.effective_us, event.qualifying))
+
+
+@applies(LoyaltyAccount.APPLIERS, PointsRedeemed)
+def _points_redeemed(account: LoyaltyAccount, event: PointsRedeemed) -> None:
+    _tick(account, event)
+    account.spent += event.points
+    _remove(account, event.lots)
+
+
+@applies(LoyaltyAccount.APPLIERS, RedemptionRefused)
+def _redemption_refused(account: LoyaltyAccount, event: RedemptionRefused) -> None:
+    _tick(account, event)
+
+
+@applies(LoyaltyAccount.APPLIERS, PointsExpired)
+def _points_expired(account: LoyaltyAccount, event: PointsExpired) -> None:
+    _tick(account, event)
+    account.expired += event.points
+    _remove(account, event.lots)
+
+
+@applies(LoyaltyAccount.APPLIERS, EarningReversed)
+def _earning_reversed(account: LoyaltyAccount, event: EarningReversed) -> None:
+    _tick(account, event)
+    account.reversed += event.points
+    account.debt += event.debt
+    account.forgiven += event.forgiven
+    _remove(account, event.lots)
+    earning = account.earnings[event.lot_id]
+    account.earnings[event.lot_id] = earning._replace(
+        returned_minor=earning.returned_minor + event.basis_minor,
+        reversed_points=earning.reversed_points + event.points,
+        reversed_qualifying=earning.reversed_qualifying + event.qualifying,
+    )
+    if event.qualifying:
+        insort(account.window, (earning.earned_us, -event.qualifying))
+
+
+@applies(LoyaltyAccount.APPLIERS, TierChanged)
+def _tier_changed(account: LoyaltyAccount, event: TierChanged) -> None:
+    _tick(account, event)
+    account.tier = event.tier
+    account.tier_since_us = event.effective_us
+
+
+def _remove(account: LoyaltyAccount, parts: Sequence[LotPart]) -> None:
+    # What was recorded counts, not what today's order of use would take.
+    for part in parts:
+        earning = account.earnings[part.lot_id]
+        lot_book.take_from(account.lots, earning.expires_us, earning.earned_us, part.lot_id, part.points)
+
+
+def _tick(account: LoyaltyAccount, event: Event) -> None:
+    account.clock_us = max(account.clock_us, event.effective_us)

@@ -1,0 +1,376 @@
+"""Replay: every decision derived again from the facts, in canonical order, by the domain's own code.
+
+The *certificate* compares what the recorded rule sets derive with what was recorded. The *backtest* compares what a
+candidate derives with what the recorded rule sets derive. Both read facts only; a counterfactual never crosses
+subjects; behaviour is assumed unchanged. A past redemption that the candidate can't fund is refused (and counted), one
+that was refused then and can be funded now is paid (and counted).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from tallybook.domain.aggregate import Stamp
+from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFinished, Swept
+from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
+from tallybook.domain.events import Decision, Event, Fact, Metadata, from_us
+from tallybook.domain.loyalty import (
+    Enrolled,
+    GoodwillGranted,
+    LoyaltyAccount,
+    PointsRedeemed,
+    RedemptionRefused,
+    RedemptionRequested,
+)
+from tallybook.domain.rules import Rules
+
+from .read_models import Progress, Recorded
+
+_NO_ID = UUID(int=0)
+_STAMP = Stamp(Metadata(recorded_us=0, actor="system:replay", purpose="replay"), 0, lambda: _NO_ID)
+_ALWAYS = -(2**62)
+
+ACCOUNT_FACTS = (Enrolled, RedemptionRequested, GoodwillGranted)
+SUBJECT_FACTS = (PurchaseRecorded, ReturnRecorded)
+CONTROL_FACTS = (RuleSetAdopted, Swept, SweepFinished)
+
+
+class Derivation:
+    """The facts of a book, fed in order, and the accounts that they lead to under one rule book.
+
+    Without `candidate`, each fact meets the rule sets that were in force and known at its position. With it, the
+    candidate takes the place of every rule set of its programme.
+    """
+
+    def __init__(self, candidate: Rules | None = None) -> None:
+        self.candidate = candidate
+        self.control = Control(_NO_ID)
+        if candidate is not None:
+            self.control.rule_book = RuleBook().adding(_ALWAYS, candidate.rule_set.programme, candidate)
+        self.accounts: dict[UUID, LoyaltyAccount] = {}
+        self._by_subject: defaultdict[UUID, list[LoyaltyAccount]] = defaultdict(list)
+        self._journal: list[Event] = []
+
+    def feed(self, event: Event) -> list[tuple[LoyaltyAccount, list[Event]]]:
+        """Feed the next event; the accounts that it concerns, with the decisions derived for each."""
+        if isinstance(event, CONTROL_FACTS):
+            replaced = isinstance(event, RuleSetAdopted) and self.candidate is not None
+            if not (replaced and event.programme == self.candidate.rule_set.programme):  # type: ignore[union-attr]  # replaced says that there is one
+                self.control.apply(event)
+            return []
+        if isinstance(event, ACCOUNT_FACTS):
+            account = self.accounts.get(event.originator_id)
+            if account is None:
+                account = self.accounts[event.originator_id] = LoyaltyAccount(event.originator_id)
+                account.journal = self._journal
+                if event.subject_id is not None:
+                    self._by_subject[event.subject_id].append(account)
+            account.settle(_STAMP, event.effective_us, self.control)
+            account.apply(event)
+            account.receive(event, _STAMP, self.control)
+            return [(account, self._drain())]
+        if isinstance(event, SUBJECT_FACTS) and event.subject_id is not None:
+            derived = []
+            for account in self._by_subject.get(event.subject_id, ()):
+                account.settle(_STAMP, event.effective_us, self.control)
+                account.receive(event, _STAMP, self.control)
+                derived.append((account, self._drain()))
+            return derived
+        return []
+
+    def finish(self) -> Iterable[tuple[LoyaltyAccount, list[Event]]]:
+        """What sweeps made due and no fact brought up."""
+        if self.control.horizon_us is not None:
+            for account in self.accounts.values():
+                account.settle(_STAMP, _ALWAYS, self.control)
+                yield account, self._drain()
+
+    def _drain(self) -> list[Event]:
+        drained = self._journal.copy()
+        self._journal.clear()
+        return drained
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where what was recorded and what the rules derive part for the first time."""
+
+    kind: str
+    account_id: UUID
+    customer_id: UUID | None
+    position: int
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} at position {self.position}, account {self.account_id} of customer {self.customer_id}: "
+            f"expected {self.expected}, found {self.found}"
+        )
+
+
+@dataclass(slots=True)
+class Certificate:
+    """The outcome of `replay`: the recorded decisions against the derived ones.
+
+    `pending`: decisions that a sweep, cut short, has made due and not recorded; no divergence.
+    """
+
+    position: int = 0
+    facts: int = 0
+    decisions: int = 0
+    accounts: int = 0
+    matched: int = 0
+    pending: int = 0
+    divergent_accounts: int = 0
+    first: Divergence | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether replaying the facts reproduces the recorded decisions exactly."""
+        return self.first is None
+
+
+class _Comparison:
+    """Recorded decisions against derived ones, account by account."""
+
+    def __init__(self) -> None:
+        self.certificate = Certificate()
+        self._derived: defaultdict[UUID, deque[tuple[int, Decision]]] = defaultdict(deque)
+        self._recorded: defaultdict[UUID, deque[tuple[int, Decision]]] = defaultdict(deque)
+        self._divergent: set[UUID] = set()
+
+    def recorded(self, position: int, decision: Decision) -> None:
+        self.certificate.decisions += 1
+        if decision.originator_id not in self._divergent:
+            self._recorded[decision.originator_id].append((position, decision))
+            self._match(decision.originator_id)
+
+    def derived(self, position: int, account: LoyaltyAccount, decisions: Iterable[Event]) -> None:
+        if account.id not in self._divergent:
+            queue = self._derived[account.id]
+            queue.extend((position, decision) for decision in decisions if isinstance(decision, Decision))
+            self._match(account.id)
+
+    def _match(self, account_id: UUID) -> None:
+        derived, recorded = self._derived[account_id], self._recorded[account_id]
+        while derived and recorded:
+            _, expected = derived.popleft()
+            found_at, found = recorded.popleft()
+            if expected.substance() != found.substance():
+                self._diverge("another decision", account_id, found_at, expected, found)
+                return
+            self.certificate.matched += 1
+
+    def finish(self, sweep_unfinished: bool, tail: dict[UUID, int]) -> None:
+        for account_id, queue in self._derived.items():
+            if queue and account_id not in self._divergent:
+                if sweep_unfinished and len(queue) <= tail.get(account_id, 0):
+                    self.certificate.pending += len(queue)
+                    continue
+                position, expected = queue[0]
+                self._diverge("a missing decision", account_id, position, expected, None)
+        for account_id, queue in self._recorded.items():
+            if queue and account_id not in self._divergent:
+                position, found = queue[0]
+                self._diverge("a decision that nothing derives", account_id, position, None, found)
+        self.certificate.divergent_accounts = len(self._divergent)
+
+    def _diverge(
+        self, kind: str, account_id: UUID, position: int, expected: Decision | None, found: Decision | None
+    ) -> None:
+        self._divergent.add(account_id)
+        one = expected or found
+        first = self.certificate.first
+        if one is not None and (first is None or position < first.position):
+            self.certificate.first = Divergence(
+                kind, account_id, one.subject_id, position, describe(expected), describe(found)
+            )
+
+
+def describe(decision: Event | None) -> str:
+    """A decision in one line, without ids of facts."""
+    if decision is None:
+        return "nothing"
+    parts = [
+        f"{name}={getattr(decision, name)}"
+        for name in decision.clear_fields
+        if name not in ("facts", "programme", "lots", "basis_minor", "lot_id")
+    ]
+    return f"{decision.stored_name} on {from_us(decision.effective_us):%Y-%m-%dT%H:%M:%SZ} ({', '.join(parts)})"
+
+
+def certify(history: Iterable[Recorded], total: int = 0, progress: Progress | None = None) -> Certificate:
+    """Replay all facts under the rule sets then in force, and compare with the recorded decisions."""
+    derivation = Derivation()
+    comparison = _Comparison()
+    certificate = comparison.certificate
+    for position, event in history:
+        certificate.position = position
+        if isinstance(event, Decision):
+            comparison.recorded(position, event)
+        elif isinstance(event, Fact):
+            certificate.facts += 1
+            for account, decisions in derivation.feed(event):
+                comparison.derived(position, account, decisions)
+        if progress and position % 10_000 == 0:
+            progress(position, total)
+    tail: dict[UUID, int] = {}
+    for account, decisions in derivation.finish():
+        tail[account.id] = len(decisions)
+        comparison.derived(certificate.position, account, decisions)
+    control = derivation.control
+    comparison.finish(control.horizon_us is not None and not control.sweep_is_finished, tail)
+    certificate.accounts = len(derivation.accounts)
+    return certificate
+
+
+@dataclass(slots=True)
+class Totals:
+    """Points of all accounts under one rule book."""
+
+    earned: int = 0
+    redeemed: int = 0
+    expired: int = 0
+    reversed: int = 0
+    outstanding: int = 0
+    debt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstDifference:
+    """The first fact at which two rule books decide otherwise for an account."""
+
+    customer_id: UUID | None
+    account_id: UUID
+    position: int
+    effective_us: int
+    fact: str
+    baseline: tuple[str, ...]
+    candidate: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Backtest:
+    """What would change under a candidate.
+
+    `matrix[baseline tier][candidate tier]` counts accounts. Gains and losses count customers by outstanding points,
+    moves by the order of the candidate's levels (a tier that it lacks counts as its first).
+    """
+
+    candidate: str
+    baseline: str
+    position: int = 0
+    facts: int = 0
+    accounts: int = 0
+    matrix: dict[str, dict[str, int]] = field(default_factory=dict)
+    moved_up: int = 0
+    moved_down: int = 0
+    gain_points: int = 0
+    lose_points: int = 0
+    changed: int = 0
+    unfunded_redemptions: int = 0
+    newly_funded_redemptions: int = 0
+    before: Totals = field(default_factory=Totals)
+    after: Totals = field(default_factory=Totals)
+    first: dict[UUID, FirstDifference] = field(default_factory=dict, repr=False)
+
+    def explain(self, customer_id: UUID) -> FirstDifference | None:
+        """The first fact at which the candidate decides otherwise for a customer; None: nowhere."""
+        return self.first.get(customer_id)
+
+
+def backtest(
+    history: Iterable[Recorded],
+    candidate: Rules,
+    baseline: Rules | None = None,
+    total: int = 0,
+    progress: Progress | None = None,
+) -> Backtest:
+    """Replay all facts under a candidate and under the baseline: the recorded rule sets, or one rule set."""
+    old, new = Derivation(baseline), Derivation(candidate)
+    report = Backtest(candidate.label, baseline.label if baseline else "as recorded")
+    for position, event in history:
+        report.position = position
+        if not isinstance(event, Fact):
+            continue
+        report.facts += 1
+        _compare(report, position, event, old.feed(event), new.feed(event))
+        if progress and position % 10_000 == 0:
+            progress(position, total)
+    _compare(report, report.position, None, list(old.finish()), list(new.finish()))
+    _sum_up(report, old, new, candidate)
+    return report
+
+
+def _essence(decision: Event) -> tuple[Any, ...]:
+    # Without the rule set's name: the same decision under another name is the same.
+    return (
+        decision.stored_name,
+        decision.effective_us,
+        *(getattr(decision, name) for name in decision.clear_fields if name not in ("rules", "rule_ids")),
+    )
+
+
+def _compare(
+    report: Backtest,
+    position: int,
+    fact: Event | None,
+    old: list[tuple[LoyaltyAccount, list[Event]]],
+    new: list[tuple[LoyaltyAccount, list[Event]]],
+) -> None:
+    derived = {account.id: decisions for account, decisions in new}
+    for account, decisions in old:
+        others = derived.pop(account.id, [])
+        if decisions == others == []:
+            continue
+        if isinstance(fact, RedemptionRequested):
+            paid = any(isinstance(one, PointsRedeemed) for one in decisions)
+            pays = any(isinstance(one, PointsRedeemed) for one in others)
+            refuses = any(isinstance(one, RedemptionRefused) for one in others)
+            report.unfunded_redemptions += paid and refuses
+            report.newly_funded_redemptions += pays and not paid
+        customer = account.customer_id
+        if (
+            customer is not None
+            and customer not in report.first
+            and [*map(_essence, decisions)] != [*map(_essence, others)]
+        ):
+            report.first[customer] = FirstDifference(
+                customer,
+                account.id,
+                position,
+                fact.effective_us if fact else (decisions or others)[0].effective_us,
+                fact.stored_name if fact else "book.swept",
+                tuple(map(describe, decisions)),
+                tuple(map(describe, others)),
+            )
+
+
+def _sum_up(report: Backtest, old: Derivation, new: Derivation, candidate: Rules) -> None:
+    order = {level.name: rank for rank, level in enumerate(candidate.rule_set.tiers.levels)}
+    matrix: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for account_id, then in old.accounts.items():
+        now = new.accounts[account_id]
+        if then.programme != candidate.rule_set.programme:
+            continue
+        report.accounts += 1
+        matrix[then.tier or "none"][now.tier or "none"] += 1
+        was, becomes = order.get(then.tier or "", 0), order.get(now.tier or "", 0)
+        report.moved_up += becomes > was
+        report.moved_down += becomes < was
+        report.gain_points += now.active > then.active
+        report.lose_points += now.active < then.active
+        for account, totals in ((then, report.before), (now, report.after)):
+            totals.earned += account.earned
+            totals.redeemed += account.spent
+            totals.expired += account.expired
+            totals.reversed += account.reversed
+            totals.outstanding += account.active
+            totals.debt += account.debt
+    report.changed = len(report.first)
+    report.matrix = {tier: dict(row) for tier, row in matrix.items()}

@@ -1,0 +1,123 @@
+"""Tallybook: an embeddable, event-sourced engine for customer relationships.
+
+    import tallybook
+
+    with tallybook.open("sqlite:///shop.book") as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada Lovelace", email="ada@example.org")
+        book.profiles.get(ada)
+
+Names are loaded when they are first used, so that `import tallybook.domain` loads no adapter.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tallybook.domain.customer import CustomerKind, Line
+    from tallybook.domain.errors import (
+        BookClosed,
+        BookError,
+        BookNotFound,
+        BookReadOnly,
+        Conflict,
+        ImportFileError,
+        InvalidInput,
+        KeysMissing,
+        MissingExtra,
+        NewerBook,
+        NewerSchema,
+        NotABook,
+        NotAllowed,
+        NotFound,
+        Refused,
+        RuleSetError,
+        SealError,
+        StoredFormError,
+        TallybookError,
+        UnknownStoredName,
+    )
+    from tallybook.domain.personal import Erased
+    from tallybook.domain.rules import RuleSet
+    from tallybook.domain.ticket import Author, TicketKind, TicketState
+
+    from .book import Book, open  # noqa: A004 - the front door
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Author": "tallybook.domain.ticket",
+    "Book": "tallybook.book",
+    "BookClosed": "tallybook.domain.errors",
+    "BookError": "tallybook.domain.errors",
+    "BookNotFound": "tallybook.domain.errors",
+    "BookReadOnly": "tallybook.domain.errors",
+    "Conflict": "tallybook.domain.errors",
+    "CustomerKind": "tallybook.domain.customer",
+    "Erased": "tallybook.domain.personal",
+    "ImportFileError": "tallybook.domain.errors",
+    "InvalidInput": "tallybook.domain.errors",
+    "KeysMissing": "tallybook.domain.errors",
+    "Line": "tallybook.domain.customer",
+    "MissingExtra": "tallybook.domain.errors",
+    "NewerBook": "tallybook.domain.errors",
+    "NewerSchema": "tallybook.domain.errors",
+    "NotABook": "tallybook.domain.errors",
+    "NotAllowed": "tallybook.domain.errors",
+    "NotFound": "tallybook.domain.errors",
+    "Refused": "tallybook.domain.errors",
+    "RuleSet": "tallybook.domain.rules",
+    "RuleSetError": "tallybook.domain.errors",
+    "SealError": "tallybook.domain.errors",
+    "StoredFormError": "tallybook.domain.errors",
+    "TallybookError": "tallybook.domain.errors",
+    "TicketKind": "tallybook.domain.ticket",
+    "TicketState": "tallybook.domain.ticket",
+    "UnknownStoredName": "tallybook.domain.errors",
+    "open": "tallybook.book",
+}
+
+__all__ = [
+    "Author",
+    "Book",
+    "BookClosed",
+    "BookError",
+    "BookNotFound",
+    "BookReadOnly",
+    "Conflict",
+    "CustomerKind",
+    "Erased",
+    "ImportFileError",
+    "InvalidInput",
+    "KeysMissing",
+    "Line",
+    "MissingExtra",
+    "NewerBook",
+    "NewerSchema",
+    "NotABook",
+    "NotAllowed",
+    "NotFound",
+    "Refused",
+    "RuleSet",
+    "RuleSetError",
+    "SealError",
+    "StoredFormError",
+    "TallybookError",
+    "TicketKind",
+    "TicketState",
+    "UnknownStoredName",
+    "__version__",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

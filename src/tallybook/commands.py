@@ -1,0 +1,320 @@
+"""How a command runs: one decorator gives each of them its actor, its receipt, its transaction, its retries, and its
+awaitable form. `Work` is what a command does its work with."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial, update_wrapper
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from uuid import UUID
+
+from eventsourcing.persistence import IntegrityError, OperationalError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from tallybook.adapters.codec import uuid_from
+from tallybook.adapters.sqlite import Receipt
+from tallybook.domain.aggregate import A, Aggregate, Stamp
+from tallybook.domain.control import Control
+from tallybook.domain.customer import Customer
+from tallybook.domain.errors import REFUSALS, Refused, refusal
+from tallybook.domain.events import Event, Metadata
+from tallybook.domain.loyalty import LoyaltyAccount, account_id
+from tallybook.domain.ticket import Ticket
+
+from .times import When, moment_us
+
+if TYPE_CHECKING:
+    from .book import Core
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TRIES = 12
+FIRST_PAUSE_S = 0.001
+COMMAND_ID_CHARS_MAX = 200
+
+
+class Desk:
+    """Base of the desks at which commands are given: `book.customers` and its kind."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+
+D = TypeVar("D", bound=Desk)
+
+
+class BoundCommand(Generic[P, R]):
+    """A command of one book: call it, or await its `aio` form."""
+
+    def __init__(self, run: Callable[P, R], function: Callable[..., Any]) -> None:
+        self._run = run
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(*args, **kwargs)
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same without blocking the event loop. Once begun, it is carried out even if the waiting is cancelled."""
+        return await asyncio.to_thread(partial(self._run, *args, **kwargs))
+
+
+class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
+    """Make a command of a desk's method `(self, work, …, effective_at=None, command_id=None)`."""
+
+    may_lie_ahead = False
+    """Whether the effective time may lie in the future."""
+
+    def __init__(self, function: Callable[Concatenate[D, Work, P], R]) -> None:
+        self.function = function
+        update_wrapper(self, function)  # type: ignore[arg-type]  # it is callable through __get__ only
+
+    @overload
+    def __get__(self, desk: None, owner: type[D]) -> command[D, P, R]: ...
+    @overload
+    def __get__(self, desk: D, owner: type[D]) -> BoundCommand[P, R]: ...
+    def __get__(self, desk: D | None, owner: type[D]) -> command[D, P, R] | BoundCommand[P, R]:
+        if desk is None:
+            return self
+        return BoundCommand(partial(self._run, desk), self.function)
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Of the method that it wraps."""
+        return inspect.signature(self.function)
+
+    @cached_property
+    def _result(self) -> TypeAdapter[R]:
+        return TypeAdapter(get_type_hints(self.function)["return"])
+
+    def kept(self, desk: D, command_id: str) -> R | None:
+        """The result of a command that was recorded under an id before; None if there is none."""
+        receipt = desk._core.app.log.receipt(desk._core.keyring.lookup_hash("command", command_id)[:16])
+        return None if receipt is None else self._repeat(receipt, receipt.digest)
+
+    def _run(self, desk: D, *args: P.args, **kwargs: P.kwargs) -> R:
+        core = desk._core
+        core.check_open()
+        given: Mapping[str, Any] = MappingProxyType(kwargs)
+        acting = core.acting_now()
+        command_id = given.get("command_id")
+        effective_at: When | None = given.get("effective_at")
+        key, digest = (None, b"") if command_id is None else self._identity(desk, command_id, args, kwargs)
+        pause_s = FIRST_PAUSE_S
+        for _ in range(TRIES):
+            if key is not None:
+                receipt = core.app.log.receipt(key)
+                if receipt is not None:
+                    return self._repeat(receipt, digest)
+            work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead)
+            try:
+                result = self.function(desk, work, *args, **kwargs)
+                kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
+                core.app.save(work, reads=work.reads(), claims=work.claims, releases=work.releases, receipt=kept)
+            except ValidationError as error:
+                problem = error.errors(include_input=False, include_url=False)[0]
+                name = ".".join(map(str, problem["loc"]))
+                raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
+            except IntegrityError:
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.25)
+                continue
+            except OperationalError as error:
+                if "locked" in str(error) or "busy" in str(error) or isinstance(error, TimeoutError):
+                    raise refusal("busy", "The book's write lock was not free in time.") from error
+                raise
+            if work.refused is not None:
+                raise work.refused
+            return result
+        raise refusal("conflict", f"Other writers were faster {TRIES} times.", tries=TRIES)
+
+    def _identity(
+        self, desk: D, command_id: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[bytes, bytes]:
+        if not isinstance(command_id, str) or not 1 <= len(command_id) <= COMMAND_ID_CHARS_MAX:
+            raise refusal(
+                "invalid_argument",
+                f"command_id: a text of 1 to {COMMAND_ID_CHARS_MAX} characters is wanted.",
+                argument="command_id",
+            )
+        keyring = desk._core.keyring
+        bound = self.signature.bind(desk, None, *args, **kwargs)
+        given = {name: value for name, value in list(bound.arguments.items())[2:] if name != "command_id"}
+        canonical = json.dumps(json.loads(to_json(given, fallback=str)), sort_keys=True)
+        name = self.function.__qualname__
+        return keyring.lookup_hash("command", command_id)[:16], keyring.lookup_hash("arguments", name, canonical)
+
+    def _outcome(self, work: Work, result: R) -> bytes:
+        if work.refused is not None:
+            values = {name: str(value) for name, value in work.refused.values.items()}
+            return to_json(["refused", work.refused.code, work.refused.message, values])
+        return b"+" + self._result.dump_json(result)
+
+    def _repeat(self, receipt: Receipt, digest: bytes) -> R:
+        if receipt.digest != digest:
+            raise refusal("command_id_reused", "The command id belongs to a command with other arguments.")
+        if receipt.result.startswith(b"+"):
+            return self._result.validate_json(receipt.result[1:])
+        _, code, message, values = json.loads(receipt.result)
+        raise REFUSALS[code].error(code, message, values)
+
+
+class command_ahead(command[D, P, R]):  # noqa: N801 - used as a decorator
+    """A command whose effective time may lie in the future."""
+
+    may_lie_ahead = True
+
+
+class Work:
+    """One try of one command: what it read, what it records, in one transaction, in this order."""
+
+    def __init__(
+        self,
+        core: Core,
+        acting: Metadata,
+        effective_at: When | None,
+        command_id: bytes | None,
+        *,
+        may_lie_ahead: bool = False,
+    ) -> None:
+        self._core = core
+        self.id = core.book_id  # the library saves things that have an id and a version
+        self.version = 0
+        self.now_us = core.now_us()
+        self.effective_us = self.now_us if effective_at is None else moment_us(effective_at, "effective_at")
+        if not may_lie_ahead:
+            self._must_have_happened(self.effective_us)
+        self.metadata = acting.model_copy(
+            update={
+                "recorded_us": self.now_us,
+                "command_id": None if command_id is None else uuid_from(command_id),
+            }
+        )
+        self.stamp = Stamp(self.metadata, self.effective_us, core.new_id)
+        self.journal: list[Event] = []
+        self.claims: list[tuple[bytes, bytes]] = []
+        self.releases: list[bytes] = []
+        self.refused: Refused | None = None
+        self._drafts: dict[UUID, Aggregate] = {}
+        self._versions: dict[UUID, int] = {}
+        self._claimed: dict[bytes, bytes | None] = {}
+
+    def at(self, effective_us: int) -> Stamp:
+        """A stamp for a fact of another time within the same command. Refuses: effective_in_future."""
+        self._must_have_happened(effective_us)
+        return self.stamp.at(effective_us)
+
+    def refuse(self, refused: Refused) -> None:
+        """Raise a refusal after what was recorded of it is committed."""
+        self.refused = refused
+
+    # ── aggregates ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def control(self) -> Control:
+        """The rule sets and sweeps, to be read."""
+        return self._draft(Control, self._core.book_id)
+
+    def customer(self, customer_id: UUID) -> Customer:
+        """A draft of a registered customer. Refuses: unknown_customer."""
+        customer = self._draft(Customer, customer_id)
+        if not customer.registered:
+            raise refusal("unknown_customer", "There is no such customer.", customer=customer_id)
+        return customer
+
+    def new_customer(self, customer_id: UUID) -> Customer:
+        """A draft of a customer who may not be there yet."""
+        return self._draft(Customer, customer_id)
+
+    def fresh_customer(self) -> Customer:
+        """A draft under a new id."""
+        return self._fresh(Customer, self._core.new_id())
+
+    def account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:
+        """A draft of an account, which may not be there yet."""
+        return self._draft(LoyaltyAccount, account_id(customer_id, programme))
+
+    def fresh_account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:
+        """A draft of the account of a customer who is new in this command, so that it can't be there yet."""
+        return self._fresh(LoyaltyAccount, account_id(customer_id, programme))
+
+    def enrolled_account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:
+        """A draft of an account that is there. Refuses: not_enrolled."""
+        account = self.account(customer_id, programme)
+        if not account.enrolled:
+            raise refusal(
+                "not_enrolled",
+                f"The customer has no account in {programme}.",
+                customer=customer_id,
+                programme=programme,
+            )
+        return account
+
+    def any_account(self, stream_id: UUID) -> LoyaltyAccount:
+        """A draft of the account of a stream."""
+        return self._draft(LoyaltyAccount, stream_id)
+
+    def ticket(self, ticket_id: UUID) -> Ticket:
+        """A draft of a ticket, which may not be there."""
+        return self._draft(Ticket, ticket_id)
+
+    def _draft(self, kind: type[A], stream_id: UUID) -> A:
+        draft = self._drafts.get(stream_id)
+        if draft is None:
+            loaded = self._core.app.load(kind, stream_id)
+            self._versions[stream_id] = loaded.version
+            draft = self._drafts[stream_id] = loaded.draft(self.journal)
+        if not isinstance(draft, kind):
+            raise refusal("invalid_argument", "The id belongs to something else.", id=stream_id)
+        return draft
+
+    def _fresh(self, kind: type[A], stream_id: UUID) -> A:
+        self._versions[stream_id] = 0
+        fresh = kind(stream_id)
+        fresh.journal = self.journal
+        self._drafts[stream_id] = fresh
+        return fresh
+
+    # ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def holder(self, claim: bytes) -> UUID | None:
+        """Who holds a claim, this command's own changes included."""
+        if claim not in self._claimed:
+            self._claimed[claim] = self._core.app.log.holder(claim)
+        held = self._claimed[claim]
+        return None if held is None else uuid_from(held)
+
+    def claim(self, claim: bytes, holder: UUID) -> None:
+        """Take a claim that is free."""
+        self.claims.append((claim, holder.bytes))
+        self._claimed[claim] = holder.bytes
+
+    def release(self, claim: bytes) -> None:
+        """Give a claim up."""
+        self.releases.append(claim)
+        self._claimed[claim] = None
+
+    # ── for the application's save ──────────────────────────────────────────────────────────────────────────────
+
+    def collect_events(self) -> list[Event]:
+        """What is to be stored, in order."""
+        return self.journal
+
+    def reads(self) -> list[tuple[UUID, int]]:
+        """Streams that were read and not written: they must not have moved at the commit."""
+        written = {event.originator_id for event in self.journal}
+        return [(stream, version) for stream, version in self._versions.items() if stream not in written]
+
+    def _must_have_happened(self, effective_us: int) -> None:
+        if effective_us > self.now_us:
+            raise refusal(
+                "effective_in_future",
+                "The effective time lies after now.",
+                effective_us=effective_us,
+                now_us=self.now_us,
+            )

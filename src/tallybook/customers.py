@@ -1,0 +1,362 @@
+"""`book.customers`: who they are, how to reach them, what they bought and gave back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+from tallybook.domain.aggregate import Stamp
+from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
+from tallybook.domain.errors import refusal
+from tallybook.domain.loyalty import LoyaltyAccount, PointsEarned
+
+from .commands import Desk, Work, command
+from .times import When
+
+_BIRTH_DATE = re.compile(r"(\d{4}|-)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
+DEFAULT_CURRENCY = "USD"
+DEFAULT_PROGRAMME = "main"
+
+
+class ProfileFields(TypedDict, total=False):
+    """What `register` and `change` take. Clear: country, source, owner, birth_month; all others are sealed."""
+
+    country: str
+    source: str
+    owner: str
+    birth_month: int
+    name: str
+    gender: str
+    birth_date: str
+    occupation: str
+    company: str
+    job_title: str
+    address: str
+    income_band: str
+    risk_preference: str
+    hobbies: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseResult:
+    """What recording a purchase did. `points` were earned; `tier` is held after it, None without an account."""
+
+    purchase_id: UUID
+    points: int
+    tier: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnResult:
+    """What recording a return did. `points` were taken back, a debt included."""
+
+    return_id: UUID
+    net_minor: int
+    points: int
+    tier: str | None
+
+
+def as_id(value: UUID | str, name: str) -> UUID:
+    """An id as given by a host. Refuses: invalid_argument."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise refusal("invalid_argument", f"{name}: an id of the form of a UUID is wanted.", argument=name) from None
+
+
+def identifier_claim(work_or_desk: Work | Desk, system: str, external_id: str) -> bytes:
+    """The claim that an external id's owner holds."""
+    if not isinstance(external_id, str) or not external_id.strip():
+        raise refusal("invalid_argument", "external_id: a text that is not empty is wanted.", argument="external_id")
+    return work_or_desk._core.keyring.lookup_hash("identifier", system, external_id)
+
+
+def order_claim(work_or_desk: Work | Desk, order_id: str) -> bytes:
+    """The claim by which an order is recorded once."""
+    if not isinstance(order_id, str) or not order_id.strip():
+        raise refusal("invalid_argument", "order_id: a text that is not empty is wanted.", argument="order_id")
+    return work_or_desk._core.keyring.lookup_hash("order", order_id)
+
+
+def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, external_id: str) -> None:
+    """Record an external id and claim it. Refuses: identifier_taken, identifier_linked, invalid_argument."""
+    claim = identifier_claim(work, system, external_id)
+    holder = work.holder(claim)
+    if holder is not None and holder != customer.id:
+        raise refusal("identifier_taken", f"The external id in {system} belongs to another.", system=system)
+    customer.link_identifier(stamp, system, external_id)
+    work.claim(claim, customer.id)
+
+
+def record_purchase(
+    work: Work,
+    stamp: Stamp,
+    customer: Customer,
+    account: LoyaltyAccount,
+    lines: Sequence[Line],
+    **details: Any,
+) -> PurchaseResult:
+    """Record a purchase, and what it decides for an account that is enrolled."""
+    control = work.control()
+    account.settle(stamp, stamp.effective_us, control)
+    fact = customer.record_purchase(stamp, lines, **details)
+    earned = account.receive(fact, stamp, control) if account.enrolled else None
+    return PurchaseResult(fact.event_id, earned.points if isinstance(earned, PointsEarned) else 0, account.tier)
+
+
+class CustomerDesk(Desk):
+    """Commands about customers. Each also has an awaitable form: `await book.customers.register.aio(…)`."""
+
+    @command
+    def register(
+        self,
+        work: Work,
+        *,
+        kind: CustomerKind | str = CustomerKind.PERSON,
+        email: str | None = None,
+        phone: str | None = None,
+        identifiers: Mapping[str, str] | None = None,
+        customer_id: UUID | str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+        **fields: Unpack[ProfileFields],
+    ) -> UUID:
+        """Register a person, an organisation or an internal customer; the new id.
+
+        `identifiers`: system → external id. Refuses: already_registered, identifier_taken, invalid_argument.
+        """
+        customer = (
+            work.fresh_customer() if customer_id is None else work.new_customer(as_id(customer_id, "customer_id"))
+        )
+        key_id, commitment = (0, b"") if customer.registered else self._core.keyring.create(customer.id)
+        customer.register(
+            work.stamp,
+            _kind(kind),
+            key_id=key_id,
+            commitment=commitment,
+            fields=_profile_fields(fields),
+        )
+        for system, external_id in (identifiers or {}).items():
+            link_identifier(work, work.stamp, customer, system, external_id)
+        for point, value in (("email", email), ("phone", phone)):
+            if value is not None:
+                customer.add_contact_point(work.stamp, point, value)
+        return customer.id
+
+    @command
+    def change(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        clear: Sequence[str] = (),
+        effective_at: When | None = None,
+        command_id: str | None = None,
+        **fields: Unpack[ProfileFields],
+    ) -> UUID:
+        """Set fields of a profile, or clear those named; the event's id.
+
+        Refuses: unknown_customer, nothing_changed, invalid_argument.
+        """
+        unknown = [name for name in clear if name not in PROFILE_FIELDS]
+        if unknown:
+            raise refusal("invalid_argument", f"clear: there is no field {unknown[0]!r}.", argument="clear")
+        draft = work.customer(as_id(customer, "customer"))
+        return draft.change(work.stamp, _profile_fields(fields), clear).event_id
+
+    @command
+    def link_identifier(
+        self,
+        work: Work,
+        customer: UUID | str,
+        system: str,
+        external_id: str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Know the customer by an external id, too. Refuses: unknown_customer, identifier_taken, identifier_linked."""
+        link_identifier(work, work.stamp, work.customer(as_id(customer, "customer")), system, external_id)
+
+    @command
+    def remove_identifier(
+        self,
+        work: Work,
+        customer: UUID | str,
+        system: str,
+        external_id: str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Forget an external id: it is free again. Refuses: unknown_customer, unknown_identifier."""
+        draft = work.customer(as_id(customer, "customer"))
+        claim = identifier_claim(work, system, external_id)
+        if work.holder(claim) != draft.id:
+            raise refusal("unknown_identifier", "The customer has no such external id.", system=system)
+        draft.remove_identifier(work.stamp, system)
+        work.release(claim)
+
+    @command
+    def add_contact_point(
+        self,
+        work: Work,
+        customer: UUID | str,
+        kind: str,
+        value: str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Add a way to reach the customer (email, phone, …); its id. Refuses: unknown_customer, invalid_argument."""
+        draft = work.customer(as_id(customer, "customer"))
+        return draft.add_contact_point(work.stamp, kind, value).point_id
+
+    @command
+    def remove_contact_point(
+        self,
+        work: Work,
+        customer: UUID | str,
+        point_id: UUID | str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Stop using a contact point. Refuses: unknown_customer, unknown_contact_point."""
+        work.customer(as_id(customer, "customer")).remove_contact_point(work.stamp, as_id(point_id, "point_id"))
+
+    @command
+    def record_interaction(
+        self,
+        work: Work,
+        customer: UUID | str,
+        kind: str,
+        *,
+        direction: str = "in",
+        outcome: str | None = None,
+        text: str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record contact (enquiry, visit, follow_up, …) through the acting context's channel; its id.
+
+        Refuses: unknown_customer, invalid_argument.
+        """
+        draft = work.customer(as_id(customer, "customer"))
+        return draft.record_interaction(work.stamp, kind, direction, outcome, text).event_id
+
+    @command
+    def record_purchase(
+        self,
+        work: Work,
+        customer: UUID | str,
+        lines: Sequence[Line | Mapping[str, Any]],
+        *,
+        currency: str = DEFAULT_CURRENCY,
+        order_id: str | None = None,
+        store: str | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> PurchaseResult:
+        """Record a purchase, and in the same transaction the points and the tier that it decides.
+
+        `lines`: `Line`s or mappings of their fields, amounts in minor units. An order id is recorded once in a book.
+        Refuses: unknown_customer, no_lines, order_recorded, invalid_argument.
+        """
+        customer_id = as_id(customer, "customer")
+        draft = work.customer(customer_id)
+        result_lines = [line if isinstance(line, Line) else Line.model_validate(dict(line)) for line in lines]
+        claim = None if order_id is None else order_claim(work, order_id)
+        if claim is not None and work.holder(claim) is not None:
+            raise refusal("order_recorded", "The order id was recorded before.", purchase=work.holder(claim))
+        result = record_purchase(
+            work,
+            work.stamp,
+            draft,
+            work.account(customer_id, programme),
+            result_lines,
+            currency=currency,
+            order_id=order_id,
+            store=store,
+        )
+        if claim is not None:
+            work.claim(claim, result.purchase_id)
+        return result
+
+    @command
+    def record_return(
+        self,
+        work: Work,
+        customer: UUID | str,
+        lines: Mapping[int, int],
+        *,
+        purchase_id: UUID | str | None = None,
+        order_id: str | None = None,
+        reason: str | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> ReturnResult:
+        """Record what came back of a purchase, and take the points for it back.
+
+        `lines`: line number (from 1) → pieces. Name the purchase by its id or its order id.
+        Refuses: unknown_customer, unknown_purchase, no_lines, unknown_line, returned_too_much, invalid_argument.
+        """
+        customer_id = as_id(customer, "customer")
+        draft = work.customer(customer_id)
+        if (purchase_id is None) == (order_id is None):
+            raise refusal("invalid_argument", "Give either purchase_id or order_id.", argument="purchase_id")
+        found = as_id(purchase_id, "purchase_id") if purchase_id is not None else None
+        if order_id is not None:
+            found = work.holder(order_claim(work, order_id))
+        if found is None:
+            raise refusal("unknown_purchase", "No purchase has that order id.", customer=customer_id)
+        account = work.account(customer_id, programme)
+        control = work.control()
+        account.settle(work.stamp, work.effective_us, control)
+        fact = draft.record_return(work.stamp, found, lines, reason)
+        before = account.reversed
+        if account.enrolled:
+            account.receive(fact, work.stamp, control)
+        return ReturnResult(fact.event_id, fact.net_minor, account.reversed - before, account.tier)
+
+    def find(self, system: str, external_id: str) -> UUID | None:
+        """The customer who is known by an external id; None if nobody is. Opens nothing: a keyed hash is looked up."""
+        self._core.check_open()
+        holder = self._core.app.log.holder(identifier_claim(self, system, external_id))
+        return None if holder is None else UUID(bytes=holder)
+
+
+def _kind(kind: CustomerKind | str) -> CustomerKind:
+    try:
+        return CustomerKind(kind)
+    except ValueError:
+        raise refusal(
+            "invalid_argument", f"kind: one of {', '.join(CustomerKind)} is wanted.", argument="kind"
+        ) from None
+
+
+def _profile_fields(fields: ProfileFields) -> dict[str, object]:
+    given: dict[str, object] = {name: value for name, value in fields.items() if value is not None}
+    unknown = [name for name in given if name not in PROFILE_FIELDS]
+    if unknown:
+        raise refusal("invalid_argument", f"There is no field {unknown[0]!r}.", argument=unknown[0])
+    birth_date = fields.get("birth_date")
+    if birth_date is not None:
+        match = _BIRTH_DATE.fullmatch(birth_date) if isinstance(birth_date, str) else None
+        if match is None:
+            raise refusal(
+                "invalid_argument",
+                "birth_date: a date of the form YYYY-MM-DD (or --MM-DD) is wanted.",
+                argument="birth_date",
+            )
+        # The coarse part that scoring may use stays in the clear, so that it outlives an erasure.
+        given.setdefault("birth_month", int(match.group(2)))
+    return given

@@ -1,0 +1,184 @@
+"""`book.imports`: history from other systems, in batches that are recorded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from uuid import UUID
+
+from tallybook.adapters.cdnow import BadLine, CdnowRow, digest_of, read_cdnow
+from tallybook.domain.customer import CustomerKind, Line
+from tallybook.domain.errors import ImportFileError
+from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.projections.read_models import Progress
+
+from .commands import Desk, Work, command
+from .customers import DEFAULT_PROGRAMME, identifier_claim, link_identifier, record_purchase
+from .times import When
+
+ROWS_PER_COMMIT = 500
+SYSTEM = "cdnow"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did. `recorded` + `known` + `rejected` = `purchases` in the file."""
+
+    file: str
+    digest: str
+    purchases: int
+    recorded: int
+    known: int
+    rejected: int
+    customers: int
+    events: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchResult:
+    last_line: int
+    purchases: int
+    customers: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Lines of a file; it is the same batch whatever its rows are called in memory."""
+
+    digest: str
+    first_line: int
+    rows: tuple[CdnowRow, ...]
+    enrol: bool
+
+    def __str__(self) -> str:
+        return f"{self.digest}:{self.first_line}-{self.rows[-1].line}"
+
+
+class ImportDesk(Desk):
+    """Imports. Each can be stopped, killed and begun again: what was recorded is counted, never recorded twice."""
+
+    def cdnow(
+        self,
+        path: str | Path,
+        *,
+        skip_bad: str | Path | None = None,
+        enrol: bool = True,
+        progress: Progress | None = None,
+    ) -> ImportReport:
+        """Import a file of the CDNOW form: each line a purchase of a customer known as `cdnow:<number>`.
+
+        A line is identified by the file's SHA-256 and its number: CDNOW has no order ids, and lines that repeat
+        another are purchases too. New customers are registered and (with `enrol`, where a rule set is in force)
+        enrolled at their first purchase. The whole file is read once before anything is recorded: a broken line stops
+        the import with nothing recorded, or goes to `skip_bad`. Raises ImportFileError. Refuses: acting_required.
+        """
+        started = perf_counter()
+        core = self._core
+        core.check_open()
+        core.acting_now()
+        path = Path(path)
+        digest, _ = digest_of(path)
+        rejected, purchases = self._check(path, None if skip_bad is None else Path(skip_bad))
+        known = recorded = customers = events = 0
+        after = 0
+        while (done := self._receipt(digest, after + 1)) is not None:
+            known += done.purchases
+            after = done.last_line
+        rows: Iterator[CdnowRow] = (row for row in read_cdnow(path, after) if isinstance(row, CdnowRow))
+        while batch := tuple(islice(rows, ROWS_PER_COMMIT)):
+            result = self._record(
+                _Batch(digest, after + 1, batch, enrol), command_id=self._command_id(digest, after + 1)
+            )
+            after = result.last_line
+            recorded += result.purchases
+            customers += result.customers
+            events += result.events
+            if progress:
+                progress(known + recorded, purchases)
+        return ImportReport(
+            path.name,
+            digest,
+            purchases + rejected,
+            recorded,
+            known,
+            rejected,
+            customers,
+            events,
+            perf_counter() - started,
+        )
+
+    def _check(self, path: Path, skip_bad: Path | None) -> tuple[int, int]:
+        bad: list[BadLine] = []
+        purchases = 0
+        for row in read_cdnow(path):
+            if isinstance(row, CdnowRow):
+                purchases += 1
+                continue
+            if skip_bad is None:
+                raise ImportFileError(
+                    str(path),
+                    row.line,
+                    f"{row.problem}. Nothing was recorded. Mend it, or set such lines aside with --skip-bad FILE.",
+                )
+            bad.append(row)
+        if skip_bad is not None and bad:
+            if skip_bad.exists() and os.path.samefile(skip_bad, path):
+                raise ImportFileError(str(skip_bad), 0, "rejected lines can't go to the file that is imported")
+            skip_bad.write_bytes(b"".join(row.text if row.text.endswith(b"\n") else row.text + b"\n" for row in bad))
+        return len(bad), purchases
+
+    @staticmethod
+    def _command_id(digest: str, first_line: int) -> str:
+        return f"import/{SYSTEM}/{digest}/{first_line}"
+
+    def _receipt(self, digest: str, first_line: int) -> _BatchResult | None:
+        return ImportDesk._record.kept(self, self._command_id(digest, first_line))
+
+    @command
+    def _record(
+        self, work: Work, batch: _Batch, *, effective_at: When | None = None, command_id: str | None = None
+    ) -> _BatchResult:
+        control = work.control()
+        registered: dict[str, UUID] = {}
+        accounts: dict[UUID, LoyaltyAccount] = {}
+        for row in batch.rows:
+            stamp = work.at(row.effective_us)
+            customer_id = registered.get(row.customer)
+            if customer_id is None:
+                customer_id = work.holder(identifier_claim(work, SYSTEM, row.customer))
+            if customer_id is None:
+                customer = work.fresh_customer()
+                customer_id = customer.id
+                key_id, commitment = self._core.keyring.create(customer_id)
+                customer.register(
+                    stamp, CustomerKind.PERSON, key_id=key_id, commitment=commitment, fields={"source": SYSTEM}
+                )
+                link_identifier(work, stamp, customer, SYSTEM, row.customer)
+                account = work.fresh_account(customer_id, DEFAULT_PROGRAMME)
+                if batch.enrol and control.rule_book.in_force(DEFAULT_PROGRAMME, row.effective_us) is not None:
+                    account.enrol(stamp, customer_id, DEFAULT_PROGRAMME, control)
+                accounts[customer_id] = account
+                registered[row.customer] = customer_id
+            elif row.customer not in registered:
+                registered[row.customer] = customer_id
+                accounts[customer_id] = work.account(customer_id, DEFAULT_PROGRAMME)
+            record_purchase(
+                work,
+                stamp,
+                work.customer(customer_id),
+                accounts[customer_id],
+                (Line(sku="cd", category="music", quantity=row.quantity, net_minor=row.net_minor),),
+                currency="USD",
+                source_ref=f"{batch.digest[:16]}:{row.line}",
+            )
+        return _BatchResult(batch.rows[-1].line, len(batch.rows), sum(_new(work)), len(work.journal))
+
+
+def _new(work: Work) -> Sequence[bool]:
+    return [event.stored_name == "customer.registered" for event in work.journal]

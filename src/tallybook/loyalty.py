@@ -1,0 +1,328 @@
+"""`book.loyalty`: accounts, redemptions, sweeps. `book.rules`: which rule sets are in force from when on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from tallybook.adapters.codec import uuid_from
+from tallybook.adapters.rule_files import frozen_zone, load_rule_set
+from tallybook.domain.aggregate import Stamp
+from tallybook.domain.control import Control, RuleSetAdopted
+from tallybook.domain.errors import refusal
+from tallybook.domain.events import Metadata
+from tallybook.domain.lots import NEVER
+from tallybook.domain.loyalty import Enrolled, LoyaltyAccount, PointsRedeemed, account_id
+from tallybook.domain.rules import Rules, RuleSet
+from tallybook.projections.read_models import Progress
+
+from .commands import BoundCommand, Desk, Work, command, command_ahead
+from .customers import DEFAULT_PROGRAMME, as_id
+from .times import When, as_of_us, iso, moment_us
+
+ACCOUNTS_PER_COMMIT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RedemptionResult:
+    """A redemption that was paid: which lots gave how many points, and what is left."""
+
+    redemption_id: UUID
+    points: int
+    lots: tuple[tuple[UUID, int], ...]
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """What a sweep recorded."""
+
+    until: str
+    accounts: int
+    decisions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LotView:
+    """Points of one earning that are left."""
+
+    lot_id: UUID
+    points: int
+    earned_at: str | None
+    expires_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """An account at a moment. earned + debt = active + spent + expired + reversed − forgiven."""
+
+    account_id: UUID
+    customer_id: UUID
+    programme: str
+    tier: str | None
+    tier_since: str | None
+    active: int
+    earned: int
+    spent: int
+    expired: int
+    reversed: int
+    forgiven: int
+    debt: int
+    lots: tuple[LotView, ...] = field(repr=False)
+
+
+class LoyaltyDesk(Desk):
+    """Commands about accounts. Each also has an awaitable form: `await book.loyalty.redeem.aio(…)`."""
+
+    @command
+    def enrol(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Open an account in its first tier; its id. Refuses: unknown_customer, no_rule_set, already_enrolled."""
+        member = work.customer(as_id(customer, "customer"))
+        account = work.account(member.id, programme)
+        account.enrol(work.stamp, member.id, programme, work.control())
+        return account.id
+
+    @command
+    def redeem(
+        self,
+        work: Work,
+        customer: UUID | str,
+        points: int,
+        *,
+        reward: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> RedemptionResult:
+        """Spend points, soonest expiry first. An attempt that the balance can't pay is recorded, then refused.
+
+        Refuses: unknown_customer, not_enrolled, no_rule_set, insufficient_points, invalid_argument.
+        """
+        account = work.enrolled_account(work.customer(as_id(customer, "customer")).id, programme)
+        redemption = account.redeem(work.stamp, points, reward, work.control())
+        outcome = redemption.outcome
+        if isinstance(outcome, PointsRedeemed):
+            lots = tuple((part.lot_id, part.points) for part in outcome.lots)
+        else:
+            lots = ()
+            work.refuse(
+                refusal(
+                    "insufficient_points",
+                    f"{points} points asked for, {outcome.active} are there.",
+                    asked=points,
+                    active=outcome.active,
+                )
+            )
+        return RedemptionResult(redemption.request.event_id, points, lots, account.active)
+
+    @property
+    def sweep(self) -> BoundCommand[..., SweepResult]:
+        """Make expiries and tier changes due up to `until` (default: now), and record them for every account.
+
+        First a fact in one transaction; then the accounts follow in transactions of 500. A sweep that is cut short
+        goes on when it is repeated; commands meanwhile see what is due. `sweep(until=None, *, progress=None,
+        effective_at=None, command_id=None)`. Refuses: sweep_goes_back, effective_in_future, invalid_argument.
+        """
+        return BoundCommand(self._sweep, LoyaltyDesk._sweep)
+
+    def _sweep(
+        self,
+        until: When | None = None,
+        *,
+        progress: Progress | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> SweepResult:
+        self._announce_sweep(until, effective_at=effective_at, command_id=command_id)
+        core = self._core
+        control = core.app.load(Control, core.book_id)
+        until_text = iso(control.horizon_us) or ""
+        if control.finished is not None and control.sweep_is_finished:
+            return SweepResult(until_text, control.finished.accounts, control.finished.decisions)
+        accounts = [uuid_from(stream) for _, stream, *_ in core.app.log.iterate(topics=[Enrolled.stored_name])]
+        decisions = 0
+        for start in range(0, len(accounts), ACCOUNTS_PER_COMMIT):
+            decisions += self._settle(_Accounts(tuple(accounts[start : start + ACCOUNTS_PER_COMMIT])))
+            if progress:
+                progress(min(start + ACCOUNTS_PER_COMMIT, len(accounts)), len(accounts))
+        self._finish_sweep(len(accounts), decisions)
+        return SweepResult(until_text, len(accounts), decisions)
+
+    @command
+    def _announce_sweep(
+        self, work: Work, until: When | None, *, effective_at: When | None = None, command_id: str | None = None
+    ) -> None:
+        until_us = work.effective_us if until is None else moment_us(until, "until")
+        work.at(until_us)
+        work.control().sweep(work.stamp, until_us)
+
+    @command
+    def _settle(
+        self, work: Work, batch: _Accounts, *, effective_at: When | None = None, command_id: str | None = None
+    ) -> int:
+        control = work.control()
+        for account in batch.ids:
+            work.any_account(account).settle(work.stamp, control.horizon_us or 0, control)
+        return len(work.journal)
+
+    @command
+    def _finish_sweep(
+        self,
+        work: Work,
+        accounts: int,
+        decisions: int,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        work.control().finish_sweep(work.stamp, accounts, decisions)
+
+    def balance(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        as_of: When | None = None,
+        known_at: When | int | None = None,
+    ) -> int:
+        """Points that can be spent. Holds no personal value, so it is no recorded read. Refuses: not_enrolled."""
+        return self.account(customer, programme=programme, as_of=as_of, known_at=known_at).active
+
+    def account(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        as_of: When | None = None,
+        known_at: When | int | None = None,
+    ) -> AccountView:
+        """An account now, or at a moment of the world (`as_of`), as the book knew it (`known_at`: time or position).
+
+        What is due by the moment counts, recorded or not. Refuses: not_enrolled, naive_time, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        customer_id = as_id(customer, "customer")
+        at_us = core.now_us() if as_of is None else as_of_us(as_of)
+        known = core.known(known_at)
+        control = Control(core.book_id)
+        for recorded in core.stream(core.book_id):
+            if known(recorded):
+                control.apply(recorded.event)
+        account = LoyaltyAccount(account_id(customer_id, programme))
+        account.journal = []
+        for recorded in core.stream(account.id):
+            if recorded.event.effective_us <= at_us and known(recorded):
+                account.apply(recorded.event)
+        if not account.enrolled:
+            raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
+        account.settle_until(_LOOKING, at_us, control.rule_book)
+        return AccountView(
+            account.id,
+            customer_id,
+            account.programme,
+            account.tier,
+            iso(account.tier_since_us),
+            account.active,
+            account.earned,
+            account.spent,
+            account.expired,
+            account.reversed,
+            account.forgiven,
+            account.debt,
+            tuple(
+                LotView(
+                    lot.lot_id,
+                    lot.points,
+                    iso(lot.earned_us),
+                    None if lot.expires_us == NEVER else iso(lot.expires_us),
+                )
+                for lot in account.lots
+            ),
+        )
+
+
+_LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Accounts:
+    ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """A rule set and from when on it is in force. `position` is where the book recorded it."""
+
+    programme: str
+    label: str
+    digest: str
+    effective_at: str
+    actor: str
+    position: int
+
+
+class RulesDesk(Desk):
+    """Rule sets: check, adopt, look up."""
+
+    @command_ahead
+    def adopt(
+        self,
+        work: Work,
+        rule_set: RuleSet | str | Path,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> str:
+        """Put a rule set (or a TOML file's) in force from `effective_at` on; its `name@version`.
+
+        The zone it names is frozen into the event. May lie in the past (it then holds for facts recorded from now on)
+        or the future. Adopting the same again from the same time records nothing. Refuses: rule_set_adopted.
+        Raises RuleSetError.
+        """
+        wanted = rule_set if isinstance(rule_set, RuleSet) else load_rule_set(rule_set)
+        work.control().adopt(work.stamp, wanted, frozen_zone(wanted.zone))
+        return wanted.label
+
+    def check(self, path: str | Path) -> RuleSet:
+        """Read and validate a file. Raises RuleSetError, which names each problem's path."""
+        return load_rule_set(path)
+
+    def rules_of(self, rule_set: RuleSet | str | Path) -> Rules:
+        """A rule set ready to decide, its zone as this machine knows it today. Raises RuleSetError."""
+        wanted = rule_set if isinstance(rule_set, RuleSet) else load_rule_set(rule_set)
+        return Rules(wanted, frozen_zone(wanted.zone))
+
+    def adopted(self) -> list[Adoption]:
+        """All adoptions, in the order of recording."""
+        core = self._core
+        core.check_open()
+        return [
+            Adoption(
+                event.programme,
+                f"{event.name}@{event.version}",
+                event.digest,
+                iso(event.effective_us) or "",
+                event.metadata.actor,
+                position,
+            )
+            for position, event in core.stream(core.book_id)
+            if isinstance(event, RuleSetAdopted)
+        ]
+
+    def in_force(self, at: When | None = None, *, programme: str = DEFAULT_PROGRAMME) -> RuleSet | None:
+        """The rule set in force at a moment (default: now)."""
+        core = self._core
+        core.check_open()
+        at_us = core.now_us() if at is None else as_of_us(at, "at")
+        rules = core.app.load(Control, core.book_id).rule_book.in_force(programme, at_us)
+        return None if rules is None else rules.rule_set

@@ -1,0 +1,177 @@
+"""`book.tickets`: cases from opening to answer, solution and compensation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from tallybook.domain.errors import refusal
+from tallybook.domain.ticket import Author, Ticket, TicketKind
+
+from .commands import Desk, Work, command
+from .customers import DEFAULT_PROGRAMME, as_id
+from .times import When, iso
+
+
+@dataclass(frozen=True, slots=True)
+class TicketView:
+    """A ticket without its texts: times in UTC, first response = the first public reply by a human."""
+
+    ticket_id: UUID
+    customer_id: UUID | None
+    kind: str
+    state: str
+    owner: str | None
+    opened_at: str | None
+    first_response_at: str | None
+    first_response_minutes: int | None
+    resolved_at: str | None
+    compensated_points: int
+
+
+class TicketDesk(Desk):
+    """Commands about tickets. Each also has an awaitable form: `await book.tickets.open.aio(…)`."""
+
+    @command
+    def open(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        subject: str,
+        kind: TicketKind | str = TicketKind.ENQUIRY,
+        text: str | None = None,
+        severity: str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Open a case for a customer; its id. Refuses: unknown_customer, invalid_argument."""
+        owner = work.customer(as_id(customer, "customer"))
+        try:
+            wanted = TicketKind(kind)
+        except ValueError:
+            raise refusal(
+                "invalid_argument", f"kind: one of {', '.join(TicketKind)} is wanted.", argument="kind"
+            ) from None
+        ticket = work.ticket(work.stamp.new_id())
+        ticket.open(work.stamp, owner.id, wanted, subject, text, severity)
+        return ticket.id
+
+    @command
+    def assign(
+        self,
+        work: Work,
+        ticket: UUID | str,
+        owner: str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Give the case an owner by name (`agent:lin`). Refuses: unknown_ticket, ticket_closed, invalid_argument."""
+        work.ticket(as_id(ticket, "ticket")).assign(work.stamp, owner)
+
+    @command
+    def reply(
+        self,
+        work: Work,
+        ticket: UUID | str,
+        text: str,
+        *,
+        author: Author | str = Author.HUMAN,
+        public: bool = True,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record a message by a human, a bot or the customer; its id. A private one is a note.
+
+        Refuses: unknown_ticket, ticket_closed, invalid_argument.
+        """
+        try:
+            who = Author(author)
+        except ValueError:
+            raise refusal(
+                "invalid_argument", f"author: one of {', '.join(Author)} is wanted.", argument="author"
+            ) from None
+        return work.ticket(as_id(ticket, "ticket")).reply(work.stamp, text, who, public).event_id
+
+    @command
+    def resolve(
+        self,
+        work: Work,
+        ticket: UUID | str,
+        outcome: str,
+        *,
+        text: str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record the solution. Refuses: unknown_ticket, ticket_closed, owner_required, invalid_argument."""
+        work.ticket(as_id(ticket, "ticket")).resolve(work.stamp, outcome, text)
+
+    @command
+    def compensate(
+        self,
+        work: Work,
+        ticket: UUID | str,
+        points: int,
+        *,
+        reason: str = "complaint",
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Give points for what went wrong: on the ticket and on the account, in one transaction.
+
+        Refuses: unknown_ticket, ticket_closed, not_enrolled, no_rule_set, invalid_argument.
+        """
+        case = work.ticket(as_id(ticket, "ticket"))
+        case.compensate(work.stamp, points, reason)
+        assert case.customer_id is not None
+        account = work.enrolled_account(case.customer_id, programme)
+        account.grant_goodwill(work.stamp, points, reason, case.id, work.control())
+
+    @command
+    def record_satisfaction(
+        self,
+        work: Work,
+        ticket: UUID | str,
+        score: int,
+        *,
+        text: str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record how satisfied the customer is, 1 to 5. Refuses: unknown_ticket, not_resolved, invalid_argument."""
+        work.ticket(as_id(ticket, "ticket")).record_satisfaction(work.stamp, score, text)
+
+    @command
+    def close(
+        self,
+        work: Work,
+        ticket: UUID | str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """End the case. Refuses: unknown_ticket, ticket_closed, not_resolved."""
+        work.ticket(as_id(ticket, "ticket")).close(work.stamp)
+
+    def get(self, ticket: UUID | str) -> TicketView:
+        """Where a case stands. Holds no personal value, so it is no recorded read. Refuses: unknown_ticket."""
+        self._core.check_open()
+        found = self._core.app.load(Ticket, as_id(ticket, "ticket"))
+        if found.customer_id is None or found.kind is None:
+            raise refusal("unknown_ticket", "There is no such ticket.", ticket=found.id)
+        first = found.first_response_us
+        return TicketView(
+            found.id,
+            found.customer_id,
+            found.kind.value,
+            found.state.value,
+            found.owner,
+            iso(found.opened_us),
+            iso(first),
+            None if first is None else (first - found.opened_us) // 60_000_000,
+            iso(found.resolved_us),
+            found.compensated_points,
+        )

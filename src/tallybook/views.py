@@ -1,0 +1,463 @@
+"""What a book shows: `book.profiles`, `book.tiers`, `book.audit`, `book.projections`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from tallybook.adapters import merkle
+from tallybook.adapters.codec import uuid_from
+from tallybook.adapters.sqlite import LogRecorder
+from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
+from tallybook.domain.errors import refusal
+from tallybook.domain.events import Event
+from tallybook.domain.personal import Erased, Personal
+from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
+from tallybook.projections.projector import Status
+from tallybook.projections.read_models import OPEN_END, Progress, Recorded
+from tallybook.projections.segments import Segment, segments
+from tallybook.projections.tiers import Tiers, membership_filter
+from tallybook.projections.trail import Trail
+
+from .commands import Desk
+from .customers import DEFAULT_PROGRAMME, as_id
+from .times import When, as_of_us, iso
+
+
+@dataclass(frozen=True, slots=True)
+class FieldView:
+    """A field's value, since when it holds in the world, and the position of the event that set it."""
+
+    value: object
+    since: str
+    position: int
+    personal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContactPointView:
+    """A way to reach the customer."""
+
+    point_id: UUID
+    kind: str
+    value: object
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """A customer's profile. `fields` are by name; a value is `Erased` where the subject's key was destroyed."""
+
+    customer_id: UUID
+    kind: str
+    registered_at: str | None
+    fields: Mapping[str, FieldView] = field(default_factory=dict)
+    identifiers: Mapping[str, FieldView] = field(default_factory=dict)
+    contact_points: Sequence[ContactPointView] = ()
+    purchases: int = 0
+    pieces: int = 0
+    returns: int = 0
+    interactions: int = 0
+    tickets: int = 0
+    tickets_resolved: int = 0
+    spent_minor: Mapping[str, int] = field(default_factory=dict)
+    first_purchase_at: str | None = None
+    last_purchase_at: str | None = None
+    last_interaction_at: str | None = None
+
+    def __getitem__(self, name: str) -> object:
+        """A field's value; KeyError if it has none."""
+        return self.fields[name].value
+
+
+class ProfilesView(Desk):
+    """Profiles, opened through the gate: each call is one recorded read."""
+
+    def get(
+        self, customer: UUID | str, *, as_of: When | None = None, known_at: When | int | None = None
+    ) -> ProfileView:
+        """A customer's profile now, at a moment of the world (`as_of`), as the book knew it (`known_at`).
+
+        `known_at` is a time or a position. Refuses: acting_required, unknown_customer, naive_time, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        customer_id = as_id(customer, "customer")
+        core.catch_up()
+        if as_of is None and known_at is None:
+            rows = core.store.select(core.profiles, Profiles.table, ["profile"], "customer=?", [customer_id.bytes])
+            found = Profile.unpacked(rows[0][0]) if rows else None
+        else:
+            at_us = core.now_us() if as_of is None else as_of_us(as_of)
+            known = core.known(known_at)
+            found = profile_of(
+                core.subject_history(customer_id),
+                lambda recorded: recorded.event.effective_us <= at_us and known(recorded),
+            )
+        if found is None or not found.kind:
+            raise refusal("unknown_customer", "There is no such customer, or not by then.", customer=customer_id)
+        return self._opened(customer_id, found, core.gate_metadata(acting))
+
+    def _opened(self, customer_id: UUID, profile: Profile, acting: Any) -> ProfileView:
+        core = self._core
+        live = {name: entry for name, entry in profile.entries.items() if entry[2] in (PERSONAL, CLEAR)}
+        positions = sorted({entry[1] for entry in live.values() if entry[2] == PERSONAL})
+        events = {recorded.position: recorded.event for recorded in core.at_positions(positions)}
+        handles = {name: _handle(events[entry[1]], name) for name, entry in live.items() if entry[2] == PERSONAL}
+        values = core.gate.open(acting, "profiles.get", handles)
+
+        def view(name: str, entry: Entry) -> FieldView:
+            personal = entry[2] == PERSONAL
+            return FieldView(values[name] if personal else entry[3], iso(entry[0]) or "", entry[1], personal)
+
+        counts = profile.counts
+        return ProfileView(
+            customer_id,
+            profile.kind,
+            iso(profile.registered_us),
+            {name: view(name, entry) for name, entry in live.items() if ":" not in name},
+            {
+                name.removeprefix("external_id:"): view(name, entry)
+                for name, entry in live.items()
+                if name.startswith("external_id:")
+            },
+            [
+                ContactPointView(UUID(name.removeprefix("contact:")), entry[3], values[name], entry[1])
+                for name, entry in live.items()
+                if name.startswith("contact:")
+            ],
+            counts.get("purchases", 0),
+            counts.get("pieces", 0),
+            counts.get("returns", 0),
+            counts.get("interactions", 0),
+            counts.get("tickets", 0),
+            counts.get("tickets_resolved", 0),
+            profile.spent,
+            iso(counts.get("first_purchase_us")),
+            iso(counts.get("last_purchase_us")),
+            iso(counts.get("last_interaction_us")),
+        )
+
+    def segments(
+        self, *, as_of: When | None = None, known_at: When | int | None = None, system: str | None = None
+    ) -> list[tuple[str, Segment]]:
+        """Frequency, recency, tenure and value of all customers who bought by a date, by external id.
+
+        With `system`, the first of each pair is the external id there (opened in one recorded read; "" for none);
+        without, the customer id. Sorted by it. Refuses: acting_required (with `system`), naive_time.
+        """
+        core = self._core
+        core.check_open()
+        at_us = core.now_us() if as_of is None else as_of_us(as_of)
+        known = core.known(known_at)
+        wanted = [PurchaseRecorded.stored_name]
+        if system is not None:
+            wanted += [IdentifierLinked.stored_name, IdentifierRemoved.stored_name]
+            acting = core.acting_now()
+        linked: dict[UUID, Personal[Any]] = {}
+
+        def history() -> Iterator[Recorded]:
+            for recorded in core.history(wanted):
+                event = recorded.event
+                if not known(recorded):
+                    continue
+                if isinstance(event, (IdentifierLinked, IdentifierRemoved)):
+                    assert event.subject_id is not None
+                    if event.system != system or event.effective_us > at_us:
+                        continue
+                    if isinstance(event, IdentifierLinked) and event.external_id is not None:
+                        linked[event.subject_id] = event.external_id
+                    else:
+                        linked.pop(event.subject_id, None)
+                else:
+                    yield recorded
+
+        found = segments(history(), at_us)
+        if system is None:
+            return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
+        handles = {one.customer_id: linked[one.customer_id] for one in found if one.customer_id in linked}
+        names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)
+        return sorted(((str(names.get(one.customer_id, "")), one) for one in found), key=lambda pair: pair[0])
+
+
+def _handle(event: Event, name: str) -> Personal[Any]:
+    if name.startswith("external_id:"):
+        attribute = "external_id"
+    elif name.startswith("contact:"):
+        attribute = "value"
+    else:
+        attribute = name
+    handle: Personal[Any] = getattr(event, attribute)
+    return handle
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A customer's time in a tier. `until` is None while it lasts; `reason` and `rules` say why it began."""
+
+    customer_id: UUID
+    programme: str
+    tier: str
+    since: str
+    until: str | None
+    reason: str
+    rules: str
+    qualifying: int
+    position: int
+
+
+class TiersView(Desk):
+    """Tier membership, now and before. Holds no personal value."""
+
+    def members(
+        self,
+        tier: str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        as_of: When | None = None,
+        known_at: When | int | None = None,
+    ) -> list[Membership]:
+        """Who holds a tier, in order of joining it."""
+        where, params = self._filter(as_of, known_at)
+        return self._select(
+            f"{where} AND programme=? AND tier=? ORDER BY from_us, from_position", [*params, programme, tier]
+        )
+
+    def counts(
+        self, *, programme: str = DEFAULT_PROGRAMME, as_of: When | None = None, known_at: When | int | None = None
+    ) -> dict[str, int]:
+        """How many accounts hold each tier."""
+        where, params = self._filter(as_of, known_at)
+        core = self._core
+        rows = core.store.select(
+            core.tiers,
+            Tiers.memberships,
+            ["tier", "COUNT(*)"],
+            f"{where} AND programme=? GROUP BY tier ORDER BY 2 DESC, 1",
+            [*params, programme],
+        )
+        return {tier: int(count) for tier, count in rows}
+
+    def history(self, customer: UUID | str) -> list[Membership]:
+        """All tiers that a customer held, in order."""
+        self._core.check_open()
+        self._core.catch_up()
+        return self._select("customer=? ORDER BY programme, from_position", [as_id(customer, "customer").bytes])
+
+    def _filter(self, as_of: When | None, known_at: When | int | None) -> tuple[str, list[Any]]:
+        core = self._core
+        core.check_open()
+        core.catch_up()
+        at_us = core.now_us() if as_of is None else as_of_us(as_of)
+        position = known_at if isinstance(known_at, int) else None
+        known_us = None if known_at is None or isinstance(known_at, int) else as_of_us(known_at, "known_at")
+        return membership_filter(at_us, position, known_us)
+
+    def _select(self, where: str, params: Sequence[Any]) -> list[Membership]:
+        core = self._core
+        columns = [
+            "customer", "programme", "tier", "from_us", "to_us", "reason", "rules", "qualifying", "from_position",
+        ]  # fmt: skip
+        rows = core.store.select(core.tiers, Tiers.memberships, columns, where, params)
+        return [
+            Membership(
+                uuid_from(customer), programme, tier, iso(since) or "", None if until == OPEN_END else iso(until),
+                reason, rules, qualifying, position,
+            )
+            for customer, programme, tier, since, until, reason, rules, qualifying, position in rows
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TrailEntry:
+    """One entry of the audit trail. `log` is "events" or "reads"; `position` is its place in that log."""
+
+    log: str
+    position: int
+    recorded_at: str
+    effective_at: str
+    actor: str
+    on_behalf_of: str | None
+    purpose: str
+    channel: str | None
+    action: str
+    subject: UUID | None
+    fields: tuple[str, ...]
+    outcome: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `audit verify` found in one log. `problem` names the first thing wrong; None: all is well."""
+
+    log: str
+    size: int
+    root: str
+    problem: str | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the log is what its frontier says."""
+        return self.problem is None
+
+
+class AuditView(Desk):
+    """Who did what, and that nothing was altered."""
+
+    def verify(self, progress: Progress | None = None) -> list[Verification]:
+        """Recompute the Merkle root of both logs from the stored bytes, and compare with their frontiers."""
+        core = self._core
+        core.check_open()
+        return [
+            _verify("events", core.app.log, core.origin, progress),
+            _verify("reads", core.gate.reads, core.origin, None),
+        ]
+
+    def trail(
+        self, subject: UUID | str | None = None, *, actor: str | None = None, limit: int | None = None
+    ) -> list[TrailEntry]:
+        """Events and reads about a subject (default: all), by an actor (default: any), in order of recording.
+
+        Personal fields are named, never opened. Looking at the trail of a subject is itself recorded as a read.
+        Refuses: acting_required, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        core.catch_up()
+        subject_id = None if subject is None else as_id(subject, "subject")
+        conditions, params = ["1=1"], list[Any]()
+        if subject_id is not None:
+            conditions.append("subject=?")
+            params.append(subject_id.bytes)
+        if actor is not None:
+            conditions.append("actor=?")
+            params.append(actor)
+        core.gate.record(core.gate_metadata(acting), "audit.trail", [] if subject_id is None else [subject_id], [])
+        columns = [name for name, _ in Trail.table.columns]
+        where = " AND ".join(conditions) + " ORDER BY position"
+        rows = core.store.select(core.trail, Trail.table, columns, where, params)
+        entries = [_entry(row) for row in rows]
+        for _, event in core.reads():
+            if (
+                isinstance(event, PersonalDataRead)
+                and (subject_id is None or subject_id in event.subjects)
+                and (actor is None or event.metadata.actor == actor)
+            ):
+                entries.append(_read_entry(_, event, subject_id))
+        entries.sort(key=lambda entry: (entry.recorded_at, entry.log, entry.position))
+        return entries if limit is None else entries[-limit:]
+
+
+def _entry(row: Sequence[Any]) -> TrailEntry:
+    (position, recorded, effective, actor, behalf, purpose, channel, action, subject, _, fields, outcome, why) = row
+    return TrailEntry(
+        "events",
+        position,
+        iso(recorded) or "",
+        iso(effective) or "",
+        actor,
+        behalf,
+        purpose,
+        channel,
+        action,
+        None if subject is None else uuid_from(subject),
+        tuple(fields.split(",")) if fields else (),
+        outcome,
+        why,
+    )
+
+
+def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) -> TrailEntry:
+    metadata = event.metadata
+    return TrailEntry(
+        "reads",
+        position,
+        iso(metadata.recorded_us) or "",
+        iso(event.effective_us) or "",
+        metadata.actor,
+        metadata.on_behalf_of,
+        metadata.purpose,
+        metadata.channel,
+        f"read:{event.action}",
+        subject or event.subject_id,
+        event.fields,
+        "released",
+        metadata.purpose,
+    )
+
+
+def _verify(
+    name: str,
+    log: LogRecorder,
+    origin: str,
+    progress: Progress | None,
+) -> Verification:
+    head = log.head()
+    frontier = merkle.Frontier()
+    expected = 1
+    problem: str | None = None
+    leaves: list[bytes] = []
+    for position, stream, version, stored_name, state in log.iterate(stop=head.position):
+        if position != expected:
+            problem = f"position {expected} is missing"
+            break
+        leaves.append(merkle.leaf(origin, position, stream, version, stored_name, state))
+        expected += 1
+        if len(leaves) == 10_000:
+            frontier.append(leaves)
+            leaves.clear()
+            if progress:
+                progress(position, head.position)
+    frontier.append(leaves)
+    if problem is None and frontier.size != head.position:
+        problem = f"the log ends at position {frontier.size}, its head says {head.position}"
+    if problem is None and frontier.packed() != head.frontier.packed():
+        problem = "the stored bytes do not give the recorded root: an event was altered, moved or replaced"
+    return Verification(name, head.position, frontier.root().hex(), problem)
+
+
+class ProjectionsView(Desk):
+    """Read models: how far they are, catching up, rebuilding."""
+
+    def status(self) -> list[Status]:
+        """Position and lag of each read model."""
+        self._core.check_open()
+        return self._core.projector.status()
+
+    def catch_up(self, progress: Progress | None = None) -> int:
+        """Fold all events that are not folded yet; the position reached. Queries do this by themselves."""
+        self._core.check_open()
+        return self._core.projector.catch_up(progress)
+
+    def rebuild(self, name: str | None = None, progress: Progress | None = None) -> int:
+        """Build one read model (default: each) anew beside the live one, and swap it in.
+
+        Refuses: invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        names = [model.name for model in core.projector.models]
+        if name is not None and name not in names:
+            raise refusal("invalid_argument", f"There is no read model {name!r}; there are {', '.join(names)}.")
+        return max(core.projector.rebuild(one, progress) for one in ([name] if name else names))
+
+
+__all__ = [
+    "AuditView",
+    "ContactPointView",
+    "Erased",
+    "FieldView",
+    "Membership",
+    "ProfileView",
+    "ProfilesView",
+    "ProjectionsView",
+    "TiersView",
+    "TrailEntry",
+    "Verification",
+]
