@@ -7,15 +7,25 @@ from typing import Any
 from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent, Repository
-from eventsourcing.persistence import InfrastructureFactory, Mapper, Recording
+from eventsourcing.domain import DomainEventProtocol
+from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, Recording
 from eventsourcing.utils import Environment, EnvType
 
 from tallybook.domain.aggregate import A
 from tallybook.projections.read_models import Recorded
 
-from .codec import EventMapper, uuid_from
+from .codec import EventMapper, known_uuid
 from .keys import Keyring
 from .sqlite import BookDatastore, BookFactory, LogRecorder, Row
+
+
+class BookEventStore(EventStore[UUID]):
+    """An event store that makes no notification objects of what it wrote: nobody looks at them here."""
+
+    def put(self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any) -> list[Recording[UUID]]:
+        """Store events, and with them what belongs to the same commit."""
+        self.recorder.insert_events([self.mapper.to_stored_event(event) for event in domain_events], **kwargs)
+        return []
 
 
 class BookApplication(Application[UUID]):
@@ -57,6 +67,10 @@ class BookApplication(Application[UUID]):
         """Our recorder, with the book's origin in its leaves."""
         return LogRecorder(self.datastore, origin=self.keyring.origin)
 
+    def construct_event_store(self) -> EventStore[UUID]:
+        """Our event store."""
+        return BookEventStore(self.mapper, self.recorder)
+
     @property
     def log(self) -> LogRecorder:  # type: ignore[override]  # the library's property of this name is deprecated
         """The recorder, by what it is."""
@@ -90,7 +104,7 @@ class BookApplication(Application[UUID]):
     def decode(self, row: Row) -> Recorded:
         """A row of the log as an event with its position."""
         position, stream, version, stored_name, state = row
-        return Recorded(position, self.codec.read(uuid_from(stream), version, stored_name, state, position))
+        return Recorded(position, self.codec.read(known_uuid(stream), version, stored_name, state, position))
 
     def read(self, after: int, limit: int) -> Sequence[Recorded]:
         """Up to `limit` events after a position: what the projector pulls."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, SafeUUID
 
@@ -34,8 +35,6 @@ _set_int = UUID.__dict__["int"].__set__
 _set_safe = UUID.__dict__["is_safe"].__set__
 _UNKNOWN = SafeUUID.unknown
 
-Convert = Callable[[Any], Any]
-
 
 def uuid_from(raw: bytes) -> UUID:
     """A UUID from 16 bytes, at a quarter of the cost of `UUID(bytes=…)`."""
@@ -47,57 +46,88 @@ def uuid_from(raw: bytes) -> UUID:
     return made
 
 
-def _optional(convert: Convert) -> Convert:
-    return lambda value: None if value is None else convert(value)
+known_uuid = lru_cache(maxsize=16_384)(uuid_from)
+"""The same for ids that neighbours in the log share."""
 
 
-def _converters(annotation: Any) -> tuple[Convert | None, Convert | None]:
-    """How a field's value becomes msgpack and comes back; None: as it is."""
-    origin = typing.get_origin(annotation)
-    args = typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _converters(args[0])
-    if origin in (typing.Union, types.UnionType):
-        encode, decode = _converters(next(arg for arg in args if arg is not type(None)))
-        return encode and _optional(encode), decode and _optional(decode)
-    if annotation is UUID:
-        return (lambda value: value.bytes), uuid_from
-    if origin is tuple:
-        encode, decode = _converters(args[0])
-        return (
-            (lambda values: [encode(value) for value in values]) if encode else list,
-            (lambda values: tuple([decode(value) for value in values])) if decode else tuple,
-        )
-    if isinstance(annotation, type) and issubclass(annotation, Value):
-        names = tuple(annotation.model_fields)
-        plans = [_converters(info.annotation) for info in annotation.model_fields.values()]
-        encoders = [plan[0] for plan in plans]
-        decoders = [plan[1] for plan in plans]
-        make = annotation.__pydantic_validator__.validate_python
+class _Source:
+    """Source of two expressions for a field: its value as msgpack, and back.
 
-        def encode_value(value: Any) -> list[Any]:
-            held = value.__dict__
-            return [
-                held[name] if encoder is None else encoder(held[name])
-                for name, encoder in zip(names, encoders, strict=True)
-            ]
+    Each event class gets an encoder and a decoder of its own, compiled once from these: a generic loop over its fields
+    costs twice as much for each event. `names` are the objects that the expressions refer to.
+    """
 
-        def decode_value(values: Any) -> Any:
-            return make(
-                {
-                    name: value if decoder is None else decoder(value)
-                    for name, decoder, value in zip(names, decoders, values, strict=True)
-                }
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {"_uuid": known_uuid}
+
+    def encode(self, annotation: Any, value: str) -> str:
+        """An expression that turns `value` into what msgpack packs."""
+        annotation, optional = _plain(annotation)
+        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+        if annotation is UUID:
+            made = f"{value}.bytes"
+        elif origin is tuple:
+            item = self.encode(args[0], "item")
+            return f"[{item} for item in {value}]" if item != "item" else f"list({value})"
+        elif _is_value(annotation):
+            fields = annotation.model_fields.items()
+            made = f"[{', '.join(self.encode(info.annotation, f'{value}.{name}') for name, info in fields)}]"
+        else:
+            return value
+        return f"(None if {value} is None else {made})" if optional else made
+
+    def decode(self, annotation: Any, value: str) -> str:
+        """An expression that turns what msgpack unpacked into what the event's validator takes."""
+        annotation, optional = _plain(annotation)
+        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+        if annotation is UUID:
+            made = f"_uuid({value})"
+        elif origin is tuple:
+            item = self.decode(args[0], "item")
+            return f"tuple([{item} for item in {value}])" if item != "item" else f"tuple({value})"
+        elif _is_value(annotation):
+            make = f"_make_{annotation.__name__}"
+            self.names[make] = annotation.__pydantic_validator__.validate_python
+            self.names[f"_arity_{annotation.__name__}"] = self._check_arity(len(annotation.model_fields))
+            fields = ", ".join(
+                f"{name!r}: {self.decode(info.annotation, f'{value}[{index}]')}"
+                for index, (name, info) in enumerate(annotation.model_fields.items())
             )
+            made = f"{make}({{{fields}}})"
+            made = f"(_arity_{annotation.__name__}({value}) and {made})"
+        else:
+            return value
+        return f"(None if {value} is None else {made})" if optional else made
 
-        return encode_value, decode_value
-    return None, None
+    @staticmethod
+    def _check_arity(arity: int) -> Callable[[Any], bool]:
+        def check(values: Any) -> bool:
+            if type(values) is not list or len(values) != arity:
+                raise ValueError(f"a part of the event is not an array of {arity} items")
+            return True
+
+        return check
+
+
+def _plain(annotation: Any) -> tuple[Any, bool]:
+    """An annotation without its marks, and whether None is allowed."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _plain(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        inner = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
+        return _plain(inner)[0], True
+    return annotation, False
+
+
+def _is_value(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Value)
 
 
 class _Plan:
     """How one event class is stored."""
 
-    __slots__ = ("arity", "decoders", "encoders", "event_class", "make", "name", "personal", "schema", "version")
+    __slots__ = ("arity", "decode", "encode", "event_class", "name", "personal", "schema", "validate", "version")
 
     def __init__(self, schema: Schema) -> None:
         event_class = schema.event_class
@@ -106,11 +136,27 @@ class _Plan:
         self.name = event_class.stored_name
         self.version = event_class.schema_version
         self.personal = tuple(event_class.personal_fields)
-        plans = [(name, _converters(event_class.model_fields[name].annotation)) for name in event_class.clear_fields]
-        self.encoders = [(name, plan[0]) for name, plan in plans]
-        self.decoders = [(name, plan[1]) for name, plan in plans]
-        self.arity = _ENVELOPE_ARITY + len(plans) + 1
-        self.make = event_class.__pydantic_validator__.validate_python
+        self.validate: Callable[[dict[str, Any]], Event] = event_class.__pydantic_validator__.validate_python
+        self.arity = _ENVELOPE_ARITY + len(event_class.clear_fields) + 1
+        source = _Source()
+        fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
+        encoded = ", ".join(source.encode(annotation, f"held[{name!r}]") for name, annotation in fields)
+        decoded = "".join(
+            f", {name!r}: {source.decode(annotation, f'values[{_ENVELOPE_ARITY + index}]')}"
+            for index, (name, annotation) in enumerate(fields)
+        )
+        made: dict[str, Any] = {}
+        exec(  # noqa: S102 - compiles field names of registered classes, never anything that was read
+            f"def encode(held): return [{encoded}]\n"
+            "def decode(values, originator_id, originator_version, event_id, subject_id, metadata):\n"
+            "    return {'originator_id': originator_id, 'originator_version': originator_version, "
+            "'event_id': event_id, 'effective_us': values[3], 'subject_id': subject_id, "
+            f"'metadata': metadata{decoded}}}\n",
+            source.names,
+            made,
+        )
+        self.encode: Callable[[Mapping[str, Any]], list[Any]] = made["encode"]
+        self.decode: Callable[..., dict[str, Any]] = made["decode"]
 
 
 class EventMapper(Mapper[UUID]):
@@ -142,7 +188,7 @@ class EventMapper(Mapper[UUID]):
                 held["effective_us"],
                 None if subject is None else subject.bytes,
                 self._pack_metadata(held["metadata"]),
-                *[held[name] if encode is None else encode(held[name]) for name, encode in plan.encoders],
+                *plan.encode(held),
                 sealed,
             ]
         )
@@ -188,23 +234,13 @@ class EventMapper(Mapper[UUID]):
                 values = self._upcast(plan, values)
             if len(values) != plan.arity:
                 raise ValueError(f"{len(values)} items where {plan.arity} belong")
-            subject = None if values[4] is None else uuid_from(values[4])
+            subject = None if values[4] is None else known_uuid(values[4])
             event_id = uuid_from(values[2])
-            fields: dict[str, Any] = {
-                "originator_id": originator_id,
-                "originator_version": originator_version,
-                "event_id": event_id,
-                "effective_us": values[3],
-                "subject_id": subject,
-                "metadata": self._unpack_metadata(values[5]),
-            }
-            index = _ENVELOPE_ARITY
-            for name, decode in plan.decoders:
-                value = values[index]
-                fields[name] = value if decode is None else decode(value)
-                index += 1
-            if values[index] is not None:
-                mask, blob = values[index]
+            fields = plan.decode(
+                values, originator_id, originator_version, event_id, subject, self._unpack_metadata(values[5])
+            )
+            if values[-1] is not None:
+                mask, blob = values[-1]
                 known = plan.schema.personal_fields(version)
                 names = tuple([name for bit, name in enumerate(known) if mask >> bit & 1])
                 if not names or mask >> len(known) or subject is None:
@@ -213,7 +249,7 @@ class EventMapper(Mapper[UUID]):
                 for name in names:
                     if name in plan.personal:
                         fields[name] = Personal(sealed=sealed, field=name)
-            return typing.cast(Event, plan.make(fields))
+            return plan.validate(fields)
         except StoredFormError:
             raise
         except ValidationError as error:
@@ -222,7 +258,15 @@ class EventMapper(Mapper[UUID]):
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}",
                 where=_where(originator_id, originator_version, stored_name, position),
             ) from error
-        except (ValueError, TypeError, msgpack.exceptions.UnpackException, msgpack.exceptions.ExtraData) as error:
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            KeyError,
+            msgpack.exceptions.UnpackException,
+            msgpack.exceptions.ExtraData,
+        ) as error:
             raise StoredFormError(
                 f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
                 where=_where(originator_id, originator_version, stored_name, position),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eventsourcing.persistence import Tracking
@@ -35,6 +35,13 @@ class SQLiteRows:
             table.name: {} for table in build.model.tables
         }
 
+    def load(self, table: Table, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Read many rows at once."""
+        seen, written = self._seen[table.name], self._written[table.name]
+        missing = [key for key in keys if key not in seen and key not in written]
+        if missing:
+            seen.update(self._store.rows_of(self._build, table, missing))
+
     def get(self, table: Table, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The row with a key."""
         written = self._written[table.name].get(key)
@@ -42,7 +49,7 @@ class SQLiteRows:
             return written
         seen = self._seen[table.name]
         if key not in seen:
-            seen[key] = self._store.row(self._build, table, key)
+            self.load(table, [key])
         return seen[key]
 
     def put(self, table: Table, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
@@ -150,18 +157,28 @@ class SQLiteReadModelStore(LogTrackingRecorder):
         """An empty unit of work."""
         return SQLiteRows(self, build)
 
-    def row(self, build: Generation, table: Table, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """One row of a build; None too where the build was dropped meanwhile (its commit then fails)."""
-        where = " AND ".join(f"{name}=?" for name in table.key)
-        try:
-            with self.datastore.transaction(commit=False) as c:
-                found: tuple[Any, ...] | None = c.sqlite_cursor.execute(
-                    f"SELECT * FROM {_table(build, table)} WHERE {where}",  # noqa: S608 - names of ours
-                    key,
-                ).fetchone()
-                return found
-        except sqlite3.OperationalError:
-            return None
+    def rows_of(
+        self, build: Generation, table: Table, keys: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], tuple[Any, ...] | None]:
+        """The rows of keys; None where there is none, or the build was dropped meanwhile (its commit then fails)."""
+        found: dict[tuple[Any, ...], tuple[Any, ...] | None] = dict.fromkeys(keys)
+        names = [name for name, _ in table.columns]
+        places = [names.index(name) for name in table.key]
+        mark = f"({','.join('?' * len(table.key))})"
+        with self.datastore.transaction(commit=False) as c:
+            for start in range(0, len(keys), 250):
+                chunk = keys[start : start + 250]
+                statement = (
+                    f"SELECT * FROM {_table(build, table)} WHERE ({', '.join(table.key)}) "  # noqa: S608 - names of ours
+                    f"IN (VALUES {', '.join([mark] * len(chunk))})"
+                )
+                try:
+                    c.sqlite_cursor.execute(statement, [value for key in chunk for value in key])
+                except sqlite3.OperationalError:
+                    break
+                for row in c.sqlite_cursor:
+                    found[tuple(row[place] for place in places)] = row
+        return found
 
     def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int) -> bool:
         """Write rows and tracking of a batch, unless a build moved or was dropped meanwhile."""

@@ -7,6 +7,7 @@ can compile the same source. Civil dates after Howard Hinnant, "chrono-Compatibl
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 
 from .events import Value
 
@@ -62,25 +63,22 @@ class Zone(Value):
         index = bisect_right(self.starts_us, utc_us) - 1
         return utc_us + self.offsets_s[index if index >= 0 else 0] * SECOND_US
 
+    @cached_property
+    def _turns_us(self) -> tuple[int, ...]:
+        # Wall-clock times from which on each offset counts: of a time that occurs twice the first is meant, and one
+        # that the clock skips is read with the offset from before.
+        return tuple(
+            start + max(before, after) * SECOND_US
+            for start, before, after in zip(self.starts_us[1:], self.offsets_s, self.offsets_s[1:], strict=False)
+        )
+
     def utc_us(self, local_us: int) -> int:
         """The instant of a wall-clock time.
 
         A time that occurs twice is the first of the two; one that the clock skips is read with the offset from before
         the jump (so it falls after it).
         """
-        index = bisect_right(self.starts_us, local_us - self.offsets_s[0] * SECOND_US) - 1
-        for candidate in range(max(0, index - 2), min(len(self.starts_us), index + 3)):
-            utc = local_us - self.offsets_s[candidate] * SECOND_US
-            last = candidate + 1 == len(self.starts_us)
-            if (candidate == 0 or utc >= self.starts_us[candidate]) and (last or utc < self.starts_us[candidate + 1]):
-                return utc
-        for candidate in range(max(1, index - 1), min(len(self.starts_us), index + 3)):
-            utc = local_us - self.offsets_s[candidate - 1] * SECOND_US
-            if utc >= self.starts_us[candidate] and local_us - self.offsets_s[candidate] * SECOND_US < utc:
-                after = local_us - self.offsets_s[candidate] * SECOND_US
-                if after < self.starts_us[candidate]:
-                    return utc
-        return local_us - self.offsets_s[-1] * SECOND_US
+        return local_us - self.offsets_s[bisect_right(self._turns_us, local_us)] * SECOND_US
 
     def day(self, utc_us: int) -> int:
         """The local calendar day, as days since 1970-01-01."""

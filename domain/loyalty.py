@@ -21,7 +21,6 @@ from .events import Code, Decision, Event, Fact, Points, Value, stored
 from .lots import NEVER, Lot
 from .rules import Reader, Rules
 
-
 NO_RULES = "none@0"
 """What a decision names that falls when no rule set is in force."""
 
@@ -310,6 +309,8 @@ class LoyaltyAccount(Aggregate):
 
     def _first_in_window(self, rules: Rules, at_us: int) -> int:
         zone, months = rules.zone, rules.window_months
+        if not self.window or zone.add_months(self.window[0][0], months) > at_us:
+            return 0
         return bisect_right(self.window, at_us, key=lambda entry: zone.add_months(entry[0], months))
 
     def _leaving(self, rules: Rules, after_us: int) -> Iterator[int]:

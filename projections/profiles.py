@@ -183,6 +183,10 @@ class Profiles:
     def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
         """Fold events in order."""
         touched: dict[UUID, Profile] = {}
+        rows.load(
+            self.table,
+            {(event.subject_id.bytes,) for _, event in batch if event.subject_id and type(event) in _APPLIERS},
+        )
         for recorded in batch:
             event = recorded.event
             applier = _APPLIERS.get(type(event))

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from .read_models import Generation, Log, Progress, ReadModel, ReadModelStore, Recorded
 
 BATCH = 1000
-BATCH_WHEN_FAR_BEHIND = 10_000
-FAR_BEHIND = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +65,8 @@ class Projector:
     def _live(self, model: ReadModel) -> Generation:
         build = self.store.generation(model)
         while build is None:
-            new = self.store.begin(model)
-            self._run([new], None)
-            self.store.go_live(new)
+            # Nothing of this version can be read yet: the new build is live at once, and filled like any other.
+            self.store.go_live(self.store.begin(model))
             build = self.store.generation(model)
         return build
 
@@ -78,8 +75,7 @@ class Projector:
         at = {build: self.store.tracked(build) for build in builds}
         position = start = min(at.values(), default=head)
         while position < head:
-            limit = BATCH_WHEN_FAR_BEHIND if head - position > FAR_BEHIND else BATCH
-            batch = self.log.read(position, limit)
+            batch = self.log.read(position, BATCH)
             if not batch:
                 break
             last = batch[-1].position

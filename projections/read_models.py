@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -31,6 +31,10 @@ class Table:
 
 class Rows(Protocol):
     """A read model's rows while a batch is folded: reads see earlier writes of the batch."""
+
+    def load(self, table: Table, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Read many rows at once, for `get` to find."""
+        ...
 
     def get(self, table: Table, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The row with a key."""

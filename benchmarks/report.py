@@ -1,0 +1,269 @@
+"""The page about a run: machine, table, spread, what each figure measures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple, cast
+
+from pytest_benchmark.stats import Stats
+
+from .rows import OURS, RAW, ROWS, STOCK, WHO, Row
+
+
+class Cell(NamedTuple):
+    """One measurement: units a second of the median, slowest and fastest round; processor time a unit."""
+
+    median: float
+    slowest: float
+    fastest: float
+    cpu_us: float
+    rounds: int
+    units: int
+
+
+def machine(folder: Path) -> dict[str, Any]:
+    """What the figures depend on. `folder` is where the files of the run lie."""
+    return {
+        "cpu": _first("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory": _memory(),
+        "filesystem": _filesystem(folder),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "sqlite": sqlite3.sqlite_version,
+        "packages": {
+            name: version(name) for name in ("tallybook", "eventsourcing", "pydantic", "msgpack", "cryptography")
+        },
+    }
+
+
+def _first(path: str, name: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                key, _, value = line.partition(":")
+                if key.strip() == name:
+                    return value.strip()
+    except OSError:
+        pass
+    return ""
+
+
+def _memory() -> str:
+    kilobytes = _first("/proc/meminfo", "MemTotal").partition(" ")[0]
+    return f"{int(kilobytes) / 2**20:.1f} GiB" if kilobytes.isdigit() else "unknown"
+
+
+def _filesystem(folder: Path) -> str:
+    best, kind = "", "unknown"
+    place = str(folder.resolve())
+    try:
+        with open("/proc/mounts", encoding="utf-8") as lines:
+            for line in lines:
+                _, mount, found, *_ = line.split()
+                inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+                if inside and len(mount) >= len(best):
+                    best, kind = mount, found
+    except OSError:
+        pass
+    return kind
+
+
+def cells(results: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
+    """The measurements of pytest-benchmark's JSON, by row and who."""
+    found = {}
+    for entry in results["benchmarks"]:
+        info, stats = entry["extra_info"], entry["stats"]
+        units = info["count"]
+        found[info["key"], info["who"]] = Cell(
+            units / stats["median"],
+            units / stats["max"],
+            units / stats["min"],
+            median(info["cpu"]) / units * 1_000_000,
+            stats["rounds"],
+            units,
+        )
+    return found
+
+
+def verdict(row: Row, found: Mapping[tuple[str, str], Cell]) -> tuple[str, bool | None]:
+    """The aim in words, and whether it is met (None: none is set, or it was not measured)."""
+    ours, stock = found.get((row.key, OURS)), found.get((row.key, STOCK))
+    if row.least_ratio is not None:
+        met = None if ours is None or stock is None else ours.median / stock.median >= row.least_ratio
+        return f"ours/stock ≥ {row.least_ratio:g}", met
+    if row.least_rate is not None:
+        return f"≥ {row.least_rate:,.0f}/s", None if ours is None else ours.median >= row.least_rate
+    return "", None
+
+
+def table(found: Mapping[tuple[str, str], Cell]) -> str:
+    """The main table, in Markdown."""
+    lines = [
+        "| | unit | raw sqlite3 | stock | Tallybook | ours/stock | ours/raw | aim | met |",
+        "|---|---|--:|--:|--:|--:|--:|---|---|",
+    ]
+    for row in ROWS:
+        raw, stock, ours = (found.get((row.key, who)) for who in WHO)
+        if ours is None:
+            continue
+        aim, met = verdict(row, found)
+        mark = "†" if row.key.startswith("catch-up") else ""
+        answer = "" if met is None else "yes" if met else "**no**"
+        lines.append(
+            f"| {row.title} | {row.unit}/s | {_rate(raw)} | {_rate(stock)}{mark} | **{_rate(ours)}** "
+            f"| {_ratio(ours, stock)} | {_ratio(ours, raw)} | {aim} | {answer} |"
+        )
+    return "\n".join(lines)
+
+
+def merged(passes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several passes as one: all rounds of each benchmark together. Still pytest-benchmark's form."""
+    whole = passes[0]
+    for index, entry in enumerate(whole["benchmarks"]):
+        same = [one["benchmarks"][index] for one in passes]
+        if len({other["fullname"] for other in same}) != 1:
+            raise AssertionError("the passes ran different benchmarks")
+        stats: Any = cast(Any, Stats)()  # not typed
+        for other in same:
+            for seconds in other["stats"]["data"]:
+                stats.update(seconds)
+        entry["stats"] = {**stats.as_dict(), "data": stats.data, "iterations": entry["stats"]["iterations"]}
+        entry["extra_info"]["cpu"] = [seconds for other in same for seconds in other["extra_info"]["cpu"]]
+    whole["machine_info"]["passes"] = len(passes)
+    return whole
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The whole page, in Markdown."""
+    found = cells(results)
+    info = results["machine_info"]
+    commit = results.get("commit_info") or {}
+    dirty = ", with changes that are not committed" if commit.get("dirty") else ""
+    packages = ", ".join(f"{name} {number}" for name, number in info["packages"].items())
+    return f"""# Benchmarks
+
+<!-- Written by `python -m benchmarks`. Don't edit. -->
+
+Tallybook beside the stock way of the `eventsourcing` package and beside the sqlite3 module alone, in the same run, on
+files on disk, all with WAL and `synchronous=FULL` (checked): a commit that returned survives a power cut as far as the
+disk keeps its promise. Figures are of the median round, of all {info["passes"]} passes over the suite. They hold for
+this machine; the ratios travel better.
+
+{table(found)}
+
+† Not the plain stock way: see below.
+
+## Machine
+
+| | |
+|---|---|
+| Date | {results["datetime"][:16].replace("T", " ")} UTC |
+| Commit | `{str(commit.get("id", "unknown"))[:12]}`{dirty} |
+| Processor | {info["cpu"]}, {info["cores"]} cores |
+| Memory | {info["memory"]} |
+| File system of the measured files | {info["filesystem"]} |
+| System | {info["system"]} |
+| Load after the first pass (this run alone gives about 1) | {", ".join(map(str, info["load"]))} |
+| Python | {info["python"]} |
+| SQLite | {info["sqlite"]} |
+| Packages | {packages} |
+
+## What is measured
+
+Every round that writes starts on fresh files, made outside of the measured time. Garbage is collected before each
+round, and the collector stays on within it. Stock events are dataclasses with `apply` methods, the JSON transcoder and
+the package's SQLite recorder with its defaults; they hold an event id, actor, purpose, effective time in microseconds,
+currency and one line with article, quantity and amounts, as Tallybook's do. They are not validated, nothing in them is
+sealed, and no Merkle tree grows with them. Tallybook and the floor use a page cache of 64 MiB; stock has SQLite's
+default of 2 MB, which the package can't be told to change.
+
+{_measured()}
+
+## Spread
+
+In thousands of the row's unit a second: the median round, and the slowest to the fastest one.
+
+| | units a round | rounds raw / stock / ours | raw | stock | Tallybook |
+|---|--:|---|--:|--:|--:|
+{_spread(found)}
+
+## Processor time
+
+Microseconds of processor time for each unit, median round. The disk and other processes hardly enter here, so this
+tells better than the table above what the code costs; a commit that waits for the disk costs nothing here.
+
+| | raw | stock | Tallybook | stock/ours |
+|---|--:|--:|--:|--:|
+{_cpu(found)}
+
+## Run it
+
+```sh
+python -m benchmarks            # all; writes this page and benchmarks/results/latest.json
+python -m benchmarks --quick    # seconds; writes nothing, and its figures mean little
+python -m benchmarks -k append --folder /mnt/disk   # some rows, on another disk; writes nothing
+```
+"""
+
+
+def _cpu(found: Mapping[tuple[str, str], Cell]) -> str:
+    lines = []
+    for row in ROWS:
+        raw, stock, ours = (found.get((row.key, who)) for who in WHO)
+        if ours is not None:
+            figures = " | ".join("" if cell is None else f"{cell.cpu_us:.1f}" for cell in (raw, stock, ours))
+            ratio = "" if stock is None else f"{stock.cpu_us / ours.cpu_us:.2f}"
+            lines.append(f"| {row.title} | {figures} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _measured() -> str:
+    return "\n\n".join(
+        f"**{row.title}**\n\n- raw: {row.raw}\n- stock: {row.stock}\n- ours: {row.ours}" for row in _merged(ROWS)
+    )
+
+
+def _merged(rows: Iterable[Row]) -> Sequence[Row]:
+    merged: dict[tuple[str, str, str], Row] = {}
+    titles: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        key = (row.raw, row.stock, row.ours)
+        merged[key] = row
+        titles.setdefault(key, []).append(row.title)
+    return [Row(row.key, "; ".join(titles[key]), row.raw, row.stock, row.ours, row.unit) for key, row in merged.items()]
+
+
+def _spread(found: Mapping[tuple[str, str], Cell]) -> str:
+    lines = []
+    for row in ROWS:
+        three = [found.get((row.key, who)) for who in (RAW, STOCK, OURS)]
+        counts = sorted({cell.units for cell in three if cell})
+        if not counts:
+            continue
+        count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        rounds = " / ".join("" if cell is None else str(cell.rounds) for cell in three)
+        spread = " | ".join(
+            "" if cell is None else f"{cell.median / 1000:.1f} ({cell.slowest / 1000:.1f} to {cell.fastest / 1000:.1f})"
+            for cell in three
+        )
+        lines.append(f"| {row.title} | {count} | {rounds} | {spread} |")
+    return "\n".join(lines)
+
+
+def _rate(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    digits = max(0, len(str(int(cell.median))) - 3)
+    return f"{round(cell.median, -digits):,.0f}"
+
+
+def _ratio(one: Cell, other: Cell | None) -> str:
+    return "" if other is None else f"{one.median / other.median:.2f}"

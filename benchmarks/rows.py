@@ -1,0 +1,108 @@
+"""The rows of the comparison: what each measures, against what, and which ratio is aimed at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RAW, STOCK, OURS = "raw", "stock", "ours"
+WHO = (RAW, STOCK, OURS)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row. `least_ratio`: ours against stock; `least_rate`: ours, in units a second."""
+
+    key: str
+    title: str
+    raw: str
+    stock: str
+    ours: str
+    unit: str = "events"
+    least_ratio: float | None = None
+    least_rate: float | None = None
+
+
+_APPEND_STOCK = "Aggregates held in memory: `trigger_event` for each purchase, then `Application.save`."
+
+
+def _append(key: str, title: str, least_ratio: float | None = None) -> Row:
+    return Row(
+        key,
+        title,
+        "`executemany` of the blobs that Tallybook stored, one transaction a commit.",
+        _APPEND_STOCK,
+        "Drafts held in memory: `Customer.record_purchase` for each purchase (line and event validated), then "
+        "`BookApplication.save`: head, Merkle leaves and frontier in the same transaction. No personal field.",
+        least_ratio=least_ratio,
+    )
+
+
+ROWS = (
+    _append("append-1", "Append, 1 event a commit"),
+    _append("append-10", "Append, 10 events a commit"),
+    _append("append-100", "Append, 100 events a commit", 1.5),
+    Row(
+        "append-100-sealed",
+        "Append, 100 a commit, each with an order id",
+        "As above.",
+        _APPEND_STOCK + " The order id is written in the clear.",
+        "As above, and the order id is sealed under its customer's key (AES-GCM).",
+    ),
+    Row(
+        "command",
+        "Whole command, 1 purchase a commit",
+        "`executemany` of all events that Tallybook's commands stored, one transaction a command.",
+        "`repository.get` (cache of 2,000), `trigger_event`, `save`: the purchase alone, nothing decided.",
+        "`book.customers.record_purchase`: acting context, customer, account and rules loaded (cache of 2,000), due "
+        "decisions, the purchase, points and tier decided, all recorded in one transaction. No command id.",
+        unit="commands",
+    ),
+    Row(
+        "load",
+        "Load one aggregate of 1,000 events",
+        "`SELECT` of the stream's rows.",
+        "`repository.get` without a cache or snapshot.",
+        "`BookApplication.load` with an empty cache, without a snapshot.",
+        least_ratio=4.0,
+    ),
+    Row(
+        "scan",
+        "Scan the log, sum the amounts",
+        "`SELECT` of all rows, 5,000 at a time; nothing decoded or summed.",
+        "`recorder.select_notifications`, 5,000 at a time, and `mapper.to_domain_event`.",
+        "`log.iterate` (5,000 rows at a time) and `BookApplication.decode`: validated events with sealed handles.",
+    ),
+    Row(
+        "catch-up",
+        "Catch up three read models",
+        "The log's rows read, and the final rows of all read models written by `executemany`, in as many "
+        "transactions as the projector's; nothing decoded or folded.",
+        "**Not stock:** Tallybook's own log, folds and store, but a transaction for each event (`Projector` with a "
+        "batch of one; the log is still read in batches). It isolates what batching gives.",
+        "`Projector.catch_up`: profiles, tiers and audit trail, from a fresh log.",
+        least_ratio=5.0,
+    ),
+    Row(
+        "catch-up-stock",
+        "Catch up, against the stock way",
+        "As above.",
+        "What `ProjectionRunner` does for each event. SQLite recorders have no subscription, so its loop is "
+        "emulated: notifications pulled 500 at a time, `to_domain_event`, and for each event one transaction with a "
+        "trail row, a profile row and the tracking. Its log holds as many events, all of them purchases, of as many "
+        "customers; two read models in one transaction, no tiers.",
+        "As above.",
+    ),
+    Row(
+        "import",
+        "Import CDNOW end to end",
+        "`executemany` of all blobs that Tallybook stored, about as many a transaction; nothing read or decided.",
+        "The same file read by the same parser; a registration for each new customer and a purchase for each line "
+        "through `Application.save`, about as many events a commit. No decisions, identifiers, uniqueness, receipts, "
+        "sealing or projections.",
+        "Book opened, rule set adopted, file checked and imported (customers, identifiers, enrolment, purchases, "
+        "points, tiers), sweep to 1998-07-01, three read models caught up.",
+        least_rate=15_000,
+    ),
+)
+
+BY_KEY = {row.key: row for row in ROWS}

@@ -1,0 +1,265 @@
+"""The suites that the `eventsourcing` package ships for its own recorders, run on ours, in files and in memory.
+
+Subscriptions are not run: SQLite has none in the package, and ours are not built yet. The suites print their rates;
+pytest keeps that to itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import TestCase
+from uuid import uuid4
+
+import eventsourcing.tests.persistence as shipped
+import pytest
+from eventsourcing.persistence import IntegrityError, StoredEvent
+from eventsourcing.sqlite import SQLiteAggregateRecorder
+from eventsourcing.utils import Environment
+
+from tallybook.adapters.sqlite import (
+    BookDatastore,
+    BookFactory,
+    LogProcessRecorder,
+    LogRecorder,
+    LogTrackingRecorder,
+)
+
+if TYPE_CHECKING:
+    from eventsourcing.persistence import AggregateRecorder, ApplicationRecorder, ProcessRecorder, TrackingRecorder
+
+ORIGIN = "tallybook/conformance"
+FACTORY = f"{BookFactory.__module__}:{BookFactory.__qualname__}"
+
+
+class Files(TestCase):
+    """Each test has a database file of its own."""
+
+    def make_datastore(self) -> BookDatastore:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        datastore = BookDatastore(str(Path(folder.name) / "suite.book"))
+        self.addCleanup(datastore.close)
+        return datastore
+
+
+class Memory(TestCase):
+    """Each test has a database in memory of its own."""
+
+    def make_datastore(self) -> BookDatastore:
+        datastore = BookDatastore(f"file:suite-{uuid4().hex}?mode=memory&cache=shared")
+        self.addCleanup(datastore.close)
+        return datastore
+
+
+class LogRecorderSuite(shipped.ApplicationRecorderTestCase[LogRecorder], ABC):
+    __test__ = False
+
+    make_datastore: Any
+
+    def create_recorder(self) -> LogRecorder:
+        recorder = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        recorder.create_table()
+        return recorder
+
+
+class TestLogRecorderInFiles(Files, LogRecorderSuite):
+    __test__ = True
+
+
+class TestLogRecorderInMemory(Memory, LogRecorderSuite):
+    __test__ = True
+
+
+class NonInterleavingSuite(shipped.NonInterleavingNotificationIDsBaseCase, ABC):
+    __test__ = False
+
+    make_datastore: Any
+
+    def create_recorder(self) -> LogRecorder:
+        recorder = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        recorder.create_table()
+        return recorder
+
+
+class TestPositionsOfOneCommitAreNeighboursInFiles(Files, NonInterleavingSuite):
+    __test__ = True
+
+
+class TestPositionsOfOneCommitAreNeighboursInMemory(Memory, NonInterleavingSuite):
+    __test__ = True
+
+
+class TrackingSuite(shipped.TrackingRecorderTestCase, ABC):
+    __test__ = False
+
+    make_datastore: Any
+
+    def create_recorder(self) -> LogTrackingRecorder:
+        recorder = LogTrackingRecorder(self.make_datastore())
+        recorder.create_table()
+        return recorder
+
+
+class TestLogTrackingRecorderInFiles(Files, TrackingSuite):
+    __test__ = True
+
+
+class TestLogTrackingRecorderInMemory(Memory, TrackingSuite):
+    __test__ = True
+
+
+class ProcessSuite(shipped.ProcessRecorderTestCase, ABC):
+    __test__ = False
+
+    make_datastore: Any
+
+    def create_recorder(self) -> LogProcessRecorder:
+        recorder = LogProcessRecorder(self.make_datastore())
+        recorder.create_table()
+        return recorder
+
+
+class TestLogProcessRecorderInFiles(Files, ProcessSuite):
+    __test__ = True
+
+
+class TestLogProcessRecorderInMemory(Memory, ProcessSuite):
+    __test__ = True
+
+
+class AggregateExpectations(TestCase, ABC):
+    """What `AggregateRecorderTestCase` expects of streams. It wants no positions back, and ours gives them, so its
+    test can't run as it stands; everything else that it asks for is asked here."""
+
+    __test__ = False
+
+    make_datastore: Any
+
+    def setUp(self) -> None:
+        self.recorder = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        self.recorder.create_table()
+        self.stream = uuid4()
+
+    def event(self, version: int) -> StoredEvent:
+        return StoredEvent(self.stream, version, f"topic{version}", f"state{version}".encode())
+
+    def test_inserting_nothing_is_allowed_and_moves_nothing(self) -> None:
+        assert not self.recorder.insert_events([])
+        assert self.recorder.position() == 0
+
+    def test_a_version_of_a_stream_is_written_once(self) -> None:
+        self.recorder.insert_events([self.event(1)])
+        with pytest.raises(IntegrityError):
+            self.recorder.insert_events([self.event(1)])
+
+    def test_an_insert_that_fails_leaves_no_event_position_or_leaf(self) -> None:
+        self.recorder.insert_events([self.event(1)])
+        before = self.recorder.head()
+        with pytest.raises(IntegrityError):
+            self.recorder.insert_events([self.event(2), self.event(1)])
+        with pytest.raises(IntegrityError):
+            self.recorder.insert_events([self.event(2), self.event(2)])
+        after = self.recorder.head()
+        assert self.recorder.select_events(self.stream) == [self.event(1)]
+        assert (after.position, after.frontier.packed()) == (before.position, before.frontier.packed())
+
+    def test_a_stream_is_read_by_version_forwards_backwards_and_in_part(self) -> None:
+        events = [self.event(version) for version in (1, 2, 3)]
+        self.recorder.insert_events(events[:1])
+        self.recorder.insert_events(events[1:])
+        select = self.recorder.select_events
+        assert select(self.stream) == events
+        assert select(self.stream, desc=True, limit=1) == [events[2]]
+        assert select(self.stream, lte=2, desc=True, limit=1) == [events[1]]
+        assert select(self.stream, gt=1, lte=2) == [events[1]]
+        assert select(self.stream, gt=3) == []
+        assert isinstance(select(self.stream)[0].state, bytes)
+
+    def test_streams_are_told_apart(self) -> None:
+        self.recorder.insert_events([self.event(1)])
+        other = uuid4()
+        assert self.recorder.select_events(other) == []
+        self.recorder.insert_events([StoredEvent(other, 0, "topic", b"")])
+        assert self.recorder.select_events(other) == [StoredEvent(other, 0, "topic", b"")]
+
+    def test_stream_ids_may_be_texts_as_the_library_allows(self) -> None:
+        self.recorder.insert_events([StoredEvent("a stream", 1, "topic", b"x")])
+        assert self.recorder.select_events("a stream") == [StoredEvent("a stream", 1, "topic", b"x")]
+        assert self.recorder.select_notifications(1, 10)[0].originator_id == "a stream"
+
+
+class TestStreamsInFiles(Files, AggregateExpectations):
+    __test__ = True
+
+    def setUp(self) -> None:
+        AggregateExpectations.setUp(self)
+
+
+class TestStreamsInMemory(Memory, AggregateExpectations):
+    __test__ = True
+
+    def setUp(self) -> None:
+        AggregateExpectations.setUp(self)
+
+
+class OwnTrackingRecorder(LogTrackingRecorder):
+    """A subclass, as the suite asks for one."""
+
+
+class FactorySuite(shipped.InfrastructureFactoryTestCase[BookFactory], ABC):
+    __test__ = False
+
+    def expected_factory_class(self) -> type[BookFactory]:
+        return BookFactory
+
+    def expected_aggregate_recorder_class(self) -> type[AggregateRecorder]:
+        return SQLiteAggregateRecorder
+
+    def expected_application_recorder_class(self) -> type[ApplicationRecorder]:
+        return LogRecorder
+
+    def expected_tracking_recorder_class(self) -> type[TrackingRecorder]:
+        return LogTrackingRecorder
+
+    def tracking_recorder_subclass(self) -> type[TrackingRecorder]:
+        return OwnTrackingRecorder
+
+    def expected_process_recorder_class(self) -> type[ProcessRecorder]:
+        return LogProcessRecorder
+
+    def test_it_hands_out_our_datastore(self) -> None:
+        assert isinstance(self.factory.datastore, BookDatastore)
+
+    def test_a_recorder_that_it_made_works(self) -> None:
+        recorder = self.factory.application_recorder()
+        assert recorder.insert_events([StoredEvent(uuid4(), 1, "topic", b"state")]) == [1]
+
+
+class TestBookFactoryInMemory(FactorySuite):
+    __test__ = True
+
+    def setUp(self) -> None:
+        self.env = Environment(
+            "Suite",
+            {
+                "PERSISTENCE_MODULE": FACTORY,
+                "SQLITE_DBNAME": f"file:suite-{uuid4().hex}?mode=memory&cache=shared",
+            },
+        )
+        super().setUp()
+
+
+class TestBookFactoryInFiles(FactorySuite):
+    __test__ = True
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.env = Environment(
+            "Suite",
+            {"PERSISTENCE_MODULE": FACTORY, "SQLITE_DBNAME": str(Path(folder.name) / "suite.book")},
+        )
+        super().setUp()
