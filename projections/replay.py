@@ -17,7 +17,7 @@ from uuid import UUID
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
-from tallybook.domain.events import Decision, Event, Fact, Metadata, from_us
+from tallybook.domain.events import REGISTRY, Decision, Event, Fact, Metadata, from_us
 from tallybook.domain.loyalty import (
     Enrolled,
     GoodwillGranted,
@@ -37,6 +37,10 @@ _ALWAYS = -(2**62)
 ACCOUNT_FACTS = (Enrolled, RedemptionRequested, GoodwillGranted)
 SUBJECT_FACTS = (PurchaseRecorded, ReturnRecorded)
 CONTROL_FACTS = (RuleSetAdopted, Swept, SweepFinished)
+FACT_NAMES = tuple(kind.stored_name for kind in (*ACCOUNT_FACTS, *SUBJECT_FACTS, *CONTROL_FACTS))
+"""Stored names of the facts that an account can react to: all that a backtest reads."""
+DECISION_NAMES = tuple(name for name, schema in REGISTRY.items() if issubclass(schema.event_class, Decision))
+"""Stored names of decisions: the certificate compares them."""
 
 
 class Derivation:
@@ -117,6 +121,7 @@ class Divergence:
 class Certificate:
     """The outcome of `replay`: the recorded decisions against the derived ones.
 
+    `facts` counts those that an account can react to. `position` is the last of them, or of the decisions.
     `pending`: decisions that a sweep, cut short, has made due and not recorded; no divergence.
     """
 

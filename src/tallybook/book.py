@@ -26,7 +26,7 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import Progress, Recorded
-from tallybook.projections.replay import Backtest, Certificate, backtest, certify
+from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 from tallybook.projections.tiers import Tiers
 from tallybook.projections.trail import Trail
 
@@ -183,7 +183,7 @@ class Book:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
         core = self._core
         core.check_open()
-        return certify(core.history(), core.app.position(), progress)
+        return certify(core.history((*FACT_NAMES, *DECISION_NAMES)), core.app.position(), progress)
 
     def backtest(
         self,
@@ -200,7 +200,7 @@ class Book:
         core.check_open()
         rules = self.rules.rules_of(candidate)
         against = None if baseline is None else self.rules.rules_of(baseline)
-        return backtest(core.history(), rules, against, core.app.position(), progress)
+        return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
 
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""

@@ -1,0 +1,703 @@
+"""The command line. Answers go to stdout (`--json`: for machines), progress and errors to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tallybook.domain.errors import Refused, RuleSetError, TallybookError, refusal
+from tallybook.domain.events import from_us
+from tallybook.domain.rules import RuleSet
+from tallybook.projections.replay import Backtest
+
+from .book import Book
+from .book import open as open_book
+from .demo import run_demo
+from .views import FieldView
+
+app = typer.Typer(
+    name="tallybook",
+    help="An event-sourced book of customer relationships: sealed facts, explained decisions, replay under new rules.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+show_app = typer.Typer(help="Current or past state, with the event that set each field.", no_args_is_help=True)
+audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=True)
+rules_app = typer.Typer(help="Check, show and adopt rule sets.", no_args_is_help=True)
+projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.", no_args_is_help=True)
+import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
+app.add_typer(show_app, name="show")
+app.add_typer(audit_app, name="audit")
+app.add_typer(rules_app, name="rules")
+app.add_typer(projections_app, name="projections")
+app.add_typer(import_app, name="import")
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+BookUrl = Annotated[
+    str, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book: sqlite:///shop.book", show_default=False)
+]
+Actor = Annotated[
+    str | None, typer.Option("--actor", envvar="TALLYBOOK_ACTOR", help="Who acts: a surrogate such as agent:lin")
+]
+Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURPOSE", help="Why: support, audit, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
+AsOf = Annotated[
+    str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
+]
+KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book knew it: a time, or a position")]
+
+
+def run() -> None:
+    """Run the command line, and turn errors into messages and exit status."""
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except TallybookError as error:
+        _fail(error, as_json)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        err.print("Interrupted. What was committed stands; the same command goes on from there.")
+        raise SystemExit(130) from None
+
+
+def _fail(error: TallybookError, as_json: bool) -> None:
+    if as_json:
+        code = error.code if isinstance(error, Refused) else type(error).__name__
+        values = error.values if isinstance(error, Refused) else {}
+        print(_text({"error": {"code": code, "message": str(error), "values": values}}), file=sys.stderr)
+    else:
+        err.print(str(error), markup=False)
+
+
+def _text(answer: Any) -> str:
+    if is_dataclass(answer) and not isinstance(answer, type):
+        answer = asdict(answer)
+    return json.dumps(json.loads(to_json(answer, fallback=str)), indent=2, ensure_ascii=False)
+
+
+def _say(answer: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        print(_text(answer))
+    else:
+        show()
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*["" if value is None else str(value) for value in row])
+    out.print(table)
+
+
+@contextmanager
+def _progress(label: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr with rate and time left; nothing where nobody watches."""
+    if as_json or not err.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(label, total=None, rate="")
+
+        def advance(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield advance
+
+
+def _acting(book: Book, actor: str | None, purpose: str | None) -> AbstractContextManager[None]:
+    if not actor or not purpose:
+        return nullcontext()
+    return book.acting(actor, purpose=purpose, channel="cli")
+
+
+def _known(known_at: str | None) -> str | int | None:
+    return int(known_at) if known_at is not None and known_at.isdecimal() else known_at
+
+
+def _customer(book: Book, given: str) -> UUID:
+    """A customer by id, or by `system:external id`."""
+    try:
+        return UUID(given)
+    except ValueError:
+        pass
+    system, colon, external_id = given.partition(":")
+    if not colon:
+        raise refusal("invalid_argument", f"{given!r} is neither a customer's id nor system:external_id.")
+    found = book.customers.find(system, external_id)
+    if found is None:
+        raise refusal("unknown_customer", f"Nobody is known by that external id in {system}.", system=system)
+    return found
+
+
+# ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="Where to leave the book to explore")] = Path("demo-book"),
+    as_json: AsJson = False,
+) -> None:
+    """The whole main job on 69,659 real purchases: record, project, audit, replay under other rules."""
+
+    def say(line: str) -> None:
+        if not as_json:
+            out.print(line, markup=False)
+
+    with _progress("import", as_json) as progress:
+        figures = run_demo(directory, say, progress)
+    if as_json:
+        print(_text(figures))
+    if not (figures["verified"] and figures["certificate"]["holds"]):
+        raise typer.Exit(1)
+
+
+@import_app.command("cdnow")
+def import_cdnow(
+    file: Annotated[Path, typer.Argument(help="A file of the CDNOW form (.xz is unpacked)")],
+    book: BookUrl,
+    skip_bad: Annotated[Path | None, typer.Option("--skip-bad", help="Where lines that can't be read go")] = None,
+    enrol: Annotated[bool, typer.Option(help="Enrol new customers where a rule set is in force")] = True,
+    actor: Actor = "system:import",
+    purpose: Purpose = "import",
+    as_json: AsJson = False,
+) -> None:
+    """Import purchases. Broken off, it goes on where it stopped; done, importing again records nothing."""
+    with open_book(book) as opened, _acting(opened, actor, purpose), _progress("import", as_json) as progress:
+        report = opened.imports.cdnow(file, skip_bad=skip_bad, enrol=enrol, progress=progress)
+
+    def show() -> None:
+        if report.recorded == 0 and report.known:
+            out.print(f"Nothing new: all {report.known:,} purchases of {report.file} were recorded before.")
+        else:
+            rate = report.events / report.seconds if report.seconds else 0
+            out.print(
+                f"{report.recorded:,} of {report.purchases:,} purchases recorded, {report.customers:,} new customers, "
+                f"{report.events:,} events in {report.seconds:.1f} s ({rate:,.0f}/s)."
+            )
+            if report.known:
+                out.print(f"{report.known:,} purchases were recorded before.")
+        if report.rejected:
+            out.print(f"{report.rejected:,} lines could not be read; they are in {skip_bad}.")
+
+    _say(report, as_json, show)
+
+
+@app.command()
+def sweep(
+    book: BookUrl,
+    until: Annotated[str | None, typer.Option("--until", help="Up to when (default: now)")] = None,
+    actor: Actor = "system:sweep",
+    purpose: Purpose = "expiry",
+    as_json: AsJson = False,
+) -> None:
+    """Record what time made due: expired points, tiers whose window moved on."""
+    with (
+        open_book(book, create=False) as opened,
+        _acting(opened, actor, purpose),
+        _progress("sweep", as_json) as progress,
+    ):
+        result = opened.loyalty.sweep(until, progress=progress)
+    _say(
+        result,
+        as_json,
+        lambda: out.print(f"Swept to {result.until}: {result.accounts:,} accounts, {result.decisions:,} decisions."),
+    )
+
+
+@app.command()
+def replay(book: BookUrl, as_json: AsJson = False) -> None:
+    """The certificate: do the facts, under the rule sets then in force, give the recorded decisions? Exit 1 if not."""
+    with open_book(book, create=False) as opened, _progress("replay", as_json) as progress:
+        certificate = opened.replay(progress)
+
+    def show() -> None:
+        if certificate.holds:
+            out.print(
+                f"The certificate holds: {certificate.facts:,} facts reproduce all {certificate.matched:,} recorded "
+                f"decisions of {certificate.accounts:,} accounts."
+            )
+            if certificate.pending:
+                out.print(f"{certificate.pending:,} decisions are due by a sweep that was cut short: run it again.")
+        else:
+            out.print(f"The certificate fails for {certificate.divergent_accounts:,} accounts. First: ", end="")
+            out.print(str(certificate.first), markup=False)
+
+    _say({"holds": certificate.holds, **asdict(certificate)}, as_json, show)
+    if not certificate.holds:
+        raise typer.Exit(1)
+
+
+def show_backtest(report: Backtest) -> None:
+    """A backtest as tables."""
+    out.print(
+        f"{report.candidate} against {report.baseline}: {report.facts:,} facts, {report.accounts:,} accounts. "
+        "Behaviour is assumed unchanged."
+    )
+    tiers = sorted({tier for row in report.matrix.values() for tier in row} | set(report.matrix))
+    _table(
+        "Tier under the baseline (rows) and under the candidate (columns)",
+        ["", *tiers],
+        [[tier, *[f"{report.matrix.get(tier, {}).get(other, 0):,}" for other in tiers]] for tier in tiers],
+        tiers,
+    )
+    before, after = report.before, report.after
+    names = ("earned", "redeemed", "expired", "reversed", "outstanding", "debt")
+    _table(
+        "Points",
+        ["", "baseline", "candidate", "change"],
+        [
+            [
+                name,
+                f"{getattr(before, name):,}",
+                f"{getattr(after, name):,}",
+                f"{getattr(after, name) - getattr(before, name):+,}",
+            ]
+            for name in names
+        ],
+        ["baseline", "candidate", "change"],
+    )
+    out.print(
+        f"{report.moved_up:,} move up, {report.moved_down:,} move down; {report.gain_points:,} have more points, "
+        f"{report.lose_points:,} fewer. Redemptions: {report.unfunded_redemptions:,} could no longer be paid, "
+        f"{report.newly_funded_redemptions:,} that were refused could."
+    )
+
+
+def backtest_answer(report: Backtest) -> dict[str, Any]:
+    """A backtest for machines: without the difference of each customer."""
+    answer = asdict(report)
+    del answer["first"]
+    return answer
+
+
+@app.command()
+def backtest(
+    file: Annotated[Path, typer.Argument(help="The candidate rule set (TOML)")],
+    book: BookUrl,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Compare with this rule set, not the recorded ones")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay history under a candidate rule set: who moves tier, what it costs."""
+    with open_book(book, create=False) as opened, _progress("backtest", as_json) as progress:
+        report = opened.backtest(file, baseline=baseline, progress=progress)
+        difference = report.explain(_customer(opened, explain)) if explain else None
+
+    def show() -> None:
+        show_backtest(report)
+        if explain and difference is None:
+            out.print(f"Nothing differs for {explain}.", markup=False)
+        if difference is not None:
+            out.print(
+                f"First difference for {explain}: {difference.fact} on {from_us(difference.effective_us):%Y-%m-%d}, "
+                f"position {difference.position}",
+                markup=False,
+            )
+            for label, decisions in (("baseline", difference.baseline), ("candidate", difference.candidate)):
+                for decision in decisions or ("nothing",):
+                    out.print(f"  {label:9}  {decision}", markup=False)
+
+    answer = backtest_answer(report)
+    if explain:
+        answer["explain"] = None if difference is None else asdict(difference)
+    _say(answer, as_json, show)
+
+
+# ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@show_app.command("customer")
+def show_customer(
+    customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
+    book: BookUrl,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """A profile, each field with the event that set it. Opens personal data: a recorded read."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        profile = opened.profiles.get(_customer(opened, customer), as_of=as_of, known_at=_known(known_at))
+
+    def show() -> None:
+        out.print(f"{profile.kind} {profile.customer_id}, registered {profile.registered_at}")
+        fields: list[tuple[str, FieldView]] = [
+            *profile.fields.items(),
+            *((f"id in {system}", view) for system, view in profile.identifiers.items()),
+        ]
+        _table(
+            "Fields",
+            ["field", "value", "since", "set by event"],
+            [
+                *[(name, view.value, view.since, f"position {view.position}") for name, view in fields],
+                *[(point.kind, point.value, "", f"position {point.position}") for point in profile.contact_points],
+            ],
+        )
+        spent = ", ".join(f"{amount / 100:,.2f} {currency}" for currency, amount in profile.spent_minor.items())
+        out.print(
+            f"{profile.purchases} purchases ({spent or 'nothing spent'}), {profile.returns} returns, "
+            f"{profile.interactions} interactions, {profile.tickets} tickets; "
+            f"first purchase {profile.first_purchase_at}, last {profile.last_purchase_at}"
+        )
+
+    _say(profile, as_json, show)
+
+
+@show_app.command("account")
+def show_account(
+    customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
+    book: BookUrl,
+    programme: Annotated[str, typer.Option("--programme")] = "main",
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    as_json: AsJson = False,
+) -> None:
+    """A loyalty account: balance, tier and lots."""
+    with open_book(book, create=False) as opened:
+        account = opened.loyalty.account(
+            _customer(opened, customer), programme=programme, as_of=as_of, known_at=_known(known_at)
+        )
+
+    def show() -> None:
+        out.print(
+            f"{account.active:,} points, tier {account.tier} since {account.tier_since}: earned {account.earned:,}, "
+            f"spent {account.spent:,}, expired {account.expired:,}, reversed {account.reversed:,}, debt {account.debt:,}"
+        )
+        _table(
+            "Lots, in the order of use",
+            ["points", "earned", "expires", "fact"],
+            [(f"{lot.points:,}", lot.earned_at, lot.expires_at or "never", lot.lot_id) for lot in account.lots],
+            ["points"],
+        )
+
+    _say(account, as_json, show)
+
+
+@show_app.command("ticket")
+def show_ticket(
+    ticket: Annotated[str, typer.Argument(help="The ticket's id")],
+    book: BookUrl,
+    as_json: AsJson = False,
+) -> None:
+    """Where a case stands."""
+    with open_book(book, create=False) as opened:
+        view = opened.tickets.get(ticket)
+    _say(view, as_json, lambda: _table("Ticket", ["", ""], list(asdict(view).items())))
+
+
+@app.command()
+def tiers(
+    book: BookUrl,
+    tier: Annotated[str | None, typer.Option("--tier", help="List the members of a tier")] = None,
+    programme: Annotated[str, typer.Option("--programme")] = "main",
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    as_json: AsJson = False,
+) -> None:
+    """How many accounts hold each tier, or who holds one."""
+    with open_book(book, create=False) as opened:
+        if tier is None:
+            counts = opened.tiers.counts(programme=programme, as_of=as_of, known_at=_known(known_at))
+            _say(
+                counts,
+                as_json,
+                lambda: _table(
+                    "Tiers", ["tier", "accounts"], [(name, f"{n:,}") for name, n in counts.items()], ["accounts"]
+                ),
+            )
+        else:
+            members = opened.tiers.members(tier, programme=programme, as_of=as_of, known_at=_known(known_at))
+            _say(
+                members,
+                as_json,
+                lambda: _table(
+                    f"Members of {tier}",
+                    ["customer", "since", "until", "why", "rules"],
+                    [(one.customer_id, one.since, one.until, one.reason, one.rules) for one in members],
+                ),
+            )
+
+
+@app.command()
+def segments(
+    book: BookUrl,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    system: Annotated[str, typer.Option("--system", help="Whose external ids to show")] = "cdnow",
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line a customer, to stdout")] = False,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Frequency, recency, tenure and value of each customer at a date. Opens external ids: one recorded read."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        found = opened.profiles.segments(as_of=as_of, known_at=_known(known_at), system=system)
+    columns = ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
+    rows = [(name, one.frequency, one.recency_days, one.tenure_days, one.monetary_minor) for name, one in found]
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        return
+
+    def show() -> None:
+        repeat = sum(1 for _, one in found if one.frequency)
+        total = sum(one.total_minor for _, one in found)
+        out.print(
+            f"{len(found):,} customers, {repeat:,} with a repeat purchase, {total / 100:,.2f} spent. "
+            "--csv prints one line each."
+        )
+        _table("The first 20", columns, rows[:20], columns[1:])
+
+    _say([{"external_id": name, **asdict(one)} for name, one in found], as_json, show)
+
+
+# ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@audit_app.command("verify")
+def audit_verify(book: BookUrl, as_json: AsJson = False) -> None:
+    """Recompute the Merkle root of each log from the stored bytes. Exit 1 if a log was altered."""
+    with open_book(book, create=False) as opened, _progress("verify", as_json) as progress:
+        found = opened.audit.verify(progress)
+
+    def show() -> None:
+        for one in found:
+            verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
+            out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
+
+    _say([{**asdict(one), "holds": one.holds} for one in found], as_json, show)
+    if not all(one.holds for one in found):
+        raise typer.Exit(1)
+
+
+@audit_app.command("trail")
+def audit_trail(
+    book: BookUrl,
+    subject: Annotated[str | None, typer.Option("--subject", help="A customer's id, or system:external_id")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Only what this actor did")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the last N entries")] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who did what, about whom, which fields, when, why. Names personal fields, opens none; is itself recorded."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        entries = opened.audit.trail(None if subject is None else _customer(opened, subject), actor=by, limit=limit)
+    _say(
+        entries,
+        as_json,
+        lambda: _table(
+            "Audit trail",
+            ["log", "position", "recorded", "effective", "actor", "purpose", "action", "fields", "outcome", "why"],
+            [
+                (
+                    entry.log,
+                    entry.position,
+                    entry.recorded_at[:19],
+                    entry.effective_at[:19],
+                    entry.actor,
+                    entry.purpose,
+                    entry.action,
+                    ", ".join(entry.fields),
+                    entry.outcome,
+                    entry.why,
+                )
+                for entry in entries
+            ],
+            ["position"],
+        ),
+    )
+
+
+# ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RuleFile = Annotated[Path, typer.Argument(help="A rule set (TOML)")]
+
+
+@rules_app.command("check")
+def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
+    """Validate a rule set. Exit 1 with each problem and its path."""
+    from tallybook.adapters.rule_files import load_rule_set
+
+    try:
+        rule_set = load_rule_set(file)
+    except RuleSetError as error:
+        problems = error.problems
+
+        def show() -> None:
+            for problem in problems:
+                out.print(f"{file}: {problem}", markup=False)
+
+        _say({"valid": False, "problems": problems}, as_json, show)
+        raise typer.Exit(1) from None
+    _say(
+        {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest()},
+        as_json,
+        lambda: out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}"),
+    )
+
+
+def show_rule_set(rule_set: RuleSet) -> None:
+    """A rule set in words."""
+    out.print(f"{rule_set.label} of programme {rule_set.programme}, {rule_set.currency}, {rule_set.zone}", markup=False)
+    if rule_set.description:
+        out.print(rule_set.description, markup=False)
+    rows = []
+    for rule in rule_set.earning:
+        if rule.kind == "per_amount":
+            gives = f"{rule.points} for each {rule.per_minor} minor units"
+        elif rule.kind == "fixed":
+            gives = f"{rule.points} for the purchase"
+        else:
+            gives = f"times {rule.factor}"
+        when = rule.when.model_dump_json(exclude_none=True, by_alias=True) if rule.when else "always"
+        rows.append((rule.id, gives, when))
+    _table("Earning", ["rule", "gives", "when"], rows)
+    expiry = rule_set.expiry
+    life = "never" if expiry.never else f"after {expiry.days} days" if expiry.days else f"after {expiry.months} months"
+    out.print(
+        f"Points expire {life} ({expiry.until}); rounding {rule_set.rounding}; refunds: {rule_set.refunds.policy}"
+    )
+    _table(
+        f"Tiers by the qualifying points of {rule_set.tiers.window_months} months",
+        ["tier", "from"],
+        [(level.name, f"{level.threshold:,}") for level in rule_set.tiers.levels],
+        ["from"],
+    )
+
+
+@rules_app.command("show")
+def rules_show(
+    file: Annotated[
+        Path | None, typer.Argument(help="A rule set (TOML); without it, those that the book adopted")
+    ] = None,
+    book: Annotated[str | None, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a rule set, or list the adoptions of a book."""
+    from tallybook.adapters.rule_files import load_rule_set
+
+    if file is not None:
+        rule_set = load_rule_set(file)
+        _say(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))
+        return
+    if book is None:
+        raise typer.BadParameter("Name a rule set file, or a book with --book.")
+    with open_book(book, create=False) as opened:
+        adopted = opened.rules.adopted()
+        now = opened.rules.in_force()
+
+    def show() -> None:
+        _table(
+            "Adopted",
+            ["rule set", "programme", "in force from", "by", "position", "sha256"],
+            [(one.label, one.programme, one.effective_at, one.actor, one.position, one.digest[:16]) for one in adopted],
+        )
+        if now is not None:
+            show_rule_set(now)
+
+    _say(adopted, as_json, show)
+
+
+@rules_app.command("adopt")
+def rules_adopt(
+    file: RuleFile,
+    book: BookUrl,
+    effective_at: Annotated[
+        str | None, typer.Option("--from", help="From when on it is in force (default: now), with a zone")
+    ] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a rule set in force: an event that names who and from when on."""
+    with open_book(book) as opened, _acting(opened, actor, purpose):
+        before = opened.position()
+        label = opened.rules.adopt(file, effective_at=effective_at)
+        recorded = opened.position() > before
+    start = effective_at or "now"
+    _say(
+        {"rule_set": label, "recorded": recorded},
+        as_json,
+        lambda: out.print(
+            f"{label} is adopted from {start} on."
+            if recorded
+            else f"Nothing new: {label} was adopted from then before."
+        ),
+    )
+
+
+# ── projections ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@projections_app.command("status")
+def projections_status(book: BookUrl, as_json: AsJson = False) -> None:
+    """Position and lag of each read model."""
+    with open_book(book, create=False) as opened:
+        status = opened.projections.status()
+    _say(
+        [{**asdict(one), "lag": one.lag} for one in status],
+        as_json,
+        lambda: _table(
+            "Read models",
+            ["read model", "version", "position", "head", "lag"],
+            [(one.name, one.version, f"{one.position:,}", f"{one.head:,}", f"{one.lag:,}") for one in status],
+            ["version", "position", "head", "lag"],
+        ),
+    )
+
+
+@projections_app.command("catch-up")
+def projections_catch_up(book: BookUrl, as_json: AsJson = False) -> None:
+    """Fold what is not folded yet."""
+    with open_book(book, create=False) as opened, _progress("catch up", as_json) as progress:
+        position = opened.projections.catch_up(progress)
+    _say({"position": position}, as_json, lambda: out.print(f"All read models are at position {position:,}."))
+
+
+@projections_app.command("rebuild")
+def projections_rebuild(
+    book: BookUrl,
+    name: Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build read models anew beside the live ones, and swap them in."""
+    with open_book(book, create=False) as opened, _progress("rebuild", as_json) as progress:
+        position = opened.projections.rebuild(name, progress)
+    _say(
+        {"rebuilt": name or "all", "position": position},
+        as_json,
+        lambda: out.print(f"{name or 'All read models'} rebuilt up to position {position:,}."),
+    )
