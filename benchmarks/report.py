@@ -15,6 +15,9 @@ from pytest_benchmark.stats import Stats
 
 from .rows import OURS, RAW, ROWS, STOCK, WHO, Row
 
+NOT_PLAIN = ("load-plain", "catch-up", "catch-up-stock", "import")
+"""Rows whose stock column needs its explanation beside it."""
+
 
 class Cell(NamedTuple):
     """One measurement: units a second of the median, slowest and fastest round; processor time a unit."""
@@ -115,7 +118,7 @@ def table(found: Mapping[tuple[str, str], Cell]) -> str:
         if ours is None:
             continue
         aim, met = verdict(row, found)
-        mark = "†" if row.key.startswith("catch-up") else ""
+        mark = "†" if row.key in NOT_PLAIN else ""
         answer = "" if met is None else "yes" if met else "**no**"
         lines.append(
             f"| {row.title} | {row.unit}/s | {_rate(raw)} | {_rate(stock)}{mark} | **{_rate(ours)}** "
@@ -154,12 +157,12 @@ def page(results: Mapping[str, Any]) -> str:
 
 Tallybook beside the stock way of the `eventsourcing` package and beside the sqlite3 module alone, in the same run, on
 files on disk, all with WAL and `synchronous=FULL` (checked): a commit that returned survives a power cut as far as the
-disk keeps its promise. Figures are of the median round, of all {info["passes"]} passes over the suite. They hold for
-this machine; the ratios travel better.
+disk keeps its promise. Each figure is the median of all rounds of {info["passes"]} passes over the suite. They hold
+for this machine; the ratios travel better.
 
 {table(found)}
 
-† Not the plain stock way: see below.
+† Not the plain stock way, or not the same work: see below.
 
 ## Machine
 

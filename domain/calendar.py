@@ -7,7 +7,7 @@ can compile the same source. Civil dates after Howard Hinnant, "chrono-Compatibl
 from __future__ import annotations
 
 from bisect import bisect_right
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from .events import Value
 
@@ -47,6 +47,15 @@ def days_in_month(year: int, month: int) -> int:
     return 30 if month in (4, 6, 9, 11) else 31
 
 
+@lru_cache(maxsize=65_536)
+def shift_months(days: int, months: int) -> int:
+    """A day (since 1970-01-01) so many months later; a day that the month lacks becomes its last."""
+    year, month, day = civil_from_days(days)
+    total = year * 12 + month - 1 + months
+    year, month = total // 12, total % 12 + 1
+    return days_from_civil(year, month, min(day, days_in_month(year, month)))
+
+
 class Zone(Value):
     """A time zone frozen to arrays: from `starts_us[i]` on, local time is UTC plus `offsets_s[i]` seconds.
 
@@ -57,6 +66,9 @@ class Zone(Value):
     tzdata: str
     starts_us: tuple[int, ...]
     offsets_s: tuple[int, ...]
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.tzdata, self.starts_us, self.offsets_s))
 
     def local_us(self, utc_us: int) -> int:
         """Wall-clock time, as microseconds since 1970-01-01T00:00 on that clock."""
@@ -92,11 +104,7 @@ class Zone(Value):
         """The same wall-clock time so many months later; a day that the month lacks becomes its last."""
         local = self.local_us(utc_us)
         days = local // DAY_US
-        year, month, day = civil_from_days(days)
-        total = year * 12 + month - 1 + months
-        year, month = total // 12, total % 12 + 1
-        day = min(day, days_in_month(year, month))
-        return self.utc_us(days_from_civil(year, month, day) * DAY_US + local - days * DAY_US)
+        return self.utc_us(shift_months(days, months) * DAY_US + local - days * DAY_US)
 
     def month_end(self, utc_us: int) -> int:
         """Local midnight at which the month of that time ends: the first instant of the next month."""

@@ -50,7 +50,7 @@ Reader = Callable[[str], Any]
 class Document(Value):
     """A part of a rule set: unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, strict=False, extra="forbid")
+    model_config = ConfigDict(strict=False)
 
 
 class Predicate(Document):

@@ -2,123 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import UUID
 
 from pydantic import ValidationError
 
 from tallybook.adapters import clock as real
-from tallybook.adapters.application import BookApplication
-from tallybook.adapters.gate import Gate
-from tallybook.adapters.keys import Keyring
-from tallybook.adapters.read_models import SQLiteReadModelStore
-from tallybook.adapters.sqlite import LogRecorder
-from tallybook.adapters.storage import READS_TABLE, Storage, open_storage
-from tallybook.domain.customer import KeyCreated
-from tallybook.domain.errors import BookClosed, refusal
+from tallybook.adapters.storage import open_storage
+from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
 from tallybook.domain.rules import RuleSet
-from tallybook.projections.profiles import Profiles
-from tallybook.projections.projector import Projector
-from tallybook.projections.read_models import Progress, Recorded
+from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
-from tallybook.projections.tiers import Tiers
-from tallybook.projections.trail import Trail
 
+from .core import ACTING, Core
 from .customers import CustomerDesk
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
 from .tickets import TicketDesk
-from .times import When, as_of_us
 from .views import AuditView, ProfilesView, ProjectionsView, TiersView
-
-_acting: ContextVar[dict[str, Metadata]] = ContextVar("tallybook_acting")
-
-
-class Core:
-    """What the desks share: storage, application, gate, projector, clock. Not part of the public API."""
-
-    def __init__(self, storage: Storage, now_us: Callable[[], int], new_id: Callable[[], UUID]) -> None:
-        self.storage = storage
-        self.origin = storage.origin
-        self.book_id = uuid5(NAMESPACE_OID, storage.origin)
-        self.now_us = now_us
-        self.new_id = new_id
-        self.closed = False
-        self.keyring = Keyring(storage.keys, self._commitment)
-        self.app = BookApplication(storage.datastore, self.keyring)
-        self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
-        self.store = SQLiteReadModelStore(storage.datastore)
-        self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
-        self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail])
-
-    def check_open(self) -> None:
-        """Raises BookClosed."""
-        if self.closed:
-            raise BookClosed("The book is closed.", path=self.storage.url, remedy="Open it again.")
-
-    def acting_now(self) -> Metadata:
-        """Who acts in this thread or task, and why. Refuses: acting_required."""
-        acting = _acting.get({}).get(self.origin)
-        if acting is None:
-            raise refusal("acting_required", "Nobody is acting.")
-        return acting
-
-    def gate_metadata(self, acting: Metadata) -> Metadata:
-        """The acting context, with the time of the read."""
-        return acting.model_copy(update={"recorded_us": self.now_us()})
-
-    def catch_up(self) -> None:
-        """Bring the read models up to the head, so that a query sees every commit before it."""
-        self.projector.catch_up()
-
-    def known(self, known_at: When | int | None) -> Callable[[Recorded], bool]:
-        """Whether the book knew an event by a time or a position (default: the head)."""
-        if known_at is None:
-            return lambda recorded: True  # noqa: ARG005 - everything is known
-        if isinstance(known_at, int):
-            last = known_at
-            return lambda recorded: recorded.position <= last
-        until_us = as_of_us(known_at, "known_at")
-        return lambda recorded: recorded.event.metadata.recorded_us <= until_us
-
-    def stream(self, stream_id: UUID) -> list[Recorded]:
-        """All events of a stream."""
-        read = self.app.codec.read
-        return [
-            Recorded(position, read(stream_id, version, name, state, position))
-            for position, version, name, state in self.app.log.stream_rows(stream_id)
-        ]
-
-    def history(self, names: Sequence[str] = ()) -> Iterator[Recorded]:
-        """All events of the book (or those of some stored names), in order."""
-        return map(self.app.decode, self.app.log.iterate(topics=names))
-
-    def reads(self) -> Iterator[Recorded]:
-        """All recorded reads, in order."""
-        return map(self.app.decode, self.gate.reads.iterate())
-
-    def subject_history(self, subject: UUID) -> list[Recorded]:
-        """All events about a subject, in order."""
-        rows = self.store.select(self.trail, Trail.table, ["position"], "subject=? ORDER BY position", [subject.bytes])
-        return self.at_positions([position for (position,) in rows])
-
-    def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
-        """The events at positions."""
-        return [self.app.decode(row) for row in self.app.log.rows_at(positions)]
-
-    def _commitment(self, subject: UUID) -> bytes | None:
-        rows = self.app.log.stream_rows(subject, limit=1)
-        if not rows:
-            return None
-        position, version, name, state = rows[0]
-        event = self.app.codec.read(subject, version, name, state, position)
-        return event.commitment if isinstance(event, KeyCreated) else None
 
 
 class Book:
@@ -173,11 +79,11 @@ class Book:
             problem = error.errors(include_input=False, include_url=False)[0]
             name = ".".join(map(str, problem["loc"]))
             raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
-        token = _acting.set({**_acting.get({}), self._core.origin: acting})
+        token = ACTING.set({**ACTING.get({}), self._core.origin: acting})
         try:
             yield
         finally:
-            _acting.reset(token)
+            ACTING.reset(token)
 
     def replay(self, progress: Progress | None = None) -> Certificate:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""

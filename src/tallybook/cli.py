@@ -392,7 +392,8 @@ def show_account(
     def show() -> None:
         out.print(
             f"{account.active:,} points, tier {account.tier} since {account.tier_since}: earned {account.earned:,}, "
-            f"spent {account.spent:,}, expired {account.expired:,}, reversed {account.reversed:,}, debt {account.debt:,}"
+            f"spent {account.spent:,}, expired {account.expired:,}, reversed {account.reversed:,}, "
+            f"debt {account.debt:,}"
         )
         _table(
             "Lots, in the order of use",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial, update_wrapper
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
 from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError, OperationalError
@@ -27,10 +27,8 @@ from tallybook.domain.events import Event, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.ticket import Ticket
 
+from .core import Core
 from .times import When, moment_us
-
-if TYPE_CHECKING:
-    from .book import Core
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -154,10 +154,10 @@ class ProfilesView(Desk):
         core.check_open()
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
         known = core.known(known_at)
+        acting = None if system is None else core.acting_now()
         wanted = [PurchaseRecorded.stored_name]
-        if system is not None:
+        if acting is not None:
             wanted += [IdentifierLinked.stored_name, IdentifierRemoved.stored_name]
-            acting = core.acting_now()
         linked: dict[UUID, Personal[Any]] = {}
 
         def history() -> Iterator[Recorded]:
@@ -177,7 +177,7 @@ class ProfilesView(Desk):
                     yield recorded
 
         found = segments(history(), at_us)
-        if system is None:
+        if acting is None:
             return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
         handles = {one.customer_id: linked[one.customer_id] for one in found if one.customer_id in linked}
         names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)

@@ -1,0 +1,367 @@
+"""The certificate: it holds where nothing was tampered with, and names the first divergence where something was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+
+import tallybook
+from tallybook.domain.control import SweepFinished, Swept
+from tallybook.domain.events import Decision, Event, Fact
+from tallybook.domain.loyalty import EarningReversed, PointsEarned, PointsExpired, PointsRedeemed, TierChanged
+from tallybook.domain.rules import RuleSet
+from tallybook.projections.read_models import Recorded
+from tallybook.projections.replay import Certificate, certify
+
+if TYPE_CHECKING:
+    from tests.projections.conftest import Shop
+
+
+def numbered(events: Sequence[Event]) -> list[Recorded]:
+    return [Recorded(position, event) for position, event in enumerate(events, 1)]
+
+
+def positions(history: Sequence[Recorded], kind: type[Event], customer: UUID | None = None) -> list[int]:
+    return [at for at, event in history if isinstance(event, kind) and customer in (None, event.subject_id)]
+
+
+def replaced(history: Sequence[Recorded], position: int, **fields: Any) -> list[Recorded]:
+    return [Recorded(at, event.model_copy(update=fields) if at == position else event) for at, event in history]
+
+
+def without(history: Sequence[Recorded], position: int) -> list[Recorded]:
+    return numbered([event for at, event in history if at != position])
+
+
+@pytest.fixture
+def two(shop: Shop) -> tuple[Shop, UUID, UUID]:
+    """Two customers with full lives, interleaved."""
+    ada, bob = shop.member(), shop.member()
+    first = shop.buy(ada, "2020-02-01", 20_000, 1_000)
+    shop.buy(bob, "2020-02-02", 40_000)
+    shop.redeem(ada, "2020-02-03", 50)
+    shop.redeem(ada, "2020-02-03", 5_000)
+    shop.give_back(ada, "2020-02-04", first, 2)
+    shop.redeem(bob, "2020-03-01", 10)
+    shop.buy(ada, "2020-01-15", 3_000)
+    shop.sweep("2022-01-01")
+    shop.buy(bob, "2020-05-05", 7_000)
+    return shop, ada, bob
+
+
+def test_an_untouched_book_certifies(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, _, _ = two
+    certificate = shop.book.replay()
+    decisions = [event for _, event in shop.history() if isinstance(event, Decision)]
+    assert certificate.holds
+    assert certificate.first is None
+    assert certificate.position == shop.book.position() == len(shop.history())
+    assert certificate.decisions == certificate.matched == len(decisions) > 12
+    assert certificate.facts == len(shop.history()) - len(decisions)
+    assert (certificate.accounts, certificate.pending, certificate.divergent_accounts) == (2, 0, 0)
+    assert {type(event) for event in decisions} >= {
+        PointsEarned, PointsRedeemed, PointsExpired, EarningReversed, TierChanged,
+    }  # fmt: skip
+
+
+def test_an_empty_history_certifies() -> None:
+    assert certify([]) == Certificate()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (PointsEarned, {"points": 211}),
+        (PointsEarned, {"qualifying": 0}),
+        (PointsEarned, {"expires_us": 1}),
+        (PointsEarned, {"rules": "standard@2"}),
+        (PointsEarned, {"facts": (UUID(int=1),)}),
+        (PointsEarned, {"rule_ids": ("bonus",)}),
+        (PointsEarned, {"basis_minor": (1, 1)}),
+        (PointsEarned, {"debt_paid": 1}),
+        (PointsRedeemed, {"points": 49}),
+        (PointsRedeemed, {"lots": ()}),
+        (PointsExpired, {"points": 1}),
+        (EarningReversed, {"forgiven": 10, "lots": ()}),
+        (TierChanged, {"tier": "gold"}),
+        (TierChanged, {"previous": "gold"}),
+        (TierChanged, {"reason": "birthday"}),
+    ],
+)
+def test_a_wrong_decision_is_named_with_its_position_and_its_account(
+    two: tuple[Shop, UUID, UUID], kind: type[Decision], fields: dict[str, Any]
+) -> None:
+    shop, ada, _ = two
+    history = shop.history()
+    position = positions(history, kind, ada)[-1]
+    certificate = certify(replaced(history, position, **fields))
+    assert not certificate.holds
+    assert certificate.first is not None
+    assert certificate.first.kind == "another decision"
+    assert (certificate.first.position, certificate.first.customer_id) == (position, ada)
+    assert certificate.first.account_id == history[position - 1].event.originator_id
+    assert certificate.divergent_accounts == 1
+    name = next(iter(fields))
+    if name not in ("facts", "basis_minor", "lots", "forgiven"):
+        assert f"{name}={fields[name]}" in certificate.first.found
+        assert certificate.first.expected != certificate.first.found
+
+
+@pytest.mark.parametrize("by_us", [-1, 1])
+@pytest.mark.parametrize("kind", [PointsEarned, PointsExpired, TierChanged])
+def test_a_misdated_decision_is_named(two: tuple[Shop, UUID, UUID], kind: type[Decision], by_us: int) -> None:
+    shop, ada, _ = two
+    history = shop.history()
+    position = positions(history, kind, ada)[0]
+    moved = replaced(history, position, effective_us=history[position - 1].event.effective_us + by_us)
+    first = certify(moved).first
+    assert first is not None
+    assert (first.kind, first.position) == ("another decision", position)
+
+
+def test_a_missing_decision_at_the_end_is_named_at_its_fact(shop: Shop) -> None:
+    ada = shop.member()
+    purchase = shop.buy(ada, "2020-02-01", 5_000)
+    history = shop.history()
+    assert isinstance(history[-1].event, PointsEarned)
+    first = certify(history[:-1]).first
+    assert first is not None
+    assert (first.kind, first.found) == ("a missing decision", "nothing")
+    assert history[first.position - 1].event.event_id == purchase
+
+
+def test_a_missing_decision_in_the_middle_is_named_at_the_next_one(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, _, bob = two
+    history = shop.history()
+    tampered = without(history, positions(history, PointsRedeemed, bob)[0])
+    first = certify(tampered).first
+    assert first is not None
+    assert first.customer_id == bob
+    assert "points_redeemed" in first.expected
+
+
+def test_a_doubled_decision_is_named(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, ada, _ = two
+    history = shop.history()
+    for kind in (PointsEarned, PointsExpired):
+        position = positions(history, kind, ada)[-1]
+        event = history[position - 1].event
+        doubled = numbered([*(one for _, one in history), event])
+        first = certify(doubled).first
+        assert first is not None
+        assert (first.kind, first.position, first.expected) == (
+            "a decision that nothing derives", len(doubled), "nothing",
+        )  # fmt: skip
+        beside = numbered([one for at, e in history for one in ([e, e] if at == position else [e])])
+        first = certify(beside).first
+        assert first is not None
+        assert first.position == position + 1
+
+
+def test_a_decision_for_an_account_that_nobody_opened_is_named(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, ada, _ = two
+    history = shop.history()
+    event = history[positions(history, PointsEarned, ada)[0] - 1].event
+    foreign = event.model_copy(update={"originator_id": UUID(int=12345)})
+    first = certify([*history, Recorded(len(history) + 1, foreign)]).first
+    assert first is not None
+    assert (first.kind, first.account_id) == ("a decision that nothing derives", UUID(int=12345))
+
+
+def test_a_fact_that_was_taken_away_shows(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, ada, _ = two
+    history = shop.history()
+    purchase = next(at for at, e in history if e.stored_name == "customer.purchase_recorded" and e.subject_id == ada)
+    first = certify(without(history, purchase)).first
+    assert first is not None
+    assert first.customer_id == ada
+
+
+def test_of_several_divergences_the_first_in_the_book_is_named_and_all_accounts_are_counted(
+    two: tuple[Shop, UUID, UUID],
+) -> None:
+    shop, ada, bob = two
+    history = shop.history()
+    his = positions(history, PointsEarned, bob)[0]
+    hers = positions(history, PointsExpired, ada)[0]
+    assert his < hers
+    certificate = certify(replaced(replaced(history, hers, points=1), his, points=1))
+    assert certificate.first is not None
+    assert (certificate.first.position, certificate.first.customer_id) == (his, bob)
+    assert certificate.divergent_accounts == 2
+
+
+def test_two_customers_do_not_disturb_each_other(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, ada, bob = two
+    history = shop.history()
+    wrong = replaced(history, positions(history, PointsEarned, bob)[0], points=1)
+    certificate = certify(wrong)
+    assert certificate.divergent_accounts == 1
+    hers = [event for _, event in history if isinstance(event, Decision) and event.subject_id == ada]
+    assert certificate.matched == len(hers) + len(
+        [at for at in positions(wrong, Decision, bob) if at < positions(history, PointsEarned, bob)[0]]
+    )
+    alone = [recorded for recorded in history if recorded.event.subject_id in (ada, None)]
+    assert certify(alone).holds
+
+
+def test_a_sweep_that_was_cut_short_leaves_pending_decisions_and_no_divergence(shop: Shop) -> None:
+    ada, bob = shop.member(), shop.member()
+    shop.buy(ada, "2020-02-01", 20_000)
+    shop.buy(bob, "2020-02-02", 20_000)
+    before = len(shop.history())
+    shop.sweep("2022-01-01")
+    history = shop.history()
+    assert isinstance(history[before].event, Swept)
+    assert isinstance(history[-1].event, SweepFinished)
+    assert len(history) - before == 1 + 4 + 1
+    for followed in range(4):
+        certificate = certify(history[: before + 1 + followed])
+        assert certificate.holds
+        assert certificate.pending == 4 - followed
+    assert certify(history).pending == 0
+
+
+def test_a_finished_sweep_leaves_no_decision_pending(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-02-01", 20_000)
+    shop.sweep("2022-01-01")
+    history = shop.history()
+    tampered = numbered([event for _, event in history if not isinstance(event, PointsExpired)])
+    first = certify(tampered).first
+    assert first is not None
+    assert (first.kind, first.found) == ("a missing decision", "nothing")
+    assert "points_expired" in first.expected
+
+
+def test_what_is_missing_from_before_an_unfinished_sweep_is_not_pending(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-02-01", 20_000)
+    before = len(shop.history())
+    shop.sweep("2022-01-01")
+    tampered = [recorded for recorded in shop.history()[: before + 1] if not isinstance(recorded.event, PointsEarned)]
+    assert not certify(tampered).holds
+
+
+def test_progress_is_told(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, _, _ = two
+    history = shop.history()
+    told: list[tuple[int, int]] = []
+    certify([Recorded(at * 10_000, event) for at, event in history], 7, lambda done, total: told.append((done, total)))
+    assert told == [(at * 10_000, 7) for at, _ in history]
+
+
+def test_the_certificate_reads_no_personal_value_so_it_holds_after_keys_are_gone(shop: Shop) -> None:
+    ada = shop.member(name="Ada", email="ada@example.org")
+    shop.buy(ada, "2020-02-01", 20_000)
+    shop.book._core.keyring.__dict__.clear()
+    assert certify(shop.history()).holds
+
+
+def test_a_late_adoption_holds_for_facts_recorded_from_then_on(shop: Shop, rules_with: Callable[..., RuleSet]) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-02-01", 10_000)
+    double = [{"id": "double", "kind": "per_amount", "points": 2, "per_minor": 100}]
+    shop.book.rules.adopt(rules_with(version="2", earning=double), effective_at="2020-01-15T00:00:00Z")
+    shop.buy(ada, "2020-02-01", 10_000)
+    assert shop.book.loyalty.account(ada, as_of="2020-03-01").earned == 300
+    assert shop.book.replay().holds
+
+
+@pytest.mark.xfail(strict=True, reason="a live purchase reaches the named programme's account, a replay reaches all")
+def test_a_customer_in_two_programmes_certifies(shop: Shop, rules_with: Callable[..., RuleSet]) -> None:
+    shop.book.rules.adopt(rules_with(name="club", programme="club"), effective_at="2000-01-01T00:00:00Z")
+    ada = shop.member()
+    shop.book.loyalty.enrol(ada, programme="club", effective_at="2020-01-01T00:00:00Z")
+    shop.buy(ada, "2020-02-01", 10_000)
+    assert shop.book.replay().holds
+
+
+@pytest.mark.xfail(
+    strict=True, raises=KeyError, reason="an account as of a moment folds a spending whose lot came later in the world"
+)
+def test_an_account_can_be_looked_at_as_of_a_late_redemption(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-03-01", 10_000)
+    assert shop.redeem(ada, "2020-02-01", 50)
+    view = shop.book.loyalty.account(ada, as_of="2020-02-15")
+    assert view.earned + view.debt == view.active + view.spent + view.expired + view.reversed - view.forgiven
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a late earning pays a debt that is younger: −50 as of then"
+)
+def test_an_account_never_has_a_negative_debt_as_of_any_moment(shop: Shop) -> None:
+    ada = shop.member()
+    bought = shop.buy(ada, "2020-03-01", 5_000)
+    shop.redeem(ada, "2020-03-02", 50)
+    shop.give_back(ada, "2020-03-10", bought, 1)
+    shop.buy(ada, "2020-02-01", 8_000)
+    assert shop.book.loyalty.account(ada, as_of="2020-02-15").debt >= 0
+
+
+def test_an_account_as_of_a_moment_counts_what_was_due_by_then(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-02-01", 20_000)
+    book = shop.book
+    told = [(view.active, view.tier, view.expired) for day in ("2020-01-31", "2020-02-01", "2021-01-31", "2021-02-28",
+            "2021-03-01") for view in [book.loyalty.account(ada, as_of=f"{day}T00:00:00Z")]]  # fmt: skip
+    assert told == [
+        (0, "basic", 0), (200, "silver", 0), (200, "silver", 0), (200, "basic", 0), (0, "basic", 200),
+    ]  # fmt: skip
+
+
+def test_an_account_as_the_book_knew_it_leaves_out_what_came_late(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-03-01", 5_000)
+    known = shop.book.position()
+    shop.buy(ada, "2020-02-01", 8_000)
+    assert shop.book.loyalty.balance(ada, as_of="2020-03-02") == 130
+    assert shop.book.loyalty.balance(ada, as_of="2020-03-02", known_at=known) == 50
+    assert shop.book.loyalty.balance(ada, as_of="2020-02-02") == 80
+    assert shop.book.loyalty.balance(ada, as_of="2020-02-02", known_at=known) == 0
+
+
+# ── wrong arguments at the front door ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.xfail(
+    strict=True, raises=TypeError, reason="compared before it is checked; the catalogue promises a refusal"
+)
+@pytest.mark.parametrize("act", ["redeem", "compensate", "line", "pieces"])
+def test_an_argument_of_the_wrong_type_is_refused(shop: Shop, act: str) -> None:
+    ada = shop.member()
+    bought = shop.buy(ada, "2020-02-01", 5_000)
+    ticket = shop.book.tickets.open(ada, subject="x")
+    wrong: Any = "5"
+    acts: dict[str, Callable[[], object]] = {
+        "redeem": lambda: shop.book.loyalty.redeem(ada, wrong, reward="R1"),
+        "compensate": lambda: shop.book.tickets.compensate(ticket, wrong),
+        "line": lambda: shop.book.customers.record_return(ada, {wrong: 1}, purchase_id=bought),
+        "pieces": lambda: shop.book.customers.record_return(ada, {1: wrong}, purchase_id=bought),
+    }
+    with pytest.raises(tallybook.Refused) as refused:
+        acts[act]()
+    assert refused.value.code == "invalid_argument"
+
+
+@pytest.mark.xfail(
+    strict=True, raises=OverflowError, reason="a rule may give more points than the stored form can hold"
+)
+def test_more_points_than_can_be_stored_are_refused(new_shop: Callable[..., Shop]) -> None:
+    shop = new_shop(earning=[{"id": "base", "kind": "per_amount", "points": 1_000_000, "per_minor": 1}])
+    ada = shop.member()
+    with pytest.raises(tallybook.Refused):
+        shop.buy(ada, "2020-02-01", 10**15)
+
+
+def test_facts_alone_carry_the_replay(two: tuple[Shop, UUID, UUID]) -> None:
+    shop, _, _ = two
+    facts = [recorded for recorded in shop.history() if isinstance(recorded.event, Fact)]
+    certificate = certify(facts)
+    assert certificate.decisions == 0
+    assert certificate.first is not None
+    assert certificate.first.kind == "a missing decision"

@@ -1,0 +1,4 @@
+class UnpackException(Exception): ...
+
+class ExtraData(ValueError):
+    extra: bytes
