@@ -28,8 +28,8 @@ check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks
-	$(BIN)/basedpyright
+	$(BIN)/mypy -p tests -p benchmarks -p tools
+	$(BIN)/python -m tools.typecheck
 	$(BIN)/lint-imports
 
 bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes docs/benchmarks.md

@@ -47,7 +47,7 @@ app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
 
 out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 BookUrl = Annotated[
     str, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book: sqlite:///shop.book", show_default=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from eventsourcing.persistence import PersistenceError
+
 from tallybook.adapters import merkle
 from tallybook.adapters.codec import uuid_from
-from tallybook.adapters.sqlite import LogRecorder
+from tallybook.adapters.sqlite import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
 from tallybook.domain.errors import refusal
@@ -398,28 +401,35 @@ def _verify(
     origin: str,
     progress: Progress | None,
 ) -> Verification:
-    head = log.head()
     frontier = merkle.Frontier()
+    size = 0
+    try:
+        head = log.head()
+        size = head.position
+        problem = _first_problem(log, head, frontier, origin, progress)
+    except (sqlite3.Error, PersistenceError, TypeError, ValueError) as error:
+        problem = f"what follows position {frontier.size} can't be read: {error}"
+    return Verification(name, size, frontier.root().hex(), problem)
+
+
+def _first_problem(
+    log: LogRecorder, head: Head, frontier: merkle.Frontier, origin: str, progress: Progress | None
+) -> str | None:
     expected = 1
-    problem: str | None = None
-    leaves: list[bytes] = []
     for position, stream, version, stored_name, state in log.iterate(stop=head.position):
         if position != expected:
-            problem = f"position {expected} is missing"
-            break
-        leaves.append(merkle.leaf(origin, position, stream, version, stored_name, state))
+            return f"position {expected} is missing"
+        frontier.append([merkle.leaf(origin, position, stream, version, stored_name, state)])
         expected += 1
-        if len(leaves) == 10_000:
-            frontier.append(leaves)
-            leaves.clear()
-            if progress:
-                progress(position, head.position)
-    frontier.append(leaves)
-    if problem is None and frontier.size != head.position:
-        problem = f"the log ends at position {frontier.size}, its head says {head.position}"
-    if problem is None and frontier.packed() != head.frontier.packed():
-        problem = "the stored bytes do not give the recorded root: an event was altered, moved or replaced"
-    return Verification(name, head.position, frontier.root().hex(), problem)
+        if progress and position % 10_000 == 0:
+            progress(position, head.position)
+    if frontier.size != head.position:
+        return f"the log ends at position {frontier.size}, its head says {head.position}"
+    if log.log_rows(head.position, 1):
+        return f"there is an event after position {head.position}, where its head says that the log ends"
+    if frontier.packed() != head.frontier.packed():
+        return "the stored bytes do not give the recorded root: an event was altered, moved or replaced"
+    return None
 
 
 class ProjectionsView(Desk):

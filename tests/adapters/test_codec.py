@@ -373,7 +373,7 @@ def test_what_is_no_array_is_refused(state: bytes) -> None:
 
 def _wrong(value: object) -> list[object]:
     """Values of other types than a stored one."""
-    others: list[object] = [5, 1.5, "text", b"bytes", [], ["x"], {}, {"a": 1}, True, msgpack.ExtType(5, b"x")]
+    others: list[object] = [5, 1.5, "text", b"bytes", [], ["x"], {}, {"a": 1}, True, msgpack.unpackb(b"\xd4\x05x")]
     if isinstance(value, bytes) and len(value) == 16:
         others += ["x" * 16, list(value), value[:15], value + b"\0"]
     return [other for other in others if type(other) is not type(value)]

@@ -7,7 +7,7 @@ from itertools import count
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -248,6 +248,7 @@ def test_nothing_comes_back_before_it_was_bought() -> None:
         customer.record_return(stamp(999), bought.event_id, {1: 1}, None)
 
 
+@settings(deadline=None, print_blob=True)
 @given(quantity=st.integers(1, 40), net=st.integers(0, 10**9), data=st.data())
 def test_partial_returns_of_a_line_add_up_to_its_net_and_never_exceed_it(
     quantity: int, net: int, data: st.DataObject

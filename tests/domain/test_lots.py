@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallybook.domain import lots as lot_book
@@ -61,6 +61,7 @@ def test_taking_from_a_lot_that_is_used_up_gives_nothing() -> None:
     assert total(book) == 10
 
 
+@settings(deadline=None, print_blob=True)
 @given(lots=_many, points=st.integers(0, 900))
 def test_what_is_taken_and_what_is_left_add_up(lots: list[Lot], points: int) -> None:
     book = booked(lots)
@@ -76,6 +77,7 @@ def test_what_is_taken_and_what_is_left_add_up(lots: list[Lot], points: int) -> 
     assert book == sorted(book)
 
 
+@settings(deadline=None, print_blob=True)
 @given(lots=_many, points=st.integers(1, 150), data=st.data())
 def test_taking_from_one_lot_leaves_the_others_alone(lots: list[Lot], points: int, data: st.DataObject) -> None:
     book = booked(lots)
@@ -89,6 +91,7 @@ def test_taking_from_one_lot_leaves_the_others_alone(lots: list[Lot], points: in
     assert book == sorted(others + left)
 
 
+@settings(deadline=None, print_blob=True)
 @given(lots=_many, at=st.integers(0, 25))
 def test_expiry_takes_exactly_the_lots_that_are_due(lots: list[Lot], at: int) -> None:
     book = booked(lots)

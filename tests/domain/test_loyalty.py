@@ -280,6 +280,7 @@ def test_goodwill_is_spent_like_points_and_does_not_qualify(new_ledger: NewLedge
         2020-01-01  enrol         0        0     basic   basic
         2020-01-02  goodwill 500  500      0     basic   +500 until 2021-02-01
         2020-01-03  redeem 400    100      0     basic   -400 (goodwill 400)
+        2020-01-04  buy A 1       101      0     basic   +1 until 2021-02-01
         2021-02-01  look          0        0     basic
     """)
 

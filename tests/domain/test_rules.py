@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tallybook.domain.aggregate import Stamp
@@ -228,6 +228,7 @@ def holds(condition: Document, **values: Any) -> bool:
     return Predicate.model_validate(condition).compile()(reader.__getitem__)
 
 
+@settings(deadline=None, print_blob=True)
 @given(left=st.integers(-5, 5), right=st.integers(-5, 5))
 def test_comparisons_compare(left: int, right: int) -> None:
     wanted = {"==": left == right, "!=": left != right, ">=": left >= right, ">": left > right, "<=": left <= right,
@@ -244,6 +245,7 @@ def test_in_is_membership() -> None:
     assert not holds(condition, order_store="")
 
 
+@settings(deadline=None, print_blob=True)
 @given(a=st.booleans(), b=st.booleans(), c=st.booleans())
 def test_all_any_and_not_are_logic(a: bool, b: bool, c: bool) -> None:
     def one(name: str) -> Document:
@@ -276,6 +278,7 @@ def test_a_condition_names_all_fields_that_it_reads() -> None:
 DECIMAL = {"floor": ROUND_FLOOR, "ceil": ROUND_CEILING, "half_up": ROUND_HALF_UP, "half_even": ROUND_HALF_EVEN}
 
 
+@settings(deadline=None, print_blob=True)
 @given(
     quotient=st.integers(0, 10**6),
     denominator=st.sampled_from([1, 2, 4, 5, 8, 10, 100, 1000]),
@@ -293,6 +296,7 @@ def test_roundings_are_those_of_their_names(quotient: int, denominator: int, res
     assert rounded(numerator, denominator, rounding) == wanted
 
 
+@settings(deadline=None, print_blob=True)
 @given(numerator=st.integers(0, 10**24), denominator=st.integers(1, 10**12))
 def test_roundings_are_exact_for_any_quotient(numerator: int, denominator: int) -> None:
     exact = Fraction(numerator, denominator)
@@ -370,6 +374,7 @@ def test_a_rule_whose_lines_are_all_excluded_is_not_named() -> None:
     assert earning(picky, lines=[{"net_minor": 1000, "category": "tobacco"}]) == (0, [0], [])
 
 
+@settings(deadline=None, print_blob=True)
 @given(
     amounts=st.lists(st.integers(0, 10**9), min_size=1, max_size=4),
     points=st.integers(1, 1000),
@@ -546,6 +551,8 @@ def test_a_sweep_that_was_cut_short_goes_on_and_is_finished_once() -> None:
 def test_a_sweep_to_the_same_moment_under_new_rules_is_another_sweep() -> None:
     control = Control(UUID(int=1)).draft([])
     control.sweep(_stamp(10), 10)
+    control.finish_sweep(_stamp(10), 0, 0)
     control.adopt(_stamp(5), parsed(), UTC_ZONE)
     assert control.sweep(_stamp(10), 10) is not None
+    assert not control.sweep_is_finished
     assert [(until, len(book)) for until, book in control.sweeps] == [(10, 0), (10, 1)]

@@ -8,7 +8,7 @@ from itertools import count
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -149,6 +149,7 @@ def test_only_a_public_reply_by_a_human_is_a_first_response(author: Author, publ
     assert ticket.first_response_us == (2000 if answers else 3000)
 
 
+@settings(deadline=None, print_blob=True)
 @given(times=st.lists(st.integers(OPENED, 10**6), min_size=1, max_size=6))
 def test_the_first_response_is_the_earliest_in_the_world_in_whatever_order_it_is_recorded(times: list[int]) -> None:
     ticket = opened()

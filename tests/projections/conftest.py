@@ -78,7 +78,8 @@ class Shop:
         try:
             self.book.loyalty.redeem(customer, points, reward="R1", effective_at=at(when))
         except tallybook.Refused as refused:
-            assert refused.code == "insufficient_points"
+            if refused.code != "insufficient_points":
+                raise
             return False
         return True
 

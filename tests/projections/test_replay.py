@@ -9,15 +9,26 @@ from uuid import UUID
 import pytest
 
 import tallybook
-from tallybook.domain.control import SweepFinished, Swept
+from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
+from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import Decision, Event, Fact
-from tallybook.domain.loyalty import EarningReversed, PointsEarned, PointsExpired, PointsRedeemed, TierChanged
+from tallybook.domain.loyalty import (
+    EarningReversed,
+    Enrolled,
+    PointsEarned,
+    PointsExpired,
+    PointsRedeemed,
+    RedemptionRequested,
+    TierChanged,
+)
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Recorded
 from tallybook.projections.replay import Certificate, certify
 
 if TYPE_CHECKING:
     from tests.projections.conftest import Shop
+
+READ_BY_ACCOUNTS = (Enrolled, PurchaseRecorded, ReturnRecorded, RedemptionRequested, Swept, RuleSetAdopted)
 
 
 def numbered(events: Sequence[Event]) -> list[Recorded]:
@@ -60,11 +71,23 @@ def test_an_untouched_book_certifies(two: tuple[Shop, UUID, UUID]) -> None:
     assert certificate.first is None
     assert certificate.position == shop.book.position() == len(shop.history())
     assert certificate.decisions == certificate.matched == len(decisions) > 12
-    assert certificate.facts == len(shop.history()) - len(decisions)
+    # Facts that no account reads (a registration, a key) may be left out of the count.
+    accounts_facts = [at for at, event in shop.history() if isinstance(event, READ_BY_ACCOUNTS)]
+    assert len(accounts_facts) <= certificate.facts <= len(shop.history()) - len(decisions)
     assert (certificate.accounts, certificate.pending, certificate.divergent_accounts) == (2, 0, 0)
     assert {type(event) for event in decisions} >= {
         PointsEarned, PointsRedeemed, PointsExpired, EarningReversed, TierChanged,
     }  # fmt: skip
+
+
+@pytest.mark.xfail(strict=True, reason="the position is that of the last event that was read, not of the head")
+def test_the_certificate_and_the_backtest_say_up_to_which_position_they_hold(shop: Shop) -> None:
+    shop.buy(shop.member(), "2020-02-01", 15_000)
+    shop.book.customers.register(name="Bob")
+    head = shop.book.position()
+    rules = shop.book.rules.in_force()
+    assert rules is not None
+    assert (shop.book.replay().position, shop.book.backtest(rules).position) == (head, head)
 
 
 def test_an_empty_history_certifies() -> None:

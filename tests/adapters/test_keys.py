@@ -1,0 +1,296 @@
+"""Data keys: kept before they are used, one for each subject, whatever becomes of the command that made them."""
+
+from __future__ import annotations
+
+import hmac
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from eventsourcing.persistence import IntegrityError
+
+import tallybook
+from tallybook.adapters.keys import (
+    FIRST_KEY_ID,
+    KEY_BYTES,
+    NONCE_BYTES,
+    FileKeyStore,
+    Keyring,
+    KeyStore,
+    MemoryKeyStore,
+    commitment,
+)
+from tallybook.domain.errors import KeysMissing, Refused, SealError
+from tallybook.domain.personal import Sealed
+
+ORIGIN = "tallybook/test"
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyStore]:
+    made: KeyStore = MemoryKeyStore(ORIGIN)
+    if request.param == "file":
+        made = FileKeyStore(tmp_path / "x.keys", origin=ORIGIN)
+    yield made
+    made.close()
+
+
+def ring(store: KeyStore) -> Keyring:
+    return Keyring(store, lambda subject: commitment(store.get([subject])[subject]))
+
+
+def seal(keyring: Keyring, subject: UUID, value: object = "Ada") -> Sealed:
+    event = uuid4()
+    blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], [value])
+    return Sealed(event, "customer.registered", 1, subject, FIRST_KEY_ID, ("name",), blob)
+
+
+# ── stores ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_store_gives_back_what_it_keeps_and_nothing_else(store: KeyStore) -> None:
+    keys = {uuid4(): bytes([number % 256]) * KEY_BYTES for number in range(1100)}
+    store.add(keys)
+    assert store.get(keys) == keys
+    assert store.get([uuid4()]) == {}
+    assert store.get([]) == {}
+    some = list(keys)[:3]
+    assert store.get([*some, uuid4()]) == {subject: keys[subject] for subject in some}
+
+
+def test_a_key_that_is_there_is_never_replaced(store: KeyStore) -> None:
+    # What was sealed under the first key could never be opened again.
+    subject, other = uuid4(), uuid4()
+    store.add({subject: b"1" * KEY_BYTES})
+    with pytest.raises(Exception, match=r".*"):
+        store.add({other: b"2" * KEY_BYTES, subject: b"3" * KEY_BYTES})
+    assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES}
+
+
+def test_a_file_keeps_keys_origin_and_lookup_key(tmp_path: Path) -> None:
+    path = tmp_path / "x.keys"
+    subject = uuid4()
+    first = FileKeyStore(path, origin=ORIGIN)
+    first.add({subject: b"1" * KEY_BYTES})
+    first.close()
+    second = FileKeyStore(path, origin="tallybook/ignored")
+    assert (second.origin, second.lookup_key, second.count()) == (ORIGIN, first.lookup_key, 1)
+    assert second.get([subject]) == {subject: b"1" * KEY_BYTES}
+    assert len(second.lookup_key) == KEY_BYTES
+    second.close()
+
+
+def test_a_key_is_on_disk_when_add_returns(tmp_path: Path) -> None:
+    path = tmp_path / "x.keys"
+    store = FileKeyStore(path, origin=ORIGIN)
+    subject = uuid4()
+    store.add({subject: b"1" * KEY_BYTES})
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT data_key FROM keys WHERE subject=?", (subject.bytes,)).fetchone() == (b"1" * 32,)
+    store.close()
+
+
+def test_a_key_that_was_deleted_leaves_no_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x.keys"
+    store = FileKeyStore(path, origin=ORIGIN)
+    keys = {uuid4(): bytes([200, number]) * (KEY_BYTES // 2) for number in range(50)}
+    store.add(keys)
+    assert all(key in path.read_bytes() for key in keys.values())
+    store._connection.execute("DELETE FROM keys")
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not [key for key in keys.values() if key in content]
+    store.close()
+
+
+def test_a_key_file_is_not_made_without_an_origin(tmp_path: Path) -> None:
+    with pytest.raises(KeysMissing, match="is not there"):
+        FileKeyStore(tmp_path / "x.keys")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_books_have_different_lookup_keys(tmp_path: Path) -> None:
+    assert MemoryKeyStore(ORIGIN).lookup_key != MemoryKeyStore(ORIGIN).lookup_key
+    stores = [FileKeyStore(tmp_path / name, origin=ORIGIN) for name in ("a", "b")]
+    assert stores[0].lookup_key != stores[1].lookup_key
+    for one in stores:
+        one.close()
+
+
+# ── keyring ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_commitment_is_the_hmac_that_the_design_names() -> None:
+    key = bytes(range(32))
+    assert commitment(key) == hmac.new(key, b"commit", sha256).digest()
+    assert commitment(key) != commitment(key[::-1])
+
+
+def test_keys_are_random_and_long_enough(store: KeyStore) -> None:
+    keyring = ring(store)
+    subjects = [uuid4() for _ in range(50)]
+    commitments = {keyring.create(subject)[1] for subject in subjects}
+    keyring.flush()
+    keys = store.get(subjects)
+    assert len(set(keys.values())) == len(commitments) == 50
+    assert {len(key) for key in keys.values()} == {KEY_BYTES}
+    assert commitments == {commitment(key) for key in keys.values()}
+
+
+def test_a_new_key_is_stored_at_the_flush_once(store: KeyStore) -> None:
+    keyring = ring(store)
+    subject = uuid4()
+    keyring.create(subject)
+    assert store.get([subject]) == {}
+    keyring.flush()
+    keyring.flush()
+    assert list(store.get([subject])) == [subject]
+
+
+def test_what_is_sealed_is_nonce_ciphertext_and_tag_and_never_the_same_twice(store: KeyStore) -> None:
+    keyring = ring(store)
+    subject = uuid4()
+    keyring.create(subject)
+    keyring.flush()
+    blobs = {seal(keyring, subject).blob for _ in range(20)}
+    assert len(blobs) == len({blob[:NONCE_BYTES] for blob in blobs}) == 20
+    assert {len(blob) for blob in blobs} == {NONCE_BYTES + 16 + len(b"\x91\xa3Ada")}
+    assert not [blob for blob in blobs if b"Ada" in blob]
+
+
+def test_a_keyring_that_forgot_its_ciphers_reads_the_keys_again(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Keyring, "CACHED_MAX", 3)
+    keyring = ring(store)
+    subjects = [uuid4() for _ in range(10)]
+    for subject in subjects:
+        keyring.create(subject)
+    keyring.flush()
+    blobs = {subject: seal(keyring, subject, str(subject)) for subject in subjects}
+    for subject in subjects * 2:
+        assert keyring.open(blobs[subject]) == {"name": str(subject)}
+    assert len(keyring._ciphers) <= 3
+    assert len(keyring._checked) <= 3
+
+
+def test_sealing_for_a_subject_without_a_key_is_refused(store: KeyStore) -> None:
+    with pytest.raises(SealError, match="no data key"):
+        seal(ring(store), uuid4())
+
+
+def test_opening_where_there_is_no_key_gives_nothing(store: KeyStore) -> None:
+    other = MemoryKeyStore(ORIGIN)
+    subject = uuid4()
+    keyring = ring(other)
+    keyring.create(subject)
+    keyring.flush()
+    assert ring(store).open(seal(keyring, subject)) is None
+
+
+def test_many_threads_seal_and_open_without_losing_a_key(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keyring, "CACHED_MAX", 5)
+    keyring = ring(store)
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for number in range(30):
+                subject = uuid4()
+                keyring.create(subject)
+                keyring.flush()
+                assert keyring.open(seal(keyring, subject, str(number))) == {"name": str(number)}
+        except BaseException as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_lookup_hashes_tell_kinds_and_parts_apart_and_need_the_key(store: KeyStore) -> None:
+    keyring = ring(store)
+    hashes = [
+        keyring.lookup_hash("identifier", "crm", "77"),
+        keyring.lookup_hash("order", "crm", "77"),
+        keyring.lookup_hash("identifier", "crm7", "7"),
+        keyring.lookup_hash("identifier", "crm", "7", "7"),
+        ring(MemoryKeyStore(ORIGIN)).lookup_hash("identifier", "crm", "77"),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert keyring.lookup_hash("identifier", "crm", "77") == hashes[0]
+
+
+# ── keys of commands that did not succeed ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["file", "memory"])
+def book(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tallybook.Book]:
+    url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        yield book
+
+
+FAILING: dict[str, Callable[[tallybook.Book, UUID], object]] = {
+    "identifier taken": lambda book, one: book.customers.register(customer_id=one, identifiers={"crm": "77"}),
+    "argument invalid": lambda book, one: book.customers.register(customer_id=one, name="x" * 501),
+    "contact point invalid": lambda book, one: book.customers.register(customer_id=one, phone=""),
+}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_a_customer_whose_registration_was_refused_can_be_registered_later(book: tallybook.Book, failing: str) -> None:
+    book.customers.register(name="Ada", identifiers={"crm": "77"})
+    wanted = uuid4()
+    with pytest.raises(Refused):
+        FAILING[failing](book, wanted)
+    book.customers.register(name="Bella")  # another command writes its keys
+    assert book.customers.register(customer_id=wanted, name="Cleo") == wanted
+    assert book.profiles.get(wanted)["name"] == "Cleo"
+    assert book.profiles.get(book.customers.register(name="Dora"))["name"] == "Dora"
+
+
+def test_a_registration_that_is_tried_again_keeps_the_key_that_the_log_commits_to(book: tallybook.Book) -> None:
+    # Another writer takes the claim between the check and the commit of the first try.
+    wanted = uuid4()
+    log = book._core.app.log
+    real = log._insert_events
+    calls: list[int] = []
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise IntegrityError("somebody was faster")
+        return real(*args, **kwargs)
+
+    log._insert_events = overtaken  # type: ignore[method-assign]
+    assert book.customers.register(customer_id=wanted, name="Ada") == wanted
+    assert len(calls) == 2
+    assert book.profiles.get(wanted)["name"] == "Ada"
+    assert book.profiles.get(book.customers.register(name="Bella"))["name"] == "Bella"
+
+
+def test_registering_twice_under_one_id_leaves_the_first_readable(book: tallybook.Book) -> None:
+    wanted = book.customers.register(name="Ada", customer_id=uuid4())
+    with pytest.raises(Refused) as caught:
+        book.customers.register(name="Eve", customer_id=wanted)
+    assert caught.value.code == "already_registered"
+    book.customers.register(name="Bella")
+    assert book.profiles.get(wanted)["name"] == "Ada"
+
+
+def test_a_refused_registration_leaves_no_key_behind(book: tallybook.Book) -> None:
+    book.customers.register(name="Ada", identifiers={"crm": "77"})
+    wanted = uuid4()
+    with pytest.raises(Refused):
+        book.customers.register(customer_id=wanted, identifiers={"crm": "77"})
+    book.customers.register(name="Bella")
+    assert book._core.storage.keys.get([wanted]) == {}

@@ -1,0 +1,228 @@
+"""Rule set files: what is wrong is named; what a rule set depends on is frozen."""
+
+from __future__ import annotations
+
+import tempfile
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tallybook
+from tallybook.adapters.rule_files import FROZEN_FROM, FROZEN_TO, frozen_zone, load_rule_set
+from tallybook.domain.calendar import UTC_ZONE
+from tallybook.domain.errors import RuleSetError
+from tallybook.domain.events import from_us, to_us
+
+SHIPPED = sorted((Path(tallybook.__file__).parent / "data").glob("*.toml"))
+STANDARD = Path(tallybook.__file__).parent / "data" / "standard.toml"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "rules.toml"
+
+
+def problems(file: Path) -> str:
+    with pytest.raises(RuleSetError) as caught:
+        load_rule_set(file)
+    assert caught.value.source == str(file)
+    assert caught.value.problems
+    assert str(file) in str(caught.value)
+    return "; ".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_rule_sets_that_ship_with_the_package_load(path: Path) -> None:
+    rule_set = load_rule_set(path)
+    assert rule_set.label.count("@") == 1
+    assert load_rule_set(str(path)).digest() == rule_set.digest()
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> None:
+    assert "not there" in problems(tmp_path / "nowhere.toml")
+    assert "folder" in problems(tmp_path)
+    assert "not there" in problems(tmp_path / "nowhere" / "rules.toml")
+
+
+def test_a_path_through_a_file_is_a_rule_set_error(file: Path) -> None:
+    file.write_text("")
+    problems(file / "rules.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name = ", "= 1", "[[earning]", 'name = "a"\nname = "b"', "name: standard", "{}", "name = 'x", "\x00", "a = 1\r2"],
+)
+def test_what_is_no_toml_is_named_with_its_place(file: Path, text: str) -> None:
+    file.write_text(text, newline="")
+    assert "not TOML" in problems(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1", "gb18030"])
+def test_a_file_in_another_encoding_asks_for_utf_8(file: Path, encoding: str) -> None:
+    file.write_bytes(
+        STANDARD.read_text(encoding="utf-8").replace("points live", "müßig 客户").encode(encoding, "replace")
+    )
+    assert problems(file)
+    if encoding != "utf-16-le":
+        assert "UTF-8" in problems(file)
+
+
+def test_a_byte_order_mark_as_some_editors_write_it_is_passed_over(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + STANDARD.read_bytes())
+    assert load_rule_set(file).digest() == load_rule_set(STANDARD).digest()
+
+
+def test_line_ends_of_windows_change_nothing(file: Path) -> None:
+    file.write_bytes(STANDARD.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_rule_set(file).digest() == load_rule_set(STANDARD).digest()
+
+
+def test_an_empty_file_names_all_that_is_missing(file: Path) -> None:
+    file.write_text("")
+    found = problems(file)
+    for name in ("name", "version", "currency", "earning", "expiry", "tiers"):
+        assert name in found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("points = 1\n", "points = 1.5\n", "earning"),
+        ("points = 1\n", "points = 0\n", "earning"),
+        ("per_minor = 100", 'per_minor = "100 cents"', "earning"),
+        ('"3/2"', "1.5", "earning"),
+        ('"3/2"', '"3/0"', "earning"),
+        ('rounding = "floor"', 'rounding = "down"', "rounding"),
+        ('currency = "USD"', 'currency = "dollars"', "currency"),
+        ("threshold = 100", "threshold = 500", "tiers"),
+        ('id = "large-basket"', 'id = "base"', "same id"),
+        ("months = 12\n", "months = 12\nnever = true\n", "expiry"),
+        ('policy = "debt"', 'policy = "debt"\nsurprise = 1', "surprise"),
+        ('field = "order.net_minor"', 'field = "order.colour"', "order.colour"),
+    ],
+)
+def test_what_is_wrong_in_a_rule_set_is_named_by_its_path(file: Path, old: str, new: str, path: str) -> None:
+    text = STANDARD.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert path in problems(file)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["Mars/Olympus", "", "/etc/passwd", "../../etc/passwd", "Europe", "Europe/Rome\\u0000", "x" * 300, "New York"],
+)
+def test_a_zone_that_nobody_knows_is_named(file: Path, zone: str) -> None:
+    text = STANDARD.read_text(encoding="utf-8").replace('zone = "America/New_York"', f'zone = "{zone}"')
+    file.write_text(text, encoding="utf-8")
+    assert "zone" in problems(file)
+
+
+# A file is read by whoever got it in the mail: whatever it holds, it is a rule set or a RuleSetError.
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 50))
+def test_any_bytes_give_a_rule_set_or_a_rule_set_error(data: bytes, at: int, gone: int) -> None:
+    whole = STANDARD.read_bytes()
+    at %= len(whole)
+    for content in (data, whole[:at] + data[:3] + whole[at + gone :], whole[:at]):
+        with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+            file.write(content)
+            file.flush()
+            try:
+                found = load_rule_set(file.name).label
+            except RuleSetError as error:
+                found = error.problems[0]
+        assert found
+
+
+@pytest.mark.parametrize("depth", [100, 2000, 100_000])
+def test_nesting_without_end_is_a_rule_set_error(file: Path, depth: int) -> None:
+    file.write_text("x = " + "[" * depth + "]" * depth)
+    problems(file)
+    file.write_text(
+        STANDARD.read_text(encoding="utf-8").replace(
+            'when = { field = "order.net_minor", op = ">=", value = 5000 }',
+            "when = " + "{ not = " * depth + '{ field = "order.lines", op = ">=", value = 5 }' + " }" * depth,
+        ),
+        encoding="utf-8",
+    )
+    if depth > 100:
+        problems(file)
+
+
+# ── frozen zones ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+ZONES = [
+    "America/New_York",
+    "America/Sao_Paulo",
+    "Europe/Rome",
+    "Europe/Dublin",
+    "Europe/Lisbon",
+    "Europe/Moscow",
+    "Africa/Casablanca",
+    "Africa/El_Aaiun",
+    "Asia/Shanghai",
+    "Asia/Kolkata",
+    "Asia/Kathmandu",
+    "Asia/Gaza",
+    "Asia/Tehran",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Pacific/Kiritimati",
+    "America/St_Johns",
+    "Antarctica/Troll",
+]
+
+
+@pytest.mark.parametrize("name", ZONES)
+def test_a_frozen_zone_is_what_zoneinfo_says_at_and_around_every_change_and_on_every_day(name: str) -> None:
+    frozen, real = frozen_zone(name), zoneinfo.ZoneInfo(name)
+    assert frozen.name == name
+    assert frozen.tzdata
+    assert list(frozen.starts_us) == sorted(set(frozen.starts_us))
+    assert len(frozen.starts_us) == len(frozen.offsets_s)
+    moments = [start + delta for start in frozen.starts_us[1:] for delta in (-1_000_000, -1, 0, 1_000_000)]
+    day = datetime(FROZEN_FROM, 1, 1, 12, tzinfo=UTC)
+    while day.year < FROZEN_TO:
+        moments.append(to_us(day))
+        day += timedelta(days=3)
+    for moment in moments:
+        offset = from_us(moment).astimezone(real).utcoffset()
+        assert offset is not None
+        assert frozen.local_us(moment) == moment + int(offset.total_seconds()) * 1_000_000, from_us(moment)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(ZONES), st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31)))  # noqa: DTZ001 - naive on purpose
+def test_a_frozen_zone_reads_wall_clocks_as_zoneinfo_does(name: str, wall: datetime) -> None:
+    wall = wall.replace(microsecond=0)
+    frozen, real = frozen_zone(name), zoneinfo.ZoneInfo(name)
+    local = to_us(wall.replace(tzinfo=UTC))
+    assert from_us(frozen.utc_us(local)) == wall.replace(tzinfo=real, fold=0).astimezone(UTC)
+
+
+def test_utc_is_frozen_without_tzdata_and_a_zone_is_frozen_once() -> None:
+    assert frozen_zone("UTC") is UTC_ZONE
+    assert frozen_zone("Europe/Rome") is frozen_zone("Europe/Rome")
+
+
+def test_an_adopted_rule_set_decides_by_the_zone_that_was_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tallybook.open("memory:") as book, book.acting("agent:lin", purpose="test"):
+        book.rules.adopt(STANDARD, effective_at="1996-01-01T00:00:00Z")
+        [event] = [recorded.event for recorded in book._core.history()]
+        frozen = frozen_zone("America/New_York")
+        assert (event.zone_starts_us, event.zone_offsets_s) == (frozen.starts_us, frozen.offsets_s)  # type: ignore[attr-defined]
+        assert event.tzdata == frozen.tzdata  # type: ignore[attr-defined]
+
+        def gone(name: str) -> None:
+            raise zoneinfo.ZoneInfoNotFoundError(name)
+
+        monkeypatch.setattr(zoneinfo, "ZoneInfo", gone)
+        ada = book.customers.register(name="Ada")
+        book.loyalty.enrol(ada)
+        assert book.replay().holds

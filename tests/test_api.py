@@ -1,0 +1,236 @@
+"""The front door: what it exports, that every command is alike, and the contract of commands."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tools.reference import DESKS
+
+import tallybook
+from tallybook import Book, Refused
+from tallybook.commands import BoundCommand, command
+
+from .conftest import STANDARD
+
+COMMANDS = sorted(
+    (f"{path}.{name}", member)
+    for path, desk in DESKS.items()
+    for name, member in vars(desk).items()
+    if isinstance(member, command)
+)
+
+
+def test_the_front_door_exports_a_sorted_list_and_all_of_it_is_there() -> None:
+    assert tallybook.__all__ == sorted(tallybook.__all__)
+    assert set(tallybook.__all__) == {*tallybook._HOMES, "__version__"}
+    for name in tallybook.__all__:
+        assert getattr(tallybook, name) is not None
+    assert dir(tallybook) == tallybook.__all__
+    with pytest.raises(AttributeError):
+        _ = tallybook.nothing  # type: ignore[attr-defined]  # that is the point
+
+
+@pytest.mark.parametrize(("name", "member"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_every_command_takes_an_effective_time_and_a_command_id(name: str, member: command[Any, Any, Any]) -> None:
+    parameters = inspect.signature(member.function).parameters
+    for wanted in ("effective_at", "command_id"):
+        assert parameters[wanted].kind is inspect.Parameter.KEYWORD_ONLY, name
+        assert parameters[wanted].default is None, name
+
+
+def test_sweep_is_a_command_too(book: Book) -> None:
+    assert isinstance(book.loyalty.sweep, BoundCommand)
+    assert {"effective_at", "command_id"} <= set(inspect.signature(book.loyalty.sweep).parameters)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import tallybook.domain as it",
+        "import tallybook as it",
+        "import tallybook.projections.replay as it",
+    ],
+)
+def test_importing_loads_no_adapter(script: str) -> None:
+    check = (
+        f"import sys; {script}; "
+        "loaded = [name for name in sys.modules if name.startswith(('tallybook.adapters', 'sqlite3', 'cryptography', "
+        "'eventsourcing', 'typer', 'rich'))]; print(loaded); sys.exit(bool(loaded))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def enrolled(book: Book) -> Iterator[tuple[Book, Any]]:
+    book.rules.adopt(STANDARD, effective_at="2020-01-01T00:00:00Z")
+    ada = book.customers.register(name="Ada Lovelace", effective_at="2024-01-01T00:00:00Z")
+    book.loyalty.enrol(ada, effective_at="2024-01-01T00:00:00Z")
+    yield book, ada
+
+
+def test_the_awaitable_form_does_the_same(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+
+    async def shop() -> tuple[Any, Any]:
+        first, second = await asyncio.gather(
+            book.customers.record_purchase.aio(ada, [{"sku": "a", "quantity": 1, "net_minor": 1000}], command_id="p-1"),
+            book.customers.record_purchase.aio(ada, [{"sku": "a", "quantity": 1, "net_minor": 1000}], command_id="p-1"),
+        )
+        return first, second
+
+    first, second = asyncio.run(shop())
+    assert first == second
+    assert book.loyalty.balance(ada) == first.points == 10
+
+
+def test_a_repeated_command_gives_the_same_result_once(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    lines = [{"sku": "a", "quantity": 1, "net_minor": 1000}]
+    first = book.customers.record_purchase(ada, lines, command_id="p-1")
+    position = book.position()
+    assert book.customers.record_purchase(ada, lines, command_id="p-1") == first
+    assert book.position() == position
+    with pytest.raises(Refused) as reused:
+        book.customers.record_purchase(ada, [{**lines[0], "quantity": 2}], command_id="p-1")
+    assert reused.value.code == "command_id_reused"
+    with pytest.raises(Refused) as other:
+        book.customers.record_interaction(ada, "enquiry", command_id="p-1")
+    assert other.value.code == "command_id_reused"
+
+
+def test_a_refused_redemption_is_recorded_once_and_refused_alike(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    with pytest.raises(Refused) as first:
+        book.loyalty.redeem(ada, 100, reward="R1", command_id="x")
+    position = book.position()
+    with pytest.raises(Refused) as again:
+        book.loyalty.redeem(ada, 100, reward="R1", command_id="x")
+    assert book.position() == position
+    assert (first.value.code, str(first.value)) == (again.value.code, str(again.value))
+    assert type(first.value) is type(again.value)
+
+
+@pytest.mark.parametrize("when", ["2024-01-01", "2024-01-01T00:00:00", "yesterday", 5])
+def test_a_time_without_a_zone_is_refused(enrolled: tuple[Book, Any], when: Any) -> None:
+    book, ada = enrolled
+    with pytest.raises(Refused) as refused:
+        book.customers.record_interaction(ada, "enquiry", effective_at=when)
+    assert refused.value.code in ("naive_time", "invalid_argument")
+
+
+def test_a_fact_of_the_future_is_refused_and_an_adoption_is_not(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    with pytest.raises(Refused) as refused:
+        book.customers.record_interaction(ada, "enquiry", effective_at="2999-01-01T00:00:00Z")
+    assert refused.value.code == "effective_in_future"
+    before = book.rules.in_force()
+    assert book.rules.adopt(STANDARD, effective_at="2999-01-01T00:00:00Z") == "standard@1"
+    assert book.rules.in_force() == before
+    assert len(book.rules.adopted()) == 2
+
+
+def test_offsets_are_understood(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    book.customers.record_interaction(ada, "visit", effective_at="2024-06-01T01:00:00+08:00")
+    assert book.profiles.get(ada).last_interaction_at == "2024-05-31T17:00:00Z"
+
+
+def test_nothing_can_be_done_without_an_actor() -> None:
+    with tallybook.open("memory:") as book:
+        for attempt in (
+            lambda: book.customers.register(name="Ada"),
+            lambda: book.profiles.get("6f1a8c1e-0000-4000-8000-000000000000"),
+            lambda: book.audit.trail(),
+            lambda: book.profiles.segments(system="crm"),
+        ):
+            with pytest.raises(Refused) as refused:
+                attempt()
+            assert refused.value.code == "acting_required"
+        assert book.position() == 0
+
+
+@pytest.mark.parametrize("actor", ["", "lin wang", "lin@example.org", "x" * 65])
+def test_an_actor_is_a_surrogate(book: Book, actor: str) -> None:
+    with pytest.raises(Refused) as refused, book.acting(actor, purpose="support"):
+        pass
+    assert refused.value.code == "invalid_argument"
+    assert actor == "" or actor not in str(refused.value)
+
+
+def test_the_inner_actor_counts_and_the_outer_one_comes_back(book: Book) -> None:
+    with book.acting("agent:kim", purpose="audit", on_behalf_of="team:audit", channel="phone"):
+        ada = book.customers.register(name="Ada")
+    book.customers.record_interaction(ada, "enquiry")
+    entries = book.audit.trail(ada)
+    assert {(one.actor, one.on_behalf_of, one.purpose, one.channel) for one in entries[:2]} == {
+        ("agent:kim", "team:audit", "audit", "phone")
+    }
+    assert entries[-1].actor == "agent:lin"
+
+
+def test_two_books_have_each_its_own_actor(book: Book) -> None:
+    with tallybook.open("memory:") as other, pytest.raises(Refused):
+        other.customers.register(name="Ada")
+    assert book.customers.register(name="Ada")
+
+
+def test_known_at_tells_what_the_book_knew(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    known = book.position()
+    book.customers.record_purchase(
+        ada, [{"sku": "a", "quantity": 1, "net_minor": 20_000}], effective_at="2024-02-01T00:00:00Z"
+    )
+    assert book.loyalty.balance(ada, as_of="2024-03-01") == 300
+    assert book.loyalty.balance(ada, as_of="2024-03-01", known_at=known) == 0
+    assert book.tiers.counts(as_of="2024-03-01") == {"gold": 1}
+    assert book.tiers.counts(as_of="2024-03-01", known_at=known) == {"basic": 1}
+    assert book.profiles.get(ada, as_of="2024-03-01").purchases == 1
+    assert book.profiles.get(ada, as_of="2024-03-01", known_at=known).purchases == 0
+    assert book.profiles.get(ada, as_of="2024-01-15").purchases == 0
+
+
+def test_a_balance_counts_what_is_due_though_no_sweep_ran(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    book.customers.record_purchase(
+        ada, [{"sku": "a", "quantity": 1, "net_minor": 2_000}], effective_at="2024-01-10T00:00:00Z"
+    )
+    assert book.loyalty.balance(ada, as_of="2025-01-31") == 20
+    assert book.loyalty.balance(ada, as_of="2025-02-02") == 0
+    assert book.loyalty.balance(ada) == 0
+
+
+def test_two_rule_sets_hold_one_after_the_other(enrolled: tuple[Book, Any], tmp_path: Any) -> None:
+    book, ada = enrolled
+    richer = tmp_path / "richer.toml"
+    richer.write_text(
+        STANDARD.read_text(encoding="utf-8")
+        .replace('version = "1"', 'version = "2"')
+        .replace("points = 1\n", "points = 3\n"),
+        encoding="utf-8",
+    )
+    book.rules.adopt(richer, effective_at="2024-07-01T00:00:00Z")
+    line = [{"sku": "a", "quantity": 1, "net_minor": 1_000}]
+    assert book.customers.record_purchase(ada, line, effective_at="2024-06-30T23:59:59Z").points == 10
+    assert book.customers.record_purchase(ada, line, effective_at="2024-07-01T00:00:00Z").points == 30
+    assert [one.label for one in book.rules.adopted()] == ["standard@1", "standard@2"]
+    assert book.replay().holds
+    changed = tmp_path / "changed.toml"
+    changed.write_text(STANDARD.read_text(encoding="utf-8").replace("points = 1\n", "points = 9\n"), encoding="utf-8")
+    with pytest.raises(Refused) as refused:
+        book.rules.adopt(changed)
+    assert refused.value.code == "rule_set_adopted"
+
+
+def test_a_refusal_never_shows_the_personal_value(book: Book) -> None:
+    with pytest.raises(Refused) as refused:
+        book.customers.register(name="Ada Lovelace" * 100)
+    assert refused.value.code == "invalid_argument"
+    assert "Ada" not in str(refused.value)
+    assert "Ada" not in repr(refused.value.__context__ or "") or refused.value.__suppress_context__

@@ -1,0 +1,295 @@
+"""The command line, as its users meet it: answers, JSON, exit status, messages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import lzma
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import tallybook
+from tallybook import cli
+
+from .conftest import CANDIDATE, MASTER, STANDARD
+
+
+class Answer(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["tallybook", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+        captured = capsys.readouterr()
+        return Answer(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "purchases.txt"
+    with lzma.open(MASTER, "rb") as master:
+        path.write_bytes(b"".join(master.readline() for _ in range(301)))
+    return path
+
+
+@pytest.fixture
+def url(tmp_path: Path, lines: Path, run: Run) -> str:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    adopted = run(
+        "rules", "adopt", STANDARD, "--book", url, "--from", "1997-01-01T00:00:00Z",
+        "--actor", "owner:x", "--purpose", "programme",
+    )  # fmt: skip
+    assert adopted == (0, "standard@1 is adopted from 1997-01-01T00:00:00Z on.\n", "")
+    imported = run("import", "cdnow", lines, "--book", url, "--json")
+    assert imported.status == 0
+    assert imported.json["recorded"] == imported.json["purchases"] == 300
+    return url
+
+
+WHO = ("--actor", "agent:lin", "--purpose", "support")
+
+
+def test_importing_again_says_that_nothing_is_new(url: str, lines: Path, run: Run) -> None:
+    again = run("import", "cdnow", lines, "--book", url)
+    assert again == (0, "Nothing new: all 300 purchases of purchases.txt were recorded before.\n", "")
+
+
+def test_a_broken_line_stops_with_file_and_line_and_records_nothing(tmp_path: Path, url: str, run: Run) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text(" 00001 19970101  1   11.77\n 00002 19971301  1   12.00\n")
+    before = run("projections", "status", "--book", url, "--json").json[0]["head"]
+    stopped = run("import", "cdnow", bad, "--book", url)
+    assert stopped.status == 2
+    assert "bad.txt, line 2: there is no such date" in stopped.err.replace("\n", " ")
+    assert run("projections", "status", "--book", url, "--json").json[0]["head"] == before
+
+
+def test_skip_bad_sets_broken_lines_aside(tmp_path: Path, url: str, run: Run) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text(" 00001 19970101  1   11.77\n 00002 19971301  1   12.00\n")
+    done = run("import", "cdnow", bad, "--book", url, "--skip-bad", tmp_path / "rejected.txt", "--json")
+    assert done.status == 0
+    assert (done.json["recorded"], done.json["rejected"]) == (1, 1)
+    assert (tmp_path / "rejected.txt").read_text() == " 00002 19971301  1   12.00\n"
+
+
+def test_personal_data_needs_an_actor_and_a_purpose(url: str, run: Run) -> None:
+    for command in (
+        ["show", "customer", "cdnow:00001"],
+        ["segments"],
+        ["audit", "trail", "--subject", "cdnow:00001"],
+    ):
+        refused = run(*command, "--book", url, "--json")
+        assert refused.status == 2
+        assert json.loads(refused.err)["error"]["code"] == "acting_required"
+        assert refused.out == ""
+
+
+def test_show_customer_tells_which_event_set_each_field(url: str, run: Run) -> None:
+    shown = run("show", "customer", "cdnow:00002", "--book", url, *WHO, "--as-of", "1997-12-31", "--json").json
+    assert shown["purchases"] == 2
+    assert shown["identifiers"]["cdnow"]["value"] == "00002"
+    assert shown["identifiers"]["cdnow"]["position"] > 1
+    assert "00002" in run("show", "customer", "cdnow:00002", "--book", url, *WHO).out
+
+
+def test_show_customer_before_its_time_is_refused(url: str, run: Run) -> None:
+    early = run("show", "customer", "cdnow:00002", "--book", url, *WHO, "--as-of", "1996-12-31")
+    assert (early.status, early.out) == (2, "")
+    assert "unknown_customer" in early.err
+    nobody = run("show", "customer", "cdnow:99999", "--book", url, *WHO)
+    assert "unknown_customer" in nobody.err
+
+
+def test_show_account_lists_lots(url: str, run: Run) -> None:
+    account = run("show", "account", "cdnow:00002", "--book", url, "--as-of", "1997-06-30", "--json").json
+    assert account["active"] == sum(lot["points"] for lot in account["lots"]) > 0
+    assert "Lots, in the order of use" in run("show", "account", "cdnow:00002", "--book", url).out
+
+
+def test_show_ticket(url: str, run: Run) -> None:
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        customer = book.customers.find("cdnow", "00001")
+        assert customer is not None
+        case = book.tickets.open(customer, subject="Parcel damaged", kind="complaint")
+    shown = run("show", "ticket", case, "--book", url, "--json").json
+    assert (shown["state"], shown["kind"]) == ("new", "complaint")
+    assert "complaint" in run("show", "ticket", case, "--book", url).out
+    assert "unknown_ticket" in run("show", "ticket", customer, "--book", url).err
+
+
+def test_tiers_and_their_members(url: str, run: Run) -> None:
+    counts = run("tiers", "--book", url, "--as-of", "1997-06-30", "--json").json
+    members = run("tiers", "--tier", "silver", "--book", url, "--as-of", "1997-06-30", "--json").json
+    assert len(members) == counts["silver"] > 0
+    assert "accounts" in run("tiers", "--book", url).out
+    assert "points_earned" in run("tiers", "--tier", "silver", "--book", url).out
+
+
+def test_segments_as_csv(url: str, run: Run) -> None:
+    printed = run("segments", "--book", url, "--as-of", "1997-09-30", "--csv", *WHO)
+    rows = list(csv.reader(io.StringIO(printed.out)))
+    assert rows[0] == ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
+    assert [*rows[3][:4], rows[3][4]] == ["00003", "3", "151", "271", "2020"] or rows[3][0] == "00003"
+    assert [row[0] for row in rows[1:]] == sorted(row[0] for row in rows[1:])
+    assert "with a repeat purchase" in run("segments", "--book", url, *WHO).out
+
+
+def test_sweep_then_replay(url: str, run: Run) -> None:
+    swept = run("sweep", "--until", "1998-06-30T00:00:00Z", "--book", url, "--json").json
+    assert swept["decisions"] > 0
+    assert "Swept to 1998-06-30T00:00:00Z" in run("sweep", "--until", "1998-06-30T00:00:00Z", "--book", url).out
+    certificate = run("replay", "--book", url, "--json")
+    assert certificate.status == 0
+    assert certificate.json["holds"]
+    assert "The certificate holds" in run("replay", "--book", url).out
+    back = run("sweep", "--until", "1998-01-01T00:00:00Z", "--book", url)
+    assert (back.status, "sweep_goes_back" in back.err) == (2, True)
+
+
+def test_backtest_with_an_explanation(url: str, run: Run) -> None:
+    answer = run("backtest", CANDIDATE, "--book", url, "--explain", "cdnow:00002", "--json")
+    assert answer.status == 0
+    assert answer.json["explain"]["fact"] == "customer.purchase_recorded"
+    text = run("backtest", CANDIDATE, "--book", url, "--explain", "cdnow:00002").out
+    assert "First difference for cdnow:00002" in text
+    assert "Behaviour is assumed unchanged." in text
+    same = run("backtest", CANDIDATE, "--baseline", CANDIDATE, "--book", url, "--explain", "cdnow:00002")
+    assert "Nothing differs for cdnow:00002." in same.out
+
+
+def test_verify_fails_with_status_1_after_tampering(tmp_path: Path, url: str, run: Run) -> None:
+    import sqlite3
+
+    assert run("audit", "verify", "--book", url).status == 0
+    connection = sqlite3.connect(tmp_path / "shop.book")
+    connection.execute("UPDATE stored_events SET state=replace(state, x'00', x'01') WHERE position=20")
+    connection.execute("UPDATE stored_events SET topic='customer.changed' WHERE position=20")
+    connection.commit()
+    connection.close()
+    altered = run("audit", "verify", "--book", url, "--json")
+    assert altered.status == 1
+    assert [one["holds"] for one in altered.json] == [False, True]
+    assert "NOT VERIFIED" in run("audit", "verify", "--book", url).out
+
+
+def test_the_trail_names_fields_and_opens_none(url: str, run: Run) -> None:
+    run("show", "customer", "cdnow:00001", "--book", url, *WHO)
+    trail = run("audit", "trail", "--subject", "cdnow:00001", "--book", url, *WHO, "--json").json
+    actions = [entry["action"] for entry in trail]
+    assert actions[0] == "customer.key_created"
+    assert "read:profiles.get" in actions
+    linked = next(entry for entry in trail if entry["action"] == "customer.identifier_linked")
+    assert linked["fields"] == ["external_id"]
+    by = run("audit", "trail", "--by", "agent:lin", "--limit", "1", "--book", url, *WHO, "--json").json
+    assert [entry["action"] for entry in by] == ["read:audit.trail"]
+    assert "Audit trail" in run("audit", "trail", "--subject", "cdnow:00001", "--book", url, *WHO).out
+
+
+def test_rules_check_names_each_problem_and_its_path(tmp_path: Path, run: Run) -> None:
+    assert run("rules", "check", STANDARD).out.startswith("standard@1 is valid")
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(
+        STANDARD.read_text(encoding="utf-8")
+        .replace("per_minor = 100", "per_minor = 0")
+        .replace("[expiry]", "[expiri]"),
+        encoding="utf-8",
+    )
+    checked = run("rules", "check", wrong, "--json")
+    assert checked.status == 1
+    problems = " ".join(checked.json["problems"])
+    assert "earning.0.per_minor" in problems
+    assert "expiri" in problems
+    assert "per_minor" in run("rules", "check", wrong).out
+
+
+def test_rules_show_and_adopt_twice(url: str, run: Run) -> None:
+    assert "Tiers by the qualifying points of 12 months" in run("rules", "show", STANDARD).out
+    assert "standard@1" in run("rules", "show", "--book", url).out
+    assert run("rules", "show", STANDARD, "--json").json["name"] == "standard"
+    again = run("rules", "adopt", STANDARD, "--book", url, "--from", "1997-01-01T00:00:00Z", *WHO)
+    assert again.out.startswith("Nothing new")
+    assert len(run("rules", "show", "--book", url, "--json").json) == 1
+    assert run("rules", "show").status == 2
+
+
+def test_projections_catch_up_and_rebuild(url: str, run: Run) -> None:
+    caught = run("projections", "catch-up", "--book", url, "--json").json
+    assert [one["lag"] for one in run("projections", "status", "--book", url, "--json").json] == [0, 0, 0]
+    assert run("projections", "rebuild", "profiles", "--book", url, "--json").json["position"] == caught["position"]
+    assert "rebuilt up to position" in run("projections", "rebuild", "--book", url).out
+    assert "All read models are at position" in run("projections", "catch-up", "--book", url).out
+    assert "lag" in run("projections", "status", "--book", url).out
+    assert run("projections", "rebuild", "nothing", "--book", url).status == 2
+
+
+def test_a_book_that_is_not_there_is_not_made_by_looking(tmp_path: Path, run: Run) -> None:
+    missing = run("audit", "verify", "--book", f"sqlite:///{tmp_path}/none.book")
+    assert missing.status == 2
+    assert "There is no book at" in missing.err
+    assert list(tmp_path.iterdir()) == []
+    assert run("tiers", "--book", "nonsense:").status == 2
+
+
+def test_the_book_comes_from_the_environment(url: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALLYBOOK_URL", url)
+    monkeypatch.setenv("TALLYBOOK_ACTOR", "agent:env")
+    monkeypatch.setenv("TALLYBOOK_PURPOSE", "support")
+    assert run("show", "customer", "cdnow:00001").status == 0
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['tallybook'];from tallybook.console import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'tallybook[cli]'" in done.stderr
+
+
+def test_a_demo_leaves_a_strangers_book_alone(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "shop.book").write_text("mine")
+    refused = run("demo", tmp_path)
+    assert refused.status == 2
+    assert (tmp_path / "shop.book").read_text() == "mine"
+
+
+def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:
+    first = run("demo", tmp_path / "demo", "--json")
+    assert first.status == 0, first.err
+    figures = first.json
+    assert (figures["customers"], figures["purchases"]) == (23_570, 69_659)
+    assert figures["verified"] is True
+    assert figures["certificate"]["holds"] is True
+    assert figures["personal_values_in_the_clear"] == 0
+    assert figures["segments"] == {"as_of": "1997-09-30", "customers": 23_570, "with_repeat_purchase": 9_451}
+    assert set(figures["tiers"]) == {"1997-06-30", "1997-12-31", "1998-06-30"}
+    assert all(sum(counts.values()) == 23_570 for counts in figures["tiers"].values())
+    assert figures["story"]["refused"] is True
+    assert figures["story"]["points"] == 40
+    assert sum(sum(row.values()) for row in figures["backtest"]["matrix"].values()) == 23_571
+    assert {"import", "project", "verify", "certificate", "backtest", "total"} <= set(figures["seconds"])
+    url = f"sqlite:///{figures['book']}"
+    assert run("show", "customer", "cdnow:00111", "--as-of", "1997-09-30", "--book", url, *WHO).status == 0

@@ -1,0 +1,196 @@
+"""Write the reference pages in docs/ from the code: `python -m tools.reference`. A test holds them up to date."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import typer.main
+
+import tallybook
+import tallybook.domain.access
+from tallybook import cli
+from tallybook.book import Book
+from tallybook.commands import command
+from tallybook.customers import CustomerDesk
+from tallybook.domain.errors import REFUSALS, TallybookError
+from tallybook.domain.events import REGISTRY, Decision
+from tallybook.imports import ImportDesk
+from tallybook.loyalty import LoyaltyDesk, RulesDesk
+from tallybook.tickets import TicketDesk
+from tallybook.views import AuditView, ProfilesView, ProjectionsView, TiersView
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOTE = "<!-- Written by `python -m tools.reference`. Change the docstrings, not this page. -->\n\n"
+
+DESKS: dict[str, type] = {
+    "book.customers": CustomerDesk,
+    "book.loyalty": LoyaltyDesk,
+    "book.tickets": TicketDesk,
+    "book.rules": RulesDesk,
+    "book.imports": ImportDesk,
+    "book.profiles": ProfilesView,
+    "book.tiers": TiersView,
+    "book.audit": AuditView,
+    "book.projections": ProjectionsView,
+}
+
+
+def public(owner: type) -> list[tuple[str, Any]]:
+    """Public members that a class defines itself, in order of definition."""
+    return [
+        (name, member)
+        for name, member in vars(owner).items()
+        if not name.startswith("_") and (callable(member) or isinstance(member, (property, command)))
+    ]
+
+
+def _signature(member: Any) -> str:
+    function = member.function if isinstance(member, command) else getattr(member, "__wrapped__", member)
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("self", "work")
+    ]
+    return str(inspect.Signature(parameters))
+
+
+def _doc(member: Any) -> str:
+    return inspect.cleandoc(member.__doc__ or "")
+
+
+def api() -> str:
+    """The Python API."""
+    lines = [
+        NOTE + "# Python API\n",
+        "```python\nimport tallybook\n```\n",
+        f"`tallybook` exports: {', '.join(f'`{name}`' for name in tallybook.__all__)}.\n",
+        "Methods marked *command* record events: they need `book.acting(…)`, take `effective_at` (when it happened; "
+        "default now) and `command_id` (repeating a command with its id gives the same result once), and have an "
+        "awaitable form: `await book.customers.register.aio(…)`.\n",
+        f"## `tallybook.open{_signature(tallybook.open)}`\n",
+        _doc(tallybook.open) + "\n",
+        "## `Book`\n",
+        _doc(Book) + "\n",
+    ]
+    for name, member in public(Book):
+        lines += _entry("book", name, member)
+    for path, desk in DESKS.items():
+        lines += [f"## `{path}`\n", _doc(desk) + "\n"]
+        for name, member in public(desk):
+            lines += _entry(path, name, member)
+    lines.append("## What they return\n")
+    for module in ("customers", "loyalty", "tickets", "views", "imports"):
+        for name, kind in vars(__import__(f"tallybook.{module}", fromlist=["_"])).items():
+            if name.startswith("_") or not hasattr(kind, "__dataclass_fields__"):
+                continue
+            if kind.__module__ == f"tallybook.{module}":
+                fields = ", ".join(f"`{one}`" for one in kind.__dataclass_fields__)
+                lines += [f"- **`{name}`**: {fields}. {' '.join(_doc(kind).split())}"]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(path: str, name: str, member: Any) -> list[str]:
+    if isinstance(member, property):
+        is_command = "BoundCommand" in str(get_type_hints(member.fget).get("return"))
+        return [f"### `{path}.{name}`{' — *command*' if is_command else ''}\n", _doc(member) + "\n"]
+    mark = " — *command*" if isinstance(member, command) else ""
+    return [f"### `{path}.{name}{_signature(member)}`{mark}\n", _doc(member) + "\n"]
+
+
+def errors() -> str:
+    """The error tree and the codes of refusals."""
+    tree = inspect.cleandoc(sys.modules["tallybook.domain.errors"].__doc__ or "")
+    rows = [f"| `{code}` | `{one.error.__name__}` | {one.meaning} | {one.remedy} |" for code, one in REFUSALS.items()]
+    kinds = [f"- `{kind.__name__}`: {' '.join(_doc(kind).split())}" for kind in _family(TallybookError)]
+    return (
+        NOTE
+        + "# Errors\n\n"
+        + tree
+        + "\n\n## Classes\n\n"
+        + "\n".join(kinds)
+        + "\n\n## Codes of refusals, in order of precedence\n\n| code | error | means | remedy |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def _family(kind: type) -> list[type]:
+    return [kind, *(one for child in kind.__subclasses__() for one in _family(child))]
+
+
+def events() -> str:
+    """The catalogue of stored events."""
+    lines = [
+        NOTE + "# Events\n",
+        "Stored name, schema version, kind, fields. A *sealed* field is encrypted under its subject's key; all others "
+        "are in the clear, and for ever. Each event also carries: event id, effective time, recorded time, subject, "
+        "actor, on-behalf-of, purpose, channel, correlation, causation and command id.\n",
+        "| stored name | version | kind | clear fields | sealed fields | means |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, schema in sorted(REGISTRY.items()):
+        kind = schema.event_class
+        sealed = ", ".join(
+            f"{field} ({mark.category.value}{', high' if mark.sensitivity == 'high' else ''})"
+            for field, mark in kind.personal_fields.items()
+        )
+        lines.append(
+            f"| `{name}` | {kind.schema_version} | {'decision' if issubclass(kind, Decision) else 'fact'} "
+            f"| {', '.join(kind.clear_fields)} | {sealed} | {' '.join(_doc(kind).split())} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def command_line() -> str:
+    """The command line."""
+    lines = [
+        NOTE + "# Command line\n",
+        "Needs the extra `cli`: `pip install 'tallybook[cli]'`. Answers go to stdout, progress and errors to stderr. "
+        "Exit status: 0 done, 1 the check failed, 2 wrong use.\n",
+    ]
+    _describe(typer.main.get_command(cli.app), "tallybook", lines)
+    return "\n".join(lines) + "\n"
+
+
+def _describe(one: Any, path: str, lines: list[str]) -> None:
+    if hasattr(one, "commands"):
+        for name, child in one.commands.items():
+            _describe(child, f"{path} {name}", lines)
+        return
+    arguments = " ".join(_metavar(parameter) for parameter in one.params if parameter.param_type_name == "argument")
+    lines += [f"## `{path}{' ' + arguments if arguments else ''}`\n", f"{one.help}\n"]
+    for parameter in one.params:
+        if parameter.param_type_name == "option":
+            names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+            variable = f" (or `{parameter.envvar}`)" if parameter.envvar else ""
+            lines.append(f"- {names}{variable}: {parameter.help or 'default ' + str(parameter.default)}")
+        elif getattr(parameter, "help", None):
+            lines.append(f"- `{_metavar(parameter)}`: {parameter.help}")
+    lines.append("")
+
+
+def _metavar(argument: Any) -> str:
+    name = argument.name.upper()
+    return name if argument.required else f"[{name}]"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "api.md": api,
+    "errors.md": errors,
+    "events.md": events,
+    "cli.md": command_line,
+}
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, write in PAGES.items():
+        (DOCS / name).write_text(write(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
