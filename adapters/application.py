@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, cast
 from uuid import UUID
 
 from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent, Repository
@@ -12,20 +13,46 @@ from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper,
 from eventsourcing.utils import Environment, EnvType
 
 from tallybook.domain.aggregate import A
+from tallybook.domain.events import Event
 from tallybook.projections.read_models import Recorded
 
-from .codec import EventMapper, known_uuid
+from .codec import EventMapper
+from .form import known_uuid
 from .keys import Keyring
 from .sqlite import BookDatastore, BookFactory, LogRecorder, Row
 
 
 class BookEventStore(EventStore[UUID]):
-    """An event store that makes no notification objects of what it wrote: nobody looks at them here."""
+    """An event store that goes straight from events to rows and back, without the objects in between."""
+
+    def __init__(self, mapper: EventMapper, recorder: LogRecorder) -> None:
+        super().__init__(mapper, recorder)
+        self._mapper = mapper
+        self._recorder = recorder
 
     def put(self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any) -> list[Recording[UUID]]:
-        """Store events, and with them what belongs to the same commit."""
-        self.recorder.insert_events([self.mapper.to_stored_event(event) for event in domain_events], **kwargs)
+        """Store events, and with them what belongs to the same commit. Makes no recordings: nobody looks at them."""
+        events = cast("Sequence[Event]", domain_events)
+        state_of = self._mapper.state_of
+        self._recorder.append(
+            [(one.originator_id.bytes, one.originator_version, one.stored_name, state_of(one)) for one in events],
+            **kwargs,
+        )
         return []
+
+    def get(
+        self,
+        originator_id: UUID,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[DomainEventProtocol[UUID]]:
+        """A stream's events."""
+        read = self._mapper.read
+        rows = self._recorder.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
+        return (read(originator_id, version, name, state, position) for position, version, name, state in rows)
 
 
 class BookApplication(Application[UUID]):
@@ -69,7 +96,7 @@ class BookApplication(Application[UUID]):
 
     def construct_event_store(self) -> EventStore[UUID]:
         """Our event store."""
-        return BookEventStore(self.mapper, self.recorder)
+        return BookEventStore(self.codec, self.log)
 
     @property
     def log(self) -> LogRecorder:  # type: ignore[override]  # the library's property of this name is deprecated
@@ -94,6 +121,18 @@ class BookApplication(Application[UUID]):
         if repository.cache is not None:
             # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
             repository.cache.put(stream_id, found)
+        return found
+
+    def load_many(self, kind: type[A], stream_ids: Sequence[UUID]) -> dict[UUID, A]:
+        """Many aggregates at once, past the cache: those that have events."""
+        read = self.codec.read
+        found: dict[UUID, A] = {}
+        for stream, rows in groupby(self.log.streams_rows(stream_ids), key=lambda row: row[1]):
+            stream_id = known_uuid(stream)
+            events = [read(stream_id, version, name, state, position) for position, _, version, name, state in rows]
+            aggregate = kind.fold(None, events)
+            if aggregate is not None:
+                found[stream_id] = aggregate
         return found
 
     def _record(self, processing_event: ProcessingEvent[UUID]) -> list[Recording[UUID]]:

@@ -6,7 +6,7 @@ import os
 import time
 from uuid import UUID
 
-from .codec import uuid_from
+from .form import uuid_from
 
 _VERSION_MASK = ~((0xF << 76) | (0xC << 60)) & (2**128 - 1)
 _VERSION_BITS = (0x4 << 76) | (0x8 << 60)

@@ -12,12 +12,10 @@ Ids are 16 bytes. Clear fields stand in the order in which their class declares 
 
 from __future__ import annotations
 
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID, SafeUUID
+from uuid import UUID
 
 import msgpack
 from eventsourcing.domain import DomainEventProtocol
@@ -25,138 +23,11 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 from pydantic import ValidationError
 
 from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
-from tallybook.domain.events import REGISTRY, Event, Metadata, Schema, Value
+from tallybook.domain.events import REGISTRY, Event, Metadata, Schema
 from tallybook.domain.personal import Personal, Sealed
 
+from .form import ENVELOPE_ARITY, Form, known_uuid, uuid_from
 from .keys import FIRST_KEY_ID, Keyring
-
-_ENVELOPE_ARITY = 6
-_set_int = UUID.__dict__["int"].__set__
-_set_safe = UUID.__dict__["is_safe"].__set__
-_UNKNOWN = SafeUUID.unknown
-
-
-def uuid_from(raw: bytes) -> UUID:
-    """A UUID from 16 bytes, at a quarter of the cost of `UUID(bytes=…)`."""
-    if len(raw) != 16:
-        raise ValueError(f"an id has 16 bytes, not {len(raw)}")
-    made = object.__new__(UUID)
-    _set_int(made, int.from_bytes(raw, "big"))
-    _set_safe(made, _UNKNOWN)
-    return made
-
-
-known_uuid = lru_cache(maxsize=16_384)(uuid_from)
-"""The same for ids that neighbours in the log share."""
-
-
-class _Source:
-    """Source of two expressions for a field: its value as msgpack, and back.
-
-    Each event class gets an encoder and a decoder of its own, compiled once from these: a generic loop over its fields
-    costs twice as much for each event. `names` are the objects that the expressions refer to.
-    """
-
-    def __init__(self) -> None:
-        self.names: dict[str, Any] = {"_uuid": known_uuid}
-
-    def encode(self, annotation: Any, value: str) -> str:
-        """An expression that turns `value` into what msgpack packs."""
-        annotation, optional = _plain(annotation)
-        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-        if annotation is UUID:
-            made = f"{value}.bytes"
-        elif origin is tuple:
-            item = self.encode(args[0], "item")
-            return f"[{item} for item in {value}]" if item != "item" else f"list({value})"
-        elif _is_value(annotation):
-            fields = annotation.model_fields.items()
-            made = f"[{', '.join(self.encode(info.annotation, f'{value}.{name}') for name, info in fields)}]"
-        else:
-            return value
-        return f"(None if {value} is None else {made})" if optional else made
-
-    def decode(self, annotation: Any, value: str) -> str:
-        """An expression that turns what msgpack unpacked into what the event's validator takes."""
-        annotation, optional = _plain(annotation)
-        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-        if annotation is UUID:
-            made = f"_uuid({value})"
-        elif origin is tuple:
-            item = self.decode(args[0], "item")
-            return f"tuple([{item} for item in {value}])" if item != "item" else f"tuple({value})"
-        elif _is_value(annotation):
-            make = f"_make_{annotation.__name__}"
-            self.names[make] = annotation.__pydantic_validator__.validate_python
-            self.names[f"_arity_{annotation.__name__}"] = self._check_arity(len(annotation.model_fields))
-            fields = ", ".join(
-                f"{name!r}: {self.decode(info.annotation, f'{value}[{index}]')}"
-                for index, (name, info) in enumerate(annotation.model_fields.items())
-            )
-            made = f"{make}({{{fields}}})"
-            made = f"(_arity_{annotation.__name__}({value}) and {made})"
-        else:
-            return value
-        return f"(None if {value} is None else {made})" if optional else made
-
-    @staticmethod
-    def _check_arity(arity: int) -> Callable[[Any], bool]:
-        def check(values: Any) -> bool:
-            if type(values) is not list or len(values) != arity:
-                raise ValueError(f"a part of the event is not an array of {arity} items")
-            return True
-
-        return check
-
-
-def _plain(annotation: Any) -> tuple[Any, bool]:
-    """An annotation without its marks, and whether None is allowed."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _plain(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        inner = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-        return _plain(inner)[0], True
-    return annotation, False
-
-
-def _is_value(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Value)
-
-
-class _Plan:
-    """How one event class is stored."""
-
-    __slots__ = ("arity", "decode", "encode", "event_class", "name", "personal", "schema", "validate", "version")
-
-    def __init__(self, schema: Schema) -> None:
-        event_class = schema.event_class
-        self.schema = schema
-        self.event_class = event_class
-        self.name = event_class.stored_name
-        self.version = event_class.schema_version
-        self.personal = tuple(event_class.personal_fields)
-        self.validate: Callable[[dict[str, Any]], Event] = event_class.__pydantic_validator__.validate_python
-        self.arity = _ENVELOPE_ARITY + len(event_class.clear_fields) + 1
-        source = _Source()
-        fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
-        encoded = ", ".join(source.encode(annotation, f"held[{name!r}]") for name, annotation in fields)
-        decoded = "".join(
-            f", {name!r}: {source.decode(annotation, f'values[{_ENVELOPE_ARITY + index}]')}"
-            for index, (name, annotation) in enumerate(fields)
-        )
-        made: dict[str, Any] = {}
-        exec(  # noqa: S102 - compiles field names of registered classes, never anything that was read
-            f"def encode(held): return [{encoded}]\n"
-            "def decode(values, originator_id, originator_version, event_id, subject_id, metadata):\n"
-            "    return {'originator_id': originator_id, 'originator_version': originator_version, "
-            "'event_id': event_id, 'effective_us': values[3], 'subject_id': subject_id, "
-            f"'metadata': metadata{decoded}}}\n",
-            source.names,
-            made,
-        )
-        self.encode: Callable[[Mapping[str, Any]], list[Any]] = made["encode"]
-        self.decode: Callable[..., dict[str, Any]] = made["decode"]
 
 
 class EventMapper(Mapper[UUID]):
@@ -165,34 +36,37 @@ class EventMapper(Mapper[UUID]):
     def __init__(self, keyring: Keyring, registry: Mapping[str, Schema] = REGISTRY) -> None:
         super().__init__(transcoder=JSONTranscoder())
         self.keyring = keyring
-        self._plans = {name: _Plan(schema) for name, schema in registry.items()}
+        self._forms = {name: Form(schema) for name, schema in registry.items()}
         self._metadata: tuple[Metadata | None, list[Any]] = (None, [])
         self._read: tuple[list[Any] | None, Metadata | None] = (None, None)
 
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
         """The stored form of a new event."""
         event = typing.cast(Event, domain_event)
-        plan = self._plans.get(event.stored_name)
-        if plan is None:
+        return StoredEvent(event.originator_id, event.originator_version, event.stored_name, self.state_of(event))
+
+    def state_of(self, event: Event) -> bytes:
+        """The stored state of a new event."""
+        form = self._forms.get(event.stored_name)
+        if form is None:
             raise UnknownStoredName(
                 f"{type(event).__qualname__} is not in the registry of stored names.", where=event.stored_name
             )
         held = event.__dict__
         subject: UUID | None = held["subject_id"]
-        sealed = self._seal(plan, held, subject) if plan.personal else None
-        state = msgpack.packb(
+        sealed = self._seal(form, held, subject) if form.personal else None
+        return msgpack.packb(
             [
-                plan.version,
+                form.version,
                 FIRST_KEY_ID if sealed else None,
                 held["event_id"].bytes,
                 held["effective_us"],
                 None if subject is None else subject.bytes,
                 self._pack_metadata(held["metadata"]),
-                *plan.encode(held),
+                *form.encode(held),
                 sealed,
             ]
         )
-        return StoredEvent(held["originator_id"], held["originator_version"], plan.name, state)
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
         """The event that a stored form holds. Raises StoredFormError and its kinds."""
@@ -213,9 +87,9 @@ class EventMapper(Mapper[UUID]):
         position: int | None = None,
     ) -> Event:
         """The same from the parts of a row. Raises StoredFormError and its kinds."""
-        plan = self._plans.get(stored_name)
+        form = self._forms.get(stored_name)
         try:
-            if plan is None:
+            if form is None:
                 raise UnknownStoredName(
                     "The stored name is not known to this release.",
                     where=_where(originator_id, originator_version, stored_name, position),
@@ -224,32 +98,36 @@ class EventMapper(Mapper[UUID]):
             if type(values) is not list or not values or type(values[0]) is not int:
                 raise ValueError("the state is not an array that begins with a schema version")
             version = values[0]
-            if version != plan.version:
-                if version > plan.version:
+            if version != form.version:
+                if version > form.version:
                     raise NewerSchema(
-                        f"Schema version {version} was written by a later release; this one reads {plan.version}. "
+                        f"Schema version {version} was written by a later release; this one reads {form.version}. "
                         "Upgrade Tallybook.",
                         where=_where(originator_id, originator_version, stored_name, position),
                     )
-                values = self._upcast(plan, values)
-            if len(values) != plan.arity:
-                raise ValueError(f"{len(values)} items where {plan.arity} belong")
+                values = self._upcast(form, values)
+            if len(values) != form.arity:
+                raise ValueError(f"{len(values)} items where {form.arity} belong")
             subject = None if values[4] is None else known_uuid(values[4])
             event_id = uuid_from(values[2])
-            fields = plan.decode(
-                values, originator_id, originator_version, event_id, subject, self._unpack_metadata(values[5])
-            )
+            handles = None
             if values[-1] is not None:
                 mask, blob = values[-1]
-                known = plan.schema.personal_fields(version)
+                known = form.schema.personal_fields(version)
                 names = tuple([name for bit, name in enumerate(known) if mask >> bit & 1])
-                if not names or mask >> len(known) or subject is None:
+                if not names or mask >> len(known) or subject is None or type(blob) is not bytes:
                     raise ValueError("the sealed part does not fit the event")
                 sealed = Sealed(event_id, stored_name, version, subject, values[1], names, blob)
-                for name in names:
-                    if name in plan.personal:
-                        fields[name] = Personal(sealed=sealed, field=name)
-            return plan.validate(fields)
+                handles = {name: Personal(sealed=sealed, field=name) for name in names if name in form.personal}
+            return form.decode(
+                values,
+                originator_id,
+                originator_version,
+                event_id,
+                subject,
+                self._unpack_metadata(values[5]),
+                handles,
+            )
         except StoredFormError:
             raise
         except ValidationError as error:
@@ -272,32 +150,32 @@ class EventMapper(Mapper[UUID]):
                 where=_where(originator_id, originator_version, stored_name, position),
             ) from error
 
-    def _upcast(self, plan: _Plan, values: list[Any]) -> list[Any]:
-        clear = values[_ENVELOPE_ARITY:-1]
-        for version in range(values[0], plan.version):
-            if version not in plan.schema.upcasters:
+    def _upcast(self, form: Form, values: list[Any]) -> list[Any]:
+        clear = values[ENVELOPE_ARITY:-1]
+        for version in range(values[0], form.version):
+            if version not in form.schema.upcasters:
                 raise ValueError(f"there is no schema version {version}")
-            clear = plan.schema.upcasters[version](clear)
-        return [*values[:_ENVELOPE_ARITY], *clear, values[-1]]
+            clear = form.schema.upcasters[version](clear)
+        return [*values[:ENVELOPE_ARITY], *clear, values[-1]]
 
-    def _seal(self, plan: _Plan, held: Mapping[str, Any], subject: UUID | None) -> list[Any] | None:
+    def _seal(self, form: Form, held: Mapping[str, Any], subject: UUID | None) -> list[Any] | None:
         mask = 0
         names: list[str] = []
         values: list[object] = []
-        for bit, name in enumerate(plan.personal):
+        for bit, name in enumerate(form.personal):
             handle: Personal[Any] | None = held[name]
             if handle is not None:
                 value = handle._take()
                 if value is None:
-                    raise TypeError(f"{plan.name}.{name} was sealed before: an event is stored once")
+                    raise TypeError(f"{form.name}.{name} was sealed before: an event is stored once")
                 mask |= 1 << bit
                 names.append(name)
                 values.append(value)
         if not mask:
             return None
         if subject is None:
-            raise TypeError(f"{plan.name} holds personal data and names no subject")
-        blob = self.keyring.seal(subject, held["event_id"], plan.name, plan.version, names, values)
+            raise TypeError(f"{form.name} holds personal data and names no subject")
+        blob = self.keyring.seal(subject, held["event_id"], form.name, form.version, names, values)
         return [mask, blob]
 
     def _pack_metadata(self, metadata: Metadata) -> list[Any]:

@@ -4,7 +4,7 @@ written in the transaction that inserts the events."""
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +31,13 @@ from eventsourcing.sqlite import (
 )
 
 from . import merkle
-from .codec import uuid_from
+from .form import uuid_from
 
 Row = tuple[int, bytes, int, str, bytes]
 """position, stream id, version, stored name, state"""
+
+NewRow = tuple[bytes | str, int, str, bytes]
+"""The same before it has a position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,6 @@ class LogRecorder(SQLiteApplicationRecorder):
         self.insert_events_statement = f"INSERT INTO {table} VALUES (?,?,?,?,?)"  # noqa: S608 - a name of ours
         self.select_columns = f"SELECT position, originator_id, originator_version, topic, state FROM {table} "  # noqa: S608 - a name of ours
         self.select_max_notification_id_statement = f"SELECT position FROM head WHERE log='{table}'"  # noqa: S608 - a name of ours
-        self.on_commit: Callable[[int], None] | None = None
 
     def construct_create_table_statements(self) -> list[str]:
         table = self.events_table_name
@@ -146,10 +148,22 @@ class LogRecorder(SQLiteApplicationRecorder):
             "CREATE TABLE IF NOT EXISTS claims (claim BLOB PRIMARY KEY, holder BLOB NOT NULL) WITHOUT ROWID",
         ]
 
-    def _insert_events(
+    def _insert_events(self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
+        return self._append(
+            c,
+            [(_stream(one.originator_id), one.originator_version, one.topic, one.state) for one in stored_events],
+            **kwargs,
+        )
+
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        """Append events in one durable transaction, with what belongs to it (see `_append`); their positions."""
+        with self.datastore.transaction(commit=True) as cursor:
+            return self._append(cursor, rows, **kwargs)
+
+    def _append(
         self,
         c: SQLiteCursor,
-        stored_events: Sequence[StoredEvent],
+        new: Sequence[NewRow],
         *,
         reads: Sequence[tuple[UUID, int]] = (),
         claims: Sequence[tuple[bytes, bytes]] = (),
@@ -172,24 +186,15 @@ class LogRecorder(SQLiteApplicationRecorder):
                 raise IntegrityError(f"stream {stream} moved on from version {version}")
         cursor.execute("SELECT position, frontier FROM head WHERE log=?", (self.events_table_name,))
         last, packed = cursor.fetchone()
-        if stored_events:
+        if new:
             frontier = merkle.Frontier(last, packed)
-            origin = self.origin
-            rows = []
-            leaves = []
-            position: int = last
-            for event in stored_events:
-                position += 1
-                stream_id = _stream(event.originator_id)
-                rows.append((position, stream_id, event.originator_version, event.topic, event.state))
-                leaves.append(
-                    merkle.leaf(origin, position, stream_id, event.originator_version, event.topic, event.state)
-                )
+            origin, leaf = self.origin, merkle.leaf
+            rows = [(position, *row) for position, row in enumerate(new, last + 1)]
             cursor.executemany(self.insert_events_statement, rows)
-            frontier.append(leaves)
+            frontier.append([leaf(origin, *row) for row in rows])
             cursor.execute(
                 "UPDATE head SET position=?, frontier=? WHERE log=?",
-                (position, frontier.packed(), self.events_table_name),
+                (frontier.size, frontier.packed(), self.events_table_name),
             )
         if releases:
             cursor.executemany("DELETE FROM claims WHERE claim=?", [(claim,) for claim in releases])
@@ -198,9 +203,9 @@ class LogRecorder(SQLiteApplicationRecorder):
         if receipt is not None:
             cursor.execute(
                 "INSERT INTO receipts VALUES (?,?,?,?,?)",
-                (receipt.command_id, receipt.digest, last + 1, last + len(stored_events), receipt.result),
+                (receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result),
             )
-        return range(last + 1, last + len(stored_events) + 1)
+        return range(last + 1, last + len(new) + 1)
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Insert events in one durable transaction; their positions."""
@@ -247,6 +252,16 @@ class LogRecorder(SQLiteApplicationRecorder):
             statement += " LIMIT ?"
             params.append(limit)
         return self._query(statement, params)
+
+    def streams_rows(self, originator_ids: Sequence[UUID]) -> Iterator[Row]:
+        """All rows of many streams, stream by stream."""
+        for start in range(0, len(originator_ids), 500):
+            chunk = [one.bytes for one in originator_ids[start : start + 500]]
+            marks = ",".join("?" * len(chunk))
+            yield from self._query(
+                f"{self.select_columns}WHERE originator_id IN ({marks}) ORDER BY originator_id, originator_version",
+                chunk,
+            )
 
     def select_notifications(
         self,
@@ -319,6 +334,15 @@ class LogRecorder(SQLiteApplicationRecorder):
         """What is kept of a command, if it was recorded."""
         rows = self._query("SELECT command_id, digest, result FROM receipts WHERE command_id=?", [command_id])
         return Receipt(*rows[0]) if rows else None
+
+    def holders(self, claims: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Who holds each of many claims; free ones are left out."""
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(claims), 500):
+            chunk = claims[start : start + 500]
+            marks = ",".join("?" * len(chunk))
+            found.update(self._query(f"SELECT claim, holder FROM claims WHERE claim IN ({marks})", chunk))  # noqa: S608 - marks only
+        return found
 
     def holder(self, claim: bytes) -> bytes | None:
         """Who holds a claim."""

@@ -19,6 +19,7 @@ import pytest
 
 import tallybook
 from tallybook import commands
+from tallybook.adapters.sqlite import LogRecorder, Receipt
 from tallybook.domain.customer import IdentifierLinked
 from tallybook.domain.errors import Refused, TallybookError
 from tallybook.domain.loyalty import Enrolled, PointsRedeemed, RedemptionRefused, RedemptionRequested
@@ -159,6 +160,33 @@ def test_a_refused_redemption_is_recorded_once_and_refused_to_all(book: tallyboo
     assert refusals(results) == ["insufficient_points"] * THREADS
     assert len({str(result) for result in results}) == 1
     assert len(list(book._core.history([RedemptionRefused.stored_name]))) == 1
+
+
+@pytest.mark.parametrize("kind", ["purchase", "enrol", "register", "change of an identifier"])
+def test_a_repeat_that_overlaps_with_the_first_gives_its_result_and_no_refusal(
+    book: tallybook.Book, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The repeat looks for a receipt, the first call commits, the repeat then finds the order, account or id taken.
+    with book.acting("agent:lin", purpose="test"):
+        ada = book.customers.register(name="Ada")
+        run: dict[str, Callable[[], object]] = {
+            "purchase": lambda: book.customers.record_purchase(ada, line(), order_id="A-1", command_id="c-1"),
+            "enrol": lambda: book.loyalty.enrol(ada, command_id="c-1"),
+            "register": lambda: book.customers.register(name="Grace", identifiers={"crm": "77"}, command_id="c-1"),
+            "change of an identifier": lambda: book.customers.link_identifier(ada, "crm", "78", command_id="c-1"),
+        }
+        first = run[kind]()
+        before = book.position()
+        real = LogRecorder.receipt
+        asked: list[bytes] = []
+
+        def late(self: LogRecorder, command_id: bytes) -> Receipt | None:
+            asked.append(command_id)
+            return None if len(asked) == 1 else real(self, command_id)
+
+        monkeypatch.setattr(LogRecorder, "receipt", late)
+        assert run[kind]() == first
+        assert book.position() == before
 
 
 def test_the_same_command_from_four_processes_has_one_effect_and_one_result(

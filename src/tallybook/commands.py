@@ -7,8 +7,9 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
 from uuid import UUID
@@ -17,7 +18,7 @@ from eventsourcing.persistence import IntegrityError, OperationalError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from tallybook.adapters.codec import uuid_from
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.sqlite import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
@@ -169,6 +170,10 @@ class command_ahead(command[D, P, R]):  # noqa: N801 - used as a decorator
     may_lie_ahead = True
 
 
+def _uuid_of(number: int) -> UUID:
+    return uuid_from(number.to_bytes(16, "big"))
+
+
 class Work:
     """One try of one command: what it read, what it records, in one transaction, in this order."""
 
@@ -194,7 +199,9 @@ class Work:
                 "command_id": None if command_id is None else uuid_from(command_id),
             }
         )
-        self.stamp = Stamp(self.metadata, self.effective_us, core.new_id)
+        # One random id a command; the ids of its events count on from there.
+        first = core.new_id().int
+        self.stamp = Stamp(self.metadata, self.effective_us, map(_uuid_of, count(first)).__next__)
         self.journal: list[Event] = []
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
@@ -253,13 +260,21 @@ class Work:
             )
         return account
 
-    def any_account(self, stream_id: UUID) -> LoyaltyAccount:
-        """A draft of the account of a stream."""
-        return self._draft(LoyaltyAccount, stream_id)
+    def accounts(self, stream_ids: Sequence[UUID]) -> list[LoyaltyAccount]:
+        """Drafts of the accounts of many streams."""
+        for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids).items():
+            self._versions[stream_id] = loaded.version
+            loaded.journal = self.journal
+            self._drafts[stream_id] = loaded
+        return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
 
     def ticket(self, ticket_id: UUID) -> Ticket:
         """A draft of a ticket, which may not be there."""
         return self._draft(Ticket, ticket_id)
+
+    def fresh_ticket(self) -> Ticket:
+        """A draft under a new id."""
+        return self._fresh(Ticket, self._core.new_id())
 
     def _draft(self, kind: type[A], stream_id: UUID) -> A:
         draft = self._drafts.get(stream_id)
@@ -286,6 +301,11 @@ class Work:
             self._claimed[claim] = self._core.app.log.holder(claim)
         held = self._claimed[claim]
         return None if held is None else uuid_from(held)
+
+    def look_up(self, claims: Sequence[bytes]) -> None:
+        """Look many claims up at once, for `holder` to find."""
+        held = self._core.app.log.holders(claims)
+        self._claimed.update((claim, held.get(claim)) for claim in claims)
 
     def claim(self, claim: bytes, holder: UUID) -> None:
         """Take a claim that is free."""

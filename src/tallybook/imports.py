@@ -147,6 +147,7 @@ class ImportDesk(Desk):
         control = work.control()
         registered: dict[str, UUID] = {}
         accounts: dict[UUID, LoyaltyAccount] = {}
+        work.look_up([identifier_claim(work, SYSTEM, name) for name in {row.customer for row in batch.rows}])
         for row in batch.rows:
             stamp = work.at(row.effective_us)
             customer_id = registered.get(row.customer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from tallybook.adapters.codec import uuid_from
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleSetAdopted
@@ -170,8 +170,8 @@ class LoyaltyDesk(Desk):
         self, work: Work, batch: _Accounts, *, effective_at: When | None = None, command_id: str | None = None
     ) -> int:
         control = work.control()
-        for account in batch.ids:
-            work.any_account(account).settle(work.stamp, control.horizon_us or 0, control)
+        for account in work.accounts(batch.ids):
+            account.settle(work.stamp, control.horizon_us or 0, control)
         return len(work.journal)
 
     @command

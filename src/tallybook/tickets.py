@@ -53,7 +53,7 @@ class TicketDesk(Desk):
             raise refusal(
                 "invalid_argument", f"kind: one of {', '.join(TicketKind)} is wanted.", argument="kind"
             ) from None
-        ticket = work.ticket(work.stamp.new_id())
+        ticket = work.fresh_ticket()
         ticket.open(work.stamp, owner.id, wanted, subject, text, severity)
         return ticket.id
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
-from tallybook.adapters.codec import uuid_from
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.sqlite import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded

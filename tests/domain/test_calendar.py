@@ -89,6 +89,16 @@ def test_wall_clocks_around_each_change_of_offset(data: st.DataObject, name: str
     assert zone.utc_us(wall_us(wall)) == instant_us(wall, name)
 
 
+@settings(max_examples=100, deadline=None, print_blob=True)
+@given(data=st.data(), name=st.sampled_from(ZONES[1:]), off_us=st.sampled_from([-1, 0, 1]))
+def test_an_offset_changes_at_its_instant_and_not_a_microsecond_sooner(
+    data: st.DataObject, name: str, off_us: int
+) -> None:
+    zone = frozen_zone(name)
+    at_us = data.draw(st.sampled_from(zone.starts_us[1:] or (0,))) + off_us
+    assert zone.local_us(at_us) == wall_us(from_us(at_us).astimezone(zoneinfo.ZoneInfo(name)))
+
+
 def test_a_wall_clock_that_the_clock_skips_is_read_with_the_offset_from_before() -> None:
     zone = frozen_zone("America/New_York")
     skipped = wall_us(datetime(2024, 3, 10, 2, 30))  # noqa: DTZ001

@@ -142,6 +142,31 @@ def test_only_the_named_read_models_catch_up(shop: Shop) -> None:
     }  # fmt: skip
 
 
+def test_read_models_that_stand_at_different_positions_catch_up_together(shop: Shop) -> None:
+    class Another(Counting):
+        name = "another"
+        table = Table("another", Counting.table.columns, ("stream",))
+        tables = (table,)
+
+    both = projector_on(shop, Counting(), Another())
+    both.catch_up()
+    for names in (["counting"], ["another"]):
+        busy(shop, 2)
+        both.catch_up(names=names)
+    busy(shop, 2)
+    assert both.catch_up() == shop.book.position()
+    assert counted(shop) == sum(row[1] for row in shop.rows(Another(), Another.table)) == shop.book.position()
+
+
+def test_a_build_that_is_behind_the_live_one_does_not_take_its_place(shop: Shop) -> None:
+    busy(shop, 2)
+    projector_on(shop, Counting()).catch_up()
+    store = shop.book._core.store
+    behind = store.begin(Counting())
+    assert not store.go_live(behind)
+    assert counted(shop) == shop.book.position()
+
+
 def test_an_unknown_read_model_is_refused(shop: Shop) -> None:
     with pytest.raises(tallybook.Refused) as refused:
         shop.book.projections.rebuild("nonsense")
