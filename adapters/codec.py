@@ -110,7 +110,7 @@ class EventMapper(Mapper[UUID]):
                 raise ValueError(f"{len(values)} items where {form.arity} belong")
             subject = None if values[4] is None else known_uuid(values[4])
             event_id = uuid_from(values[2])
-            handles = None
+            handles: dict[str, Personal[Any]] | None = None
             if values[-1] is not None:
                 mask, blob = values[-1]
                 known = form.schema.personal_fields(version)

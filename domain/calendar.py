@@ -106,6 +106,10 @@ class Zone(Value):
         days = local // DAY_US
         return self.utc_us(shift_months(days, months) * DAY_US + local - days * DAY_US)
 
+    def months_after(self, utc_us: int, months: int) -> int:
+        """Local midnight at which the same day so many months later begins. Never falls as the time rises."""
+        return self.utc_us(shift_months(self.day(utc_us), months) * DAY_US)
+
     def month_end(self, utc_us: int) -> int:
         """Local midnight at which the month of that time ends: the first instant of the next month."""
         year, month, _ = civil_from_days(self.day(utc_us))

@@ -83,6 +83,14 @@ class RuleBook:
         """Moments in (after, until] from which a rule set of the programme is in force, rising."""
         return sorted({at for at, name, _ in self._adoptions if name == programme and after_us < at <= until_us})
 
+    def programmes(self) -> tuple[str, ...]:
+        """Programmes with an adoption, in the order of their first."""
+        return tuple(dict.fromkeys(name for _, name, _ in self._adoptions))
+
+    def count(self, programme: str) -> int:
+        """How many adoptions a programme has."""
+        return sum(1 for _, name, _ in self._adoptions if name == programme)
+
     def __len__(self) -> int:
         return len(self._adoptions)
 
@@ -121,22 +129,23 @@ class Control(Aggregate):
         Refuses: rule_set_adopted.
         """
         digest = rule_set.digest()
+        named = (rule_set.programme, rule_set.name, rule_set.version)
         for adopted in self.adopted:
-            if (adopted.programme, adopted.name, adopted.version) == (
-                rule_set.programme,
-                rule_set.name,
-                rule_set.version,
-            ):
-                if adopted.digest != digest:
-                    raise refusal(
-                        "rule_set_adopted",
-                        f"{rule_set.label} was adopted with other content.",
-                        rule_set=rule_set.label,
-                        adopted=adopted.digest,
-                        given=digest,
-                    )
-                if adopted.effective_us == stamp.effective_us:
-                    return None
+            if (adopted.programme, adopted.name, adopted.version) == named and adopted.digest != digest:
+                raise refusal(
+                    "rule_set_adopted",
+                    f"{rule_set.label} was adopted with other content.",
+                    rule_set=rule_set.label,
+                    adopted=adopted.digest,
+                    given=digest,
+                )
+        in_force = [
+            adopted
+            for adopted in self.adopted
+            if (adopted.programme, adopted.effective_us) == (rule_set.programme, stamp.effective_us)
+        ]
+        if in_force and in_force[-1].digest == digest:
+            return None
         return self.record(
             RuleSetAdopted,
             stamp,

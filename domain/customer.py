@@ -11,8 +11,9 @@ from pydantic import Field
 
 from . import personal
 from .aggregate import Aggregate, Appliers, Stamp, applies
-from .errors import refusal
+from .errors import refusal, whole
 from .events import Code, Fact, Minor, Value, stored
+from .rules import ORDER_MINOR_MAX
 
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -184,10 +185,10 @@ class Customer(Aggregate):
         super().__init__(stream_id)
         self.kind: CustomerKind | None = None
         self.key_id = 0
-        self.identifiers: dict[str, personal.ExternalId] = {}
-        self.contact_points: dict[UUID, tuple[str, personal.ContactValue]] = {}
+        self.identifiers: dict[str, tuple[int, personal.ExternalId]] = {}  # with the effective time
+        self.contact_points: dict[UUID, tuple[int, str, personal.ContactValue]] = {}
         self.fields: dict[str, object] = {}
-        self.purchases: dict[UUID, tuple[Line, ...]] = {}
+        self.purchases: dict[UUID, tuple[int, tuple[Line, ...]]] = {}
         self.returned: dict[tuple[UUID, int], tuple[int, int]] = {}
 
     @property
@@ -240,6 +241,7 @@ class Customer(Aggregate):
                 customer=self.id,
                 system=system,
             )
+        _not_before(stamp, self.identifiers[system][0])
         return self.record(IdentifierRemoved, stamp, self.id, system=system)
 
     def add_contact_point(self, stamp: Stamp, kind: str, value: str) -> ContactPointAdded:
@@ -257,6 +259,7 @@ class Customer(Aggregate):
                 customer=self.id,
                 point=point_id,
             )
+        _not_before(stamp, self.contact_points[point_id][0])
         return self.record(ContactPointRemoved, stamp, self.id, point_id=point_id)
 
     def record_interaction(
@@ -280,7 +283,12 @@ class Customer(Aggregate):
         order_id: str | None = None,
         source_ref: str | None = None,
     ) -> PurchaseRecorded:
-        """Refuses: unknown_customer, no_lines."""
+        """Refuses: invalid_argument, unknown_customer, no_lines."""
+        net_minor = sum(line.net_minor for line in lines)
+        if net_minor > ORDER_MINOR_MAX:
+            raise refusal(
+                "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
+            )
         self._must_be_registered()
         if not lines:
             raise refusal("no_lines", "The purchase has no lines.", customer=self.id)
@@ -300,25 +308,26 @@ class Customer(Aggregate):
     ) -> ReturnRecorded:
         """Give back `quantities` (line number → pieces). The net amount of partial returns never exceeds the line's.
 
-        Refuses: unknown_customer, unknown_purchase, no_lines, unknown_line, invalid_argument, returned_too_much.
+        Refuses: invalid_argument, unknown_customer, no_lines, unknown_purchase, unknown_line, returned_too_much,
+        effective_too_early.
         """
+        for number, quantity in quantities.items():
+            whole(number, "line number")
+            whole(quantity, f"quantity of line {number}")
         self._must_be_registered()
-        bought = self.purchases.get(purchase_id)
-        if bought is None:
-            raise refusal(
-                "unknown_purchase",
-                "The customer has no such purchase.",
-                customer=self.id,
-                purchase=purchase_id,
-            )
         if not quantities:
             raise refusal("no_lines", "The return names no lines.", purchase=purchase_id)
+        purchase = self.purchases.get(purchase_id)
+        if purchase is None:
+            raise refusal(
+                "unknown_purchase", "The customer has no such purchase.", customer=self.id, purchase=purchase_id
+            )
+        bought_us, bought = purchase
+        unknown = [number for number in sorted(quantities) if number > len(bought)]
+        if unknown:
+            raise refusal("unknown_line", f"The purchase has no line {unknown[0]}.", line=unknown[0], lines=len(bought))
         lines = []
         for number, quantity in sorted(quantities.items()):
-            if not 1 <= number <= len(bought):
-                raise refusal("unknown_line", f"The purchase has no line {number}.", line=number, lines=len(bought))
-            if quantity < 1:
-                raise refusal("invalid_argument", f"Line {number}: a quantity is at least 1.", quantity=quantity)
             line = bought[number - 1]
             back, net_back = self.returned.get((purchase_id, number), (0, 0))
             if back + quantity > line.quantity:
@@ -331,11 +340,22 @@ class Customer(Aggregate):
                 )
             net = line.net_minor * (back + quantity) // line.quantity - net_back
             lines.append(ReturnLine(line=number, quantity=quantity, net_minor=net))
+        _not_before(stamp, bought_us)
         return self.record(ReturnRecorded, stamp, self.id, purchase_id=purchase_id, lines=tuple(lines), reason=reason)
 
     def _must_be_registered(self) -> None:
         if not self.registered:
             raise refusal("unknown_customer", "There is no such customer.", customer=self.id)
+
+
+def _not_before(stamp: Stamp, earlier_us: int) -> None:
+    if stamp.effective_us < earlier_us:
+        raise refusal(
+            "effective_too_early",
+            "The effective time lies before that of what it rests on.",
+            effective_us=stamp.effective_us,
+            earliest_us=earlier_us,
+        )
 
 
 @applies(Customer.APPLIERS, KeyCreated)
@@ -365,7 +385,7 @@ def _set_fields(customer: Customer, event: CustomerRegistered | CustomerChanged)
 
 @applies(Customer.APPLIERS, IdentifierLinked)
 def _identifier_linked(customer: Customer, event: IdentifierLinked) -> None:
-    customer.identifiers[event.system] = event.external_id
+    customer.identifiers[event.system] = (event.effective_us, event.external_id)
 
 
 @applies(Customer.APPLIERS, IdentifierRemoved)
@@ -375,7 +395,7 @@ def _identifier_removed(customer: Customer, event: IdentifierRemoved) -> None:
 
 @applies(Customer.APPLIERS, ContactPointAdded)
 def _contact_point_added(customer: Customer, event: ContactPointAdded) -> None:
-    customer.contact_points[event.point_id] = (event.kind, event.value)
+    customer.contact_points[event.point_id] = (event.effective_us, event.kind, event.value)
 
 
 @applies(Customer.APPLIERS, ContactPointRemoved)
@@ -385,7 +405,7 @@ def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> No
 
 @applies(Customer.APPLIERS, PurchaseRecorded)
 def _purchase_recorded(customer: Customer, event: PurchaseRecorded) -> None:
-    customer.purchases[event.event_id] = event.lines
+    customer.purchases[event.event_id] = (event.effective_us, event.lines)
 
 
 @applies(Customer.APPLIERS, ReturnRecorded)

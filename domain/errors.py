@@ -146,10 +146,9 @@ REFUSALS: dict[str, Refusal] = {
         "more of a line is returned than was bought and not returned yet",
         "Reduce the quantity to what is left.",
     ),
-    "no_rule_set": Refusal(
-        NotAllowed,
-        "no rule set is in force for the programme at that time",
-        "Adopt one: `tallybook rules adopt FILE`, or `book.rules.adopt(…)`, in force from early enough.",
+    "unknown_ticket": Refusal(NotFound, "no ticket with that id", "Open it first."),
+    "ticket_closed": Refusal(
+        NotAllowed, "the ticket is closed", "Open a new ticket that names the old one in its text."
     ),
     "not_enrolled": Refusal(
         NotFound,
@@ -159,14 +158,20 @@ REFUSALS: dict[str, Refusal] = {
     "already_enrolled": Refusal(
         Conflict, "the customer has an account in the programme", "Use the account that is there."
     ),
+    "effective_too_early": Refusal(
+        NotAllowed,
+        "a fact dated before what it rests on: a return before its purchase, a reply before the ticket was opened",
+        "Check the effective time, or correct that of the earlier fact's record.",
+    ),
+    "no_rule_set": Refusal(
+        NotAllowed,
+        "no rule set is in force for the programme at that time",
+        "Adopt one: `tallybook rules adopt FILE`, or `book.rules.adopt(…)`, in force from early enough.",
+    ),
     "insufficient_points": Refusal(
         NotAllowed,
         "fewer active points than the redemption asks for; the attempt is recorded",
         "Redeem at most the balance.",
-    ),
-    "unknown_ticket": Refusal(NotFound, "no ticket with that id", "Open it first."),
-    "ticket_closed": Refusal(
-        NotAllowed, "the ticket is closed", "Open a new ticket that names the old one in its text."
     ),
     "owner_required": Refusal(NotAllowed, "a complaint needs a named owner before it is resolved", "Assign it first."),
     "not_resolved": Refusal(NotAllowed, "the ticket is not resolved yet", "Resolve it first."),
@@ -196,6 +201,13 @@ REFUSALS: dict[str, Refusal] = {
 def refusal(code: str, message: str, **values: object) -> Refused:
     """The error for a code of the catalogue, to be raised by the guard that found it."""
     return REFUSALS[code].error(code, message, values)
+
+
+def whole(value: object, name: str, least: int = 1, most: int = 10**12) -> int:
+    """A whole number within bounds, as a command's argument. Refuses: invalid_argument."""
+    if type(value) is not int or not least <= value <= most:
+        raise refusal("invalid_argument", f"{name}: a whole number from {least} to {most} is wanted.", argument=name)
+    return value
 
 
 class BookError(TallybookError):

@@ -16,7 +16,7 @@ from . import lots as lot_book
 from .aggregate import Aggregate, Appliers, Stamp, applies
 from .control import Control, RuleBook
 from .customer import Line, PurchaseRecorded, ReturnRecorded
-from .errors import refusal
+from .errors import refusal, whole
 from .events import Code, Decision, Event, Fact, Points, Value, stored
 from .lots import NEVER, Lot
 from .rules import Reader, Rules
@@ -58,8 +58,9 @@ class GoodwillGranted(Fact):
 
 @stored("loyalty.points_earned")
 class PointsEarned(Decision):
-    """A new lot, named by the fact in `facts`. `basis_minor` is the part of each line's net amount that earned.
+    """A new lot, named by the fact in `facts`. `basis` is what of each line earned, by which a return is reckoned.
 
+    It counts in `basis_unit`: `minor` (net amount), or `pieces` where all that earned was free of charge.
     `debt_paid` of the points went into an older debt; the rest is the lot.
     """
 
@@ -68,7 +69,8 @@ class PointsEarned(Decision):
     qualifying: int
     expires_us: int
     rule_ids: tuple[Code, ...]
-    basis_minor: tuple[int, ...]
+    basis: tuple[int, ...]
+    basis_unit: Code
     tier: Code
     debt_paid: int
 
@@ -107,14 +109,15 @@ class PointsExpired(Decision):
 class EarningReversed(Decision):
     """A return took back what its lines had earned: from the lot itself, then from others, then as debt or not at all.
 
-    `points` = lots + `debt` + `forgiven`. `qualifying` leaves the tier window's sum, dated as it was earned.
+    `points` = lots + `debt` + `forgiven`. What expired before is forgiven: it can't be lost twice. `qualifying` leaves
+    the tier window's sum, dated as it was earned. `basis` counts in the earning's unit.
     """
 
     programme: Code
     lot_id: UUID
     points: int
     qualifying: int
-    basis_minor: int
+    basis: int
     lots: tuple[LotPart, ...]
     debt: int
     forgiven: int
@@ -136,12 +139,14 @@ class Earning(NamedTuple):
 
     points: int
     qualifying: int
-    basis_minor: tuple[int, ...]
+    basis: tuple[int, ...]
+    basis_unit: str
     earned_us: int
     expires_us: int
-    returned_minor: int
-    reversed_points: int
-    reversed_qualifying: int
+    returned: int = 0
+    reversed_points: int = 0
+    reversed_qualifying: int = 0
+    expired: int = 0
 
 
 class Redemption(NamedTuple):
@@ -191,20 +196,22 @@ class LoyaltyAccount(Aggregate):
     # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def enrol(self, stamp: Stamp, customer_id: UUID, programme: str, control: Control) -> Enrolled:
-        """Open the account in its first tier. Refuses: no_rule_set, already_enrolled."""
-        if control.rule_book.in_force(programme, stamp.effective_us) is None:
-            raise refusal("no_rule_set", f"No rule set is in force for {programme} at that time.", programme=programme)
+        """Open the account in its first tier. Refuses: already_enrolled, no_rule_set."""
         if self.enrolled:
             raise refusal("already_enrolled", "The customer has an account.", customer=customer_id)
+        if control.rule_book.in_force(programme, stamp.effective_us) is None:
+            raise refusal("no_rule_set", f"No rule set is in force for {programme} at that time.", programme=programme)
         fact = self.record(Enrolled, stamp, customer_id, programme=programme)
         self.receive(fact, stamp, control)
         return fact
 
     def redeem(self, stamp: Stamp, points: int, reward: str, control: Control) -> Redemption:
-        """Spend points. A refusal is recorded, and then told by the outcome. Refuses: invalid_argument, no_rule_set."""
-        if points < 1:
-            raise refusal("invalid_argument", "A redemption is at least one point.", points=points)
-        self.must_have_rules(stamp.effective_us, control)
+        """Spend points. What the balance can't pay is recorded, and then told by the outcome.
+
+        Refuses: invalid_argument, effective_too_early, no_rule_set.
+        """
+        whole(points, "points")
+        self._must_be_open(stamp, control)
         self.settle(stamp, stamp.effective_us, control)
         request = self.record(RedemptionRequested, stamp, self.customer_id, points=points, reward=reward)
         outcome = self.receive(request, stamp, control)
@@ -214,25 +221,31 @@ class LoyaltyAccount(Aggregate):
     def grant_goodwill(
         self, stamp: Stamp, points: int, reason: str, ticket_id: UUID | None, control: Control
     ) -> GoodwillGranted:
-        """Add points for a reason outside of the earning rules. Refuses: invalid_argument, no_rule_set."""
-        if points < 1:
-            raise refusal("invalid_argument", "A grant is at least one point.", points=points)
-        self.must_have_rules(stamp.effective_us, control)
+        """Add points for a reason outside of the earning rules.
+
+        Refuses: invalid_argument, effective_too_early, no_rule_set.
+        """
+        whole(points, "points")
+        self._must_be_open(stamp, control)
         self.settle(stamp, stamp.effective_us, control)
         fact = self.record(GoodwillGranted, stamp, self.customer_id, points=points, reason=reason, ticket_id=ticket_id)
         self.receive(fact, stamp, control)
         return fact
 
-    def must_have_rules(self, at_us: int, control: Control) -> Rules:
-        """The rules in force. Refuses: no_rule_set."""
-        rules = control.rule_book.in_force(self.programme, at_us)
-        if rules is None:
+    def _must_be_open(self, stamp: Stamp, control: Control) -> None:
+        if stamp.effective_us < self.enrolled_us:
+            raise refusal(
+                "effective_too_early",
+                "The effective time lies before the account was opened.",
+                effective_us=stamp.effective_us,
+                earliest_us=self.enrolled_us,
+            )
+        if control.rule_book.in_force(self.programme, stamp.effective_us) is None:
             raise refusal(
                 "no_rule_set",
                 f"No rule set is in force for {self.programme} at that time.",
                 programme=self.programme,
             )
-        return rules
 
     # ── where facts meet rules ────────────────────────────────────────────────────────────────────────────────────
 
@@ -277,14 +290,16 @@ class LoyaltyAccount(Aggregate):
                 return
 
     def _next_tier_change(self, until_us: int, rule_book: RuleBook) -> tuple[int, Rules, str, int, str] | None:
-        """The first moment after the account's clock and up to `until_us` at which time alone changes the tier."""
+        """The first moment from the account's clock up to `until_us` at which time alone changes the tier."""
         if self.clock_us >= until_us:
             return None
-        moments: dict[int, str] = dict.fromkeys(
-            rule_book.starts(self.programme, self.clock_us, until_us), "rules_changed"
-        )
+        moments: dict[int, str] = {}
+        if rule_book.count(self.programme) > 1:
+            # Rules that were adopted since, from before the account's clock, hold from the clock on.
+            starts = rule_book.starts(self.programme, self.clock_us, until_us)
+            moments = dict.fromkeys([self.clock_us, *starts], "rules_changed")
         if self.window:
-            for index, start in enumerate([self.clock_us, *sorted(moments)]):
+            for index, start in enumerate(sorted({self.clock_us, *moments})):
                 rules = rule_book.in_force(self.programme, start)
                 if rules is None or (index == 0 and self.tier == rules.base_tier):
                     continue
@@ -309,14 +324,14 @@ class LoyaltyAccount(Aggregate):
 
     def _first_in_window(self, rules: Rules, at_us: int) -> int:
         zone, months = rules.zone, rules.window_months
-        if not self.window or zone.add_months(self.window[0][0], months) > at_us:
+        if not self.window or zone.months_after(self.window[0][0], months) > at_us:
             return 0
-        return bisect_right(self.window, at_us, key=lambda entry: zone.add_months(entry[0], months))
+        return bisect_right(self.window, at_us, key=lambda entry: zone.months_after(entry[0], months))
 
     def _leaving(self, rules: Rules, after_us: int) -> Iterator[int]:
         """Moments after another at which points leave the window, rising."""
         for earned_us, _ in self.window[self._first_in_window(rules, after_us) :]:
-            yield rules.zone.add_months(earned_us, rules.window_months)
+            yield rules.zone.months_after(earned_us, rules.window_months)
 
     def _change_tier(
         self,
@@ -369,7 +384,8 @@ class LoyaltyAccount(Aggregate):
         rules: Rules,
         points: int,
         qualifying: int,
-        basis_minor: Sequence[int],
+        basis: Sequence[int],
+        basis_unit: str,
         rule_ids: Sequence[str],
     ) -> PointsEarned:
         expires_us = rules.rule_set.expiry.expires_us(fact.effective_us, rules.zone)
@@ -384,7 +400,8 @@ class LoyaltyAccount(Aggregate):
             qualifying=qualifying,
             expires_us=NEVER if expires_us is None else expires_us,
             rule_ids=tuple(rule_ids),
-            basis_minor=tuple(basis_minor),
+            basis=tuple(basis),
+            basis_unit=basis_unit,
             tier=self.tier,
             debt_paid=min(self.debt, points),
         )
@@ -416,21 +433,24 @@ def _earn_for_purchase(
 ) -> PointsEarned | None:
     if fact.currency != rules.rule_set.currency or fact.effective_us < account.enrolled_us:
         return None
-    points, basis_minor, rule_ids = rules.earn(
+    points, basis, rule_ids = rules.earn(
         _order_reader(fact, account.tier or "", rules),
         [_line_reader(line) for line in fact.lines],
         [line.net_minor for line in fact.lines],
     )
     if points == 0:
         return None
-    earned = account._earn(fact, stamp, rules, points, points, basis_minor, rule_ids)
+    unit = "minor"
+    if not any(basis):
+        basis, unit = [line.quantity for line in fact.lines], "pieces"
+    earned = account._earn(fact, stamp, rules, points, points, basis, unit, rule_ids)
     account._evaluate_tier(fact, stamp, rules, "points_earned")
     return earned
 
 
 @reacts(GoodwillGranted)
 def _earn_goodwill(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules: Rules) -> PointsEarned:
-    return account._earn(fact, stamp, rules, fact.points, 0, (), ("goodwill",))
+    return account._earn(fact, stamp, rules, fact.points, 0, (), "minor", ("goodwill",))
 
 
 @reacts(RedemptionRequested)
@@ -471,10 +491,14 @@ def _reverse_earning(
     earning = account.earnings.get(fact.purchase_id)
     if earning is None:
         return None
-    total = sum(earning.basis_minor)
-    back = sum(line.net_minor for line in fact.lines if earning.basis_minor[line.line - 1])
-    returned = earning.returned_minor + back
-    if total == 0 or back == 0:
+    total = sum(earning.basis)
+    back = sum(
+        line.net_minor if earning.basis_unit == "minor" else line.quantity
+        for line in fact.lines
+        if earning.basis[line.line - 1]
+    )
+    returned = earning.returned + back
+    if back == 0:
         return None
     # Cumulative, so that parts add up: after the last piece, everything is reversed.
     points = earning.points * returned // total - earning.reversed_points
@@ -482,8 +506,9 @@ def _reverse_earning(
     remaining = account.lots.copy()
     own = lot_book.take_from(remaining, earning.expires_us, earning.earned_us, fact.purchase_id, points)
     taken = [(fact.purchase_id, own)] if own else []
-    taken += lot_book.take(remaining, points - own)
-    short = points - sum(part for _, part in taken)
+    lost = min(points - own, earning.expired)
+    taken += lot_book.take(remaining, points - own - lost)
+    short = points - lost - sum(part for _, part in taken)
     in_debt = rules.rule_set.refunds.policy == "debt"
     decision = account.record(
         EarningReversed,
@@ -495,10 +520,10 @@ def _reverse_earning(
         lot_id=fact.purchase_id,
         points=points,
         qualifying=qualifying,
-        basis_minor=back,
+        basis=back,
         lots=_parts(taken),
         debt=short if in_debt else 0,
-        forgiven=0 if in_debt else short,
+        forgiven=lost if in_debt else lost + short,
     )
     account._evaluate_tier(fact, stamp, rules, "earning_reversed")
     return decision
@@ -557,7 +582,7 @@ def _points_earned(account: LoyaltyAccount, event: PointsEarned) -> None:
     if event.points > event.debt_paid:
         lot_book.add(account.lots, Lot(event.expires_us, event.effective_us, lot_id, event.points - event.debt_paid))
     account.earnings[lot_id] = Earning(
-        event.points, event.qualifying, event.basis_minor, event.effective_us, event.expires_us, 0, 0, 0
+        event.points, event.qualifying, event.basis, event.basis_unit, event.effective_us, event.expires_us
     )
     if event.qualifying:
         insort(account.window, (event.effective_us, event.qualifying))
@@ -580,6 +605,9 @@ def _points_expired(account: LoyaltyAccount, event: PointsExpired) -> None:
     _tick(account, event)
     account.expired += event.points
     _remove(account, event.lots)
+    for part in event.lots:
+        earning = account.earnings[part.lot_id]
+        account.earnings[part.lot_id] = earning._replace(expired=earning.expired + part.points)
 
 
 @applies(LoyaltyAccount.APPLIERS, EarningReversed)
@@ -591,9 +619,10 @@ def _earning_reversed(account: LoyaltyAccount, event: EarningReversed) -> None:
     _remove(account, event.lots)
     earning = account.earnings[event.lot_id]
     account.earnings[event.lot_id] = earning._replace(
-        returned_minor=earning.returned_minor + event.basis_minor,
+        returned=earning.returned + event.basis,
         reversed_points=earning.reversed_points + event.points,
         reversed_qualifying=earning.reversed_qualifying + event.qualifying,
+        expired=max(0, earning.expired - event.forgiven),
     )
     if event.qualifying:
         insort(account.window, (earning.earned_us, -event.qualifying))

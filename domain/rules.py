@@ -45,6 +45,15 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 Reader = Callable[[str], Any]
+Whole = Annotated[int, Field(strict=True)]
+Text = Annotated[str, Field(strict=True)]
+YesNo = Annotated[bool, Field(strict=True)]
+NotEmpty = Field(min_length=1)
+
+ORDER_MINOR_MAX = 10**12
+"""Largest net amount of one purchase, in minor units."""
+ORDER_POINTS_MAX = 10**15
+"""Most points that a rule set may give for one purchase: 64-bit sums then hold thousands of them."""
 
 
 class Document(Value):
@@ -58,9 +67,9 @@ class Predicate(Document):
 
     field: str | None = None
     op: Literal["==", "!=", ">=", ">", "<=", "<", "in"] | None = None
-    value: Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)] | list[int] | list[str] | None = None
-    all: list[Predicate] | None = None
-    any: list[Predicate] | None = None
+    value: Whole | Text | Annotated[list[Whole], NotEmpty] | Annotated[list[Text], NotEmpty] | None = None
+    all: Annotated[list[Predicate], NotEmpty] | None = None
+    any: Annotated[list[Predicate], NotEmpty] | None = None
     negated: Annotated[Predicate | None, Field(alias="not")] = None
 
     @model_validator(mode="after")
@@ -147,8 +156,8 @@ class PerAmount(Document):
 
     id: Code
     kind: Literal["per_amount"]
-    points: Annotated[int, Field(ge=1, le=1_000_000)]
-    per_minor: Annotated[int, Field(ge=1, le=10**12)]
+    points: Annotated[Whole, Field(ge=1, le=1_000_000)]
+    per_minor: Annotated[Whole, Field(ge=1, le=10**12)]
     when: Predicate | None = None
     lines: Predicate | None = None
 
@@ -158,7 +167,7 @@ class Fixed(Document):
 
     id: Code
     kind: Literal["fixed"]
-    points: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    points: Annotated[Whole, Field(ge=1, le=1_000_000_000)]
     when: Predicate | None = None
 
 
@@ -181,9 +190,9 @@ class Expiry(Document):
     of the next year).
     """
 
-    months: Annotated[int, Field(ge=0, le=1200)] | None = None
-    days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    never: bool = False
+    months: Annotated[Whole, Field(ge=0, le=1200)] | None = None
+    days: Annotated[Whole, Field(ge=1, le=36_500)] | None = None
+    never: YesNo = False
     until: Literal["exact", "month_end"] = "exact"
 
     @model_validator(mode="after")
@@ -209,17 +218,17 @@ class Level(Document):
     """A tier, held with at least `threshold` qualifying points in the window."""
 
     name: Code
-    threshold: Annotated[int, Field(ge=0, le=10**12)]
+    threshold: Annotated[Whole, Field(ge=0, le=10**12)]
 
 
 class Tiers(Document):
     """Tiers by qualifying points in a rolling window of months, in the programme's zone.
 
-    A point counts from when it was earned until `window_months` later. Upgrades are immediate; a downgrade goes, at
-    the moment when points leave the window, straight to what is earned.
+    A point counts from when it was earned until the same day `window_months` later begins. Upgrades are immediate; a
+    downgrade goes, at the moment when points leave the window, straight to what is earned.
     """
 
-    window_months: Annotated[int, Field(ge=1, le=1200)]
+    window_months: Annotated[Whole, Field(ge=1, le=1200)]
     levels: Annotated[list[Level], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -277,12 +286,27 @@ class RuleSet(Document):
         for rule in self.earning:
             if rule.when and any(field.startswith("line.") for field in rule.when.fields()):
                 raise ValueError(f"earning rule {rule.id}: `when` is about the whole order; use `lines` for lines")
+            if isinstance(rule, PerAmount) and rule.lines:
+                strange = [field for field in sorted(rule.lines.fields()) if not field.startswith("line.")]
+                if strange:
+                    raise ValueError(f"earning rule {rule.id}: `lines` is about one line, it can't read {strange[0]}")
             for part in _parts(rule.when):
                 if part.field == "account.tier":
                     options = part.value if isinstance(part.value, list) else [part.value]
                     unknown = [option for option in options if option not in names]
                     if unknown:
                         raise ValueError(f"earning rule {rule.id}: no tier is called {unknown[0]!r}")
+        factor = max([Fraction(1), *(rule.factor for rule in self.earning if isinstance(rule, Multiplier))])
+        most = sum(
+            rule.points * ORDER_MINOR_MAX // rule.per_minor if isinstance(rule, PerAmount) else rule.points
+            for rule in self.earning
+            if not isinstance(rule, Multiplier)
+        )
+        if most * factor > ORDER_POINTS_MAX:
+            raise ValueError(
+                f"an order of {ORDER_MINOR_MAX} minor units could earn {int(most * factor)} points; at most "
+                f"{ORDER_POINTS_MAX} can be counted: raise per_minor, or lower points or factors"
+            )
         return self
 
     @property

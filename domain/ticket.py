@@ -10,7 +10,7 @@ from pydantic import Field
 
 from . import personal
 from .aggregate import Aggregate, Appliers, Stamp, applies
-from .errors import refusal
+from .errors import refusal, whole
 from .events import Code, Fact, Points, stored
 
 
@@ -129,51 +129,58 @@ class Ticket(Aggregate):
         )
 
     def assign(self, stamp: Stamp, owner: str) -> TicketAssigned:
-        """Refuses: unknown_ticket, ticket_closed."""
-        self._must_be_live()
+        """Refuses: effective_too_early, unknown_ticket, ticket_closed."""
+        self._must_be_live(stamp)
         return self.record(TicketAssigned, stamp, self.customer_id, owner=owner)
 
     def reply(self, stamp: Stamp, text: str, author: Author, public: bool) -> TicketReplied:
-        """Refuses: unknown_ticket, ticket_closed."""
-        self._must_be_live()
+        """Refuses: effective_too_early, unknown_ticket, ticket_closed."""
+        self._must_be_live(stamp)
         return self.record(TicketReplied, stamp, self.customer_id, author=author.value, public=public, text=text)
 
     def resolve(self, stamp: Stamp, outcome: str, text: str | None) -> TicketResolved:
         """A complaint needs a named owner (ISO 10002). Refuses: unknown_ticket, ticket_closed, owner_required."""
-        self._must_be_live()
+        self._must_be_live(stamp)
         if self.kind is TicketKind.COMPLAINT and self.owner is None:
             raise refusal("owner_required", "The complaint has no owner.", ticket=self.id)
         return self.record(TicketResolved, stamp, self.customer_id, outcome=outcome, text=text)
 
     def compensate(self, stamp: Stamp, points: int, reason: str) -> TicketCompensated:
-        """Refuses: unknown_ticket, ticket_closed, invalid_argument."""
-        self._must_be_live()
-        if points < 1:
-            raise refusal("invalid_argument", "A compensation is at least one point.", points=points)
+        """Refuses: invalid_argument, effective_too_early, unknown_ticket, ticket_closed."""
+        whole(points, "points")
+        self._must_be_live(stamp)
         return self.record(TicketCompensated, stamp, self.customer_id, points=points, reason=reason)
 
     def record_satisfaction(self, stamp: Stamp, score: int, text: str | None) -> SatisfactionRecorded:
         """Also after closing. Refuses: unknown_ticket, not_resolved."""
-        self._must_exist()
+        whole(score, "score", 1, 5)
+        self._must_exist(stamp)
         if self.resolved_us is None:
             raise refusal("not_resolved", "Satisfaction is asked after resolution.", ticket=self.id)
         return self.record(SatisfactionRecorded, stamp, self.customer_id, score=score, owner=self.owner, text=text)
 
     def close(self, stamp: Stamp) -> TicketClosed:
         """Refuses: unknown_ticket, ticket_closed, not_resolved."""
-        self._must_be_live()
+        self._must_be_live(stamp)
         if self.state is not TicketState.RESOLVED:
             raise refusal("not_resolved", "The ticket is not resolved.", ticket=self.id, state=self.state.value)
         return self.record(TicketClosed, stamp, self.customer_id)
 
-    def _must_exist(self) -> None:
+    def _must_exist(self, stamp: Stamp, *, live: bool = False) -> None:
         if self.customer_id is None:
             raise refusal("unknown_ticket", "There is no such ticket.", ticket=self.id)
-
-    def _must_be_live(self) -> None:
-        self._must_exist()
-        if self.state is TicketState.CLOSED:
+        if live and self.state is TicketState.CLOSED:
             raise refusal("ticket_closed", "The ticket is closed.", ticket=self.id)
+        if stamp.effective_us < self.opened_us:
+            raise refusal(
+                "effective_too_early",
+                "The effective time lies before the ticket was opened.",
+                effective_us=stamp.effective_us,
+                earliest_us=self.opened_us,
+            )
+
+    def _must_be_live(self, stamp: Stamp) -> None:
+        self._must_exist(stamp, live=True)
 
 
 @applies(Ticket.APPLIERS, TicketOpened)
@@ -203,8 +210,8 @@ def _replied(ticket: Ticket, event: TicketReplied) -> None:
 @applies(Ticket.APPLIERS, TicketResolved)
 def _resolved(ticket: Ticket, event: TicketResolved) -> None:
     ticket.state = TicketState.RESOLVED
-    if ticket.resolved_us is None:
-        ticket.resolved_us = event.effective_us
+    first = ticket.resolved_us
+    ticket.resolved_us = event.effective_us if first is None else min(first, event.effective_us)
 
 
 @applies(Ticket.APPLIERS, TicketCompensated)

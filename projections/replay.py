@@ -121,7 +121,7 @@ class Divergence:
 class Certificate:
     """The outcome of `replay`: the recorded decisions against the derived ones.
 
-    `facts` counts those that an account can react to. `position` is the last of them, or of the decisions.
+    `facts` counts those that an account can react to; `position` is that of the book's head.
     `pending`: decisions that a sweep, cut short, has made due and not recorded; no divergence.
     """
 
@@ -204,7 +204,7 @@ def describe(decision: Event | None) -> str:
     parts = [
         f"{name}={getattr(decision, name)}"
         for name in decision.clear_fields
-        if name not in ("facts", "programme", "lots", "basis_minor", "lot_id")
+        if name not in ("facts", "programme", "lots", "basis", "basis_unit", "lot_id")
     ]
     return f"{decision.stored_name} on {from_us(decision.effective_us):%Y-%m-%dT%H:%M:%SZ} ({', '.join(parts)})"
 
@@ -228,6 +228,7 @@ def certify(history: Iterable[Recorded], total: int = 0, progress: Progress | No
     for account, decisions in derivation.finish():
         tail[account.id] = len(decisions)
         comparison.derived(certificate.position, account, decisions)
+    certificate.position = max(certificate.position, total)
     control = derivation.control
     comparison.finish(control.horizon_us is not None and not control.sweep_is_finished, tail)
     certificate.accounts = len(derivation.accounts)
@@ -263,7 +264,7 @@ class FirstDifference:
 class Backtest:
     """What would change under a candidate.
 
-    `matrix[baseline tier][candidate tier]` counts accounts. Gains and losses count customers by outstanding points,
+    `matrix[baseline tier][candidate tier]` counts accounts. Gains and losses count accounts by outstanding points,
     moves by the order of the candidate's levels (a tier that it lacks counts as its first).
     """
 
@@ -308,6 +309,7 @@ def backtest(
         if progress and position % 10_000 == 0:
             progress(position, total)
     _compare(report, report.position, None, list(old.finish()), list(new.finish()))
+    report.position = max(report.position, total)
     _sum_up(report, old, new, candidate)
     return report
 

@@ -87,8 +87,10 @@ from tallybook import imports
 imports.ROWS_PER_COMMIT = int(sys.argv[3])
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+armed = []
 {arrange}
 book = tallybook.open(sys.argv[1])
+armed.append(1)
 def acknowledged(done, total):
     print(done, flush=True)
 with book.acting("system:import", purpose="import"):
@@ -183,22 +185,23 @@ def flush(self):
 Keyring.flush = flush
 """,
     "within the transaction, after the events": """
-from tallybook.adapters.sqlite import LogRecorder
-real, calls = LogRecorder._insert_events, []
-def insert(self, c, *args, **kwargs):
-    found = real(self, c, *args, **kwargs); calls.append(1)
+from tallybook.adapters.sqlite import ImmediateTransaction
+real, calls = ImmediateTransaction.__exit__, []
+def leave(self, *args):
+    calls.extend([1] * bool(armed and self.commit))
     if len(calls) == 4: die()
-    return found
-LogRecorder._insert_events = insert
+    return real(self, *args)
+ImmediateTransaction.__exit__ = leave
 """,
     "after the commit, before it is acknowledged": """
-from tallybook.adapters.sqlite import LogRecorder
-real, calls = LogRecorder.insert_events, []
-def insert(self, *args, **kwargs):
-    found = real(self, *args, **kwargs); calls.append(1)
+from tallybook.adapters.sqlite import ImmediateTransaction
+real, calls = ImmediateTransaction.__exit__, []
+def leave(self, *args):
+    calls.extend([1] * bool(armed and self.commit))
+    found = real(self, *args)
     if len(calls) == 4: die()
     return found
-LogRecorder.insert_events = insert
+ImmediateTransaction.__exit__ = leave
 """,
     "while a key is written": """
 from tallybook.adapters.keys import FileKeyStore
@@ -317,9 +320,11 @@ def test_a_command_that_was_killed_after_its_commit_gives_its_result_when_it_is_
     code = f"""
 import os, signal, sys
 import tallybook
+armed = []
 {MOMENTS["after the commit, before it is acknowledged"].replace("die()", "os.kill(os.getpid(), signal.SIGKILL)")}
 calls += [1, 1, 1]
 book = tallybook.open(sys.argv[1])
+armed.append(1)
 with book.acting("agent:lin", purpose="test"):
     book.customers.register(name="Ada", identifiers={{"crm": "77"}}, command_id="c-1")
 """

@@ -244,6 +244,14 @@ class Work:
         """A draft of an account, which may not be there yet."""
         return self._draft(LoyaltyAccount, account_id(customer_id, programme))
 
+    def accounts_of(self, customer_id: UUID) -> list[LoyaltyAccount]:
+        """Drafts of all accounts of a customer, in every programme that has a rule set.
+
+        That there is none in a programme is read too: a concurrent enrolment makes the command start again.
+        """
+        accounts = [self.account(customer_id, one) for one in self.control().rule_book.programmes()]
+        return [account for account in accounts if account.enrolled]
+
     def fresh_account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:
         """A draft of the account of a customer who is new in this command, so that it can't be there yet."""
         return self._fresh(LoyaltyAccount, account_id(customer_id, programme))

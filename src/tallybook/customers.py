@@ -11,7 +11,7 @@ from uuid import UUID
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal
-from tallybook.domain.loyalty import LoyaltyAccount, PointsEarned
+from tallybook.domain.loyalty import PointsEarned
 
 from .commands import Desk, Work, command
 from .times import When
@@ -43,21 +43,41 @@ class ProfileFields(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class PurchaseResult:
-    """What recording a purchase did. `points` were earned; `tier` is held after it, None without an account."""
+    """What recording a purchase did, by programme: points that were earned, and the tier held after it."""
 
     purchase_id: UUID
-    points: int
-    tier: str | None
+    earned: Mapping[str, int]
+    tiers: Mapping[str, str]
+
+    @property
+    def points(self) -> int:
+        """Points earned in all programmes together."""
+        return sum(self.earned.values())
+
+    @property
+    def tier(self) -> str | None:
+        """The tier in the programme `main`; None without an account there."""
+        return self.tiers.get(DEFAULT_PROGRAMME)
 
 
 @dataclass(frozen=True, slots=True)
 class ReturnResult:
-    """What recording a return did. `points` were taken back, a debt included."""
+    """What recording a return did, by programme: points that were taken back (a debt included), and the tier held."""
 
     return_id: UUID
     net_minor: int
-    points: int
-    tier: str | None
+    reversed: Mapping[str, int]
+    tiers: Mapping[str, str]
+
+    @property
+    def points(self) -> int:
+        """Points taken back in all programmes together."""
+        return sum(self.reversed.values())
+
+    @property
+    def tier(self) -> str | None:
+        """The tier in the programme `main`; None without an account there."""
+        return self.tiers.get(DEFAULT_PROGRAMME)
 
 
 def as_id(value: UUID | str, name: str) -> UUID:
@@ -95,19 +115,19 @@ def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, e
 
 
 def record_purchase(
-    work: Work,
-    stamp: Stamp,
-    customer: Customer,
-    account: LoyaltyAccount,
-    lines: Sequence[Line],
-    **details: Any,
+    work: Work, stamp: Stamp, customer: Customer, lines: Sequence[Line], **details: Any
 ) -> PurchaseResult:
-    """Record a purchase, and what it decides for an account that is enrolled."""
+    """Record a purchase, and what it decides for each account of the customer."""
     control = work.control()
-    account.settle(stamp, stamp.effective_us, control)
+    accounts = work.accounts_of(customer.id)
+    for account in accounts:
+        account.settle(stamp, stamp.effective_us, control)
     fact = customer.record_purchase(stamp, lines, **details)
-    earned = account.receive(fact, stamp, control) if account.enrolled else None
-    return PurchaseResult(fact.event_id, earned.points if isinstance(earned, PointsEarned) else 0, account.tier)
+    earned: dict[str, int] = {}
+    for account in accounts:
+        decision = account.receive(fact, stamp, control)
+        earned[account.programme] = decision.points if isinstance(decision, PointsEarned) else 0
+    return PurchaseResult(fact.event_id, earned, {one.programme: one.tier or "" for one in accounts})
 
 
 class CustomerDesk(Desk):
@@ -168,7 +188,10 @@ class CustomerDesk(Desk):
         if unknown:
             raise refusal("invalid_argument", f"clear: there is no field {unknown[0]!r}.", argument="clear")
         draft = work.customer(as_id(customer, "customer"))
-        return draft.change(work.stamp, _profile_fields(fields), clear).event_id
+        given = _profile_fields(fields)
+        if "birth_date" in clear and "birth_month" not in given:
+            clear = [*clear, "birth_month"]
+        return draft.change(work.stamp, given, clear).event_id
 
     @command
     def link_identifier(
@@ -261,7 +284,6 @@ class CustomerDesk(Desk):
         currency: str = DEFAULT_CURRENCY,
         order_id: str | None = None,
         store: str | None = None,
-        programme: str = DEFAULT_PROGRAMME,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> PurchaseResult:
@@ -280,7 +302,6 @@ class CustomerDesk(Desk):
             work,
             work.stamp,
             draft,
-            work.account(customer_id, programme),
             result_lines,
             currency=currency,
             order_id=order_id,
@@ -300,14 +321,14 @@ class CustomerDesk(Desk):
         purchase_id: UUID | str | None = None,
         order_id: str | None = None,
         reason: str | None = None,
-        programme: str = DEFAULT_PROGRAMME,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> ReturnResult:
         """Record what came back of a purchase, and take the points for it back.
 
         `lines`: line number (from 1) → pieces. Name the purchase by its id or its order id.
-        Refuses: unknown_customer, unknown_purchase, no_lines, unknown_line, returned_too_much, invalid_argument.
+        Refuses: invalid_argument, unknown_customer, no_lines, unknown_purchase, unknown_line, returned_too_much,
+        effective_too_early.
         """
         customer_id = as_id(customer, "customer")
         draft = work.customer(customer_id)
@@ -318,14 +339,20 @@ class CustomerDesk(Desk):
             found = work.holder(order_claim(work, order_id))
         if found is None:
             raise refusal("unknown_purchase", "No purchase has that order id.", customer=customer_id)
-        account = work.account(customer_id, programme)
         control = work.control()
-        account.settle(work.stamp, work.effective_us, control)
+        accounts = work.accounts_of(customer_id)
+        before = {account.programme: account.reversed for account in accounts}
+        for account in accounts:
+            account.settle(work.stamp, work.effective_us, control)
         fact = draft.record_return(work.stamp, found, lines, reason)
-        before = account.reversed
-        if account.enrolled:
+        for account in accounts:
             account.receive(fact, work.stamp, control)
-        return ReturnResult(fact.event_id, fact.net_minor, account.reversed - before, account.tier)
+        return ReturnResult(
+            fact.event_id,
+            fact.net_minor,
+            {account.programme: account.reversed - before[account.programme] for account in accounts},
+            {account.programme: account.tier or "" for account in accounts},
+        )
 
     def find(self, system: str, external_id: str) -> UUID | None:
         """The customer who is known by an external id; None if nobody is. Opens nothing: a keyed hash is looked up."""

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from uuid import UUID
 
 from tallybook.adapters.cdnow import BadLine, CdnowRow, digest_of, read_cdnow
 from tallybook.domain.customer import CustomerKind, Line
 from tallybook.domain.errors import ImportFileError
-from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.projections.read_models import Progress
 
 from .commands import Desk, Work, command
@@ -145,35 +143,31 @@ class ImportDesk(Desk):
         self, work: Work, batch: _Batch, *, effective_at: When | None = None, command_id: str | None = None
     ) -> _BatchResult:
         control = work.control()
-        registered: dict[str, UUID] = {}
-        accounts: dict[UUID, LoyaltyAccount] = {}
         work.look_up([identifier_claim(work, SYSTEM, name) for name in {row.customer for row in batch.rows}])
         for row in batch.rows:
             stamp = work.at(row.effective_us)
-            customer_id = registered.get(row.customer)
-            if customer_id is None:
-                customer_id = work.holder(identifier_claim(work, SYSTEM, row.customer))
+            customer_id = work.holder(identifier_claim(work, SYSTEM, row.customer))
             if customer_id is None:
                 customer = work.fresh_customer()
-                customer_id = customer.id
-                key_id, commitment = self._core.keyring.create(customer_id)
+                key_id, commitment = self._core.keyring.create(customer.id)
                 customer.register(
                     stamp, CustomerKind.PERSON, key_id=key_id, commitment=commitment, fields={"source": SYSTEM}
                 )
                 link_identifier(work, stamp, customer, SYSTEM, row.customer)
-                account = work.fresh_account(customer_id, DEFAULT_PROGRAMME)
-                if batch.enrol and control.rule_book.in_force(DEFAULT_PROGRAMME, row.effective_us) is not None:
-                    account.enrol(stamp, customer_id, DEFAULT_PROGRAMME, control)
-                accounts[customer_id] = account
-                registered[row.customer] = customer_id
-            elif row.customer not in registered:
-                registered[row.customer] = customer_id
-                accounts[customer_id] = work.account(customer_id, DEFAULT_PROGRAMME)
+                for programme in control.rule_book.programmes():
+                    account = work.fresh_account(customer.id, programme)
+                    if (
+                        batch.enrol
+                        and programme == DEFAULT_PROGRAMME
+                        and control.rule_book.in_force(programme, row.effective_us) is not None
+                    ):
+                        account.enrol(stamp, customer.id, programme, control)
+            else:
+                customer = work.customer(customer_id)
             record_purchase(
                 work,
                 stamp,
-                work.customer(customer_id),
-                accounts[customer_id],
+                customer,
                 (Line(sku="cd", category="music", quantity=row.quantity, net_minor=row.net_minor),),
                 currency="USD",
                 source_ref=f"{batch.digest[:16]}:{row.line}",

@@ -10,12 +10,13 @@ from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleSetAdopted
-from tallybook.domain.errors import refusal
+from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import Enrolled, LoyaltyAccount, PointsRedeemed, account_id
 from tallybook.domain.rules import Rules, RuleSet
 from tallybook.projections.read_models import Progress
+from tallybook.projections.replay import Derivation
 
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .customers import DEFAULT_PROGRAMME, as_id
@@ -105,8 +106,10 @@ class LoyaltyDesk(Desk):
     ) -> RedemptionResult:
         """Spend points, soonest expiry first. An attempt that the balance can't pay is recorded, then refused.
 
-        Refuses: unknown_customer, not_enrolled, no_rule_set, insufficient_points, invalid_argument.
+        Refuses: invalid_argument, unknown_customer, not_enrolled, effective_too_early, no_rule_set,
+        insufficient_points.
         """
+        whole(points, "points")
         account = work.enrolled_account(work.customer(as_id(customer, "customer")).id, programme)
         redemption = account.redeem(work.stamp, points, reward, work.control())
         outcome = redemption.outcome
@@ -207,22 +210,31 @@ class LoyaltyDesk(Desk):
     ) -> AccountView:
         """An account now, or at a moment of the world (`as_of`), as the book knew it (`known_at`: time or position).
 
-        What is due by the moment counts, recorded or not. Refuses: not_enrolled, naive_time, invalid_argument.
+        What is due by the moment counts, recorded or not. The past is derived anew: from the facts that had taken
+        effect by then, in the order in which the book learned of them. Refuses: not_enrolled, naive_time,
+        invalid_argument.
         """
         core = self._core
         core.check_open()
         customer_id = as_id(customer, "customer")
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
-        known = core.known(known_at)
-        control = Control(core.book_id)
-        for recorded in core.stream(core.book_id):
-            if known(recorded):
-                control.apply(recorded.event)
-        account = LoyaltyAccount(account_id(customer_id, programme))
-        account.journal = []
-        for recorded in core.stream(account.id):
-            if recorded.event.effective_us <= at_us and known(recorded):
-                account.apply(recorded.event)
+        stream_id = account_id(customer_id, programme)
+        if as_of is None and known_at is None:
+            account = core.app.load(LoyaltyAccount, stream_id).draft([])
+            control = core.app.load(Control, core.book_id)
+        else:
+            known = core.known(known_at)
+            core.catch_up()
+            derivation = Derivation()
+            history = core.stream(core.book_id) + core.subject_history(customer_id)
+            history.sort(key=lambda recorded: recorded.position)
+            for recorded in history:
+                event = recorded.event
+                effective = event.subject_id is not None and event.effective_us <= at_us
+                if known(recorded) and (effective or isinstance(event, RuleSetAdopted)):
+                    derivation.feed(event)
+            account = derivation.accounts.get(stream_id) or LoyaltyAccount(stream_id)
+            control = derivation.control
         if not account.enrolled:
             raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
         account.settle_until(_LOOKING, at_us, control.rule_book)
