@@ -18,6 +18,7 @@ from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import REGISTRY, Decision, Event, Fact, Metadata, from_us
+from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import (
     Enrolled,
     GoodwillGranted,
@@ -202,11 +203,17 @@ def describe(decision: Event | None) -> str:
     if decision is None:
         return "nothing"
     parts = [
-        f"{name}={getattr(decision, name)}"
+        f"{name}={_shown(name, getattr(decision, name))}"
         for name in decision.clear_fields
         if name not in ("facts", "programme", "lots", "basis", "basis_unit", "lot_id")
     ]
     return f"{decision.stored_name} on {from_us(decision.effective_us):%Y-%m-%dT%H:%M:%SZ} ({', '.join(parts)})"
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name.endswith("_us") and isinstance(value, int):
+        return "never" if value >= NEVER else f"{from_us(value):%Y-%m-%dT%H:%M:%SZ}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def certify(history: Iterable[Recorded], total: int = 0, progress: Progress | None = None) -> Certificate:
@@ -264,7 +271,7 @@ class FirstDifference:
 class Backtest:
     """What would change under a candidate.
 
-    `matrix[baseline tier][candidate tier]` counts accounts. Gains and losses count accounts by outstanding points,
+    `matrix[baseline tier][candidate tier]` counts accounts; `tiers` is their order from low to high. Gains and losses count accounts by outstanding points,
     moves by the order of the candidate's levels (a tier that it lacks counts as its first).
     """
 
@@ -273,6 +280,7 @@ class Backtest:
     position: int = 0
     facts: int = 0
     accounts: int = 0
+    tiers: tuple[str, ...] = ()
     matrix: dict[str, dict[str, int]] = field(default_factory=dict)
     moved_up: int = 0
     moved_down: int = 0
@@ -381,3 +389,4 @@ def _sum_up(report: Backtest, old: Derivation, new: Derivation, candidate: Rules
             totals.debt += account.debt
     report.changed = len(report.first)
     report.matrix = {tier: dict(row) for tier, row in matrix.items()}
+    report.tiers = (*order, *sorted({tier for row in (matrix, *matrix.values()) for tier in row} - set(order)))

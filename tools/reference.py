@@ -48,14 +48,19 @@ def public(owner: type) -> list[tuple[str, Any]]:
     ]
 
 
+def _shown(default: Any) -> Any:
+    # A function's repr holds an address; a parameter without a default stays without.
+    return default if default is inspect.Parameter.empty or not callable(default) else ...
+
+
 def _signature(member: Any) -> str:
     function = member.function if isinstance(member, command) else getattr(member, "__wrapped__", member)
     parameters = [
-        parameter.replace(annotation=inspect.Parameter.empty)
+        parameter.replace(annotation=inspect.Parameter.empty, default=_shown(parameter.default))
         for name, parameter in inspect.signature(function).parameters.items()
         if name not in ("self", "work")
     ]
-    return str(inspect.Signature(parameters))
+    return str(inspect.Signature(parameters)).replace("Ellipsis", "…")
 
 
 def _doc(member: Any) -> str:

@@ -259,7 +259,7 @@ def show_backtest(report: Backtest) -> None:
         f"{report.candidate} against {report.baseline}: {report.facts:,} facts, {report.accounts:,} accounts. "
         "Behaviour is assumed unchanged."
     )
-    tiers = sorted({tier for row in report.matrix.values() for tier in row} | set(report.matrix))
+    tiers = report.tiers
     _table(
         "Tier under the baseline (rows) and under the candidate (columns)",
         ["", *tiers],
@@ -521,23 +521,19 @@ def audit_trail(
         as_json,
         lambda: _table(
             "Audit trail",
-            ["log", "position", "recorded", "effective", "actor", "purpose", "action", "fields", "outcome", "why"],
+            ["entry", "effective", "actor", "purpose", "action", "fields", "why"],
             [
                 (
-                    entry.log,
-                    entry.position,
-                    entry.recorded_at[:19],
-                    entry.effective_at[:19],
+                    f"{entry.log} {entry.position}",
+                    entry.effective_at[:10],
                     entry.actor,
                     entry.purpose,
-                    entry.action,
+                    entry.action if entry.outcome != "refused" else f"{entry.action} (refused)",
                     ", ".join(entry.fields),
-                    entry.outcome,
                     entry.why,
                 )
                 for entry in entries
             ],
-            ["position"],
         ),
     )
 

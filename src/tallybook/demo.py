@@ -106,7 +106,7 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
             "outstanding_after": outcome.after.outstanding,
         }
         say(f"Backtest of {outcome.candidate}: who would be in which tier (rows: as recorded):")
-        tiers = [level.name for level in book.rules.check(candidate).tiers.levels]
+        tiers = outcome.tiers
         say("  " + " ".join(f"{name:>10}" for name in ["", *tiers]))
         for tier in tiers:
             row = [outcome.matrix.get(tier, {}).get(other, 0) for other in tiers]

@@ -7,6 +7,7 @@ pytest keeps that to itself.
 from __future__ import annotations
 
 import tempfile
+import threading
 from abc import ABC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,13 @@ ORIGIN = "tallybook/conformance"
 FACTORY = f"{BookFactory.__module__}:{BookFactory.__qualname__}"
 
 
+def join_threads() -> None:
+    """The suite's readers are told to stop and not waited for: a database must not be closed under them."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(timeout=10)
+
+
 class Files(TestCase):
     """Each test has a database file of its own."""
 
@@ -42,6 +50,7 @@ class Files(TestCase):
         self.addCleanup(folder.cleanup)
         datastore = BookDatastore(str(Path(folder.name) / "suite.book"))
         self.addCleanup(datastore.close)
+        self.addCleanup(join_threads)
         return datastore
 
 
@@ -51,6 +60,7 @@ class Memory(TestCase):
     def make_datastore(self) -> BookDatastore:
         datastore = BookDatastore(f"file:suite-{uuid4().hex}?mode=memory&cache=shared")
         self.addCleanup(datastore.close)
+        self.addCleanup(join_threads)
         return datastore
 
 

@@ -177,7 +177,7 @@ class World:
         account = self._account(name).draft(journal)
         purchase_id = self.purchases[purchase] if isinstance(purchase, str) else purchase
         if quantities is None:
-            bought = customer.purchases[purchase_id]
+            _, bought = customer.purchases[purchase_id]
             quantities = {number: line.quantity for number, line in enumerate(bought, 1)}
         account.settle(stamp, stamp.effective_us, self.control)
         fact = customer.record_return(stamp, purchase_id, quantities, None)

@@ -222,14 +222,15 @@ def test_equal_decisions_have_equal_substance_whatever_their_ids() -> None:
     def earned(**fields: Any) -> PointsEarned:
         given: dict[str, Any] = {
             "rules": "a@1", "facts": (ONE,), "programme": "main", "points": 5, "qualifying": 5, "expires_us": 9,
-            "rule_ids": ("base",), "basis_minor": (500,), "tier": "basic", "debt_paid": 0,
+            "rule_ids": ("base",), "basis": (500,), "basis_unit": "minor", "tier": "basic", "debt_paid": 0,
         }  # fmt: skip
         return PointsEarned(**{**envelope(), **given, **fields})
 
     other_metadata = Metadata(recorded_us=99, actor="system:x", purpose="y")
     same = earned(event_id=UUID(int=9), originator_version=4, metadata=other_metadata)
     assert same.substance() == earned().substance()
-    for name, value in [("points", 6), ("effective_us", 6), ("rules", "a@2"), ("facts", ()), ("expires_us", 8)]:
+    for name, value in [("points", 6), ("effective_us", 6), ("rules", "a@2"), ("facts", ()), ("expires_us", 8),
+                        ("basis", (499,)), ("basis_unit", "pieces")]:  # fmt: skip
         assert earned(**{name: value}).substance() != earned().substance()
 
 

@@ -366,7 +366,7 @@ def test_a_decision_names_its_rule_set_and_its_fact(new_world: NewWorld) -> None
     assert earned.rules == tier.rules == "standard@1"
     assert earned.facts == tier.facts == (purchase,)
     assert earned.rule_ids == ("base",)
-    assert earned.basis_minor == (25_000, 5_000)
+    assert (earned.basis, earned.basis_unit) == ((25_000, 5_000), "minor")
     assert earned.tier == "basic"
     assert (tier.previous, tier.tier, tier.qualifying, tier.reason) == ("basic", "gold", 300, "points_earned")
 
@@ -613,7 +613,7 @@ def play(world: World, steps: list[tuple[str, int, object]], rules_with: RulesWi
                 world.adopt(rules_with(version=str(argument), **VARIANTS[argument]), at)
         except Refused as refused:
             assert len(world.log) == before
-            if refused.code not in ("returned_too_much", "sweep_goes_back"):
+            if refused.code not in ("returned_too_much", "effective_too_early", "sweep_goes_back"):
                 raise
         after()
 
@@ -721,9 +721,6 @@ def test_returning_everything_in_any_pieces_takes_back_exactly_what_was_earned(
 # ── rules that the code breaks today: the marks go when it is mended ──────────────────────────────────────────────
 
 
-@pytest.mark.xfail(
-    strict=True, reason="29 Feb 12:00 + 12 months falls before 28 Feb 15:00 + 12 months; bisect needs order"
-)
 def test_each_point_leaves_the_window_at_its_own_instant_though_a_younger_one_leaves_first(
     new_ledger: NewLedger,
 ) -> None:
@@ -738,7 +735,6 @@ def test_each_point_leaves_the_window_at_its_own_instant_though_a_younger_one_le
     """)
 
 
-@pytest.mark.xfail(strict=True, reason="a purchase of net value 0 keeps its fixed points when it is returned")
 def test_a_gift_that_earned_fixed_points_and_comes_back_farms_nothing(new_ledger: NewLedger) -> None:
     new_ledger(earning=[{"id": "visit", "kind": "fixed", "points": 50}]).plays("""
         when        what      balance  debt  tier    decided
@@ -748,7 +744,6 @@ def test_a_gift_that_earned_fixed_points_and_comes_back_farms_nothing(new_ledger
     """)
 
 
-@pytest.mark.xfail(strict=True, reason="points that expired unspent are taken a second time by a return")
 def test_a_refund_does_not_take_points_that_expired_already(new_world: NewWorld) -> None:
     world = new_world()
     world.enrol("2020-01-01")
@@ -760,7 +755,6 @@ def test_a_refund_does_not_take_points_that_expired_already(new_world: NewWorld)
     assert account.debt == 0
 
 
-@pytest.mark.xfail(strict=True, reason="nothing refuses a redemption dated before the enrolment")
 def test_nobody_redeems_before_enrolment(new_world: NewWorld) -> None:
     world = new_world()
     world.enrol("2020-03-01")
@@ -772,7 +766,6 @@ def test_nobody_redeems_before_enrolment(new_world: NewWorld) -> None:
     assert isinstance(outcome, RedemptionRefused)
 
 
-@pytest.mark.xfail(strict=True, reason="starts() leaves out an adoption in force from the account's clock or before it")
 @pytest.mark.parametrize("since", ["2020-02-01", "2020-01-15"])
 def test_a_rule_set_in_force_from_the_accounts_last_moment_or_before_reaches_its_tier_with_the_next_sweep(
     new_world: NewWorld, rules_with: RulesWith, since: str

@@ -160,7 +160,6 @@ def test_the_condition_of_an_order_does_not_read_lines() -> None:
     assert "use `lines`" in problem
 
 
-@pytest.mark.xfail(strict=True, reason="accepted; then every purchase of an enrolled customer raises AttributeError")
 @pytest.mark.parametrize("name", ["order.net_minor", "account.tier"])
 def test_the_condition_that_picks_lines_reads_only_lines(name: str) -> None:
     value: object = 5 if name == "order.net_minor" else "gold"
@@ -172,7 +171,6 @@ def test_a_tier_that_no_level_has_is_refused() -> None:
     assert "no tier is called 'tin'" in problem
 
 
-@pytest.mark.xfail(strict=True, reason="documents are validated laxly: texts, floats and booleans become whole numbers")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -188,7 +186,6 @@ def test_nothing_in_a_document_is_coerced(changes: Document) -> None:
     problems(**changes)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty all (always true), any and in (never true) are accepted silently")
 @pytest.mark.parametrize("when", [{"all": []}, {"any": []}, {"field": "order.lines", "op": "in", "value": []}])
 def test_an_empty_condition_is_a_mistake(when: Document) -> None:
     problems(earning=[{**BASE, "when": when}])
@@ -508,7 +505,6 @@ def test_adopting_other_content_under_the_same_version_is_refused() -> None:
     control.adopt(_stamp(20), parsed(rounding="ceil", programme="club"), UTC_ZONE)
 
 
-@pytest.mark.xfail(strict=True, reason="a return to the first of two rule sets from the same time is taken as done")
 def test_going_back_to_a_rule_set_from_the_same_time_puts_it_in_force_again() -> None:
     control = Control(UUID(int=1)).draft([])
     for version in ("1", "2", "1"):

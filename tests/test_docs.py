@@ -1,0 +1,119 @@
+"""The documents are true: their Python blocks run and print what they say, their commands answer as shown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from tallybook import cli
+from tallybook.demo import run_demo
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MASKS = [
+    (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
+    (r"\b[0-9a-f]{64}\b", "HASH"),
+    (r"\b[0-9a-f]{16}…", "HASH…"),
+    (r"\d+\.\d s\b", "N s"),
+    (r"[\d,]+ events/s", "N events/s"),
+    (r"20[2-9]\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "NOW"),
+    (r"[ ]+$", ""),
+    (r"[━─]+", "─"),
+    (r" +", " "),
+]
+
+
+def masked(text: str) -> str:
+    """Without what differs from run to run: times, rates, ids, hashes, and the width of columns."""
+    for pattern, name in MASKS:
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    return text.strip()
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, str | None]]:
+    """Language and text of each block, with the text block that follows it as its output."""
+    found = [(match.group(1), match.group(2)) for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    for index, (language, text) in enumerate(found):
+        following = found[index + 1] if index + 1 < len(found) else ("", "")
+        yield language, text, following[1] if following[0] == "text" else None
+
+
+@pytest.fixture(scope="module")
+def demo_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("docs")
+    lines: list[str] = []
+    with contextlib.chdir(folder):
+        run_demo(Path("demo-book"), lines.append)
+    return folder, lines
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_and_print_what_the_page_says(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("standard.toml", "candidate.toml"):
+        (tmp_path / name).write_text((files("tallybook") / "data" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    namespace: dict[str, object] = {}
+    for language, text, expected in blocks(page):
+        if language != "python":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(text, f"{page.name}", "exec"), namespace)
+        if expected is not None:
+            assert masked(printed.getvalue()) == masked(expected)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rule_set_blocks_are_valid(page: Path, tmp_path: Path) -> None:
+    from tallybook.adapters.rule_files import load_rule_set
+
+    for number, (language, text, _) in enumerate(blocks(page)):
+        if language == "toml" and "[[earning]]" in text:
+            file = tmp_path / f"{number}.toml"
+            file.write_text(text, encoding="utf-8")
+            assert load_rule_set(file).earning
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    first = next(blocks(ROOT / "README.md"))
+    assert first[1].splitlines()[0].startswith("make demo")
+    assert first[1].splitlines()[1].startswith("make test")
+
+
+def test_the_commands_of_the_readme_answer_as_shown(
+    demo_lines: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, lines = demo_lines
+    monkeypatch.chdir(folder)
+    ran = 0
+    for language, text, _ in blocks(ROOT / "README.md"):
+        if language != "console":
+            continue
+        for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+            if command == "make demo":
+                printed = "\n".join(lines)
+            else:
+                monkeypatch.setattr(sys, "argv", shlex.split(command))
+                monkeypatch.setenv("COLUMNS", "100")
+                with pytest.raises(SystemExit) as stop:
+                    cli.run()
+                assert not stop.value.code, command
+                printed = capsys.readouterr().out
+            ending = shown.rstrip().endswith("…")
+            wanted = masked(shown).removesuffix("…").rstrip()
+            answered = masked(printed)
+            assert answered.startswith(wanted) if ending else answered == wanted, f"{command}\n{printed}"
+            ran += 1
+    assert ran >= 5
