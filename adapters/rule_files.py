@@ -7,6 +7,7 @@ import zoneinfo
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 
 from tallybook.domain.calendar import UTC_ZONE, Zone
@@ -18,11 +19,18 @@ FROZEN_FROM = 1970
 FROZEN_TO = 2100
 
 
+PACKAGED = ("standard", "candidate")
+"""Rule sets that ship with the package: named without a path, unless a file of that name is there."""
+
+
 def load_rule_set(path: str | Path) -> RuleSet:
-    """Read and validate a TOML file. Raises RuleSetError, which names each problem's path."""
+    """Read and validate a TOML file, or one of `PACKAGED`. Raises RuleSetError, which names each problem's path."""
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        if str(path) in PACKAGED and not path.exists():
+            text = files("tallybook").joinpath("data", f"{path}.toml").read_text(encoding="utf-8")
+        else:
+            text = path.read_bytes().decode("utf-8")
         document = tomllib.loads(text)
     except FileNotFoundError:
         raise RuleSetError(str(path), ["the file is not there"]) from None

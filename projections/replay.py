@@ -271,8 +271,9 @@ class FirstDifference:
 class Backtest:
     """What would change under a candidate.
 
-    `matrix[baseline tier][candidate tier]` counts accounts; `tiers` is their order from low to high. Gains and losses count accounts by outstanding points,
-    moves by the order of the candidate's levels (a tier that it lacks counts as its first).
+    `matrix[baseline tier][candidate tier]` counts accounts; `tiers` is their order from low to high. Gains and losses
+    count accounts by outstanding points, moves by the order of the candidate's levels (a tier that it lacks counts as
+    its first).
     """
 
     candidate: str
@@ -389,4 +390,5 @@ def _sum_up(report: Backtest, old: Derivation, new: Derivation, candidate: Rules
             totals.debt += account.debt
     report.changed = len(report.first)
     report.matrix = {tier: dict(row) for tier, row in matrix.items()}
-    report.tiers = (*order, *sorted({tier for row in (matrix, *matrix.values()) for tier in row} - set(order)))
+    held = set(matrix) | {tier for row in matrix.values() for tier in row}
+    report.tiers = (*order, *sorted(held - set(order)))

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -68,11 +67,11 @@ def test_importing_loads_no_adapter(script: str) -> None:
 
 
 @pytest.fixture
-def enrolled(book: Book) -> Iterator[tuple[Book, Any]]:
+def enrolled(book: Book) -> tuple[Book, Any]:
     book.rules.adopt(STANDARD, effective_at="2020-01-01T00:00:00Z")
     ada = book.customers.register(name="Ada Lovelace", effective_at="2024-01-01T00:00:00Z")
     book.loyalty.enrol(ada, effective_at="2024-01-01T00:00:00Z")
-    yield book, ada
+    return book, ada
 
 
 def test_the_awaitable_form_does_the_same(enrolled: tuple[Book, Any]) -> None:
@@ -147,7 +146,7 @@ def test_nothing_can_be_done_without_an_actor() -> None:
         for attempt in (
             lambda: book.customers.register(name="Ada"),
             lambda: book.profiles.get("6f1a8c1e-0000-4000-8000-000000000000"),
-            lambda: book.audit.trail(),
+            book.audit.trail,
             lambda: book.profiles.segments(system="crm"),
         ):
             with pytest.raises(Refused) as refused:

@@ -298,7 +298,7 @@ def backtest_answer(report: Backtest) -> dict[str, Any]:
 
 @app.command()
 def backtest(
-    file: Annotated[Path, typer.Argument(help="The candidate rule set (TOML)")],
+    file: Annotated[Path, typer.Argument(help="The candidate: a TOML file, or standard, candidate")],
     book: BookUrl,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="Compare with this rule set, not the recorded ones")
@@ -540,7 +540,7 @@ def audit_trail(
 
 # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-RuleFile = Annotated[Path, typer.Argument(help="A rule set (TOML)")]
+RuleFile = Annotated[Path, typer.Argument(help="A rule set: a TOML file, or standard, candidate")]
 
 
 @rules_app.command("check")

@@ -750,3 +750,38 @@ def test_the_hosts_eventsourcing_variables_do_not_steer_a_book(tmp_path: Path, k
     if kind == "file":
         with tallybook.open(url_of(tmp_path / "shop.book")) as book:
             assert book.position() == 3
+
+
+CLOSED_MEANWHILE = """
+import sys, threading, time
+import tallybook
+errors = set()
+for number in range(8):
+    book = tallybook.open(sys.argv[1])
+    def work():
+        try:
+            while True:
+                book.position()
+                book.customers.find("crm", "77")
+                book.tiers.counts()
+        except BaseException as error:
+            errors.add(type(error).__name__)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.03)
+    book.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+print(*sorted(errors))
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_the_host(path: Path, kind: str) -> None:
+    make(path)
+    url = "memory:" if kind == "memory" else url_of(path)
+    done = subprocess.run([sys.executable, "-c", CLOSED_MEANWHILE, url], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the process died: {done.returncode}\n{done.stderr[-500:]}"
+    assert done.stdout.strip() == "BookClosed"

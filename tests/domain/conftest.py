@@ -112,11 +112,11 @@ class World:
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def adopt(self, rules: RuleSet, at: str | int) -> None:
-        """Put a rule set in force."""
+    def adopt(self, rules: RuleSet, at: str | int, zone: Zone | None = None) -> None:
+        """Put a rule set in force, with its zone (default: the world's)."""
         journal: list[Event] = []
         draft = self.control.draft(journal)
-        draft.adopt(self.stamp(at), rules, self.zone)
+        draft.adopt(self.stamp(at), rules, zone or self.zone)
         self.control = self._kept(draft, journal)
 
     def sweep(self, until: str | int, *, follow: bool = True) -> None:

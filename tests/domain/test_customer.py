@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -30,6 +32,8 @@ from tallybook.domain.customer import (
 )
 from tallybook.domain.errors import REFUSALS, Refused
 from tallybook.domain.events import Event, Metadata
+from tallybook.domain.personal import Personal
+from tallybook.domain.rules import ORDER_MINOR_MAX
 
 CUSTOMER = UUID(int=77)
 UNKNOWN = UUID(int=5)
@@ -243,8 +247,84 @@ def test_of_several_refusals_the_first_in_the_catalogue_wins(
 def test_nothing_comes_back_before_it_was_bought() -> None:
     customer = registered()
     bought = customer.record_purchase(stamp(1000), [line(3, 1000)], currency="USD")
-    with pytest.raises(Refused):
-        customer.record_return(stamp(999), bought.event_id, {1: 1}, None)
+    error = refused(
+        "effective_too_early", lambda: customer.record_return(stamp(999), bought.event_id, {1: 1}, None), customer
+    )
+    assert error.values == {"effective_us": 999, "earliest_us": 1000}
+    customer.record_return(stamp(1000), bought.event_id, {1: 1}, None)
+
+
+def test_a_return_is_refused_by_the_codes_of_the_catalogue_in_their_order() -> None:
+    # Each call is wrong in what its code names and in all that stands below it.
+    codes = ["invalid_argument", "unknown_customer", "no_lines", "unknown_purchase", "unknown_line",
+             "returned_too_much", "effective_too_early"]  # fmt: skip
+    assert sorted(codes, key=list(REFUSALS).index) == codes
+    customer = registered()
+    bought = customer.record_purchase(stamp(1000), [line(3, 1000)], currency="USD").event_id
+    nobody = Customer(CUSTOMER).draft([])
+    calls: list[tuple[Customer, UUID, dict[int, int]]] = [
+        (nobody, UNKNOWN, {9: 0}),
+        (nobody, UNKNOWN, {}),
+        (customer, UNKNOWN, {}),
+        (customer, UNKNOWN, {9: 9, 1: 9}),
+        (customer, bought, {9: 9, 1: 9}),
+        (customer, bought, {1: 9}),
+        (customer, bought, {1: 1}),
+    ]
+    for code, (who, purchase, quantities) in zip(codes, calls, strict=True):
+        refused(code, partial(who.record_return, stamp(999), purchase, quantities, None), who)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 10**12 + 1, 1.0, "1", True, None])
+def test_a_returns_lines_and_pieces_are_whole_numbers(wrong: Any) -> None:
+    customer = registered()
+    bought = customer.record_purchase(stamp(), [line(3, 1000)], currency="USD")
+    for quantities in ({wrong: 1}, {1: wrong}):
+        refused(
+            "invalid_argument", partial(customer.record_return, stamp(1), bought.event_id, quantities, None), customer
+        )
+
+
+def test_an_external_id_or_a_contact_point_does_not_go_before_it_came() -> None:
+    customer = registered()
+    customer.link_identifier(stamp(1000), "shop", "S-1")
+    point = customer.add_contact_point(stamp(1000), "email", "a@b").point_id
+    for act in (
+        lambda at: customer.remove_identifier(stamp(at), "shop"),
+        lambda at: customer.remove_contact_point(stamp(at), point),
+    ):
+        error = refused("effective_too_early", partial(act, 999), customer)
+        assert error.values == {"effective_us": 999, "earliest_us": 1000}
+        act(1000)
+    assert (customer.identifiers, customer.contact_points) == ({}, {})
+
+
+def test_what_a_customer_holds_says_since_when() -> None:
+    customer = registered()
+    customer.link_identifier(stamp(5), "shop", "S-1")
+    point = customer.add_contact_point(stamp(6), "email", "a@b")
+    bought = customer.record_purchase(stamp(7), [line(3, 1000)], currency="USD")
+    (since, external_id) = customer.identifiers["shop"]
+    assert (since, external_id) == (5, Personal("S-1"))
+    assert customer.contact_points == {point.point_id: (6, "email", Personal("a@b"))}
+    assert customer.purchases == {bought.event_id: (7, bought.lines)}
+
+
+def test_an_order_is_worth_at_most_what_can_be_counted() -> None:
+    customer = registered()
+    half = ORDER_MINOR_MAX // 2
+    refused(
+        "invalid_argument",
+        lambda: customer.record_purchase(stamp(), [line(1, half), line(1, half + 1)], currency="USD"),
+        customer,
+    )
+    nobody = Customer(CUSTOMER).draft([])
+    refused(
+        "invalid_argument",
+        lambda: nobody.record_purchase(stamp(), [line(1, ORDER_MINOR_MAX + 1)], currency="USD"),
+        nobody,
+    )
+    assert customer.record_purchase(stamp(), [line(1, half), line(1, half)], currency="USD").net_minor == 10**12
 
 
 @settings(deadline=None, print_blob=True)

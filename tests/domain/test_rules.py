@@ -17,7 +17,18 @@ from tallybook.domain.calendar import UTC_ZONE
 from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.errors import Refused, RuleSetError
 from tallybook.domain.events import Metadata
-from tallybook.domain.rules import OPERATORS, Predicate, Rounding, Rules, RuleSet, compiled, parse_rule_set, rounded
+from tallybook.domain.rules import (
+    OPERATORS,
+    ORDER_MINOR_MAX,
+    ORDER_POINTS_MAX,
+    Predicate,
+    Rounding,
+    Rules,
+    RuleSet,
+    compiled,
+    parse_rule_set,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from tests.domain.conftest import World
@@ -163,7 +174,13 @@ def test_the_condition_of_an_order_does_not_read_lines() -> None:
 @pytest.mark.parametrize("name", ["order.net_minor", "account.tier"])
 def test_the_condition_that_picks_lines_reads_only_lines(name: str) -> None:
     value: object = 5 if name == "order.net_minor" else "gold"
-    problems(earning=[{**BASE, "lines": {"field": name, "op": "==", "value": value}}])
+    deep = {
+        "all": [{"field": "line.sku", "op": "==", "value": "a"}, {"not": {"field": name, "op": "==", "value": value}}]
+    }
+    for condition in (deep, {"field": name, "op": "==", "value": value}):
+        (problem,) = problems(earning=[{**BASE, "lines": condition}])
+        assert "earning rule base" in problem
+        assert f"it can't read {name}" in problem
 
 
 def test_a_tier_that_no_level_has_is_refused() -> None:
@@ -172,23 +189,55 @@ def test_a_tier_that_no_level_has_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "path"),
     [
-        {"earning": [{**BASE, "points": "1"}]},
-        {"earning": [{**BASE, "points": 1.0}]},
-        {"earning": [{**BASE, "points": True}]},
-        {"expiry": {"never": "yes"}},
-        {"expiry": {"months": True}},
-        {"earning": [{**BASE, "when": {"field": "order.lines", "op": "in", "value": [1.0]}}]},
+        ({"earning": [{**BASE, "points": "1"}]}, "earning.0.points: "),
+        ({"earning": [{**BASE, "points": 1.0}]}, "earning.0.points: "),
+        ({"earning": [{**BASE, "points": True}]}, "earning.0.points: "),
+        ({"earning": [{**BASE, "per_minor": "100"}]}, "earning.0.per_minor: "),
+        ({"earning": [{"id": "visit", "kind": "fixed", "points": 5.0}]}, "earning.0.points: "),
+        ({"earning": [{**BASE, "id": 1}]}, "earning.0.id: "),
+        ({"expiry": {"never": "yes"}}, "expiry.never: "),
+        ({"expiry": {"never": 1}}, "expiry.never: "),
+        ({"expiry": {"months": True}}, "expiry.months: "),
+        ({"expiry": {"days": "30"}}, "expiry.days: "),
+        ({"version": 1}, "version: "),
+        ({"zone": 1}, "zone: "),
+        ({"tiers": {"window_months": 12.0, "levels": [{"name": "a", "threshold": 0}]}}, "tiers.window_months: "),
+        ({"tiers": {"window_months": 12, "levels": [{"name": "a", "threshold": "0"}]}}, "tiers.levels.0.threshold: "),
+        ({"earning": [{**BASE, "when": {"field": "order.lines", "op": "in", "value": [1.0]}}]}, "earning.0.when"),
+        ({"earning": [{**BASE, "when": {"field": "order.lines", "op": "==", "value": 1.0}}]}, "earning.0.when"),
     ],
 )
-def test_nothing_in_a_document_is_coerced(changes: Document) -> None:
-    problems(**changes)
+def test_nothing_in_a_document_is_coerced(changes: Document, path: str) -> None:
+    found = problems(**changes)
+    assert all(problem.startswith(path) for problem in found), found
 
 
 @pytest.mark.parametrize("when", [{"all": []}, {"any": []}, {"field": "order.lines", "op": "in", "value": []}])
 def test_an_empty_condition_is_a_mistake(when: Document) -> None:
-    problems(earning=[{**BASE, "when": when}])
+    found = problems(earning=[{**BASE, "when": when}])
+    assert all(problem.startswith("earning.0.when") for problem in found), found
+    found = problems(earning=[{**BASE, "when": {"not": when}}])
+    assert all(problem.startswith("earning.0.when.not") for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("earning", "most"),
+    [
+        ([{**BASE, "points": 1000, "per_minor": 1}], 10**15),
+        ([{**BASE, "points": 500, "per_minor": 1}, {"id": "x", "kind": "multiplier", "factor": 2}], 10**15),
+        ([{**BASE, "points": 999, "per_minor": 1}, {**BASE, "id": "b", "points": 1, "per_minor": 1}], 10**15),
+        # A factor below 1 is not counted on: it need not apply.
+        ([{**BASE, "points": 1000, "per_minor": 1}, {"id": "x", "kind": "multiplier", "factor": "1/2"}], 10**15),
+    ],
+)
+def test_a_rule_set_gives_no_more_for_one_order_than_can_be_counted(earning: list[Document], most: int) -> None:
+    assert most == ORDER_POINTS_MAX
+    parsed(earning=earning)
+    (problem,) = problems(earning=[*earning, {"id": "one_more", "kind": "fixed", "points": 1}])
+    assert f"at most {most}" in problem
+    assert str(most + 1) in problem or str(most + 2) in problem
 
 
 # ── tiers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -375,19 +424,22 @@ def test_a_rule_whose_lines_are_all_excluded_is_not_named() -> None:
 @given(
     amounts=st.lists(st.integers(0, 10**9), min_size=1, max_size=4),
     points=st.integers(1, 1000),
-    per_minor=st.integers(1, 10**6),
+    per_minor=st.integers(1, 10**6) | st.integers(1000, 10**9),
     factor=st.fractions(0, 1000, max_denominator=100),
     rounding=st.sampled_from(list(DECIMAL)),
 )
 def test_the_arithmetic_is_exact(
     amounts: list[int], points: int, per_minor: int, factor: Fraction, rounding: Rounding
 ) -> None:
-    found, basis, _ = earning(
+    rules = (
         {"id": "base", "kind": "per_amount", "points": points, "per_minor": per_minor},
         {"id": "more", "kind": "multiplier", "factor": f"{factor.numerator}/{factor.denominator}"},
-        lines=[{"net_minor": amount} for amount in amounts],
-        rounding=rounding,
     )
+    if points * ORDER_MINOR_MAX // per_minor * max(factor, 1) > ORDER_POINTS_MAX:
+        (problem,) = problems(earning=list(rules))
+        assert "at most" in problem
+        return
+    found, basis, _ = earning(*rules, lines=[{"net_minor": amount} for amount in amounts], rounding=rounding)
     exact = Fraction(points * sum(amounts), per_minor) * factor
     assert found == rounded(exact.numerator, exact.denominator, rounding)
     assert basis == amounts
@@ -508,8 +560,15 @@ def test_adopting_other_content_under_the_same_version_is_refused() -> None:
 def test_going_back_to_a_rule_set_from_the_same_time_puts_it_in_force_again() -> None:
     control = Control(UUID(int=1)).draft([])
     for version in ("1", "2", "1"):
-        control.adopt(_stamp(10), parsed(version=version), UTC_ZONE)
+        assert control.adopt(_stamp(10), parsed(version=version), UTC_ZONE) is not None
     assert in_force(control.rule_book, 10) == "1"
+    # Another time or another programme in between does not matter.
+    control.adopt(_stamp(20), parsed(version="2"), UTC_ZONE)
+    control.adopt(_stamp(10), parsed(name="club", programme="club"), UTC_ZONE)
+    assert control.adopt(_stamp(10), parsed(version="1"), UTC_ZONE) is None
+    assert len(control.rule_book) == len(control.adopted) == 5
+    assert control.rule_book.programmes() == ("main", "club")
+    assert (control.rule_book.count("main"), control.rule_book.count("club")) == (4, 1)
 
 
 def test_an_adoption_holds_all_that_it_depends_on(new_world: Callable[..., World]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.errors import REFUSALS, Refused
@@ -41,13 +41,14 @@ def refused(code: str, act: Callable[[], object], ticket: Ticket) -> None:
     assert ticket.journal == before
 
 
-COMMANDS: list[Callable[[Ticket], object]] = [
-    lambda t: t.assign(stamp(), "agent:lin"),
-    lambda t: t.reply(stamp(), "text", Author.HUMAN, True),
-    lambda t: t.resolve(stamp(), "refunded", None),
-    lambda t: t.compensate(stamp(), 5, "sorry"),
-    lambda t: t.close(stamp()),
+DATED: list[Callable[[Ticket, Stamp], object]] = [
+    lambda t, at: t.assign(at, "agent:lin"),
+    lambda t, at: t.reply(at, "text", Author.HUMAN, True),
+    lambda t, at: t.resolve(at, "refunded", None),
+    lambda t, at: t.compensate(at, 5, "sorry"),
+    lambda t, at: t.close(at),
 ]
+COMMANDS: list[Callable[[Ticket], object]] = [partial(lambda act, t: act(t, stamp()), act) for act in DATED]
 
 
 def test_a_ticket_is_opened_new_and_without_owner() -> None:
@@ -113,12 +114,38 @@ def test_satisfaction_is_asked_after_resolution_and_goes_to_the_owner_of_that_ti
     assert (first.owner, second.owner) == ("agent:lin", "agent:max")
 
 
-@pytest.mark.parametrize("score", [0, 6, -1, 4.5])
-def test_satisfaction_is_from_one_to_five(score: int) -> None:
+@pytest.mark.parametrize("score", [0, 6, -1, 4.5, 5.0, "5", True, None])
+def test_satisfaction_is_from_one_to_five(score: Any) -> None:
     ticket = opened()
     ticket.resolve(stamp(), "done", None)
-    with pytest.raises(ValidationError):
-        ticket.record_satisfaction(stamp(), score, None)
+    refused("invalid_argument", lambda: ticket.record_satisfaction(stamp(), score, None), ticket)
+
+
+@pytest.mark.parametrize("points", [0, -1, 10**12 + 1, 1.0, "5", True, None])
+def test_a_compensation_is_a_whole_number_of_points(points: Any) -> None:
+    ticket = opened()
+    refused("invalid_argument", lambda: ticket.compensate(stamp(), points, "sorry"), ticket)
+    ticket.compensate(stamp(), 10**12, "sorry")
+    assert ticket.compensated_points == 10**12
+
+
+def test_of_several_refusals_the_first_in_the_catalogue_wins() -> None:
+    nowhere = Ticket(UUID(int=3)).draft([])
+    refused("invalid_argument", lambda: nowhere.record_satisfaction(stamp(), 9, None), nowhere)
+    refused("invalid_argument", lambda: nowhere.compensate(stamp(), 0, "sorry"), nowhere)
+    complaint = opened(TicketKind.COMPLAINT)
+    early = stamp(OPENED - 1)
+    refused("effective_too_early", lambda: complaint.resolve(early, "done", None), complaint)
+    refused("effective_too_early", lambda: complaint.close(early), complaint)
+    refused("effective_too_early", lambda: complaint.record_satisfaction(early, 5, None), complaint)
+    complaint.assign(stamp(), "agent:lin")
+    complaint.resolve(stamp(), "done", None)
+    complaint.close(stamp())
+    refused("ticket_closed", lambda: complaint.assign(early, "agent:max"), complaint)
+    order = list(REFUSALS)
+    codes = ["invalid_argument", "unknown_ticket", "ticket_closed", "effective_too_early", "owner_required",
+             "not_resolved"]  # fmt: skip
+    assert sorted(codes, key=order.index) == codes
 
 
 def test_compensations_add_up_and_are_at_least_one_point() -> None:
@@ -189,6 +216,23 @@ def test_nobody_answers_before_the_case_is_open() -> None:
     ticket = opened()
     refused("effective_too_early", lambda: ticket.reply(stamp(OPENED - 1), "text", Author.HUMAN, True), ticket)
     assert ticket.first_response_us is None
+
+
+@pytest.mark.parametrize("act", [*DATED, lambda t, at: t.record_satisfaction(at, 5, None)])
+def test_nothing_happens_in_a_case_before_it_is_open(act: Callable[[Ticket, Stamp], object]) -> None:
+    ticket = opened()
+    ticket.resolve(stamp(2000), "done", None)
+    refused("effective_too_early", lambda: act(ticket, stamp(OPENED - 1)), ticket)
+    act(ticket, stamp(OPENED))
+
+
+@settings(deadline=None, print_blob=True)
+@given(times=st.lists(st.integers(OPENED, 10**6), min_size=1, max_size=6))
+def test_the_resolution_is_the_earliest_in_the_world_in_whatever_order_it_is_recorded(times: list[int]) -> None:
+    ticket = opened()
+    for at_us in times:
+        ticket.resolve(stamp(at_us), "done", None)
+    assert ticket.resolved_us == min(times)
 
 
 def test_work_on_a_new_ticket_opens_it_and_a_customers_message_does_not() -> None:
