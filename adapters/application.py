@@ -81,10 +81,7 @@ class BookApplication(Application[UUID]):
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
         """Our factory, on the book's datastore."""
-        factory = BookFactory(env)
-        factory.datastore.close()
-        factory.datastore = self.datastore
-        return factory
+        return BookFactory(env, self.datastore)
 
     def construct_mapper(self) -> Mapper[UUID]:
         """Our stored form."""
@@ -137,7 +134,9 @@ class BookApplication(Application[UUID]):
 
     def _record(self, processing_event: ProcessingEvent[UUID]) -> list[Recording[UUID]]:
         # A key is on disk before anything that is sealed with it.
-        self.keyring.flush()
+        keys = processing_event.saved_kwargs.pop("keys", None)
+        if keys:
+            self.keyring.keep(keys)
         return super()._record(processing_event)
 
     def decode(self, row: Row) -> Recorded:

@@ -20,6 +20,8 @@ from tallybook.domain.errors import ImportFileError
 _AMOUNT = re.compile(r"\d{1,12}(\.\d{1,2})?", re.ASCII)
 _NUMBER = re.compile(r"\d{1,12}", re.ASCII)
 LINE_BYTES_MAX = 4096
+FAR_US = 2**62
+LONG_LINE_KEPT_MAX = 1 << 20
 
 
 class CdnowRow(NamedTuple):
@@ -66,26 +68,30 @@ def digest_of(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), lines + (last != b"\n")
 
 
-def read_cdnow(path: Path, after_line: int = 0) -> Iterator[CdnowRow | BadLine]:
+def read_cdnow(path: Path, after_line: int = 0, *, ends_us: int = FAR_US) -> Iterator[CdnowRow | BadLine]:
     """All purchases after a line, in the order of the file, with broken lines where they stand.
 
-    A heading and empty lines are passed over.
+    A heading and empty lines are passed over. A purchase after `ends_us` has not happened yet: a broken line.
     """
     number = 0
     with open_lines(path) as file:
-        while raw := file.readline(LINE_BYTES_MAX):
+        while raw := file.readline(LINE_BYTES_MAX + 1):
             number += 1
-            if not raw.endswith(b"\n") and len(raw) == LINE_BYTES_MAX:
-                while rest := file.readline(LINE_BYTES_MAX):
+            if len(raw) > LINE_BYTES_MAX:
+                while not raw.endswith(b"\n") and (rest := file.readline(1 << 16)):
+                    raw = raw + rest if len(raw) < LONG_LINE_KEPT_MAX else raw
                     if rest.endswith(b"\n"):
                         break
                 if number > after_line:
-                    yield BadLine(number, raw[:80] + b"\n", f"the line is longer than {LINE_BYTES_MAX} bytes")
+                    yield BadLine(number, raw, f"the line is longer than {LINE_BYTES_MAX} bytes")
                 continue
             if number <= after_line or not raw.strip() or (number == 1 and b"customer_id" in raw):
                 continue
             try:
-                yield _row(number, raw)
+                row = _row(number, raw)
+                if row.effective_us > ends_us:
+                    raise ValueError("the date lies in the future")
+                yield row
             except ValueError as error:
                 yield BadLine(number, raw, str(error))
 

@@ -27,7 +27,9 @@ from tallybook.domain.events import REGISTRY, Event, Metadata, Schema
 from tallybook.domain.personal import Personal, Sealed
 
 from .form import ENVELOPE_ARITY, Form, known_uuid, uuid_from
-from .keys import FIRST_KEY_ID, Keyring
+from .keys import FIRST_KEY_ID, NONCE_BYTES, Keyring
+
+SEALED_BYTES_MIN = NONCE_BYTES + 16
 
 
 class EventMapper(Mapper[UUID]):
@@ -112,11 +114,15 @@ class EventMapper(Mapper[UUID]):
             event_id = uuid_from(values[2])
             handles: dict[str, Personal[Any]] | None = None
             if values[-1] is not None:
+                if type(values[-1]) is not list or list(map(type, values[-1])) != [int, bytes]:
+                    raise ValueError("the sealed part is not a mask and a blob")
                 mask, blob = values[-1]
                 known = form.schema.personal_fields(version)
                 names = tuple([name for bit, name in enumerate(known) if mask >> bit & 1])
-                if not names or mask >> len(known) or subject is None or type(blob) is not bytes:
+                if not names or mask < 0 or mask >> len(known) or subject is None or len(blob) < SEALED_BYTES_MIN:
                     raise ValueError("the sealed part does not fit the event")
+                if type(values[1]) is not int:
+                    raise ValueError("a sealed part needs the id of its key")
                 sealed = Sealed(event_id, stored_name, version, subject, values[1], names, blob)
                 handles = {name: Personal(sealed=sealed, field=name) for name in names if name in form.personal}
             return form.decode(
@@ -199,7 +205,7 @@ class EventMapper(Mapper[UUID]):
     def _unpack_metadata(self, values: list[Any]) -> Metadata:
         # Neighbours in the log share their metadata more often than not.
         last, made = self._read
-        if last == values and made is not None:
+        if last == values and made is not None and type(values[0]) is int:
             return made
         recorded_us, actor, purpose, on_behalf_of, channel, correlation, causation, command = values
         made = Metadata(

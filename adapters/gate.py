@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from eventsourcing.persistence import StoredEvent
+from eventsourcing.persistence import OperationalError, StoredEvent
 
 from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
 
@@ -70,4 +71,9 @@ class Gate:
                 fields=tuple(fields),
             )
         )
-        self.reads.insert_events([record])
+        try:
+            self.reads.insert_events([record])
+        except OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            raise refusal("busy", "The log of reads was not free in time; nothing was opened.") from error

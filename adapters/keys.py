@@ -6,8 +6,8 @@ import hmac
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -16,13 +16,17 @@ from uuid import UUID
 import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from eventsourcing.persistence import IntegrityError, OperationalError
 
-from tallybook.domain.errors import KeysMissing, SealError
+from tallybook.domain.errors import BookClosed, KeysMissing, NewerBook, NotABook, SealError
 from tallybook.domain.personal import Sealed
+
+from .files import FORMAT, is_ours
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 FIRST_KEY_ID = 1
+KEYS_APPLICATION_ID = 0x7A11B00E
 
 
 class KeyStore(Protocol):
@@ -39,7 +43,7 @@ class KeyStore(Protocol):
         ...
 
     def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys, durably, before anything sealed with them is written."""
+        """Keep new keys, durably. A key that is there is never replaced: IntegrityError, and nothing is kept."""
         ...
 
     def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
@@ -60,7 +64,9 @@ class MemoryKeyStore:
         self._keys: dict[UUID, bytes] = {}
 
     def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys."""
+        """Keep new keys. Raises IntegrityError if one is there."""
+        if not self._keys.keys().isdisjoint(keys):
+            raise IntegrityError("a subject has a key already")
         self._keys.update(keys)
 
     def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
@@ -74,73 +80,84 @@ class MemoryKeyStore:
 class FileKeyStore:
     """Keys in an SQLite file of their own, readable by its owner only, deleted bytes overwritten."""
 
-    def __init__(self, path: Path, *, origin: str | None = None) -> None:
-        """Open the key file; with `origin`, make one if there is none (or an unused one). Raises KeysMissing."""
+    def __init__(self, path: Path, *, origin: str | None = None, lock_timeout_s: int = 30) -> None:
+        """Open the key file; with `origin`, make one if there is none. Raises KeysMissing; alters nothing foreign."""
         self.path = path
+        try:
+            exists = is_ours(path, KEYS_APPLICATION_ID, "key file")
+        except (NotABook, NewerBook) as error:
+            raise KeysMissing(f"{error}", path=str(path), remedy="Put back the book's own key file.") from error
+        if not exists and origin is None:
+            raise KeysMissing(
+                f"The key file {path} is not there.",
+                path=str(path),
+                remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
+            )
         if not path.exists():
-            if origin is None:
-                raise KeysMissing(
-                    f"The key file {path} is not there.",
-                    path=str(path),
-                    remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
-                )
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        try:
-            self._connection.execute("PRAGMA secure_delete=ON")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute("PRAGMA journal_mode=TRUNCATE")
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS keys (subject BLOB PRIMARY KEY, data_key BLOB NOT NULL) WITHOUT ROWID"
-            )
-            if origin is not None:
-                self._connection.execute("INSERT OR IGNORE INTO meta VALUES ('origin', ?)", (origin,))
-                self._connection.execute(
-                    "INSERT OR IGNORE INTO meta VALUES ('lookup_key', ?)", (os.urandom(KEY_BYTES),)
-                )
-            meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
-            self._connection.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise KeysMissing(
-                f"{path} can't be used as a key file: {error}.", path=str(path), remedy="Put back the real one."
-            ) from error
-        if "origin" not in meta or "lookup_key" not in meta:
-            self._connection.close()
-            raise KeysMissing(f"{path} holds no keys of a book.", path=str(path), remedy="Put back the real one.")
+        self._closed = False
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s)
+        self._connection.execute("PRAGMA secure_delete=ON")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        if not exists:
+            self._make(origin or "")
+        meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
         self.origin: str = meta["origin"]
         self.lookup_key: bytes = meta["lookup_key"]
 
+    def _make(self, origin: str) -> None:
+        execute = self._connection.execute
+        execute("PRAGMA journal_mode=TRUNCATE")
+        execute("BEGIN IMMEDIATE")
+        if execute("PRAGMA application_id").fetchone()[0] == 0:
+            execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
+            execute("CREATE TABLE keys (subject BLOB PRIMARY KEY, data_key BLOB NOT NULL) WITHOUT ROWID")
+            execute("INSERT INTO meta VALUES ('origin', ?)", (origin,))
+            execute("INSERT INTO meta VALUES ('lookup_key', ?)", (os.urandom(KEY_BYTES),))
+            execute(f"PRAGMA application_id={KEYS_APPLICATION_ID}")
+            execute(f"PRAGMA user_version={FORMAT}")
+        execute("COMMIT")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._closed:
+                raise BookClosed("The book is closed.", path=str(self.path), remedy="Open it again.")
+            try:
+                yield self._connection
+            except sqlite3.IntegrityError as error:
+                raise IntegrityError(error) from error
+            except sqlite3.OperationalError as error:
+                raise OperationalError(error) from error
+
     def count(self) -> int:
         """How many subjects have a key."""
-        with self._lock, closing(self._connection.execute("SELECT COUNT(*) FROM keys")) as rows:
-            return int(rows.fetchone()[0])
+        with self._open() as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM keys").fetchone()[0])
 
     def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys: committed when this returns."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+        """Keep new keys: committed when this returns. Raises IntegrityError if one is there."""
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(
+                connection.executemany(
                     "INSERT INTO keys VALUES (?, ?)", [(subject.bytes, key) for subject, key in keys.items()]
                 )
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
 
     def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
         """The keys that there are."""
         wanted = list(subjects)
         found: dict[UUID, bytes] = {}
-        with self._lock:
+        with self._open() as connection:
             for start in range(0, len(wanted), 500):
                 chunk = [subject.bytes for subject in wanted[start : start + 500]]
                 marks = ",".join("?" * len(chunk))
-                rows = self._connection.execute(
+                rows = connection.execute(
                     f"SELECT subject, data_key FROM keys WHERE subject IN ({marks})",  # noqa: S608 - marks only
                     chunk,
                 )
@@ -148,8 +165,10 @@ class FileKeyStore:
         return found
 
     def close(self) -> None:
-        """Release the file."""
-        self._connection.close()
+        """Release the file, once nobody is reading it."""
+        with self._lock:
+            self._closed = True
+            self._connection.close()
 
 
 def commitment(data_key: bytes) -> bytes:
@@ -168,23 +187,30 @@ class Keyring:
         self._commitment_of = commitment_of
         self._ciphers: dict[UUID, tuple[AESGCM, bytes]] = {}  # with the key's commitment
         self._checked: set[UUID] = set()
-        self._new: dict[UUID, bytes] = {}
         self._lock = threading.Lock()
 
-    def create(self, subject: UUID) -> tuple[int, bytes]:
-        """A key for a new subject: its id and commitment. It is stored at the next `flush`."""
-        key = os.urandom(KEY_BYTES)
-        with self._lock:
-            self._new[subject] = key
-            self._remember(subject, key)
-        return FIRST_KEY_ID, commitment(key)
+    def key_for(self, subject: UUID, *, fresh: bool) -> tuple[int, bytes, bytes]:
+        """Key id, commitment and key for a subject that is being registered.
 
-    def flush(self) -> None:
-        """Commit new keys to the store. Before any event sealed with them."""
+        A subject whose registration failed once may have a key already: it is used again. `fresh`: the id is new, so
+        that there is none. The key counts from `keep` on.
+        """
+        key = None if fresh else self.store.get([subject]).get(subject)
+        if key is None:
+            key = os.urandom(KEY_BYTES)
+        return FIRST_KEY_ID, commitment(key), key
+
+    def keep(self, keys: Mapping[UUID, bytes]) -> None:
+        """Commit new keys to the store: before any event sealed with them. Raises IntegrityError if one is another."""
+        held = self.store.get(keys)
+        if any(keys[subject] != key for subject, key in held.items()):
+            raise IntegrityError("a subject was given a key meanwhile")
+        new = {subject: key for subject, key in keys.items() if subject not in held}
+        if new:
+            self.store.add(new)
         with self._lock:
-            if self._new:
-                self.store.add(self._new)
-                self._new = {}
+            for subject, key in keys.items():
+                self._remember(subject, key)
 
     def seal(
         self,

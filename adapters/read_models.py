@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from eventsourcing.persistence import Tracking
+from eventsourcing.persistence import IntegrityError, Tracking
 from eventsourcing.sqlite import SQLiteCursor
 
 from tallybook.projections.read_models import Generation, ReadModel, Rows, Table
@@ -73,7 +73,11 @@ class SQLiteReadModelStore(LogTrackingRecorder):
 
     def __init__(self, datastore: BookDatastore) -> None:
         super().__init__(datastore)
-        self.create_table()
+        try:
+            self.create_table()
+        except IntegrityError:
+            # Another process made the tables at the same moment; now they are there.
+            self.create_table()
 
     def construct_create_table_statements(self) -> list[str]:
         """The tracking table, and which build of each read model is live."""

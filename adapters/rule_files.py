@@ -30,19 +30,32 @@ def load_rule_set(path: str | Path) -> RuleSet:
         if str(path) in PACKAGED and not path.exists():
             text = files("tallybook").joinpath("data", f"{path}.toml").read_text(encoding="utf-8")
         else:
-            text = path.read_bytes().decode("utf-8")
+            text = path.read_bytes().decode("utf-8-sig")
         document = tomllib.loads(text)
     except FileNotFoundError:
         raise RuleSetError(str(path), ["the file is not there"]) from None
     except IsADirectoryError:
         raise RuleSetError(str(path), ["this is a folder, not a file"]) from None
-    except UnicodeDecodeError as error:
-        raise RuleSetError(str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise RuleSetError(str(path), [f"this is not TOML: {error}"]) from None
-    rule_set = parse_rule_set(document, str(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, (UnicodeDecodeError, tomllib.TOMLDecodeError)):
+            raise _unreadable(path, error) from None
+        raise RuleSetError(
+            str(path), [f"the file can't be read: {getattr(error, 'strerror', None) or error}"]
+        ) from None
+    except RecursionError:
+        raise RuleSetError(str(path), ["conditions or lists are nested too deep"]) from None
+    try:
+        rule_set = parse_rule_set(document, str(path))
+    except RecursionError:
+        raise RuleSetError(str(path), ["conditions or lists are nested too deep"]) from None
     frozen_zone(rule_set.zone, str(path))
     return rule_set
+
+
+def _unreadable(path: Path, error: UnicodeDecodeError | tomllib.TOMLDecodeError) -> RuleSetError:
+    if isinstance(error, UnicodeDecodeError):
+        return RuleSetError(str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"])
+    return RuleSetError(str(path), [f"this is not TOML: {error}"])
 
 
 @lru_cache(maxsize=64)
@@ -65,9 +78,9 @@ def frozen_zone(name: str, source: str = "rule set") -> Zone:
     moment = datetime(FROZEN_FROM, 1, 1, tzinfo=UTC)
     starts, offsets = [-(2**62)], [offset(moment)]
     end = datetime(FROZEN_TO, 1, 1, tzinfo=UTC)
-    # No zone changes twice within a week and back; each change is then found to the second by halving.
+    # No zone changes twice within a day and back; each change is then found to the second by halving.
     while moment < end:
-        following = moment + timedelta(days=7)
+        following = moment + timedelta(days=1)
         if offset(following) != offsets[-1]:
             low, high = moment, following
             while high - low > timedelta(seconds=1):

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from eventsourcing import sqlite as stock
 from eventsourcing.persistence import (
+    ConnectionPoolClosedError,
     IntegrityError,
     InterfaceError,
     Notification,
@@ -24,14 +26,18 @@ from eventsourcing.sqlite import (
     SQLiteConnectionPool,
     SQLiteCursor,
     SQLiteDatastore,
-    SQLiteFactory,
     SQLiteProcessRecorder,
     SQLiteTrackingRecorder,
     SQLiteTransaction,
 )
+from eventsourcing.utils import Environment, EnvType
+
+from tallybook.domain.errors import BookClosed
 
 from . import merkle
 from .form import uuid_from
+
+DEFAULT_LOCK_TIMEOUT_S = 30
 
 Row = tuple[int, bytes, int, str, bytes]
 """position, stream id, version, stored name, state"""
@@ -90,6 +96,27 @@ class BookConnectionPool(SQLiteConnectionPool):
     """Connections in WAL mode with a named durability."""
 
     synchronous = "FULL"
+    _draining = False
+
+    def get_connection(self, *args: Any, **kwargs: Any) -> SQLiteConnection:
+        """A connection for a thread. Raises BookClosed once the pool is being closed."""
+        try:
+            if self._draining:
+                raise ConnectionPoolClosedError
+            return super().get_connection(*args, **kwargs)
+        except ConnectionPoolClosedError as error:
+            raise BookClosed("The book is closed.", path=self.db_name, remedy="Open it again.") from error
+
+    def close(self) -> None:
+        """Close all connections, once the threads that use one have given it back.
+
+        The stock pool closes a connection under the thread that uses it, and SQLite then brings the process down.
+        """
+        self._draining = True
+        with self._put_condition:
+            while self._in_use:
+                self._put_condition.wait(0.05)
+        super().close()
 
     def _create_connection(self) -> SQLiteConnection:
         try:
@@ -106,7 +133,11 @@ class BookConnectionPool(SQLiteConnectionPool):
 class BookDatastore(SQLiteDatastore):
     """A datastore that uses our connections."""
 
-    def __init__(self, db_name: str, *, lock_timeout_s: int = 30, synchronous: str = "FULL") -> None:
+    pool: BookConnectionPool
+
+    def __init__(
+        self, db_name: str, *, lock_timeout_s: int = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL"
+    ) -> None:
         super().__init__(db_name, lock_timeout=lock_timeout_s, pool_timeout=float(lock_timeout_s))
         self.pool.close()
         self.pool = BookConnectionPool(
@@ -137,8 +168,8 @@ class LogRecorder(SQLiteApplicationRecorder):
     def construct_create_table_statements(self) -> list[str]:
         table = self.events_table_name
         return [
-            f"CREATE TABLE IF NOT EXISTS {table} (position INTEGER PRIMARY KEY, originator_id BLOB NOT NULL, "
-            "originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
+            f"CREATE TABLE IF NOT EXISTS {table} (position INTEGER PRIMARY KEY CHECK (position > 0), "
+            "originator_id BLOB NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
             "UNIQUE (originator_id, originator_version))",
             "CREATE TABLE IF NOT EXISTS head (log TEXT PRIMARY KEY, position INTEGER NOT NULL, "
             "frontier BLOB NOT NULL) WITHOUT ROWID",
@@ -322,8 +353,16 @@ class LogRecorder(SQLiteApplicationRecorder):
         return self.head().position
 
     def max_notification_id(self) -> int:
-        """The same, as `eventsourcing` asks for it."""
-        return self.position()
+        """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
+        return self.position() or None  # type: ignore[return-value]  # so does the stock recorder
+
+    def extent(self) -> tuple[int, int, int]:
+        """How many rows there are, and the least and greatest position; zeros for an empty log."""
+        [(count, least, greatest)] = self._query(
+            f"SELECT COUNT(*), MIN(position), MAX(position) FROM {self.events_table_name}",  # noqa: S608 - a name of ours
+            [],
+        )
+        return count, least or 0, greatest or 0
 
     def head(self) -> Head:
         """Position and frontier, as of one commit."""
@@ -371,9 +410,16 @@ class LogProcessRecorder(SQLiteProcessRecorder, LogRecorder):
         return positions
 
 
-class BookFactory(SQLiteFactory):
+class BookFactory(stock.SQLiteFactory):
     """Builds our recorders, on our datastore."""
 
     application_recorder_class = LogRecorder
     tracking_recorder_class = LogTrackingRecorder
     process_recorder_class = LogProcessRecorder
+
+    def __init__(self, env: Environment | EnvType | None, datastore: BookDatastore | None = None) -> None:
+        super().__init__(env)
+        self.datastore.close()
+        self.datastore = datastore or BookDatastore(
+            self.datastore.pool.db_name, lock_timeout_s=self.datastore.pool.lock_timeout or DEFAULT_LOCK_TIMEOUT_S
+        )

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from tallybook.domain.errors import BookError, BookNotFound, BookReadOnly, KeysMissing, NewerBook, NotABook
+from tallybook.domain.errors import BookError, BookNotFound, BookReadOnly, KeysMissing, ReadsMissing
 
+from .files import FORMAT, check_writable, is_ours
 from .keys import FileKeyStore, KeyStore, MemoryKeyStore
 from .sqlite import BookDatastore, LogRecorder
 
 APPLICATION_ID = 0x7A11B00C
 READS_APPLICATION_ID = 0x7A11B00D
-FORMAT = 1
 READS_TABLE = "access_records"
 
 
@@ -46,11 +46,20 @@ def open_storage(url: str, *, create: bool, lock_timeout_s: int) -> Storage:
     """Open or make what a URL names: `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory:`."""
     if url in ("memory:", "memory://"):
         return _in_memory(url, lock_timeout_s)
-    if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
-        return _in_files(url, Path(url.removeprefix("sqlite:///")), create, lock_timeout_s)
+    prefix = "sqlite:///"
+    if isinstance(url, str) and url.startswith(prefix) and len(url) > len(prefix) and "\x00" not in url:
+        path = Path(url.removeprefix(prefix))
+        try:
+            return _in_files(url, Path(os.path.abspath(path)), create, lock_timeout_s)
+        except OSError as error:
+            raise BookError(
+                f"{path} can't be opened: {error.strerror or error}.",
+                path=str(path),
+                remedy="Check the name, its owner and its mode.",
+            ) from error
     raise BookError(
         f"{url!r} names no book.",
-        path=url,
+        path=str(url),
         remedy='Write "sqlite:///shop.book" (four slashes for an absolute path) or "memory:".',
     )
 
@@ -67,40 +76,40 @@ def _in_memory(url: str, lock_timeout_s: int) -> Storage:
 
 
 def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storage:
-    path = Path(os.path.abspath(path))
     keys_path, reads_path = (path.with_name(path.name + suffix) for suffix in (".keys", ".reads"))
     if not path.parent.is_dir():
         raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")
-    if path.is_dir():
-        raise NotABook(f"{path} is a folder.", path=str(path), remedy="Name a file in it.")
-    exists = _check(path, APPLICATION_ID)
+    exists = is_ours(path, APPLICATION_ID)
     if not exists and not create:
         raise BookNotFound(
             f"There is no book at {path}.", path=str(path), remedy="Check the path, or make one with `tallybook.open`."
         )
-    _check_writable(path)
+    for one in (path, keys_path, reads_path):
+        check_writable(one)
     keys: FileKeyStore | None = None
     try:
-        if exists:
-            origin = _origin(path)
-            keys = FileKeyStore(keys_path)
-        else:
-            keys = FileKeyStore(keys_path, origin=_new_origin())
-            if keys.count():
+        if not exists:
+            keys = FileKeyStore(keys_path, origin=_new_origin(), lock_timeout_s=lock_timeout_s)
+            # Another process may have made the book, and used it, since we looked.
+            exists = is_ours(path, APPLICATION_ID)
+            if not exists and keys.count():
                 raise KeysMissing(
                     f"{keys_path} holds the keys of a book, and the book {path} is not there.",
                     path=str(path),
                     remedy="Put the book back from its backup, or move the key file away.",
                 )
-            origin = _create(path, APPLICATION_ID, "stored_events", keys.origin)
+            if not exists:
+                _create(path, APPLICATION_ID, "stored_events", keys.origin)
+        if keys is None:
+            keys = FileKeyStore(keys_path, lock_timeout_s=lock_timeout_s)
+        origin = _note(path, "origin") or ""
         if keys.origin != origin:
             raise KeysMissing(
                 f"{keys_path} holds the keys of another book ({keys.origin}, not {origin}).",
                 path=str(path),
                 remedy="Put back the key file that belongs to this book.",
             )
-        if not _check(reads_path, READS_APPLICATION_ID):
-            _create(reads_path, READS_APPLICATION_ID, READS_TABLE, origin)
+        _open_reads(path, reads_path, origin)
     except sqlite3.OperationalError as error:
         if keys:
             keys.close()
@@ -117,57 +126,41 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
     return Storage(url, origin, stores[0], stores[1], keys)
 
 
+def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
+    """Make the log of reads once; after that it must be there, and be this book's."""
+    if is_ours(reads_path, READS_APPLICATION_ID, "log of reads"):
+        found = _note(reads_path, "origin")
+        if found != origin:
+            raise ReadsMissing(
+                f"{reads_path} is the log of reads of another book ({found}, not {origin}).",
+                path=str(reads_path),
+                remedy="Put back the one that belongs to this book.",
+            )
+    elif _note(path, "reads") is not None:
+        raise ReadsMissing(
+            f"The log of reads {reads_path} is not there.",
+            path=str(reads_path),
+            remedy="Put it back from its backup: without it, nobody can tell who saw whose data.",
+        )
+    else:
+        _create(reads_path, READS_APPLICATION_ID, READS_TABLE, origin)
+    if _note(path, "reads") is None:
+        with closing(sqlite3.connect(path, timeout=30)) as connection, connection:
+            connection.execute("INSERT OR IGNORE INTO book VALUES ('reads', 'made')")
+
+
 def _new_origin() -> str:
     return f"tallybook/{uuid4().hex}"
 
 
-def _check(path: Path, application_id: int) -> bool:
-    """Whether there is a book's file; False for none, or one whose making was cut short. Raises BookError's kinds."""
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\x00":
-            raise NotABook(f"{path} is not a book: it is no SQLite file.", path=str(path), remedy="Name another file.")
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-            found = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        raise NotABook(
-            f"{path} can't be read: {error}.", path=str(path), remedy="Restore it from a backup, or name another file."
-        ) from error
-    if found == 0 and tables == 0:
-        return False
-    if found != application_id:
-        raise NotABook(
-            f"{path} is an SQLite file of something else.", path=str(path), remedy="Name another file for the book."
-        )
-    if version > FORMAT:
-        raise NewerBook(
-            f"{path} has format {version}; this release reads up to {FORMAT}.",
-            path=str(path),
-            remedy="Upgrade Tallybook.",
-        )
-    return True
-
-
-def _check_writable(path: Path) -> None:
-    for place in (path.parent, path):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise BookReadOnly(
-                f"{place} can't be written.", path=str(path), remedy="Check its owner and mode: a book is written to."
-            )
-
-
-def _origin(path: Path) -> str:
+def _note(path: Path, name: str) -> str | None:
     with closing(sqlite3.connect(path, timeout=30)) as connection:
-        origin: str = connection.execute("SELECT value FROM book WHERE name='origin'").fetchone()[0]
-        return origin
+        row = connection.execute("SELECT value FROM book WHERE name=?", (name,)).fetchone()
+        return None if row is None else str(row[0])
 
 
-def _create(path: Path, application_id: int, table: str, origin: str) -> str:
-    """Make a log's file in one transaction; if another process was faster, its origin counts."""
+def _create(path: Path, application_id: int, table: str, origin: str) -> None:
+    """Make a log's file in one transaction, unless another process was faster."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -180,6 +173,4 @@ def _create(path: Path, application_id: int, table: str, origin: str) -> str:
             connection.execute("INSERT INTO book VALUES ('origin', ?)", (origin,))
             connection.execute(f"PRAGMA application_id={application_id}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
-        found: str = connection.execute("SELECT value FROM book WHERE name='origin'").fetchone()[0]
         connection.execute("COMMIT")
-        return found

@@ -239,6 +239,10 @@ class KeysMissing(BookError):
     """The book's key file is not there, or belongs to another book."""
 
 
+class ReadsMissing(BookError):
+    """The book's log of reads is not there, or belongs to another book."""
+
+
 class BookClosed(BookError):
     """The book was closed."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -90,17 +90,43 @@ def as_id(value: UUID | str, name: str) -> UUID:
         raise refusal("invalid_argument", f"{name}: an id of the form of a UUID is wanted.", argument=name) from None
 
 
+def _check_text(value: object, name: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise refusal("invalid_argument", f"{name}: a text that is not empty is wanted.", argument=name)
+    try:
+        value.encode()
+    except UnicodeError:
+        raise refusal(
+            "invalid_argument", f"{name}: the text holds a character that is not Unicode.", argument=name
+        ) from None
+
+
+def _check_mapping(value: object, name: str) -> None:
+    if not isinstance(value, Mapping):
+        raise refusal("invalid_argument", f"{name}: a mapping is wanted.", argument=name)
+
+
+def _lines(lines: object) -> list[Line]:
+    if isinstance(lines, (str, bytes, Mapping)) or not isinstance(lines, Iterable):
+        raise refusal("invalid_argument", "lines: a list of lines is wanted.", argument="lines")
+    found = []
+    for line in lines:
+        if not isinstance(line, (Line, Mapping)):
+            raise refusal("invalid_argument", "lines: each is a Line, or a mapping of its fields.", argument="lines")
+        found.append(line if isinstance(line, Line) else Line.model_validate(dict(line)))
+    return found
+
+
 def identifier_claim(work_or_desk: Work | Desk, system: str, external_id: str) -> bytes:
     """The claim that an external id's owner holds."""
-    if not isinstance(external_id, str) or not external_id.strip():
-        raise refusal("invalid_argument", "external_id: a text that is not empty is wanted.", argument="external_id")
+    _check_text(system, "system")
+    _check_text(external_id, "external_id")
     return work_or_desk._core.keyring.lookup_hash("identifier", system, external_id)
 
 
 def order_claim(work_or_desk: Work | Desk, order_id: str) -> bytes:
     """The claim by which an order is recorded once."""
-    if not isinstance(order_id, str) or not order_id.strip():
-        raise refusal("invalid_argument", "order_id: a text that is not empty is wanted.", argument="order_id")
+    _check_text(order_id, "order_id")
     return work_or_desk._core.keyring.lookup_hash("order", order_id)
 
 
@@ -154,7 +180,7 @@ class CustomerDesk(Desk):
         customer = (
             work.fresh_customer() if customer_id is None else work.new_customer(as_id(customer_id, "customer_id"))
         )
-        key_id, commitment = (0, b"") if customer.registered else self._core.keyring.create(customer.id)
+        key_id, commitment = (0, b"") if customer.registered else work.key_for(customer)
         customer.register(
             work.stamp,
             _kind(kind),
@@ -162,6 +188,8 @@ class CustomerDesk(Desk):
             commitment=commitment,
             fields=_profile_fields(fields),
         )
+        if identifiers is not None:
+            _check_mapping(identifiers, "identifiers")
         for system, external_id in (identifiers or {}).items():
             link_identifier(work, work.stamp, customer, system, external_id)
         for point, value in (("email", email), ("phone", phone)):
@@ -294,7 +322,7 @@ class CustomerDesk(Desk):
         """
         customer_id = as_id(customer, "customer")
         draft = work.customer(customer_id)
-        result_lines = [line if isinstance(line, Line) else Line.model_validate(dict(line)) for line in lines]
+        result_lines = _lines(lines)
         claim = None if order_id is None else order_claim(work, order_id)
         if claim is not None and work.holder(claim) is not None:
             raise refusal("order_recorded", "The order id was recorded before.", purchase=work.holder(claim))
@@ -332,6 +360,7 @@ class CustomerDesk(Desk):
         """
         customer_id = as_id(customer, "customer")
         draft = work.customer(customer_id)
+        _check_mapping(lines, "lines")
         if (purchase_id is None) == (order_id is None):
             raise refusal("invalid_argument", "Give either purchase_id or order_id.", argument="purchase_id")
         found = as_id(purchase_id, "purchase_id") if purchase_id is not None else None

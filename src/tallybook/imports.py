@@ -88,7 +88,9 @@ class ImportDesk(Desk):
         while (done := self._receipt(digest, after + 1)) is not None:
             known += done.purchases
             after = done.last_line
-        rows: Iterator[CdnowRow] = (row for row in read_cdnow(path, after) if isinstance(row, CdnowRow))
+        rows: Iterator[CdnowRow] = (
+            row for row in read_cdnow(path, after, ends_us=self._core.now_us()) if isinstance(row, CdnowRow)
+        )
         while batch := tuple(islice(rows, ROWS_PER_COMMIT)):
             result = self._record(
                 _Batch(digest, after + 1, batch, enrol), command_id=self._command_id(digest, after + 1)
@@ -114,7 +116,8 @@ class ImportDesk(Desk):
     def _check(self, path: Path, skip_bad: Path | None) -> tuple[int, int]:
         bad: list[BadLine] = []
         purchases = 0
-        for row in read_cdnow(path):
+        now_us = self._core.now_us()
+        for row in read_cdnow(path, ends_us=now_us):
             if isinstance(row, CdnowRow):
                 purchases += 1
                 continue
@@ -149,7 +152,7 @@ class ImportDesk(Desk):
             customer_id = work.holder(identifier_claim(work, SYSTEM, row.customer))
             if customer_id is None:
                 customer = work.fresh_customer()
-                key_id, commitment = self._core.keyring.create(customer.id)
+                key_id, commitment = work.key_for(customer)
                 customer.register(
                     stamp, CustomerKind.PERSON, key_id=key_id, commitment=commitment, fields={"source": SYSTEM}
                 )

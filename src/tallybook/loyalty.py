@@ -301,6 +301,10 @@ class RulesDesk(Desk):
         or the future. Adopting the same again from the same time records nothing. Refuses: rule_set_adopted.
         Raises RuleSetError.
         """
+        if not isinstance(rule_set, (RuleSet, str, Path)):
+            raise refusal(
+                "invalid_argument", "rule_set: a RuleSet or the path of a file is wanted.", argument="rule_set"
+            )
         wanted = rule_set if isinstance(rule_set, RuleSet) else load_rule_set(rule_set)
         work.control().adopt(work.stamp, wanted, frozen_zone(wanted.zone))
         return wanted.label

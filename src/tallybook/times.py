@@ -12,6 +12,10 @@ from tallybook.domain.events import from_us, to_us
 When = datetime | str
 """An aware datetime, or an ISO 8601 text with an offset or Z."""
 
+EARLIEST_US = days_from_civil(1, 1, 2) * DAY_US
+LATEST_US = days_from_civil(9000, 1, 1) * DAY_US
+"""Bounds of times, with room for zones before and for expiries after."""
+
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 
 
@@ -28,7 +32,10 @@ def moment_us(when: When, name: str) -> int:
         raise refusal("invalid_argument", f"{name}: a datetime or a text is wanted.", argument=name)
     if when.tzinfo is None or when.utcoffset() is None:
         raise refusal("naive_time", f"{name}: the time has no zone.", argument=name)
-    return to_us(when)
+    found = to_us(when)
+    if not EARLIEST_US <= found < LATEST_US:
+        raise refusal("invalid_argument", f"{name}: a time between the years 1 and 9000 is wanted.", argument=name)
+    return found
 
 
 def as_of_us(when: When, name: str = "as_of") -> int:

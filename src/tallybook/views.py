@@ -415,6 +415,11 @@ def _verify(
 def _first_problem(
     log: LogRecorder, head: Head, frontier: merkle.Frontier, origin: str, progress: Progress | None
 ) -> str | None:
+    count, least, greatest = log.extent()
+    if count and least < 1:
+        return f"there is an event at position {least}: positions count from 1"
+    if greatest > head.position:
+        return f"there is an event at position {greatest}, and its head says that the log ends at {head.position}"
     expected = 1
     for position, stream, version, stored_name, state in log.iterate(stop=head.position):
         if position != expected:
@@ -425,8 +430,6 @@ def _first_problem(
             progress(position, head.position)
     if frontier.size != head.position:
         return f"the log ends at position {frontier.size}, its head says {head.position}"
-    if log.log_rows(head.position, 1):
-        return f"there is an event after position {head.position}, where its head says that the log ends"
     if frontier.packed() != head.frontier.packed():
         return "the stored bytes do not give the recorded root: an event was altered, moved or replaced"
     return None

@@ -144,6 +144,49 @@ def test_the_month_ends_at_the_first_instant_of_the_next(at_us: int, name: str) 
     assert civil_from_days(zone.day(end))[2] == 1
 
 
+@settings(max_examples=200, deadline=None, print_blob=True)
+@given(at_us=moments, name=zones, months=st.integers(1, 120))
+@example(at_us=to_us(datetime(2020, 2, 29, 12, tzinfo=UTC)), name="UTC", months=12)
+@example(at_us=to_us(datetime(2010, 12, 30, 20, tzinfo=UTC)), name="Pacific/Apia", months=12)
+def test_months_after_begins_the_same_day_or_the_last_of_the_month(at_us: int, name: str, months: int) -> None:
+    local = from_us(at_us).astimezone(zoneinfo.ZoneInfo(name))
+    year, month = divmod(local.year * 12 + local.month - 1 + months, 12)
+    if year >= 2099:
+        return
+    last = (date(year + (month + 1) // 12, (month + 1) % 12 + 1, 1) - timedelta(days=1)).day
+    midnight = datetime(year, month + 1, min(local.day, last))  # noqa: DTZ001 - a wall clock has no zone
+    found = frozen_zone(name).months_after(at_us, months)
+    assert found == instant_us(midnight, name)
+    assert found > at_us
+
+
+def falls(name: str, months: int) -> list[datetime]:
+    """Moments, minute by minute around each change of the clock, at which `months_after` is less than before."""
+    zone = frozen_zone(name)
+    found = []
+    for change in zone.starts_us[1:]:
+        before = 0
+        for minute in range(-90, 91, 10):
+            for at_us in (change + minute * 60_000_000 - 1, change + minute * 60_000_000):
+                after = zone.months_after(at_us, months)
+                if after < before:
+                    found.append(from_us(at_us))
+                before = after
+    return found
+
+
+@pytest.mark.parametrize("months", [1, 12])
+@pytest.mark.parametrize("name", ZONES)
+def test_months_after_never_falls_as_time_goes_on(name: str, months: int) -> None:
+    assert falls(name, months) == []
+
+
+@pytest.mark.xfail(strict=True, reason="the clock went back over a midnight that it had passed: that day began twice")
+@pytest.mark.parametrize("name", ["America/St_Johns", "America/Goose_Bay", "America/Moncton", "Antarctica/Casey"])
+def test_months_after_never_falls_where_a_clock_goes_back_over_midnight(name: str) -> None:
+    assert falls(name, 12) == []
+
+
 @pytest.mark.parametrize(
     ("earned", "months", "until", "expires"),
     [

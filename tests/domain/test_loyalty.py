@@ -879,3 +879,39 @@ def test_returning_everything_in_any_pieces_takes_back_exactly_what_was_earned(
     account = world.accounts["ada"]
     assert (account.reversed, account.active, account.debt) == (earned, 0, 0)
     assert sum(points for _, points in account.window) == 0
+
+
+# ── rules that the code breaks today: the marks go when it is mended ──────────────────────────────────────────────
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a late fact's tier is dated at the clock and decided by the rules of the fact's own day"
+)
+def test_the_tier_from_the_clock_on_is_decided_by_the_rules_in_force_at_the_clock(
+    new_world: NewWorld, rules_with: RulesWith
+) -> None:
+    world = new_world()
+    world.enrol("2020-01-01")
+    world.buy("2020-02-01", 15_000)
+    world.adopt(rules_with(version="2", tiers=tiers(12, 200, 400)), "2020-06-01")
+    world.buy("2020-07-01", 100)
+    world.buy("2020-05-01", 100)
+    told = [(event.tier, event.rules, f"{event.effective_at:%Y-%m-%d}")
+            for event in world.decisions() if isinstance(event, TierChanged)]  # fmt: skip
+    assert told == [
+        ("basic", "standard@1", "2020-01-01"),
+        ("silver", "standard@1", "2020-02-01"),
+        ("basic", "standard@2", "2020-06-01"),
+    ]
+
+
+@pytest.mark.xfail(strict=True, reason="_next_tier_change looks at nothing where the clock is the moment asked for")
+def test_a_sweep_to_the_accounts_clock_finds_rules_that_were_adopted_since(
+    new_world: NewWorld, rules_with: RulesWith
+) -> None:
+    world = new_world()
+    world.enrol("2020-01-01")
+    world.buy("2020-02-01", 15_000)
+    world.adopt(rules_with(version="2", tiers=tiers(12, 200, 400)), "2020-01-15")
+    world.sweep("2020-02-01")
+    assert world.accounts["ada"].tier == "basic"

@@ -435,7 +435,7 @@ def test_the_arithmetic_is_exact(
         {"id": "base", "kind": "per_amount", "points": points, "per_minor": per_minor},
         {"id": "more", "kind": "multiplier", "factor": f"{factor.numerator}/{factor.denominator}"},
     )
-    if points * ORDER_MINOR_MAX // per_minor * max(factor, 1) > ORDER_POINTS_MAX:
+    if points * ORDER_MINOR_MAX // per_minor * max(factor, Fraction(1)) > ORDER_POINTS_MAX:
         (problem,) = problems(earning=list(rules))
         assert "at most" in problem
         return

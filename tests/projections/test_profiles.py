@@ -65,6 +65,21 @@ def test_a_cleared_field_is_gone_and_was_there_before(shop: Shop) -> None:
     assert (before["occupation"], before["owner"]) == ("countess", "agent:lin")
 
 
+def test_clearing_the_birth_date_clears_the_month_too_unless_one_is_given(shop: Shop) -> None:
+    customers, profiles = shop.book.customers, shop.book.profiles
+    ada = shop.member(birth_date="1815-12-10")
+    assert (profiles.get(ada)["birth_date"], profiles.get(ada)["birth_month"]) == ("1815-12-10", 12)
+    customers.change(ada, clear=["birth_date"], effective_at="2020-03-01T00:00:00Z")
+    assert set(profiles.get(ada).fields) == set()
+    assert profiles.get(ada, as_of="2020-02-01")["birth_month"] == 12
+    customers.change(ada, birth_date="--11-10", effective_at="2020-04-01T00:00:00Z")
+    assert profiles.get(ada)["birth_month"] == 11
+    customers.change(ada, birth_month=5, clear=["birth_date"], effective_at="2020-05-01T00:00:00Z")
+    assert {name: one.value for name, one in profiles.get(ada).fields.items()} == {"birth_month": 5}
+    customers.change(ada, clear=["birth_month"], effective_at="2020-06-01T00:00:00Z")
+    assert set(profiles.get(ada).fields) == set()
+
+
 def test_a_late_value_does_not_bring_a_cleared_field_back(shop: Shop) -> None:
     ada = shop.member(owner="agent:lin")
     shop.book.customers.change(ada, clear=["owner"], effective_at="2020-06-01T00:00:00Z")

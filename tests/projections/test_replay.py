@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tallybook
+from tallybook.customers import PurchaseResult
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
-from tallybook.domain.events import Decision, Event, Fact
+from tallybook.domain.events import Decision, Event, Fact, from_us
 from tallybook.domain.loyalty import (
     EarningReversed,
     Enrolled,
@@ -22,13 +28,23 @@ from tallybook.domain.loyalty import (
     TierChanged,
 )
 from tallybook.domain.rules import RuleSet
+from tallybook.loyalty import AccountView
 from tallybook.projections.read_models import Recorded
 from tallybook.projections.replay import Certificate, certify
 
 if TYPE_CHECKING:
     from tests.projections.conftest import Shop
 
+START = 1_577_836_800_000_000  # 2020-01-01
+DAY = 86_400_000_000
+LINE: dict[str, Any] = {"sku": "sku", "quantity": 1, "net_minor": 100}
+DEAR = {**LINE, "net_minor": 10**13}
+
 READ_BY_ACCOUNTS = (Enrolled, PurchaseRecorded, ReturnRecorded, RedemptionRequested, Swept, RuleSetAdopted)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def numbered(events: Sequence[Event]) -> list[Recorded]:
@@ -45,6 +61,12 @@ def replaced(history: Sequence[Recorded], position: int, **fields: Any) -> list[
 
 def without(history: Sequence[Recorded], position: int) -> list[Recorded]:
     return numbered([event for at, event in history if at != position])
+
+
+def books_balance(view: AccountView) -> bool:
+    least = min(view.active, view.earned, view.spent, view.expired, view.reversed, view.forgiven, view.debt)
+    whole = view.active + view.spent + view.expired + view.reversed - view.forgiven
+    return least >= 0 and view.earned + view.debt == whole
 
 
 @pytest.fixture
@@ -129,7 +151,8 @@ def test_a_wrong_decision_is_named_with_its_position_and_its_account(
     assert certificate.divergent_accounts == 1
     name = next(iter(fields))
     if name not in ("facts", "basis", "basis_unit", "lots", "forgiven"):
-        assert f"{name}={fields[name]}" in certificate.first.found
+        shown = {"expires_us": "1970-01-01T00:00:00Z", "rule_ids": "bonus"}.get(name, fields[name])
+        assert f"{name}={shown}" in certificate.first.found
         assert certificate.first.expected != certificate.first.found
 
 
@@ -298,7 +321,42 @@ def test_a_customer_in_two_programmes_certifies(shop: Shop, rules_with: Callable
     shop.book.rules.adopt(rules_with(name="club", programme="club"), effective_at="2000-01-01T00:00:00Z")
     ada = shop.member()
     shop.book.loyalty.enrol(ada, programme="club", effective_at="2020-01-01T00:00:00Z")
-    shop.buy(ada, "2020-02-01", 10_000)
+    bought = shop.buy(ada, "2020-02-01", 10_000, 500)
+    shop.give_back(ada, "2020-02-02", bought, 1)
+    assert shop.redeem(ada, "2020-02-03", 5)
+    views = [shop.book.loyalty.account(ada, programme=programme) for programme in ("main", "club")]
+    assert [(view.earned, view.reversed, view.spent) for view in views] == [(105, 100, 5), (105, 100, 0)]
+    assert shop.book.replay().holds
+
+
+def test_a_purchase_and_a_return_reach_every_account_of_the_customer(
+    shop: Shop, rules_with: Callable[..., RuleSet]
+) -> None:
+    double = [{"id": "double", "kind": "per_amount", "points": 2, "per_minor": 100}]
+    shop.book.rules.adopt(rules_with(name="club", programme="club", earning=double), effective_at=at("2000-01-01"))
+    ada, bob, eve = shop.member(), shop.member(), shop.book.customers.register()
+    shop.book.loyalty.enrol(ada, programme="club", effective_at=at("2020-01-01"))
+    shop.book.loyalty.enrol(eve, programme="club", effective_at=at("2020-01-01"))
+    customers = shop.book.customers
+
+    def bought(who: UUID, net: int = 20_000) -> PurchaseResult:
+        lines = [{"sku": "sku", "quantity": 2, "net_minor": net}]
+        return customers.record_purchase(who, lines, effective_at=at("2020-02-01"))
+
+    hers = bought(ada)
+    assert (hers.earned, hers.tiers) == ({"main": 200, "club": 400}, {"main": "silver", "club": "gold"})
+    assert (hers.points, hers.tier) == (600, "silver")
+    assert (bought(bob).earned, bought(bob).tier) == ({"main": 200}, "gold")
+    only_club = bought(eve, 1_000)
+    assert (only_club.earned, only_club.points, only_club.tier) == ({"club": 20}, 20, None)
+    stranger = bought(customers.register())
+    assert (stranger.earned, stranger.tiers, stranger.points, stranger.tier) == ({}, {}, 0, None)
+
+    back = customers.record_return(ada, {1: 1}, purchase_id=hers.purchase_id, effective_at=at("2020-02-02"))
+    assert (back.net_minor, back.reversed, back.tiers) == (
+        10_000, {"main": 100, "club": 200}, {"main": "silver", "club": "silver"},
+    )  # fmt: skip
+    assert (back.points, back.tier) == (300, "silver")
     assert shop.book.replay().holds
 
 
@@ -307,7 +365,11 @@ def test_an_account_can_be_looked_at_as_of_a_late_redemption(shop: Shop) -> None
     shop.buy(ada, "2020-03-01", 10_000)
     assert shop.redeem(ada, "2020-02-01", 50)
     view = shop.book.loyalty.account(ada, as_of="2020-02-15")
-    assert view.earned + view.debt == view.active + view.spent + view.expired + view.reversed - view.forgiven
+    # By then there was nothing to spend.
+    assert (view.earned, view.spent, view.active) == (0, 0, 0)
+    assert books_balance(view)
+    # When the book learned of it, there was.
+    assert shop.book.loyalty.account(ada, as_of="2020-03-01T00:00:00Z").active == 50
 
 
 def test_an_account_never_has_a_negative_debt_as_of_any_moment(shop: Shop) -> None:
@@ -316,7 +378,112 @@ def test_an_account_never_has_a_negative_debt_as_of_any_moment(shop: Shop) -> No
     shop.redeem(ada, "2020-03-02", 50)
     shop.give_back(ada, "2020-03-10", bought, 1)
     shop.buy(ada, "2020-02-01", 8_000)
-    assert shop.book.loyalty.account(ada, as_of="2020-02-15").debt >= 0
+    view = shop.book.loyalty.account(ada, as_of="2020-02-15")
+    assert (view.debt, view.active, view.earned) == (0, 80, 80)
+    assert books_balance(view)
+
+
+_days = st.integers(0, 500)
+_step = st.one_of(
+    st.tuples(st.just("buy"), _days, st.integers(0, 30_000)),
+    st.tuples(st.just("buy"), _days, st.integers(0, 30_000)),
+    st.tuples(st.just("redeem"), _days, st.integers(1, 300)),
+    st.tuples(st.just("return"), _days, st.integers(0, 9)),
+    st.tuples(st.just("adopt"), _days, st.integers(2, 3)),
+)
+VARIANTS: dict[int, dict[str, Any]] = {
+    2: {"earning": [{"id": "visit", "kind": "fixed", "points": 60}], "expiry": {"days": 30}},
+    3: {"tiers": {"window_months": 2, "levels": [{"name": "basic", "threshold": 0}, {"name": "gold", "threshold": 99}]},
+        "refunds": {"policy": "within_balance"}},
+}  # fmt: skip
+
+
+class Life:
+    """A customer's life in a shop, step by step."""
+
+    def __init__(self, shop: Shop, rules_with: Callable[..., RuleSet]) -> None:
+        self.shop = shop
+        self.rules_with = rules_with
+        self.ada = shop.member()
+        self.purchases: dict[int, UUID] = {}
+
+    def take(self, number: int, step: tuple[str, int, int]) -> bool:
+        """One step; whether it left a fact in the book."""
+        what, day, argument = step
+        moment, book = from_us(START + day * DAY), self.shop.book
+        try:
+            if what == "buy":
+                lines = [{"sku": "s", "quantity": 2, "net_minor": argument}]
+                bought = book.customers.record_purchase(self.ada, lines, effective_at=moment)
+                self.purchases[number] = bought.purchase_id
+            elif what == "redeem":
+                book.loyalty.redeem(self.ada, argument, reward="R1", effective_at=moment)
+            elif what == "return" and argument in self.purchases:
+                purchase = self.purchases[argument]
+                book.customers.record_return(self.ada, {1: 1}, purchase_id=purchase, effective_at=moment)
+            elif what == "adopt":
+                rules = self.rules_with(version=str(argument), **VARIANTS[argument])
+                book.rules.adopt(rules, effective_at=moment)
+        except tallybook.Refused as refused:
+            if refused.code not in ("insufficient_points", "returned_too_much", "effective_too_early"):
+                raise
+            # An attempt to spend is a fact, whatever came of it.
+            return refused.code == "insufficient_points"
+        return True
+
+
+def told(view: AccountView) -> tuple[object, ...]:
+    """All of a view but ids of lots."""
+    return (replace(view, lots=()), [(lot.points, lot.earned_at, lot.expires_at) for lot in view.lots])
+
+
+@settings(max_examples=60, deadline=None, print_blob=True)
+@given(steps=st.lists(_step, max_size=10), day=st.integers(0, 1000), upto=st.integers(0, 10))
+def test_an_account_as_of_a_moment_is_what_the_facts_known_and_effective_by_then_lead_to(
+    open_shop: Callable[..., Shop],
+    rules_with: Callable[..., RuleSet],
+    steps: list[tuple[str, int, int]],
+    day: int,
+    upto: int,
+) -> None:
+    whole = open_shop()
+    life = Life(whole, rules_with)
+    known = whole.book.position()
+    by_then = []
+    for number, step in enumerate(steps):
+        took = life.take(number, step)
+        if number < upto:
+            known = whole.book.position()
+            # A rule set for later is known from its adoption on; it says nothing before its time.
+            if took and (step[0] == "adopt" or step[1] <= day):
+                by_then.append((number, step))
+    # Another book that never heard of the rest, and its clock stands at that moment.
+    rest = open_shop()
+    other = Life(rest, rules_with)
+    for number, step in by_then:
+        other.take(number, step)
+    rest.now = from_us(START + day * DAY)
+    view = whole.book.loyalty.account(life.ada, as_of=rest.now, known_at=known)
+    assert told(view) == told(rest.book.loyalty.account(other.ada))
+    assert books_balance(view)
+    # Known all, and as of now: what the recorded decisions say.
+    now = whole.book.loyalty.account(life.ada)
+    assert told(whole.book.loyalty.account(life.ada, as_of=whole.now)) == told(now)
+    assert books_balance(now)
+    rest.close()
+    whole.close()
+
+
+@pytest.mark.xfail(strict=True, reason="the past is derived without sweeps: what one had ended is there again")
+@pytest.mark.parametrize("asked", ["as_of", "known_at"])
+def test_a_look_at_the_past_that_leaves_nothing_out_is_a_look_at_today(shop: Shop, asked: str) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-03-01", 5_000)
+    shop.sweep("2022-01-01")
+    assert not shop.redeem(ada, "2020-05-01", 20)
+    all_of_it: dict[str, Any] = {"as_of": shop.now, "known_at": shop.book.position()}
+    assert shop.book.replay().holds
+    assert shop.book.loyalty.account(ada, **{asked: all_of_it[asked]}) == shop.book.loyalty.account(ada)
 
 
 def test_an_account_as_of_a_moment_counts_what_was_due_by_then(shop: Shop) -> None:
@@ -344,28 +511,159 @@ def test_an_account_as_the_book_knew_it_leaves_out_what_came_late(shop: Shop) ->
 # ── wrong arguments at the front door ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("act", ["redeem", "compensate", "line", "pieces"])
-def test_an_argument_of_the_wrong_type_is_refused(shop: Shop, act: str) -> None:
+@pytest.mark.parametrize("wrong", ["5", 1.0, True, None, 0, -1, 10**12 + 1])
+@pytest.mark.parametrize("act", ["redeem", "compensate", "score", "line", "pieces"])
+def test_an_argument_of_the_wrong_type_or_size_is_refused(shop: Shop, act: str, wrong: Any) -> None:
     ada = shop.member()
     bought = shop.buy(ada, "2020-02-01", 5_000)
     ticket = shop.book.tickets.open(ada, subject="x")
-    wrong: Any = "5"
+    before = shop.book.position()
     acts: dict[str, Callable[[], object]] = {
         "redeem": lambda: shop.book.loyalty.redeem(ada, wrong, reward="R1"),
         "compensate": lambda: shop.book.tickets.compensate(ticket, wrong),
+        "score": lambda: shop.book.tickets.record_satisfaction(ticket, wrong),
         "line": lambda: shop.book.customers.record_return(ada, {wrong: 1}, purchase_id=bought),
         "pieces": lambda: shop.book.customers.record_return(ada, {1: wrong}, purchase_id=bought),
     }
     with pytest.raises(tallybook.Refused) as refused:
         acts[act]()
     assert refused.value.code == "invalid_argument"
+    assert shop.book.position() == before
 
 
-def test_more_points_than_can_be_stored_are_refused(new_shop: Callable[..., Shop]) -> None:
-    shop = new_shop(earning=[{"id": "base", "kind": "per_amount", "points": 1_000_000, "per_minor": 1}])
+def test_nothing_is_dated_before_what_it_rests_on(shop: Shop) -> None:
+    ada = shop.member("2020-02-01", identifiers={"shop": "S-1"}, email="ada@example.org")
+    book = shop.book
+    bought = shop.buy(ada, "2020-03-01", 5_000)
+    ticket = book.tickets.open(ada, subject="x", effective_at=at("2020-04-01"))
+    (point,) = book.profiles.get(ada).contact_points
+    acts: dict[str, Callable[[datetime], object]] = {
+        "2020-03-01": lambda when: book.customers.record_return(ada, {1: 1}, purchase_id=bought, effective_at=when),
+        "2020-02-01": lambda when: book.loyalty.redeem(ada, 5, reward="R1", effective_at=when),
+        "2020-04-01": lambda when: book.tickets.reply(ticket, "Sorry", effective_at=when),
+        "2020-04-01T00:00:00": lambda when: book.tickets.compensate(ticket, 5, effective_at=when),
+        "2020-02-01T00:00:00": lambda when: book.customers.remove_identifier(ada, "shop", "S-1", effective_at=when),
+        "2020-02-01T00:00": lambda when: book.customers.remove_contact_point(ada, point.point_id, effective_at=when),
+    }
+    for earliest, act in acts.items():
+        before = book.position()
+        with pytest.raises(tallybook.Refused) as refused:
+            act(at(earliest) - timedelta(microseconds=1))
+        assert refused.value.code == "effective_too_early"
+        assert book.position() == before
+        with suppress(tallybook.Refused):  # it has no points to spend by then
+            act(at(earliest))
+        assert book.position() > before
+    assert book.replay().holds
+
+
+def test_goodwill_for_a_case_is_not_given_before_the_account_was_opened(shop: Shop) -> None:
+    ada = shop.book.customers.register(effective_at=at("2020-01-01"))
+    ticket = shop.book.tickets.open(ada, subject="x", effective_at=at("2020-01-02"))
+    with pytest.raises(tallybook.Refused) as refused:
+        shop.book.tickets.compensate(ticket, 5, effective_at=at("2020-02-01"))
+    assert refused.value.code == "not_enrolled"
+    shop.book.loyalty.enrol(ada, effective_at=at("2020-03-01"))
+    before = shop.book.position()
+    with pytest.raises(tallybook.Refused) as refused:
+        shop.book.tickets.compensate(ticket, 5, effective_at=at("2020-02-01"))
+    assert refused.value.code == "effective_too_early"
+    assert shop.book.position() == before
+    shop.book.tickets.compensate(ticket, 5, effective_at=at("2020-03-01"))
+    assert shop.book.loyalty.balance(ada, as_of="2020-03-02") == 5
+
+
+def test_who_takes_no_part_has_no_account(shop: Shop) -> None:
+    stranger = shop.book.customers.register()
+    ada = shop.member("2020-03-01")
+    acts: list[Callable[[], object]] = [
+        lambda: shop.book.loyalty.redeem(stranger, 5, reward="R1"),
+        lambda: shop.book.loyalty.redeem(ada, 5, reward="R1", programme="club"),
+        lambda: shop.book.loyalty.account(stranger),
+        lambda: shop.book.loyalty.balance(ada, as_of="2020-02-28"),
+        lambda: shop.book.loyalty.balance(ada, known_at=1),
+    ]
+    before = shop.book.position()
+    for act in acts:
+        with pytest.raises(tallybook.Refused) as refused:
+            act()
+        assert refused.value.code == "not_enrolled"
+    assert shop.book.position() == before
+
+
+NOBODY = UUID(int=5)
+AHEAD = pytest.mark.xfail(strict=True, reason="the door looks customer and order up before it checks the arguments")
+
+
+@pytest.mark.parametrize(
+    ("code", "act"),
+    [
+        ("invalid_argument", lambda desk, ada: desk.record_purchase(ada, [{**LINE, "quantity": 0}], order_id="O-1")),
+        ("unknown_customer", lambda desk, _: desk.record_purchase(NOBODY, [], order_id="O-1")),
+        ("unknown_customer", lambda desk, _: desk.record_return(NOBODY, {}, order_id="O-2")),
+        pytest.param(
+            "invalid_argument", lambda desk, _: desk.record_return(NOBODY, {0: 1}, order_id="O-1"), marks=AHEAD
+        ),
+        pytest.param(
+            "invalid_argument", lambda desk, ada: desk.record_return(ada, {0: 1}, order_id="O-2"), marks=AHEAD
+        ),
+        pytest.param("no_lines", lambda desk, ada: desk.record_return(ada, {}, order_id="O-2"), marks=AHEAD),
+        pytest.param("no_lines", lambda desk, ada: desk.record_purchase(ada, [], order_id="O-1"), marks=AHEAD),
+        pytest.param(
+            "invalid_argument", lambda desk, ada: desk.record_purchase(ada, [DEAR], order_id="O-1"), marks=AHEAD
+        ),
+        pytest.param(
+            "invalid_argument", lambda desk, _: desk.record_purchase(NOBODY, [{**LINE, "quantity": 0}]), marks=AHEAD
+        ),
+    ],
+)
+def test_of_several_refusals_the_first_in_the_catalogue_wins(
+    shop: Shop, code: str, act: Callable[[Any, UUID], object]
+) -> None:
     ada = shop.member()
-    with pytest.raises(tallybook.Refused):
-        shop.buy(ada, "2020-02-01", 10**15)
+    shop.book.customers.record_purchase(ada, [LINE], order_id="O-1")
+    with pytest.raises(tallybook.Refused) as refused:
+        act(shop.book.customers, ada)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda customers, ada, bought: customers.record_return(ada, [1], purchase_id=bought),
+        lambda customers, ada, bought: customers.record_return(ada, None, purchase_id=bought),
+        lambda customers, ada, _: customers.record_purchase(ada, None),
+        lambda customers, ada, _: customers.record_purchase(ada, [5]),
+    ],
+)
+def test_lines_that_are_none_are_refused(shop: Shop, act: Callable[[Any, UUID, UUID], object]) -> None:
+    ada = shop.member()
+    bought = shop.buy(ada, "2020-02-01", 5_000)
+    with pytest.raises(tallybook.Refused) as refused:
+        act(shop.book.customers, ada, bought)
+    assert refused.value.code == "invalid_argument"
+
+
+def test_more_points_than_can_be_stored_are_refused(
+    new_shop: Callable[..., Shop], rules_with: Callable[..., RuleSet]
+) -> None:
+    with pytest.raises(tallybook.RuleSetError):
+        rules_with(earning=[{"id": "base", "kind": "per_amount", "points": 1_000_000, "per_minor": 1}])
+    shop = new_shop(earning=[{"id": "base", "kind": "per_amount", "points": 1000, "per_minor": 1}])
+    ada = shop.member()
+    before = shop.book.position()
+    for amounts in ((10**12 + 1,), (10**12, 1), (10**15,)):
+        with pytest.raises(tallybook.Refused) as refused:
+            shop.buy(ada, "2020-02-01", *amounts)
+        assert refused.value.code == "invalid_argument"
+    assert shop.book.position() == before
+    bought = [shop.buy(ada, "2020-02-01", 10**12) for _ in range(3)]
+    shop.give_back(ada, "2020-02-02", bought[0], 1)
+    assert shop.book.loyalty.balance(ada, as_of="2020-02-03") == 2 * 10**15
+    assert shop.book.tiers.counts() == {"gold": 1}
+    shop.sweep("2022-01-01")
+    assert (shop.book.loyalty.balance(ada), shop.book.tiers.counts()) == (0, {"basic": 1})
+    assert shop.book.replay().holds
 
 
 def test_facts_alone_carry_the_replay(two: tuple[Shop, UUID, UUID]) -> None:
