@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench build clean
+.PHONY: help setup demo test check bench build ways clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes do
 
 build: $(READY) ## wheel and sdist into dist/
 	$(BIN)/python -m build --no-isolation
+
+ways: $(READY) ## install in every way, in empty environments (PYTHONS="python3.11 python3.13")
+	$(BIN)/python -m tools.ways $(PYTHONS)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis .benchmarks demo-book

@@ -169,7 +169,8 @@ class LogRecorder(SQLiteApplicationRecorder):
         table = self.events_table_name
         return [
             f"CREATE TABLE IF NOT EXISTS {table} (position INTEGER PRIMARY KEY CHECK (position > 0), "
-            "originator_id BLOB NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL, state BLOB NOT NULL, "
+            "originator_id BLOB NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL, "
+            "state BLOB NOT NULL, "
             "UNIQUE (originator_id, originator_version))",
             "CREATE TABLE IF NOT EXISTS head (log TEXT PRIMARY KEY, position INTEGER NOT NULL, "
             "frontier BLOB NOT NULL) WITHOUT ROWID",

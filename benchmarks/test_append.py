@@ -87,7 +87,7 @@ def run_commands(book: Book, customers: list[object], work: list[Sale]) -> None:
     with book.acting(ACTOR, purpose=PURPOSE):
         for sale in work:
             record_purchase(
-                customers[sale.number % len(customers)],  # type: ignore[arg-type]  # ids
+                customers[sale.number % len(customers)],  # type: ignore[arg-type]  # they are ids
                 [
                     {
                         "sku": sale.sku,

@@ -157,7 +157,7 @@ def test_two_events_never_share_a_nonce(book: tallybook.Book) -> None:
     for number in range(50):
         book.customers.change(ada, name=f"Ada {number}")
     blobs = [
-        sealed_of(recorded.event.name).blob  # type: ignore[attr-defined]
+        sealed_of(recorded.event.name).blob  # type: ignore[attr-defined]  # of the registration and each change
         for recorded in book._core.stream(ada)
         if recorded.event.personal_fields
     ]
@@ -237,8 +237,7 @@ def test_a_subject_without_a_commitment_in_the_log_is_refused() -> None:
     store = MemoryKeyStore("tallybook/test")
     keyring = Keyring(store, lambda _: None)
     subject, event = uuid4(), uuid4()
-    keyring.create(subject)
-    keyring.flush()
+    keyring.keep({subject: keyring.key_for(subject, fresh=True)[2]})
     blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], ["Ada"])
     with pytest.raises(SealError, match="commits"):
         keyring.open(Sealed(event, "customer.registered", 1, subject, 1, ("name",), blob))
@@ -327,7 +326,7 @@ def test_a_handle_that_was_loaded_holds_no_value(book: tallybook.Book) -> None:
     for handle in handles_of(book, ada).values():
         assert handle._take() is None
         assert SECRET.encode() not in sealed_of(handle).blob
-    assert book._core.app.load(Customer, ada).fields["name"]._take() is None  # type: ignore[attr-defined]
+    assert book._core.app.load(Customer, ada).fields["name"]._take() is None  # type: ignore[attr-defined]  # a handle
 
 
 def test_the_gate_opens_only_what_was_stored(book: tallybook.Book) -> None:
@@ -642,7 +641,7 @@ LONG = STEM * 50
 LONE = f"{STEM}\ud800"
 FAULTS: Mapping[str, Callable[[tallybook.Book, UUID], object]] = {
     "name too long": lambda book, _: book.customers.register(name=LONG),
-    "name of a wrong type": lambda book, _: book.customers.register(name=[STEM]),  # type: ignore[arg-type]
+    "name of a wrong type": lambda book, _: book.customers.register(name=[STEM]),  # type: ignore[arg-type]  # meant
     "name with a lone surrogate": lambda book, _: book.customers.register(name=LONE),
     "email with a lone surrogate": lambda book, _: book.customers.register(email=LONE),
     "note that is empty": lambda book, _: book.customers.register(note="", name=STEM),
@@ -651,7 +650,7 @@ FAULTS: Mapping[str, Callable[[tallybook.Book, UUID], object]] = {
     "external id with a lone surrogate": lambda book, _: book.customers.register(identifiers={"crm": LONE}),
     "external id of another": lambda book, _: book.customers.register(identifiers={"shop": STEM}),
     "external id not linked": lambda book, ada: book.customers.remove_identifier(ada, "crm", STEM),
-    "external id of a wrong type": lambda book, ada: book.customers.link_identifier(ada, "crm", [STEM]),  # type: ignore[arg-type]
+    "external id of a wrong type": lambda book, ada: book.customers.link_identifier(ada, "crm", [STEM]),  # type: ignore[arg-type]  # meant
     "external id to look up with a lone surrogate": lambda book, _: book.customers.find("crm", LONE) or _none(),
     "order recorded before": lambda book, ada: book.customers.record_purchase(ada, [LINE], order_id=STEM),
     "order id too long": lambda book, ada: book.customers.record_purchase(ada, [LINE], order_id=LONG),
@@ -666,7 +665,7 @@ FAULTS: Mapping[str, Callable[[tallybook.Book, UUID], object]] = {
     "customer is no id": lambda book, _: book.customers.change(STEM, country="GB"),
     "contact kind with spaces": lambda book, ada: book.customers.add_contact_point(ada, f"{STEM} x", STEM),
     "ticket text too long": lambda book, ada: book.tickets.open(ada, subject="x", text=LONG * 100),
-    "reply of a wrong type": lambda book, ada: book.tickets.reply(book.tickets.open(ada, subject="x"), 5),  # type: ignore[arg-type]
+    "reply of a wrong type": lambda book, ada: book.tickets.reply(book.tickets.open(ada, subject="x"), 5),  # type: ignore[arg-type]  # meant
 }
 
 

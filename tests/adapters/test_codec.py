@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 import types
 import typing
 from pathlib import Path
@@ -35,7 +38,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def _load_maker() -> Any:
-    spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
+    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -51,9 +54,7 @@ LIMITS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthC
 
 def fresh_mapper(*subjects: UUID) -> EventMapper:
     keyring = Keyring(MemoryKeyStore("tallybook/test"), lambda _: None)
-    for subject in subjects:
-        keyring.create(subject)
-    keyring.flush()
+    keyring.keep({subject: keyring.key_for(subject, fresh=True)[2] for subject in subjects})
     return EventMapper(keyring)
 
 
@@ -63,7 +64,7 @@ def fresh_mapper(*subjects: UUID) -> EventMapper:
 @pytest.mark.parametrize("stored_name", ALL_NAMES)
 def test_every_stored_event_has_a_golden_file_of_its_current_version(stored_name: str) -> None:
     path = maker.path_of(stored_name, REGISTRY[stored_name].event_class.schema_version)
-    assert path.is_file(), f"run tests/golden/make_golden.py: {path.name} is missing"
+    assert path.is_file(), f"run python -m tests.golden.make: {path.name} is missing"
 
 
 @pytest.mark.parametrize("path", GOLDEN_FILES, ids=lambda path: path.stem)
@@ -121,6 +122,33 @@ def test_the_maker_of_golden_files_overwrites_none(monkeypatch: pytest.MonkeyPat
     assert maker.main() == 0
     assert kept.read_text() == "kept"
     assert len(list(tmp_path.iterdir())) == len(ALL_NAMES)
+
+
+def test_the_command_that_contributors_are_told_writes_what_is_missing_says_so_and_overwrites_nothing(
+    tmp_path: Path,
+) -> None:
+    assert "`python -m tests.golden.make`" in (GOLDEN.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    # In a copy: a test must not write the golden file of an event that somebody is working on.
+    folder = tmp_path / "tests" / "golden"
+    folder.mkdir(parents=True)
+    shutil.copy(GOLDEN / "make.py", folder)
+
+    def run() -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.golden.make"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    names = [maker.path_of(name, REGISTRY[name].event_class.schema_version).name for name in ALL_NAMES]
+    assert run() == [f"wrote  {name}" for name in names]
+    for name in names:
+        assert (folder / name).read_bytes() == (GOLDEN / name).read_bytes()
+    (folder / names[0]).write_text("kept")
+    (folder / names[1]).unlink()
+    assert run() == [f"{'wrote' if name == names[1] else 'kept '}  {name}" for name in names]
+    assert (folder / names[0]).read_text() == "kept"
+    assert sorted(file.name for file in folder.glob("*.json")) == sorted(names)
 
 
 # ── round trips ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -216,8 +216,8 @@ def test_an_adopted_rule_set_decides_by_the_zone_that_was_frozen(monkeypatch: py
         book.rules.adopt(STANDARD, effective_at="1996-01-01T00:00:00Z")
         [event] = [recorded.event for recorded in book._core.history()]
         frozen = frozen_zone("America/New_York")
-        assert (event.zone_starts_us, event.zone_offsets_s) == (frozen.starts_us, frozen.offsets_s)  # type: ignore[attr-defined]
-        assert event.tzdata == frozen.tzdata  # type: ignore[attr-defined]
+        assert (event.zone_starts_us, event.zone_offsets_s) == (frozen.starts_us, frozen.offsets_s)  # type: ignore[attr-defined]  # adopted
+        assert event.tzdata == frozen.tzdata  # type: ignore[attr-defined]  # adopted
 
         def gone(name: str) -> None:
             raise zoneinfo.ZoneInfoNotFoundError(name)

@@ -101,14 +101,14 @@ def test_an_offset_changes_at_its_instant_and_not_a_microsecond_sooner(
 
 def test_a_wall_clock_that_the_clock_skips_is_read_with_the_offset_from_before() -> None:
     zone = frozen_zone("America/New_York")
-    skipped = wall_us(datetime(2024, 3, 10, 2, 30))  # noqa: DTZ001
+    skipped = wall_us(datetime(2024, 3, 10, 2, 30))  # noqa: DTZ001 - a wall clock has no zone
     assert from_us(zone.utc_us(skipped)) == datetime(2024, 3, 10, 7, 30, tzinfo=UTC)
     assert zone.local_us(zone.utc_us(skipped)) == skipped + HOUR_US
 
 
 def test_a_wall_clock_that_occurs_twice_is_the_first_of_the_two() -> None:
     zone = frozen_zone("Europe/Rome")
-    twice = wall_us(datetime(2024, 10, 27, 2, 30))  # noqa: DTZ001
+    twice = wall_us(datetime(2024, 10, 27, 2, 30))  # noqa: DTZ001 - a wall clock has no zone
     assert from_us(zone.utc_us(twice)) == datetime(2024, 10, 27, 0, 30, tzinfo=UTC)
     assert zone.local_us(zone.utc_us(twice) + HOUR_US) == twice
 
@@ -212,9 +212,9 @@ def test_points_expire_at_the_end_of_the_month_or_to_the_minute(
 
 def test_thirty_days_over_a_change_of_the_clock_are_thirty_calendar_days() -> None:
     zone = frozen_zone("America/New_York")
-    earned = instant_us(datetime(2024, 3, 1, 12), zone.name)  # noqa: DTZ001
+    earned = instant_us(datetime(2024, 3, 1, 12), zone.name)  # noqa: DTZ001 - a wall clock has no zone
     expires = Expiry(days=30).expires_us(earned, zone)
-    assert expires == instant_us(datetime(2024, 3, 31, 12), zone.name)  # noqa: DTZ001
+    assert expires == instant_us(datetime(2024, 3, 31, 12), zone.name)  # noqa: DTZ001 - a wall clock has no zone
     assert expires is not None
     assert expires - earned == 30 * DAY_US - HOUR_US
 

@@ -1,4 +1,4 @@
-"""Write the golden file of every stored event that has none: `python tests/golden/make_golden.py`.
+"""Write the golden file of every stored event that has none: `python -m tests.golden.make`.
 
 A golden file is the contract of one schema version: bytes that some release wrote, and what they say. It is made once
 and never again; this script refuses to overwrite one. What changes the stored form needs a new schema version, an
