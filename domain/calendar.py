@@ -108,7 +108,12 @@ class Zone(Value):
 
     def months_after(self, utc_us: int, months: int) -> int:
         """Local midnight at which the same day so many months later begins. Never falls as the time rises."""
-        return self.utc_us(shift_months(self.day(utc_us), months) * DAY_US)
+        index = bisect_right(self.starts_us, utc_us) - 1
+        day = (utc_us + self.offsets_s[max(index, 0)] * SECOND_US) // DAY_US
+        if index > 0:
+            # Where a clock went back over a midnight, the day that it had reached still counts.
+            day = max(day, (self.starts_us[index] - 1 + self.offsets_s[index - 1] * SECOND_US) // DAY_US)
+        return self.utc_us(shift_months(day, months) * DAY_US)
 
     def month_end(self, utc_us: int) -> int:
         """Local midnight at which the month of that time ends: the first instant of the next month."""

@@ -284,14 +284,7 @@ class Customer(Aggregate):
         source_ref: str | None = None,
     ) -> PurchaseRecorded:
         """Refuses: invalid_argument, unknown_customer, no_lines."""
-        net_minor = sum(line.net_minor for line in lines)
-        if net_minor > ORDER_MINOR_MAX:
-            raise refusal(
-                "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
-            )
-        self._must_be_registered()
-        if not lines:
-            raise refusal("no_lines", "The purchase has no lines.", customer=self.id)
+        self.check_purchase(lines)
         return self.record(
             PurchaseRecorded,
             stamp,
@@ -303,6 +296,25 @@ class Customer(Aggregate):
             source_ref=source_ref,
         )
 
+    def check_purchase(self, lines: Sequence[Line]) -> None:
+        """The guards of a purchase. Refuses: invalid_argument, unknown_customer, no_lines."""
+        if sum(line.net_minor for line in lines) > ORDER_MINOR_MAX:
+            raise refusal(
+                "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
+            )
+        self._must_be_registered()
+        if not lines:
+            raise refusal("no_lines", "The purchase has no lines.", customer=self.id)
+
+    def check_return(self, quantities: Mapping[int, int]) -> None:
+        """The guards of a return that need no purchase. Refuses: invalid_argument, unknown_customer, no_lines."""
+        for number, quantity in quantities.items():
+            whole(number, "line number")
+            whole(quantity, f"quantity of line {number}")
+        self._must_be_registered()
+        if not quantities:
+            raise refusal("no_lines", "The return names no lines.", customer=self.id)
+
     def record_return(
         self, stamp: Stamp, purchase_id: UUID, quantities: Mapping[int, int], reason: str | None
     ) -> ReturnRecorded:
@@ -311,12 +323,7 @@ class Customer(Aggregate):
         Refuses: invalid_argument, unknown_customer, no_lines, unknown_purchase, unknown_line, returned_too_much,
         effective_too_early.
         """
-        for number, quantity in quantities.items():
-            whole(number, "line number")
-            whole(quantity, f"quantity of line {number}")
-        self._must_be_registered()
-        if not quantities:
-            raise refusal("no_lines", "The return names no lines.", purchase=purchase_id)
+        self.check_return(quantities)
         purchase = self.purchases.get(purchase_id)
         if purchase is None:
             raise refusal(

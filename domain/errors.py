@@ -150,6 +150,11 @@ REFUSALS: dict[str, Refusal] = {
     "ticket_closed": Refusal(
         NotAllowed, "the ticket is closed", "Open a new ticket that names the old one in its text."
     ),
+    "effective_too_early": Refusal(
+        NotAllowed,
+        "a fact dated before what it rests on: a return before its purchase, a reply before the ticket was opened",
+        "Check the effective time, or correct that of the earlier fact's record.",
+    ),
     "not_enrolled": Refusal(
         NotFound,
         "the customer has no account in the programme",
@@ -157,11 +162,6 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "already_enrolled": Refusal(
         Conflict, "the customer has an account in the programme", "Use the account that is there."
-    ),
-    "effective_too_early": Refusal(
-        NotAllowed,
-        "a fact dated before what it rests on: a return before its purchase, a reply before the ticket was opened",
-        "Check the effective time, or correct that of the earlier fact's record.",
     ),
     "no_rule_set": Refusal(
         NotAllowed,

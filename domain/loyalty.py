@@ -261,6 +261,9 @@ class LoyaltyAccount(Aggregate):
         if rules is None:
             return None
         decision = reaction(self, fact, stamp, rules)
+        reason = None if decision is None else EVALUATED.get(type(decision))
+        if reason is not None:
+            self._evaluate_tier(fact, stamp, control.rule_book, reason)
         horizon = control.horizon_us
         if horizon is not None:
             # A late fact may bring a lot or a tier that is over already by the last sweep.
@@ -291,7 +294,7 @@ class LoyaltyAccount(Aggregate):
 
     def _next_tier_change(self, until_us: int, rule_book: RuleBook) -> tuple[int, Rules, str, int, str] | None:
         """The first moment from the account's clock up to `until_us` at which time alone changes the tier."""
-        if self.clock_us >= until_us:
+        if self.clock_us > until_us:
             return None
         moments: dict[int, str] = {}
         if rule_book.count(self.programme) > 1:
@@ -355,9 +358,12 @@ class LoyaltyAccount(Aggregate):
             qualifying=qualifying,
         )
 
-    def _evaluate_tier(self, fact: Event, stamp: Stamp, rules: Rules, reason: str) -> None:
-        # Tiers follow one another in time: a late fact changes the tier from the account's clock on.
+    def _evaluate_tier(self, fact: Event, stamp: Stamp, rule_book: RuleBook, reason: str) -> None:
+        # Tiers follow one another in time: a late fact changes the tier from the account's clock on, by the rules of
+        # that moment.
         at_us = max(fact.effective_us, self.clock_us)
+        rules = rule_book.in_force(self.programme, at_us)
+        assert rules is not None
         qualifying = self.qualifying(at_us, rules)
         tier = rules.rule_set.tiers.level_for(qualifying)
         if tier != self.tier:
@@ -411,6 +417,9 @@ Reaction = Callable[[LoyaltyAccount, Any, Stamp, Rules], Event | None]
 REACTIONS: dict[type[Event], Reaction] = {}
 """What an account does about each kind of fact."""
 
+EVALUATED: dict[type[Event], str] = {PointsEarned: "points_earned", EarningReversed: "earning_reversed"}
+"""Decisions after which the tier is evaluated, and the reason that a change then names."""
+
 
 def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
     """Mark a function as the account's reaction to a kind of fact."""
@@ -443,9 +452,7 @@ def _earn_for_purchase(
     unit = "minor"
     if not any(basis):
         basis, unit = [line.quantity for line in fact.lines], "pieces"
-    earned = account._earn(fact, stamp, rules, points, points, basis, unit, rule_ids)
-    account._evaluate_tier(fact, stamp, rules, "points_earned")
-    return earned
+    return account._earn(fact, stamp, rules, points, points, basis, unit, rule_ids)
 
 
 @reacts(GoodwillGranted)
@@ -510,7 +517,7 @@ def _reverse_earning(
     taken += lot_book.take(remaining, points - own - lost)
     short = points - lost - sum(part for _, part in taken)
     in_debt = rules.rule_set.refunds.policy == "debt"
-    decision = account.record(
+    return account.record(
         EarningReversed,
         stamp.at(fact.effective_us),
         account.customer_id,
@@ -525,8 +532,6 @@ def _reverse_earning(
         debt=short if in_debt else 0,
         forgiven=lost if in_debt else lost + short,
     )
-    account._evaluate_tier(fact, stamp, rules, "earning_reversed")
-    return decision
 
 
 def _parts(taken: Sequence[tuple[UUID, int]]) -> tuple[LotPart, ...]:

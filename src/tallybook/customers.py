@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from tallybook.domain.aggregate import Stamp
+from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal
 from tallybook.domain.loyalty import PointsEarned
@@ -217,6 +218,9 @@ class CustomerDesk(Desk):
             raise refusal("invalid_argument", f"clear: there is no field {unknown[0]!r}.", argument="clear")
         draft = work.customer(as_id(customer, "customer"))
         given = _profile_fields(fields)
+        both = sorted(given.keys() & set(clear))
+        if both:
+            raise refusal("invalid_argument", f"{both[0]} is both set and cleared.", argument=both[0])
         if "birth_date" in clear and "birth_month" not in given:
             clear = [*clear, "birth_month"]
         return draft.change(work.stamp, given, clear).event_id
@@ -246,7 +250,10 @@ class CustomerDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Forget an external id: it is free again. Refuses: unknown_customer, unknown_identifier."""
+        """Forget an external id: it is free again.
+
+        Refuses: unknown_customer, unknown_identifier, effective_too_early.
+        """
         draft = work.customer(as_id(customer, "customer"))
         claim = identifier_claim(work, system, external_id)
         if work.holder(claim) != draft.id:
@@ -279,7 +286,7 @@ class CustomerDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Stop using a contact point. Refuses: unknown_customer, unknown_contact_point."""
+        """Stop using a contact point. Refuses: unknown_customer, unknown_contact_point, effective_too_early."""
         work.customer(as_id(customer, "customer")).remove_contact_point(work.stamp, as_id(point_id, "point_id"))
 
     @command
@@ -321,8 +328,9 @@ class CustomerDesk(Desk):
         Refuses: unknown_customer, no_lines, order_recorded, invalid_argument.
         """
         customer_id = as_id(customer, "customer")
-        draft = work.customer(customer_id)
         result_lines = _lines(lines)
+        draft = work.new_customer(customer_id)
+        draft.check_purchase(result_lines)
         claim = None if order_id is None else order_claim(work, order_id)
         if claim is not None and work.holder(claim) is not None:
             raise refusal("order_recorded", "The order id was recorded before.", purchase=work.holder(claim))
@@ -359,8 +367,9 @@ class CustomerDesk(Desk):
         effective_too_early.
         """
         customer_id = as_id(customer, "customer")
-        draft = work.customer(customer_id)
         _check_mapping(lines, "lines")
+        draft = work.new_customer(customer_id)
+        draft.check_return(lines)
         if (purchase_id is None) == (order_id is None):
             raise refusal("invalid_argument", "Give either purchase_id or order_id.", argument="purchase_id")
         found = as_id(purchase_id, "purchase_id") if purchase_id is not None else None
@@ -413,6 +422,10 @@ def _profile_fields(fields: ProfileFields) -> dict[str, object]:
                 "birth_date: a date of the form YYYY-MM-DD (or --MM-DD) is wanted.",
                 argument="birth_date",
             )
+        year, month, day = match.groups()
+        # A lunar month has up to 30 days, whatever the solar one has.
+        if int(day) > 30 and int(day) > days_in_month(2000 if year == "-" else int(year), int(month)):
+            raise refusal("invalid_argument", "birth_date: there is no such date.", argument="birth_date")
         # The coarse part that scoring may use stays in the clear, so that it outlives an erasure.
-        given.setdefault("birth_month", int(match.group(2)))
+        given.setdefault("birth_month", int(month))
     return given

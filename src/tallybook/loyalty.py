@@ -9,7 +9,7 @@ from uuid import UUID
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
-from tallybook.domain.control import Control, RuleSetAdopted
+from tallybook.domain.control import Control, RuleSetAdopted, Swept
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.lots import NEVER
@@ -231,7 +231,10 @@ class LoyaltyDesk(Desk):
             for recorded in history:
                 event = recorded.event
                 effective = event.subject_id is not None and event.effective_us <= at_us
-                if known(recorded) and (effective or isinstance(event, RuleSetAdopted)):
+                control_fact = isinstance(event, RuleSetAdopted) or (
+                    isinstance(event, Swept) and event.until_us <= at_us
+                )
+                if known(recorded) and (effective or control_fact):
                     derivation.feed(event)
             account = derivation.accounts.get(stream_id) or LoyaltyAccount(stream_id)
             control = derivation.control

@@ -67,7 +67,10 @@ class TicketDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Give the case an owner by name (`agent:lin`). Refuses: unknown_ticket, ticket_closed, invalid_argument."""
+        """Give the case an owner by name (`agent:lin`).
+
+        Refuses: invalid_argument, unknown_ticket, ticket_closed, effective_too_early.
+        """
         work.ticket(as_id(ticket, "ticket")).assign(work.stamp, owner)
 
     @command
@@ -84,7 +87,7 @@ class TicketDesk(Desk):
     ) -> UUID:
         """Record a message by a human, a bot or the customer; its id. A private one is a note.
 
-        Refuses: unknown_ticket, ticket_closed, invalid_argument.
+        Refuses: invalid_argument, unknown_ticket, ticket_closed, effective_too_early.
         """
         try:
             who = Author(author)
@@ -105,7 +108,10 @@ class TicketDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Record the solution. Refuses: unknown_ticket, ticket_closed, owner_required, invalid_argument."""
+        """Record the solution.
+
+        Refuses: invalid_argument, unknown_ticket, ticket_closed, effective_too_early, owner_required.
+        """
         work.ticket(as_id(ticket, "ticket")).resolve(work.stamp, outcome, text)
 
     @command
@@ -122,7 +128,7 @@ class TicketDesk(Desk):
     ) -> None:
         """Give points for what went wrong: on the ticket and on the account, in one transaction.
 
-        Refuses: unknown_ticket, ticket_closed, not_enrolled, no_rule_set, invalid_argument.
+        Refuses: invalid_argument, unknown_ticket, ticket_closed, effective_too_early, not_enrolled, no_rule_set.
         """
         case = work.ticket(as_id(ticket, "ticket"))
         case.compensate(work.stamp, points, reason)
@@ -141,7 +147,10 @@ class TicketDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """Record how satisfied the customer is, 1 to 5. Refuses: unknown_ticket, not_resolved, invalid_argument."""
+        """Record how satisfied the customer is, 1 to 5.
+
+        Refuses: invalid_argument, unknown_ticket, effective_too_early, not_resolved.
+        """
         work.ticket(as_id(ticket, "ticket")).record_satisfaction(work.stamp, score, text)
 
     @command
@@ -153,7 +162,7 @@ class TicketDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """End the case. Refuses: unknown_ticket, ticket_closed, not_resolved."""
+        """End the case. Refuses: unknown_ticket, ticket_closed, effective_too_early, not_resolved."""
         work.ticket(as_id(ticket, "ticket")).close(work.stamp)
 
     def get(self, ticket: UUID | str) -> TicketView:

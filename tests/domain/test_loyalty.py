@@ -884,9 +884,6 @@ def test_returning_everything_in_any_pieces_takes_back_exactly_what_was_earned(
 # ── rules that the code breaks today: the marks go when it is mended ──────────────────────────────────────────────
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a late fact's tier is dated at the clock and decided by the rules of the fact's own day"
-)
 def test_the_tier_from_the_clock_on_is_decided_by_the_rules_in_force_at_the_clock(
     new_world: NewWorld, rules_with: RulesWith
 ) -> None:
@@ -905,7 +902,6 @@ def test_the_tier_from_the_clock_on_is_decided_by_the_rules_in_force_at_the_cloc
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="_next_tier_change looks at nothing where the clock is the moment asked for")
 def test_a_sweep_to_the_accounts_clock_finds_rules_that_were_adopted_since(
     new_world: NewWorld, rules_with: RulesWith
 ) -> None:
