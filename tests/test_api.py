@@ -174,6 +174,15 @@ def test_the_inner_actor_counts_and_the_outer_one_comes_back(book: Book) -> None
     assert entries[-1].actor == "agent:lin"
 
 
+def test_a_context_that_is_left_late_brings_nobody_back(book: Book) -> None:
+    first = book.acting("agent:kim", purpose="audit")
+    first.__enter__()
+    with book.acting("agent:ola", purpose="support"):
+        first.__exit__(None, None, None)
+        ada = book.customers.register(name="Ada")
+    assert {entry.actor for entry in book.audit.trail(ada) if entry.log == "events"} == {"agent:ola"}
+
+
 def test_two_books_have_each_its_own_actor(book: Book) -> None:
     with tallybook.open("memory:") as other, pytest.raises(Refused):
         other.customers.register(name="Ada")

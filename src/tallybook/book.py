@@ -79,11 +79,20 @@ class Book:
             problem = error.errors(include_input=False, include_url=False)[0]
             name = ".".join(map(str, problem["loc"]))
             raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
-        token = ACTING.set({**ACTING.get({}), self._core.origin: acting})
+        origin = self._core.origin
+        before = ACTING.get({})
+        ACTING.set({**before, origin: acting})
         try:
             yield
         finally:
-            ACTING.reset(token)
+            # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
+            # collector, must not bring back an actor who has gone.
+            held = dict(ACTING.get({}))
+            if held.get(origin) is acting:
+                held.pop(origin)
+                if origin in before:
+                    held[origin] = before[origin]
+                ACTING.set(held)
 
     def replay(self, progress: Progress | None = None) -> Certificate:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
