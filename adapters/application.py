@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, cast
 from uuid import UUID
@@ -139,14 +139,15 @@ class BookApplication(Application[UUID]):
             self.keyring.keep(keys)
         return super()._record(processing_event)
 
-    def decode(self, row: Row) -> Recorded:
-        """A row of the log as an event with its position."""
-        position, stream, version, stored_name, state = row
-        return Recorded(position, self.codec.read(known_uuid(stream), version, stored_name, state, position))
+    def decode(self, rows: Iterable[Row]) -> Iterator[Recorded]:
+        """Rows of the log as events with their positions."""
+        read, recorded = self.codec.read, Recorded
+        for position, stream, version, stored_name, state in rows:
+            yield recorded(position, read(known_uuid(stream), version, stored_name, state, position))
 
     def read(self, after: int, limit: int) -> Sequence[Recorded]:
         """Up to `limit` events after a position: what the projector pulls."""
-        return [self.decode(row) for row in self.log.log_rows(after, limit)]
+        return list(self.decode(self.log.log_rows(after, limit)))
 
     def position(self) -> int:
         """The last position."""

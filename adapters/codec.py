@@ -114,13 +114,13 @@ class EventMapper(Mapper[UUID]):
             event_id = uuid_from(values[2])
             handles: dict[str, Personal[Any]] | None = None
             if values[-1] is not None:
-                if type(values[-1]) is not list or list(map(type, values[-1])) != [int, bytes]:
+                part = values[-1]
+                if type(part) is not list or len(part) != 2 or type(part[0]) is not int or type(part[1]) is not bytes:
                     raise ValueError("the sealed part is not a mask and a blob")
-                mask, blob = values[-1]
-                known = form.schema.personal_fields(version)
-                names = tuple([name for bit, name in enumerate(known) if mask >> bit & 1])
-                if not names or mask < 0 or mask >> len(known) or subject is None or len(blob) < SEALED_BYTES_MIN:
+                mask, blob = part
+                if subject is None or len(blob) < SEALED_BYTES_MIN:
                     raise ValueError("the sealed part does not fit the event")
+                names = form.fields_set(version, mask)
                 if type(values[1]) is not int:
                     raise ValueError("a sealed part needs the id of its key")
                 sealed = Sealed(event_id, stored_name, version, subject, values[1], names, blob)

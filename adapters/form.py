@@ -41,7 +41,7 @@ known_uuid = lru_cache(maxsize=16_384)(uuid_from)
 class Form:
     """How one event class is stored: `encode` gives its clear fields, `decode` makes the event from all values."""
 
-    __slots__ = ("arity", "decode", "encode", "name", "personal", "schema", "version")
+    __slots__ = ("_masks", "arity", "decode", "encode", "name", "personal", "schema", "version")
 
     def __init__(self, schema: Schema) -> None:
         event_class = schema.event_class
@@ -49,6 +49,7 @@ class Form:
         self.name = event_class.stored_name
         self.version = event_class.schema_version
         self.personal = tuple(event_class.personal_fields)
+        self._masks: dict[tuple[int, int], tuple[str, ...]] = {}
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
         source = _Source()
         fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
@@ -75,12 +76,23 @@ class Form:
         self.encode: Callable[[Mapping[str, Any]], list[Any]] = made["encode"]
         self.decode: Callable[..., Event] = made["decode"]
 
+    def fields_set(self, version: int, mask: int) -> tuple[str, ...]:
+        """Names of the personal fields that a mask of a schema version tells of. Raises ValueError."""
+        names = self._masks.get((version, mask))
+        if names is None:
+            known = self.schema.personal_fields(version)
+            if not 0 < mask < 1 << len(known):
+                raise ValueError("the mask names personal fields that the event does not have")
+            names = tuple(name for bit, name in enumerate(known) if mask >> bit & 1)
+            self._masks[version, mask] = names
+        return names
+
 
 class _Source:
     """Python source of expressions for fields, and the objects that it refers to by name."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"_uuid": known_uuid, "_wrong": _wrong, "_new": object.__new__, "_set": _set}
+        self.names: dict[str, Any] = {"_uuid": uuid_from, "_wrong": _wrong, "_new": object.__new__, "_set": _set}
         self._made: dict[type, str] = {}
 
     def encode(self, annotation: Any, value: str) -> str:

@@ -90,9 +90,7 @@ def test_ours(measure: Measure, sizes: Sizes, ours: tuple[Path, Book]) -> None:
 
     def run() -> None:
         spent = 0
-        decode = app.decode
-        for row in app.log.iterate(chunk=PAGE):
-            event = decode(row).event
+        for _, event in app.decode(app.log.iterate(chunk=PAGE)):
             if isinstance(event, PurchaseRecorded):
                 spent += event.net_minor
         assert spent == expected

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -156,6 +157,7 @@ class Redemption(NamedTuple):
     outcome: PointsRedeemed | RedemptionRefused
 
 
+@lru_cache(maxsize=16_384)
 def account_id(customer_id: UUID, programme: str) -> UUID:
     """The stream of a customer's account in a programme: derived, so that nothing needs to be looked up."""
     return uuid5(NAMESPACE_OID, f"{customer_id.hex}/{programme}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import GetCoreSchemaHandler, StringConstraints
@@ -38,8 +38,7 @@ class PersonalData:
     sensitivity: Sensitivity = Sensitivity.ORDINARY
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """The one sealed blob of an event and what its encryption is bound to, beside the book's origin."""
 
     event_id: UUID

@@ -84,11 +84,11 @@ class Core:
 
     def history(self, names: Sequence[str] = ()) -> Iterator[Recorded]:
         """All events of the book (or those of some stored names), in order."""
-        return map(self.app.decode, self.app.log.iterate(topics=names))
+        return self.app.decode(self.app.log.iterate(topics=names))
 
     def reads(self) -> Iterator[Recorded]:
         """All recorded reads, in order."""
-        return map(self.app.decode, self.gate.reads.iterate())
+        return self.app.decode(self.gate.reads.iterate())
 
     def subject_history(self, subject: UUID) -> list[Recorded]:
         """All events about a subject, in order."""
@@ -97,7 +97,7 @@ class Core:
 
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """The events at positions."""
-        return [self.app.decode(row) for row in self.app.log.rows_at(positions)]
+        return list(self.app.decode(self.app.log.rows_at(positions)))
 
     def _commitment(self, subject: UUID) -> bytes | None:
         rows = self.app.log.stream_rows(subject, limit=1)

@@ -146,10 +146,11 @@ class ImportDesk(Desk):
         self, work: Work, batch: _Batch, *, effective_at: When | None = None, command_id: str | None = None
     ) -> _BatchResult:
         control = work.control()
-        work.look_up([identifier_claim(work, SYSTEM, name) for name in {row.customer for row in batch.rows}])
+        claims = {name: identifier_claim(work, SYSTEM, name) for name in {row.customer for row in batch.rows}}
+        work.look_up(list(claims.values()))
         for row in batch.rows:
             stamp = work.at(row.effective_us)
-            customer_id = work.holder(identifier_claim(work, SYSTEM, row.customer))
+            customer_id = work.holder(claims[row.customer])
             if customer_id is None:
                 customer = work.fresh_customer()
                 key_id, commitment = work.key_for(customer)
