@@ -242,3 +242,24 @@ def test_a_refusal_never_shows_the_personal_value(book: Book) -> None:
     assert refused.value.code == "invalid_argument"
     assert "Ada" not in str(refused.value)
     assert "Ada" not in repr(refused.value.__context__ or "") or refused.value.__suppress_context__
+
+
+def test_a_bulk_job_gives_the_hosts_garbage_collection_back(book: Book) -> None:
+    import gc
+
+    from tallybook.bulk import RARELY, rarely_collecting
+
+    before = gc.get_threshold()
+    with rarely_collecting(), rarely_collecting():
+        assert gc.get_threshold() == RARELY
+    assert gc.get_threshold() == before
+    gc.set_threshold(0)
+    with rarely_collecting():
+        assert gc.get_threshold()[0] == 0
+    gc.set_threshold(*before)
+    with rarely_collecting():
+        gc.set_threshold(123, 4, 5)
+    assert gc.get_threshold() == (123, 4, 5)
+    gc.set_threshold(*before)
+    assert book.replay().holds
+    assert gc.get_threshold() == before

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
@@ -36,8 +35,6 @@ def main() -> None:
     text = re.sub(r"```console\n(.*?)```", answer, text, flags=re.DOTALL)
 
     def printed(match: re.Match[str]) -> str:
-        for name in ():
-            (scratch / name).write_bytes((files("tallybook") / "data" / name).read_bytes())
         out = io.StringIO()
         with contextlib.chdir(scratch), contextlib.redirect_stdout(out):
             exec(compile(match.group(1), "README.md", "exec"), {})  # noqa: S102 - our own README

@@ -163,7 +163,9 @@ def command_line() -> str:
 
 def _describe(one: Any, path: str, lines: list[str]) -> None:
     if hasattr(one, "commands"):
-        for name, child in one.commands.items():
+        commands: dict[str, Any] = one.commands
+        child: Any
+        for name, child in commands.items():
             _describe(child, f"{path} {name}", lines)
         return
     arguments = " ".join(_metavar(parameter) for parameter in one.params if parameter.param_type_name == "argument")

@@ -19,6 +19,7 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
+from .bulk import rarely_collecting
 from .core import ACTING, Core
 from .customers import CustomerDesk
 from .imports import ImportDesk
@@ -98,7 +99,8 @@ class Book:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
         core = self._core
         core.check_open()
-        return certify(core.history((*FACT_NAMES, *DECISION_NAMES)), core.app.position(), progress)
+        with rarely_collecting():
+            return certify(core.history((*FACT_NAMES, *DECISION_NAMES)), core.app.position(), progress)
 
     def backtest(
         self,
@@ -115,7 +117,8 @@ class Book:
         core.check_open()
         rules = self.rules.rules_of(candidate)
         against = None if baseline is None else self.rules.rules_of(baseline)
-        return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
+        with rarely_collecting():
+            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
 
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""

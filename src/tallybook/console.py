@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
 from tallybook.domain.errors import MissingExtra
@@ -21,6 +20,4 @@ def main() -> None:
     del rich, typer
     from .cli import run
 
-    # This process is ours: collect garbage less often than Python's defaults, which costs a fifth of an import.
-    gc.set_threshold(100_000, 20, 50)
     run()

@@ -14,6 +14,7 @@ from tallybook.domain.customer import CustomerKind, Line
 from tallybook.domain.errors import ImportFileError
 from tallybook.projections.read_models import Progress
 
+from .bulk import rarely_collecting
 from .commands import Desk, Work, command
 from .customers import DEFAULT_PROGRAMME, identifier_claim, link_identifier, record_purchase
 from .times import When
@@ -76,13 +77,16 @@ class ImportDesk(Desk):
         enrolled at their first purchase. The whole file is read once before anything is recorded: a broken line stops
         the import with nothing recorded, or goes to `skip_bad`. Raises ImportFileError. Refuses: acting_required.
         """
+        with rarely_collecting():
+            return self._cdnow(Path(path), None if skip_bad is None else Path(skip_bad), enrol, progress)
+
+    def _cdnow(self, path: Path, skip_bad: Path | None, enrol: bool, progress: Progress | None) -> ImportReport:
         started = perf_counter()
         core = self._core
         core.check_open()
         core.acting_now()
-        path = Path(path)
         digest, _ = digest_of(path)
-        rejected, purchases = self._check(path, None if skip_bad is None else Path(skip_bad))
+        rejected, purchases = self._check(path, skip_bad)
         known = recorded = customers = events = 0
         after = 0
         while (done := self._receipt(digest, after + 1)) is not None:

@@ -18,6 +18,7 @@ from tallybook.domain.rules import Rules, RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import Derivation
 
+from .bulk import rarely_collecting
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso, moment_us
@@ -153,10 +154,11 @@ class LoyaltyDesk(Desk):
             return SweepResult(until_text, control.finished.accounts, control.finished.decisions)
         accounts = [uuid_from(stream) for _, stream, *_ in core.app.log.iterate(topics=[Enrolled.stored_name])]
         decisions = 0
-        for start in range(0, len(accounts), ACCOUNTS_PER_COMMIT):
-            decisions += self._settle(_Accounts(tuple(accounts[start : start + ACCOUNTS_PER_COMMIT])))
-            if progress:
-                progress(min(start + ACCOUNTS_PER_COMMIT, len(accounts)), len(accounts))
+        with rarely_collecting():
+            for start in range(0, len(accounts), ACCOUNTS_PER_COMMIT):
+                decisions += self._settle(_Accounts(tuple(accounts[start : start + ACCOUNTS_PER_COMMIT])))
+                if progress:
+                    progress(min(start + ACCOUNTS_PER_COMMIT, len(accounts)), len(accounts))
         self._finish_sweep(len(accounts), decisions)
         return SweepResult(until_text, len(accounts), decisions)
 

@@ -25,6 +25,7 @@ from tallybook.projections.segments import Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
 from tallybook.projections.trail import Trail
 
+from .bulk import rarely_collecting
 from .commands import Desk
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso
@@ -179,7 +180,8 @@ class ProfilesView(Desk):
                 else:
                     yield recorded
 
-        found = segments(history(), at_us)
+        with rarely_collecting():
+            found = segments(history(), at_us)
         if acting is None:
             return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
         handles = {one.customer_id: linked[one.customer_id] for one in found if one.customer_id in linked}
@@ -446,7 +448,8 @@ class ProjectionsView(Desk):
     def catch_up(self, progress: Progress | None = None) -> int:
         """Fold all events that are not folded yet; the position reached. Queries do this by themselves."""
         self._core.check_open()
-        return self._core.projector.catch_up(progress)
+        with rarely_collecting():
+            return self._core.projector.catch_up(progress)
 
     def rebuild(self, name: str | None = None, progress: Progress | None = None) -> int:
         """Build one read model (default: each) anew beside the live one, and swap it in.
@@ -458,7 +461,8 @@ class ProjectionsView(Desk):
         names = [model.name for model in core.projector.models]
         if name is not None and name not in names:
             raise refusal("invalid_argument", f"There is no read model {name!r}; there are {', '.join(names)}.")
-        return max(core.projector.rebuild(one, progress) for one in ([name] if name else names))
+        with rarely_collecting():
+            return max(core.projector.rebuild(one, progress) for one in ([name] if name else names))
 
 
 __all__ = [
