@@ -22,7 +22,7 @@ demo: $(READY) ## the whole main job on 69,659 real purchases
 	@$(BIN)/tallybook demo
 
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check .

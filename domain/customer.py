@@ -54,53 +54,41 @@ class KeyCreated(Fact):
     commitment: bytes
 
 
+class ProfileFact(Fact):
+    """A fact that sets fields of a profile: those that are given."""
+
+    country: Code | None = None
+    source: Code | None = None
+    owner: Code | None = None
+    birth_month: Annotated[int, Field(ge=1, le=12)] | None = None
+    name: personal.Name = None
+    gender: personal.Detail = None
+    birth_date: personal.BirthDate = None
+    occupation: personal.Detail = None
+    company: personal.Detail = None
+    job_title: personal.Detail = None
+    address: personal.Detail = None
+    income_band: personal.Income = None
+    risk_preference: personal.Preference = None
+    hobbies: personal.Preference = None
+    note: personal.FreeText = None
+
+
 @stored("customer.registered")
-class CustomerRegistered(Fact):
+class CustomerRegistered(ProfileFact):
     """The book knows the customer from now on."""
 
     kind: str
-    country: Code | None = None
-    source: Code | None = None
-    owner: Code | None = None
-    birth_month: Annotated[int, Field(ge=1, le=12)] | None = None
-    name: personal.Name = None
-    gender: personal.Detail = None
-    birth_date: personal.BirthDate = None
-    occupation: personal.Detail = None
-    company: personal.Detail = None
-    job_title: personal.Detail = None
-    address: personal.Detail = None
-    income_band: personal.Income = None
-    risk_preference: personal.Preference = None
-    hobbies: personal.Preference = None
-    note: personal.FreeText = None
 
 
 @stored("customer.changed")
-class CustomerChanged(Fact):
-    """Fields got new values (those that are given) or none (those in `cleared`); the old ones are in earlier events."""
+class CustomerChanged(ProfileFact):
+    """Fields got new values, or none (those in `cleared`); the old ones are in earlier events."""
 
     cleared: tuple[Code, ...] = ()
-    country: Code | None = None
-    source: Code | None = None
-    owner: Code | None = None
-    birth_month: Annotated[int, Field(ge=1, le=12)] | None = None
-    name: personal.Name = None
-    gender: personal.Detail = None
-    birth_date: personal.BirthDate = None
-    occupation: personal.Detail = None
-    company: personal.Detail = None
-    job_title: personal.Detail = None
-    address: personal.Detail = None
-    income_band: personal.Income = None
-    risk_preference: personal.Preference = None
-    hobbies: personal.Preference = None
-    note: personal.FreeText = None
 
 
-PROFILE_FIELDS: tuple[str, ...] = tuple(
-    name for name in CustomerChanged.model_fields if name not in Fact.model_fields and name != "cleared"
-)
+PROFILE_FIELDS: tuple[str, ...] = tuple(name for name in ProfileFact.model_fields if name not in Fact.model_fields)
 """Fields that `register` and `change` take."""
 
 
@@ -383,7 +371,7 @@ def _changed(customer: Customer, event: CustomerChanged) -> None:
         customer.fields.pop(name, None)
 
 
-def _set_fields(customer: Customer, event: CustomerRegistered | CustomerChanged) -> None:
+def _set_fields(customer: Customer, event: ProfileFact) -> None:
     for name in PROFILE_FIELDS:
         value = getattr(event, name)
         if value is not None:

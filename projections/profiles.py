@@ -21,6 +21,7 @@ from tallybook.domain.customer import (
     IdentifierLinked,
     IdentifierRemoved,
     InteractionRecorded,
+    ProfileFact,
     PurchaseRecorded,
     ReturnRecorded,
 )
@@ -89,7 +90,7 @@ class Profile:
 _APPLIERS: dict[type[Event], Callable[[Profile, int, Any], None]] = {}
 
 
-def _fields(profile: Profile, position: int, event: CustomerRegistered | CustomerChanged) -> None:
+def _fields(profile: Profile, position: int, event: ProfileFact) -> None:
     personal = event.personal_fields
     for name in PROFILE_FIELDS:
         value = getattr(event, name)

@@ -124,7 +124,11 @@ def errors() -> str:
 
 
 def _family(kind: type) -> list[type]:
-    return [kind, *(one for child in kind.__subclasses__() for one in _family(child))]
+    family = [kind]
+    child: type
+    for child in kind.__subclasses__():
+        family += _family(child)
+    return family
 
 
 def events() -> str:

@@ -13,7 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tallybook
-from tallybook.adapters.cdnow import LINE_BYTES_MAX, BadLine, CdnowRow, digest_of, open_lines, read_cdnow
+from tallybook.adapters.cdnow import (
+    LINE_BYTES_MAX,
+    LONG_LINE_KEPT_MAX,
+    BadLine,
+    CdnowRow,
+    digest_of,
+    open_lines,
+    read_cdnow,
+)
 from tallybook.domain.errors import ImportFileError
 from tallybook.domain.events import to_us
 
@@ -174,9 +182,38 @@ def test_a_file_of_a_wide_encoding_is_broken_lines(encoding: str) -> None:
     "length", [LINE_BYTES_MAX - 1, LINE_BYTES_MAX, LINE_BYTES_MAX + 1, 3 * LINE_BYTES_MAX, 100_000]
 )
 def test_a_line_too_long_is_one_broken_line_and_the_next_is_read(length: int) -> None:
-    found = read(b"x" * length + b"\n" + GOOD + b"\n")
-    assert [type(row) for row in found] == [BadLine, CdnowRow]
-    assert [row.line for row in found] == [1, 2]
+    for end in (b"\n", b"\r\n"):
+        found = read(b"x" * length + end + GOOD + b"\n")
+        assert [type(row) for row in found] == [BadLine, CdnowRow]
+        assert [row.line for row in found] == [1, 2]
+        assert isinstance(found[0], BadLine)
+        assert found[0].text == b"x" * length + end
+        assert ("longer than" in found[0].problem) == (length + len(end) > LINE_BYTES_MAX)
+
+
+@pytest.mark.parametrize("length", [LONG_LINE_KEPT_MAX - 1, LONG_LINE_KEPT_MAX, 3 * LONG_LINE_KEPT_MAX])
+def test_a_line_without_measure_is_kept_up_to_a_limit_and_the_next_is_read(length: int) -> None:
+    line = bytes(range(32, 127)) * (length // 95 + 1)
+    found = read(line[:length] + b"\n" + GOOD + b"\n")
+    assert [(type(row), row.line) for row in found] == [(BadLine, 1), (CdnowRow, 2)]
+    assert isinstance(found[0], BadLine)
+    kept = found[0].text
+    assert line.startswith(kept.rstrip(b"\n"))
+    if length < LONG_LINE_KEPT_MAX:
+        assert kept == line[:length] + b"\n"
+    assert min(length, LONG_LINE_KEPT_MAX) <= len(kept) < LONG_LINE_KEPT_MAX + (1 << 17)
+
+
+def test_a_purchase_after_the_end_is_a_broken_line_and_one_at_the_end_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes(GOOD + b"\n" + GOOD.replace(b"19970112", b"19970113") + b"\n" + GOOD)
+    assert [type(row) for row in read_cdnow(path, ends_us=DAY)] == [CdnowRow, BadLine, CdnowRow]
+    assert [type(row) for row in read_cdnow(path, ends_us=DAY - 1)] == [BadLine] * 3
+    [_, late, _] = read_cdnow(path, ends_us=DAY)
+    assert isinstance(late, BadLine)
+    assert (late.line, late.text) == (2, GOOD.replace(b"19970112", b"19970113") + b"\n")
+    assert "future" in late.problem
+    assert [row.line for row in read_cdnow(path, 1, ends_us=DAY)] == [2, 3]
 
 
 @pytest.mark.parametrize("spaces", [LINE_BYTES_MAX - len(GOOD) - 1, LINE_BYTES_MAX - len(GOOD)])

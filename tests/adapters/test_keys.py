@@ -5,18 +5,22 @@ from __future__ import annotations
 import hmac
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from eventsourcing.persistence import IntegrityError, OperationalError
 
 import tallybook
+from tallybook.adapters.files import FORMAT
 from tallybook.adapters.keys import (
     FIRST_KEY_ID,
     KEY_BYTES,
+    KEYS_APPLICATION_ID,
     NONCE_BYTES,
     FileKeyStore,
     Keyring,
@@ -24,8 +28,9 @@ from tallybook.adapters.keys import (
     MemoryKeyStore,
     commitment,
 )
+from tallybook.adapters.sqlite import LogRecorder, NewRow
 from tallybook.commands import Work
-from tallybook.domain.errors import KeysMissing, Refused, SealError
+from tallybook.domain.errors import BookClosed, KeysMissing, Refused, SealError
 from tallybook.domain.personal import Sealed
 
 ORIGIN = "tallybook/test"
@@ -42,6 +47,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyStore]:
 
 def ring(store: KeyStore) -> Keyring:
     return Keyring(store, lambda subject: commitment(store.get([subject])[subject]))
+
+
+def new_key(keyring: Keyring, *subjects: UUID) -> None:
+    keyring.keep({subject: keyring.key_for(subject, fresh=True)[2] for subject in subjects})
 
 
 def seal(keyring: Keyring, subject: UUID, value: object = "Ada") -> Sealed:
@@ -67,9 +76,13 @@ def test_a_key_that_is_there_is_never_replaced(store: KeyStore) -> None:
     # What was sealed under the first key could never be opened again.
     subject, other = uuid4(), uuid4()
     store.add({subject: b"1" * KEY_BYTES})
-    with pytest.raises(Exception, match=r".*"):
+    with pytest.raises(IntegrityError):
         store.add({other: b"2" * KEY_BYTES, subject: b"3" * KEY_BYTES})
     assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES}
+    with pytest.raises(IntegrityError):
+        store.add({subject: b"1" * KEY_BYTES})
+    store.add({other: b"2" * KEY_BYTES})  # the store works on
+    assert store.get([other]) == {other: b"2" * KEY_BYTES}
 
 
 def test_a_file_keeps_keys_origin_and_lookup_key(tmp_path: Path) -> None:
@@ -133,29 +146,103 @@ def test_a_commitment_is_the_hmac_that_the_design_names() -> None:
 def test_keys_are_random_and_long_enough(store: KeyStore) -> None:
     keyring = ring(store)
     subjects = [uuid4() for _ in range(50)]
-    commitments = {keyring.create(subject)[1] for subject in subjects}
-    keyring.flush()
+    made = {subject: keyring.key_for(subject, fresh=number % 2 == 0) for number, subject in enumerate(subjects)}
+    keyring.keep({subject: key for subject, (_, _, key) in made.items()})
     keys = store.get(subjects)
-    assert len(set(keys.values())) == len(commitments) == 50
+    assert keys == {subject: key for subject, (_, _, key) in made.items()}
+    assert len(set(keys.values())) == 50
     assert {len(key) for key in keys.values()} == {KEY_BYTES}
-    assert commitments == {commitment(key) for key in keys.values()}
+    for subject, (key_id, committed, _) in made.items():
+        assert (key_id, committed) == (FIRST_KEY_ID, commitment(keys[subject]))
 
 
-def test_a_new_key_is_stored_at_the_flush_once(store: KeyStore) -> None:
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_new_key_counts_and_is_stored_when_it_is_kept_and_once(store: KeyStore, fresh: bool) -> None:
     keyring = ring(store)
     subject = uuid4()
-    keyring.create(subject)
+    _, _, key = keyring.key_for(subject, fresh=fresh)
     assert store.get([subject]) == {}
-    keyring.flush()
-    keyring.flush()
-    assert list(store.get([subject])) == [subject]
+    with pytest.raises(SealError, match="no data key"):
+        seal(keyring, subject)
+    keyring.keep({subject: key})
+    assert store.get([subject]) == {subject: key}
+    keyring.keep({subject: key})
+    assert store.get([subject]) == {subject: key}
+    assert keyring.open(seal(keyring, subject)) == {"name": "Ada"}
+
+
+def test_a_subject_that_has_a_key_already_gets_the_same_again(store: KeyStore) -> None:
+    subject, other = uuid4(), uuid4()
+    store.add({subject: b"1" * KEY_BYTES})
+    keyring = ring(store)
+    again = keyring.key_for(subject, fresh=False)
+    assert again == (FIRST_KEY_ID, commitment(b"1" * KEY_BYTES), b"1" * KEY_BYTES)
+    keyring.keep({subject: again[2], other: b"2" * KEY_BYTES})
+    assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES, other: b"2" * KEY_BYTES}
+    assert keyring.open(seal(keyring, subject)) == {"name": "Ada"}
+
+
+def test_keeping_another_key_for_a_subject_is_refused_and_keeps_nothing(store: KeyStore) -> None:
+    subject, other = uuid4(), uuid4()
+    keyring = ring(store)
+    keyring.keep({subject: b"1" * KEY_BYTES})
+    sealed = seal(keyring, subject)
+    for ring_of in (keyring, ring(store)):  # whether it knows the first key or not
+        with pytest.raises(IntegrityError):
+            ring_of.keep({other: b"2" * KEY_BYTES, subject: b"3" * KEY_BYTES})
+        assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES}
+        with pytest.raises(SealError, match="no data key"):
+            seal(ring_of, other)
+        assert ring_of.open(sealed) == {"name": "Ada"}
+        assert ring_of.open(seal(ring_of, subject, "Eve")) == {"name": "Eve"}
+
+
+def test_a_key_that_another_process_keeps_between_the_look_and_the_keeping_is_not_replaced(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = uuid4()
+    keyring = ring(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "get", lambda subjects: {})
+        _, _, key = keyring.key_for(subject, fresh=False)
+        store.add({subject: b"1" * KEY_BYTES})
+        with pytest.raises(IntegrityError):
+            keyring.keep({subject: key})
+    assert store.get([subject]) == {subject: b"1" * KEY_BYTES} != {subject: key}
+    assert keyring.open(seal(keyring, subject)) == {"name": "Ada"}
+
+
+def test_a_key_file_that_is_locked_says_so_and_keeps_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.keys"
+    store = FileKeyStore(path, origin=ORIGIN, lock_timeout_s=0)
+    subject = uuid4()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OperationalError, match="locked"):
+            store.add({subject: b"1" * KEY_BYTES})
+        with pytest.raises(OperationalError, match="locked"):
+            store.get([subject])
+        other.execute("ROLLBACK")
+    assert store.get([subject]) == {}
+    store.add({subject: b"1" * KEY_BYTES})
+    assert store.count() == 1
+    store.close()
+    with pytest.raises(BookClosed):
+        store.get([subject])
+
+
+def test_a_key_file_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.keys"
+    FileKeyStore(path, origin=ORIGIN).close()
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA application_id").fetchone()[0] == KEYS_APPLICATION_ID
+        assert raw.execute("PRAGMA user_version").fetchone()[0] == FORMAT
 
 
 def test_what_is_sealed_is_nonce_ciphertext_and_tag_and_never_the_same_twice(store: KeyStore) -> None:
     keyring = ring(store)
     subject = uuid4()
-    keyring.create(subject)
-    keyring.flush()
+    new_key(keyring, subject)
     blobs = {seal(keyring, subject).blob for _ in range(20)}
     assert len(blobs) == len({blob[:NONCE_BYTES] for blob in blobs}) == 20
     assert {len(blob) for blob in blobs} == {NONCE_BYTES + 16 + len(b"\x91\xa3Ada")}
@@ -168,9 +255,7 @@ def test_a_keyring_that_forgot_its_ciphers_reads_the_keys_again(
     monkeypatch.setattr(Keyring, "CACHED_MAX", 3)
     keyring = ring(store)
     subjects = [uuid4() for _ in range(10)]
-    for subject in subjects:
-        keyring.create(subject)
-    keyring.flush()
+    new_key(keyring, *subjects)
     blobs = {subject: seal(keyring, subject, str(subject)) for subject in subjects}
     for subject in subjects * 2:
         assert keyring.open(blobs[subject]) == {"name": str(subject)}
@@ -187,8 +272,7 @@ def test_opening_where_there_is_no_key_gives_nothing(store: KeyStore) -> None:
     other = MemoryKeyStore(ORIGIN)
     subject = uuid4()
     keyring = ring(other)
-    keyring.create(subject)
-    keyring.flush()
+    new_key(keyring, subject)
     assert ring(store).open(seal(keyring, subject)) is None
 
 
@@ -201,8 +285,7 @@ def test_many_threads_seal_and_open_without_losing_a_key(store: KeyStore, monkey
         try:
             for number in range(30):
                 subject = uuid4()
-                keyring.create(subject)
-                keyring.flush()
+                new_key(keyring, subject)
                 assert keyring.open(seal(keyring, subject, str(number))) == {"name": str(number)}
         except BaseException as error:  # noqa: BLE001 - told below
             failed.append(error)
@@ -260,7 +343,7 @@ def test_a_customer_whose_registration_was_refused_can_be_registered_later(book:
 def test_a_registration_that_is_tried_again_keeps_the_key_that_the_log_commits_to(
     book: tallybook.Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Another writer is faster at the first try: its commit fails after the keys were flushed.
+    # Another writer is faster at the first try: the commit fails after the keys were kept.
     wanted = uuid4()
     real = Work.reads
     tries: list[int] = []
@@ -272,6 +355,8 @@ def test_a_registration_that_is_tried_again_keeps_the_key_that_the_log_commits_t
     monkeypatch.setattr(Work, "reads", overtaken)
     assert book.customers.register(customer_id=wanted, name="Ada") == wanted
     assert len(tries) == 2
+    committed: Any = book._core.stream(wanted)[0].event
+    assert committed.commitment == commitment(book._core.storage.keys.get([wanted])[wanted])
     assert book.profiles.get(wanted)["name"] == "Ada"
     assert book.profiles.get(book.customers.register(name="Bella"))["name"] == "Bella"
 
@@ -285,10 +370,30 @@ def test_registering_twice_under_one_id_leaves_the_first_readable(book: tallyboo
     assert book.profiles.get(wanted)["name"] == "Ada"
 
 
-def test_a_refused_registration_leaves_no_key_behind(book: tallybook.Book) -> None:
+@pytest.mark.parametrize("failing", FAILING)
+def test_a_refused_registration_leaves_no_key_behind(book: tallybook.Book, failing: str) -> None:
     book.customers.register(name="Ada", identifiers={"crm": "77"})
     wanted = uuid4()
     with pytest.raises(Refused):
-        book.customers.register(customer_id=wanted, identifiers={"crm": "77"})
+        FAILING[failing](book, wanted)
     book.customers.register(name="Bella")
     assert book._core.storage.keys.get([wanted]) == {}
+
+
+def test_a_key_is_kept_before_any_event_is_stored(book: tallybook.Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    keep, append = Keyring.keep, LogRecorder.append
+
+    def keeping(self: Keyring, keys: Mapping[UUID, bytes]) -> None:
+        keep(self, keys)
+        steps.append(f"{len(self.store.get(keys))} kept")
+
+    def appending(self: LogRecorder, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        steps.append(f"{len(rows)} stored")
+        return append(self, rows, **kwargs)
+
+    monkeypatch.setattr(Keyring, "keep", keeping)
+    monkeypatch.setattr(LogRecorder, "append", appending)
+    ada = book.customers.register(name="Ada")
+    book.customers.change(ada, name="Ada King")
+    assert steps == ["1 kept", "2 stored", "1 stored"]

@@ -42,6 +42,25 @@ def test_the_rule_sets_that_ship_with_the_package_load(path: Path) -> None:
     assert load_rule_set(str(path)).digest() == rule_set.digest()
 
 
+@pytest.mark.parametrize("name", ["standard", "candidate"])
+def test_a_rule_set_that_ships_is_named_without_a_path_unless_a_file_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [shipped] = [path for path in SHIPPED if path.stem == name]
+    for called in (name, Path(name)):
+        assert load_rule_set(called).digest() == load_rule_set(shipped).digest()
+    Path(name).write_text(
+        STANDARD.read_text(encoding="utf-8").replace('version = "1"', 'version = "mine"'), encoding="utf-8"
+    )
+    assert load_rule_set(name).label.endswith("@mine")
+    Path(name).write_text("")
+    problems(Path(name))
+    Path(name).unlink()
+    Path(name).mkdir()
+    assert "folder" in problems(Path(name))
+
+
 def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> None:
     assert "not there" in problems(tmp_path / "nowhere.toml")
     assert "folder" in problems(tmp_path)

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,8 @@ import pytest
 
 import tallybook
 from tallybook.adapters import files, keys, storage
-from tallybook.adapters.storage import APPLICATION_ID, FORMAT, READS_APPLICATION_ID
+from tallybook.adapters.files import FORMAT
+from tallybook.adapters.storage import APPLICATION_ID, READS_APPLICATION_ID
 from tallybook.domain.errors import (
     BookClosed,
     BookError,
@@ -548,6 +550,9 @@ for number in range(6):
 """
 
 
+@pytest.mark.xfail(
+    strict=False, reason="now and then one of OVERTAKEN below happens; both are strict: remove this mark with them"
+)
 def test_processes_that_make_the_same_book_at_once_make_one(tmp_path: Path) -> None:
     go = tmp_path / "go"
     running = [
@@ -580,23 +585,23 @@ LOOKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        pytest.param(
-            look,
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=ReadsMissing,
-                reason="adapters/storage.py _open_reads looks for the file, then for the note that it was made: "
-                "whoever is overtaken between the two takes the other's new log of reads for one that is gone",
-            )
-            if look == "the look for the log of reads"
-            else [],
-        )
-        for look in LOOKS
-    ],
-)
+OVERTAKEN = {
+    "the second look for the book": pytest.mark.xfail(
+        strict=True,
+        raises=KeysMissing,
+        reason="adapters/storage.py _in_files looks for the book, then counts the keys: whoever is overtaken between "
+        "the two takes the other's keys for those of a book that is gone",
+    ),
+    "the look for the log of reads": pytest.mark.xfail(
+        strict=True,
+        raises=ReadsMissing,
+        reason="adapters/storage.py _open_reads looks for the file, then for the note that it was made: whoever is "
+        "overtaken between the two takes the other's new log of reads for one that is gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("look", [pytest.param(look, marks=OVERTAKEN.get(look, [])) for look in LOOKS])
 def test_a_book_that_another_process_made_and_used_meanwhile_is_opened(
     path: Path, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
@@ -827,10 +832,85 @@ print(*sorted(errors))
 """
 
 
+@pytest.mark.xfail(
+    strict=False, reason="now and then it hangs; the next test shows why, and is strict: remove this mark with its own"
+)
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_the_host(path: Path, kind: str) -> None:
     make(path)
     url = "memory:" if kind == "memory" else url_of(path)
-    done = subprocess.run([sys.executable, "-c", CLOSED_MEANWHILE, url], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_MEANWHILE, url], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, f"the process died: {done.returncode}\n{done.stderr[-500:]}"
     assert done.stdout.strip() == "BookClosed"
+
+
+LATE = """
+import gc, sys, threading
+import tallybook
+from eventsourcing.persistence import ConnectionPool
+book = tallybook.open(sys.argv[1])
+real = ConnectionPool._get_connection
+within, closed = threading.Event(), threading.Event()
+def late(self, timeout=0.0):
+    if threading.current_thread().name == "late":
+        within.set()
+        closed.wait(20)
+    return real(self, timeout)
+ConnectionPool._get_connection = late
+said = []
+def work():
+    try:
+        said.append(book.position())
+    except BaseException as error:
+        said.append(type(error).__name__)
+thread = threading.Thread(target=work, name="late", daemon=True)
+thread.start()
+assert within.wait(20)
+book.close()
+closed.set()
+thread.join(20)
+print(*said, flush=True)
+if sys.argv[2] == "collected":
+    del book, thread
+    gc.collect()
+    print("collected")
+"""
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=(AssertionError, subprocess.TimeoutExpired),
+    reason="adapters/sqlite.py BookConnectionPool looks whether it is being closed before it waits for a connection, "
+    "never after: a thread in between gets a new one of a closed pool, and `close` by `__del__` waits for it forever",
+)
+@pytest.mark.parametrize("wanted", ["refused", "collected"])
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_thread_that_asks_for_a_connection_while_the_book_is_closed_is_refused(
+    path: Path, kind: str, wanted: str
+) -> None:
+    url = "memory:" if kind == "memory" else url_of(path)
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, url, wanted], capture_output=True, text=True, check=False, timeout=15
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.split() == ["BookClosed", "collected"][: 1 + (wanted == "collected")]
+
+
+def test_closing_waits_for_a_connection_in_use_and_refuses_who_comes_later(path: Path) -> None:
+    book = tallybook.open(url_of(path))
+    datastore = book._core.storage.datastore
+    closing_thread = threading.Thread(target=book.close)
+    with datastore.transaction(commit=False) as cursor:
+        closing_thread.start()
+        closing_thread.join(0.2)
+        assert closing_thread.is_alive()
+        with pytest.raises(BookClosed), datastore.transaction(commit=False):
+            pass
+        cursor.execute("SELECT COUNT(*) FROM stored_events", ())
+        assert cursor.fetchall() == [(0,)]
+    closing_thread.join(10)
+    assert not closing_thread.is_alive()
+    with pytest.raises(BookClosed), datastore.transaction(commit=False):
+        pass

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import eventsourcing.tests.persistence as shipped
 import pytest
-from eventsourcing.persistence import IntegrityError, StoredEvent
+from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent
 from eventsourcing.sqlite import SQLiteAggregateRecorder
 from eventsourcing.utils import Environment
 
@@ -188,6 +188,27 @@ class AggregateExpectations(TestCase, ABC):
         assert select(self.stream, gt=3) == []
         assert isinstance(select(self.stream)[0].state, bytes)
 
+    def test_the_last_position_of_an_empty_log_is_none_and_its_extent_is_nothing(self) -> None:
+        assert self.recorder.max_notification_id() is None
+        assert (self.recorder.position(), self.recorder.extent()) == (0, (0, 0, 0))
+        self.recorder.insert_events([self.event(1), self.event(2)])
+        assert self.recorder.max_notification_id() == self.recorder.position() == 2
+        assert self.recorder.extent() == (2, 1, 2)
+
+    def test_appending_rows_is_inserting_events(self) -> None:
+        append, stream = self.recorder.append, self.stream.bytes
+        assert list(append([(stream, 1, "topic1", b"state1")])) == [1]
+        assert list(append([(stream, 2, "topic2", b"state2"), (stream, 3, "topic3", b"state3")])) == [2, 3]
+        assert list(append([])) == []
+        with pytest.raises(IntegrityError):
+            append([(stream, 4, "topic4", b"state4"), (stream, 3, "topic3", b"state3")])
+        assert self.recorder.select_events(self.stream) == [self.event(version) for version in (1, 2, 3)]
+        by_rows = self.recorder.head()
+        other = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        other.create_table()
+        other.insert_events([self.event(version) for version in (1, 2, 3)])
+        assert by_rows.frontier.root() == other.head().frontier.root()
+
     def test_streams_are_told_apart(self) -> None:
         self.recorder.insert_events([self.event(1)])
         other = uuid4()
@@ -239,6 +260,10 @@ class FactorySuite(shipped.InfrastructureFactoryTestCase[BookFactory], ABC):
 
     def expected_process_recorder_class(self) -> type[ProcessRecorder]:
         return LogProcessRecorder
+
+    def test_the_module_alone_names_it(self) -> None:
+        env = Environment("Suite", {**self.env, "PERSISTENCE_MODULE": BookFactory.__module__})
+        assert type(InfrastructureFactory.construct(env)) is BookFactory
 
     def test_it_hands_out_our_datastore(self) -> None:
         assert isinstance(self.factory.datastore, BookDatastore)

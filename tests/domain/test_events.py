@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 import tallybook.domain
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded
+from tallybook.domain.customer import CustomerRegistered, ProfileFact, PurchaseRecorded
 from tallybook.domain.events import (
     ENVELOPE,
     REGISTRY,
@@ -57,7 +57,8 @@ def event_classes() -> set[type[Event]]:
     def below(parent: type[Event]) -> set[type[Event]]:
         return {found for child in parent.__subclasses__() for found in {child, *below(child)}}
 
-    return {found for found in below(Event) if found.__module__.startswith("tallybook.")} - {Fact, Decision}
+    bases = {Fact, Decision, ProfileFact}
+    return {found for found in below(Event) if found.__module__.startswith("tallybook.")} - bases
 
 
 # ── the registry ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,26 @@
+"""The benchmarks run: a small pass, as `python -m benchmarks --quick` makes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_quick_run_measures_ours_beside_stock_and_raw(tmp_path: Path) -> None:
+    results, page = tmp_path / "results.json", tmp_path / "page.md"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--json", str(results), "--page", str(page)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert json.loads(results.read_text(encoding="utf-8"))["benchmarks"]
+    text = page.read_text(encoding="utf-8")
+    for word in ("append", "load", "scan", "catch", "import", "stock", "raw"):
+        assert word in text.lower()
