@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +33,7 @@ from eventsourcing.sqlite import (
 )
 from eventsourcing.utils import Environment, EnvType
 
-from tallybook.domain.errors import BookClosed
+from tallybook.domain.errors import BookClosed, BookError
 
 from . import merkle
 from .form import uuid_from
@@ -92,30 +93,61 @@ class BookConnection(SQLiteConnection):
         return self._sqlite_conn
 
 
+class _Draining(ConnectionPoolClosedError):
+    """The pool is being closed."""
+
+
 class BookConnectionPool(SQLiteConnectionPool):
     """Connections in WAL mode with a named durability."""
 
     synchronous = "FULL"
     _draining = False
 
-    def get_connection(self, *args: Any, **kwargs: Any) -> SQLiteConnection:
-        """A connection for a thread. Raises BookClosed once the pool is being closed."""
+    def __init__(self, **kwargs: Any) -> None:
+        self._users: dict[int, int] = {}  # id of a connection in use → its thread
+        super().__init__(**kwargs)
+
+    def get_connection(self, timeout: float | None = None, *, is_writer: bool | None = None) -> SQLiteConnection:
+        """A connection for this thread. Raises BookClosed once the pool is being closed."""
         try:
-            if self._draining:
-                raise ConnectionPoolClosedError
-            return super().get_connection(*args, **kwargs)
+            return super().get_connection(timeout, is_writer=is_writer)
         except ConnectionPoolClosedError as error:
+            if isinstance(error, _Draining) and is_writer:
+                self._writer_lock.release()
             raise BookClosed("The book is closed.", path=self.db_name, remedy="Open it again.") from error
 
+    def _get_connection(self, timeout: float = 0.0) -> SQLiteConnection:
+        with self._put_condition:
+            if self._draining:
+                raise _Draining
+            connection = super()._get_connection(timeout)
+            self._users[id(connection)] = get_ident()
+            return connection
+
+    def put_connection(self, conn: SQLiteConnection) -> None:
+        """Take a connection back."""
+        self._users.pop(id(conn), None)
+        super().put_connection(conn)
+
     def close(self) -> None:
-        """Close all connections, once the threads that use one have given it back.
+        """Close all connections, once the threads that use one have given it back. Raises BookError.
 
         The stock pool closes a connection under the thread that uses it, and SQLite then brings the process down.
         """
-        self._draining = True
         with self._put_condition:
+            if get_ident() in self._users.values():
+                raise BookError(
+                    "The book can't be closed in the middle of its own work.",
+                    path=self.db_name,
+                    remedy="In a signal handler, set a flag, and close the book where nothing of it is running.",
+                )
+            self._draining = True
             while self._in_use:
                 self._put_condition.wait(0.05)
+            super().close()
+
+    def __del__(self) -> None:
+        # Nobody holds the pool any more; nothing is waited for where garbage is collected.
         super().close()
 
     def _create_connection(self) -> SQLiteConnection:

@@ -90,9 +90,10 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
     try:
         if not exists:
             keys = FileKeyStore(keys_path, origin=_new_origin(), lock_timeout_s=lock_timeout_s)
-            # Another process may have made the book, and used it, since we looked.
+            # Another process may have made the book, and used it, since we looked: count first, then look again.
+            used = keys.count()
             exists = is_ours(path, APPLICATION_ID)
-            if not exists and keys.count():
+            if not exists and used:
                 raise KeysMissing(
                     f"{keys_path} holds the keys of a book, and the book {path} is not there.",
                     path=str(path),
@@ -128,6 +129,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
 
 def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
     """Make the log of reads once; after that it must be there, and be this book's."""
+    noted = _note(path, "reads") is not None
     if is_ours(reads_path, READS_APPLICATION_ID, "log of reads"):
         found = _note(reads_path, "origin")
         if found != origin:
@@ -136,7 +138,7 @@ def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
                 path=str(reads_path),
                 remedy="Put back the one that belongs to this book.",
             )
-    elif _note(path, "reads") is not None:
+    elif noted:
         raise ReadsMissing(
             f"The log of reads {reads_path} is not there.",
             path=str(reads_path),
@@ -144,7 +146,7 @@ def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
         )
     else:
         _create(reads_path, READS_APPLICATION_ID, READS_TABLE, origin)
-    if _note(path, "reads") is None:
+    if not noted:
         with closing(sqlite3.connect(path, timeout=30)) as connection, connection:
             connection.execute("INSERT OR IGNORE INTO book VALUES ('reads', 'made')")
 

@@ -20,7 +20,7 @@ import pytest
 
 import tallybook
 from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded
-from tallybook.domain.errors import BookReadOnly, ImportFileError
+from tallybook.domain.errors import ImportFileError
 
 DATA = Path(tallybook.__file__).parent / "data"
 RULES = DATA / "standard.toml"
@@ -140,10 +140,6 @@ def finish_and_check(url: str, part: Slice, undisturbed: dict[str, Any]) -> None
         assert book.position() == position
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="now and then a kill leaves a journal of the keys: see HOT, which is strict; remove this with it",
-)
 def test_an_import_that_is_killed_at_random_moments_loses_and_doubles_nothing(
     part: Slice, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
@@ -237,20 +233,10 @@ FileKeyStore.add = add
 """,
 }
 
-HOT = pytest.mark.xfail(
-    strict=True,
-    raises=BookReadOnly,
-    reason="adapters/files.py is_ours opens the key file with mode=ro: SQLite can't roll back a journal there, so that "
-    "a book whose process was killed while keys went to the disk can never be opened again",
-)
-
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param(moment, marks=HOT if moment == "while a key is on its way to the disk" else [])
-        for moment in MOMENTS
-    ],
+    [pytest.param(moment if moment == "while a key is on its way to the disk" else []) for moment in MOMENTS],
 )
 def test_an_import_that_is_killed_at_its_weakest_moments_goes_on(
     part: Slice, tmp_path: Path, undisturbed: dict[str, Any], moment: str

@@ -50,6 +50,5 @@ def iso(us: int | None) -> str | None:
     """ISO 8601 in UTC, as short as exact allows."""
     if us is None:
         return None
-    moment = from_us(us)
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
-    return text + (f".{moment.microsecond:06d}".rstrip("0") if moment.microsecond else "") + "Z"
+    text = from_us(us).isoformat(timespec="microseconds").removesuffix("+00:00")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "Z"

@@ -550,9 +550,6 @@ for number in range(6):
 """
 
 
-@pytest.mark.xfail(
-    strict=False, reason="now and then one of OVERTAKEN below happens; both are strict: remove this mark with them"
-)
 def test_processes_that_make_the_same_book_at_once_make_one(tmp_path: Path) -> None:
     go = tmp_path / "go"
     running = [
@@ -586,18 +583,8 @@ LOOKS = {
 
 
 OVERTAKEN = {
-    "the second look for the book": pytest.mark.xfail(
-        strict=True,
-        raises=KeysMissing,
-        reason="adapters/storage.py _in_files looks for the book, then counts the keys: whoever is overtaken between "
-        "the two takes the other's keys for those of a book that is gone",
-    ),
-    "the look for the log of reads": pytest.mark.xfail(
-        strict=True,
-        raises=ReadsMissing,
-        reason="adapters/storage.py _open_reads looks for the file, then for the note that it was made: whoever is "
-        "overtaken between the two takes the other's new log of reads for one that is gone",
-    ),
+    "the second look for the book": (),
+    "the look for the log of reads": (),
 }
 
 
@@ -832,9 +819,6 @@ print(*sorted(errors))
 """
 
 
-@pytest.mark.xfail(
-    strict=False, reason="now and then it hangs; the next test shows why, and is strict: remove this mark with its own"
-)
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_the_host(path: Path, kind: str) -> None:
     make(path)
@@ -879,12 +863,6 @@ if sys.argv[2] == "collected":
 """
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AssertionError, subprocess.TimeoutExpired),
-    reason="adapters/sqlite.py BookConnectionPool looks whether it is being closed before it waits for a connection, "
-    "never after: a thread in between gets a new one of a closed pool, and `close` by `__del__` waits for it forever",
-)
 @pytest.mark.parametrize("wanted", ["refused", "collected"])
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_a_thread_that_asks_for_a_connection_while_the_book_is_closed_is_refused(
