@@ -234,10 +234,7 @@ FileKeyStore.add = add
 }
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [pytest.param(moment if moment == "while a key is on its way to the disk" else []) for moment in MOMENTS],
-)
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_an_import_that_is_killed_at_its_weakest_moments_goes_on(
     part: Slice, tmp_path: Path, undisturbed: dict[str, Any], moment: str
 ) -> None:

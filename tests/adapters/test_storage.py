@@ -582,13 +582,7 @@ LOOKS = {
 }
 
 
-OVERTAKEN = {
-    "the second look for the book": (),
-    "the look for the log of reads": (),
-}
-
-
-@pytest.mark.parametrize("look", [pytest.param(look, marks=OVERTAKEN.get(look, [])) for look in LOOKS])
+@pytest.mark.parametrize("look", LOOKS)
 def test_a_book_that_another_process_made_and_used_meanwhile_is_opened(
     path: Path, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
@@ -833,7 +827,7 @@ def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_th
 LATE = """
 import gc, sys, threading
 import tallybook
-from eventsourcing.persistence import ConnectionPool
+from tallybook.adapters.sqlite import BookConnectionPool as ConnectionPool
 book = tallybook.open(sys.argv[1])
 real = ConnectionPool._get_connection
 within, closed = threading.Event(), threading.Event()
