@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, cast
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper,
 from eventsourcing.utils import Environment, EnvType
 
 from tallybook.domain.aggregate import A
+from tallybook.domain.errors import refusal
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Recorded
 
@@ -108,17 +109,28 @@ class BookApplication(Application[UUID]):
         return self.mapper
 
     def load(self, kind: type[A], stream_id: UUID) -> A:
-        """An aggregate as the log has it now: version 0 where there are no events. Never to be changed."""
+        """An aggregate as the log has it now: version 0 where there are no events. Never to be changed.
+
+        Refuses: invalid_argument, if the stream is another kind's.
+        """
         repository: Repository[UUID] = self.repository
+
+        def project(state: Any, events: Iterable[Any]) -> Any:
+            rest = iter(events)
+            first = next(rest, None)
+            starts = state is None and first is not None and type(first) not in kind.APPLIERS
+            if starts or not (state is None or isinstance(state, kind)):
+                raise refusal("invalid_argument", "The id belongs to something of another kind.", id=stream_id)
+            return state if first is None else kind.fold(state, chain([first], rest))
+
         try:
-            found: Any = repository.get(stream_id, projector_func=kind.fold)
+            found: Any = repository.get(stream_id, projector_func=project)
         except AggregateNotFoundError:
             return kind(stream_id)
-        assert isinstance(found, kind)
         if repository.cache is not None:
             # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
             repository.cache.put(stream_id, found)
-        return found
+        return cast("A", found)
 
     def load_many(self, kind: type[A], stream_ids: Sequence[UUID]) -> dict[UUID, A]:
         """Many aggregates at once, past the cache: those that have events."""

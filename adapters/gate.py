@@ -29,9 +29,14 @@ class Gate:
         self.reads = reads
         self._new_id = new_id
 
-    def open(self, metadata: Metadata, action: str, handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
-        """The values of handles, `Erased` where the subject's key was destroyed. One call is one record."""
-        subjects: dict[UUID, None] = {}
+    def open(
+        self, metadata: Metadata, action: str, handles: Mapping[K, Personal[Any]], about: Sequence[UUID] = ()
+    ) -> dict[K, object]:
+        """The values of handles, `Erased` where the subject's key was destroyed. One call is one record.
+
+        `about`: subjects who are looked at even where nothing of theirs is sealed.
+        """
+        subjects: dict[UUID, None] = dict.fromkeys(about)
         fields: dict[str, None] = {}
         for handle in handles.values():
             if handle.sealed is None:

@@ -43,7 +43,10 @@ class RuleSetAdopted(Fact):
 
 @stored("book.swept")
 class Swept(Fact):
-    """Time-driven decisions are due up to `until_us`; the accounts follow in commits of their own."""
+    """Time-driven decisions are due up to `until_us`; the accounts follow in commits of their own, up to SweepFinished.
+
+    No rule set is adopted in between, so that it does not matter when an account follows.
+    """
 
     until_us: int
 
@@ -103,19 +106,15 @@ class Control(Aggregate):
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
         self.rule_book = RuleBook()
-        self.sweeps: tuple[tuple[int, RuleBook], ...] = ()
+        self.horizon_us: int | None = None
+        self._swept_under = 0  # how many adoptions the last sweep knew
         self.finished: SweepFinished | None = None
         self.adopted: tuple[RuleSetAdopted, ...] = ()
 
     @property
-    def horizon_us(self) -> int | None:
-        """Up to when time-driven decisions are due for every account. None: no sweep ran."""
-        return self.sweeps[-1][0] if self.sweeps else None
-
-    @property
     def sweep_is_finished(self) -> bool:
-        """Whether every account followed the last sweep."""
-        return self.finished is not None and self.finished.until_us == self.horizon_us
+        """Whether every account followed the last sweep. True too where none ran."""
+        return self.horizon_us is None or self.finished is not None
 
     def finish_sweep(self, stamp: Stamp, accounts: int, decisions: int) -> SweepFinished | None:
         """Every account followed the last sweep. None if that is known, or there was none."""
@@ -126,7 +125,8 @@ class Control(Aggregate):
     def adopt(self, stamp: Stamp, rule_set: RuleSet, zone: Zone) -> RuleSetAdopted | None:
         """Put a rule set in force from the stamp's effective time on. None if it is already, unchanged, from then.
 
-        Refuses: rule_set_adopted.
+        Not while a sweep is under way: all accounts follow it under the same rules. Refuses: rule_set_adopted,
+        sweep_unfinished.
         """
         digest = rule_set.digest()
         named = (rule_set.programme, rule_set.name, rule_set.version)
@@ -146,6 +146,8 @@ class Control(Aggregate):
         ]
         if in_force and in_force[-1].digest == digest:
             return None
+        if not self.sweep_is_finished:
+            raise refusal("sweep_unfinished", "A sweep is under way.", until_us=self.horizon_us)
         return self.record(
             RuleSetAdopted,
             stamp,
@@ -169,7 +171,7 @@ class Control(Aggregate):
         horizon = self.horizon_us
         if horizon is not None and until_us < horizon:
             raise refusal("sweep_goes_back", "An earlier sweep went further.", until_us=until_us, horizon_us=horizon)
-        if horizon == until_us and len(self.sweeps[-1][1]) == len(self.rule_book):
+        if horizon == until_us and self._swept_under == len(self.rule_book):
             return None  # a sweep that was cut short goes on
         return self.record(Swept, stamp, None, until_us=until_us)
 
@@ -182,12 +184,9 @@ def _adopted(control: Control, event: RuleSetAdopted) -> None:
 
 @applies(Control.APPLIERS, Swept)
 def _swept(control: Control, event: Swept) -> None:
+    control.horizon_us = event.until_us
     control.finished = None
-    # A sweep under the same rule book takes the place of the one before: going there in one step is the same.
-    kept = control.sweeps
-    if kept and len(kept[-1][1]) == len(control.rule_book):
-        kept = kept[:-1]
-    control.sweeps = (*kept, (event.until_us, control.rule_book))
+    control._swept_under = len(control.rule_book)
 
 
 @applies(Control.APPLIERS, SweepFinished)

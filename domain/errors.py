@@ -180,6 +180,11 @@ REFUSALS: dict[str, Refusal] = {
         "a sweep up to a moment before an earlier sweep's",
         "Sweep to the same moment or a later one.",
     ),
+    "sweep_unfinished": Refusal(
+        NotAllowed,
+        "a rule set is to be adopted while a sweep is under way, or was cut short",
+        "Let the sweep end, or run it again to the same moment: it goes on.",
+    ),
     "rule_set_adopted": Refusal(
         Conflict,
         "a rule set of that name and version was adopted with other content",

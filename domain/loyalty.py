@@ -274,8 +274,8 @@ class LoyaltyAccount(Aggregate):
 
     def settle(self, stamp: Stamp, until_us: int, control: Control) -> None:
         """Record every decision that is due by a moment, or that a sweep made due, dated when it was due."""
-        for horizon_us, rule_book in control.sweeps:
-            self.settle_until(stamp, horizon_us, rule_book)
+        if control.horizon_us is not None:
+            until_us = max(until_us, control.horizon_us)
         self.settle_until(stamp, until_us, control.rule_book)
 
     def settle_until(self, stamp: Stamp, until_us: int, rule_book: RuleBook) -> None:

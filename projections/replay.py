@@ -9,7 +9,7 @@ that was refused then and can be funded now is paid (and counted).
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -62,6 +62,11 @@ class Derivation:
 
     def feed(self, event: Event) -> list[tuple[LoyaltyAccount, list[Event]]]:
         """Feed the next event; the accounts that it concerns, with the decisions derived for each."""
+        if isinstance(event, SweepFinished):
+            # Every account followed by now, under the rules of this moment.
+            derived = list(self.follow_sweep())
+            self.control.apply(event)
+            return derived
         if isinstance(event, CONTROL_FACTS):
             replaced = isinstance(event, RuleSetAdopted) and self.candidate is not None
             if not (replaced and event.programme == self.candidate.rule_set.programme):  # type: ignore[union-attr]  # replaced says that there is one
@@ -87,9 +92,9 @@ class Derivation:
             return derived
         return []
 
-    def finish(self) -> Iterable[tuple[LoyaltyAccount, list[Event]]]:
-        """What sweeps made due and no fact brought up."""
-        if self.control.horizon_us is not None:
+    def follow_sweep(self) -> Iterator[tuple[LoyaltyAccount, list[Event]]]:
+        """What the last sweep made due and no fact brought up."""
+        if self.control.horizon_us is not None and not self.control.sweep_is_finished:
             for account in self.accounts.values():
                 account.settle(_STAMP, _ALWAYS, self.control)
                 yield account, self._drain()
@@ -146,7 +151,7 @@ class _Comparison:
 
     def __init__(self) -> None:
         self.certificate = Certificate()
-        self._derived: defaultdict[UUID, deque[tuple[int, Decision]]] = defaultdict(deque)
+        self._derived: defaultdict[UUID, deque[tuple[int, Fact | None, Decision]]] = defaultdict(deque)
         self._recorded: defaultdict[UUID, deque[tuple[int, Decision]]] = defaultdict(deque)
         self._divergent: set[UUID] = set()
 
@@ -156,20 +161,28 @@ class _Comparison:
             self._recorded[decision.originator_id].append((position, decision))
             self._match(decision.originator_id)
 
-    def derived(self, position: int, account: LoyaltyAccount, decisions: Iterable[Event]) -> None:
+    def derived(self, position: int, fact: Fact | None, account: LoyaltyAccount, decisions: Iterable[Event]) -> None:
         if account.id not in self._divergent:
             queue = self._derived[account.id]
-            queue.extend((position, decision) for decision in decisions if isinstance(decision, Decision))
+            queue.extend((position, fact, decision) for decision in decisions if isinstance(decision, Decision))
             self._match(account.id)
 
     def _match(self, account_id: UUID) -> None:
         derived, recorded = self._derived[account_id], self._recorded[account_id]
         while derived and recorded:
-            _, expected = derived.popleft()
+            fact_at, fact, expected = derived.popleft()
             found_at, found = recorded.popleft()
-            if expected.substance() != found.substance():
+            if expected.substance() != found.substance() or expected.subject_id != found.subject_id:
                 self._diverge("another decision", account_id, found_at, expected, found)
                 return
+            if fact is not None and fact.event_id in found.facts:
+                # What a fact decided at once stands behind it, recorded by the same command.
+                if found_at < fact_at:
+                    self._diverge("a decision before its fact", account_id, found_at, expected, found)
+                    return
+                if found.metadata != fact.metadata:
+                    self._diverge("a decision of another command than its fact", account_id, found_at, expected, found)
+                    return
             self.certificate.matched += 1
 
     def finish(self, sweep_unfinished: bool, tail: dict[UUID, int]) -> None:
@@ -178,11 +191,11 @@ class _Comparison:
                 if sweep_unfinished and len(queue) <= tail.get(account_id, 0):
                     self.certificate.pending += len(queue)
                     continue
-                position, expected = queue[0]
+                position, _, expected = queue[0]
                 self._diverge("a missing decision", account_id, position, expected, None)
-        for account_id, queue in self._recorded.items():
-            if queue and account_id not in self._divergent:
-                position, found = queue[0]
+        for account_id, waiting in self._recorded.items():
+            if waiting and account_id not in self._divergent:
+                position, found = waiting[0]
                 self._diverge("a decision that nothing derives", account_id, position, None, found)
         self.certificate.divergent_accounts = len(self._divergent)
 
@@ -228,16 +241,16 @@ def certify(history: Iterable[Recorded], total: int = 0, progress: Progress | No
         elif isinstance(event, Fact):
             certificate.facts += 1
             for account, decisions in derivation.feed(event):
-                comparison.derived(position, account, decisions)
+                comparison.derived(position, event, account, decisions)
         if progress and position % 10_000 == 0:
             progress(position, total)
     tail: dict[UUID, int] = {}
-    for account, decisions in derivation.finish():
+    for account, decisions in derivation.follow_sweep():
         tail[account.id] = len(decisions)
-        comparison.derived(certificate.position, account, decisions)
+        comparison.derived(certificate.position, None, account, decisions)
     certificate.position = max(certificate.position, total)
     control = derivation.control
-    comparison.finish(control.horizon_us is not None and not control.sweep_is_finished, tail)
+    comparison.finish(not control.sweep_is_finished, tail)
     certificate.accounts = len(derivation.accounts)
     return certificate
 
@@ -317,7 +330,7 @@ def backtest(
         _compare(report, position, event, old.feed(event), new.feed(event))
         if progress and position % 10_000 == 0:
             progress(position, total)
-    _compare(report, report.position, None, list(old.finish()), list(new.finish()))
+    _compare(report, report.position, None, list(old.follow_sweep()), list(new.follow_sweep()))
     report.position = max(report.position, total)
     _sum_up(report, old, new, candidate)
     return report

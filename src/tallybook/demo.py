@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tallybook.domain.errors import NotABook, Refused
+from tallybook.domain.errors import BookError, NotABook, Refused
 from tallybook.projections.read_models import Progress
 
 from .book import open as open_book
@@ -43,6 +43,8 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
         as_file(data.joinpath("candidate.toml")) as candidate,
         open_book(f"sqlite:///{path}") as book,
     ):
+        # What a later demo may replace: this very book, by its origin.
+        (path.parent / MARKER).write_text(f"{book.origin} was made by `tallybook demo`.\n", encoding="utf-8")
         say(f"A new book: {path}")
         with book.acting("owner:demo", purpose="programme"):
             label = book.rules.adopt(standard, effective_at="1997-01-01T00:00:00Z")
@@ -152,13 +154,16 @@ def _story(book: Any, say: Callable[[str], None]) -> dict[str, Any]:
         refused = False
     except Refused as error:
         refused = error.code == "insufficient_points"
-    say("  asks for a reward of 5,000 points: refused, and the attempt recorded")
+    say(f"  asks for a reward of 5,000 points: {'refused, and the attempt recorded' if refused else 'PAID'}")
     paid = book.loyalty.redeem(ada, 100, reward="voucher-1")
     say(f"  takes one of 100 points: {paid.balance} left")
     profile = book.profiles.get(ada)
     trail = book.audit.trail(ada)
     reads = sum(1 for entry in trail if entry.log == "reads")
-    say(f"  agent:lin looks at the profile of {profile['name']}: the audit trail has {len(trail)} events, {reads} read")
+    say(
+        f"  agent:lin looks at the profile of {profile['name']}: the audit trail has {len(trail) - reads} events and "
+        f"{reads} reads"
+    )
     return {
         "customer": str(ada),
         "points": paid.balance,
@@ -184,14 +189,25 @@ def _make_room(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "shop.book"
     marker = directory / MARKER
-    if path.exists() and not marker.exists():
+    made = marker.read_text(encoding="utf-8").split() if marker.exists() else []
+    there = [file for file in directory.glob("shop.book*") if file.is_file()]
+    if there and (not made or _identity(path) != made[0]):
         raise NotABook(
-            f"{path} is there, and no demo made it.", path=str(path), remedy="Name another folder for the demo."
+            f"{there[0]} is there, and no demo made it.", path=str(path), remedy="Name another folder for the demo."
         )
-    for file in directory.glob("shop.book*"):
-        file.unlink()
-    marker.write_text("The book in this folder was made by `tallybook demo`, which replaces it.\n", encoding="utf-8")
+    for suffix in ("", "-wal", "-shm", ".keys", ".keys-journal", ".reads", ".reads-wal", ".reads-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     return path
+
+
+def _identity(path: Path) -> str:
+    """The origin of the book at a path; nothing if there is none."""
+    try:
+        with open_book(f"sqlite:///{path}", create=False) as book:
+            return book.origin
+    except BookError:
+        return ""
 
 
 def _next_commands(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from uuid import UUID
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
-from tallybook.domain.control import Control, RuleSetAdopted, Swept
+from tallybook.domain.control import Control, RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.lots import NEVER
@@ -234,7 +234,7 @@ class LoyaltyDesk(Desk):
                 event = recorded.event
                 effective = event.subject_id is not None and event.effective_us <= at_us
                 control_fact = isinstance(event, RuleSetAdopted) or (
-                    isinstance(event, Swept) and event.until_us <= at_us
+                    isinstance(event, (Swept, SweepFinished)) and event.until_us <= at_us
                 )
                 if known(recorded) and (effective or control_fact):
                     derivation.feed(event)
@@ -242,7 +242,7 @@ class LoyaltyDesk(Desk):
             control = derivation.control
         if not account.enrolled:
             raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
-        account.settle_until(_LOOKING, at_us, control.rule_book)
+        account.settle(_LOOKING, at_us, control)
         return AccountView(
             account.id,
             customer_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from tallybook.adapters.form import uuid_from
 from tallybook.adapters.sqlite import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.errors import refusal
+from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Event
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
@@ -112,7 +113,7 @@ class ProfilesView(Desk):
         positions = sorted({entry[1] for entry in live.values() if entry[2] == PERSONAL})
         events = {recorded.position: recorded.event for recorded in core.at_positions(positions)}
         handles = {name: _handle(events[entry[1]], name) for name, entry in live.items() if entry[2] == PERSONAL}
-        values = core.gate.open(acting, "profiles.get", handles)
+        values = core.gate.open(acting, "profiles.get", handles, [customer_id])
 
         def view(name: str, entry: Entry) -> FieldView:
             personal = entry[2] == PERSONAL
@@ -336,6 +337,8 @@ class AuditView(Desk):
         acting = core.acting_now()
         core.catch_up()
         subject_id = None if subject is None else as_id(subject, "subject")
+        if limit is not None:
+            whole(limit, "limit")
         conditions, params = ["1=1"], list[Any]()
         if subject_id is not None:
             conditions.append("subject=?")
@@ -347,16 +350,18 @@ class AuditView(Desk):
         columns = [name for name, _ in Trail.table.columns]
         where = " AND ".join(conditions) + " ORDER BY position"
         rows = core.store.select(core.trail, Trail.table, columns, where, params)
-        entries = [_entry(row) for row in rows]
-        for _, event in core.reads():
+        entries = [(int(row[1]), _entry(row)) for row in rows]
+        reads: list[tuple[int, TrailEntry]] = []
+        for position, event in core.reads():
             if (
                 isinstance(event, PersonalDataRead)
                 and (subject_id is None or subject_id in event.subjects)
                 and (actor is None or event.metadata.actor == actor)
             ):
-                entries.append(_read_entry(_, event, subject_id))
-        entries.sort(key=lambda entry: (entry.recorded_at, entry.log, entry.position))
-        return entries if limit is None else entries[-limit:]
+                reads.append((event.metadata.recorded_us, _read_entry(position, event, subject_id)))
+        # Each log keeps its own order, whatever the clock did.
+        merged = [entry for _, entry in heapq.merge(entries, reads, key=lambda pair: pair[0])]
+        return merged if limit is None else merged[-limit:]
 
 
 def _entry(row: Sequence[Any]) -> TrailEntry:

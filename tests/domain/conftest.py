@@ -113,7 +113,9 @@ class World:
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def adopt(self, rules: RuleSet, at: str | int, zone: Zone | None = None) -> None:
-        """Put a rule set in force, with its zone (default: the world's)."""
+        """Put a rule set in force, with its zone (default: the world's). A sweep that was cut short goes on first."""
+        if not self.control.sweep_is_finished and self.control.horizon_us is not None:
+            self.sweep(self.control.horizon_us)
         journal: list[Event] = []
         draft = self.control.draft(journal)
         draft.adopt(self.stamp(at), rules, zone or self.zone)

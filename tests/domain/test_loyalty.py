@@ -840,7 +840,7 @@ def test_a_backtest_under_the_adopted_rule_set_itself_changes_nothing(
         assert report.changed == report.moved_up == report.moved_down == report.gain_points == report.lose_points == 0
         assert report.unfunded_redemptions == report.newly_funded_redemptions == 0
         assert report.before == report.after
-        assert report.before.outstanding == world.look(-(10**18)).active if not world.control.sweeps else True
+        assert report.before.outstanding == world.look(-(10**18)).active if world.control.horizon_us is None else True
 
 
 @settings(max_examples=60, deadline=None, print_blob=True)

@@ -610,4 +610,14 @@ def test_a_sweep_to_the_same_moment_under_new_rules_is_another_sweep() -> None:
     control.adopt(_stamp(5), parsed(), UTC_ZONE)
     assert control.sweep(_stamp(10), 10) is not None
     assert not control.sweep_is_finished
-    assert [(until, len(book)) for until, book in control.sweeps] == [(10, 0), (10, 1)]
+    assert control.horizon_us == 10
+
+
+def test_no_rule_set_is_adopted_while_a_sweep_is_under_way() -> None:
+    control = Control(UUID(int=1)).draft([])
+    control.sweep(_stamp(10), 10)
+    with pytest.raises(Refused) as refused:
+        control.adopt(_stamp(5), parsed(), UTC_ZONE)
+    assert refused.value.code == "sweep_unfinished"
+    control.finish_sweep(_stamp(10), 0, 0)
+    assert control.adopt(_stamp(5), parsed(), UTC_ZONE) is not None
