@@ -13,7 +13,7 @@ Ids are 16 bytes. Clear fields stand in the order in which their class declares 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -225,15 +225,3 @@ class EventMapper(Mapper[UUID]):
 def _where(originator_id: UUID | str, originator_version: int, stored_name: str, position: int | None) -> str:
     at = f"position {position}, " if position is not None else ""
     return f"{at}stream {originator_id} version {originator_version}, {stored_name}"
-
-
-def describe_registry(registry: Mapping[str, Schema] = REGISTRY) -> Sequence[tuple[str, int, tuple[str, ...]]]:
-    """Stored name, schema version and field names of every event, for documentation and checks."""
-    return [
-        (
-            name,
-            schema.event_class.schema_version,
-            (*schema.event_class.clear_fields, *schema.event_class.personal_fields),
-        )
-        for name, schema in sorted(registry.items())
-    ]

@@ -100,6 +100,7 @@ class FileKeyStore:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s)
         self._connection.execute("PRAGMA secure_delete=ON")
         self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.execute("PRAGMA journal_mode=TRUNCATE")
         if not exists:
             self._make(origin or "")
         meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
@@ -108,7 +109,6 @@ class FileKeyStore:
 
     def _make(self, origin: str) -> None:
         execute = self._connection.execute
-        execute("PRAGMA journal_mode=TRUNCATE")
         execute("BEGIN IMMEDIATE")
         if execute("PRAGMA application_id").fetchone()[0] == 0:
             execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")

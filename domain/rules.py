@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
@@ -118,10 +119,13 @@ class Predicate(Document):
         return lambda read: any(part(read) for part in parts)
 
 
+_FACTOR = re.compile(r"\d{1,6}(/\d{1,6}|\.\d{1,6})?", re.ASCII)
+
+
 def _fraction(text: object) -> Fraction:
     if isinstance(text, Fraction):
         return text
-    if not isinstance(text, (str, int)) or isinstance(text, bool):
+    if not isinstance(text, (str, int)) or isinstance(text, bool) or not _FACTOR.fullmatch(str(text)):
         raise ValueError('write a factor as a whole number or as a text like "3/2" or "1.5"')
     try:
         value = Fraction(text)
@@ -365,11 +369,6 @@ class Rules:
         self._picks = [
             rule.lines.compile() if isinstance(rule, PerAmount) and rule.lines else None for rule in rule_set.earning
         ]
-
-    @cached_property
-    def reads_tier(self) -> bool:
-        """True if an earning rule looks at the account's tier."""
-        return any(rule.when and "account.tier" in rule.when.fields() for rule in self.rule_set.earning)
 
     def earn(
         self, order: Reader, lines: Sequence[Reader], net_minor: Sequence[int]

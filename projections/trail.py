@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tallybook.domain.customer import PROFILE_FIELDS, CustomerChanged, ProfileFact
 from tallybook.domain.events import Decision, Event
 from tallybook.domain.loyalty import RedemptionRefused
 
@@ -63,6 +64,11 @@ class Trail:
 
 
 def fields_touched(event: Event) -> list[str]:
-    """Names of the personal fields that an event sets."""
+    """Names of the personal fields that an event sets; of a profile's, the clear and the cleared ones too."""
     held = event.__dict__
-    return [name for name in event.personal_fields if held[name] is not None]
+    touched = [name for name in event.personal_fields if held[name] is not None]
+    if isinstance(event, ProfileFact):
+        touched += [name for name in PROFILE_FIELDS if name not in event.personal_fields and held[name] is not None]
+    if isinstance(event, CustomerChanged):
+        touched += event.cleared
+    return touched

@@ -263,3 +263,102 @@ def test_a_bulk_job_gives_the_hosts_garbage_collection_back(book: Book) -> None:
     gc.set_threshold(*before)
     assert book.replay().holds
     assert gc.get_threshold() == before
+
+
+def test_what_was_written_can_be_read_and_the_read_is_recorded(enrolled: tuple[Book, Any]) -> None:
+    book, ada = enrolled
+    case = book.tickets.open(ada, subject="Parcel damaged", text="The corner is torn", kind="complaint")
+    book.tickets.reply(case, "We are sorry")
+    book.customers.record_interaction(ada, "visit", text="Asked for a catalogue")
+    texts = [dict(entry.texts) for entry in book.tickets.read(case)]
+    assert texts == [{"subject": "Parcel damaged", "text": "The corner is torn"}, {"text": "We are sorry"}]
+    timeline = book.profiles.timeline(ada)
+    assert {"text": "Asked for a catalogue"} in [dict(entry.texts) for entry in timeline]
+    assert [entry.action for entry in book.audit.trail(ada) if entry.log == "reads"] == [
+        "read:tickets.read", "read:profiles.timeline", "read:audit.trail"
+    ]  # fmt: skip
+    assert book.tickets.get(case, known_at=book.tickets.read(case)[0].position).first_response_at is None
+    with pytest.raises(Refused) as refused:
+        book.tickets.read(ada)
+    assert refused.value.code == "invalid_argument"
+
+
+def test_a_look_at_a_profile_without_sealed_fields_is_recorded_too(book: Book) -> None:
+    ada = book.customers.register(country="GB", birth_month=12)
+    assert book.profiles.get(ada)["country"] == "GB"
+    assert [entry.action for entry in book.audit.trail(ada) if entry.log == "reads"] == [
+        "read:profiles.get", "read:audit.trail"
+    ]  # fmt: skip
+
+
+def test_the_trail_keeps_the_order_of_recording_and_names_every_field() -> None:
+    ticks = iter(range(1_700_000_000_000_000, 1_800_000_000_000_000, 137_000))
+    with (
+        tallybook.open("memory:", now_us=lambda: next(ticks)) as book,
+        book.acting("agent:lin", purpose="support"),
+    ):
+        ada = book.customers.register(name="Ada", country="GB")
+        for country in ("FR", "IT", "DE", "ES", "PT"):
+            book.customers.change(ada, country=country, clear=["name"])
+        entries = [entry for entry in book.audit.trail(ada) if entry.log == "events"]
+        assert [entry.position for entry in entries] == sorted(entry.position for entry in entries)
+        assert entries[-1].fields == ("country", "name")
+
+
+@pytest.mark.parametrize("other", ["ticket", "account", "book"])
+def test_an_id_of_another_kind_is_refused_and_spoils_nothing(enrolled: tuple[Book, Any], other: str) -> None:
+    book, ada = enrolled
+    wrong = {
+        "ticket": book.tickets.open(ada, subject="Parcel damaged"),
+        "account": book.loyalty.account(ada).account_id,
+        "book": book._core.book_id,
+    }[other]
+    for attempt in (
+        lambda: book.customers.register(customer_id=wrong, name="Bob"),
+        lambda: book.customers.record_purchase(wrong, [{"sku": "a", "quantity": 1, "net_minor": 1}]),
+        lambda: book.tickets.assign(ada, "agent:kim"),
+        lambda: book.tickets.get(ada),
+        lambda: book.loyalty.enrol(wrong),
+    ):
+        with pytest.raises(Refused) as refused:
+            attempt()
+        assert refused.value.code == "invalid_argument"
+    book.customers.change(ada, name="Ada King")
+    assert book.profiles.get(ada)["name"] == "Ada King"
+
+
+def test_a_retroactive_adoption_after_a_sweep_decides_once(tmp_path: Any) -> None:
+    moment = [0]
+
+    def at(day: str) -> None:
+        from tallybook.times import moment_us
+
+        moment[0] = moment_us(f"{day}T00:00:00Z", "day")
+
+    text = STANDARD.read_text(encoding="utf-8")
+    for version, threshold in (("2", 100), ("3", 50)):
+        (tmp_path / f"{version}.toml").write_text(
+            text.replace('version = "1"', f'version = "{version}"').replace(
+                "threshold = 100", f"threshold = {threshold}"
+            ),
+            encoding="utf-8",
+        )
+    line = [{"sku": "a", "quantity": 1, "net_minor": 100}]
+    at("2024-01-01")
+    with tallybook.open("memory:", now_us=lambda: moment[0]) as book, book.acting("a:x", purpose="p"):
+        book.rules.adopt(STANDARD, effective_at="2023-01-01T00:00:00Z")
+        book.rules.adopt(tmp_path / "2.toml", effective_at="2023-06-01T00:00:00Z")
+        ada = book.customers.register(name="Ada")
+        book.loyalty.enrol(ada)
+        at("2024-01-10")
+        book.customers.record_purchase(ada, [{**line[0], "net_minor": 4_900}])
+        book.customers.record_purchase(ada, [{**line[0], "net_minor": 1_100}])
+        at("2024-02-01")
+        book.loyalty.sweep()
+        at("2024-02-02")
+        book.rules.adopt(tmp_path / "3.toml", effective_at="2024-01-05T00:00:00Z")
+        for day in ("2024-02-03", "2024-02-04", "2024-02-05"):
+            at(day)
+            book.customers.record_purchase(ada, line, effective_at="2024-01-15T00:00:00Z")
+            assert book.replay().holds
+        assert [one.tier for one in book.tiers.history(ada)] == ["basic", "silver"]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import pytest
 
@@ -137,7 +138,11 @@ def test_show_ticket(url: str, run: Run) -> None:
     shown = run("show", "ticket", case, "--book", url, "--json").json
     assert (shown["state"], shown["kind"]) == ("new", "complaint")
     assert "complaint" in run("show", "ticket", case, "--book", url).out
-    assert "unknown_ticket" in run("show", "ticket", customer, "--book", url).err
+    assert "invalid_argument" in run("show", "ticket", customer, "--book", url).err
+    assert "unknown_ticket" in run("show", "ticket", UUID(int=7), "--book", url).err
+    texts = run("show", "ticket", case, "--texts", "--book", url, *WHO)
+    assert "Parcel damaged" in texts.out
+    assert "acting_required" in run("show", "ticket", case, "--texts", "--book", url).err
 
 
 def test_tiers_and_their_members(url: str, run: Run) -> None:

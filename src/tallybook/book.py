@@ -80,19 +80,19 @@ class Book:
             problem = error.errors(include_input=False, include_url=False)[0]
             name = ".".join(map(str, problem["loc"]))
             raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
-        origin = self._core.origin
+        core = self._core
         before = ACTING.get({})
-        ACTING.set({**before, origin: acting})
+        ACTING.set({**before, core: acting})
         try:
             yield
         finally:
             # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
             # collector, must not bring back an actor who has gone.
             held = dict(ACTING.get({}))
-            if held.get(origin) is acting:
-                held.pop(origin)
-                if origin in before:
-                    held[origin] = before[origin]
+            if held.get(core) is acting:
+                held.pop(core)
+                if core in before:
+                    held[core] = before[core]
                 ACTING.set(held)
 
     def replay(self, progress: Progress | None = None) -> Certificate:

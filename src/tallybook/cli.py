@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,6 +72,12 @@ def run() -> None:
         app()
     except TallybookError as error:
         _fail(error, as_json)
+        raise SystemExit(2) from None
+    except (PersistenceError, sqlite3.Error, OSError) as error:
+        err.print(
+            f"{type(error).__name__}: {error}. The book may be locked or damaged: try again, and see `audit verify`.",
+            markup=False,
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         err.print("Interrupted. What was committed stands; the same command goes on from there.")
@@ -410,12 +418,34 @@ def show_account(
 def show_ticket(
     ticket: Annotated[str, typer.Argument(help="The ticket's id")],
     book: BookUrl,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    texts: Annotated[bool, typer.Option("--texts", help="Open what was written: a recorded read")] = False,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """Where a case stands."""
-    with open_book(book, create=False) as opened:
-        view = opened.tickets.get(ticket)
-    _say(view, as_json, lambda: _table("Ticket", ["", ""], list(asdict(view).items())))
+    """Where a case stands; with --texts, what was written in it."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        view = opened.tickets.get(ticket, as_of=as_of, known_at=_known(known_at))
+        entries = opened.tickets.read(ticket) if texts else []
+
+    def show() -> None:
+        _table("Ticket", ["", ""], list(asdict(view).items()))
+        if texts:
+            _table(
+                "What happened",
+                ["at", "actor", "action", "texts"],
+                [
+                    (one.effective_at[:19], one.actor, one.action, "; ".join(map(str, one.texts.values())))
+                    for one in entries
+                ],
+            )
+
+    answer = asdict(view)
+    if texts:
+        answer["texts"] = [asdict(one) for one in entries]
+    _say(answer, as_json, show)
 
 
 @app.command()

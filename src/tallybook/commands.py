@@ -132,8 +132,9 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             except UnicodeError:
                 raise refusal("invalid_argument", "A text holds a character that is not Unicode.") from None
             except ValidationError as error:
-                problem = error.errors(include_input=False, include_url=False)[0]
-                name = ".".join(map(str, problem["loc"]))
+                # Of a personal field, the handle is one choice and the value the other: the value's problem is meant.
+                problem = error.errors(include_input=False, include_url=False)[-1]
+                name = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
                 raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
             except IntegrityError:
                 time.sleep(pause_s)

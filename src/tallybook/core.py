@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from eventsourcing.persistence import OperationalError
+
 from tallybook.adapters.application import BookApplication
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
@@ -13,7 +15,7 @@ from tallybook.adapters.read_models import SQLiteReadModelStore
 from tallybook.adapters.sqlite import LogRecorder
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
-from tallybook.domain.errors import BookClosed, refusal
+from tallybook.domain.errors import BookClosed, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -22,9 +24,6 @@ from tallybook.projections.tiers import Tiers
 from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
-
-ACTING: ContextVar[dict[str, Metadata]] = ContextVar("tallybook_acting")
-"""Who acts in this thread or task, by the origin of the book."""
 
 
 class Core:
@@ -51,7 +50,7 @@ class Core:
 
     def acting_now(self) -> Metadata:
         """Who acts in this thread or task, and why. Refuses: acting_required."""
-        acting = ACTING.get({}).get(self.origin)
+        acting = ACTING.get({}).get(self)
         if acting is None:
             raise refusal("acting_required", "Nobody is acting.")
         return acting
@@ -61,15 +60,20 @@ class Core:
         return acting.model_copy(update={"recorded_us": self.now_us()})
 
     def catch_up(self) -> None:
-        """Bring the read models up to the head, so that a query sees every commit before it."""
-        self.projector.catch_up()
+        """Bring the read models up to the head, so that a query sees every commit before it. Refuses: busy."""
+        try:
+            self.projector.catch_up()
+        except OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            raise refusal("busy", "The book's write lock was not free in time.") from error
 
     def known(self, known_at: When | int | None) -> Callable[[Recorded], bool]:
         """Whether the book knew an event by a time or a position (default: the head)."""
         if known_at is None:
             return lambda recorded: True  # noqa: ARG005 - everything is known
         if isinstance(known_at, int):
-            last = known_at
+            last = whole(known_at, "known_at", 0, 2**62)
             return lambda recorded: recorded.position <= last
         until_us = as_of_us(known_at, "known_at")
         return lambda recorded: recorded.event.metadata.recorded_us <= until_us
@@ -95,6 +99,26 @@ class Core:
         rows = self.store.select(self.trail, Trail.table, ["position"], "subject=? ORDER BY position", [subject.bytes])
         return self.at_positions([position for (position,) in rows])
 
+    def opened(
+        self, acting: Metadata, action: str, history: Sequence[Recorded], subject: UUID
+    ) -> list[dict[str, object]]:
+        """The personal values of events, by field, for each of them: one recorded read."""
+        handles = {
+            (recorded.position, name): handle
+            for recorded in history
+            for name in recorded.event.personal_fields
+            if (handle := getattr(recorded.event, name)) is not None
+        }
+        values = self.gate.open(self.gate_metadata(acting), action, handles, [subject])
+        return [
+            {
+                name: values[recorded.position, name]
+                for name in recorded.event.personal_fields
+                if (recorded.position, name) in values
+            }
+            for recorded in history
+        ]
+
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """The events at positions."""
         return list(self.app.decode(self.app.log.rows_at(positions)))
@@ -106,3 +130,7 @@ class Core:
         position, version, name, state = rows[0]
         event = self.app.codec.read(subject, version, name, state, position)
         return event.commitment if isinstance(event, KeyCreated) else None
+
+
+ACTING: ContextVar[dict[Core, Metadata]] = ContextVar("tallybook_acting")
+"""Who acts in this thread or task, in which open book."""

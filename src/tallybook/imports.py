@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -54,9 +53,6 @@ class _Batch:
     first_line: int
     rows: tuple[CdnowRow, ...]
     enrol: bool
-
-    def __str__(self) -> str:
-        return f"{self.digest}:{self.first_line}-{self.rows[-1].line}"
 
 
 class ImportDesk(Desk):
@@ -133,9 +129,7 @@ class ImportDesk(Desk):
                 )
             bad.append(row)
         if skip_bad is not None and bad:
-            if skip_bad.exists() and os.path.samefile(skip_bad, path):
-                raise ImportFileError(str(skip_bad), 0, "rejected lines can't go to the file that is imported")
-            skip_bad.write_bytes(b"".join(row.text if row.text.endswith(b"\n") else row.text + b"\n" for row in bad))
+            _set_aside(skip_bad, b"".join(row.text if row.text.endswith(b"\n") else row.text + b"\n" for row in bad))
         return len(bad), purchases
 
     @staticmethod
@@ -181,6 +175,23 @@ class ImportDesk(Desk):
                 source_ref=f"{batch.digest[:16]}:{row.line}",
             )
         return _BatchResult(batch.rows[-1].line, len(batch.rows), sum(_new(work)), len(work.journal))
+
+
+def _set_aside(path: Path, lines: bytes) -> None:
+    """Write the reject file. Nothing is overwritten: one that is there must be the same, of an import that goes on."""
+    try:
+        if path.exists() and path.read_bytes() == lines:
+            return
+        with path.open("xb") as file:
+            file.write(lines)
+    except FileExistsError:
+        raise ImportFileError(
+            str(path), 0, "the file for rejected lines is there, with other content; name another"
+        ) from None
+    except OSError as error:
+        raise ImportFileError(
+            str(path), 0, f"rejected lines can't be written there: {error.strerror or error}"
+        ) from None
 
 
 def _new(work: Work) -> Sequence[bool]:

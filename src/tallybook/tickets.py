@@ -10,7 +10,8 @@ from tallybook.domain.ticket import Author, Ticket, TicketKind
 
 from .commands import Desk, Work, command
 from .customers import DEFAULT_PROGRAMME, as_id
-from .times import When, iso
+from .times import When, as_of_us, iso
+from .views import TimelineEntry, timeline_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,32 @@ class TicketDesk(Desk):
         """End the case. Refuses: unknown_ticket, ticket_closed, effective_too_early, not_resolved."""
         work.ticket(as_id(ticket, "ticket")).close(work.stamp)
 
-    def get(self, ticket: UUID | str) -> TicketView:
-        """Where a case stands. Holds no personal value, so it is no recorded read. Refuses: unknown_ticket."""
-        self._core.check_open()
-        found = self._core.app.load(Ticket, as_id(ticket, "ticket"))
+    def read(self, ticket: UUID | str) -> list[TimelineEntry]:
+        """All that happened in a case, its texts opened: one recorded read.
+
+        Refuses: acting_required, unknown_ticket, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        found = core.app.load(Ticket, as_id(ticket, "ticket"))
+        if found.customer_id is None:
+            raise refusal("unknown_ticket", "There is no such ticket.", ticket=found.id)
+        return timeline_of(core, acting, "tickets.read", core.stream(found.id), found.customer_id)
+
+    def get(self, ticket: UUID | str, *, as_of: When | None = None, known_at: When | int | None = None) -> TicketView:
+        """Where a case stands, or stood. Holds no personal value, so it is no recorded read.
+
+        Refuses: unknown_ticket, naive_time, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        found = core.app.load(Ticket, as_id(ticket, "ticket"))
+        if as_of is not None or known_at is not None:
+            at_us = core.now_us() if as_of is None else as_of_us(as_of)
+            known = core.known(known_at)
+            then = [one.event for one in core.stream(found.id) if one.event.effective_us <= at_us and known(one)]
+            found = Ticket.fold(None, then) or Ticket(found.id)
         if found.customer_id is None or found.kind is None:
             raise refusal("unknown_ticket", "There is no such ticket.", ticket=found.id)
         first = found.first_response_us

@@ -17,7 +17,7 @@ from tallybook.adapters.sqlite import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
 from tallybook.domain.errors import refusal, whole
-from tallybook.domain.events import Event
+from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
 from tallybook.projections.projector import Status
@@ -28,6 +28,7 @@ from tallybook.projections.trail import Trail
 
 from .bulk import rarely_collecting
 from .commands import Desk
+from .core import Core
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso
 
@@ -76,6 +77,38 @@ class ProfileView:
     def __getitem__(self, name: str) -> object:
         """A field's value; KeyError if it has none."""
         return self.fields[name].value
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineEntry:
+    """Something that happened. `details` are in the clear, `texts` were opened by the gate (or are `Erased`)."""
+
+    position: int
+    effective_at: str
+    actor: str
+    channel: str | None
+    action: str
+    details: Mapping[str, object]
+    texts: Mapping[str, object]
+
+
+def timeline_of(
+    core: Core, acting: Metadata, action: str, history: Sequence[Recorded], subject: UUID
+) -> list[TimelineEntry]:
+    """Events of one subject with their personal values, opened in one recorded read."""
+    texts = core.opened(acting, action, history, subject)
+    return [
+        TimelineEntry(
+            position,
+            iso(event.effective_us) or "",
+            event.metadata.actor,
+            event.metadata.channel,
+            event.stored_name,
+            {name: value for name in event.clear_fields if (value := getattr(event, name)) not in (None, ())},
+            opened,
+        )
+        for (position, event), opened in zip(history, texts, strict=True)
+    ]
 
 
 class ProfilesView(Desk):
@@ -147,6 +180,26 @@ class ProfilesView(Desk):
             iso(counts.get("last_interaction_us")),
         )
 
+    def timeline(
+        self, customer: UUID | str, *, as_of: When | None = None, known_at: When | int | None = None
+    ) -> list[TimelineEntry]:
+        """All that happened with a customer, tickets and account included, its texts opened: one recorded read.
+
+        In the order in which it took effect. Refuses: acting_required, unknown_customer, naive_time, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        customer_id = as_id(customer, "customer")
+        core.catch_up()
+        at_us = core.now_us() if as_of is None else as_of_us(as_of)
+        known = core.known(known_at)
+        history = [one for one in core.subject_history(customer_id) if one.event.effective_us <= at_us and known(one)]
+        if not history:
+            raise refusal("unknown_customer", "There is no such customer, or not by then.", customer=customer_id)
+        history.sort(key=lambda recorded: (recorded.event.effective_us, recorded.position))
+        return timeline_of(core, acting, "profiles.timeline", history, customer_id)
+
     def segments(
         self, *, as_of: When | None = None, known_at: When | int | None = None, system: str | None = None
     ) -> list[tuple[str, Segment]]:
@@ -163,7 +216,7 @@ class ProfilesView(Desk):
         wanted = [PurchaseRecorded.stored_name]
         if acting is not None:
             wanted += [IdentifierLinked.stored_name, IdentifierRemoved.stored_name]
-        linked: dict[UUID, Personal[Any]] = {}
+        linked: dict[UUID, tuple[int, Personal[Any] | None]] = {}
 
         def history() -> Iterator[Recorded]:
             for recorded in core.history(wanted):
@@ -174,10 +227,10 @@ class ProfilesView(Desk):
                     assert event.subject_id is not None
                     if event.system != system or event.effective_us > at_us:
                         continue
-                    if isinstance(event, IdentifierLinked) and event.external_id is not None:
-                        linked[event.subject_id] = event.external_id
-                    else:
-                        linked.pop(event.subject_id, None)
+                    # As in profiles: what took effect last counts, at the same time the later position.
+                    handle = event.external_id if isinstance(event, IdentifierLinked) else None
+                    if event.effective_us >= linked.get(event.subject_id, (event.effective_us,))[0]:
+                        linked[event.subject_id] = (event.effective_us, handle)
                 else:
                     yield recorded
 
@@ -185,7 +238,8 @@ class ProfilesView(Desk):
             found = segments(history(), at_us)
         if acting is None:
             return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
-        handles = {one.customer_id: linked[one.customer_id] for one in found if one.customer_id in linked}
+        handles = {subject: handle for subject, (_, handle) in linked.items() if handle is not None}
+        handles = {one.customer_id: handles[one.customer_id] for one in found if one.customer_id in handles}
         names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)
         return sorted(((str(names.get(one.customer_id, "")), one) for one in found), key=lambda pair: pair[0])
 
@@ -259,7 +313,7 @@ class TiersView(Desk):
         core.check_open()
         core.catch_up()
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
-        position = known_at if isinstance(known_at, int) else None
+        position = whole(known_at, "known_at", 0, 2**62) if isinstance(known_at, int) else None
         known_us = None if known_at is None or isinstance(known_at, int) else as_of_us(known_at, "known_at")
         return membership_filter(at_us, position, known_us)
 

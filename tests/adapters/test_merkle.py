@@ -196,8 +196,9 @@ def test_a_book_that_nobody_touched_holds_and_names_its_root(path: Path) -> None
             assert one.root == naive_root(leaves).hex() == log.head().frontier.root().hex()
 
 
-def _flip(column: str, byte: str = "x'ff'") -> str:
-    return f"CAST(substr({column}, 1, length({column}) - 1) || {byte} AS BLOB)"
+def _flip(column: str) -> str:
+    other = f"CASE WHEN substr({column}, -1) = x'ff' THEN x'00' ELSE x'ff' END"
+    return f"CAST(substr({column}, 1, length({column}) - 1) || {other} AS BLOB)"
 
 
 NEW_ROW = "x'00112233445566778899aabbccddeeff', 1, '{name}', x'90'"

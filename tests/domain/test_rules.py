@@ -314,9 +314,6 @@ def test_a_condition_names_all_fields_that_it_reads() -> None:
         }
     )
     assert condition.fields() == {"order.store", "account.tier"}
-    assert Rules(parsed(earning=[{**BASE, "when": {"field": "account.tier", "op": "==", "value": "gold"}}]),
-                 UTC_ZONE).reads_tier  # fmt: skip
-    assert not Rules(parsed(), UTC_ZONE).reads_tier
 
 
 # ── roundings ─────────────────────────────────────────────────────────────────────────────────────────────────────
