@@ -117,3 +117,9 @@ def test_the_commands_of_the_readme_answer_as_shown(
             assert answered.startswith(wanted) if ending else answered == wanted, f"{command}\n{printed}"
             ran += 1
     assert ran >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
