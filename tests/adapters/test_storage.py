@@ -448,6 +448,7 @@ def test_a_book_that_was_killed_while_it_was_made_is_made_when_it_is_opened_agai
 
 ORDINARY = """
 import os, sys
+import urllib.parse  # pathlib imports it late, and an ordinary user may not read an interpreter of root's
 import tallybook
 with tallybook.open("memory:") as book, book.acting("agent:lin", purpose="test"):  # everything is imported by now
     book.profiles.get(book.customers.register(name="Ada"))
