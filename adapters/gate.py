@@ -15,7 +15,7 @@ from tallybook.domain.personal import Erased, Personal
 
 from .codec import EventMapper
 from .keys import Keyring
-from .sqlite import LogRecorder
+from .sqlite import LogRecorder, is_busy
 
 K = TypeVar("K")
 
@@ -79,6 +79,6 @@ class Gate:
         try:
             self.reads.insert_events([record])
         except OperationalError as error:
-            if "locked" not in str(error):
+            if not is_busy(error):
                 raise
             raise refusal("busy", "The log of reads was not free in time; nothing was opened.") from error

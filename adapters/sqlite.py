@@ -178,6 +178,11 @@ class BookDatastore(SQLiteDatastore):
         self.pool.synchronous = synchronous
 
 
+def is_busy(error: OperationalError) -> bool:
+    """Whether another process or thread held a lock for too long: trying again later may help."""
+    return "locked" in str(error) or "busy" in str(error) or isinstance(error, TimeoutError)
+
+
 def _stream(originator_id: UUID | str) -> bytes | str:
     return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
 

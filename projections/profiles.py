@@ -142,17 +142,15 @@ def _purchase(profile: Profile, _: int, event: PurchaseRecorded) -> None:
     profile.spent[event.currency] = profile.spent.get(event.currency, 0) + event.net_minor
 
 
-def _return(profile: Profile, _: int, event: ReturnRecorded) -> None:
+def _return(profile: Profile, _: int, _event: ReturnRecorded) -> None:
     profile.count("returns")
-    profile.count("pieces_returned", sum(line.quantity for line in event.lines))
 
 
-def _ticket_opened(profile: Profile, _: int, event: TicketOpened) -> None:
+def _ticket_opened(profile: Profile, _: int, _event: TicketOpened) -> None:
     profile.count("tickets")
-    profile.latest("last_ticket_us", event.effective_us)
 
 
-def _ticket_resolved(profile: Profile, _: int, event: TicketResolved) -> None:  # noqa: ARG001 - one shape for all
+def _ticket_resolved(profile: Profile, _: int, _event: TicketResolved) -> None:
     profile.count("tickets_resolved")
 
 

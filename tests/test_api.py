@@ -362,3 +362,22 @@ def test_a_retroactive_adoption_after_a_sweep_decides_once(tmp_path: Any) -> Non
             book.customers.record_purchase(ada, line, effective_at="2024-01-15T00:00:00Z")
             assert book.replay().holds
         assert [one.tier for one in book.tiers.history(ada)] == ["basic", "silver"]
+
+
+def test_who_acts_belongs_to_one_open_book(tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as one, tallybook.open(url) as other, one.acting("agent:lin", purpose="support"):
+        assert one.customers.register(name="Ada")
+        with pytest.raises(Refused) as refused:
+            other.customers.register(name="Ada")
+        assert refused.value.code == "acting_required"
+
+
+def test_segments_and_profile_agree_on_a_late_identifier(book: Book) -> None:
+    ada = book.customers.register(name="Ada", effective_at="2024-01-01T00:00:00Z")
+    book.customers.link_identifier(ada, "crm", "X1", effective_at="2024-01-05T00:00:00Z")
+    book.customers.remove_identifier(ada, "crm", "X1", effective_at="2024-01-10T00:00:00Z")
+    book.customers.link_identifier(ada, "crm", "X2", effective_at="2024-01-07T00:00:00Z")
+    book.customers.record_purchase(ada, [{"sku": "a", "quantity": 1, "net_minor": 1}])
+    assert "crm" not in book.profiles.get(ada).identifiers
+    assert [name for name, _ in book.profiles.segments(system="crm")] == [""]

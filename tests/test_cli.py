@@ -96,6 +96,29 @@ def test_skip_bad_sets_broken_lines_aside(tmp_path: Path, url: str, run: Run) ->
     assert (tmp_path / "rejected.txt").read_text() == " 00002 19971301  1   12.00\n"
 
 
+def test_a_reject_file_overwrites_nothing(tmp_path: Path, url: str, run: Run) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text(" 00001 19970101  1   11.77\n 00002 19971301  1   12.00\n")
+    before = run("projections", "status", "--book", url, "--json").json[0]["head"]
+    for target in (tmp_path / "shop.book", tmp_path / "shop.book.keys", bad, tmp_path / "nowhere" / "rejected.txt"):
+        held = target.read_bytes() if target.exists() else None
+        refused = run("import", "cdnow", bad, "--book", url, "--skip-bad", target)
+        assert refused.status == 2
+        assert str(target) in refused.err
+        assert (target.read_bytes() if target.exists() else None) == held
+    assert run("projections", "status", "--book", url, "--json").json[0]["head"] == before
+    assert run("audit", "verify", "--book", url).status == 0
+
+
+@pytest.mark.parametrize("factor", ["0.1e-400000000", "1_0/3", "１/２", "1/0", "-1", ""])
+def test_a_factor_that_is_none_is_refused_at_once(tmp_path: Path, run: Run, factor: str) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(STANDARD.read_text(encoding="utf-8").replace('"3/2"', f'"{factor}"'), encoding="utf-8")
+    checked = run("rules", "check", wrong, "--json")
+    assert checked.status == 1
+    assert "factor" in " ".join(checked.json["problems"])
+
+
 def test_personal_data_needs_an_actor_and_a_purpose(url: str, run: Run) -> None:
     for command in (
         ["show", "customer", "cdnow:00001"],
@@ -275,10 +298,23 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
 
 
 def test_a_demo_leaves_a_strangers_book_alone(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "shop.book").write_text("mine")
-    refused = run("demo", tmp_path)
-    assert refused.status == 2
-    assert (tmp_path / "shop.book").read_text() == "mine"
+    for name in ("shop.book", "shop.book.keys", "shop.book.reads", "shop.book-notes.txt"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        refused = run("demo", folder)
+        assert refused.status == 2
+        assert (folder / name).read_text() == "mine"
+    with tallybook.open(f"sqlite:///{tmp_path}/own.book") as own:
+        origin = own.origin
+    marked = tmp_path / "marked"
+    marked.mkdir()
+    (marked / ".tallybook-demo").write_text("another was made by `tallybook demo`.")
+    for suffix in ("", ".keys", ".reads"):
+        (tmp_path / f"own.book{suffix}").rename(marked / f"shop.book{suffix}")
+    assert run("demo", marked).status == 2
+    with tallybook.open(f"sqlite:///{marked}/shop.book", create=False) as own:
+        assert own.origin == origin
 
 
 def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tallybook.adapters.rule_files import load_rule_set
 from tallybook.domain.errors import Refused, RuleSetError, TallybookError, refusal
 from tallybook.domain.events import from_us
 from tallybook.domain.rules import RuleSet
@@ -577,8 +578,6 @@ RuleFile = Annotated[Path, typer.Argument(help="A rule set: a TOML file, or stan
 @rules_app.command("check")
 def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
     """Validate a rule set. Exit 1 with each problem and its path."""
-    from tallybook.adapters.rule_files import load_rule_set
-
     try:
         rule_set = load_rule_set(file)
     except RuleSetError as error:
@@ -635,8 +634,6 @@ def rules_show(
     as_json: AsJson = False,
 ) -> None:
     """Explain a rule set, or list the adoptions of a book."""
-    from tallybook.adapters.rule_files import load_rule_set
-
     if file is not None:
         rule_set = load_rule_set(file)
         _say(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from tallybook.adapters.form import uuid_from
-from tallybook.adapters.sqlite import Receipt
+from tallybook.adapters.sqlite import Receipt, is_busy
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
@@ -141,7 +141,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 pause_s = min(pause_s * 2, 0.25)
                 continue
             except OperationalError as error:
-                if "locked" in str(error) or "busy" in str(error) or isinstance(error, TimeoutError):
+                if is_busy(error):
                     raise refusal("busy", "The book's write lock was not free in time.") from error
                 raise
             if work.refused is not None:

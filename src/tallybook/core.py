@@ -12,7 +12,7 @@ from tallybook.adapters.application import BookApplication
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.read_models import SQLiteReadModelStore
-from tallybook.adapters.sqlite import LogRecorder
+from tallybook.adapters.sqlite import LogRecorder, is_busy
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
 from tallybook.domain.errors import BookClosed, refusal, whole
@@ -64,7 +64,7 @@ class Core:
         try:
             self.projector.catch_up()
         except OperationalError as error:
-            if "locked" not in str(error):
+            if not is_busy(error):
                 raise
             raise refusal("busy", "The book's write lock was not free in time.") from error
 
