@@ -39,7 +39,10 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
     try:
         # What was ours when it was last written is opened for writing: a journal that a kill left is then rolled back.
         mode = "rw" if int.from_bytes(header[68:72], "big") == application_id else "ro"
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=30)) as connection:
+        where = f"{path.as_uri()}?mode={mode}"
+        with closing(sqlite3.connect(where, uri=True, timeout=30, isolation_level=None)) as connection:
+            # One snapshot: between two reads, another process may make the book.
+            connection.execute("BEGIN")
             found = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
