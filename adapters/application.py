@@ -18,9 +18,10 @@ from tallybook.domain.events import Event
 from tallybook.projections.read_models import Recorded
 
 from .codec import EventMapper
+from .database import Database
 from .form import known_uuid
 from .keys import Keyring
-from .sqlite import BookDatastore, BookFactory, LogRecorder, Row
+from .log import BookFactory, LogRecorder
 
 
 class BookEventStore(EventStore[UUID]):
@@ -62,8 +63,8 @@ class BookApplication(Application[UUID]):
     name = "Tallybook"
     CACHED_AGGREGATES = 2000
 
-    def __init__(self, datastore: BookDatastore, keyring: Keyring) -> None:
-        self.datastore = datastore
+    def __init__(self, database: Database, keyring: Keyring) -> None:
+        self.database = database
         self.keyring = keyring
         super().__init__()
 
@@ -73,7 +74,6 @@ class BookApplication(Application[UUID]):
             name,
             {
                 "PERSISTENCE_MODULE": BookFactory.__module__,
-                "SQLITE_DBNAME": self.datastore.pool.db_name,
                 "CREATE_TABLE": "n",
                 "AGGREGATE_CACHE_MAXSIZE": str(self.CACHED_AGGREGATES),
                 "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
@@ -81,8 +81,8 @@ class BookApplication(Application[UUID]):
         )
 
     def construct_factory(self, env: Environment) -> InfrastructureFactory[Any]:
-        """Our factory, on the book's datastore."""
-        return BookFactory(env, self.datastore)
+        """Our factory, on the book's database."""
+        return BookFactory(env, self.database)
 
     def construct_mapper(self) -> Mapper[UUID]:
         """Our stored form."""
@@ -90,7 +90,7 @@ class BookApplication(Application[UUID]):
 
     def construct_recorder(self) -> LogRecorder:
         """Our recorder, with the book's origin in its leaves."""
-        return LogRecorder(self.datastore, origin=self.keyring.origin)
+        return LogRecorder(self.database, origin=self.keyring.origin)
 
     def construct_event_store(self) -> EventStore[UUID]:
         """Our event store."""
@@ -151,7 +151,7 @@ class BookApplication(Application[UUID]):
             self.keyring.keep(keys)
         return super()._record(processing_event)
 
-    def decode(self, rows: Iterable[Row]) -> Iterator[Recorded]:
+    def decode(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
         """Rows of the log as events with their positions."""
         read, recorded = self.codec.read, Recorded
         for position, stream, version, stored_name, state in rows:

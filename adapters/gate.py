@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from eventsourcing.persistence import OperationalError, StoredEvent
+from eventsourcing.persistence import StoredEvent
 
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
 
 from .codec import EventMapper
 from .keys import Keyring
-from .sqlite import LogRecorder, is_busy
+from .log import LogRecorder
 
 K = TypeVar("K")
 
@@ -76,9 +75,4 @@ class Gate:
                 fields=tuple(fields),
             )
         )
-        try:
-            self.reads.insert_events([record])
-        except OperationalError as error:
-            if not is_busy(error):
-                raise
-            raise refusal("busy", "The log of reads was not free in time; nothing was opened.") from error
+        self.reads.insert_events([record])

@@ -16,12 +16,13 @@ from uuid import UUID
 import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from eventsourcing.persistence import IntegrityError, OperationalError
+from eventsourcing.persistence import IntegrityError
 
 from tallybook.domain.errors import BookClosed, KeysMissing, NewerBook, NotABook, SealError
 from tallybook.domain.personal import Sealed
 
 from .files import FORMAT, is_ours
+from .sqlite import translated
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -126,10 +127,8 @@ class FileKeyStore:
                 raise BookClosed("The book is closed.", path=str(self.path), remedy="Open it again.")
             try:
                 yield self._connection
-            except sqlite3.IntegrityError as error:
-                raise IntegrityError(error) from error
-            except sqlite3.OperationalError as error:
-                raise OperationalError(error) from error
+            except sqlite3.Error as error:
+                raise translated(error, str(self.path)) from error
 
     def count(self) -> int:
         """How many subjects have a key."""

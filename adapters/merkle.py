@@ -46,6 +46,10 @@ class Frontier:
             size += 1
         self.size = size
 
+    def append_rows(self, origin: str, rows: Iterable[tuple[int, bytes | str, int, str, bytes]]) -> None:
+        """Add the leaves of a log's rows in order."""
+        self.append([leaf(origin, *row) for row in rows])
+
     def packed(self) -> bytes:
         """The hashes as bytes, for storage."""
         return b"".join(self.hashes)

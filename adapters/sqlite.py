@@ -1,463 +1,361 @@
-"""`eventsourcing`'s SQLite recorders, with one order without gaps: position, Merkle frontier, claims and receipts are
-written in the transaction that inserts the events."""
+"""SQLite, in files or in memory: connections in WAL mode with a named durability, writers one at a time."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import get_ident
-from typing import Any
-from uuid import UUID
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from threading import Condition, Lock, get_ident
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakSet
 
-from eventsourcing import sqlite as stock
-from eventsourcing.persistence import (
-    ConnectionPoolClosedError,
-    IntegrityError,
-    InterfaceError,
-    Notification,
-    OperationalError,
-    StoredEvent,
-    Tracking,
-)
-from eventsourcing.sqlite import (
-    SQLiteApplicationRecorder,
-    SQLiteConnection,
-    SQLiteConnectionPool,
-    SQLiteCursor,
-    SQLiteDatastore,
-    SQLiteProcessRecorder,
-    SQLiteTrackingRecorder,
-    SQLiteTransaction,
-)
-from eventsourcing.utils import Environment, EnvType
+from eventsourcing import persistence
 
-from tallybook.domain.errors import BookClosed, BookError
-
-from . import merkle
-from .form import uuid_from
+from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
+from tallybook.projections.read_models import Table
 
 DEFAULT_LOCK_TIMEOUT_S = 30
+POLL_S = 0.02
+"""How often a watch looks whether another process has committed."""
 
-Row = tuple[int, bytes, int, str, bytes]
-"""position, stream id, version, stored name, state"""
+DIALECT: Mapping[str, str] = {"integer": "INTEGER", "text": "TEXT", "blob": "BLOB", "compact": " WITHOUT ROWID"}
 
-NewRow = tuple[bytes | str, int, str, bytes]
-"""The same before it has a position."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What is kept of a command so that repeating it gives the same result."""
-
-    command_id: bytes
-    digest: bytes
-    result: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A log's last position and its Merkle frontier."""
-
-    position: int
-    frontier: merkle.Frontier
+_KINDS: Sequence[tuple[type[sqlite3.Error], type[persistence.PersistenceError]]] = (
+    (sqlite3.IntegrityError, persistence.IntegrityError),
+    (sqlite3.InterfaceError, persistence.InterfaceError),
+    (sqlite3.DataError, persistence.DataError),
+    (sqlite3.OperationalError, persistence.OperationalError),
+    (sqlite3.InternalError, persistence.InternalError),
+    (sqlite3.ProgrammingError, persistence.ProgrammingError),
+    (sqlite3.NotSupportedError, persistence.NotSupportedError),
+    (sqlite3.DatabaseError, persistence.DatabaseError),
+)
 
 
-class ImmediateTransaction(SQLiteTransaction):
-    """A transaction that takes the write lock when it begins, if it means to write.
+def translated(error: sqlite3.Error, place: str) -> Exception:
+    """What Tallybook raises for an error of the sqlite3 module."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return refusal("busy", "The book's write lock was not free in time.")
+    if code == sqlite3.SQLITE_FULL:
+        return BookFull(
+            f"There is no space left for {place}; what was being written is not in it.",
+            path=place,
+            remedy="Make space, and try again.",
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return BookReadOnly(
+            f"{place} can't be written: {error}.", path=place, remedy="Check owner and mode of the file and its folder."
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return BookDamaged(
+            f"{place} is damaged: {error}.",
+            path=place,
+            remedy="See `tallybook doctor`; restore the book from a backup.",
+        )
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return BookError(
+            f"{place} can't be read or written: {error}.",
+            path=place,
+            remedy="Check the disk, and that the file and its folder are still there.",
+        )
+    for kind, ours in _KINDS:
+        if isinstance(error, kind):
+            return ours(error)
+    return persistence.PersistenceError(error)
 
-    A plain BEGIN that reads first and writes then fails at once when another writer was in between.
-    """
 
-    def __enter__(self) -> SQLiteCursor:
-        cursor = self.connection.cursor()
+class SQLiteSession:
+    """One transaction. A writing one takes the write lock when it begins: a plain BEGIN that reads first and writes
+    then fails at once when another writer was in between."""
+
+    __slots__ = ("_announced", "_connection", "_cursor", "_database", "_write")
+
+    def __init__(self, database: SQLiteDatabase, write: bool) -> None:
+        self._database = database
+        self._write = write
+        self._announced = False
+
+    def __enter__(self) -> Self:
+        self._connection = self._database._take(write=self._write)
         try:
-            cursor.execute("BEGIN IMMEDIATE" if self.commit else "BEGIN")
-        except sqlite3.OperationalError as error:
-            raise OperationalError(error) from error
-        return cursor
+            self._cursor = self._connection.cursor()
+            self._cursor.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+        except sqlite3.Error as error:
+            self._database._give_back(self._connection, write=self._write)
+            raise translated(error, self._database.place) from error
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._write and exc is None:
+                self._cursor.execute("COMMIT")
+            else:
+                self._cursor.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+            if exc is None:
+                raise translated(error, self._database.place) from error
+        finally:
+            self._database._give_back(self._connection, write=self._write)
+        if isinstance(exc, sqlite3.Error):
+            raise translated(exc, self._database.place) from exc
+        if self._announced and exc is None:
+            self._database._wake()
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and fetch all of its rows."""
+        return self._cursor.execute(statement, params).fetchall()
+
+    def run(self, statement: str, params: Sequence[Any] = ()) -> None:
+        """Run a statement that answers nothing."""
+        self._cursor.execute(statement, params)
+
+    def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows."""
+        statement = self._database._inserts.get(table.name)
+        if statement is None:
+            marks = ",".join("?" * len(table.columns))
+            statement = self._database._inserts[table.name] = f"INSERT INTO {table.name} VALUES ({marks})"  # noqa: S608 - names of ours
+        if len(rows) == 1:
+            self._cursor.execute(statement, rows[0])
+        else:
+            self._cursor.executemany(statement, rows)
+
+    def upsert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows, each in the place of the one with its key."""
+        marks = ",".join("?" * len(table.columns))
+        self._cursor.executemany(f"INSERT OR REPLACE INTO {table.name} VALUES ({marks})", rows)  # noqa: S608 - names of ours
+
+    def define(self, statement: str) -> None:
+        """Run a statement that defines a table or an index."""
+        self._cursor.execute(statement.format_map(DIALECT))
+
+    def announce(self, channel: str) -> None:  # noqa: ARG002 - one file has one channel
+        """Wake those who watch, once this is committed."""
+        self._announced = True
 
 
-class BookConnection(SQLiteConnection):
-    """A connection whose writing transactions are immediate."""
+class SQLiteDatabase:
+    """An SQLite file, or a database in memory that the connections of one process share."""
 
-    @contextmanager
-    def transaction(self, *, commit: bool) -> Iterator[SQLiteCursor]:
-        with ImmediateTransaction(self, commit=commit) as cursor, cursor:
-            yield cursor
+    for_update = ""
+
+    def __init__(self, name: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL") -> None:
+        self.name = name
+        self.lock_timeout_s = lock_timeout_s
+        self.synchronous = synchronous
+        self.in_memory = ":memory:" in name or "mode=memory" in name
+        self.commits = 0  # announced ones, of this process
+        self.committed = Condition()
+        self._pid = os.getpid()
+        self._inserts: dict[str, str] = {}
+        self._state = Condition()
+        self._write_lock = Lock()  # in memory, readers take it too
+        self._idle: list[sqlite3.Connection] = []
+        self._users: dict[int, int] = {}  # id of a connection in use → its thread
+        self._closed = False
+        self._watches: WeakSet[SQLiteWatch] = WeakSet()
+        # In memory, the database lives as long as a connection to it.
+        self._anchor = self._connect() if self.in_memory else None
 
     @property
-    def raw(self) -> sqlite3.Connection:
-        """The connection of the sqlite3 module."""
-        return self._sqlite_conn
+    def place(self) -> str:
+        """The file."""
+        return "the book in memory" if self.in_memory else self.name
 
+    def check_usable(self) -> None:
+        """Raises BookClosed, and BookError in a process that was forked after it was opened."""
+        if self._pid != os.getpid():
+            raise BookError(
+                "The book was opened before this process was forked: SQLite's connections don't survive that.",
+                path=self.place,
+                remedy="Open it again in the child process.",
+            )
+        if self._closed:
+            raise BookClosed("The book is closed.", path=self.place, remedy="Open it again.")
 
-class _Draining(ConnectionPoolClosedError):
-    """The pool is being closed."""
+    def session(self, *, write: bool) -> SQLiteSession:
+        """A transaction."""
+        return SQLiteSession(self, write)
 
-
-class BookConnectionPool(SQLiteConnectionPool):
-    """Connections in WAL mode with a named durability."""
-
-    synchronous = "FULL"
-    _draining = False
-
-    def __init__(self, **kwargs: Any) -> None:
-        self._users: dict[int, int] = {}  # id of a connection in use → its thread
-        super().__init__(**kwargs)
-
-    def get_connection(self, timeout: float | None = None, *, is_writer: bool | None = None) -> SQLiteConnection:
-        """A connection for this thread. Raises BookClosed once the pool is being closed."""
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one SELECT."""
+        connection = self._take(write=False)
         try:
-            return super().get_connection(timeout, is_writer=is_writer)
-        except ConnectionPoolClosedError as error:
-            if isinstance(error, _Draining) and is_writer:
-                self._writer_lock.release()
-            raise BookClosed("The book is closed.", path=self.db_name, remedy="Open it again.") from error
+            return connection.execute(statement, params).fetchall()
+        except sqlite3.Error as error:
+            raise translated(error, self.place) from error
+        finally:
+            self._give_back(connection, write=False)
 
-    def _get_connection(self, timeout: float = 0.0) -> SQLiteConnection:
-        with self._put_condition:
-            if self._draining:
-                raise _Draining
-            connection = super()._get_connection(timeout)
-            self._users[id(connection)] = get_ident()
-            return connection
+    def has_table(self, name: str) -> bool:
+        """Whether there is a table of a name."""
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", [name]))
 
-    def put_connection(self, conn: SQLiteConnection) -> None:
-        """Take a connection back."""
-        self._users.pop(id(conn), None)
-        super().put_connection(conn)
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection of the sqlite3 module, for what only SQLite has: backups, integrity checks."""
+        connection = self._take(write=False)
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise translated(error, self.place) from error
+        finally:
+            self._give_back(connection, write=False)
+
+    def watch(self, channel: str) -> SQLiteWatch:  # noqa: ARG002 - one file has one channel
+        """Watch for commits from now on."""
+        self.check_usable()
+        watch = SQLiteWatch(self)
+        self._watches.add(watch)
+        return watch
 
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError.
 
-        The stock pool closes a connection under the thread that uses it, and SQLite then brings the process down.
+        To close a connection under the thread that uses it would bring the process down.
         """
-        with self._put_condition:
+        if self._pid != os.getpid():
+            return  # the parent's connections: to close them here would take its locks away
+        with self._state:
             if get_ident() in self._users.values():
                 raise BookError(
                     "The book can't be closed in the middle of its own work.",
-                    path=self.db_name,
+                    path=self.place,
                     remedy="In a signal handler, set a flag, and close the book where nothing of it is running.",
                 )
-            self._draining = True
-            while self._in_use:
-                self._put_condition.wait(0.05)
-            super().close()
+            self._closed = True
+            while self._users:
+                self._state.wait(0.05)
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
+        for watch in list(self._watches):
+            watch.close()
 
-    def __del__(self) -> None:
-        # Nobody holds the pool any more; nothing is waited for where garbage is collected.
-        super().close()
-
-    def _create_connection(self) -> SQLiteConnection:
+    def _connect(self) -> sqlite3.Connection:
         try:
-            stock = super()._create_connection()
+            connection = sqlite3.connect(
+                self.name,
+                uri=self.name.startswith("file:"),
+                check_same_thread=False,
+                isolation_level=None,
+                timeout=self.lock_timeout_s,
+            )
+            try:
+                if not self.in_memory:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(f"PRAGMA synchronous={self.synchronous}")
+                connection.execute("PRAGMA cache_size=-65536")
+            except BaseException:
+                connection.close()
+                raise
         except sqlite3.Error as error:
-            raise InterfaceError(error) from error
-        raw = stock._sqlite_conn
-        raw.execute(f"PRAGMA synchronous={self.synchronous}")
-        raw.execute("PRAGMA cache_size=-65536")
-        raw.row_factory = None
-        return BookConnection(raw, max_age=self.max_age)
+            raise translated(error, self.place) from error
+        return connection
+
+    def _take(self, *, write: bool) -> sqlite3.Connection:
+        """A connection for this thread."""
+        if self._pid != os.getpid() or self._closed:
+            self.check_usable()
+        exclusive = write or self.in_memory
+        if exclusive and not self._write_lock.acquire(timeout=self.lock_timeout_s):
+            raise refusal("busy", "The book's write lock was not free in time.")
+        try:
+            with self._state:
+                if self._closed:
+                    self.check_usable()
+                connection = self._idle.pop() if self._idle else None
+                if connection is not None:
+                    self._users[id(connection)] = get_ident()
+                    return connection
+            connection = self._connect()
+            with self._state:
+                if self._closed:
+                    connection.close()
+                    self.check_usable()
+                self._users[id(connection)] = get_ident()
+        except BaseException:
+            if exclusive:
+                self._write_lock.release()
+            raise
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection, *, write: bool) -> None:
+        with self._state:
+            del self._users[id(connection)]
+            if connection.in_transaction:
+                connection.close()  # a ROLLBACK that failed: nothing of it may leak into the next transaction
+            else:
+                self._idle.append(connection)
+            if self._closed:
+                self._state.notify_all()
+        if write or self.in_memory:
+            self._write_lock.release()
+
+    def _wake(self) -> None:
+        with self.committed:
+            self.commits += 1
+            self.committed.notify_all()
 
 
-class BookDatastore(SQLiteDatastore):
-    """A datastore that uses our connections."""
+class SQLiteWatch:
+    """Notices commits: those of this process at once, those of others by `PRAGMA data_version`, every 20 ms."""
 
-    pool: BookConnectionPool
+    def __init__(self, database: SQLiteDatabase) -> None:
+        self._database = database
+        self._closed = False
+        self._raw = None if database.in_memory else database._connect()
+        self._lock = Lock()
+        self._version = self._data_version()
+        self._commits = database.commits
 
-    def __init__(
-        self, db_name: str, *, lock_timeout_s: int = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL"
-    ) -> None:
-        super().__init__(db_name, lock_timeout=lock_timeout_s, pool_timeout=float(lock_timeout_s))
-        self.pool.close()
-        self.pool = BookConnectionPool(
-            db_name=db_name, lock_timeout=lock_timeout_s, pool_timeout=float(lock_timeout_s), max_overflow=100
-        )
-        self.pool.synchronous = synchronous
+    def wait(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
+        """Whether something may have been committed since the last call."""
+        database = self._database
+        until = clock() + timeout_s
+        while True:
+            version = self._data_version()
+            with database.committed:
+                if self._closed or database._closed:
+                    return False
+                if version != self._version or database.commits != self._commits:
+                    self._version, self._commits = version, database.commits
+                    return True
+                left = until - clock()
+                if left <= 0:
+                    return False
+                database.committed.wait(left if self._raw is None else min(left, POLL_S))
 
+    def close(self) -> None:
+        """Stop."""
+        with self._database.committed:
+            self._closed = True
+            self._database.committed.notify_all()
+        with self._lock:
+            if self._raw is not None:
+                self._raw.close()
+                self._raw = None
 
-def is_busy(error: OperationalError) -> bool:
-    """Whether another process or thread held a lock for too long: trying again later may help."""
-    return "locked" in str(error) or "busy" in str(error) or isinstance(error, TimeoutError)
-
-
-def _stream(originator_id: UUID | str) -> bytes | str:
-    return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
-
-
-def _originator(stream: bytes | str) -> UUID | str:
-    return uuid_from(stream) if isinstance(stream, bytes) else stream
-
-
-class LogRecorder(SQLiteApplicationRecorder):
-    """An application recorder whose positions have no gaps and whose Merkle frontier moves with them."""
-
-    def __init__(self, datastore: SQLiteDatastore, events_table_name: str = "stored_events", origin: str = "") -> None:
-        self.origin = origin
-        super().__init__(datastore, events_table_name)
-        table = self.events_table_name
-        self.insert_events_statement = f"INSERT INTO {table} VALUES (?,?,?,?,?)"  # noqa: S608 - a name of ours
-        self.select_columns = f"SELECT position, originator_id, originator_version, topic, state FROM {table} "  # noqa: S608 - a name of ours
-        self.select_max_notification_id_statement = f"SELECT position FROM head WHERE log='{table}'"  # noqa: S608 - a name of ours
-
-    def construct_create_table_statements(self) -> list[str]:
-        table = self.events_table_name
-        return [
-            f"CREATE TABLE IF NOT EXISTS {table} (position INTEGER PRIMARY KEY CHECK (position > 0), "
-            "originator_id BLOB NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL, "
-            "state BLOB NOT NULL, "
-            "UNIQUE (originator_id, originator_version))",
-            "CREATE TABLE IF NOT EXISTS head (log TEXT PRIMARY KEY, position INTEGER NOT NULL, "
-            "frontier BLOB NOT NULL) WITHOUT ROWID",
-            f"INSERT OR IGNORE INTO head VALUES ('{table}', 0, x'')",  # noqa: S608 - a name of ours
-            "CREATE TABLE IF NOT EXISTS receipts (command_id BLOB PRIMARY KEY, digest BLOB NOT NULL, "
-            "first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, result BLOB NOT NULL) WITHOUT ROWID",
-            "CREATE TABLE IF NOT EXISTS claims (claim BLOB PRIMARY KEY, holder BLOB NOT NULL) WITHOUT ROWID",
-        ]
-
-    def _insert_events(self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
-        return self._append(
-            c,
-            [(_stream(one.originator_id), one.originator_version, one.topic, one.state) for one in stored_events],
-            **kwargs,
-        )
-
-    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
-        """Append events in one durable transaction, with what belongs to it (see `_append`); their positions."""
-        with self.datastore.transaction(commit=True) as cursor:
-            return self._append(cursor, rows, **kwargs)
-
-    def _append(
-        self,
-        c: SQLiteCursor,
-        new: Sequence[NewRow],
-        *,
-        reads: Sequence[tuple[UUID, int]] = (),
-        claims: Sequence[tuple[bytes, bytes]] = (),
-        releases: Sequence[bytes] = (),
-        receipt: Receipt | None = None,
-        **_: Any,
-    ) -> Sequence[int]:
-        """Insert events, and with them all that belongs to the same commit.
-
-        `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
-        commit fails with IntegrityError, as it does for an event, claim or receipt that is there already.
-        """
-        cursor = c.sqlite_cursor
-        for stream, version in reads:
-            cursor.execute(
-                f"SELECT MAX(originator_version) FROM {self.events_table_name} WHERE originator_id=?",  # noqa: S608 - a name of ours
-                (stream.bytes,),
-            )
-            if (cursor.fetchone()[0] or 0) != version:
-                raise IntegrityError(f"stream {stream} moved on from version {version}")
-        cursor.execute("SELECT position, frontier FROM head WHERE log=?", (self.events_table_name,))
-        last, packed = cursor.fetchone()
-        if new:
-            frontier = merkle.Frontier(last, packed)
-            origin, leaf = self.origin, merkle.leaf
-            rows = [(position, *row) for position, row in enumerate(new, last + 1)]
-            cursor.executemany(self.insert_events_statement, rows)
-            frontier.append([leaf(origin, *row) for row in rows])
-            cursor.execute(
-                "UPDATE head SET position=?, frontier=? WHERE log=?",
-                (frontier.size, frontier.packed(), self.events_table_name),
-            )
-        if releases:
-            cursor.executemany("DELETE FROM claims WHERE claim=?", [(claim,) for claim in releases])
-        if claims:
-            cursor.executemany("INSERT INTO claims VALUES (?,?)", claims)
-        if receipt is not None:
-            cursor.execute(
-                "INSERT INTO receipts VALUES (?,?,?,?,?)",
-                (receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result),
-            )
-        return range(last + 1, last + len(new) + 1)
-
-    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
-        """Insert events in one durable transaction; their positions."""
-        with self.datastore.transaction(commit=True) as cursor:
-            return list(self._insert_events(cursor, stored_events, **kwargs))
-
-    def select_events(
-        self,
-        originator_id: UUID | str,
-        *,
-        gt: int | None = None,
-        lte: int | None = None,
-        desc: bool = False,
-        limit: int | None = None,
-    ) -> Sequence[StoredEvent]:
-        """A stream's events, as `eventsourcing` asks for them."""
-        return [
-            StoredEvent(originator_id, version, topic, state)
-            for _, version, topic, state in self.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
-        ]
-
-    def stream_rows(
-        self,
-        originator_id: UUID | str,
-        *,
-        gt: int | None = None,
-        lte: int | None = None,
-        desc: bool = False,
-        limit: int | None = None,
-    ) -> Sequence[tuple[int, int, str, bytes]]:
-        """A stream's rows: position, version, stored name, state."""
-        statement = (
-            f"SELECT position, originator_version, topic, state FROM {self.events_table_name} WHERE originator_id=?"  # noqa: S608 - a name of ours
-        )
-        params: list[Any] = [_stream(originator_id)]
-        if gt is not None:
-            statement += " AND originator_version>?"
-            params.append(gt)
-        if lte is not None:
-            statement += " AND originator_version<=?"
-            params.append(lte)
-        statement += f" ORDER BY originator_version {'DESC' if desc else 'ASC'}"
-        if limit is not None:
-            statement += " LIMIT ?"
-            params.append(limit)
-        return self._query(statement, params)
-
-    def streams_rows(self, originator_ids: Sequence[UUID]) -> Iterator[Row]:
-        """All rows of many streams, stream by stream."""
-        for start in range(0, len(originator_ids), 500):
-            chunk = [one.bytes for one in originator_ids[start : start + 500]]
-            marks = ",".join("?" * len(chunk))
-            yield from self._query(
-                f"{self.select_columns}WHERE originator_id IN ({marks}) ORDER BY originator_id, originator_version",
-                chunk,
-            )
-
-    def select_notifications(
-        self,
-        start: int | None,
-        limit: int,
-        stop: int | None = None,
-        topics: Sequence[str] = (),
-        *,
-        inclusive_of_start: bool = True,
-    ) -> Sequence[Notification]:
-        """The log's events in order, as `eventsourcing` asks for them."""
-        first = (start or 0) if inclusive_of_start else (start or 0) + 1
-        rows = self.log_rows(first - 1 if start is not None else 0, limit, stop, topics)
-        return [
-            Notification(
-                id=position, originator_id=_originator(stream), originator_version=version, topic=topic, state=state
-            )
-            for position, stream, version, topic, state in rows
-        ]
-
-    def log_rows(self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()) -> Sequence[Row]:
-        """Up to `limit` rows of the log after a position, in order; up to `stop` (inclusive), of some names only."""
-        statement = self.select_columns + "WHERE position>?"
-        params: list[Any] = [after]
-        if stop is not None:
-            statement += " AND position<=?"
-            params.append(stop)
-        if topics:
-            statement += f" AND topic IN ({','.join('?' * len(topics))})"
-            params += topics
-        statement += " ORDER BY position LIMIT ?"
-        params.append(limit)
-        return self._query(statement, params)
-
-    def rows_at(self, positions: Sequence[int]) -> Sequence[Row]:
-        """The rows at positions, in order."""
-        rows: list[Row] = []
-        for start in range(0, len(positions), 500):
-            chunk = positions[start : start + 500]
-            marks = ",".join("?" * len(chunk))
-            rows += self._query(f"{self.select_columns}WHERE position IN ({marks}) ORDER BY position", chunk)
-        return rows
-
-    def iterate(
-        self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000
-    ) -> Iterator[Row]:
-        """All rows of the log after a position, up to the head at the start; no lock is held between chunks."""
-        stop = self.position() if stop is None else stop
-        while after < stop:
-            rows = self.log_rows(after, chunk, stop, topics)
-            yield from rows
-            if len(rows) < chunk:
-                return
-            after = rows[-1][0]
-
-    def position(self) -> int:
-        """The head's position; 0 for an empty log."""
-        return self.head().position
-
-    def max_notification_id(self) -> int:
-        """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
-        return self.position() or None  # type: ignore[return-value]  # so does the stock recorder
-
-    def extent(self) -> tuple[int, int, int]:
-        """How many rows there are, and the least and greatest position; zeros for an empty log."""
-        [(count, least, greatest)] = self._query(
-            f"SELECT COUNT(*), MIN(position), MAX(position) FROM {self.events_table_name}",  # noqa: S608 - a name of ours
-            [],
-        )
-        return count, least or 0, greatest or 0
-
-    def head(self) -> Head:
-        """Position and frontier, as of one commit."""
-        [(position, packed)] = self._query("SELECT position, frontier FROM head WHERE log=?", [self.events_table_name])
-        return Head(position, merkle.Frontier(position, packed))
-
-    def receipt(self, command_id: bytes) -> Receipt | None:
-        """What is kept of a command, if it was recorded."""
-        rows = self._query("SELECT command_id, digest, result FROM receipts WHERE command_id=?", [command_id])
-        return Receipt(*rows[0]) if rows else None
-
-    def holders(self, claims: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Who holds each of many claims; free ones are left out."""
-        found: dict[bytes, bytes] = {}
-        for start in range(0, len(claims), 500):
-            chunk = claims[start : start + 500]
-            marks = ",".join("?" * len(chunk))
-            found.update(self._query(f"SELECT claim, holder FROM claims WHERE claim IN ({marks})", chunk))  # noqa: S608 - marks only
-        return found
-
-    def holder(self, claim: bytes) -> bytes | None:
-        """Who holds a claim."""
-        rows = self._query("SELECT holder FROM claims WHERE claim=?", [claim])
-        return rows[0][0] if rows else None
-
-    def _query(self, statement: str, params: Sequence[Any]) -> Sequence[Any]:
-        with self.datastore.transaction(commit=False) as cursor:
-            cursor.execute(statement, params)
-            rows: Sequence[Any] = cursor.fetchall()
-            return rows
-
-
-class LogTrackingRecorder(SQLiteTrackingRecorder):
-    """The stock tracking recorder; its rows read as tuples here."""
-
-
-class LogProcessRecorder(SQLiteProcessRecorder, LogRecorder):
-    """Events and a tracking position in one transaction."""
-
-    def _insert_events(self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
-        positions = LogRecorder._insert_events(self, c, stored_events, **kwargs)
-        tracking: Tracking | None = kwargs.get("tracking")
-        if tracking is not None:
-            self._insert_tracking(c, tracking)
-        return positions
-
-
-class BookFactory(stock.SQLiteFactory):
-    """Builds our recorders, on our datastore."""
-
-    application_recorder_class = LogRecorder
-    tracking_recorder_class = LogTrackingRecorder
-    process_recorder_class = LogProcessRecorder
-
-    def __init__(self, env: Environment | EnvType | None, datastore: BookDatastore | None = None) -> None:
-        super().__init__(env)
-        self.datastore.close()
-        self.datastore = datastore or BookDatastore(
-            self.datastore.pool.db_name, lock_timeout_s=self.datastore.pool.lock_timeout or DEFAULT_LOCK_TIMEOUT_S
-        )
+    def _data_version(self) -> int:
+        with self._lock:
+            if self._raw is None:
+                return 0
+            try:
+                return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error as error:
+                raise translated(error, self._database.place) from error

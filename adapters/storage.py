@@ -16,9 +16,11 @@ from uuid import uuid4
 
 from tallybook.domain.errors import BookError, BookNotFound, BookReadOnly, KeysMissing, ReadsMissing
 
+from .database import Database
 from .files import FORMAT, check_writable, is_ours
 from .keys import FileKeyStore, KeyStore, MemoryKeyStore
-from .sqlite import BookDatastore, LogRecorder
+from .log import LogRecorder
+from .sqlite import DIALECT, SQLiteDatabase
 
 APPLICATION_ID = 0x7A11B00C
 READS_APPLICATION_ID = 0x7A11B00D
@@ -31,14 +33,15 @@ class Storage:
 
     url: str
     origin: str
-    datastore: BookDatastore
-    reads: BookDatastore
+    events: Database
+    reads: Database
+    models: Database
     keys: KeyStore
 
     def close(self) -> None:
-        """Release all files."""
-        self.datastore.close()
-        self.reads.close()
+        """Release all files and connections."""
+        for database in dict.fromkeys((self.events, self.reads, self.models)):
+            database.close()
         self.keys.close()
 
 
@@ -67,12 +70,12 @@ def open_storage(url: str, *, create: bool, lock_timeout_s: int) -> Storage:
 def _in_memory(url: str, lock_timeout_s: int) -> Storage:
     origin = _new_origin()
     stores = [
-        BookDatastore(f"file:tallybook-{uuid4().hex}?mode=memory&cache=shared", lock_timeout_s=lock_timeout_s)
+        SQLiteDatabase(f"file:tallybook-{uuid4().hex}?mode=memory&cache=shared", lock_timeout_s=lock_timeout_s)
         for _ in range(2)
     ]
     LogRecorder(stores[0]).create_table()
     LogRecorder(stores[1], READS_TABLE).create_table()
-    return Storage(url, origin, stores[0], stores[1], MemoryKeyStore(origin))
+    return Storage(url, origin, stores[0], stores[1], stores[0], MemoryKeyStore(origin))
 
 
 def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storage:
@@ -123,8 +126,8 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
         if keys:
             keys.close()
         raise
-    stores = [BookDatastore(str(file), lock_timeout_s=lock_timeout_s) for file in (path, reads_path)]
-    return Storage(url, origin, stores[0], stores[1], keys)
+    stores = [SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s) for file in (path, reads_path)]
+    return Storage(url, origin, stores[0], stores[1], stores[0], keys)
 
 
 def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
@@ -168,9 +171,8 @@ def _create(path: Path, application_id: int, table: str, origin: str) -> None:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA application_id").fetchone()[0] == 0:
-            recorder = LogRecorder(BookDatastore(":memory:"), table)
-            for statement in recorder.create_table_statements:
-                connection.execute(statement)
+            for statement in LogRecorder(SQLiteDatabase(str(path)), table).definitions():
+                connection.execute(statement.format_map(DIALECT))
             connection.execute("CREATE TABLE book (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
             connection.execute("INSERT INTO book VALUES ('origin', ?)", (origin,))
             connection.execute(f"PRAGMA application_id={application_id}")

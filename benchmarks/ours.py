@@ -10,6 +10,7 @@ from uuid import UUID
 import tallybook
 from tallybook.adapters.application import BookApplication
 from tallybook.adapters.clock import new_id, now_us
+from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.book import Book
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, Line
@@ -27,9 +28,10 @@ def url(path: Path) -> str:
 def open_book(path: Path) -> Book:
     """A book in a file; its promise of durability is checked."""
     book = tallybook.open(url(path))
-    datastore = book._core.storage.datastore
-    with datastore.transaction(commit=False) as cursor:
-        assert_durable(cursor.sqlite_cursor.connection)
+    database = book._core.storage.events
+    assert isinstance(database, SQLiteDatabase)
+    with database.connection() as connection:
+        assert_durable(connection)
     return book
 
 

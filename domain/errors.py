@@ -240,6 +240,18 @@ class BookReadOnly(BookError):
     """The file or its folder can't be written."""
 
 
+class BookFull(BookError):
+    """There is no space left on the disk; what was being written is not in the book."""
+
+
+class BookDamaged(BookError):
+    """The file is damaged: its pages make no sense any more."""
+
+
+class BookUnreachable(BookError):
+    """The database server can't be reached, or the connection to it was lost."""
+
+
 class KeysMissing(BookError):
     """The book's key file is not there, or belongs to another book."""
 

@@ -19,7 +19,7 @@ import pytest
 
 import tallybook
 from tallybook import commands
-from tallybook.adapters.sqlite import LogRecorder, Receipt
+from tallybook.adapters.log import LogRecorder, Receipt
 from tallybook.domain.customer import IdentifierLinked
 from tallybook.domain.errors import Refused, TallybookError
 from tallybook.domain.loyalty import Enrolled, PointsRedeemed, RedemptionRefused, RedemptionRequested

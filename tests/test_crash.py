@@ -186,23 +186,23 @@ def keep(self, keys):
 Keyring.keep = keep
 """,
     "within the transaction, after the events": """
-from tallybook.adapters.sqlite import ImmediateTransaction
-real, calls = ImmediateTransaction.__exit__, []
+from tallybook.adapters.sqlite import SQLiteSession
+real, calls = SQLiteSession.__exit__, []
 def leave(self, *args):
-    calls.extend([1] * bool(armed and self.commit))
+    calls.extend([1] * bool(armed and self._write))
     if len(calls) == 4: die()
     return real(self, *args)
-ImmediateTransaction.__exit__ = leave
+SQLiteSession.__exit__ = leave
 """,
     "after the commit, before it is acknowledged": """
-from tallybook.adapters.sqlite import ImmediateTransaction
-real, calls = ImmediateTransaction.__exit__, []
+from tallybook.adapters.sqlite import SQLiteSession
+real, calls = SQLiteSession.__exit__, []
 def leave(self, *args):
-    calls.extend([1] * bool(armed and self.commit))
+    calls.extend([1] * bool(armed and self._write))
     found = real(self, *args)
     if len(calls) == 4: die()
     return found
-ImmediateTransaction.__exit__ = leave
+SQLiteSession.__exit__ = leave
 """,
     "while a key is written": """
 from tallybook.adapters.keys import FileKeyStore
@@ -293,13 +293,13 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_like_one_that_was_not(part: Sli
 REBUILD = """
 import os, signal, sys
 import tallybook
-from tallybook.adapters.read_models import SQLiteRows
-real, calls = SQLiteRows.flush, []
+from tallybook.adapters.read_models import TableRows
+real, calls = TableRows.flush, []
 def flush(self, *args, **kwargs):
     real(self, *args, **kwargs); calls.append(1)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-SQLiteRows.flush = flush
+TableRows.flush = flush
 with tallybook.open(sys.argv[1]) as book:
     book.projections.rebuild()
 print("not killed")

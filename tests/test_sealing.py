@@ -17,7 +17,7 @@ from eventsourcing.persistence import OperationalError
 
 import tallybook
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
-from tallybook.adapters.sqlite import LogRecorder
+from tallybook.adapters.log import LogRecorder
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, CustomerChanged, CustomerKind

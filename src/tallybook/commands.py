@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
 from uuid import UUID
 
-from eventsourcing.persistence import IntegrityError, OperationalError
+from eventsourcing.persistence import IntegrityError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from tallybook.adapters.form import uuid_from
-from tallybook.adapters.sqlite import Receipt, is_busy
+from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
@@ -140,10 +140,6 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 0.25)
                 continue
-            except OperationalError as error:
-                if is_busy(error):
-                    raise refusal("busy", "The book's write lock was not free in time.") from error
-                raise
             if work.refused is not None:
                 raise work.refused
             return result

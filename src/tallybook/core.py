@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from eventsourcing.persistence import OperationalError
-
 from tallybook.adapters.application import BookApplication
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.read_models import SQLiteReadModelStore
-from tallybook.adapters.sqlite import LogRecorder, is_busy
+from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
 from tallybook.domain.errors import BookClosed, refusal, whole
@@ -37,9 +35,9 @@ class Core:
         self.new_id = new_id
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
-        self.app = BookApplication(storage.datastore, self.keyring)
+        self.app = BookApplication(storage.events, self.keyring)
         self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
-        self.store = SQLiteReadModelStore(storage.datastore)
+        self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail])
 
@@ -61,12 +59,7 @@ class Core:
 
     def catch_up(self) -> None:
         """Bring the read models up to the head, so that a query sees every commit before it. Refuses: busy."""
-        try:
-            self.projector.catch_up()
-        except OperationalError as error:
-            if not is_busy(error):
-                raise
-            raise refusal("busy", "The book's write lock was not free in time.") from error
+        self.projector.catch_up()
 
     def known(self, known_at: When | int | None) -> Callable[[Recorded], bool]:
         """Whether the book knew an event by a time or a position (default: the head)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +12,10 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
 from tallybook.adapters.form import uuid_from
-from tallybook.adapters.sqlite import Head, LogRecorder
+from tallybook.adapters.log import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.errors import refusal, whole
+from tallybook.domain.errors import BookDamaged, refusal, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
@@ -468,7 +467,7 @@ def _verify(
         head = log.head()
         size = head.position
         problem = _first_problem(log, head, frontier, origin, progress)
-    except (sqlite3.Error, PersistenceError, TypeError, ValueError) as error:
+    except (PersistenceError, BookDamaged, TypeError, ValueError) as error:
         problem = f"what follows position {frontier.size} can't be read: {error}"
     return Verification(name, size, frontier.root().hex(), problem)
 

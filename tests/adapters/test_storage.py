@@ -21,6 +21,7 @@ import pytest
 import tallybook
 from tallybook.adapters import files, keys, storage
 from tallybook.adapters.files import FORMAT
+from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.storage import APPLICATION_ID, READS_APPLICATION_ID
 from tallybook.domain.errors import (
     BookClosed,
@@ -352,9 +353,9 @@ def test_the_files_say_what_they_are(path: Path) -> None:
 
 def test_commits_are_durable_by_default(path: Path) -> None:
     with tallybook.open(url_of(path)) as book:
-        for datastore in (book._core.storage.datastore, book._core.storage.reads):
-            with datastore.get_connection(commit=False) as connection:
-                raw = connection._sqlite_conn
+        for database in (book._core.storage.events, book._core.storage.reads):
+            assert isinstance(database, SQLiteDatabase)
+            with database.connection() as raw:
                 assert raw.execute("PRAGMA synchronous").fetchone()[0] == 2
                 assert raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         keys: Any = book._core.storage.keys
@@ -828,16 +829,16 @@ def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_th
 LATE = """
 import gc, sys, threading
 import tallybook
-from tallybook.adapters.sqlite import BookConnectionPool as ConnectionPool
+from tallybook.adapters.sqlite import SQLiteDatabase
 book = tallybook.open(sys.argv[1])
-real = ConnectionPool._get_connection
+real = SQLiteDatabase._take
 within, closed = threading.Event(), threading.Event()
-def late(self, timeout=0.0):
+def late(self, *, write):
     if threading.current_thread().name == "late":
         within.set()
         closed.wait(20)
-    return real(self, timeout)
-ConnectionPool._get_connection = late
+    return real(self, write=write)
+SQLiteDatabase._take = late
 said = []
 def work():
     try:
@@ -873,17 +874,16 @@ def test_a_thread_that_asks_for_a_connection_while_the_book_is_closed_is_refused
 
 def test_closing_waits_for_a_connection_in_use_and_refuses_who_comes_later(path: Path) -> None:
     book = tallybook.open(url_of(path))
-    datastore = book._core.storage.datastore
+    database = book._core.storage.events
     closing_thread = threading.Thread(target=book.close)
-    with datastore.transaction(commit=False) as cursor:
+    with database.session(write=False) as session:
         closing_thread.start()
         closing_thread.join(0.2)
         assert closing_thread.is_alive()
-        with pytest.raises(BookClosed), datastore.transaction(commit=False):
+        with pytest.raises(BookClosed), database.session(write=False):
             pass
-        cursor.execute("SELECT COUNT(*) FROM stored_events", ())
-        assert cursor.fetchall() == [(0,)]
+        assert session.rows("SELECT COUNT(*) FROM stored_events") == [(0,)]
     closing_thread.join(10)
     assert not closing_thread.is_alive()
-    with pytest.raises(BookClosed), datastore.transaction(commit=False):
+    with pytest.raises(BookClosed), database.session(write=False):
         pass

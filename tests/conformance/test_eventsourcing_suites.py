@@ -17,16 +17,10 @@ from uuid import uuid4
 import eventsourcing.tests.persistence as shipped
 import pytest
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent
-from eventsourcing.sqlite import SQLiteAggregateRecorder
 from eventsourcing.utils import Environment
 
-from tallybook.adapters.sqlite import (
-    BookDatastore,
-    BookFactory,
-    LogProcessRecorder,
-    LogRecorder,
-    LogTrackingRecorder,
-)
+from tallybook.adapters.log import BookFactory, LogProcessRecorder, LogRecorder, LogTrackingRecorder
+from tallybook.adapters.sqlite import SQLiteDatabase
 
 if TYPE_CHECKING:
     from eventsourcing.persistence import AggregateRecorder, ApplicationRecorder, ProcessRecorder, TrackingRecorder
@@ -45,32 +39,32 @@ def join_threads() -> None:
 class Files(TestCase):
     """Each test has a database file of its own."""
 
-    def make_datastore(self) -> BookDatastore:
+    def make_database(self) -> SQLiteDatabase:
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        datastore = BookDatastore(str(Path(folder.name) / "suite.book"))
-        self.addCleanup(datastore.close)
+        database = SQLiteDatabase(str(Path(folder.name) / "suite.book"))
+        self.addCleanup(database.close)
         self.addCleanup(join_threads)
-        return datastore
+        return database
 
 
 class Memory(TestCase):
     """Each test has a database in memory of its own."""
 
-    def make_datastore(self) -> BookDatastore:
-        datastore = BookDatastore(f"file:suite-{uuid4().hex}?mode=memory&cache=shared")
-        self.addCleanup(datastore.close)
+    def make_database(self) -> SQLiteDatabase:
+        database = SQLiteDatabase(f"file:suite-{uuid4().hex}?mode=memory&cache=shared")
+        self.addCleanup(database.close)
         self.addCleanup(join_threads)
-        return datastore
+        return database
 
 
 class LogRecorderSuite(shipped.ApplicationRecorderTestCase[LogRecorder], ABC):
     __test__ = False
 
-    make_datastore: Any
+    make_database: Any
 
     def create_recorder(self) -> LogRecorder:
-        recorder = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        recorder = LogRecorder(self.make_database(), origin=ORIGIN)
         recorder.create_table()
         return recorder
 
@@ -86,10 +80,10 @@ class TestLogRecorderInMemory(Memory, LogRecorderSuite):
 class NonInterleavingSuite(shipped.NonInterleavingNotificationIDsBaseCase, ABC):
     __test__ = False
 
-    make_datastore: Any
+    make_database: Any
 
     def create_recorder(self) -> LogRecorder:
-        recorder = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        recorder = LogRecorder(self.make_database(), origin=ORIGIN)
         recorder.create_table()
         return recorder
 
@@ -105,10 +99,10 @@ class TestPositionsOfOneCommitAreNeighboursInMemory(Memory, NonInterleavingSuite
 class TrackingSuite(shipped.TrackingRecorderTestCase, ABC):
     __test__ = False
 
-    make_datastore: Any
+    make_database: Any
 
     def create_recorder(self) -> LogTrackingRecorder:
-        recorder = LogTrackingRecorder(self.make_datastore())
+        recorder = LogTrackingRecorder(self.make_database())
         recorder.create_table()
         return recorder
 
@@ -124,10 +118,10 @@ class TestLogTrackingRecorderInMemory(Memory, TrackingSuite):
 class ProcessSuite(shipped.ProcessRecorderTestCase, ABC):
     __test__ = False
 
-    make_datastore: Any
+    make_database: Any
 
     def create_recorder(self) -> LogProcessRecorder:
-        recorder = LogProcessRecorder(self.make_datastore())
+        recorder = LogProcessRecorder(self.make_database())
         recorder.create_table()
         return recorder
 
@@ -146,10 +140,10 @@ class AggregateExpectations(TestCase, ABC):
 
     __test__ = False
 
-    make_datastore: Any
+    make_database: Any
 
     def setUp(self) -> None:
-        self.recorder = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        self.recorder = LogRecorder(self.make_database(), origin=ORIGIN)
         self.recorder.create_table()
         self.stream = uuid4()
 
@@ -204,7 +198,7 @@ class AggregateExpectations(TestCase, ABC):
             append([(stream, 4, "topic4", b"state4"), (stream, 3, "topic3", b"state3")])
         assert self.recorder.select_events(self.stream) == [self.event(version) for version in (1, 2, 3)]
         by_rows = self.recorder.head()
-        other = LogRecorder(self.make_datastore(), origin=ORIGIN)
+        other = LogRecorder(self.make_database(), origin=ORIGIN)
         other.create_table()
         other.insert_events([self.event(version) for version in (1, 2, 3)])
         assert by_rows.frontier.root() == other.head().frontier.root()
@@ -247,7 +241,7 @@ class FactorySuite(shipped.InfrastructureFactoryTestCase[BookFactory], ABC):
         return BookFactory
 
     def expected_aggregate_recorder_class(self) -> type[AggregateRecorder]:
-        return SQLiteAggregateRecorder
+        return LogRecorder
 
     def expected_application_recorder_class(self) -> type[ApplicationRecorder]:
         return LogRecorder
@@ -265,8 +259,8 @@ class FactorySuite(shipped.InfrastructureFactoryTestCase[BookFactory], ABC):
         env = Environment("Suite", {**self.env, "PERSISTENCE_MODULE": BookFactory.__module__})
         assert type(InfrastructureFactory.construct(env)) is BookFactory
 
-    def test_it_hands_out_our_datastore(self) -> None:
-        assert isinstance(self.factory.datastore, BookDatastore)
+    def test_it_hands_out_our_database(self) -> None:
+        assert isinstance(self.factory.database, SQLiteDatabase)
 
     def test_a_recorder_that_it_made_works(self) -> None:
         recorder = self.factory.application_recorder()

@@ -1,0 +1,118 @@
+"""What the stores need of a database, whichever it is: one small session, in the SQL that SQLite and PostgreSQL share.
+
+Statements are written once, with `?` for values and `{integer}`, `{text}`, `{blob}`, `{compact}` for what differs in
+a table's definition. Nothing outside of `sqlite.py` and `postgres.py` knows which database it talks to, and each of
+the two turns its driver's errors into Tallybook's in one place:
+
+    IntegrityError (eventsourcing's)   a row is there already; the command is tried again
+    refusal("busy")                    a lock was not free in time
+    BookError and its kinds            the disk is full, the file read-only or damaged, the server gone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from tallybook.projections.read_models import Table
+
+
+class Session(Protocol):
+    """The statements of one transaction."""
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and fetch all of its rows."""
+        ...
+
+    def run(self, statement: str, params: Sequence[Any] = ()) -> None:
+        """Run a statement that answers nothing. It may be sent together with what follows."""
+        ...
+
+    def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows. IntegrityError, now or at the commit, if a key is there."""
+        ...
+
+    def upsert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows, each in the place of the one with its key. No key may stand twice among them."""
+        ...
+
+    def define(self, statement: str) -> None:
+        """Run a statement that defines a table or an index."""
+        ...
+
+    def announce(self, channel: str) -> None:
+        """Wake those who watch a channel, here and in other processes, once this is committed."""
+        ...
+
+
+class Watch(Protocol):
+    """Waits for commits that announce a channel."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something may have been committed since the last call; False when the time is over, or after close.
+
+        A commit that falls between two calls counts for the second.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop; a thread that is waiting returns at once."""
+        ...
+
+
+class Database(Protocol):
+    """A database that a book's log, reads or read models live in. Threads may share it."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages. Never with a password."""
+        ...
+
+    @property
+    def for_update(self) -> str:
+        """What a SELECT ends with to lock the rows that it reads, where a writing session has not locked all."""
+        ...
+
+    def session(self, *, write: bool) -> AbstractContextManager[Session]:
+        """A transaction: committed at the end of a block that writes, rolled back at an exception."""
+        ...
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one SELECT, as of one moment."""
+        ...
+
+    def has_table(self, name: str) -> bool:
+        """Whether there is a table of a name."""
+        ...
+
+    def watch(self, channel: str) -> Watch:
+        """Watch a channel from now on."""
+        ...
+
+    def check_usable(self) -> None:
+        """Raises BookClosed, and BookError in a process that was forked after it was opened."""
+        ...
+
+    def close(self) -> None:
+        """Release connections, once the threads that use one have given it back. Raises BookError in one of them."""
+        ...
+
+
+def definition(table: Table, *, temporary: str = "") -> list[str]:
+    """Statements that make a read model's table with its indexes."""
+    name = table.name + temporary
+    columns = ", ".join(f"{column} {{{kind}}}" for column, kind in table.columns)
+    integer_key = len(table.key) == 1 and dict(table.columns)[table.key[0]] == "integer"
+    return [
+        f"CREATE TABLE {name} ({columns}, PRIMARY KEY ({', '.join(table.key)}))" + ("" if integer_key else "{compact}"),
+        *(
+            f"CREATE INDEX {name}__{index} ON {name} ({', '.join(indexed)})"
+            for index, indexed in enumerate(table.indexes)
+        ),
+    ]
+
+
+def marks(count: int) -> str:
+    """`?,?,?` for an IN list."""
+    return ",".join("?" * count)

@@ -1,0 +1,491 @@
+"""The log: events in one order without gaps. Position, Merkle frontier, claims and receipts are written in the
+transaction that inserts the events. `eventsourcing`'s recorder, on any database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+from eventsourcing.persistence import (
+    AggregateRecorder,
+    ApplicationRecorder,
+    InfrastructureFactory,
+    IntegrityError,
+    Notification,
+    ProcessRecorder,
+    StoredEvent,
+    Subscription,
+    Tracking,
+    TrackingRecorder,
+)
+from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
+
+from tallybook.domain.errors import BookClosed
+from tallybook.projections.read_models import Table
+
+from . import merkle
+from .database import Database, Session, Watch, marks
+from .form import uuid_from
+from .sqlite import SQLiteDatabase
+
+Row = tuple[int, bytes, int, str, bytes]
+"""position, stream id, version, stored name, state"""
+
+NewRow = tuple[bytes | str, int, str, bytes]
+"""The same before it has a position."""
+
+EVENTS_TABLE = "stored_events"
+FOLLOW_HEARTBEAT_S = 5.0
+"""How long a subscription waits for a wake-up before it looks by itself."""
+
+Inline = Callable[[Session, int], None]
+"""What else belongs to a commit; called with the position before it, after its events are inserted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is kept of a command so that repeating it gives the same result."""
+
+    command_id: bytes
+    digest: bytes
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A log's last position and its Merkle frontier."""
+
+    position: int
+    frontier: merkle.Frontier
+
+
+RECEIPTS = Table(
+    "receipts",
+    (
+        ("command_id", "blob"),
+        ("digest", "blob"),
+        ("first_position", "integer"),
+        ("last_position", "integer"),
+        ("result", "blob"),
+    ),
+    ("command_id",),
+)
+CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
+
+
+def _stream(originator_id: UUID | str) -> bytes | str:
+    return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
+
+
+def _originator(stream: bytes | str) -> UUID | str:
+    return uuid_from(stream) if isinstance(stream, bytes) else stream
+
+
+class LogRecorder(ApplicationRecorder):
+    """An application recorder whose positions have no gaps and whose Merkle frontier moves with them."""
+
+    def __init__(self, database: Database, events_table_name: str = EVENTS_TABLE, origin: str = "") -> None:
+        self.database = database
+        self.origin = origin
+        self.table = Table(
+            events_table_name,
+            (
+                ("position", "integer"),
+                ("originator_id", "blob"),
+                ("originator_version", "integer"),
+                ("topic", "text"),
+                ("state", "blob"),
+            ),
+            ("position",),
+        )
+        name = events_table_name
+        self._select = f"SELECT position, originator_id, originator_version, topic, state FROM {name} "  # noqa: S608 - a name of ours
+        self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
+        self._select_head = f"SELECT position, frontier FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._lock_head = self._select_head + database.for_update
+        self._move_head = f"UPDATE head SET position=?, frontier=? WHERE log='{name}'"  # noqa: S608 - a name of ours
+
+    def definitions(self) -> list[str]:
+        """Statements that make the tables, and an empty head."""
+        name = self.table.name
+        return [
+            f"CREATE TABLE IF NOT EXISTS {name} (position {{integer}} PRIMARY KEY CHECK (position > 0), "
+            "originator_id {blob} NOT NULL, originator_version {integer} NOT NULL, topic {text} NOT NULL, "
+            "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
+            "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
+            "frontier {blob} NOT NULL){compact}",
+            f"INSERT INTO head VALUES ('{name}', 0, '') ON CONFLICT DO NOTHING",  # noqa: S608 - a name of ours
+            "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
+            "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
+            "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
+        ]
+
+    def create_table(self) -> None:
+        """Make the tables that are not there yet."""
+        with self.database.session(write=True) as session:
+            for statement in self.definitions():
+                session.define(statement)
+
+    # ── appending ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        """Append events in one durable transaction, with what belongs to it (see `append_in`); their positions."""
+        with self.database.session(write=True) as session:
+            return self.append_in(session, rows, **kwargs)
+
+    def append_in(
+        self,
+        session: Session,
+        new: Sequence[NewRow],
+        *,
+        reads: Sequence[tuple[UUID, int]] = (),
+        claims: Sequence[tuple[bytes, bytes]] = (),
+        releases: Sequence[bytes] = (),
+        receipt: Receipt | None = None,
+        inline: Inline | None = None,
+        **_: Any,
+    ) -> Sequence[int]:
+        """Insert events, and with them all that belongs to the same commit.
+
+        `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
+        commit fails with IntegrityError, as it does for an event, claim or receipt that is there already.
+        """
+        # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
+        [(last, packed)] = session.rows(self._lock_head)
+        if reads:
+            self._must_stand(session, reads)
+        if new:
+            frontier = merkle.Frontier(last, packed or b"")
+            rows = [(position, *row) for position, row in enumerate(new, last + 1)]
+            frontier.append_rows(self.origin, rows)
+            session.insert(self.table, rows)
+            session.run(self._move_head, (frontier.size, frontier.packed()))
+            session.announce(self.table.name)
+        if releases:
+            session.run(f"DELETE FROM claims WHERE claim IN ({marks(len(releases))})", releases)  # noqa: S608 - marks only
+        if claims:
+            session.insert(CLAIMS, claims)
+        if receipt is not None:
+            session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
+        if inline is not None and new:
+            inline(session, last)
+        return range(last + 1, last + len(new) + 1)
+
+    def _must_stand(self, session: Session, reads: Sequence[tuple[UUID, int]]) -> None:
+        for start in range(0, len(reads), 500):
+            chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
+            found = dict(
+                session.rows(
+                    f"SELECT originator_id, MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
+                    f"WHERE originator_id IN ({marks(len(chunk))}) GROUP BY originator_id",
+                    list(chunk),
+                )
+            )
+            for stream, version in chunk.items():
+                if found.get(stream, 0) != version:
+                    raise IntegrityError(f"stream {uuid_from(stream)} moved on from version {version}")
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+        """Insert events in one durable transaction, as `eventsourcing` asks for it; their positions."""
+        rows = [(_stream(one.originator_id), one.originator_version, one.topic, one.state) for one in stored_events]
+        return list(self.append(rows, **kwargs))
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[StoredEvent]:
+        """A stream's events, as `eventsourcing` asks for them."""
+        return [
+            StoredEvent(originator_id, version, topic, state)
+            for _, version, topic, state in self.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
+        ]
+
+    def stream_rows(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[tuple[Any, ...]]:
+        """A stream's rows: position, version, stored name, state."""
+        statement = self._select_stream
+        params: list[Any] = [_stream(originator_id)]
+        if gt is not None:
+            statement += " AND originator_version>?"
+            params.append(gt)
+        if lte is not None:
+            statement += " AND originator_version<=?"
+            params.append(lte)
+        statement += f" ORDER BY originator_version {'DESC' if desc else 'ASC'}"
+        if limit is not None:
+            statement += " LIMIT ?"
+            params.append(limit)
+        return self.database.rows(statement, params)
+
+    def streams_rows(self, originator_ids: Sequence[UUID]) -> Iterator[tuple[Any, ...]]:
+        """All rows of many streams, stream by stream."""
+        for start in range(0, len(originator_ids), 500):
+            chunk = [one.bytes for one in originator_ids[start : start + 500]]
+            yield from self.database.rows(
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) "
+                "ORDER BY originator_id, originator_version",
+                chunk,
+            )
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """The log's events in order, as `eventsourcing` asks for them."""
+        first = (start or 0) if inclusive_of_start else (start or 0) + 1
+        rows = self.log_rows(first - 1 if start is not None else 0, limit, stop, topics)
+        return [
+            Notification(
+                id=position, originator_id=_originator(stream), originator_version=version, topic=topic, state=state
+            )
+            for position, stream, version, topic, state in rows
+        ]
+
+    def log_rows(
+        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
+    ) -> Sequence[tuple[Any, ...]]:
+        """Up to `limit` rows of the log after a position, in order; up to `stop` (inclusive), of some names only."""
+        statement = self._select + "WHERE position>?"
+        params: list[Any] = [after]
+        if stop is not None:
+            statement += " AND position<=?"
+            params.append(stop)
+        if topics:
+            statement += f" AND topic IN ({marks(len(topics))})"
+            params += topics
+        statement += " ORDER BY position LIMIT ?"
+        params.append(limit)
+        return self.database.rows(statement, params)
+
+    def rows_at(self, positions: Sequence[int]) -> Sequence[tuple[Any, ...]]:
+        """The rows at positions, in order."""
+        rows: list[tuple[Any, ...]] = []
+        for start in range(0, len(positions), 500):
+            chunk = positions[start : start + 500]
+            rows += self.database.rows(
+                f"{self._select}WHERE position IN ({marks(len(chunk))}) ORDER BY position", chunk
+            )
+        return rows
+
+    def iterate(
+        self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000
+    ) -> Iterator[tuple[Any, ...]]:
+        """All rows of the log after a position, up to the head at the start; no lock is held between chunks."""
+        stop = self.position() if stop is None else stop
+        while after < stop:
+            rows = self.log_rows(after, chunk, stop, topics)
+            yield from rows
+            if len(rows) < chunk:
+                return
+            after = rows[-1][0]
+
+    def position(self) -> int:
+        """The head's position; 0 for an empty log."""
+        return int(self.database.rows(self._select_head)[0][0])
+
+    def max_notification_id(self) -> int:
+        """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
+        return self.position() or None  # type: ignore[return-value]  # so does the stock recorder
+
+    def extent(self) -> tuple[int, int, int]:
+        """How many rows there are, and the least and greatest position; zeros for an empty log."""
+        [(count, least, greatest)] = self.database.rows(
+            f"SELECT COUNT(*), MIN(position), MAX(position) FROM {self.table.name}"  # noqa: S608 - a name of ours
+        )
+        return count, least or 0, greatest or 0
+
+    def head(self) -> Head:
+        """Position and frontier, as of one commit."""
+        [(position, packed)] = self.database.rows(self._select_head)
+        return Head(position, merkle.Frontier(position, packed or b""))
+
+    def receipt(self, command_id: bytes) -> Receipt | None:
+        """What is kept of a command, if it was recorded."""
+        rows = self.database.rows("SELECT command_id, digest, result FROM receipts WHERE command_id=?", [command_id])
+        return Receipt(*rows[0]) if rows else None
+
+    def holders(self, claims: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Who holds each of many claims; free ones are left out."""
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(claims), 500):
+            chunk = claims[start : start + 500]
+            found.update(
+                self.database.rows(f"SELECT claim, holder FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
+            )
+        return found
+
+    def holder(self, claim: bytes) -> bytes | None:
+        """Who holds a claim."""
+        rows = self.database.rows("SELECT holder FROM claims WHERE claim=?", [claim])
+        return rows[0][0] if rows else None
+
+    # ── tailing ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def watch(self) -> Watch:
+        """Watch for commits from now on."""
+        return self.database.watch(self.table.name)
+
+    def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> LogSubscription:
+        """The log's events after a position as they come, as `eventsourcing` asks for them."""
+        return LogSubscription(self, gt, topics)
+
+
+class LogSubscription(Subscription[LogRecorder]):
+    """Events after a position, in order, none left out; waits for more until it is stopped."""
+
+    def __init__(self, recorder: LogRecorder, gt: int | None = None, topics: Sequence[str] = ()) -> None:
+        super().__init__(recorder, gt, topics)
+        self._watch = recorder.watch()
+        self._pulled: Iterator[Notification] = iter(())
+
+    def stop(self) -> None:
+        """End the iteration, that of a thread which is waiting too."""
+        super().stop()
+        self._watch.close()
+
+    def __next__(self) -> Notification:
+        while not self._has_been_stopped:
+            for notification in self._pulled:
+                return notification
+            try:
+                # Positions have no gaps and appear in their order, so that nothing can appear behind the last one read.
+                pulled = self._recorder.select_notifications(
+                    self._last_notification_id or 0, 500, topics=self._topics, inclusive_of_start=False
+                )
+                if pulled:
+                    self._last_notification_id = pulled[-1].id
+                    self._pulled = iter(pulled)
+                else:
+                    self._watch.wait(FOLLOW_HEARTBEAT_S)
+            except BookClosed:
+                break
+        raise StopIteration
+
+
+class LogTrackingRecorder(TrackingRecorder):
+    """Which position was processed, by name: `eventsourcing`'s tracking, on any database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def tracking_definitions(self) -> list[str]:
+        """Statements that make the table."""
+        return [
+            "CREATE TABLE IF NOT EXISTS tracking (application_name {text} PRIMARY KEY, "
+            "notification_id {integer} NOT NULL){compact}"
+        ]
+
+    def create_table(self) -> None:
+        """Make the table if it is not there yet."""
+        with self.database.session(write=True) as session:
+            for statement in self.tracking_definitions():
+                session.define(statement)
+
+    def insert_tracking(self, tracking: Tracking) -> None:
+        """Record a position. IntegrityError unless it is greater than the one before."""
+        with self.database.session(write=True) as session:
+            self.track_in(session, tracking)
+
+    @staticmethod
+    def track_in(session: Session, tracking: Tracking) -> None:
+        """The same within a transaction."""
+        moved = session.rows(
+            "INSERT INTO tracking VALUES (?,?) ON CONFLICT (application_name) DO UPDATE "
+            "SET notification_id=excluded.notification_id WHERE tracking.notification_id<excluded.notification_id "
+            "RETURNING notification_id",
+            (tracking.application_name, tracking.notification_id),
+        )
+        if not moved:
+            raise IntegrityError(f"{tracking.application_name} is past position {tracking.notification_id}")
+
+    def max_tracking_id(self, application_name: str) -> int | None:
+        """The position that was recorded last."""
+        rows = self.database.rows("SELECT notification_id FROM tracking WHERE application_name=?", [application_name])
+        return rows[0][0] if rows else None
+
+
+class LogProcessRecorder(LogTrackingRecorder, LogRecorder, ProcessRecorder):
+    """Events and a tracking position in one transaction."""
+
+    def __init__(self, database: Database, events_table_name: str = EVENTS_TABLE, origin: str = "") -> None:
+        LogRecorder.__init__(self, database, events_table_name, origin)
+
+    def definitions(self) -> list[str]:
+        """Statements that make all tables."""
+        return [*super().definitions(), *self.tracking_definitions()]
+
+    def create_table(self) -> None:
+        """Make the tables that are not there yet."""
+        LogRecorder.create_table(self)
+
+    def append_in(self, session: Session, new: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        """Insert events, and the tracking of what they came from."""
+        positions = super().append_in(session, new, **kwargs)
+        tracking: Tracking | None = kwargs.get("tracking")
+        if tracking is not None:
+            self.track_in(session, tracking)
+        return positions
+
+
+Rec = TypeVar("Rec", bound=LogRecorder | LogTrackingRecorder)
+
+
+class BookFactory(InfrastructureFactory[LogTrackingRecorder]):
+    """Builds our recorders on one database: the one that is given, or the SQLite file that SQLITE_DBNAME names."""
+
+    def __init__(self, env: Environment | EnvType | None, database: Database | None = None) -> None:
+        super().__init__(env)
+        self.database: Database = database or SQLiteDatabase(self.env.get("SQLITE_DBNAME") or ":memory:")
+
+    def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
+        """A recorder of streams."""
+        return self._made(LogRecorder(self.database, f"stored_{purpose}"))
+
+    def application_recorder(self) -> ApplicationRecorder:
+        """A recorder of a log."""
+        return self._made(self._class(self.APPLICATION_RECORDER_TOPIC, LogRecorder)(self.database))
+
+    def tracking_recorder(
+        self, tracking_recorder_class: type[LogTrackingRecorder] | None = None
+    ) -> LogTrackingRecorder:
+        """A recorder of positions."""
+        kind = tracking_recorder_class or self._class(self.TRACKING_RECORDER_TOPIC, LogTrackingRecorder)
+        return self._made(kind(self.database))
+
+    def process_recorder(self) -> ProcessRecorder:
+        """A recorder of both."""
+        return self._made(self._class(self.PROCESS_RECORDER_TOPIC, LogProcessRecorder)(self.database))
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def _class(self, key: str, default: type[Rec]) -> type[Rec]:
+        topic = self.env.get(key)
+        return resolve_topic(topic) if topic else default
+
+    def _made(self, recorder: Rec) -> Rec:
+        if strtobool(self.env.get("CREATE_TABLE", "y")):
+            recorder.create_table()
+        return recorder
