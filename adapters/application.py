@@ -7,9 +7,10 @@ from itertools import chain, groupby
 from typing import Any, cast
 from uuid import UUID
 
+from eventsourcing import persistence
 from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent, Repository
 from eventsourcing.domain import DomainEventProtocol
-from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, Recording
+from eventsourcing.persistence import InfrastructureFactory, Mapper, Recording
 from eventsourcing.utils import Environment, EnvType
 
 from tallybook.domain.aggregate import A
@@ -21,10 +22,10 @@ from .codec import EventMapper
 from .database import Database
 from .form import known_uuid
 from .keys import Keyring
-from .log import BookFactory, LogRecorder
+from .log import BookFactory, EventStore, LogRecorder
 
 
-class BookEventStore(EventStore[UUID]):
+class BookEventStore(persistence.EventStore[UUID]):
     """An event store that goes straight from events to rows and back, without the objects in between."""
 
     def __init__(self, mapper: EventMapper, recorder: LogRecorder) -> None:
@@ -92,13 +93,14 @@ class BookApplication(Application[UUID]):
         """Our recorder, with the book's origin in its leaves."""
         return LogRecorder(self.database, origin=self.keyring.origin)
 
-    def construct_event_store(self) -> EventStore[UUID]:
+    def construct_event_store(self) -> persistence.EventStore[UUID]:
         """Our event store."""
-        return BookEventStore(self.codec, self.log)
+        assert isinstance(self.recorder, LogRecorder)
+        return BookEventStore(self.codec, self.recorder)
 
     @property
-    def log(self) -> LogRecorder:  # type: ignore[override]  # the library's property of this name is deprecated
-        """The recorder, by what it is."""
+    def log(self) -> EventStore:  # type: ignore[override]  # the library's property of this name is deprecated
+        """The recorder, by what a book needs of it."""
         assert isinstance(self.recorder, LogRecorder)
         return self.recorder
 

@@ -12,7 +12,7 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
 from tallybook.adapters.form import uuid_from
-from tallybook.adapters.log import Head, LogRecorder
+from tallybook.adapters.log import EventStore, Head
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
 from tallybook.domain.errors import BookDamaged, refusal, whole
@@ -457,7 +457,7 @@ def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) ->
 
 def _verify(
     name: str,
-    log: LogRecorder,
+    log: EventStore,
     origin: str,
     progress: Progress | None,
 ) -> Verification:
@@ -473,7 +473,7 @@ def _verify(
 
 
 def _first_problem(
-    log: LogRecorder, head: Head, frontier: merkle.Frontier, origin: str, progress: Progress | None
+    log: EventStore, head: Head, frontier: merkle.Frontier, origin: str, progress: Progress | None
 ) -> str | None:
     count, least, greatest = log.extent()
     if count and least < 1:
