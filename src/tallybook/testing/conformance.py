@@ -355,7 +355,7 @@ class EventStoreSuite(Suite[EventStore]):
             )
         assert (check_log(store), store.holders([b"free", b"held"]), store.receipt(b"new")) == before
 
-    def test_a_version_of_a_stream_is_written_once_and_what_is_refused_leaves_nothing(self, store: EventStore) -> None:
+    def test_a_version_is_written_once_and_what_is_refused_leaves_nothing(self, store: EventStore) -> None:
         mine = uuid4()
         store.append(events(mine, 1, 2), claims=[(b"held", b"owner")])
         self.refused(store, events(mine, 2))
@@ -407,8 +407,10 @@ class EventStoreSuite(Suite[EventStore]):
     def test_a_receipt_is_kept_once_with_its_result(self, store: EventStore) -> None:
         store.append([], claims=[(b"held", b"owner")])
         receipts = [
-            Receipt(b"a" * 16, b"digest", b"+42"), Receipt(b"\0", b"\0\xff", b""), Receipt(b"b", b"", bytes(range(256))),
-        ]  # fmt: skip
+            Receipt(b"a" * 16, b"digest", b"+42"),
+            Receipt(b"\0", b"\0\xff", b""),
+            Receipt(b"b", b"", bytes(range(256))),
+        ]
         for index, receipt in enumerate(receipts):
             store.append(events(uuid4(), *range(1, index + 1)), receipt=receipt)
             assert store.receipt(receipt.command_id) == receipt
@@ -519,7 +521,7 @@ class EventStoreSuite(Suite[EventStore]):
                 finished = done.is_set()
                 head = store.head()
                 roots[head.position] = head.frontier.root()
-                rows = store.log_rows(len(seen), 100)
+                rows = store.log_rows(len(seen), 1000)
                 assert store.position() >= head.position
                 seen += [row[0] for row in rows]
                 assert len(seen) >= head.position, "the head was ahead of the log"
