@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import pytest
 from tests.golden import make
-from tools import forms
+from tools import forms, reference
 
 import tallybook
 from tallybook.adapters.codec import EventMapper
@@ -44,9 +44,8 @@ def test_the_command_that_contributors_are_told_writes_what_is_new_and_never_ove
     assert "`python -m tests.golden.make`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     # In a copy: a test must not write the golden file of an event that somebody is working on.
     folder = tmp_path / "tests" / "golden"
-    folder.mkdir(parents=True)
+    shutil.copytree(GOLDEN, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tools").mkdir()
-    shutil.copy(GOLDEN / "make.py", folder)
     shutil.copy(ROOT / "tools" / "forms.py", tmp_path / "tools")
     source = str(Path(tallybook.__file__).parent.parent)
 
@@ -57,20 +56,28 @@ def test_the_command_that_contributors_are_told_writes_what_is_new_and_never_ove
         )  # fmt: skip
         return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
-    names = [f"{name}.v1.json" for name in sorted(REGISTRY)]
-    assert run() == (0, [f"wrote  {name}" for name in names], [])
-    for name in names:
-        # An event that is past its first version here begins anew in an empty folder, so its bytes differ.
-        if REGISTRY[name.removesuffix(".v1.json")].event_class.schema_version == 1:
-            assert (folder / name).read_bytes() == (GOLDEN / name).read_bytes()
+    whole = contents(folder)
     assert run() == (0, [], [])
-    (folder / names[0]).write_text("altered")
-    (folder / names[1]).unlink()
+    kept = forms.kept(folder)
+    newest = []
+    for name in sorted(REGISTRY)[::7]:
+        version = REGISTRY[name].event_class.schema_version
+        del kept["events"][name][str(version)]
+        if version == 1:
+            del kept["events"][name]
+        path = forms.golden_path(folder, name, version)
+        path.unlink()
+        newest.append(path)
+    (folder / forms.FORMS).write_text(json.dumps(kept), encoding="utf-8")
+    assert run() == (0, [f"wrote  {path.name}" for path in newest], [])
+    assert contents(folder) == whole
+    newest[0].write_text("altered", encoding="utf-8")
+    newest[1].unlink()
     status, wrote, problems = run()
     assert (status, wrote) == (1, [])
-    assert [problem.split(" ")[0] for problem in problems] == names[:2]
-    assert (folder / names[0]).read_text() == "altered"
-    assert not (folder / names[1]).exists()
+    assert [problem.split(" ")[0] for problem in problems] == [path.name for path in newest[:2]]
+    assert newest[0].read_text(encoding="utf-8") == "altered"
+    assert not newest[1].exists()
 
 
 # ── made-up events, and each way to break one ─────────────────────────────────────────────────────────────────────
@@ -175,7 +182,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def refused(registry: Mapping[str, Schema], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -344,6 +351,25 @@ def test_a_decoder_that_is_changed_later_is_found(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(EventMapper, "read", other)
     assert make.misread(registry_of(FIRST), folder) == ["made.up.v1.json says something else"]
+
+
+def test_the_catalogue_shows_every_version_of_an_event_with_its_fields_by_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for registry in VERSIONS:
+        assert make.write(registry, tmp_path) == 0
+    monkeypatch.setattr(reference, "REGISTRY", VERSIONS[2])
+    monkeypatch.setattr(reference, "GOLDEN", tmp_path)
+    page = reference.events()
+    assert "| [`made.up`](#madeup) | 3 | fact |" in page
+    newest, second, first = page[page.index("## `made.up`") :].split("\nVersion ")
+    assert "*fact, version 3.*" in newest
+    assert "| 6 | cents | `int` | |\n| 7 | currency | `text` | |\n" in newest
+    assert "| sealed, bit 0 | email | `text?` | identity, ordinary |\n| sealed, bit 1 | nickname |" in newest
+    assert second.startswith("2 was a fact")
+    assert "| 6 | cents | `int` | |\n| 7 | label | `text?` | |\n" in second
+    assert first.startswith("1 was a fact")
+    assert "| 8 | parts | `[{sku: text, pieces: int}]` | |" in first
 
 
 # ── one event through three versions, in a book ───────────────────────────────────────────────────────────────────
