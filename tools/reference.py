@@ -21,8 +21,9 @@ from tallybook.domain.errors import REFUSALS, TallybookError
 from tallybook.domain.events import REGISTRY
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
+from tallybook.projecting import ProjectionsDesk
 from tallybook.tickets import TicketDesk
-from tallybook.views import AuditView, ProfilesView, ProjectionsView, TiersView
+from tallybook.views import AuditView, ProfilesView, TiersView
 from tools import forms
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -38,7 +39,7 @@ DESKS: dict[str, type] = {
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
-    "book.projections": ProjectionsView,
+    "book.projections": ProjectionsDesk,
 }
 
 
