@@ -1,0 +1,428 @@
+"""As of, known at: every view that answers for another moment, against an oracle that reads the log and nothing else.
+
+The oracle keeps of all events those that had taken effect by the moment asked for and that the book had recorded by
+then, and works the answer out in the plainest way. Of accounts it is another book, in which only those facts happen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tallybook
+from tallybook.domain.control import RuleSetAdopted, Swept
+from tallybook.domain.customer import (
+    PROFILE_FIELDS,
+    ContactPointAdded,
+    ContactPointRemoved,
+    CustomerChanged,
+    CustomerRegistered,
+    IdentifierLinked,
+    IdentifierRemoved,
+    InteractionRecorded,
+    PurchaseRecorded,
+    ReturnRecorded,
+)
+from tallybook.domain.events import Event, from_us, to_us
+from tallybook.domain.loyalty import Enrolled, RedemptionRequested, TierChanged
+from tallybook.domain.rules import RuleSet, parse_rule_set
+from tallybook.domain.ticket import TicketOpened, TicketResolved
+from tallybook.loyalty import AccountView
+from tallybook.projections.read_models import Recorded
+from tallybook.projections.segments import Segment
+from tallybook.views import ProfileView
+
+if TYPE_CHECKING:
+    from tests.projections.conftest import Shop
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+DAYS = 420
+MICROSECOND = timedelta(microseconds=1)
+DAY = timedelta(days=1)
+
+# ── a history ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_day = st.integers(0, DAYS) | st.sampled_from([0, 31, 60, 366])
+_who = st.sampled_from([0, 1])
+CHANGES = ["name=A", "name=B", "owner=o", "owner=p", "name", "owner"]
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("buy"), _day, _who, st.sampled_from([100, 5_000, 12_000, 31_000])),
+        st.tuples(st.just("buy"), _day, _who, st.sampled_from([100, 5_000, 12_000, 31_000])),
+        st.tuples(st.just("return"), _day, _who, st.integers(0, 3)),
+        st.tuples(st.just("redeem"), _day, _who, st.sampled_from([1, 40, 400])),
+        st.tuples(st.just("change"), _day, _who, st.sampled_from(CHANGES)),
+        st.tuples(st.just("contact"), _day, _who, st.sampled_from(["add", "remove"])),
+        st.tuples(st.just("identifier"), _day, _who, st.sampled_from(["link", "remove"])),
+        st.tuples(st.just("interaction"), _day, _who, st.just(0)),
+        st.tuples(st.just("ticket"), _day, _who, st.sampled_from(["open", "resolve"])),
+        st.tuples(st.just("sweep"), _day, _who, st.just(0)),
+        st.tuples(st.just("adopt"), _day, _who, st.sampled_from([2, 3])),
+        st.tuples(st.just("join"), _day, _who, st.just(0)),
+    ),
+    max_size=14,
+)  # fmt: skip
+
+VARIANTS: dict[int, dict[str, Any]] = {
+    2: {"expiry": {"days": 30}},
+    3: {
+        "tiers": {"window_months": 2, "levels": [{"name": "basic", "threshold": 0}, {"name": "gold", "threshold": 99}]}
+    },
+}
+
+
+class History:
+    """Two customers' lives, told to a shop in the order of the steps; each step is recorded an hour after the last."""
+
+    def __init__(self, shop: Shop, rules_with: Callable[..., RuleSet]) -> None:
+        self.shop, self.book, self.rules_with = shop, shop.book, rules_with
+        self.texts: dict[tuple[int, str], str] = {}  # the personal values, by position and field
+        self.members: list[UUID] = []
+        self.purchases: list[tuple[UUID, UUID]] = []
+        self.points: list[tuple[UUID, UUID]] = []
+        self.tickets: list[UUID] = []
+        self.number = 0
+        for day in (0, 31):
+            self.tell(partial(self.join, START + day * DAY), name="first", value="x@example.org")
+
+    def join(self, moment: datetime) -> None:
+        customer = self.book.customers.register(name="first", email="x@example.org", effective_at=moment)
+        self.members.append(customer)
+        self.book.loyalty.enrol(customer, effective_at=moment)
+
+    def tell(self, command: Callable[[], object], **texts: str) -> None:
+        before = self.book.position()
+        with suppress(tallybook.Refused):
+            command()
+        for position, event in enumerate(self.shop.history()[before:], before + 1):
+            fields = [name for name in event.event.personal_fields if getattr(event.event, name) is not None]
+            self.texts.update({(position, name): texts[name] for name in fields})
+        self.shop.now += timedelta(hours=1)
+
+    def take(self, what: str, day: int, who: int, detail: Any) -> None:
+        self.number += 1
+        customers = self.book.customers
+        moment, one, text = START + day * DAY, self.members[who], f"text {self.number}"
+        line = {"sku": "s", "quantity": 2, "net_minor": detail}
+        if what == "buy":
+            self.tell(lambda: self.purchases.append(
+                (one, customers.record_purchase(one, [line], effective_at=moment).purchase_id)
+            ))  # fmt: skip
+        elif what == "return" and self.purchases:
+            buyer, purchase = self.purchases[detail % len(self.purchases)]
+            self.tell(lambda: customers.record_return(buyer, {1: 1}, purchase_id=purchase, effective_at=moment))
+        elif what == "redeem":
+            self.tell(lambda: self.book.loyalty.redeem(one, detail, reward="R1", effective_at=moment))
+        elif what == "change":
+            name, _, value = detail.partition("=")
+            given: dict[str, Any] = {name: value} if value else {"clear": [name]}
+            self.tell(lambda: customers.change(one, effective_at=moment, **given), name=value)
+        elif what == "contact" and detail == "add":
+            self.tell(lambda: self.points.append(
+                (one, customers.add_contact_point(one, "phone", text, effective_at=moment))
+            ), value=text)  # fmt: skip
+        elif what == "contact" and self.points:
+            owner, point = self.points[-1]
+            self.tell(lambda: customers.remove_contact_point(owner, point, effective_at=moment))
+        elif what == "identifier" and detail == "link":
+            self.tell(lambda: customers.link_identifier(one, "crm", text, effective_at=moment), external_id=text)
+        elif what == "identifier":
+            held = [value for (_, name), value in self.texts.items() if name == "external_id"]
+            for value in held[::-1]:
+                self.tell(partial(customers.remove_identifier, one, "crm", value, effective_at=moment))
+        elif what == "interaction":
+            self.tell(lambda: customers.record_interaction(one, "visit", text=text, effective_at=moment), text=text)
+        elif what == "ticket" and detail == "open":
+            self.tell(lambda: self.tickets.append(
+                self.book.tickets.open(one, subject=text, effective_at=moment)
+            ), subject=text)  # fmt: skip
+        elif what == "ticket" and self.tickets:
+            self.tell(lambda: self.book.tickets.resolve(self.tickets[-1], "done", effective_at=moment))
+        elif what == "sweep":
+            self.tell(lambda: self.book.loyalty.sweep(moment))
+        elif what == "adopt":
+            rules = self.rules_with(version=str(detail), **VARIANTS[detail])
+            self.tell(lambda: self.book.rules.adopt(rules, effective_at=moment))
+        elif what == "join":
+            self.tell(lambda: self.join(moment), name="first", value="x@example.org")
+
+
+# ── the oracle ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Oracle:
+    """What a log says as of a moment, as it was known."""
+
+    def __init__(
+        self,
+        log: Sequence[Recorded],
+        at: datetime,
+        known: Callable[[Recorded], bool],
+        texts: Mapping[tuple[int, str], str],
+    ) -> None:
+        self.at = at
+        self.known = [one for one in log if known(one)]
+        self.seen = [one for one in self.known if one.event.effective_us <= to_us(at)]
+        self.texts = texts
+
+    def about(self, customer: UUID, *kinds: type[Event]) -> list[Recorded]:
+        """Events about a customer, in the order in which they took effect; at one moment, in that of recording."""
+        found = [
+            one for one in self.seen if one.event.subject_id == customer and (not kinds or isinstance(one.event, kinds))
+        ]
+        return sorted(found, key=lambda one: (one.event.effective_us, one.position))
+
+    def profile(self, customer: UUID) -> dict[str, Any] | None:
+        if not self.about(customer, CustomerRegistered):
+            return None
+        fields: dict[str, Any] = {}
+        systems: dict[str, Any] = {}
+        points: dict[UUID, Any] = {}
+        for position, event in self.about(customer):
+            since = from_us(event.effective_us)
+            if isinstance(event, (CustomerRegistered, CustomerChanged)):
+                for name in PROFILE_FIELDS:
+                    if getattr(event, name) is not None:
+                        fields[name] = (self.texts.get((position, name), getattr(event, name)), since, position)
+                for name in getattr(event, "cleared", ()):
+                    fields.pop(name, None)
+            elif isinstance(event, IdentifierLinked):
+                systems[event.system] = (self.texts[position, "external_id"], since, position)
+            elif isinstance(event, IdentifierRemoved):
+                systems.pop(event.system, None)
+            elif isinstance(event, ContactPointAdded):
+                points[event.point_id] = (event.kind, self.texts[position, "value"], position)
+            elif isinstance(event, ContactPointRemoved):
+                points.pop(event.point_id, None)
+        bought: list[Any] = [event for _, event in self.about(customer, PurchaseRecorded)]
+        talks = [event for _, event in self.about(customer, InteractionRecorded)]
+        return {
+            "fields": fields,
+            "identifiers": systems,
+            "contact_points": points,
+            "purchases": len(bought),
+            "pieces": sum(line.quantity for event in bought for line in event.lines),
+            "returns": len(self.about(customer, ReturnRecorded)),
+            "interactions": len(talks),
+            "tickets": len(self.about(customer, TicketOpened)),
+            "tickets_resolved": len(self.about(customer, TicketResolved)),
+            "spent_minor": {"USD": sum(event.net_minor for event in bought)} if bought else {},
+            "first_purchase_at": bought[0].effective_at if bought else None,
+            "last_purchase_at": bought[-1].effective_at if bought else None,
+            "last_interaction_at": talks[-1].effective_at if talks else None,
+        }
+
+    def timeline(self, customer: UUID) -> list[Any]:
+        return [
+            (
+                position,
+                event.effective_at,
+                event.stored_name,
+                {name: value for (at, name), value in self.texts.items() if at == position},
+            )
+            for position, event in self.about(customer)
+        ]
+
+    def tiers(self) -> dict[UUID, str]:
+        """Tiers of customers: the recorded decision that stands last."""
+        changes = [event for _, event in self.seen if isinstance(event, TierChanged)]
+        return {event.subject_id: event.tier for event in changes if event.subject_id is not None}
+
+    def segments(self) -> dict[UUID, Segment]:
+        bought: dict[UUID, dict[Any, int]] = {}
+        for _, event in self.seen:
+            if isinstance(event, PurchaseRecorded) and event.subject_id is not None:
+                days = bought.setdefault(event.subject_id, {})
+                day = event.effective_at.date()
+                days[day] = days.get(day, 0) + event.net_minor
+        found = {}
+        for customer, days in bought.items():
+            first, last = min(days), max(days)
+            repeats = [net for day, net in days.items() if day != first]
+            # The mean, rounded half up.
+            mean = (2 * sum(repeats) + len(repeats)) // (2 * len(repeats)) if repeats else 0
+            found[customer] = Segment(
+                customer, len(repeats), (last - first).days, (self.at.date() - first).days, mean, sum(days.values())
+            )
+        return found
+
+    def external_ids(self) -> dict[UUID, str]:
+        customers = {one.event.subject_id for one in self.seen if one.event.subject_id}
+        found = {}
+        for customer in customers:
+            for position, _ in self.about(customer, IdentifierLinked, IdentifierRemoved):
+                found[customer] = self.texts.get((position, "external_id"), "")
+        return found
+
+    def account(self, customer: UUID, other: Shop) -> AccountView | None:
+        """The account in another book, which hears of those facts only; its clock ends at the moment asked for."""
+        same: dict[UUID, UUID] = {}  # ids of purchases there
+        book = other.book
+        for _, event in self.known:
+            moment = event.effective_at
+            other.now = max(other.now, event.recorded_at)
+            if isinstance(event, RuleSetAdopted):
+                book.rules.adopt(parse_rule_set(json.loads(event.document), "log"), effective_at=moment)
+            elif isinstance(event, Swept) and event.until_us <= to_us(self.at):
+                book.loyalty.sweep(from_us(event.until_us))
+            elif isinstance(event, CustomerRegistered):
+                # No matter when it took effect: an account reacts to nothing of it.
+                book.customers.register(customer_id=event.subject_id, effective_at=moment)
+            elif event.subject_id is None or event.effective_us > to_us(self.at):
+                continue
+            elif isinstance(event, Enrolled):
+                book.loyalty.enrol(event.subject_id, effective_at=moment)
+            elif isinstance(event, PurchaseRecorded):
+                bought = book.customers.record_purchase(event.subject_id, event.lines, effective_at=moment)
+                same[event.event_id] = bought.purchase_id
+            elif isinstance(event, ReturnRecorded):
+                lines = {line.line: line.quantity for line in event.lines}
+                book.customers.record_return(
+                    event.subject_id, lines, purchase_id=same[event.purchase_id], effective_at=moment
+                )
+            elif isinstance(event, RedemptionRequested):
+                other.redeem(event.subject_id, moment.isoformat(), event.points)
+        other.now = self.at
+        found: AccountView | None = or_none(partial(book.loyalty.account, customer), "not_enrolled")
+        return found
+
+
+# ── what the views say, in the oracle's words ─────────────────────────────────────────────────────────────────────
+
+
+def moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def shown(view: ProfileView) -> dict[str, Any]:
+    def fields(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: (one.value, moment(one.since), one.position) for name, one in given.items()}
+
+    return {
+        "fields": fields(view.fields),
+        "identifiers": fields(view.identifiers),
+        "contact_points": {one.point_id: (one.kind, one.value, one.position) for one in view.contact_points},
+        **{
+            name: getattr(view, name)
+            for name in ("purchases", "pieces", "returns", "interactions", "tickets", "tickets_resolved")
+        },
+        "spent_minor": dict(view.spent_minor),
+        **{
+            name: moment(getattr(view, name))
+            for name in ("first_purchase_at", "last_purchase_at", "last_interaction_at")
+        },
+    }
+
+
+def or_none(question: Callable[[], Any], code: str) -> Any:
+    """The answer; None where it is refused with that code."""
+    try:
+        return question()
+    except tallybook.Refused as refused:
+        if refused.code != code:
+            raise
+        return None
+
+
+def lots_apart(view: AccountView | None) -> Any:
+    """An account without ids of lots, which differ from book to book."""
+    return view and (replace(view, lots=()), [(lot.points, lot.earned_at, lot.expires_at) for lot in view.lots])
+
+
+def check_views(history: History, oracle: Oracle, asked: Mapping[str, Any]) -> None:
+    """All views but the account, and the account's sums."""
+    book = history.book
+    for customer in history.members:
+        view = or_none(partial(book.profiles.get, customer, **asked), "unknown_customer")
+        assert (view and shown(view)) == oracle.profile(customer)
+        timeline = or_none(partial(book.profiles.timeline, customer, **asked), "unknown_customer")
+        assert [
+            (one.position, moment(one.effective_at), one.action, dict(one.texts)) for one in timeline or ()
+        ] == oracle.timeline(customer)
+    tiers = oracle.tiers()
+    held = {one.customer_id: tier for tier in ("basic", "silver", "gold") for one in book.tiers.members(tier, **asked)}
+    assert held == tiers
+    assert book.tiers.counts(**asked) == {tier: list(tiers.values()).count(tier) for tier in set(tiers.values())}
+    segments = oracle.segments()
+    assert dict(book.profiles.segments(**asked)) == {str(customer): one for customer, one in segments.items()}
+    names = oracle.external_ids()
+    assert sorted((name, one.customer_id) for name, one in book.profiles.segments(system="crm", **asked)) == sorted(
+        (names.get(customer, ""), customer) for customer in segments
+    )
+
+
+# ── the properties ────────────────────────────────────────────────────────────────────────────────────────────────
+
+_moments = st.none() | st.tuples(
+    st.integers(-2, DAYS + 5), st.sampled_from([-MICROSECOND, timedelta(), timedelta(hours=13)])
+)
+_knowledge = st.none() | st.tuples(
+    st.floats(0, 1.1), st.sampled_from(["position", "time", "just before", "just after"])
+)
+
+
+def asking(history: History, when: Any, knowledge: Any) -> tuple[datetime, Callable[[Recorded], bool], dict[str, Any]]:
+    """A question, and what it means: the moment, which events are known, the arguments."""
+    log = history.shop.history()
+    asked: dict[str, Any] = {}
+    at = history.shop.now
+    if when is not None:
+        at = START + when[0] * DAY + when[1]
+        asked["as_of"] = at
+    if knowledge is None:
+        return at, lambda one: True, asked
+    share, how = knowledge
+    position = min(int(share * len(log)), len(log) + 3)
+    if how == "position":
+        asked["known_at"] = position
+        return at, lambda one: one.position <= position, asked
+    nudge = {"time": timedelta(), "just before": -MICROSECOND, "just after": MICROSECOND}[how]
+    known_at = log[min(max(position, 1), len(log)) - 1].event.recorded_at + nudge
+    asked["known_at"] = known_at
+    return at, lambda one: one.event.recorded_at <= known_at, asked
+
+
+@settings(max_examples=60, deadline=None, print_blob=True)
+@given(steps=_steps, when=_moments, knowledge=_knowledge)
+def test_every_view_answers_by_effective_and_by_recorded_time(
+    open_shop: Callable[..., Shop], rules_with: Callable[..., RuleSet], steps: list[Any], when: Any, knowledge: Any
+) -> None:
+    shop = open_shop()
+    history = History(shop, rules_with)
+    for step in steps:
+        history.take(*step)
+    at, known, asked = asking(history, when, knowledge)
+    oracle = Oracle(shop.history(), at, known, history.texts)
+    check_views(history, oracle, asked)
+    for customer in history.members:
+        other = open_shop(adopted=False)
+        view = or_none(partial(shop.book.loyalty.account, customer, **asked), "not_enrolled")
+        assert lots_apart(view) == lots_apart(oracle.account(customer, other))
+        other.close()
+    shop.close()
+
+
+@settings(max_examples=25, deadline=None, print_blob=True)
+@given(steps=_steps)
+def test_as_of_now_and_known_at_the_head_is_what_the_live_read_models_say(
+    open_shop: Callable[..., Shop], rules_with: Callable[..., RuleSet], steps: list[Any]
+) -> None:
+    shop = open_shop()
+    history = History(shop, rules_with)
+    for step in steps:
+        history.take(*step)
+    oracle = Oracle(shop.history(), shop.now, lambda one: True, history.texts)
+    for asked in ({}, {"as_of": shop.now}, {"known_at": shop.book.position()}, {"known_at": 2**62}):
+        check_views(history, oracle, asked)
+    shop.book.projections.rebuild()
+    check_views(history, oracle, {})
+    shop.close()
