@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock, get_ident
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
 
 from eventsourcing import persistence
 
@@ -165,7 +164,8 @@ class SQLiteDatabase:
         self._idle: list[sqlite3.Connection] = []
         self._users: dict[int, int] = {}  # id of a connection in use → its thread
         self._closed = False
-        self._watches: WeakSet[SQLiteWatch] = WeakSet()
+        self._poll_lock = Lock()
+        self._poll: sqlite3.Connection | None = None  # sees commits by data_version; one for all watches
         # In memory, the database lives as long as a connection to it.
         self._anchor = self._connect() if self.in_memory else None
 
@@ -217,9 +217,7 @@ class SQLiteDatabase:
     def watch(self, channel: str) -> SQLiteWatch:  # noqa: ARG002 - one file has one channel
         """Watch for commits from now on."""
         self.check_usable()
-        watch = SQLiteWatch(self)
-        self._watches.add(watch)
-        return watch
+        return SQLiteWatch(self)
 
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError.
@@ -236,6 +234,9 @@ class SQLiteDatabase:
                     remedy="In a signal handler, set a flag, and close the book where nothing of it is running.",
                 )
             self._closed = True
+        with self.committed:
+            self.committed.notify_all()  # watches end at once, not when the last statement has
+        with self._state:
             while self._users:
                 self._state.wait(0.05)
             idle, self._idle = self._idle, []
@@ -244,8 +245,10 @@ class SQLiteDatabase:
         if self._anchor is not None:
             self._anchor.close()
             self._anchor = None
-        for watch in list(self._watches):
-            watch.close()
+        with self._poll_lock:
+            if self._poll is not None:
+                self._poll.close()
+                self._poll = None
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -312,6 +315,20 @@ class SQLiteDatabase:
             self.commits += 1
             self.committed.notify_all()
 
+    def _data_version(self) -> int:
+        """Another number after each commit to the file, whoever made it. In memory, where `commits` tells all: 0."""
+        if self.in_memory:
+            return 0
+        with self._poll_lock:
+            if self._closed:
+                return 0
+            if self._poll is None:
+                self._poll = self._connect()
+            try:
+                return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error as error:
+                raise translated(error, self.place) from error
+
 
 class SQLiteWatch:
     """Notices commits: those of this process at once, those of others by `PRAGMA data_version`, every 20 ms."""
@@ -319,43 +336,33 @@ class SQLiteWatch:
     def __init__(self, database: SQLiteDatabase) -> None:
         self._database = database
         self._closed = False
-        self._raw = None if database.in_memory else database._connect()
-        self._lock = Lock()
-        self._version = self._data_version()
-        self._commits = database.commits
+        self._seen = (database._data_version(), database.commits)
 
-    def wait(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
-        """Whether something may have been committed since the last call."""
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something may have been committed since the last call. Raises BookError in a forked process."""
         database = self._database
-        until = clock() + timeout_s
+        until = time.monotonic() + timeout_s
         while True:
-            version = self._data_version()
+            if database._pid != os.getpid():
+                database.check_usable()
+            # Looked up before the lock is taken, and kept as it was then: what is committed from here on differs
+            # from it, and is found by the next look or call.
+            version = database._data_version()
             with database.committed:
                 if self._closed or database._closed:
                     return False
-                if version != self._version or database.commits != self._commits:
-                    self._version, self._commits = version, database.commits
+                now = (version, database.commits)
+                if now != self._seen:
+                    self._seen = now
                     return True
-                left = until - clock()
+                left = until - time.monotonic()
                 if left <= 0:
                     return False
-                database.committed.wait(left if self._raw is None else min(left, POLL_S))
+                database.committed.wait(left if database.in_memory else min(left, POLL_S))
 
     def close(self) -> None:
         """Stop."""
-        with self._database.committed:
-            self._closed = True
-            self._database.committed.notify_all()
-        with self._lock:
-            if self._raw is not None:
-                self._raw.close()
-                self._raw = None
-
-    def _data_version(self) -> int:
-        with self._lock:
-            if self._raw is None:
-                return 0
-            try:
-                return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
-            except sqlite3.Error as error:
-                raise translated(error, self._database.place) from error
+        self._closed = True
+        if self._database._pid == os.getpid():  # a forked process may have inherited the lock as somebody held it
+            with self._database.committed:
+                self._database.committed.notify_all()
