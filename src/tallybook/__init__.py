@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from tallybook.domain.personal import Erased
     from tallybook.domain.rules import RuleSet
     from tallybook.domain.ticket import Author, TicketKind, TicketState
+    from tallybook.projections.read_models import Recorded
 
     from .book import Book, open  # noqa: A004 - the front door
+    from .follow import Follower
 
 __version__ = "0.1.0"
 
@@ -63,6 +65,7 @@ _HOMES = {
     "Conflict": "tallybook.domain.errors",
     "CustomerKind": "tallybook.domain.customer",
     "Erased": "tallybook.domain.personal",
+    "Follower": "tallybook.follow",
     "ImportFileError": "tallybook.domain.errors",
     "InvalidInput": "tallybook.domain.errors",
     "KeysMissing": "tallybook.domain.errors",
@@ -74,6 +77,7 @@ _HOMES = {
     "NotAllowed": "tallybook.domain.errors",
     "NotFound": "tallybook.domain.errors",
     "ReadsMissing": "tallybook.domain.errors",
+    "Recorded": "tallybook.projections.read_models",
     "Refused": "tallybook.domain.errors",
     "RuleSet": "tallybook.domain.rules",
     "RuleSetError": "tallybook.domain.errors",
@@ -99,6 +103,7 @@ __all__ = [
     "Conflict",
     "CustomerKind",
     "Erased",
+    "Follower",
     "ImportFileError",
     "InvalidInput",
     "KeysMissing",
@@ -110,6 +115,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "ReadsMissing",
+    "Recorded",
     "Refused",
     "RuleSet",
     "RuleSetError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, C
 from .bulk import rarely_collecting
 from .core import ACTING, Core
 from .customers import CustomerDesk
+from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
 from .tickets import TicketDesk
@@ -94,6 +95,22 @@ class Book:
                 if core in before:
                     held[core] = before[core]
                 ACTING.set(held)
+
+    def follow(self, after: int = 0, *, names: Sequence[str] = (), timeout_s: float | None = None) -> Follower:
+        """The events after a position in order, each once, none left out; then those to come, as they are committed.
+
+            for position, event in book.follow(after=last):      # or `async for`
+                ...
+
+        `names`: only events of these stored names. `timeout_s`: end when no event has come for so long; 0: at the
+        head; None: never. A position beyond the head is waited for.
+
+        To react exactly once, write the position in the transaction of your effect, and start after the last one
+        written. A reaction that is itself a command takes its command id from the position (`f"welcome/{position}"`):
+        repeated after a crash, it has no second effect. A broker gets each event at least once, and the position to
+        tell a repeat by. Refuses: invalid_argument.
+        """
+        return follow(self._core, after, names, timeout_s)
 
     def replay(self, progress: Progress | None = None) -> Certificate:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
