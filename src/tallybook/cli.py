@@ -545,9 +545,9 @@ def follow(
                 "fields": clear,
             }
             if as_json:
-                print(to_json(line, fallback=str).decode(), flush=True)
+                print(to_json(line, fallback=str, bytes_mode="hex").decode(), flush=True)
             else:
-                fields = to_json(clear, fallback=str).decode()
+                fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
                 print(position, line["effective_at"], event.stored_name, event.subject_id or "-", fields, flush=True)
 
 
