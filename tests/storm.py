@@ -1,4 +1,4 @@
-"""Storms: many writers and readers of one log, in threads and in processes, some killed in the middle. On any database.
+"""Storms: many writers and readers at once, in threads and in processes, some killed in the middle. On any database.
 
 What runs in a process of its own is told a way to open a log (a name in `WAYS`) and where, as text.
 """
@@ -20,13 +20,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from threading import local
+from threading import Barrier, local
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from eventsourcing.persistence import IntegrityError
 
 import tallybook
+from tallybook import imports
 from tallybook.adapters.database import Session
 from tallybook.adapters.log import LogRecorder, NewRow, Tail
 from tallybook.adapters.sqlite import SQLiteDatabase
@@ -36,7 +37,7 @@ Seen = list[tuple[int, str]]
 """Positions with what stands there, in the order in which a reader met them."""
 
 NAMES = ("storm.even", "storm.odd")
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 # ── ways to open a log ────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,7 +283,8 @@ def storm(
 
 
 class Fate(local):
-    """What is to happen to this thread's next transaction, between its inserts and its commit."""
+    """What is to happen to this thread's next transaction: it may "fail" or its process "die" between its inserts and
+    its commit, or the process "die after" the commit, before anybody is told of it."""
 
     next: str | None = None
 
@@ -293,18 +295,24 @@ FATE = Fate()
 def give_in_to_fate(book: tallybook.Book) -> None:
     """Let transactions of a book fail, or its process die, when `FATE` says so."""
     log = book._core.app.log
-    append_in = log.append_in
+    append, append_in = log.append, log.append_in
 
     def fateful(session: Session, new: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         positions = append_in(session, new, **kwargs)
-        fate, FATE.next = FATE.next, None
-        if fate == "die":
+        if FATE.next == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fate == "fail":
+        if FATE.next == "fail":
+            FATE.next = None
             raise RolledBackError
         return positions
 
-    vars(log)["append_in"] = fateful
+    def fateful_after(new: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        positions = append(new, **kwargs)
+        if FATE.next == "die after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return positions
+
+    vars(log).update(append=fateful_after, append_in=fateful)
 
 
 def give_commands(book: tallybook.Book, name: str, commands: int, seed: int, dies_in: int = -1) -> None:
@@ -409,6 +417,185 @@ def storm_of_commands(url: str, *, seed: int = 1, lives: int = 3, commands: int 
         )
 
 
+# ── one command, many times ───────────────────────────────────────────────────────────────────────────────────────
+
+RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"
+
+
+def give(book: tallybook.Book, kind: str, target: str, command_id: str | None, variant: int = 0) -> str:
+    """What giving a command answers, as text; a refusal with its code. Another variant has other arguments."""
+    with book.acting("agent:storm", purpose="test"):
+        try:
+            return repr(_give(book, kind, target, command_id, variant))
+        except tallybook.Refused as refused:
+            return f"{refused.code}: {refused.message}"
+
+
+def _give(book: tallybook.Book, kind: str, target: str, command_id: str | None, variant: int) -> object:
+    lines = [tallybook.Line(sku="cd", quantity=1, net_minor=5000 + variant)]
+    match kind:
+        case "register":
+            return book.customers.register(
+                name=f"Ada {variant}", identifiers={"crm": target}, email="a@example.org", command_id=command_id
+            )
+        case "claim identifier":
+            return book.customers.register(identifiers={"crm": target}, command_id=command_id)
+        case "purchase":
+            return book.customers.record_purchase(target, lines, order_id=command_id, command_id=command_id)
+        case "claim order":
+            customer, order = target.split()
+            return book.customers.record_purchase(customer, lines, order_id=order, command_id=command_id)
+        case "redeem":
+            return book.loyalty.redeem(target, 10 + variant, reward="R1", command_id=command_id)
+        case "refused redeem":
+            return book.loyalty.redeem(target, 10**9 + variant, reward="R1", command_id=command_id)
+        case "ticket":
+            return book.tickets.open(target, subject=f"Parcel {variant}", command_id=command_id)
+        case "adopt":
+            return book.rules.adopt(RULES, effective_at=f"199{2 + variant}-{target}T00:00:00Z", command_id=command_id)
+        case _:
+            imports.ROWS_PER_COMMIT = 25
+            return book.imports.cdnow(target).purchases
+
+
+def lend_a_hand(book: tallybook.Book) -> None:
+    """Give the commands that stdin tells, one a line, and answer each with a line."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        fate, *command = json.loads(line)
+        FATE.next = fate
+        answer = give(book, *command)
+        FATE.next = None
+        print(answer, flush=True)
+
+
+class Hand:
+    """A process that gives commands; it may die of one, and is then replaced."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it; it has the book open when this returns."""
+        self._process = start("hand", [self.url])
+        assert self.answer() == "ready"
+
+    def ask(self, *command: object, fate: str | None = None) -> None:
+        """Tell it a command, with what is to happen in its transaction."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([fate, *command]) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> str | None:
+        """Its answer; None if it died."""
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if answer:
+            return answer.strip()
+        assert self._process.wait(PATIENCE_S) == -signal.SIGKILL
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        with self._process:
+            pass
+
+
+def all_at_once(book: tallybook.Book, hands: Sequence[Hand], *commands: Sequence[Any], threads: int = 8) -> list[str]:
+    """What `threads` threads and all hands answer that give a command at the same time; the commands take turns."""
+    barrier = Barrier(threads)
+
+    def one(number: int) -> str:
+        barrier.wait(PATIENCE_S)
+        return give(book, *commands[number % len(commands)])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number, hand in enumerate(hands):
+            hand.ask(*commands[number % len(commands)])
+        answers = list(pool.map(one, range(threads)))
+    for hand in hands:
+        answer = hand.answer()
+        assert answer is not None
+        answers.append(answer)
+    return answers
+
+
+# ── claims ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+COUPONS = 12
+
+
+def coupon(number: int) -> bytes:
+    """The claim on a coupon."""
+    return b"coupon" + bytes([number])
+
+
+def claim_coupons(log: LogRecorder, customer: int, seed: int, rounds: int, *, guarded: bool = True) -> None:
+    """Claim and release coupons for a customer, whom others serve as well. Unguarded: without the claims."""
+    chance = random.Random(seed)
+    stream = customer.to_bytes(16, "big")
+    for _ in range(rounds):
+        events = log.stream_rows(UUID(bytes=stream))
+        held = {int(state) for _, _, name, state in events if name == "taken"}
+        for _, _, name, state in events:  # in order: what was released is not held, unless it was taken again
+            (held.add if name == "taken" else held.discard)(int(state))
+        free = [number for number in range(COUPONS) if log.holder(coupon(number)) is None]
+        releases = bool(held) and chance.random() < 0.5
+        if not releases and not free:
+            continue
+        wanted = chance.choice(sorted(held) if releases else free)
+        row = (stream, len(events) + 1, "released" if releases else "taken", str(wanted).encode())
+        with suppress(IntegrityError):  # another was faster: with the coupon, or with this customer
+            if not guarded:
+                log.append([row])
+            elif releases:
+                log.append([row], releases=[coupon(wanted)])
+            else:
+                log.append([row], claims=[(coupon(wanted), stream)])
+
+
+def storm_of_claims(way: str, where: str, *, seed: int = 1, rounds: int = 60, guarded: bool = True) -> list[str]:
+    """Let 8 threads and 4 processes claim coupons for 6 customers; what the log then says that must not be."""
+    log = WAYS[way](where)
+    chance = random.Random(seed)
+    processes = []
+    with ThreadPoolExecutor(8) as pool:
+        for customer in range(4):
+            arguments = [way, where, str(customer), str(chance.getrandbits(32)), str(rounds), str(int(guarded))]
+            processes.append(start("claim", arguments))
+        jobs = [
+            pool.submit(claim_coupons, log, one % 6, chance.getrandbits(32), rounds, guarded=guarded)
+            for one in range(8)
+        ]
+        for job in jobs:
+            job.result(PATIENCE_S)
+    for process in processes:
+        process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+    problems = []
+    holders: dict[bytes, bytes] = {}
+    taken = released = 0
+    for position, stream, _, name, state in log.iterate():
+        claim = coupon(int(state))
+        if name == "taken":
+            taken += 1
+            if claim in holders:
+                problems.append(f"position {position}: coupon {int(state)} is taken while another holds it")
+            holders[claim] = stream
+        else:
+            released += 1
+            if holders.pop(claim, None) != stream:
+                problems.append(f"position {position}: coupon {int(state)} is released by one who does not hold it")
+    if log.holders([coupon(number) for number in range(COUPONS)]) != holders:
+        problems.append("the claims are not what the log says")
+    assert min(taken, released) > 20, f"only {taken} taken, {released} released: no storm"
+    log.database.close()
+    return problems
+
+
 # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -417,6 +604,7 @@ def start(role: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.storm", role, *arguments],
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
         stdout=subprocess.PIPE,
         text=True,
@@ -453,6 +641,14 @@ def main(role: str, *arguments: str) -> None:
         case "follow", (url, names):
             with tallybook.open(url) as book:
                 print(json.dumps(follow(book, json.loads(names))))
+        case "claim", (way, where, customer, seed, rounds, guarded):
+            log = WAYS[way](where)
+            claim_coupons(log, int(customer), int(seed), int(rounds), guarded=guarded == "1")
+            log.database.close()
+        case "hand", (url,):
+            with tallybook.open(url) as book:
+                give_in_to_fate(book)
+                lend_a_hand(book)
         case _:
             raise SystemExit(f"{role} {arguments}?")
 
