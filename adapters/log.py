@@ -233,14 +233,14 @@ class LogRecorder(ApplicationRecorder):
             params.append(limit)
         return self.database.rows(statement, params)
 
-    def streams_rows(self, originator_ids: Sequence[UUID]) -> Iterator[tuple[Any, ...]]:
-        """All rows of many streams, stream by stream."""
-        for start in range(0, len(originator_ids), 500):
-            chunk = [one.bytes for one in originator_ids[start : start + 500]]
+    def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each up to a version."""
+        for start in range(0, len(originator_ids), 100):
+            chunk = [one.bytes for one in originator_ids[start : start + 100]]
             yield from self.database.rows(
-                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) "
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND originator_version<=? "
                 "ORDER BY originator_id, originator_version",
-                chunk,
+                [*chunk, lte],
             )
 
     def select_notifications(
@@ -278,15 +278,13 @@ class LogRecorder(ApplicationRecorder):
         params.append(limit)
         return self.database.rows(statement, params)
 
-    def rows_at(self, positions: Sequence[int]) -> Sequence[tuple[Any, ...]]:
-        """The rows at positions, in order."""
-        rows: list[tuple[Any, ...]] = []
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at positions, in order, 500 at a time."""
         for start in range(0, len(positions), 500):
             chunk = positions[start : start + 500]
-            rows += self.database.rows(
+            yield from self.database.rows(
                 f"{self._select}WHERE position IN ({marks(len(chunk))}) ORDER BY position", chunk
             )
-        return rows
 
     def iterate(
         self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000

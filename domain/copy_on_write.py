@@ -207,8 +207,8 @@ class SortedAmounts(Generic[E]):
         at, index = place
         if at == len(self._runs):
             return 0
-        rest: int = sum(map(_last, self._runs[at][index:]))
-        return rest + sum(self._totals[at + 1 :])
+        amount: int = sum(map(_last, self._runs[at][index:])) + sum(self._totals[at + 1 :])
+        return amount
 
     def _place(self, key: tuple[Any, ...]) -> Place:
         # A key is a shorter tuple than an entry with the same key: it sorts right before it.
