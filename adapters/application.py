@@ -18,6 +18,7 @@ from tallybook.domain.errors import Refused, refusal
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Progress, Recorded
 
+from .bulk import rarely_collecting
 from .codec import EventMapper
 from .database import Database
 from .form import known_uuid
@@ -166,13 +167,18 @@ class BookApplication(Application[UUID]):
     def _from_the_start(self, kind: type[A], stream_id: UUID) -> A | None:
         """An aggregate from its snapshot and the events after it, or from all of its events."""
         rows = self.store.piece(stream_id)
-        if len(rows) == PIECE:
+        if len(rows) < PIECE:
+            return self._folded(kind, stream_id, rows)
+        with rarely_collecting():
             snapshot = self.snapshot_store.find(stream_id)
             if isinstance(snapshot, kind):
                 # From its last event on, so that it shows whether the stream reaches that far.
                 newer = self.store.piece(stream_id, snapshot.version - 1)
                 if newer and newer[0][1] == snapshot.version:
                     return kind.fold(snapshot, islice(self.store.go_on(stream_id, newer), 1, None))
+            return self._folded(kind, stream_id, rows)
+
+    def _folded(self, kind: type[A], stream_id: UUID, rows: Sequence[tuple[Any, ...]]) -> A | None:
         events = self.store.go_on(stream_id, rows)
         first = next(events, None)
         if first is None:
@@ -206,7 +212,7 @@ class BookApplication(Application[UUID]):
     def write_snapshots(self) -> None:
         """Write the snapshots that are due: after a commit, in a transaction of their own, if that can be done."""
         while self._due:
-            with suppress(KeyError):  # another thread was faster
+            with suppress(KeyError), rarely_collecting():  # KeyError: another thread was faster
                 self.snapshot_store.write(self._due.popitem()[1])
 
     def drop_snapshots(self) -> None:

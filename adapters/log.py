@@ -176,15 +176,16 @@ class LogRecorder(ApplicationRecorder):
     def _must_stand(self, session: Session, reads: Sequence[tuple[UUID, int]]) -> None:
         for start in range(0, len(reads), 500):
             chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
+            # A look-up for each in the index; a GROUP BY would go through all events of the streams.
             found = dict(
                 session.rows(
-                    f"SELECT originator_id, MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
-                    f"WHERE originator_id IN ({marks(len(chunk))}) GROUP BY originator_id",
+                    f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
+                    f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(chunk))}) AS streams",
                     list(chunk),
                 )
             )
             for stream, version in chunk.items():
-                if found.get(stream, 0) != version:
+                if (found[stream] or 0) != version:
                     raise IntegrityError(f"stream {uuid_from(stream)} moved on from version {version}")
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:

@@ -7,6 +7,7 @@ from heapq import merge
 from pathlib import Path
 from uuid import UUID
 
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
@@ -19,7 +20,6 @@ from tallybook.domain.rules import Rules, RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import Derivation
 
-from .bulk import rarely_collecting
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso, moment_us
