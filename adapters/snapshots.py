@@ -26,6 +26,7 @@ from tallybook.domain.copy_on_write import LayeredDict, SortedAmounts
 from tallybook.domain.customer import Customer
 from tallybook.domain.errors import TallybookError
 from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.domain.operations import Operations
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table
 
@@ -201,7 +202,7 @@ class StateForm:
 
 
 class _StateSource(Source):
-    """What events hold, and beside it what aggregates hold: named tuples, enums, and the containers of a state."""
+    """What events hold, and beside it what aggregates hold: named tuples, enums, sets, the containers of a state."""
 
     def encode(self, annotation: Any, value: str) -> str:
         """What turns `value` into what msgpack packs."""
@@ -210,6 +211,8 @@ class _StateSource(Source):
         if origin in (dict, LayeredDict):
             entries = f"{value}.items()" if origin is dict else f"{value}.plain().items()"
             made = f"[[{self.encode(args[0], 'key')}, {self.encode(args[1], 'item')}] for key, item in {entries}]"
+        elif origin is frozenset:
+            made = f"sorted({value})"
         elif origin is SortedAmounts:
             made = f"[{self.encode(args[0], 'item')} for item in {value}]"
         elif parts := _parts(inner):
@@ -232,6 +235,8 @@ class _StateSource(Source):
             )
             if origin is LayeredDict:
                 made = f"{self._named(LayeredDict)}({made})"
+        elif origin is frozenset:
+            made = f"frozenset([{self.decode(args[0], 'item', name)} for item in {value}])"
         elif origin is SortedAmounts:
             made = f"{self._named(SortedAmounts)}([{self.decode(args[0], 'item', name)} for item in {value}])"
         elif parts := _parts(inner):
@@ -269,4 +274,4 @@ def _parts(annotation: Any) -> list[Any]:
     return []
 
 
-_FORMS = {kind.__name__: StateForm(kind) for kind in (Customer, LoyaltyAccount, Ticket, Control)}
+_FORMS = {kind.__name__: StateForm(kind) for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations)}

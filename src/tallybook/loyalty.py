@@ -256,7 +256,7 @@ class LoyaltyDesk(Desk):
             control = core.app.load(Control, core.book_id)
         else:
             known = core.known(known_at)
-            core.catch_up()
+            core.catch_up(core.trail)
             derivation = Derivation()
             streams = core.stream(core.book_id), core.subject_events(customer_id)
             for recorded in merge(*streams, key=lambda recorded: recorded.position):
