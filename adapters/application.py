@@ -90,25 +90,34 @@ class BookEventStore(EventStore[UUID]):
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
         """A stream's events. All of them, in order, are read in pieces: a stream may be longer than memory."""
-        if desc or limit is not None:
-            rows = self._recorder.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
-            return self._events(originator_id, rows)
-        return self.go_on(originator_id, self.piece(originator_id, gt, lte), lte)
+        if not desc and limit is None:
+            return self.go_on(originator_id, gt=gt, lte=lte)
+        read = self._mapper.read
+        rows = self._recorder.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
+        return (read(originator_id, version, name, state, position) for position, version, name, state in rows)
 
     def piece(self, originator_id: UUID, gt: int | None = None, lte: int | None = None) -> Sequence[tuple[Any, ...]]:
         """The next rows of a stream; fewer than PIECE if these are the last."""
         return self._recorder.stream_rows(originator_id, gt=gt, lte=lte, limit=PIECE)
 
-    def go_on(self, originator_id: UUID, rows: Sequence[tuple[Any, ...]], lte: int | None = None) -> Iterator[Event]:
-        """The events of one piece, and all that come after it."""
-        yield from self._events(originator_id, rows)
-        while len(rows) == PIECE:
-            rows = self.piece(originator_id, rows[-1][1], lte)
-            yield from self._events(originator_id, rows)
-
-    def _events(self, originator_id: UUID, rows: Iterable[tuple[Any, ...]]) -> Iterator[Event]:
+    def go_on(
+        self,
+        originator_id: UUID,
+        rows: Sequence[tuple[Any, ...]] | None = None,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+    ) -> Iterator[Event]:
+        """The events of a piece (default: the next one), and all that come after it."""
         read = self._mapper.read
-        return (read(originator_id, version, name, state, position) for position, version, name, state in rows)
+        while True:
+            if rows is None:
+                rows = self.piece(originator_id, gt, lte)
+            for position, version, name, state in rows:
+                yield read(originator_id, version, name, state, position)
+            if len(rows) < PIECE:
+                return
+            gt, rows = rows[-1][1], None
 
 
 def _part_of(state: bytes, parts: int) -> int:

@@ -105,23 +105,20 @@ class SnapshotStore:
             ):
                 *parts, checksum = row
                 if checksum == _checksum(*parts):
-                    return _restored(stream_id, *parts)
+                    _, version, kind, _, state = parts
+                    return restored(kind, stream_id, version, state)
         return None
 
     def write(self, aggregate: Aggregate) -> None:
         """Keep a snapshot in the place of the one before, if it can be written."""
         aggregate.snapshot_version = aggregate.version  # if it can't, not again before the next one is due
         with suppress(*_FAILURES, OverflowError):
-            kind = type(aggregate)
-            row = (
-                aggregate.id.bytes,
-                aggregate.version,
-                kind.__name__,
-                current_form(),
-                msgpack.packb(_FORMS[kind.__name__].encode(aggregate)),
-            )
+            kind, state = packed(aggregate)
+            row = (aggregate.id.bytes, aggregate.version, kind, current_form(), state)
+            missing = not self._database.has_table(SNAPSHOTS.name)
             with self._database.session(write=True) as session:
-                session.define(_DEFINITION)
+                if missing:
+                    session.define(_DEFINITION)
                 session.upsert(SNAPSHOTS, [(*row, _checksum(*row))])
 
     def streams(self) -> list[UUID]:
@@ -160,7 +157,14 @@ def _checksum(stream: bytes, version: int, kind: str, form: bytes, state: bytes)
     return hashlib.sha256(msgpack.packb([stream, version, kind, form, state])).digest()
 
 
-def _restored(stream_id: UUID, _stream: bytes, version: int, kind: str, _form: bytes, state: bytes) -> Aggregate | None:
+def packed(aggregate: Aggregate) -> tuple[str, bytes]:
+    """The kind of an aggregate, and its state as msgpack. OverflowError where a number is longer than 64 bits."""
+    kind = type(aggregate).__name__
+    return kind, msgpack.packb(_FORMS[kind].encode(aggregate))
+
+
+def restored(kind: str, stream_id: UUID, version: int, state: bytes) -> Aggregate | None:
+    """The aggregate that `packed` was given; None where the bytes are no state of that kind."""
     form = _FORMS.get(kind)
     if form is None:
         return None
