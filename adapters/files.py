@@ -23,22 +23,17 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
             raise NotABook(f"{path} is a folder.", path=str(path), remedy="Name a file in it.")
         if not path.exists() or path.stat().st_size == 0:
             return False
-        with path.open("rb") as file:
-            header = file.read(100)
     except OSError as error:
         raise BookError(
             f"{path} can't be read: {error.strerror or error}.",
             path=str(path),
             remedy="Check the name, its owner and its mode.",
         ) from error
-    if header[:16] != b"SQLite format 3\x00":
-        raise NotABook(
-            f"{path} is not a {what}: it is no SQLite file.", path=str(path), remedy="Name another, or put it back."
-        )
+    written = _application_id(path, what)
     check_writable(path)
     try:
         # What was ours when it was last written is opened for writing: a journal that a kill left is then rolled back.
-        mode = "rw" if int.from_bytes(header[68:72], "big") == application_id else "ro"
+        mode = "rw" if written == application_id else "ro"
         where = f"{path.as_uri()}?mode={mode}"
         with closing(sqlite3.connect(where, uri=True, timeout=30, isolation_level=None)) as connection:
             # One snapshot: between two reads, another process may make the book.
@@ -69,6 +64,25 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
             remedy="Upgrade Tallybook.",
         )
     return True
+
+
+def _application_id(path: Path, what: str) -> int:
+    """What the file's first page says, whatever its journals hold. Raises NotABook, BookError.
+
+    Read by SQLite, never by `open`: POSIX drops all locks of a process on a file when it closes any handle of that
+    file, and another process would then take the log of a book that is open here for one that nobody uses.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            return int(connection.execute("PRAGMA application_id").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise BookError(
+            f"{path} can't be read: {error}.", path=str(path), remedy="Check the name, its owner and its mode."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise NotABook(
+            f"{path} is not a {what}: it is no SQLite file.", path=str(path), remedy="Name another, or put it back."
+        ) from error
 
 
 def check_writable(path: Path) -> None:
