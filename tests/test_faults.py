@@ -64,16 +64,16 @@ def test_a_book_that_is_opened_twice_in_a_process_loses_nothing_when_another_pro
     with tallybook.open(url_of(path)) as first:
         customers = [register(first, "Ada")]
         with tallybook.open(url_of(path)) as second:
-            in_another_process(path, 'book.customers.register(name="Bob")')
+            customers.append(UUID(in_another_process(path, 'print(book.customers.register(name="Bob"))')))
             customers.append(register(first, "Cyd"))
             customers.append(register(second, "Dan"))
             assert first.position() == second.position()
-        in_another_process(path, 'book.customers.register(name="Eve")')
+        customers.append(UUID(in_another_process(path, 'print(book.customers.register(name="Eve"))')))
         customers.append(register(first, "Fay"))
         position = first.position()
     with tallybook.open(url_of(path)) as again:
         assert again.position() == position
-        assert names(again, *customers) == ["Ada", "Cyd", "Dan", "Fay"]
+        assert names(again, *customers) == ["Ada", "Bob", "Cyd", "Dan", "Eve", "Fay"]
         sound(again)
 
 
