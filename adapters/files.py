@@ -12,6 +12,8 @@ from tallybook.domain.errors import BookError, BookReadOnly, NewerBook, NotABook
 FORMAT = 1
 """Newest layout of a book's files that this release knows."""
 
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+
 
 def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
     """Whether there is such a file of a book; False for none, or one whose making was cut short.
@@ -29,6 +31,8 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
             path=str(path),
             remedy="Check the name, its owner and its mode.",
         ) from error
+    if _in_the_making(path):
+        return False
     written = _application_id(path, what)
     check_writable(path)
     try:
@@ -66,6 +70,18 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
     return True
 
 
+def _in_the_making(path: Path) -> bool:
+    """Whether the file's first transaction is under way, or was cut short: its pages are anything, until rolled back.
+
+    The rollback journal tells: it begins with a magic number, and says how many pages the file had.
+    """
+    try:
+        header = path.with_name(path.name + "-journal").read_bytes()[:20]
+    except OSError:
+        return False
+    return header[:8] == JOURNAL_MAGIC and header[16:20] == bytes(4)
+
+
 def _application_id(path: Path, what: str) -> int:
     """What the file's first page says, whatever its journals hold. Raises NotABook, BookError.
 
@@ -74,6 +90,8 @@ def _application_id(path: Path, what: str) -> int:
     """
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            # Also where the file is shorter than it says, as long as its log is not brought in: the log mends that.
+            connection.execute("PRAGMA writable_schema=ON")
             return int(connection.execute("PRAGMA application_id").fetchone()[0])
     except sqlite3.OperationalError as error:
         raise BookError(
