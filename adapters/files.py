@@ -9,16 +9,20 @@ from pathlib import Path
 
 from tallybook.domain.errors import BookError, BookReadOnly, NewerBook, NotABook
 
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, translated
+
 FORMAT = 1
 """Newest layout of a book's files that this release knows."""
 
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
 
-def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
+def is_ours(
+    path: Path, application_id: int, what: str = "book", *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+) -> bool:
     """Whether there is such a file of a book; False for none, or one whose making was cut short.
 
-    Raises NotABook, NewerBook, BookReadOnly, BookError. Reads only.
+    Raises NotABook, NewerBook, BookReadOnly, BookError. Refuses: busy. Reads only.
     """
     try:
         if path.is_dir():
@@ -39,18 +43,14 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
         # What was ours when it was last written is opened for writing: a journal that a kill left is then rolled back.
         mode = "rw" if written == application_id else "ro"
         where = f"{path.as_uri()}?mode={mode}"
-        with closing(sqlite3.connect(where, uri=True, timeout=30, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(where, uri=True, timeout=lock_timeout_s, isolation_level=None)) as connection:
             # One snapshot: between two reads, another process may make the book.
             connection.execute("BEGIN")
             found = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.OperationalError as error:
-        raise BookReadOnly(
-            f"{path} can't be opened: {error}.",
-            path=str(path),
-            remedy="Check owner and mode of the file and its folder, and that it is not locked.",
-        ) from error
+        raise translated(error, str(path)) from error
     except sqlite3.DatabaseError as error:
         raise NotABook(
             f"{path} can't be read: {error}.", path=str(path), remedy="Restore it from a backup, or name another file."
@@ -94,9 +94,7 @@ def _application_id(path: Path, what: str) -> int:
             connection.execute("PRAGMA writable_schema=ON")
             return int(connection.execute("PRAGMA application_id").fetchone()[0])
     except sqlite3.OperationalError as error:
-        raise BookError(
-            f"{path} can't be read: {error}.", path=str(path), remedy="Check the name, its owner and its mode."
-        ) from error
+        raise translated(error, str(path)) from error
     except sqlite3.DatabaseError as error:
         raise NotABook(
             f"{path} is not a {what}: it is no SQLite file.", path=str(path), remedy="Name another, or put it back."

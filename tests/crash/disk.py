@@ -34,14 +34,17 @@ IOERR = {
     "read": apsw.SQLITE_IOERR_READ,
     "create": apsw.SQLITE_CANTOPEN,
     "full": apsw.SQLITE_FULL,
+    "readonly": apsw.SQLITE_READONLY,
 }
+
+
+KINDS = {"create": apsw.CantOpenError, "full": apsw.FullError, "readonly": apsw.ReadOnlyError}
 
 
 def failure(kind: str) -> apsw.Error:
     """The error with which an operation fails."""
     code = IOERR[kind]
-    makers: dict[int, type[apsw.Error]] = {apsw.SQLITE_CANTOPEN: apsw.CantOpenError, apsw.SQLITE_FULL: apsw.FullError}
-    error = makers.get(code, apsw.IOError)(f"made to fail: {kind}")
+    error = KINDS.get(kind, apsw.IOError)(f"made to fail: {kind}")
     error.extendedresult = code  # type: ignore[attr-defined]  # APSW takes the result code from it
     return error
 

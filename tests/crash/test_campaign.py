@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import tallybook
 from tests.crash import workload
 from tests.crash.checks import check
 from tests.crash.disk import Content, Disk
 from tests.crash.ledger import Deed, Ledger, Outcome
+
+import tallybook
+from tallybook.projections.trail import Trail
 
 ROOT = Path(__file__).parents[2]
 KILLS, CUTS = 150, 200
@@ -79,9 +80,7 @@ def test_the_same_campaign_finds_losses_where_commits_are_not_synced(tmp_path: P
     ("mistake", "kind", "found"),
     [("commits", "kills", "lost"), ("receipts", "kills", "doubled"), ("keys", "cuts", "lost")],
 )
-def test_the_same_campaign_finds_a_mistake_that_is_planted(
-    tmp_path: Path, mistake: str, kind: str, found: str
-) -> None:
+def test_the_same_campaign_finds_a_mistake_that_is_planted(tmp_path: Path, mistake: str, kind: str, found: str) -> None:
     code, output = campaign(tmp_path, f"--{kind}", "60", "--mistake", mistake)
     assert code == 1
     assert figures(output, kind)[found] > 0, output
@@ -156,8 +155,8 @@ def test_a_row_of_a_read_model_that_differs_is_found(worked: tuple[str, Ledger])
         book.projections.catch_up()
         core = book._core
         [(table,)] = core.storage.models.rows(
-            "SELECT name FROM sqlite_master WHERE type='table' AND name LIKE 'audit_trail%' OR name LIKE 'trail!_!_%' ESCAPE '!'"
-        )[:1]
+            "SELECT name FROM sqlite_master WHERE type='table' AND name LIKE ? ESCAPE '!'", [f"{Trail.table.name}!_!_%"]
+        )
         with core.storage.models.session(write=True) as session:
             session.run(f"DELETE FROM {table} WHERE position=2")
     assert kinds(url, ledger) == {"broken"}
