@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.crash import workload
 from tests.crash.checks import check
-from tests.crash.disk import Content, Disk
+from tests.crash.disk import Content, Disk, failure
 from tests.crash.ledger import Deed, Ledger, Outcome
 
 import tallybook
@@ -95,6 +97,37 @@ def test_a_cut_is_had_again_from_its_seed(tmp_path: Path) -> None:
     assert found is not None
     _, again = campaign(tmp_path, "--only", found[1], "--mistake", "keys")
     assert found[0].partition(str(tmp_path))[0] in again
+
+
+def test_a_power_cut_at_any_write_while_a_book_is_made_leaves_what_can_be_made(tmp_path: Path) -> None:
+    cut = 0
+    for at in itertools.count(1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        disk = Disk(folder, random.Random(at))
+
+        def fails(kind: str, number: int, disk: Disk = disk, at: int = at) -> None:
+            if number == at:
+                disk.power_off()
+                raise failure(kind)
+
+        disk.fails = fails
+        with disk.in_use(), suppress(Exception), tallybook.open(f"sqlite:///{folder / 'shop.book'}"):
+            pass
+        if not disk.off:
+            break
+        for found in range(2):
+            again = folder / str(found)
+            again.mkdir()
+            for name, data in disk.after_cut().items():
+                (again / name).write_bytes(data)
+            url = f"sqlite:///{again / 'shop.book'}"
+            ledger = Ledger()
+            with tallybook.open(url) as book:
+                workload.perform(book, workload.next_deed(random.Random(at), ledger), ledger.begin, ledger.end)
+            assert check(url, ledger, random.Random(1), thorough=True) == [], f"cut at operation {at}: {disk.last}"
+            cut += 1
+    assert cut > 50
 
 
 # ── the checks themselves ─────────────────────────────────────────────────────────────────────────────────────────
