@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock, get_ident
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 from weakref import WeakSet
 
 from eventsourcing import persistence
@@ -152,11 +153,33 @@ class SQLiteSession:
         self._connection = self._database._take(write=self._write)
         try:
             self._cursor = self._connection.cursor()
-            self._cursor.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+            if self._write:
+                self._begin_writing()
+            else:
+                self._cursor.execute("BEGIN")
         except sqlite3.Error as error:
             self._database._give_back(self._connection, write=self._write)
             raise translated(error, self._database.place) from error
         return self
+
+    def _begin_writing(self) -> None:
+        """Take the write lock. SQLite's own waiting sleeps up to 100 ms at a time, so that a busy process would keep
+        the lock from all others; here they look every 2 ms."""
+        until = None
+        pause_s = 0.0002
+        while True:
+            try:
+                self._cursor.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                until = until or now + self._database.lock_timeout_s
+                if now >= until:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.002)
 
     def __exit__(
         self,
@@ -223,6 +246,7 @@ class SQLiteDatabase:
     """An SQLite file, or a database in memory that the connections of one process share."""
 
     for_update = ""
+    for_share = ""
 
     def __init__(self, name: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL") -> None:
         self.name = name
@@ -235,7 +259,7 @@ class SQLiteDatabase:
         self._inserts: dict[str, str] = {}
         self._state = Condition()
         self._write_lock = Lock()  # in memory, readers take it too
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: dict[bool, list[sqlite3.Connection]] = {True: [], False: []}  # those that write, and the others
         self._users: dict[int, int] = {}  # id of a connection in use → its thread
         self._closed = False
         self._watches: WeakSet[SQLiteWatch] = WeakSet()
@@ -251,7 +275,7 @@ class SQLiteDatabase:
 
     def held(self) -> Iterable[sqlite3.Connection]:
         """The connections that are not in use."""
-        return self._idle
+        return [*self._idle[True], *self._idle[False]]
 
     def check_usable(self) -> None:
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
@@ -288,6 +312,20 @@ class SQLiteDatabase:
         finally:
             self._give_back(connection, write=False)
 
+    def hold(self, name: str) -> SQLiteHold | None:
+        """Take what only one holder among all processes has: the lock on an empty file beside the book."""
+        self.check_usable()
+        try:
+            return SQLiteHold(self, name)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise BookError(
+                f"{self.place}.{name}.lock can't be locked: {error.strerror or error}.",
+                path=self.place,
+                remedy="Check owner and mode of the folder.",
+            ) from error
+
     def watch(self, channel: str) -> SQLiteWatch:  # noqa: ARG002 - one file has one channel
         """Watch for commits from now on."""
         self.check_usable()
@@ -312,7 +350,8 @@ class SQLiteDatabase:
             self._closed = True
             while self._users:
                 self._state.wait(0.05)
-            idle, self._idle = self._idle, []
+            idle = [*self._idle[True], *self._idle[False]]
+            self._idle = {True: [], False: []}
         for connection in idle:
             connection.close()
         if self._anchor is not None:
@@ -321,7 +360,7 @@ class SQLiteDatabase:
         for watch in list(self._watches):
             watch.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, write: bool = False) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(
                 self.name,
@@ -339,6 +378,8 @@ class SQLiteDatabase:
                     self._file.check()
                 elif not self.in_memory:
                     self._file = OpenFile(self.name)
+                if write:
+                    connection.execute("PRAGMA busy_timeout=0")  # a session waits for the write lock itself
             except BaseException:
                 connection.close()
                 raise
@@ -357,11 +398,12 @@ class SQLiteDatabase:
             with self._state:
                 if self._closed:
                     self.check_usable()
-                connection = self._idle.pop() if self._idle else None
+                idle = self._idle[write]
+                connection = idle.pop() if idle else None
                 if connection is not None:
                     self._users[id(connection)] = get_ident()
                     return connection
-            connection = self._connect()
+            connection = self._connect(write=write)
             with self._state:
                 if self._closed:
                     connection.close()
@@ -379,7 +421,7 @@ class SQLiteDatabase:
             if connection.in_transaction:
                 connection.close()  # a ROLLBACK that failed: nothing of it may leak into the next transaction
             else:
-                self._idle.append(connection)
+                self._idle[write].append(connection)
             if self._closed:
                 self._state.notify_all()
         if write or self.in_memory:
@@ -389,6 +431,38 @@ class SQLiteDatabase:
         with self.committed:
             self.commits += 1
             self.committed.notify_all()
+
+
+class SQLiteHold:
+    """The kernel's lock on a file: it ends with the process that holds it, however that ends."""
+
+    _in_memory: ClassVar[set[tuple[int, str]]] = set()
+
+    def __init__(self, database: SQLiteDatabase, name: str) -> None:
+        self._named = (id(database), name)
+        self._file: int | None = None
+        if database.in_memory:
+            if self._named in self._in_memory:
+                raise BlockingIOError
+            self._in_memory.add(self._named)
+            return
+        self._file = os.open(f"{database.name}.{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def alive(self) -> bool:
+        """A kernel's lock is held until it is released."""
+        return True
+
+    def release(self) -> None:
+        """Give it up."""
+        self._in_memory.discard(self._named)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class SQLiteWatch:

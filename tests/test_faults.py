@@ -235,9 +235,9 @@ def test_a_child_that_ends_does_not_roll_back_what_its_parent_is_writing(path: P
 
 def limit_pages(book: Book, more: int | None) -> None:
     """Let the book's file grow by so many pages (None: without limit), as a full disk would."""
-    with book._core.storage.events.connection() as connection:  # type: ignore[attr-defined]  # SQLite's
-        [used] = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count={2**32 - 2 if more is None else used + more}")
+    with book._core.storage.events.session(write=True) as session:
+        [(used,)] = session.rows("PRAGMA page_count")
+        session.run(f"PRAGMA max_page_count={2**32 - 2 if more is None else used + more}")
 
 
 def test_a_full_disk_is_a_clear_error_that_writes_nothing_and_ends_when_there_is_space(path: Path) -> None:
