@@ -22,7 +22,7 @@ from .database import Database
 from .files import FORMAT, check_writable, is_ours
 from .keys import FileKeyStore, KeyStore, MemoryKeyStore
 from .log import LogRecorder
-from .sqlite import DIALECT, SQLiteDatabase, translated
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, translated
 
 APPLICATION_ID = 0x7A11B00C
 READS_APPLICATION_ID = 0x7A11B00D
@@ -164,13 +164,15 @@ def _new_origin() -> str:
     return f"tallybook/{uuid4().hex}"
 
 
-def _note(path: Path, name: str, lock_timeout_s: int) -> str | None:
+def _note(path: Path, name: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> str | None:
     with closing(sqlite3.connect(path, timeout=lock_timeout_s)) as connection:
         row = connection.execute("SELECT value FROM book WHERE name=?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
 
-def _create(path: Path, application_id: int, table: str, origin: str, lock_timeout_s: int) -> None:
+def _create(
+    path: Path, application_id: int, table: str, origin: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+) -> None:
     """Make a log's file in one transaction, unless another process was faster."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=lock_timeout_s)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
