@@ -6,11 +6,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock, get_ident
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
+from weakref import WeakSet
 
 from eventsourcing import persistence
 
@@ -35,9 +36,20 @@ _KINDS: Sequence[tuple[type[sqlite3.Error], type[persistence.PersistenceError]]]
 )
 
 
+def moved(place: str) -> BookError:
+    """The error for a file that is no longer where it was opened."""
+    return BookError(
+        f"{place} was deleted, moved or replaced while it was open; what was being written is not in it.",
+        path=place,
+        remedy="Put the file back, with the `-wal` that belongs to it, and open the book again.",
+    )
+
+
 def translated(error: sqlite3.Error, place: str) -> Exception:
     """What Tallybook raises for an error of the sqlite3 module."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return moved(place)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return refusal("busy", "The book's write lock was not free in time.")
     if code == sqlite3.SQLITE_FULL:
@@ -66,6 +78,64 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
         if isinstance(error, kind):
             return ours(error)
     return persistence.PersistenceError(error)
+
+
+def check_same_process(pid: int, place: str) -> None:
+    """Raises BookError in a process that was forked after a connection was made."""
+    if pid != os.getpid():
+        raise BookError(
+            "The book was opened before this process was forked: SQLite's connections don't survive that.",
+            path=place,
+            remedy="Open it again in the child process.",
+        )
+
+
+class HoldsConnections(Protocol):
+    """Something open that has connections of the sqlite3 module."""
+
+    def held(self) -> Iterable[sqlite3.Connection]:
+        """The connections that are not in use."""
+        ...
+
+
+IN_THIS_PROCESS: WeakSet[HoldsConnections] = WeakSet()
+"""All that is open."""
+
+
+def _leave_to_the_parent() -> None:
+    """Let a forked child never close its parent's connections, not even when it ends: it would roll back what the
+    parent's threads are in the middle of writing."""
+    held = [connection for one in IN_THIS_PROCESS for connection in one.held()]
+    if held:
+        import ctypes
+
+        for connection in held:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+class OpenFile:
+    """Tells whether a file that is open is still the one of its name: what is written to another would be lost."""
+
+    __slots__ = ("_path", "_was")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._was = self._identity()
+
+    def check(self) -> None:
+        """Raises BookError."""
+        if self._identity() != self._was:
+            raise moved(self._path)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class SQLiteSession:
@@ -119,13 +189,17 @@ class SQLiteSession:
     ) -> None:
         try:
             if self._write and exc is None:
+                if self._database._file is not None:
+                    self._database._file.check()
                 self._cursor.execute("COMMIT")
             else:
                 self._cursor.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, BookError) as error:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
+            if isinstance(error, BookError):
+                raise
             if exc is None:
                 raise translated(error, self._database.place) from error
         finally:
@@ -190,6 +264,8 @@ class SQLiteDatabase:
         self._closed = False
         self._poll_lock = Lock()
         self._poll: sqlite3.Connection | None = None  # sees commits by data_version; one for all watches
+        self._file: OpenFile | None = None  # known once there is a connection
+        IN_THIS_PROCESS.add(self)
         # In memory, the database lives as long as a connection to it.
         self._anchor = self._connect() if self.in_memory else None
 
@@ -198,14 +274,13 @@ class SQLiteDatabase:
         """The file."""
         return "the book in memory" if self.in_memory else self.name
 
+    def held(self) -> Iterable[sqlite3.Connection]:
+        """The connections that are not in use."""
+        return [*self._idle[True], *self._idle[False], *([self._poll] if self._poll else [])]
+
     def check_usable(self) -> None:
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
-        if self._pid != os.getpid():
-            raise BookError(
-                "The book was opened before this process was forked: SQLite's connections don't survive that.",
-                path=self.place,
-                remedy="Open it again in the child process.",
-            )
+        check_same_process(self._pid, self.place)
         if self._closed:
             raise BookClosed("The book is closed.", path=self.place, remedy="Open it again.")
 
@@ -303,6 +378,10 @@ class SQLiteDatabase:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")
+                if self._file is not None:
+                    self._file.check()
+                elif not self.in_memory:
+                    self._file = OpenFile(self.name)
                 if write:
                     connection.execute("PRAGMA busy_timeout=0")  # a session waits for the write lock itself
             except BaseException:
