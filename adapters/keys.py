@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -94,8 +94,8 @@ class FileKeyStore:
                 path=str(path),
                 remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
             )
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         self._lock = threading.Lock()
         self._closed = False
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s)
