@@ -24,19 +24,16 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
         if not path.exists() or path.stat().st_size == 0:
             return False
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
-    try:
-        in_header = _application_id_in_header(path)
-    except sqlite3.OperationalError as error:
-        raise _unreadable(path, str(error)) from error
-    except sqlite3.DatabaseError as error:
-        raise NotABook(
-            f"{path} is not a {what}: it is no SQLite file.", path=str(path), remedy="Name another, or put it back."
+        raise BookError(
+            f"{path} can't be read: {error.strerror or error}.",
+            path=str(path),
+            remedy="Check the name, its owner and its mode.",
         ) from error
+    written = _application_id(path, what)
     check_writable(path)
     try:
         # What was ours when it was last written is opened for writing: a journal that a kill left is then rolled back.
-        mode = "rw" if in_header == application_id else "ro"
+        mode = "rw" if written == application_id else "ro"
         where = f"{path.as_uri()}?mode={mode}"
         with closing(sqlite3.connect(where, uri=True, timeout=30, isolation_level=None)) as connection:
             # One snapshot: between two reads, another process may make the book.
@@ -69,19 +66,23 @@ def is_ours(path: Path, application_id: int, what: str = "book") -> bool:
     return True
 
 
-def _application_id_in_header(path: Path) -> int:
-    """What the file itself says, whatever a journal beside it would change.
+def _application_id(path: Path, what: str) -> int:
+    """What the file's first page says, whatever its journals hold. Raises NotABook, BookError.
 
-    Through SQLite, and without a lock: if this process has the book open already, opening and closing the file by
-    other means would drop the locks of its connections, and another process that closes the book would then delete
-    the write-ahead log under them.
+    Read by SQLite, never by `open`: POSIX drops all locks of a process on a file when it closes any handle of that
+    file, and another process would then take the log of a book that is open here for one that nobody uses.
     """
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
-        return int(connection.execute("PRAGMA application_id").fetchone()[0])
-
-
-def _unreadable(path: Path, why: str) -> BookError:
-    return BookError(f"{path} can't be read: {why}.", path=str(path), remedy="Check the name, its owner and its mode.")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            return int(connection.execute("PRAGMA application_id").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise BookError(
+            f"{path} can't be read: {error}.", path=str(path), remedy="Check the name, its owner and its mode."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise NotABook(
+            f"{path} is not a {what}: it is no SQLite file.", path=str(path), remedy="Name another, or put it back."
+        ) from error
 
 
 def check_writable(path: Path) -> None:

@@ -95,7 +95,8 @@ class FileKeyStore:
                 remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
             )
         with suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            # Never a handle on a file that may be open already: closing it would drop this process's locks.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         self._lock = threading.Lock()
         self._closed = False
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s)

@@ -542,19 +542,6 @@ def test_when_another_process_holds_the_log_of_reads_nothing_is_released(book: t
         assert impatient.profiles.get(ada)["name"] == "Ada"
 
 
-def test_a_second_look_at_an_open_book_takes_no_lock_away_from_the_first(book: tallybook.Book, url: str) -> None:
-    """To open and close a file by other means than SQLite's drops all of the process's locks on it: another process
-    that closes the book then deletes the write-ahead log under the first, whose commits are lost."""
-    register = "import sys, tallybook\nwith tallybook.open(sys.argv[1]) as book: print(book.position())"
-    with tallybook.open(url), book.acting("agent:lin", purpose="test"):
-        book.customers.register(name="Ada")
-        subprocess.run([sys.executable, "-c", register, url], check=True, capture_output=True)
-        book.customers.register(name="Bea")
-        acknowledged = book.position()
-        done = subprocess.run([sys.executable, "-c", register, url], check=True, capture_output=True, text=True)
-        assert int(done.stdout) == acknowledged
-
-
 def test_acting_in_one_thread_is_not_acting_in_another(book: tallybook.Book) -> None:
     def without() -> str:
         with pytest.raises(Refused) as caught:
