@@ -74,6 +74,9 @@ def _application_id(path: Path, what: str) -> int:
     """
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            # A commit that is under way, or was cut short, may leave a header that tells of more pages than there are:
+            # this setting lets SQLite read it all the same.
+            connection.execute("PRAGMA writable_schema=ON")
             return int(connection.execute("PRAGMA application_id").fetchone()[0])
     except sqlite3.OperationalError as error:
         raise BookError(
