@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tallybook.domain.ticket import Author, TicketKind, TicketState
 
     from .book import Book, open  # noqa: A004 - the front door
+    from .operations import restore
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ _HOMES = {
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
     "open": "tallybook.book",
+    "restore": "tallybook.operations",
 }
 
 __all__ = [
@@ -121,6 +123,7 @@ __all__ = [
     "UnknownStoredName",
     "__version__",
     "open",
+    "restore",
 ]
 
 
