@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         NotABook,
         NotAllowed,
         NotFound,
+        ReadModelFailed,
         ReadsMissing,
         Refused,
         RuleSetError,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from tallybook.domain.ticket import Author, TicketKind, TicketState
 
     from .book import Book, open  # noqa: A004 - the front door
-    from .operations import restore
+    from .upkeep import restore
 
 __version__ = "0.1.0"
 
@@ -74,6 +75,7 @@ _HOMES = {
     "NotABook": "tallybook.domain.errors",
     "NotAllowed": "tallybook.domain.errors",
     "NotFound": "tallybook.domain.errors",
+    "ReadModelFailed": "tallybook.domain.errors",
     "ReadsMissing": "tallybook.domain.errors",
     "Refused": "tallybook.domain.errors",
     "RuleSet": "tallybook.domain.rules",
@@ -85,7 +87,7 @@ _HOMES = {
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
     "open": "tallybook.book",
-    "restore": "tallybook.operations",
+    "restore": "tallybook.upkeep",
 }
 
 __all__ = [
@@ -111,6 +113,7 @@ __all__ = [
     "NotABook",
     "NotAllowed",
     "NotFound",
+    "ReadModelFailed",
     "ReadsMissing",
     "Refused",
     "RuleSet",
