@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from tallybook.domain.ticket import Author, TicketKind, TicketState
 
     from .book import Book, open  # noqa: A004 - the front door
-    from .upkeep import restore
+    from .upkeep import doctor, restore
 
 __version__ = "0.1.0"
 
@@ -86,6 +86,7 @@ _HOMES = {
     "TicketKind": "tallybook.domain.ticket",
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
+    "doctor": "tallybook.upkeep",
     "open": "tallybook.book",
     "restore": "tallybook.upkeep",
 }
@@ -125,6 +126,7 @@ __all__ = [
     "TicketState",
     "UnknownStoredName",
     "__version__",
+    "doctor",
     "open",
     "restore",
 ]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
+from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import open_storage
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
@@ -139,6 +140,16 @@ class Book:
         """
         self._core.check_open()
         return back_up_keys(self._core.storage, file, replace=replace)
+
+    def doctor(self, *, quick: bool = False, progress: Progress | None = None) -> list[Finding]:
+        """What a set of checks finds: files, pages, positions, roots, streams, events, keys, read models, space.
+
+        `quick` leaves out what reads everything. Reports, and raises nothing but BookClosed. `tallybook.doctor` checks
+        a book that can't be opened.
+        """
+        self._core.check_open()
+        with rarely_collecting():
+            return examine_open(self._core.storage, self._core.projector.status, quick=quick, progress=progress)
 
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""

@@ -33,6 +33,7 @@ from tallybook.projections.replay import Backtest
 from .book import Book
 from .book import open as open_book
 from .demo import run_demo
+from .upkeep import doctor as examine_book
 from .upkeep import restore as restore_book
 from .views import FieldView
 
@@ -411,6 +412,27 @@ def restore(
             )
 
     _say(report, as_json, show)
+
+
+@app.command()
+def doctor(
+    book: BookUrl,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what reads everything")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
+    with _progress("doctor", as_json) as progress:
+        findings = examine_book(book, quick=quick, progress=progress)
+
+    def show() -> None:
+        _table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])
+        for one in findings:
+            if one.remedy:
+                out.print(f"{one.name}: {one.remedy}", markup=False)
+
+    _say(findings, as_json, show)
+    if any(one.state == "failed" for one in findings):
+        raise typer.Exit(1)
 
 
 def _checkpoint(given: str | None) -> tuple[int, str] | None:
