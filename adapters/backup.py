@@ -48,6 +48,21 @@ PAGES_A_STEP = 4096
 LEFTOVER_AGE_S = 86_400
 """A `.part` file that nobody has written to for so long was left by a kill."""
 
+EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
+ANOTHER = "Use another backup; nothing was changed."
+
+_TROUBLE_OF_THE_PLACE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
@@ -109,24 +124,22 @@ def back_up(
         needed = _size(looked) + _size(logged)
         _must_fit(target, needed)
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
-            _copy_pages(logged, copy, progress)
+            with _source_errors(Path(events.name), EXAMINE):
+                _copy_pages(logged, copy, progress)
             copy.execute("BEGIN IMMEDIATE")
             for statement in LogRecorder(reads, READS_TABLE).definitions():
                 copy.execute(statement.format_map(DIALECT))
-            _copy_reads(looked, copy)
+            with _source_errors(Path(reads.name), EXAMINE):
+                _copy_reads(looked, copy)
             copy.execute(f"PRAGMA application_id={BACKUP_APPLICATION_ID}")
             copy.execute("COMMIT")
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, that can be read where nothing can be written
-            _must_be_sound(copy, Path(events.name), "quick_check")
+            with _source_errors(Path(events.name), EXAMINE):
+                _must_be_sound(copy, "quick_check")
         with closing(SQLiteDatabase(str(part), read_only=True)) as written:
             head, wrong = outline(LogRecorder(written))
             seen, also_wrong = outline(LogRecorder(written, READS_TABLE))
         if wrong or also_wrong:
-            raise BookDamaged(
-                f"{events.place} can't be backed up: {wrong or also_wrong}.",
-                path=events.place,
-                remedy="See `tallybook doctor`.",
-            )
+            raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
         size = part.stat().st_size
         _publish(part, target, replace=replace)
     return BackupReport(
@@ -149,8 +162,9 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
     target = _target(file, _book_of(keys), replace)
     with _errors(target), _part(target, 0o600) as part:
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
-            keys.copy_to(copy)
-            _must_be_sound(copy, target, "integrity_check")
+            with _source_errors(keys.path, EXAMINE):
+                keys.copy_to(copy)
+                _must_be_sound(copy, "integrity_check")
             [(subjects,)] = copy.execute("SELECT COUNT(*) FROM keys").fetchall()
         size = part.stat().st_size
         _publish(part, target, replace=replace)
@@ -278,7 +292,7 @@ def _must_be_backup(source: Path) -> str:
                 path=str(source),
                 remedy="Name a file that `tallybook backup` made.",
             ) from error
-        raise _damaged(source, str(error)) from error
+        raise _damaged(source, str(error), ANOTHER) from error
 
 
 def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> None:
@@ -307,7 +321,7 @@ def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> None:
 def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, progress: Progress | None) -> None:
     """The backup's pages as the book's file, without the reads; those in a file of their own."""
     make_log_file(reads_part, READS_APPLICATION_ID, READS_TABLE, origin)
-    with closing(_immutable(source)) as backup, _source_errors(source):
+    with closing(_immutable(source)) as backup, _source_errors(source, ANOTHER):
         with closing(sqlite3.connect(reads_part, isolation_level=None)) as copy:
             copy.execute("PRAGMA journal_mode=DELETE")
             copy.execute("BEGIN IMMEDIATE")
@@ -324,13 +338,13 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
             copy.execute("COMMIT")
         for part in (book_part, reads_part):
             with closing(sqlite3.connect(part)) as copy:
-                _must_be_sound(copy, source, "integrity_check")
+                _must_be_sound(copy, "integrity_check")
 
 
 def _must_hold(source: Path, name: str, log: LogRecorder, progress: Progress | None) -> tuple[int, str]:
     found = verify(name, log, progress)
     if found.problem:
-        raise _damaged(source, f"{name}: {found.problem}")
+        raise _damaged(source, f"{name}: {found.problem}", ANOTHER)
     return found.size, found.root
 
 
@@ -343,7 +357,7 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
             remedy="Look for a later backup, or restore this one without the checkpoint and do without what followed.",
         )
     if root_at(log, expected_position) != expected_root.lower():
-        raise _damaged(source, f"its first {expected_position} events do not give the checkpoint's root")
+        raise _damaged(source, f"its first {expected_position} events do not give the checkpoint's root", ANOTHER)
 
 
 def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, int]:
@@ -450,20 +464,16 @@ def _there_already(path: Path) -> BookError:
     return BookError(f"{path} is there already.", path=str(path), remedy="Name another file, or have it replaced.")
 
 
-def _damaged(source: Path, why: str) -> BookDamaged:
-    return BookDamaged(
-        f"{source} is damaged or cut short: {why}.", path=str(source), remedy="Use another backup; nothing was changed."
-    )
+def _damaged(source: Path, why: str, remedy: str) -> BookDamaged:
+    return BookDamaged(f"{source} is damaged or cut short: {why}.", path=str(source), remedy=remedy)
 
 
 @contextmanager
 def _errors(target: Path) -> Iterator[None]:
-    """Errors of what is written as Tallybook's; damaged pages are the source's."""
+    """Errors of what is written as Tallybook's."""
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) == sqlite3.SQLITE_CORRUPT:
-            raise
         raise translated(error, str(target)) from error
     except OSError as error:
         kind = BookReadOnly if isinstance(error, PermissionError) else BookError
@@ -475,14 +485,14 @@ def _errors(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _source_errors(source: Path) -> Iterator[None]:
-    """Damaged pages as the backup's."""
+def _source_errors(source: Path, remedy: str) -> Iterator[None]:
+    """What is wrong with the content that is copied, and not with the place that it is copied to, as BookDamaged."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        if _code(error) != sqlite3.SQLITE_CORRUPT:
+    except sqlite3.Error as error:
+        if _code(error) in _TROUBLE_OF_THE_PLACE:
             raise
-        raise _damaged(source, str(error)) from error
+        raise _damaged(source, str(error), remedy) from error
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -569,10 +579,10 @@ def _copy_reads(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     copy.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (*head, READS_TABLE))
 
 
-def _must_be_sound(connection: sqlite3.Connection, path: Path, pragma: str) -> None:
-    [(found,), *_] = connection.execute(f"PRAGMA {pragma}(1)").fetchall()
+def _must_be_sound(copy: sqlite3.Connection, pragma: str) -> None:
+    [(found,), *_] = copy.execute(f"PRAGMA {pragma}(1)").fetchall()
     if found != "ok":
-        raise BookDamaged(f"{path} is damaged: {found}.", path=str(path), remedy="See `tallybook doctor`.")
+        raise sqlite3.DatabaseError(found)
 
 
 def _must_fit(target: Path, needed: int) -> None:
