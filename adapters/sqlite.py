@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Condition, Lock, get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -243,13 +244,24 @@ class SQLiteSession:
 
 
 class SQLiteDatabase:
-    """An SQLite file, or a database in memory that the connections of one process share."""
+    """An SQLite file, or a database in memory that the connections of one process share.
+
+    `read_only`: the file is looked at as it is, and must be there.
+    """
 
     for_update = ""
     for_share = ""
 
-    def __init__(self, name: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+        synchronous: str = "FULL",
+        read_only: bool = False,
+    ) -> None:
         self.name = name
+        self.read_only = read_only
         self.lock_timeout_s = lock_timeout_s
         self.synchronous = synchronous
         self.in_memory = ":memory:" in name or "mode=memory" in name
@@ -366,15 +378,16 @@ class SQLiteDatabase:
 
     def _connect(self, *, write: bool = False) -> sqlite3.Connection:
         try:
+            name = f"{Path(self.name).absolute().as_uri()}?mode=ro" if self.read_only else self.name
             connection = sqlite3.connect(
-                self.name,
-                uri=self.name.startswith("file:"),
+                name,
+                uri=name.startswith("file:"),
                 check_same_thread=False,
                 isolation_level=None,
                 timeout=self.lock_timeout_s,
             )
             try:
-                if not self.in_memory:
+                if not self.in_memory and not self.read_only:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")

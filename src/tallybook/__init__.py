@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from .book import Book, open  # noqa: A004 - the front door
     from .follow import Follower
+    from .upkeep import doctor, restore
 
 __version__ = "0.1.0"
 
@@ -89,7 +90,9 @@ _HOMES = {
     "TicketKind": "tallybook.domain.ticket",
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
+    "doctor": "tallybook.upkeep",
     "open": "tallybook.book",
+    "restore": "tallybook.upkeep",
 }
 
 __all__ = [
@@ -129,7 +132,9 @@ __all__ = [
     "TicketState",
     "UnknownStoredName",
     "__version__",
+    "doctor",
     "open",
+    "restore",
 ]
 
 

@@ -12,7 +12,9 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from tallybook.adapters import clock as real
+from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import open_storage
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
@@ -137,6 +139,34 @@ class Book:
         against = None if baseline is None else self.rules.rules_of(baseline)
         with rarely_collecting():
             return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
+
+    def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
+        """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
+        reads. Without any key: see `backup_keys`.
+
+        A file that is there is refused, unless `replace` is given. `progress` counts pages. Raises BookError and its
+        kinds: BookFull, BookReadOnly, BookDamaged.
+        """
+        self._core.check_open()
+        return back_up(self._core.storage, file, replace=replace, progress=progress)
+
+    def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
+        """Copy the keys into a file of their own (mode 0600), after the backup that they belong to.
+
+        Whoever has both can read everything: keep them apart, and the keys for a short time only. Raises BookError.
+        """
+        self._core.check_open()
+        return back_up_keys(self._core.storage, file, replace=replace)
+
+    def doctor(self, *, quick: bool = False, progress: Progress | None = None) -> list[Finding]:
+        """What a set of checks finds: files, pages, positions, roots, streams, events, keys, read models, space.
+
+        `quick` leaves out what reads everything. Reports, and raises nothing but BookClosed. `tallybook.doctor` checks
+        a book that can't be opened.
+        """
+        self._core.check_open()
+        with rarely_collecting():
+            return examine_open(self._core.storage, self._core.projector.status, quick=quick, progress=progress)
 
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""
