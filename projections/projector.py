@@ -45,8 +45,8 @@ SUPERSEDED = "superseded"
 logger = logging.getLogger("tallybook.projections")
 
 Listener = Callable[[Sequence[Recorded]], None]
-Parts = Callable[[Generation, int], bool]
-"""Folds all subjects' events up to a position into a build, in several processes; False if one can't be folded."""
+Parts = Callable[[Sequence[Generation], int], bool]
+"""Folds all subjects' events up to a position into builds, in several processes; False if that did not succeed."""
 
 _STORE_TROUBLE = (BookError, Refused, OperationalError, MemoryError)
 """What says nothing about the event that was being folded."""
@@ -133,56 +133,74 @@ class Projector:
                 error=status.error,
             )
 
-    def rebuild(self, name: str, progress: Progress | None = None, parts: Parts | None = None) -> int:
-        """Build a read model anew beside the live one and swap it in; the position reached.
+    def rebuild(self, *names: str, progress: Progress | None = None, parts: Parts | None = None) -> int:
+        """Build read models (default: all) anew beside the live ones and swap them in; the position reached.
 
         `parts` folds the bulk of it in several processes. Raises KeyError, ReadModelFailed.
         """
-        model = self.model(name)
+        models = [self.model(name) for name in names] or self.models
         head = self.log.position()
-        build = self.store.begin(model, head)
+        builds = [self.store.begin(model, head) for model in models]
         try:
-            if parts is not None and model.by_subject and head:
-                if parts(build, head):
-                    self.store.commit([(build, self.store.rows(build), 0)], head)
+            if parts is not None and head:
+                apart = [build for build in builds if build.model.by_subject]
+                if parts(apart, head):
+                    for build in apart:
+                        self.store.commit([(build, self.store.rows(build), 0)], head)
                 else:
-                    # One event at least can't be folded: one by one, it is found.
-                    self.store.drop(name, number=build.number)
-                    build = self.store.begin(model, head)
-            while True:
-                reached = self._run([build], self._operations(), self.log.position(), progress)
-                self._raise_failure(build)
-                due_after = self.store.go_live(build)
-                if due_after is not None:
-                    self._catch_up_effects(build, due_after, reached)
-                    return reached
-                if not self._is_there(build):
-                    # A newer build was swapped in meanwhile, and this one dropped.
-                    return self.store.tracked(self._live(model, head))
+                    # One event at least can't be folded, or a process died: one by one, it is found or made good.
+                    for build in builds:
+                        self.store.drop(build.model.name, number=build.number)
+                    builds = [self.store.begin(model, head) for model in models]
+            reached = head
+            while builds:
+                reached = max(reached, self._run(builds, self._operations(), self.log.position(), progress))
+                builds = [build for build in builds if not self._swapped(build)]
+            return reached
         except BaseException:
-            self.store.drop(name, number=build.number)
+            for build in builds:
+                self.store.drop(build.model.name, number=build.number)
             raise
 
-    def fold_part(self, name: str, number: int, head: int, part: tuple[int, int]) -> None:
-        """Fold one part of the subjects up to a position into a build. Raises whatever the fold raises."""
-        build = Generation(self.model(name), number)
-        skips = self._operations().skips.get((name, build.model.version), frozenset())
+    def _swapped(self, build: Generation) -> bool:
+        """Swap a build in. True as well if a newer one was swapped in meanwhile, and this one dropped."""
+        record = self._record(build)
+        if record is None:
+            return True
+        if record.failed_position is not None:
+            raise ReadModelFailed(record.name, record.failed_position, record.failed_error)
+        due_after = self.store.go_live(build)
+        if due_after is None:
+            return False
+        self._catch_up_effects(build, due_after, record.position)
+        return True
+
+    def fold_part(self, builds: Sequence[tuple[str, int]], head: int, part: tuple[int, int]) -> None:
+        """Fold one part of the subjects up to a position into builds, by name and number. Raises what a fold raises."""
+        operations = self._operations()
+        work = [
+            (Generation(model, number), operations.skips.get((name, model.version), frozenset()))
+            for name, number in builds
+            for model in [self.model(name)]
+        ]
         after = folded = 0
-        rows = self.store.rows(build)
+        rows = {build: self.store.rows(build) for build, _ in work}
         while after < head:
             batch = self.log.read(after, min(BATCH * 5, head - after), part)
-            events = [one for one in batch.events if one.position not in skips] if skips else batch.events
-            build.model.fold(events, rows)
-            folded += len(events)
+            for build, skips in work:
+                due = [one for one in batch.events if one.position not in skips] if skips else batch.events
+                build.model.fold(due, rows[build])
+            folded += len(batch.events)
             after = batch.last
             if batch.unreadable is not None:
                 after, error = batch.unreadable
-                if after not in skips:
+                if any(after not in skips for _, skips in work):
                     raise error
             if folded >= PART_BATCH or after >= head:
-                if not self.store.write(build, rows):
-                    raise ReadModelFailed(name, after, "the build was dropped meanwhile")
-                rows = self.store.rows(build)
+                for build, _ in work:
+                    if not self.store.write(build, rows[build]):
+                        raise ReadModelFailed(build.model.name, after, "the build was dropped meanwhile")
+                    rows[build] = self.store.rows(build)
                 folded = 0
 
     def fold_in(
@@ -292,14 +310,8 @@ class Projector:
             build = self.store.generation(model)
         return build
 
-    def _is_there(self, build: Generation) -> bool:
-        return any(one.number == build.number for one in self.store.builds())
-
-    def _raise_failure(self, build: Generation) -> None:
-        """Raise the failure of a build that is not live."""
-        for one in self.store.builds():
-            if one.number == build.number and one.failed_position is not None:
-                raise ReadModelFailed(one.name, one.failed_position, one.failed_error)
+    def _record(self, build: Generation) -> BuildRecord | None:
+        return next((one for one in self.store.builds() if one.number == build.number), None)
 
     # ── folding ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -326,7 +338,7 @@ class Projector:
 
     def _current(self, build: Generation) -> Generation | None:
         """The build itself while it is there; if it was dropped, the one that took its place."""
-        return build if self._is_there(build) else self.store.generation(build.model)
+        return self.store.generation(build.model) if self._record(build) is None else build
 
     def _advance(self, at: dict[Generation, int], batch: Batch, operations: Operations) -> None:
         """Fold a batch into all builds in one transaction; where that fails, into each by itself."""
@@ -402,7 +414,7 @@ class Projector:
         listeners = self.listeners.get(build.model.name)
         if not listeners:
             return
-        record = next((one for one in self.store.builds() if one.number == build.number), None)
+        record = self._record(build)
         if record is not None and record.live:
             self._call(listeners, _after(events, record.muted))
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from eventsourcing.persistence import OperationalError
 
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
-from tallybook.projections.projector import FAILED, Status
+from tallybook.projections.projector import FAILED, Parts, Status
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
 
-from .bulk import rarely_collecting
 from .commands import Desk, Work, command
 from .times import When
 from .worker import fold_in_processes
@@ -57,15 +57,15 @@ class ProjectionsDesk(Desk):
         core.check_open()
         whole(processes, "processes", 1, 64)
         models = core.projector.models if name is None else [self._model(name)]
-        parts: Callable[[Generation, int], bool] | None = None
+        parts: Parts | None = None
         if processes > 1 and core.storage.options is not None:
             options = core.storage.options
 
-            def parts(build: Generation, head: int) -> bool:
-                return fold_in_processes(options, build, head, processes)
+            def parts(builds: Sequence[Generation], head: int) -> bool:
+                return fold_in_processes(options, builds, head, processes)
 
         with rarely_collecting():
-            return max(core.projector.rebuild(model.name, progress, parts) for model in models)
+            return core.projector.rebuild(*[model.name for model in models], progress=progress, parts=parts)
 
     def run(self, *, names: Sequence[str] | None = None, stop: threading.Event | None = None) -> None:
         """Keep read models in step with the log, until `stop` is set or the book is closed.
@@ -173,6 +173,7 @@ class ProjectionsDesk(Desk):
         work.operations().direct(work.stamp, name, self._model(name).version, action, position)
 
     def _model(self, name: str) -> ReadModel:
+        self._core.check_open()
         models = {model.name: model for model in self._core.projector.models}
         if name not in models:
             raise refusal("invalid_argument", f"There is no read model {name!r}; there are {', '.join(models)}.")

@@ -6,14 +6,14 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tallybook.adapters import clock
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.storage import open_storage
 from tallybook.projections.read_models import Generation
 
-from .bulk import rarely_collecting
 from .core import Core
 
 logger = logging.getLogger("tallybook.projections")
@@ -22,8 +22,8 @@ Options = Mapping[str, Any]
 """How the book's storage is opened, as plain values."""
 
 
-def fold_in_processes(options: Options, build: Generation, head: int, processes: int) -> bool:
-    """Fold all subjects' events up to a position into a build, divided among processes; whether all went well.
+def fold_in_processes(options: Options, builds: Sequence[Generation], head: int, processes: int) -> bool:
+    """Fold all subjects' events up to a position into builds, divided among processes; whether all went well.
 
     The processes get their task by standard input, so that no password is seen in a list of processes.
     """
@@ -32,8 +32,7 @@ def fold_in_processes(options: Options, build: Generation, head: int, processes:
         for index in range(processes):
             task = {
                 "options": dict(options),
-                "model": build.model.name,
-                "number": build.number,
+                "builds": [(build.model.name, build.number) for build in builds],
                 "head": head,
                 "part": [index, processes],
             }
@@ -68,7 +67,7 @@ def main() -> None:
     core = Core(open_storage(create=False, **task["options"]), clock.now_us, clock.new_id)
     try:
         with rarely_collecting():
-            core.projector.fold_part(task["model"], task["number"], task["head"], tuple(task["part"]))
+            core.projector.fold_part(task["builds"], task["head"], tuple(task["part"]))
     finally:
         core.app.close()
         core.storage.close()

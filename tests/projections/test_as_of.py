@@ -66,7 +66,7 @@ _steps = st.lists(
         st.tuples(st.just("identifier"), _day, _who, st.sampled_from(["link", "remove"])),
         st.tuples(st.just("interaction"), _day, _who, st.just(0)),
         st.tuples(st.just("ticket"), _day, _who, st.sampled_from(["open", "resolve"])),
-        st.tuples(st.just("sweep"), _day, _who, st.just(0)),
+        st.tuples(st.just("sweep"), st.integers(60, 900), _who, st.just(0)),
         st.tuples(st.just("adopt"), _day, _who, st.sampled_from([2, 3])),
         st.tuples(st.just("join"), _day, _who, st.just(0)),
     ),

@@ -396,6 +396,7 @@ def test_a_part_of_a_rebuild_that_dies_is_made_good(
     assert big.book.projections.rebuild("trail", processes=2) == big.book.position()
     assert all_rows(big) == live
     assert "A part of a rebuild failed" in caplog.text
+    assert len(big.book._core.store.builds()) == 3
 
 
 def test_writers_go_on_during_a_rebuild_in_several_processes(big: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
