@@ -20,9 +20,11 @@ import tallybook
 from tallybook.adapters import merkle
 from tallybook.adapters.keys import FileKeyStore, MemoryKeyStore
 from tallybook.adapters.log import CLAIMS, RECEIPTS, LogRecorder, LogSubscription, NewRow
+from tallybook.adapters.read_models import TableReadModelStore, TableRows
 from tallybook.adapters.sqlite import SQLiteDatabase, SQLiteWatch
+from tallybook.projections.read_models import Generation, Table
 from tallybook.testing import conformance
-from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite
+from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite
 
 ORIGIN = "tallybook/teeth"
 A_MOMENT_S = 0.02
@@ -553,6 +555,239 @@ class KeyStores(KeyStoreSuite):
         return self.kind(store.path)
 
 
+# ── stores of read models that are wrong in one way ───────────────────────────────────────────────────────────────
+
+
+class ForgetsNothing(TableReadModelStore):
+    """Its suite opens a file in which another store has worked before."""
+
+
+class WritesAtOnce(TableReadModelStore):
+    def rows(self, build: Generation) -> TableRows:
+        store = self
+
+        class Hasty(TableRows):
+            def put(self, table: Table, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+                super().put(table, key, row)
+                store.write(build, self)
+
+        return Hasty(self, build)
+
+
+class CutsRowsAtNul(TableReadModelStore):
+    def select(self, *args: Any, **kwargs: Any) -> Sequence[tuple[Any, ...]]:
+        rows = super().select(*args, **kwargs)
+        return [tuple(one.split(b"\0")[0] if isinstance(one, bytes) else one for one in row) for row in rows]
+
+
+class FindsByTheFirstColumn(TableReadModelStore):
+    def rows_of(self, build: Generation, table: Table, keys: Sequence[tuple[Any, ...]]) -> Any:
+        rows = self.database.rows(f"SELECT * FROM {table.name}__{build.number}")
+        return {key: next((row for row in rows if row[0] == key[0]), None) for key in keys}
+
+
+class LoadsTwoHundredAndFifty(TableReadModelStore):
+    def rows_of(self, build: Generation, table: Table, keys: Sequence[tuple[Any, ...]]) -> Any:
+        return {**dict.fromkeys(keys), **super().rows_of(build, table, keys[:250])}
+
+
+class IgnoresTheOrder(TableReadModelStore):
+    def select(
+        self, model: Any, table: Table, columns: Sequence[str], where: str = "", params: Sequence[Any] = ()
+    ) -> Sequence[tuple[Any, ...]]:
+        return super().select(model, table, columns, where.partition(" ORDER")[0], params)
+
+
+class TracksWithoutRows(TableReadModelStore):
+    def commit(self, work: Any, position: int) -> bool:
+        return super().commit([(build, self.rows(build), start) for build, _, start in work], position)
+
+
+class RowsWithoutTracking(TableReadModelStore):
+    def commit(self, work: Any, position: int) -> bool:
+        for build, rows, _ in work:
+            self.write(build, rows)
+        return True
+
+
+class FoldsFromAnywhere(TableReadModelStore):
+    def commit(self, work: Any, position: int) -> bool:
+        return super().commit([(build, rows, self.tracked(build)) for build, rows, _ in work], position)
+
+
+class CommitsOneByOne(TableReadModelStore):
+    def commit(self, work: Any, position: int) -> bool:
+        done = [super(CommitsOneByOne, self).commit([one], position) for one in work]
+        return all(done)
+
+
+class LooksBeforeItCommits(TableReadModelStore):
+    def commit(self, work: Any, position: int) -> bool:
+        if any(self.tracked(build) != start for build, _, start in work):
+            return False
+        time.sleep(A_MOMENT_S / 10)
+        while not super().commit([(build, rows, self.tracked(build)) for build, rows, _ in work], position):
+            pass  # it was sure to be alone
+        return True
+
+
+class MovesWithAPart(TableReadModelStore):
+    def write(self, build: Generation, rows: Any) -> bool:
+        return self.commit([(build, rows, self.tracked(build))], self.tracked(build) + 1)
+
+
+class OverwritesTheLiveBuild(TableReadModelStore):
+    def begin(self, model: Any, head: int) -> Generation:
+        return self.generation(model) or super().begin(model, head)
+
+
+class KeepsTheOldBuild(TableReadModelStore):
+    def _drop(self, session: Any, numbers: Sequence[int]) -> None:
+        """Nothing is dropped."""
+
+
+class TellsEverythingAgain(TableReadModelStore):
+    def go_live(self, build: Generation) -> int | None:
+        return None if super().go_live(build) is None else 0
+
+
+class SwapsWhateverIsBehind(TableReadModelStore):
+    def go_live(self, build: Generation) -> int | None:
+        with self.database.session(write=True) as session:
+            session.run("UPDATE read_model_builds SET position=10000 WHERE number=?", (build.number,))
+        return super().go_live(build)
+
+
+class SwapsTheOlderIn(TableReadModelStore):
+    def go_live(self, build: Generation) -> int | None:
+        with self.database.session(write=True) as session:
+            session.run("DELETE FROM read_model_builds WHERE number>?", (build.number,))
+        return super().go_live(build)
+
+
+class TakesAnyVersion(TableReadModelStore):
+    def generation(self, model: Any) -> Generation | None:
+        rows = self.database.rows("SELECT number FROM read_model_builds WHERE name=? AND live=1", (model.name,))
+        return Generation(model, rows[-1][0]) if rows else None
+
+
+class DropsAllOfAName(TableReadModelStore):
+    def drop(self, name: str, *, version: int | None = None, number: int | None = None) -> int:
+        return super().drop(name)
+
+
+class BringsADroppedBuildBack(TableReadModelStore):
+    def write(self, build: Generation, rows: Any) -> bool:
+        super().write(build, rows)
+        return True
+
+
+class KeepsAFailureForEver(TableReadModelStore):
+    def commit(self, work: Any, position: int) -> bool:
+        failed = {one.number: one for one in self.builds() if one.failed_position}
+        done = super().commit(work, position)
+        for build, _, _ in work:
+            if one := failed.get(build.number):
+                self.fail(build, one.failed_position or 0, one.failed_error, one.failed_seen)
+        return done
+
+
+class NumbersBuildsBeforeTheLock(TableReadModelStore):
+    def begin(self, model: Any, head: int) -> Generation:
+        number = max((one.number for one in self.builds()), default=0) + 1
+        time.sleep(A_MOMENT_S)
+        super().begin(model, head)
+        return Generation(model, number)
+
+
+class DropsBeforeItSwaps(TableReadModelStore):
+    def go_live(self, build: Generation) -> int | None:
+        for one in self.builds():
+            if one.live:
+                self.drop(one.name, number=one.number)
+                time.sleep(A_MOMENT_S)
+        return super().go_live(build)
+
+
+class CommitsByItself(TableReadModelStore):
+    def within(self, session: Any) -> TableReadModelStore:
+        return self
+
+
+class RemembersPositions(TableReadModelStore):
+    def __init__(self, database: SQLiteDatabase) -> None:
+        self.known: dict[int, int] = {}
+        super().__init__(database)
+
+    def tracked(self, build: Generation) -> int:
+        return self.known.setdefault(build.number, super().tracked(build))
+
+    def commit(self, work: Any, position: int) -> bool:
+        if any(self.tracked(build) != start for build, _, start in work):
+            return False
+        there = super().tracked
+        self.known.update({build.number: position for build, _, _ in work})
+        return super().commit([(build, rows, there(build)) for build, rows, _ in work], position)
+
+
+class RowsElsewhereWhenReopened(TableReadModelStore):
+    """Its suite opens another file."""
+
+
+READ_MODEL_STORES: dict[str, list[type[TableReadModelStore]]] = {
+    "test_a_new_store_holds_nothing": [ForgetsNothing],
+    "test_a_unit_of_work_sees_what_it_wrote_and_nobody_else_does_before_the_commit": [WritesAtOnce],
+    "test_any_value_comes_back_the_same": [CutsRowsAtNul],
+    "test_rows_are_found_by_keys_of_several_columns": [FindsByTheFirstColumn],
+    "test_many_rows_are_written_and_loaded_at_once": [LoadsTwoHundredAndFifty],
+    "test_rows_are_selected_by_conditions": [IgnoresTheOrder],
+    "test_rows_and_position_are_committed_together_and_each_start_counts_once": [
+        TracksWithoutRows,
+        RowsWithoutTracking,
+        FoldsFromAnywhere,
+    ],
+    "test_several_builds_are_committed_together_or_not_at_all": [CommitsOneByOne],
+    "test_many_who_fold_at_once_count_every_position_once": [LooksBeforeItCommits],
+    "test_parts_of_the_subjects_are_written_without_moving_the_position": [MovesWithAPart],
+    "test_a_build_is_filled_beside_the_live_one_and_swapped_in": [OverwritesTheLiveBuild, KeepsTheOldBuild],
+    "test_what_is_kept_of_a_build_says_how_it_stands": [TellsEverythingAgain],
+    "test_a_build_that_is_behind_the_live_one_is_not_swapped_in": [SwapsWhateverIsBehind],
+    "test_the_newer_of_two_builds_stays": [SwapsTheOlderIn],
+    "test_versions_and_shapes_live_side_by_side": [TakesAnyVersion, DropsAllOfAName],
+    "test_a_build_is_dropped_by_its_number_alone": [DropsAllOfAName],
+    "test_a_build_that_was_dropped_takes_nothing_more": [BringsADroppedBuildBack],
+    "test_a_failure_is_noted_and_forgotten_with_the_next_commit": [KeepsAFailureForEver],
+    "test_builds_that_are_begun_at_once_are_told_apart": [NumbersBuildsBeforeTheLock],
+    "test_whoever_asks_during_swaps_sees_one_whole_build": [DropsBeforeItSwaps],
+    "test_within_a_transaction_everything_belongs_to_it": [CommitsByItself],
+    "test_another_store_on_the_same_data_shares_builds_and_positions": [RemembersPositions],
+    "test_what_was_committed_is_there_after_closing": [RowsElsewhereWhenReopened],
+}
+
+
+class ReadModelStores(ReadModelStoreSuite):
+    """The suite on a file, with a broken store."""
+
+    def __init__(self, kind: type[TableReadModelStore]) -> None:
+        self.kind = kind
+
+    def make(self, tmp_path: Path) -> TableReadModelStore:
+        store = self.kind(SQLiteDatabase(str(tmp_path / "teeth.rows"), lock_timeout_s=1))
+        if self.kind is ForgetsNothing:
+            store.begin(conformance.MODEL, 0)
+        return store
+
+    def reopen(self, store: Any) -> TableReadModelStore:
+        name = store.database.name + ("2" if self.kind is RowsElsewhereWhenReopened else "")
+        return self.kind(SQLiteDatabase(name, lock_timeout_s=1))
+
+    def transaction(self, store: Any) -> Any:
+        return store.database.session(write=True)
+
+    def close(self, store: Any) -> None:
+        store.database.close()
+
+
 # ── the proof ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -598,8 +833,17 @@ def test_a_broken_key_store_does_not_pass(test: str, kind: Any, tmp_path: Path) 
     must_fail(KeyStores(kind), test, tmp_path)
 
 
+@pytest.mark.parametrize(("test", "kind"), cases(READ_MODEL_STORES))
+def test_a_broken_store_of_read_models_does_not_pass(
+    test: str, kind: type[TableReadModelStore], tmp_path: Path
+) -> None:
+    must_fail(ReadModelStores(kind), test, tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("suite", "table"), [(EventStoreSuite, EVENT_STORES), (KeyStoreSuite, KEY_STORES)], ids=["events", "keys"]
+    ("suite", "table"),
+    [(EventStoreSuite, EVENT_STORES), (KeyStoreSuite, KEY_STORES), (ReadModelStoreSuite, READ_MODEL_STORES)],
+    ids=["events", "keys", "rows"],
 )
 def test_every_test_of_a_suite_is_shown_to_fail(suite: type, table: dict[str, Any]) -> None:
     assert names_of_tests(suite) == set(table)

@@ -16,6 +16,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import count
@@ -30,8 +32,17 @@ from eventsourcing.persistence import IntegrityError
 from tallybook.adapters.keys import KEY_BYTES, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
 from tallybook.domain.errors import BookClosed
+from tallybook.projections.read_models import (
+    BuildRecord,
+    Generation,
+    ReadModelStore,
+    Recorded,
+    Rows,
+    Table,
+    shape_of,
+)
 
-__all__ = ["EventStoreSuite", "KeyStoreSuite"]
+__all__ = ["EventStoreSuite", "KeyStoreSuite", "ReadModelStoreSuite"]
 
 S = TypeVar("S")
 Raised = BaseException | None
@@ -794,3 +805,399 @@ class KeyStoreSuite(Suite[KeyStore]):
         with pytest.raises(BookClosed):
             store.add({uuid4(): b"b" * KEY_BYTES})
         store.close()
+
+
+THINGS = Table("suite_things", (("id", "integer"), ("label", "text"), ("raw", "blob")), ("id",), (("label", "id"),))
+PAIRS = Table(
+    "suite_pairs", (("left_one", "blob"), ("right_one", "text"), ("number", "integer")), ("left_one", "right_one")
+)
+WIDER = Table("suite_things", (*THINGS.columns, ("more", "text")), ("id",))
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A read model of the suite's own; it is filled by hand, so its fold is never asked."""
+
+    name: str = "suite"
+    version: int = 1
+    tables: tuple[Table, ...] = (THINGS, PAIRS)
+    by_subject: bool = True
+
+    def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
+        """Not used."""
+        raise NotImplementedError
+
+
+MODEL = Model()
+
+
+class ReadModelStoreSuite(Suite[ReadModelStore]):
+    """The contract of `tallybook.projections.read_models.ReadModelStore`."""
+
+    def transaction(self, store: ReadModelStore) -> AbstractContextManager[Any]:
+        """A writing transaction in the store's database, whose session `within` takes."""
+        raise NotImplementedError
+
+    # ── what the tests do ───────────────────────────────────────────────────────────────────────────────────────
+
+    def live(self, store: ReadModelStore, model: Model = MODEL, head: int = 0) -> Generation:
+        """A new build that is live."""
+        build = store.begin(model, head)
+        assert store.go_live(build) is not None
+        return build
+
+    def put(self, store: ReadModelStore, build: Generation, *rows: Row, upto: int) -> bool:
+        """Write rows of `suite_things` and move the position."""
+        unit = store.rows(build)
+        for row in rows:
+            unit.put(THINGS, row[:1], row)
+        return store.commit([(build, unit, store.tracked(build))], upto)
+
+    def things(self, store: ReadModelStore, model: Model = MODEL) -> list[Row]:
+        """All rows of `suite_things` of the live build."""
+        return list(store.select(model, THINGS, ["id", "label", "raw"], "1=1 ORDER BY id"))
+
+    def record(self, store: ReadModelStore, build: Generation) -> BuildRecord:
+        """What the store keeps of a build."""
+        (found,) = [one for one in store.builds() if one.number == build.number]
+        return found
+
+    # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_a_new_store_holds_nothing(self, store: ReadModelStore) -> None:
+        assert store.builds() == []
+        assert store.generation(MODEL) is None
+        assert self.things(store) == []
+        assert store.drop("suite") == 0
+        assert store.tracked(Generation(MODEL, 1)) == 0
+
+    def test_a_unit_of_work_sees_what_it_wrote_and_nobody_else_does_before_the_commit(
+        self, store: ReadModelStore
+    ) -> None:
+        build = self.live(store)
+        self.put(store, build, (1, "old", b"1"), (2, "old", b"2"), upto=5)
+        unit = store.rows(build)
+        unit.load(THINGS, [(1,), (3,)])
+        unit.put(THINGS, (1,), (1, "new", b"1"))
+        unit.put(THINGS, (3,), (3, "new", b"3"))
+        assert [unit.get(THINGS, (key,)) for key in (1, 2, 3, 4)] == [
+            (1, "new", b"1"), (2, "old", b"2"), (3, "new", b"3"), None,
+        ]  # fmt: skip
+        assert store.rows(build).get(THINGS, (1,)) == (1, "old", b"1")
+        assert self.things(store) == [(1, "old", b"1"), (2, "old", b"2")]
+        assert store.commit([(build, unit, 5)], 9)
+        assert self.things(store) == [(1, "new", b"1"), (2, "old", b"2"), (3, "new", b"3")]
+        assert store.rows(build).get(THINGS, (3,)) == (3, "new", b"3")
+
+    def test_any_value_comes_back_the_same(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        rows: list[Row] = [
+            (-(2**62), "", b""),
+            (0, "客户 😀 \U0010ffff", b"\0"),
+            (7, "a'b\"c;--%s?{x}", bytes(range(256))),
+            (2**62, None, None),
+            (2**53 + 1, "\n\t ", seeded(3).randbytes(200_000)),
+        ]
+        assert self.put(store, build, *rows, upto=1)
+        assert sorted(self.things(store)) == sorted(rows)
+        unit = store.rows(build)
+        for row in rows:
+            assert unit.get(THINGS, row[:1]) == row
+            assert [type(value) for value in unit.get(THINGS, row[:1]) or ()] == [type(value) for value in row]
+
+    def test_rows_are_found_by_keys_of_several_columns(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        unit = store.rows(build)
+        for number, key in enumerate([(b"a", "b"), (b"b", "a"), (b"", ""), (b"a", "客")]):
+            unit.put(PAIRS, key, (*key, number))
+        assert store.commit([(build, unit, 0)], 1)
+        fresh = store.rows(build)
+        fresh.load(PAIRS, [(b"a", "b"), (b"b", "b")])
+        assert fresh.get(PAIRS, (b"a", "b")) == (b"a", "b", 0)
+        assert fresh.get(PAIRS, (b"b", "b")) is None
+        assert fresh.get(PAIRS, (b"a", "客")) == (b"a", "客", 3)
+
+    def test_many_rows_are_written_and_loaded_at_once(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        rows = [(number, f"label {number}", None) for number in range(0, 6000, 2)]
+        assert self.put(store, build, *rows, upto=1)
+        unit = store.rows(build)
+        unit.load(THINGS, ((number,) for number in range(6000)))
+        assert [unit.get(THINGS, (number,)) for number in range(0, 6000, 2)] == rows
+        assert all(unit.get(THINGS, (number,)) is None for number in range(1, 6000, 2))
+        assert self.put(store, build, *((number, "again", b"x") for number, *_ in rows), upto=2)
+        assert self.things(store) == [(number, "again", b"x") for number, *_ in rows]
+
+    def test_rows_are_selected_by_conditions(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        self.put(store, build, (1, "b", b""), (2, "a", b""), (3, "b", b""), (4, None, b""), upto=1)
+        select = store.select
+        assert list(select(MODEL, THINGS, ["id"], "label=? ORDER BY id DESC", ["b"])) == [(3,), (1,)]
+        some = select(MODEL, THINGS, ["label", "id"], "label IN (?,?) ORDER BY label, id LIMIT 2", ["a", "b"])
+        assert list(some) == [("a", 2), ("b", 1)]
+        counted = select(MODEL, THINGS, ["label", "COUNT(*)"], "id<? GROUP BY label ORDER BY 2 DESC, 1", [4])
+        assert list(counted) == [("b", 2), ("a", 1)]
+        assert len(select(MODEL, THINGS, ["*"])) == 4
+        assert list(select(MODEL, PAIRS, ["*"])) == []
+
+    # ── exactly once ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def test_rows_and_position_are_committed_together_and_each_start_counts_once(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        one, two = store.rows(build), store.rows(build)
+        one.put(THINGS, (1,), (1, "one", None))
+        two.put(THINGS, (1,), (1, "two", None))
+        assert store.commit([(build, one, 0)], 5)
+        assert store.tracked(build) == 5
+        assert not store.commit([(build, two, 0)], 5)
+        assert not store.commit([(build, two, 4)], 9)
+        assert (self.things(store), store.tracked(build)) == ([(1, "one", None)], 5)
+        assert store.commit([(build, two, 5)], 6)
+        assert (self.things(store), store.tracked(build)) == ([(1, "two", None)], 6)
+
+    def test_several_builds_are_committed_together_or_not_at_all(self, store: ReadModelStore) -> None:
+        other = Model("other", tables=(PAIRS,))
+        first, second = self.live(store), self.live(store, other)
+        for start, wrote in ((1, False), (0, True)):
+            one, two = store.rows(first), store.rows(second)
+            one.put(THINGS, (1,), (1, "x", None))
+            two.put(PAIRS, (b"k", "k"), (b"k", "k", 1))
+            # The second is stale at first: nothing of the other may be written.
+            assert store.commit([(first, one, 0), (second, two, start)], 3) is wrote
+            assert (store.tracked(first), store.tracked(second)) == ((3, 3) if wrote else (0, 0))
+            assert len(self.things(store)) == len(store.select(other, PAIRS, ["*"])) == wrote
+
+    def test_many_who_fold_at_once_count_every_position_once(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+
+        def fold() -> int:
+            done = 0
+            for _ in range(15):
+                start = store.tracked(build)
+                unit = store.rows(build)
+                before = unit.get(THINGS, (1,)) or (1, "0", None)
+                unit.put(THINGS, (1,), (1, str(int(before[1]) + 1), None))
+                done += store.commit([(build, unit, start)], start + 1)
+            return done
+
+        done = sum(together(fold, fold, fold, fold))
+        assert done >= 15
+        assert (store.tracked(build), self.things(store)) == (done, [(1, str(done), None)])
+
+    def test_parts_of_the_subjects_are_written_without_moving_the_position(self, store: ReadModelStore) -> None:
+        build = store.begin(MODEL, 10)
+
+        def part(number: int) -> None:
+            for step in range(5):
+                unit = store.rows(build)
+                key = number * 100 + step
+                unit.put(THINGS, (key,), (key, "part", None))
+                assert store.write(build, unit)
+
+        together(*(partial(part, number) for number in range(4)))
+        assert store.tracked(build) == 0
+        assert store.commit([(build, store.rows(build), 0)], 10)
+        assert store.go_live(build) is not None
+        assert len(self.things(store)) == 20
+
+    # ── builds side by side ─────────────────────────────────────────────────────────────────────────────────────
+
+    def test_a_build_is_filled_beside_the_live_one_and_swapped_in(self, store: ReadModelStore) -> None:
+        live = self.live(store, head=3)
+        self.put(store, live, (1, "live", None), upto=7)
+        beside = store.begin(MODEL, 8)
+        assert beside != live
+        assert self.put(store, beside, (2, "beside", None), upto=7)
+        assert store.generation(MODEL) == live
+        assert self.things(store) == [(1, "live", None)]
+        assert [(one.number, one.live, one.position) for one in store.builds()] == [
+            (live.number, True, 7), (beside.number, False, 7),
+        ]  # fmt: skip
+        assert store.go_live(beside) == 7
+        assert store.generation(MODEL) == beside
+        assert self.things(store) == [(2, "beside", None)]
+        assert [one.number for one in store.builds()] == [beside.number]
+        assert (store.tracked(live), store.tracked(beside)) == (0, 7)
+
+    def test_what_is_kept_of_a_build_says_how_it_stands(self, store: ReadModelStore) -> None:
+        first = store.begin(MODEL, 40)
+        assert self.record(store, first) == BuildRecord(
+            first.number, "suite", 1, shape_of(MODEL), live=False, position=0, target=40, muted=40
+        )
+        assert store.go_live(first) == 40
+        self.put(store, first, upto=50)
+        second = store.begin(MODEL, 60)
+        # What the live build has folded, it has told of.
+        assert (self.record(store, second).target, self.record(store, second).muted) == (60, 50)
+        self.put(store, first, upto=55)
+        self.put(store, second, upto=60)
+        assert store.go_live(second) == 55
+        assert (self.record(store, second).live, self.record(store, second).muted) == (True, 55)
+
+    def test_a_build_that_is_behind_the_live_one_is_not_swapped_in(self, store: ReadModelStore) -> None:
+        live = self.live(store)
+        self.put(store, live, (1, "live", None), upto=7)
+        beside = store.begin(MODEL, 7)
+        self.put(store, beside, (2, "beside", None), upto=6)
+        assert store.go_live(beside) is None
+        assert (store.generation(MODEL), self.things(store)) == (live, [(1, "live", None)])
+        self.put(store, beside, upto=7)
+        assert store.go_live(beside) == 7
+
+    def test_the_newer_of_two_builds_stays(self, store: ReadModelStore) -> None:
+        self.live(store)
+        older, newer = store.begin(MODEL, 0), store.begin(MODEL, 0)
+        assert store.go_live(newer) is not None
+        assert store.go_live(older) is None
+        assert store.generation(MODEL) == newer
+        assert [one.number for one in store.builds()] == [newer.number]
+
+    def test_versions_and_shapes_live_side_by_side(self, store: ReadModelStore) -> None:
+        first = self.live(store)
+        self.put(store, first, (1, "first", None), upto=1)
+        others = Model(version=2), Model(tables=(WIDER, PAIRS))
+        for other in others:
+            assert store.generation(other) is None
+            assert list(store.select(other, THINGS, ["id"])) == []
+            build = self.live(store, other)
+            unit = store.rows(build)
+            table = other.tables[0]
+            unit.put(table, (2,), (2, "other", None, *["more"] * (table is WIDER)))
+            assert store.commit([(build, unit, 0)], 1)
+            assert list(store.select(other, table, ["id"])) == [(2,)]
+        assert (store.generation(MODEL), self.things(store)) == (first, [(1, "first", None)])
+        assert len(store.builds()) == 3
+        assert store.drop("suite", version=2) == 1
+        assert store.generation(others[0]) is None
+        assert self.things(store) == [(1, "first", None)]
+        assert store.drop("suite") == 2
+        assert store.builds() == []
+
+    def test_a_build_is_dropped_by_its_number_alone(self, store: ReadModelStore) -> None:
+        live = self.live(store)
+        self.put(store, live, (1, "live", None), upto=2)
+        other = self.live(store, Model("other", tables=(PAIRS,)))
+        beside = store.begin(MODEL, 0)
+        assert store.drop("suite", number=other.number) == 0
+        assert store.drop("suite", number=beside.number) == 1
+        assert [one.number for one in store.builds()] == [live.number, other.number]
+        assert self.things(store) == [(1, "live", None)]
+
+    def test_a_build_that_was_dropped_takes_nothing_more(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        self.put(store, build, (1, "x", None), upto=3)
+        unit = store.rows(build)
+        unit.put(THINGS, (2,), (2, "y", None))
+        assert store.drop("suite") == 1
+        assert not store.commit([(build, unit, 3)], 4)
+        assert not store.write(build, unit)
+        assert store.go_live(build) is None
+        assert store.rows(build).get(THINGS, (1,)) is None
+        assert (store.tracked(build), store.generation(MODEL), store.builds()) == (0, None, [])
+        # A later build is another one, and has none of its rows.
+        assert self.things(store) == []
+        self.live(store)
+        assert self.things(store) == []
+
+    def test_a_failure_is_noted_and_forgotten_with_the_next_commit(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        self.put(store, build, (1, "x", None), upto=3)
+        store.fail(build, 4, "KeyError: 'é😀'", 2)
+        found = self.record(store, build)
+        assert (found.position, found.failed_position, found.failed_error, found.failed_seen) == (
+            3, 4, "KeyError: 'é😀'", 2,
+        )  # fmt: skip
+        assert self.things(store) == [(1, "x", None)]
+        self.put(store, build, upto=4)
+        assert (self.record(store, build).failed_position, self.record(store, build).failed_error) == (None, "")
+
+    def test_builds_that_are_begun_at_once_are_told_apart(self, store: ReadModelStore) -> None:
+        builds = together(*(partial(store.begin, MODEL, 0) for _ in range(5)))
+        numbers = [build.number for build in builds]
+        assert len(set(numbers)) == 5
+        assert [one.number for one in store.builds()] == sorted(numbers)
+
+    def test_whoever_asks_during_swaps_sees_one_whole_build(self, store: ReadModelStore) -> None:
+        size = 50
+        self.fill(store, self.live(store), "0", size)
+        done = threading.Event()
+
+        def swap() -> None:
+            try:
+                for number in range(1, 12):
+                    build = store.begin(MODEL, 1)
+                    self.fill(store, build, str(number), size)
+                    assert store.go_live(build) is not None
+            finally:
+                done.set()
+
+        def ask() -> None:
+            last = 0
+            while not done.is_set():
+                rows = self.things(store)
+                labels = {row[1] for row in rows}
+                assert (len(rows), len(labels)) == (size, 1), "rows of no build or of two"
+                assert int(labels.pop()) >= last, "an older build came back"
+                last = int(rows[0][1])
+
+        together(swap, ask, ask)
+
+    def fill(self, store: ReadModelStore, build: Generation, label: str, size: int) -> None:
+        """As many rows with one label."""
+        assert self.put(store, build, *((number, label, None) for number in range(size)), upto=1)
+
+    # ── transactions, other processes, other days ───────────────────────────────────────────────────────────────
+
+    def test_within_a_transaction_everything_belongs_to_it(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        try:
+            transaction = self.transaction(store)
+        except NotImplementedError:
+            pytest.skip("the adapter's test defines no transaction")
+
+        def written_and_rolled_back() -> None:
+            with transaction as session:
+                inner = store.within(session)
+                assert inner.generation(MODEL) == build
+                assert self.put(inner, build, (1, "x", None), upto=3)
+                assert (inner.tracked(build), self.things(inner)) == (3, [(1, "x", None)])
+                raise Rollback
+
+        with pytest.raises(Rollback):
+            written_and_rolled_back()
+        assert (store.tracked(build), self.things(store)) == (0, [])
+        with self.transaction(store) as session:
+            assert self.put(store.within(session), build, (1, "x", None), upto=3)
+        assert (store.tracked(build), self.things(store)) == (3, [(1, "x", None)])
+
+    def test_another_store_on_the_same_data_shares_builds_and_positions(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        self.put(store, build, (1, "x", None), upto=3)
+        other = self.opened_again(store)
+        try:
+            assert other.builds() == store.builds()
+            assert (other.generation(MODEL), self.things(other)) == (build, [(1, "x", None)])
+            late = store.rows(build)
+            assert self.put(other, build, (2, "y", None), upto=4)
+            assert not store.commit([(build, late, 3)], 4)
+            assert self.things(store) == [(1, "x", None), (2, "y", None)]
+            rebuilt = other.begin(MODEL, 4)
+            self.put(other, rebuilt, (3, "z", None), upto=4)
+            assert other.go_live(rebuilt) == 4
+            assert (store.generation(MODEL), self.things(store)) == (rebuilt, [(3, "z", None)])
+        finally:
+            self.close(other)
+
+    def test_what_was_committed_is_there_after_closing(self, store: ReadModelStore) -> None:
+        build = self.live(store)
+        self.put(store, build, (1, "x", b"raw"), upto=3)
+        kept = store.builds()
+        again = self.lasting(store)
+        try:
+            assert again.builds() == kept
+            assert (again.generation(MODEL), self.things(again)) == (build, [(1, "x", b"raw")])
+            assert self.put(again, build, (1, "y", b"raw"), upto=4)
+        finally:
+            self.close(again)
