@@ -177,7 +177,7 @@ class _Folded:
 def _rows_agree(book: Book) -> list[Finding]:
     """Read models that caught up hold the rows that a fold of the whole log from its beginning gives."""
     core = book._core
-    core.catch_up()
+    book.projections.catch_up()
     history = list(core.history())
     found = []
     for model in core.projector.models:
