@@ -183,6 +183,18 @@ class FileKeyStore:
                 found.update((UUID(bytes=subject), key) for subject, key in rows)
         return found
 
+    def copy_to(self, copy: sqlite3.Connection) -> None:
+        """Copy the file as it is, page by page."""
+        with self._open() as connection:
+            connection.backup(copy)
+
+    def is_within(self, other: FileKeyStore) -> bool:
+        """Whether another file holds all keys of this one."""
+        with self._open() as connection:
+            rows = connection.execute("SELECT subject, data_key FROM keys").fetchall()
+        held = {UUID(bytes=subject): key for subject, key in rows}
+        return other.get(held) == held
+
     def close(self) -> None:
         """Release the file, once nobody is reading it."""
         if self._pid != os.getpid():

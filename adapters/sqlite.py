@@ -6,8 +6,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Condition, Lock, get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -243,13 +244,24 @@ class SQLiteSession:
 
 
 class SQLiteDatabase:
-    """An SQLite file, or a database in memory that the connections of one process share."""
+    """An SQLite file, or a database in memory that the connections of one process share.
+
+    `read_only`: the file is looked at as it is, and must be there.
+    """
 
     for_update = ""
     for_share = ""
 
-    def __init__(self, name: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+        synchronous: str = "FULL",
+        read_only: bool = False,
+    ) -> None:
         self.name = name
+        self.read_only = read_only
         self.lock_timeout_s = lock_timeout_s
         self.synchronous = synchronous
         self.in_memory = ":memory:" in name or "mode=memory" in name
@@ -262,7 +274,8 @@ class SQLiteDatabase:
         self._idle: dict[bool, list[sqlite3.Connection]] = {True: [], False: []}  # those that write, and the others
         self._users: dict[int, int] = {}  # id of a connection in use → its thread
         self._closed = False
-        self._watches: WeakSet[SQLiteWatch] = WeakSet()
+        self._poll_lock = Lock()
+        self._poll: sqlite3.Connection | None = None  # sees commits by data_version; one for all watches
         self._file: OpenFile | None = None  # known once there is a connection
         IN_THIS_PROCESS.add(self)
         # In memory, the database lives as long as a connection to it.
@@ -275,7 +288,7 @@ class SQLiteDatabase:
 
     def held(self) -> Iterable[sqlite3.Connection]:
         """The connections that are not in use."""
-        return [*self._idle[True], *self._idle[False]]
+        return [*self._idle[True], *self._idle[False], *([self._poll] if self._poll else [])]
 
     def check_usable(self) -> None:
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
@@ -329,9 +342,7 @@ class SQLiteDatabase:
     def watch(self, channel: str) -> SQLiteWatch:  # noqa: ARG002 - one file has one channel
         """Watch for commits from now on."""
         self.check_usable()
-        watch = SQLiteWatch(self)
-        self._watches.add(watch)
-        return watch
+        return SQLiteWatch(self)
 
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError.
@@ -348,6 +359,9 @@ class SQLiteDatabase:
                     remedy="In a signal handler, set a flag, and close the book where nothing of it is running.",
                 )
             self._closed = True
+        with self.committed:
+            self.committed.notify_all()  # watches end at once, not when the last statement has
+        with self._state:
             while self._users:
                 self._state.wait(0.05)
             idle = [*self._idle[True], *self._idle[False]]
@@ -357,20 +371,23 @@ class SQLiteDatabase:
         if self._anchor is not None:
             self._anchor.close()
             self._anchor = None
-        for watch in list(self._watches):
-            watch.close()
+        with self._poll_lock:
+            if self._poll is not None:
+                self._poll.close()
+                self._poll = None
 
     def _connect(self, *, write: bool = False) -> sqlite3.Connection:
         try:
+            name = f"{Path(self.name).absolute().as_uri()}?mode=ro" if self.read_only else self.name
             connection = sqlite3.connect(
-                self.name,
-                uri=self.name.startswith("file:"),
+                name,
+                uri=name.startswith("file:"),
                 check_same_thread=False,
                 isolation_level=None,
                 timeout=self.lock_timeout_s,
             )
             try:
-                if not self.in_memory:
+                if not self.in_memory and not self.read_only:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")
@@ -432,6 +449,20 @@ class SQLiteDatabase:
             self.commits += 1
             self.committed.notify_all()
 
+    def _data_version(self) -> int:
+        """Another number after each commit to the file, whoever made it. In memory, where `commits` tells all: 0."""
+        if self.in_memory:
+            return 0
+        with self._poll_lock:
+            if self._closed:
+                return 0
+            if self._poll is None:
+                self._poll = self._connect()
+            try:
+                return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error as error:
+                raise translated(error, self.place) from error
+
 
 class SQLiteHold:
     """The kernel's lock on a file: it ends with the process that holds it, however that ends."""
@@ -471,43 +502,33 @@ class SQLiteWatch:
     def __init__(self, database: SQLiteDatabase) -> None:
         self._database = database
         self._closed = False
-        self._raw = None if database.in_memory else database._connect()
-        self._lock = Lock()
-        self._version = self._data_version()
-        self._commits = database.commits
+        self._seen = (database._data_version(), database.commits)
 
-    def wait(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
-        """Whether something may have been committed since the last call."""
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something may have been committed since the last call. Raises BookError in a forked process."""
         database = self._database
-        until = clock() + timeout_s
+        until = time.monotonic() + timeout_s
         while True:
-            version = self._data_version()
+            if database._pid != os.getpid():
+                database.check_usable()
+            # Looked up before the lock is taken, and kept as it was then: what is committed from here on differs
+            # from it, and is found by the next look or call.
+            version = database._data_version()
             with database.committed:
                 if self._closed or database._closed:
                     return False
-                if version != self._version or database.commits != self._commits:
-                    self._version, self._commits = version, database.commits
+                now = (version, database.commits)
+                if now != self._seen:
+                    self._seen = now
                     return True
-                left = until - clock()
+                left = until - time.monotonic()
                 if left <= 0:
                     return False
-                database.committed.wait(left if self._raw is None else min(left, POLL_S))
+                database.committed.wait(left if database.in_memory else min(left, POLL_S))
 
     def close(self) -> None:
         """Stop."""
-        with self._database.committed:
-            self._closed = True
-            self._database.committed.notify_all()
-        with self._lock:
-            if self._raw is not None:
-                self._raw.close()
-                self._raw = None
-
-    def _data_version(self) -> int:
-        with self._lock:
-            if self._raw is None:
-                return 0
-            try:
-                return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
-            except sqlite3.Error as error:
-                raise translated(error, self._database.place) from error
+        self._closed = True
+        if self._database._pid == os.getpid():  # a forked process may have inherited the lock as somebody held it
+            with self._database.committed:
+                self._database.committed.notify_all()
