@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -155,6 +158,28 @@ def _repeats(book: Book, ledger: Ledger, chance: random.Random) -> list[Finding]
             found.append(Finding("broken", f"{deed.verb} {deed.token} answers {again}, it was {outcome}"))
         if book.position() != position:
             found.append(Finding("doubled", f"{deed.verb} {deed.token} was recorded again when it was repeated"))
+    return found
+
+
+def check_backups(folder: Path, ledger: Ledger) -> list[Finding]:
+    """A backup that has its name is whole, killed or not: it can be restored, with all from before it began."""
+    found: list[Finding] = []
+    for number, (file, tokens) in enumerate(ledger.backups.items()):
+        if not Path(file).exists():
+            continue
+        again = folder / f"restored-{number}" / "shop.book"
+        again.parent.mkdir()
+        try:
+            keys = folder / "shop.book.keys"
+            tallybook.restore(file, f"sqlite:///{again}", keys=keys)
+            then = Ledger(ledger.begun, {token: ledger.outcomes[token] for token in tokens})
+            with tallybook.open(f"sqlite:///{again}") as book:
+                found += _ledger_agrees(book, then) or _sound(book, thorough=False)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a backup that can't be restored is looked for
+            found.append(Finding("broken", f"a backup: {type(error).__name__}: {error}"))
+        shutil.rmtree(again.parent)
+        os.unlink(file)
+    ledger.backups.clear()
     return found
 
 
