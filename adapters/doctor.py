@@ -343,7 +343,10 @@ def claims(patient: Patient) -> Iterator[Word]:
     if idle:
         read = patient.mapper.read
         for position, stream, version_, name, state in log.iterate(topics=[PurchaseRecorded.stored_name]):
-            event = read(known_uuid(stream), version_, name, state, position)
+            try:
+                event = read(known_uuid(stream), version_, name, state, position)
+            except StoredFormError:
+                return  # the check of the events tells; the claim of this one can't be told from one of nobody
             idle.discard(event.event_id.bytes)  # a purchase is called by its event
     if idle:
         yield failed(f"{len(idle):,} of the holders of {count:,} claims are not in the log", RESTORE)
@@ -420,9 +423,12 @@ def read_models(patient: Patient) -> Iterator[Word]:
     if patient.failed:
         yield warning("the read models were not looked at, since the book is not well", "Mend the rest first.")
         return
-    for one in patient.status():
-        told = f"{one.name} (version {one.version}) is {one.state}, at position {one.position:,}, {one.lag:,} behind"
-        if one.position > one.head:
+    found = patient.status()
+    head = patient.log.position() if patient.log else 0  # after them: they follow it
+    for one in found:
+        lag = max(0, one.lag)
+        told = f"{one.name} (version {one.version}) is {one.state}, at position {one.position:,}, {lag:,} behind"
+        if one.position > head:
             yield failed(f"{told}: ahead of the log", REBUILD)
         elif one.state == FAILED:
             yield failed(
@@ -474,9 +480,8 @@ def examine(
         for database in usable.values():
             stack.callback(database.close)
         keys_path, reads_path = beside(path)
-        origin = ""
-        if path in usable:
-            [(origin,)] = usable[path].rows("SELECT value FROM book WHERE name='origin'")
+        logs = [one for file, one in usable.items() if file != keys_path]
+        origin = logs[0].rows("SELECT value FROM book WHERE name='origin'")[0][0] if logs else ""
         patient = Patient(
             path,
             LogRecorder(usable[path], origin=origin) if path in usable else None,
