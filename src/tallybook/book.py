@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import open_storage
 from tallybook.domain.errors import refusal
@@ -21,9 +22,9 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
-from .bulk import rarely_collecting
 from .core import ACTING, Core
 from .customers import CustomerDesk
+from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
 from .projecting import ProjectionsDesk
@@ -97,6 +98,22 @@ class Book:
                 if core in before:
                     held[core] = before[core]
                 ACTING.set(held)
+
+    def follow(self, after: int = 0, *, names: Sequence[str] = (), timeout_s: float | None = None) -> Follower:
+        """The events after a position in order, each once, none left out; then those to come, as they are committed.
+
+            for position, event in book.follow(after=last):      # or `async for`
+                ...
+
+        `names`: only events of these stored names. `timeout_s`: end when no event has come for so long; 0: at the
+        head; None: never. A position beyond the head is waited for.
+
+        To react exactly once, write the position in the transaction of your effect, and start after the last one
+        written. A reaction that is itself a command takes its command id from the position (`f"welcome/{position}"`):
+        repeated after a crash, it has no second effect. A broker gets each event at least once, and the position to
+        tell a repeat by. Refuses: invalid_argument.
+        """
+        return follow(self._core, after, names, timeout_s)
 
     def replay(self, progress: Progress | None = None) -> Certificate:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""

@@ -33,6 +33,7 @@ from tallybook.projections.replay import Backtest
 from .book import Book
 from .book import open as open_book
 from .demo import run_demo
+from .times import iso
 from .upkeep import doctor as examine_book
 from .upkeep import restore as restore_book
 from .views import FieldView
@@ -615,6 +616,40 @@ def segments(
         _table("The first 20", columns, rows[:20], columns[1:])
 
     _say([{"external_id": name, **asdict(one)} for name, one in found], as_json, show)
+
+
+@app.command()
+def follow(
+    book: BookUrl,
+    after: Annotated[int, typer.Option("--after", min=0, help="Begin after this position")] = 0,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Only events of this stored name; may be repeated")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="At the head, wait for more, or end")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """The events in order, a line each (--json: an object), then those to come. Opens no personal data."""
+    with (
+        open_book(book, create=False) as opened,
+        opened.follow(after, names=names or (), timeout_s=None if wait else 0) as follower,
+    ):
+        for position, event in follower:
+            clear = {name: value for name in event.clear_fields if (value := getattr(event, name)) not in (None, ())}
+            line = {
+                "position": position,
+                "name": event.stored_name,
+                "stream": event.originator_id,
+                "subject": event.subject_id,
+                "effective_at": iso(event.effective_us),
+                "recorded_at": iso(event.metadata.recorded_us),
+                "actor": event.metadata.actor,
+                "fields": clear,
+            }
+            if as_json:
+                print(to_json(line, fallback=str, bytes_mode="hex").decode(), flush=True)
+            else:
+                fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
+                print(position, line["effective_at"], event.stored_name, event.subject_id or "-", fields, flush=True)
 
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

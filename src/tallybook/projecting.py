@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from eventsourcing.persistence import OperationalError
 
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
 from tallybook.projections.projector import FAILED, Parts, Status
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
 
-from .bulk import rarely_collecting
 from .commands import Desk, Work, command
 from .times import When
 from .worker import fold_in_processes
@@ -173,6 +173,7 @@ class ProjectionsDesk(Desk):
         work.operations().direct(work.stamp, name, self._model(name).version, action, position)
 
     def _model(self, name: str) -> ReadModel:
+        self._core.check_open()
         models = {model.name: model for model in self._core.projector.models}
         if name not in models:
             raise refusal("invalid_argument", f"There is no read model {name!r}; there are {', '.join(models)}.")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tallybook.adapters import backup
 from tallybook.adapters.backup import RestoreReport
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.doctor import Finding, examine
 from tallybook.adapters.storage import beside, file_of
 from tallybook.projections.projector import Status
 from tallybook.projections.read_models import Progress
 
 from .book import open as open_book
-from .bulk import rarely_collecting
 
 
 def restore(

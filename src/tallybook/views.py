@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from tallybook.adapters import integrity
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.integrity import Verification
 from tallybook.domain.access import PersonalDataRead
@@ -22,7 +23,6 @@ from tallybook.projections.segments import Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
 from tallybook.projections.trail import Trail
 
-from .bulk import rarely_collecting
 from .commands import Desk
 from .core import Core
 from .customers import DEFAULT_PROGRAMME, as_id
