@@ -330,7 +330,7 @@ def test_a_watch_that_was_told_of_one_commit_tells_the_next(book: Book, only_wok
         assert not watch.wait(0)
         for _ in range(3):
             register(writer)
-            assert watch.wait(0)
+            assert watch.wait(ENOUGH_S)
             assert not watch.wait(0)
 
 
