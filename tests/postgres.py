@@ -23,6 +23,8 @@ from typing import Any
 from uuid import uuid4
 
 START_S = 60
+SERVER = ("-c", "max_connections=200", "-c", "fsync=off")
+"""No test cuts the power of this server, and its folder is removed in the end."""
 LOCKED_USER = "tallybook_locked"
 """A role that needs a password, on the server that the tests start."""
 
@@ -128,7 +130,19 @@ def keep() -> None:
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
         data = folder / "data"
         subprocess.run(
-            [programs / "bin" / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-locale", "--no-sync"],
+            [
+                programs / "bin" / "initdb",
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "-A",
+                "trust",
+                "--no-locale",
+                "--no-sync",
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
             env=environment,
@@ -141,7 +155,7 @@ def keep() -> None:
         log = folder / "log"
         with log.open("wb") as out:
             server = subprocess.Popen(
-                [programs / "bin" / "postgres", "-D", data, "-k", folder, "-h", "", "-c", "max_connections=200"],
+                [programs / "bin" / "postgres", "-D", data, "-k", folder, "-h", "", *SERVER],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
