@@ -1,4 +1,4 @@
-"""The suites that the `eventsourcing` package ships for its own recorders, run on ours, in files and in memory.
+"""The suites that the `eventsourcing` package ships for its recorders, run on ours, in files, in memory, on a server.
 
 Subscriptions are not run: SQLite has none in the package, and ours are not built yet. The suites print their rates;
 pytest keeps that to itself.
@@ -18,8 +18,10 @@ import eventsourcing.tests.persistence as shipped
 import pytest
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent
 from eventsourcing.utils import Environment
+from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 
 from tallybook.adapters.log import BookFactory, LogProcessRecorder, LogRecorder, LogTrackingRecorder
+from tallybook.adapters.postgres import PostgresDatabase
 from tallybook.adapters.sqlite import SQLiteDatabase
 
 if TYPE_CHECKING:
@@ -58,6 +60,19 @@ class Memory(TestCase):
         return database
 
 
+class Server(TestCase):
+    """Each test has a schema of its own on a PostgreSQL server."""
+
+    def make_database(self) -> PostgresDatabase:
+        schema = new_schema()
+        run_sql(f"CREATE SCHEMA {schema}")
+        database = PostgresDatabase(schema_url(schema))
+        self.addCleanup(drop_schema, schema)
+        self.addCleanup(database.close)
+        self.addCleanup(join_threads)
+        return database
+
+
 class LogRecorderSuite(shipped.ApplicationRecorderTestCase[LogRecorder], ABC):
     __test__ = False
 
@@ -74,6 +89,10 @@ class TestLogRecorderInFiles(Files, LogRecorderSuite):
 
 
 class TestLogRecorderInMemory(Memory, LogRecorderSuite):
+    __test__ = True
+
+
+class TestLogRecorderOnAServer(Server, LogRecorderSuite):
     __test__ = True
 
 
@@ -96,6 +115,10 @@ class TestPositionsOfOneCommitAreNeighboursInMemory(Memory, NonInterleavingSuite
     __test__ = True
 
 
+class TestPositionsOfOneCommitAreNeighboursOnAServer(Server, NonInterleavingSuite):
+    __test__ = True
+
+
 class TrackingSuite(shipped.TrackingRecorderTestCase, ABC):
     __test__ = False
 
@@ -115,6 +138,10 @@ class TestLogTrackingRecorderInMemory(Memory, TrackingSuite):
     __test__ = True
 
 
+class TestLogTrackingRecorderOnAServer(Server, TrackingSuite):
+    __test__ = True
+
+
 class ProcessSuite(shipped.ProcessRecorderTestCase, ABC):
     __test__ = False
 
@@ -131,6 +158,10 @@ class TestLogProcessRecorderInFiles(Files, ProcessSuite):
 
 
 class TestLogProcessRecorderInMemory(Memory, ProcessSuite):
+    __test__ = True
+
+
+class TestLogProcessRecorderOnAServer(Server, ProcessSuite):
     __test__ = True
 
 
@@ -224,6 +255,13 @@ class TestStreamsInFiles(Files, AggregateExpectations):
 
 
 class TestStreamsInMemory(Memory, AggregateExpectations):
+    __test__ = True
+
+    def setUp(self) -> None:
+        AggregateExpectations.setUp(self)
+
+
+class TestStreamsOnAServer(Server, AggregateExpectations):
     __test__ = True
 
     def setUp(self) -> None:
