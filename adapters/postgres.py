@@ -15,9 +15,9 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, count
 from threading import Condition, Event, Thread, get_ident
 from types import TracebackType
 from typing import Any, Self
@@ -92,7 +92,10 @@ def parse(url: str) -> tuple[dict[str, str], str]:
             remedy='Write "postgresql://user@host:5432/database?schema=shop".',
         )
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise wrong("can't be understood") from None  # the message might repeat the password
     given = parse_qsl(parts.query, keep_blank_values=True)
     schemas = [value for name, value in given if name == "schema"]
     schema = schemas[-1] if schemas else DEFAULT_SCHEMA
@@ -102,7 +105,7 @@ def parse(url: str) -> tuple[dict[str, str], str]:
     try:
         found = conninfo_to_dict(urlunsplit(("postgresql", parts.netloc, parts.path, query, "")))
     except (psycopg.Error, UnicodeError):
-        raise wrong("can't be understood") from None  # the message might repeat the password
+        raise wrong("can't be understood") from None
     named = {name: str(value) for name, value in found.items() if value is not None}
     for wanted, what in (("user", "user"), ("dbname", "database")):
         if not named.get(wanted):
@@ -244,6 +247,7 @@ for _kind, _dumper in ((_Integers, _IntegersDumper), (_Texts, _TextsDumper), (_B
 _ADAPTERS.register_dumper(int, Int8BinaryDumper)
 
 _STATEMENTS: dict[str, str] = {}
+_NUMBERS = count()
 
 
 def _with_percents(statement: str) -> str:
@@ -266,7 +270,12 @@ class PostgresSession:
     left it. A reading one sees one moment.
     """
 
-    __slots__ = ("_begun", "_connection", "_database", "_pipeline", "_write")
+    __slots__ = ("_begun", "_connection", "_database", "_failed", "_pipeline", "_write")
+
+    _connection: psycopg.Connection[tuple[Any, ...]]
+    _pipeline: AbstractContextManager[psycopg.Pipeline]
+    _begun: bool
+    _failed: bool
 
     def __init__(self, database: PostgresDatabase, write: bool) -> None:
         self._database = database
@@ -292,22 +301,24 @@ class PostgresSession:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is not None or not self._write:
+        if exc is not None:
             self._roll_back()
             return
         connection, place = self._connection, self._database.place
         try:
             committed = connection.cursor()
-            committed.execute("COMMIT")
+            committed.execute("COMMIT", prepare=False)
             self._pipeline.__exit__(None, None, None)
         except psycopg.Error as error:
+            self._failed = True
             lost = connection.broken
             self._roll_back()
-            raise translated(error, place, lost=lost, committing=lost) from error
+            raise translated(error, place, lost=lost, committing=lost and self._write) from error
         except BaseException:
             self._abandon()
             raise
         if committed.statusmessage != "COMMIT":
+            self._failed = True
             self._roll_back()
             raise persistence.OperationalError(f"a statement failed, and the transaction on {place} was rolled back")
         self._database._give_back(connection)
@@ -323,6 +334,7 @@ class PostgresSession:
                 self._begin_anew()
                 return self._fetched(statement, params)
         except psycopg.Error as error:
+            self._failed = True
             raise translated(error, self._database.place, lost=self._connection.broken) from error
 
     def run(self, statement: str, params: Sequence[Any] = ()) -> None:
@@ -331,6 +343,7 @@ class PostgresSession:
         try:
             self._connection.cursor().execute(_with_percents(statement), params)
         except psycopg.Error as error:
+            self._failed = True
             raise translated(error, self._database.place, lost=self._connection.broken) from error
 
     def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
@@ -359,13 +372,14 @@ class PostgresSession:
             self.run(statement, [kind(column) for kind, column in zip(kinds, columns, strict=True)])
 
     def _begin(self) -> None:
-        self._begun = False
+        self._begun = self._failed = False
         self._pipeline = self._connection.pipeline()
         self._pipeline.__enter__()
         self._connection.cursor().execute(
             "BEGIN ISOLATION LEVEL READ COMMITTED"
             if self._write
-            else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+            else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            prepare=False,  # there is no plan to keep
         )
 
     def _begin_anew(self) -> None:
@@ -384,13 +398,16 @@ class PostgresSession:
     def _roll_back(self) -> None:
         """End the transaction without effect, and give the connection back if it is fit for another."""
         connection = self._connection
-        with suppress(psycopg.Error):
-            connection.cursor().execute("ROLLBACK")
-        with suppress(psycopg.Error):
+        try:
             self._pipeline.__exit__(None, None, None)
-        if not connection.broken and connection.info.transaction_status != TransactionStatus.IDLE:
-            with suppress(psycopg.Error):  # what failed in the pipeline took the ROLLBACK behind it along
-                connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._failed = True
+        if not connection.broken:
+            # A failure may have cut off a statement that was being prepared, and psycopg 3.3 takes it for prepared all
+            # the same. It forgets what it prepared when it sees a ROLLBACK that it has not seen before.
+            unseen = f" -- {next(_NUMBERS)}" if self._failed else ""
+            with suppress(psycopg.Error):
+                connection.execute(f"ROLLBACK{unseen}".encode())
         self._database._give_back(connection)
 
     def _abandon(self) -> None:

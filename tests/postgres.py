@@ -13,10 +13,13 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,83 @@ def drop_schema(schema: str) -> None:
         f"tallybook {schema}",
     )
     run_sql(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
+class Proxy:
+    """Stands between a client and the server, and cuts the connection at a message, before or after passing it on."""
+
+    def __init__(self) -> None:
+        from psycopg.conninfo import conninfo_to_dict
+
+        self._to: dict[str, Any] = dict(conninfo_to_dict(server_url()))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.cut_at: bytes | None = None
+        self.passes_on = True
+        self.cuts = 0
+        self.refuses = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, schema: str) -> str:
+        """Of a schema, by way of the proxy."""
+        user, password = self._to.get("user", "postgres"), self._to.get("password")
+        port = self._listener.getsockname()[1]
+        who = user if password is None else f"{user}:{password}"
+        return f"postgresql://{who}@127.0.0.1:{port}/{self._to['dbname']}?schema={schema}&sslmode=disable"
+
+    def cut_once(self, at: bytes, *, passes_on: bool) -> None:
+        """Cut the next connection that sends some bytes; with `passes_on`, the server still gets them."""
+        self.cut_at, self.passes_on = at, passes_on
+
+    def cut_all(self) -> None:
+        """Cut every connection that there is."""
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        """Cut all, and take no more."""
+        self._listener.close()
+        self.cut_all()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.refuses:
+                client.close()
+                continue
+            server = self._connected()
+            self._open += [client, server]
+            threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
+
+    def _connected(self) -> socket.socket:
+        host, port = self._to.get("host", "localhost"), int(self._to.get("port", 5432))
+        if host.startswith("/"):
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(f"{host}/.s.PGSQL.{port}")
+            return server
+        return socket.create_connection((host, port))
+
+    def _pass(self, source: socket.socket, target: socket.socket, to_server: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                at = self.cut_at
+                if to_server and at is not None and at in data:
+                    self.cut_at = None
+                    self.cuts += 1
+                    source.shutdown(socket.SHUT_RDWR)
+                    if self.passes_on:
+                        target.sendall(data)
+                    break
+                target.sendall(data)
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_WR if one is target and to_server else socket.SHUT_RDWR)
 
 
 # ── the keeper ──────────────────────────────────────────────────────────────────────────────────────────────────────
