@@ -51,7 +51,7 @@ class Form:
         self.personal = tuple(event_class.personal_fields)
         self._masks: dict[tuple[int, int], tuple[str, ...]] = {}
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
-        source = _Source()
+        source = Source()
         fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
         encoded = ", ".join(source.encode(annotation, f"held[{name!r}]") for name, annotation in fields)
         decoded = [
@@ -88,7 +88,7 @@ class Form:
         return names
 
 
-class _Source:
+class Source:
     """Python source of expressions for fields, and the objects that it refers to by name."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class _Source:
 
     def encode(self, annotation: Any, value: str) -> str:
         """What turns `value` into what msgpack packs."""
-        annotation, optional = _plain(annotation)
+        annotation, optional = plain(annotation)
         if annotation is UUID:
             made = f"{value}.bytes"
         elif typing.get_origin(annotation) is tuple:
@@ -112,7 +112,7 @@ class _Source:
 
     def decode(self, annotation: Any, value: str, name: str) -> str:
         """What turns what msgpack unpacked into the field's value, or raises ValueError."""
-        annotation, optional = _plain(annotation)
+        annotation, optional = plain(annotation)
         if annotation is UUID:
             made = f"_uuid({value})"
         elif typing.get_origin(annotation) is tuple:
@@ -169,14 +169,14 @@ def _wrong(name: str, value: Any) -> typing.NoReturn:
     raise ValueError(f"{name}: a value of type {type(value).__name__} does not belong there")
 
 
-def _plain(annotation: Any) -> tuple[Any, bool]:
+def plain(annotation: Any) -> tuple[Any, bool]:
     """An annotation without its marks, and whether None is allowed."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return _plain(typing.get_args(annotation)[0])
+        return plain(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
         inner = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-        return _plain(inner)[0], True
+        return plain(inner)[0], True
     return annotation, False
 
 

@@ -3,6 +3,7 @@ transaction that inserts the events. `eventsourcing`'s recorder, on any database
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -37,8 +38,12 @@ NewRow = tuple[bytes, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
-FOLLOW_HEARTBEAT_S = 5.0
-"""How long a subscription waits for a wake-up before it looks by itself."""
+HEARTBEAT_S = 5.0
+"""How long a tail waits for a wake-up before it looks by itself."""
+TAIL_ROWS = 500
+"""How many rows a tail holds at most."""
+TAIL_POSITIONS = 20_000
+"""How far a tail that wants some names only looks in one statement."""
 
 Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
@@ -85,6 +90,13 @@ def _stream(originator_id: UUID | str) -> bytes:
 
 def _originator(stream: bytes) -> UUID | str:
     return uuid_from(stream) if len(stream) == 16 else stream.lstrip(b"\0").decode()
+
+
+def _notification(row: Row) -> Notification:
+    position, stream, version, name, state = row
+    return Notification(
+        id=position, originator_id=_originator(stream), originator_version=version, topic=name, state=state
+    )
 
 
 class LogRecorder(ApplicationRecorder):
@@ -180,15 +192,16 @@ class LogRecorder(ApplicationRecorder):
     def _must_stand(self, session: Session, reads: Sequence[tuple[UUID, int]]) -> None:
         for start in range(0, len(reads), 500):
             chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
+            # A look-up for each in the index; a GROUP BY would go through all events of the streams.
             found = dict(
                 session.rows(
-                    f"SELECT originator_id, MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
-                    f"WHERE originator_id IN ({marks(len(chunk))}) GROUP BY originator_id",
+                    f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
+                    f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(chunk))}) AS streams",
                     list(chunk),
                 )
             )
             for stream, version in chunk.items():
-                if found.get(stream, 0) != version:
+                if (found[stream] or 0) != version:
                     raise IntegrityError(f"stream {uuid_from(stream)} moved on from version {version}")
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
@@ -244,14 +257,14 @@ class LogRecorder(ApplicationRecorder):
             rows = session.rows(self._select_stream + " AND originator_version=?", (originator_id.bytes, version))
             return rows[0] if rows else None
 
-    def streams_rows(self, originator_ids: Sequence[UUID]) -> Iterator[tuple[Any, ...]]:
-        """All rows of many streams, stream by stream."""
-        for start in range(0, len(originator_ids), 500):
-            chunk = [one.bytes for one in originator_ids[start : start + 500]]
+    def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each up to a version."""
+        for start in range(0, len(originator_ids), 100):
+            chunk = [one.bytes for one in originator_ids[start : start + 100]]
             yield from self.database.rows(
-                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) "
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND originator_version<=? "
                 "ORDER BY originator_id, originator_version",
-                chunk,
+                [*chunk, lte],
             )
 
     def select_notifications(
@@ -266,12 +279,7 @@ class LogRecorder(ApplicationRecorder):
         """The log's events in order, as `eventsourcing` asks for them."""
         first = (start or 0) if inclusive_of_start else (start or 0) + 1
         rows = self.log_rows(first - 1 if start is not None else 0, limit, stop, topics)
-        return [
-            Notification(
-                id=position, originator_id=_originator(stream), originator_version=version, topic=topic, state=state
-            )
-            for position, stream, version, topic, state in rows
-        ]
+        return list(map(_notification, rows))
 
     def log_rows(
         self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
@@ -289,15 +297,13 @@ class LogRecorder(ApplicationRecorder):
         params.append(limit)
         return self.database.rows(statement, params)
 
-    def rows_at(self, positions: Sequence[int]) -> Sequence[tuple[Any, ...]]:
-        """The rows at positions, in order."""
-        rows: list[tuple[Any, ...]] = []
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at positions, in order, 500 at a time."""
         for start in range(0, len(positions), 500):
             chunk = positions[start : start + 500]
-            rows += self.database.rows(
+            yield from self.database.rows(
                 f"{self._select}WHERE position IN ({marks(len(chunk))}) ORDER BY position", chunk
             )
-        return rows
 
     def iterate(
         self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000
@@ -362,33 +368,67 @@ class LogRecorder(ApplicationRecorder):
         return LogSubscription(self, gt, topics)
 
 
+class Tail:
+    """The log's rows after a position as they come, a chunk at a time: in order, each once, none left out.
+
+    That holds because positions have no gaps and appear in their order: nothing can appear at or before a head that
+    was seen.
+    """
+
+    def __init__(self, log: LogRecorder, after: int, names: Sequence[str] = ()) -> None:
+        self.after = after
+        """Up to here all rows were given, but for those of other names."""
+        self.closed = False
+        self._log = log
+        self._names = names
+        self._watch = log.watch()
+
+    def pull(self, timeout_s: float | None = None) -> Sequence[Row]:
+        """The next rows. Waits for the first of them; none when the time is over, or after `close`.
+
+        Raises BookClosed, and what reading the log raises; the tail then stands where it stood.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.closed:
+            head = self._log.position()
+            if head > self.after:
+                stop = min(head, self.after + TAIL_POSITIONS)
+                rows = self._log.log_rows(self.after, TAIL_ROWS, stop, self._names)
+                self.after = rows[-1][0] if len(rows) == TAIL_ROWS else stop
+                if rows:
+                    return rows
+                continue
+            left = HEARTBEAT_S if until is None else min(HEARTBEAT_S, until - time.monotonic())
+            if left <= 0:
+                break
+            self._watch.wait(left)
+        return ()
+
+    def close(self) -> None:
+        """End it: a thread that waits in `pull` returns at once."""
+        self.closed = True
+        self._watch.close()
+
+
 class LogSubscription(Subscription[LogRecorder]):
     """Events after a position, in order, none left out; waits for more until it is stopped."""
 
     def __init__(self, recorder: LogRecorder, gt: int | None = None, topics: Sequence[str] = ()) -> None:
         super().__init__(recorder, gt, topics)
-        self._watch = recorder.watch()
-        self._pulled: Iterator[Notification] = iter(())
+        self._tail = Tail(recorder, gt or 0, topics)
+        self._pulled: Iterator[Row] = iter(())
 
     def stop(self) -> None:
         """End the iteration, that of a thread which is waiting too."""
         super().stop()
-        self._watch.close()
+        self._tail.close()
 
     def __next__(self) -> Notification:
         while not self._has_been_stopped:
-            for notification in self._pulled:
-                return notification
+            for row in self._pulled:
+                return _notification(row)
             try:
-                # Positions have no gaps and appear in their order, so that nothing can appear behind the last one read.
-                pulled = self._recorder.select_notifications(
-                    self._last_notification_id or 0, 500, topics=self._topics, inclusive_of_start=False
-                )
-                if pulled:
-                    self._last_notification_id = pulled[-1].id
-                    self._pulled = iter(pulled)
-                else:
-                    self._watch.wait(FOLLOW_HEARTBEAT_S)
+                self._pulled = iter(self._tail.pull())
             except BookClosed:
                 break
         raise StopIteration

@@ -445,9 +445,12 @@ def test_a_wrapped_key_that_was_moved_or_altered_is_refused(book: Book, url: str
     else:
         run_sql(f"UPDATE {schema_of(url)}.book SET value='tallybook/other' WHERE name='origin'")
     path = next((Path.home() / ".tallybook").iterdir())
-    with pytest.raises(KeysMissing, match="can't be unwrapped"):
-        with tallybook.open(url, wrapping_key=path) as other, other.acting("agent:kim", purpose="test"):
-            other.profiles.get(ada)
+    with (
+        pytest.raises(KeysMissing, match="can't be unwrapped"),
+        tallybook.open(url, wrapping_key=path) as other,
+        other.acting("agent:kim", purpose="test"),
+    ):
+        other.profiles.get(ada)
 
 
 def test_a_destroyed_key_reads_as_erased(url: str) -> None:
