@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import tallybook
 from tallybook import Book
 
-from .postgres import drop_schema, new_schema, schema_url
+from .postgres import drop_schema, new_schema, password_of, schema_url, server_url
 
 DATA = Path(__file__).parent.parent / "src" / "tallybook" / "data"
 MASTER = DATA / "cdnow_master.txt.xz"
@@ -18,13 +19,23 @@ STANDARD = DATA / "standard.toml"
 CANDIDATE = DATA / "candidate.toml"
 
 
-@pytest.fixture
-def server_book_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a book that is not made yet, in a schema of the test's own. Wrapping keys lie in a home of its own."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+@contextmanager
+def server_book(home: Path) -> Iterator[str]:
+    """The URL of a book that is not made yet, in a schema of its own; wrapping keys lie in `home`."""
     schema = new_schema()
-    yield schema_url(schema)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        if password := password_of(server_url()):
+            patch.setenv("PGPASSWORD", password)  # a book tells its URL without it
+        yield schema_url(schema)
     drop_schema(schema)
+
+
+@pytest.fixture
+def server_book_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a book that is not made yet, on a server. Wrapping keys lie in a home of the test's own."""
+    with server_book(tmp_path / "home") as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -75,6 +75,14 @@ def with_parameters(url: str, **parameters: str) -> str:
     return url + ("&" if "?" in url else "?") + "&".join(f"{name}={value}" for name, value in parameters.items())
 
 
+def password_of(url: str) -> str | None:
+    """The password in a URL."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    password = conninfo_to_dict(url).get("password")
+    return None if password is None else str(password)
+
+
 def new_schema() -> str:
     """A name that no other test uses."""
     return f"t_{uuid4().hex}"
@@ -92,6 +100,13 @@ def run_sql(statement: str, *params: Any) -> list[tuple[Any, ...]]:
     with psycopg.connect(server_url(), autocommit=True) as connection:
         cursor = connection.execute(statement, params)  # type: ignore[call-overload]  # psycopg wants literals
         return cursor.fetchall() if cursor.description else []
+
+
+def made_schema() -> str:
+    """A new schema that is there."""
+    schema = new_schema()
+    run_sql(f"CREATE SCHEMA {schema}")
+    return schema
 
 
 def drop_schema(schema: str) -> None:

@@ -21,7 +21,7 @@ from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent, Tracking
 from eventsourcing.projection import Projection, ProjectionRunner
 from eventsourcing.utils import Environment, get_topic
-from tests.postgres import drop_schema, new_schema, run_sql, schema_url
+from tests.postgres import drop_schema, made_schema, schema_url
 
 from tallybook.adapters.log import BookFactory, LogProcessRecorder, LogRecorder, LogTrackingRecorder
 from tallybook.adapters.postgres import PostgresDatabase
@@ -67,8 +67,7 @@ class Server(TestCase):
     """Each test has a schema of its own on a PostgreSQL server."""
 
     def make_database(self) -> PostgresDatabase:
-        schema = new_schema()
-        run_sql(f"CREATE SCHEMA {schema}")
+        schema = made_schema()
         database = PostgresDatabase(schema_url(schema))
         self.addCleanup(drop_schema, schema)
         self.addCleanup(database.close)
