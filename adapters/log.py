@@ -34,7 +34,7 @@ from .sqlite import SQLiteDatabase
 Row = tuple[int, bytes, int, str, bytes]
 """position, stream id, version, stored name, state"""
 
-NewRow = tuple[bytes | str, int, str, bytes]
+NewRow = tuple[bytes, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
@@ -80,12 +80,16 @@ RECEIPTS = Table(
 CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
 
 
-def _stream(originator_id: UUID | str) -> bytes | str:
-    return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
+def _stream(originator_id: UUID | str) -> bytes:
+    """A stream's key: a UUID's 16 bytes. The texts that the library allows begin with NUL, and are never 16 long."""
+    if isinstance(originator_id, UUID):
+        return originator_id.bytes
+    key = b"\0" + originator_id.encode()
+    return b"\0" + key if len(key) == 16 else key
 
 
-def _originator(stream: bytes | str) -> UUID | str:
-    return uuid_from(stream) if isinstance(stream, bytes) else stream
+def _originator(stream: bytes) -> UUID | str:
+    return uuid_from(stream) if len(stream) == 16 else stream.lstrip(b"\0").decode()
 
 
 class EventStore(Protocol):
@@ -338,6 +342,13 @@ class LogRecorder(ApplicationRecorder):
             statement += " LIMIT ?"
             params.append(limit)
         return self.database.rows(statement, params)
+
+    def settled_row(self, originator_id: UUID, version: int) -> tuple[Any, ...] | None:
+        """A stream's row of a version, once whatever commit is under way has ended: it holds the head until then."""
+        with self.database.session(write=True) as session:
+            session.rows(self._lock_head)
+            rows = session.rows(self._select_stream + " AND originator_version=?", (originator_id.bytes, version))
+            return rows[0] if rows else None
 
     def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
         """The rows of many streams, stream by stream, each up to a version."""
