@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -433,3 +434,134 @@ def test_as_of_now_and_known_at_the_head_is_what_the_live_read_models_say(
     shop.book.projections.rebuild()
     check_views(history, oracle, {})
     shop.close()
+
+
+# ── boundaries ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NOON = "2023-06-01T12:00:00Z"
+
+
+@pytest.fixture
+def told_late(shop: Shop) -> tuple[Shop, UUID, int]:
+    """Ada is known since January. On 10 January 2024 the book hears what happened on 1 June 2023 at noon."""
+    ada = shop.member("2020-01-01", owner="before")
+    shop.now = datetime(2024, 1, 10, tzinfo=UTC)
+    known = shop.book.position()
+    shop.book.customers.change(ada, owner="after", effective_at=NOON)
+    shop.book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 15_000}], effective_at=NOON)
+    shop.now = datetime(2024, 2, 1, tzinfo=UTC)
+    return shop, ada, known
+
+
+def answers(shop: Shop, ada: UUID, **asked: Any) -> tuple[Any, ...]:
+    """What each view says of whether the noon of 1 June has come: owner, purchases, tier, balance, segments."""
+    book = shop.book
+    return (
+        or_none(lambda: book.profiles.get(ada, **asked)["owner"], "unknown_customer"),
+        or_none(lambda: book.profiles.get(ada, **asked).purchases, "unknown_customer"),
+        or_none(lambda: len(book.profiles.timeline(ada, **asked)), "unknown_customer"),
+        set(book.tiers.counts(**asked)),
+        or_none(lambda: book.loyalty.balance(ada, **asked), "not_enrolled"),
+        or_none(lambda: book.loyalty.account(ada, **asked).tier, "not_enrolled"),
+        [one.total_minor for _, one in book.profiles.segments(**asked)],
+    )
+
+
+NOTHING: Any = (None, None, None, set(), None, None, [])
+BEFORE: Any = ("before", 0, 4, {"basic"}, 0, "basic", [])
+AFTER: Any = ("after", 1, 8, {"silver"}, 150, "silver", [15_000])
+
+
+@pytest.mark.parametrize(
+    ("as_of", "wanted"),
+    [
+        ("2023-06-01T12:00:00Z", AFTER),
+        ("2023-06-01T11:59:59.999999Z", BEFORE),
+        ("2023-06-01T14:00:00+02:00", AFTER),
+        ("2023-06-01T13:59:59.999999+02:00", BEFORE),
+        ("2023-06-01T06:00:00-06:00", AFTER),
+        (datetime(2023, 6, 1, 12, tzinfo=UTC), AFTER),
+        (datetime(2023, 6, 1, 19, 59, 59, tzinfo=timezone(timedelta(hours=8))), BEFORE),
+        ("2023-06-01", AFTER),  # all of that day
+        ("2023-05-31", BEFORE),
+        ("2020-01-01T00:00:00Z", BEFORE),
+        ("2019-12-31T23:59:59.999999Z", NOTHING),
+        ("0002-01-01", NOTHING),
+    ],
+)
+def test_every_view_knows_the_moment_exactly(told_late: tuple[Shop, UUID, int], as_of: Any, wanted: Any) -> None:
+    shop, ada, _ = told_late
+    assert answers(shop, ada, as_of=as_of) == wanted
+
+
+@pytest.mark.parametrize(
+    ("known_at", "wanted"),
+    [
+        ("2024-01-10T00:00:00Z", AFTER),
+        ("2024-01-09T23:59:59.999999Z", BEFORE),
+        ("2024-01-10T01:00:00+01:00", AFTER),
+        ("2024-01-10", AFTER),  # all of that day
+        ("2024-01-09", BEFORE),
+        ("2023-12-31", NOTHING),
+        (0, NOTHING),
+        (2**62, AFTER),
+        ("8999-12-31", AFTER),
+    ],
+)
+def test_every_view_knows_what_was_known_exactly(told_late: tuple[Shop, UUID, int], known_at: Any, wanted: Any) -> None:
+    shop, ada, _ = told_late
+    assert answers(shop, ada, known_at=known_at) == wanted
+
+
+def test_a_position_is_the_last_event_that_was_known(told_late: tuple[Shop, UUID, int]) -> None:
+    shop, ada, known = told_late
+    assert answers(shop, ada, known_at=known) == BEFORE
+    head = shop.book.position()
+    assert answers(shop, ada, known_at=head) == AFTER
+    # Between a fact and its decisions, what is derived from facts is ahead of what tells the recorded decisions.
+    names = [one.event.stored_name for one in shop.history()]
+    at = names.index("customer.purchase_recorded") + 1
+    assert answers(shop, ada, known_at=at) == ("after", 1, 6, {"basic"}, 150, "silver", [15_000])
+
+
+def test_moment_and_knowledge_together_show_what_came_late(told_late: tuple[Shop, UUID, int]) -> None:
+    shop, ada, known = told_late
+    for as_of, known_at, wanted in (
+        ("2023-06-02", known, BEFORE),
+        ("2023-06-02", shop.book.position(), AFTER),
+        ("2023-05-31", shop.book.position(), BEFORE),
+        ("2023-06-02", "2024-01-09", BEFORE),
+        ("2023-06-02", "2024-01-10", AFTER),
+        ("2019-01-01", "2024-01-10", NOTHING),
+        ("2023-06-02", 0, NOTHING),
+    ):
+        assert answers(shop, ada, as_of=as_of, known_at=known_at) == wanted
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"as_of": "2023-06-01T12:00:00"}, "naive_time"),
+        ({"as_of": datetime(2023, 6, 1)}, "naive_time"),  # noqa: DTZ001 - naive on purpose
+        ({"known_at": datetime(2023, 6, 1)}, "naive_time"),  # noqa: DTZ001 - naive on purpose
+        ({"as_of": "yesterday"}, "invalid_argument"),
+        ({"as_of": "2020-02-30"}, "invalid_argument"),
+        ({"as_of": 5}, "invalid_argument"),
+        ({"known_at": -1}, "invalid_argument"),
+        ({"known_at": True}, "invalid_argument"),
+        ({"known_at": 1.5}, "invalid_argument"),
+        ({"known_at": "9999-12-31"}, "invalid_argument"),
+    ],
+)
+def test_every_view_refuses_what_is_no_moment(told_late: tuple[Shop, UUID, int], asked: Any, code: str) -> None:
+    shop, ada, _ = told_late
+    book = shop.book
+    questions: list[Callable[..., Any]] = [
+        partial(book.profiles.get, ada), partial(book.profiles.timeline, ada), book.profiles.segments,
+        book.tiers.counts, partial(book.tiers.members, "basic"),
+        partial(book.loyalty.account, ada), partial(book.loyalty.balance, ada),
+    ]  # fmt: skip
+    for question in questions:
+        with pytest.raises(tallybook.Refused) as refused:
+            question(**asked)
+        assert refused.value.code == code
