@@ -82,13 +82,19 @@ class Aggregate:
     @classmethod
     def fold(cls: type[A], state: A | None, events: Iterable[Any]) -> A | None:
         """The state after more events: `eventsourcing`'s projector function. None where there are no events."""
-        draft: A | None = None
-        for event in events:
-            if draft is None:
-                draft = state.draft([]) if state is not None else cls(event.originator_id)
-            draft.apply(event)
-        if draft is None:
+        rest = iter(events)
+        first = next(rest, None)
+        if first is None:
             return state
+        draft = state.draft([]) if state is not None else cls(first.originator_id)
+        draft.apply(first)
+        event, appliers = first, cls.APPLIERS
+        for event in rest:
+            # As `apply` does it, without its call: long streams are loaded here.
+            applier = appliers.get(type(event))
+            if applier is not None:
+                applier(draft, event)
+        draft.version = event.originator_version
         draft.journal = None
         return draft
 
