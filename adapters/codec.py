@@ -27,7 +27,7 @@ from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredN
 from tallybook.domain.events import REGISTRY, Event, Metadata, Schema
 from tallybook.domain.personal import Personal, Sealed
 
-from .form import Form, NewerVersion, known_uuid, make_metadata
+from .form import Form, NewerVersion, form_of, known_uuid, make_metadata
 from .keys import FIRST_KEY_ID, NONCE_BYTES, Keyring
 from .packing import pack
 
@@ -49,7 +49,7 @@ class EventMapper(Mapper[UUID]):
     def __init__(self, keyring: Keyring, registry: Mapping[str, Schema] = REGISTRY) -> None:
         super().__init__(transcoder=JSONTranscoder())
         self.keyring = keyring
-        self._forms = {name: Form(schema) for name, schema in registry.items()}
+        self._forms = {name: form_of(schema) for name, schema in registry.items()}
         self._metadata: tuple[Metadata | None, list[Any]] = (None, [])
         self._read: tuple[list[Any] | None, Metadata | None] = (None, None)
 

@@ -138,6 +138,12 @@ class Form:
         return names
 
 
+@lru_cache(maxsize=1024)
+def form_of(schema: Schema) -> Form:
+    """The form of a schema, compiled once for all who read and write."""
+    return Form(schema)
+
+
 class NewerVersion(Exception):
     """A later release wrote a state."""
 
