@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count, groupby
+from typing import Any, Protocol, cast
 from uuid import UUID
 
+import msgpack
 from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent, Repository
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, Recording
 from eventsourcing.utils import Environment, EnvType
 
 from tallybook.domain.aggregate import A
-from tallybook.domain.errors import refusal
+from tallybook.domain.errors import StoredFormError, refusal
 from tallybook.domain.events import Event
-from tallybook.projections.read_models import Recorded
+from tallybook.projections.read_models import Batch, Recorded, Unreadable
 
-from .codec import EventMapper
-from .database import Database
+from .codec import EventMapper, subject_of
+from .database import Database, Session
 from .form import known_uuid
 from .keys import Keyring
 from .log import BookFactory, LogRecorder
+
+
+class InlineError(Exception):
+    """A read model could not fold events within their commit."""
+
+
+class Inlining(Protocol):
+    """Read models that are folded in the transaction that inserts the events."""
+
+    def before(self) -> Callable[[Session, int, Sequence[Recorded]], None]:
+        """Called before a commit; what it gives is called in it, with the position before. Raises InlineError."""
+        ...
+
+    def after(self) -> None:
+        """Called after the commit, to catch up what could not be folded in it."""
+        ...
 
 
 class BookEventStore(EventStore[UUID]):
@@ -31,15 +48,28 @@ class BookEventStore(EventStore[UUID]):
         super().__init__(mapper, recorder)
         self._mapper = mapper
         self._recorder = recorder
+        self.inline: Inlining | None = None
 
     def put(self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any) -> list[Recording[UUID]]:
         """Store events, and with them what belongs to the same commit. Makes no recordings: nobody looks at them."""
         events = cast("Sequence[Event]", domain_events)
         state_of = self._mapper.state_of
-        self._recorder.append(
-            [(one.originator_id.bytes, one.originator_version, one.stored_name, state_of(one)) for one in events],
-            **kwargs,
-        )
+        rows = [(one.originator_id.bytes, one.originator_version, one.stored_name, state_of(one)) for one in events]
+        inline = self.inline if events else None
+        if inline is None:
+            self._recorder.append(rows, **kwargs)
+            return []
+        fold = inline.before()
+        try:
+            self._recorder.append(
+                rows,
+                inline=lambda session, last: fold(session, last, [*map(Recorded, count(last + 1), events)]),
+                **kwargs,
+            )
+        except InlineError:
+            # What can't be folded stops a read model, never a command.
+            self._recorder.append(rows, **kwargs)
+        inline.after()
         return []
 
     def get(
@@ -55,6 +85,15 @@ class BookEventStore(EventStore[UUID]):
         read = self._mapper.read
         rows = self._recorder.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
         return (read(originator_id, version, name, state, position) for position, version, name, state in rows)
+
+
+def _part_of(state: bytes, parts: int) -> int:
+    """Which part of the subjects an event belongs to. What is about nobody, or can't be read, to the first."""
+    try:
+        subject = subject_of(state)
+        return 0 if subject is None else subject[-1] % parts
+    except (ValueError, IndexError, TypeError, msgpack.exceptions.UnpackException):
+        return 0
 
 
 class BookApplication(Application[UUID]):
@@ -101,6 +140,11 @@ class BookApplication(Application[UUID]):
         """The recorder, by what it is."""
         assert isinstance(self.recorder, LogRecorder)
         return self.recorder
+
+    def events_inline(self, inline: Inlining) -> None:
+        """Fold read models within each commit from now on."""
+        assert isinstance(self.events, BookEventStore)
+        self.events.inline = inline
 
     @property
     def codec(self) -> EventMapper:
@@ -157,9 +201,20 @@ class BookApplication(Application[UUID]):
         for position, stream, version, stored_name, state in rows:
             yield recorded(position, read(known_uuid(stream), version, stored_name, state, position))
 
-    def read(self, after: int, limit: int) -> Sequence[Recorded]:
+    def read(self, after: int, limit: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """Up to `limit` events after a position: what the projector pulls."""
-        return list(self.decode(self.log.log_rows(after, limit)))
+        rows = self.log.log_rows(after, limit)
+        last = rows[-1][0] if rows else after
+        index, parts = part
+        if parts > 1:
+            rows = [row for row in rows if _part_of(row[4], parts) == index]
+        events: list[Recorded] = []
+        try:
+            events.extend(self.decode(rows))
+        except StoredFormError as error:
+            at = rows[len(events)][0]
+            return Batch(events, at - 1, Unreadable(at, error))
+        return Batch(events, last)
 
     def position(self) -> int:
         """The last position."""

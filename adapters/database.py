@@ -61,6 +61,18 @@ class Watch(Protocol):
         ...
 
 
+class Hold(Protocol):
+    """Something that only one holder among all processes has."""
+
+    def alive(self) -> bool:
+        """Whether it is still held: a connection that was lost takes it along."""
+        ...
+
+    def release(self) -> None:
+        """Give it up."""
+        ...
+
+
 class Database(Protocol):
     """A database that a book's log, reads or read models live in. Threads may share it."""
 
@@ -72,6 +84,11 @@ class Database(Protocol):
     @property
     def for_update(self) -> str:
         """What a SELECT ends with to lock the rows that it reads, where a writing session has not locked all."""
+        ...
+
+    @property
+    def for_share(self) -> str:
+        """The same, to keep others from changing or deleting the rows."""
         ...
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
@@ -88,6 +105,10 @@ class Database(Protocol):
 
     def watch(self, channel: str) -> Watch:
         """Watch a channel from now on."""
+        ...
+
+    def hold(self, name: str) -> Hold | None:
+        """Take what only one holder among all processes has; None if somebody has it. It ends with the process."""
         ...
 
     def check_usable(self) -> None:

@@ -1,25 +1,28 @@
-"""Read models in a database: rows, tracking, and builds side by side."""
+"""Read models in a database: rows, and builds of them side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from eventsourcing.persistence import PersistenceError, Tracking
+from eventsourcing.persistence import IntegrityError, PersistenceError
 
-from tallybook.projections.read_models import Generation, ReadModel, Rows, Table
+from tallybook.projections.read_models import BuildRecord, Generation, ReadModel, Rows, Table, shape_of
 
 from .database import Database, Session, definition, marks
-from .log import LogTrackingRecorder
+
+ERROR_CHARS_MAX = 500
 
 
 def _built(build: Generation, table: Table) -> Table:
-    return replace(table, name=f"{table.name}__{build.number}")
+    return replace(table, name=_name(table.name, build.number))
 
 
-def _tracking(build: Generation) -> str:
-    return f"{build.model.name}#{build.number}"
+def _name(table: str, number: int) -> str:
+    return f"{table}__{number}"
 
 
 class TableRows:
@@ -64,72 +67,147 @@ class TableRows:
                 session.upsert(_built(self._build, table), list(rows.values()))
 
 
-class TableReadModelStore(LogTrackingRecorder):
-    """`eventsourcing`'s tracking recorder, with the rows of read models beside it."""
+class TableReadModelStore:
+    """Rows of read models in tables of their own, one set for each build, and a row for each build."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database)
+        self.database = database
+        self._within: Session | None = None
         self.create_table()
 
-    def tracking_definitions(self) -> list[str]:
-        """The tracking table, and which build of each read model is live."""
-        return [
-            *super().tracking_definitions(),
-            "CREATE TABLE IF NOT EXISTS read_models "
-            "(name {text} PRIMARY KEY, version {integer} NOT NULL, build {integer} NOT NULL){compact}",
-            "CREATE TABLE IF NOT EXISTS read_model_builds (number {integer} PRIMARY KEY, name {text} NOT NULL)",
-        ]
+    def create_table(self) -> None:
+        """Make the table of builds if it is not there yet."""
+        if self.database.has_table("read_model_builds"):
+            return
+        # Where another process makes it at the same moment, the first to commit wins.
+        with suppress(IntegrityError), self.database.session(write=True) as session:
+            session.define(
+                "CREATE TABLE IF NOT EXISTS read_model_builds (number {integer} PRIMARY KEY, name {text} NOT NULL, "
+                "version {integer} NOT NULL, shape {text} NOT NULL, tables {text} NOT NULL, live {integer} NOT NULL, "
+                "position {integer} NOT NULL, target {integer} NOT NULL, muted {integer} NOT NULL, "
+                "failed_position {integer}, failed_error {text} NOT NULL, failed_seen {integer} NOT NULL)"
+            )
+
+    def within(self, session: Session) -> TableReadModelStore:
+        """The same store, all of whose work belongs to a transaction that is under way in its database."""
+        inner = copy(self)
+        inner._within = session
+        return inner
+
+    def _session(self) -> AbstractContextManager[Session]:
+        return self.database.session(write=True) if self._within is None else nullcontext(self._within)
+
+    def _rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return (self._within or self.database).rows(statement, params)
+
+    # ── builds ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def generation(self, model: ReadModel) -> Generation | None:
-        """The live build of this version of the model."""
-        rows = self.database.rows(
-            "SELECT build FROM read_models WHERE name=? AND version=?", (model.name, model.version)
+        """The live build of this version and shape of the model."""
+        rows = self._rows(
+            "SELECT number FROM read_model_builds WHERE name=? AND version=? AND shape=? AND live=1",
+            (model.name, model.version, shape_of(model)),
         )
         return Generation(model, rows[0][0]) if rows else None
 
-    def begin(self, model: ReadModel) -> Generation:
+    def builds(self) -> list[BuildRecord]:
+        """All builds, of other versions too, in the order in which they were begun."""
+        return [
+            BuildRecord(number, name, version, shape, bool(live), *rest)
+            for number, name, version, shape, live, *rest in self._rows(
+                "SELECT number, name, version, shape, live, position, target, muted, failed_position, failed_error, "
+                "failed_seen FROM read_model_builds ORDER BY number"
+            )
+        ]
+
+    def begin(self, model: ReadModel, head: int) -> Generation:
         """Make empty tables for a new build."""
-        with self.database.session(write=True) as session:
-            [(last,)] = session.rows("SELECT MAX(number) FROM read_model_builds")
-            build = Generation(model, (last or 0) + 1)
-            session.run("INSERT INTO read_model_builds VALUES (?,?)", (build.number, model.name))
-            for table in model.tables:
-                for statement in definition(_built(build, table)):
-                    session.define(statement)
-            return build
+        while True:
+            try:
+                with self._session() as session:
+                    [(last,)] = session.rows("SELECT MAX(number) FROM read_model_builds")
+                    build = Generation(model, (last or 0) + 1)
+                    [(before,)] = session.rows(
+                        "SELECT MAX(position) FROM read_model_builds WHERE name=? AND live=1", (model.name,)
+                    )
+                    session.run(
+                        "INSERT INTO read_model_builds VALUES (?,?,?,?,?,0,0,?,?,NULL,'',0)",
+                        (
+                            build.number,
+                            model.name,
+                            model.version,
+                            shape_of(model),
+                            " ".join(table.name for table in model.tables),
+                            head,
+                            head if before is None else before,
+                        ),
+                    )
+                    for table in model.tables:
+                        for statement in definition(_built(build, table)):
+                            session.define(statement)
+                    return build
+            except IntegrityError:
+                continue  # another process took the number
 
-    def go_live(self, build: Generation) -> bool:
-        """Swap a build in and drop all older ones of the model; False if it is behind the live one.
+    def go_live(self, build: Generation) -> int | None:
+        """Swap a build in at once and drop those before it, of the same version; side effects are due after the
+        position that it returns. None if the build is behind the live one, or was dropped itself."""
+        model = build.model
+        with self._session() as session:
+            rows = session.rows(
+                "SELECT number, live, position, muted FROM read_model_builds WHERE name=? AND version=? AND shape=? "  # noqa: S608 - names of ours
+                "ORDER BY number" + self.database.for_update,
+                (model.name, model.version, shape_of(model)),
+            )
+            found: dict[int, tuple[int, int, int]] = {number: (*rest,) for number, *rest in rows}
+            if build.number not in found:
+                return None
+            _, reached, muted = found[build.number]
+            live = next((number for number, (is_live, _, _) in found.items() if is_live), None)
+            due_after = muted
+            if live is not None:
+                if live > build.number or found[live][1] > reached:
+                    return None
+                due_after = max(found[live][1], found[live][2])
+            session.run("UPDATE read_model_builds SET live=1, muted=? WHERE number=?", (due_after, build.number))
+            self._drop(session, [number for number in found if number < build.number])
+            return due_after
 
-        True as well where a newer build is live already.
-        """
-        with self.database.session(write=True) as session:
-            rows = session.rows("SELECT version, build FROM read_models WHERE name=?", (build.model.name,))
-            if rows and rows[0][0] == build.model.version:
-                live = Generation(build.model, rows[0][1])
-                if live.number > build.number:
-                    return True
-                if self._tracked(session, live) > self._tracked(session, build):
-                    return False
-            session.run("DELETE FROM read_models WHERE name=?", (build.model.name,))
-            session.run("INSERT INTO read_models VALUES (?,?,?)", (build.model.name, build.model.version, build.number))
-            for (number,) in session.rows(
-                "SELECT number FROM read_model_builds WHERE name=? AND number<?", (build.model.name, build.number)
-            ):
-                for table in build.model.tables:
-                    session.run(f"DROP TABLE IF EXISTS {_built(Generation(build.model, number), table).name}")
-                session.run("DELETE FROM tracking WHERE application_name=?", (f"{build.model.name}#{number}",))
-                session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
-            return True
+    def drop(self, name: str, *, version: int | None = None, number: int | None = None) -> int:
+        """Drop builds of a read model: all, those of a version, or one; how many there were."""
+        with self._session() as session:
+            numbers = [
+                found
+                for found, of_version in session.rows(
+                    "SELECT number, version FROM read_model_builds WHERE name=?" + self.database.for_update,  # noqa: S608 - names of ours
+                    (name,),
+                )
+                if version in (None, of_version) and number in (None, found)
+            ]
+            self._drop(session, numbers)
+            return len(numbers)
+
+    def _drop(self, session: Session, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            for (tables,) in session.rows("SELECT tables FROM read_model_builds WHERE number=?", (number,)):
+                for table in tables.split():
+                    session.define(f"DROP TABLE IF EXISTS {_name(table, number)}")
+            session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
 
     def tracked(self, build: Generation) -> int:
-        """The position up to which a build is folded."""
-        return self.max_tracking_id(_tracking(build)) or 0
-
-    @staticmethod
-    def _tracked(session: Session, build: Generation) -> int:
-        rows = session.rows("SELECT notification_id FROM tracking WHERE application_name=?", (_tracking(build),))
+        """The position up to which a build is folded; 0 for one that was dropped."""
+        rows = self._rows("SELECT position FROM read_model_builds WHERE number=?", (build.number,))
         return rows[0][0] if rows else 0
+
+    def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
+        """Note that a build could not fold the event at a position."""
+        with self._session() as session:
+            session.run(
+                "UPDATE read_model_builds SET failed_position=?, failed_error=?, failed_seen=? WHERE number=?",
+                (position, error[:ERROR_CHARS_MAX], seen, build.number),
+            )
+
+    # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def rows(self, build: Generation) -> TableRows:
         """An empty unit of work."""
@@ -146,28 +224,53 @@ class TableReadModelStore(LogTrackingRecorder):
         for start in range(0, len(keys), 250):
             chunk = keys[start : start + 250]
             try:
-                rows = self.database.rows(
+                rows = self._rows(
                     f"SELECT * FROM {_built(build, table).name} WHERE ({', '.join(table.key)}) "  # noqa: S608 - names of ours
                     f"IN (VALUES {', '.join([mark] * len(chunk))})",
                     [value for key in chunk for value in key],
                 )
             except PersistenceError:
+                if self._is_there(build):
+                    raise
                 break
             for row in rows:
                 found[tuple(row[place] for place in places)] = row
         return found
 
+    def _is_there(self, build: Generation) -> bool:
+        return bool(self._rows("SELECT 1 FROM read_model_builds WHERE number=?", (build.number,)))
+
     def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int) -> bool:
-        """Write rows and tracking of a batch, unless a build moved or was dropped meanwhile."""
-        with self.database.session(write=True) as session:
-            for build, _, start in work:
-                alive = session.rows("SELECT 1 FROM read_model_builds WHERE number=?", (build.number,))
-                if not alive or self._tracked(session, build) != start:
+        """Write rows and position of a batch, unless a build moved or was dropped meanwhile."""
+        # In one order everywhere, so that two processes never wait for each other's rows.
+        ordered = sorted(work, key=lambda one: one[0].number)
+        with self._session() as session:
+            for build, _, start in ordered:
+                found = session.rows(
+                    "SELECT position FROM read_model_builds WHERE number=?" + self.database.for_update,  # noqa: S608 - names of ours
+                    (build.number,),
+                )
+                if found != [(start,)]:
                     return False
-            for build, rows, _ in work:
+            for build, rows, _ in ordered:
                 assert isinstance(rows, TableRows)
                 rows.flush(session)
-                self.track_in(session, Tracking(_tracking(build), position))
+                session.run(
+                    "UPDATE read_model_builds SET position=?, failed_position=NULL, failed_error='' WHERE number=?",
+                    (position, build.number),
+                )
+        return True
+
+    def write(self, build: Generation, rows: Rows) -> bool:
+        """Write a unit of work of one part of the subjects; the position stays. False if the build was dropped."""
+        with self._session() as session:
+            if not session.rows(
+                "SELECT number FROM read_model_builds WHERE number=?" + self.database.for_share,  # noqa: S608 - names of ours
+                (build.number,),
+            ):
+                return False
+            assert isinstance(rows, TableRows)
+            rows.flush(session)
             return True
 
     def select(
@@ -175,7 +278,12 @@ class TableReadModelStore(LogTrackingRecorder):
     ) -> Sequence[tuple[Any, ...]]:
         """Rows of the live build."""
         build = self.generation(model)
-        if build is None:
-            return []
-        statement = f"SELECT {', '.join(columns)} FROM {_built(build, table).name}"  # noqa: S608 - names of ours
-        return self.database.rows(statement + (f" WHERE {where}" if where else ""), params)
+        while build is not None:
+            statement = f"SELECT {', '.join(columns)} FROM {_built(build, table).name}"  # noqa: S608 - names of ours
+            try:
+                return self._rows(statement + (f" WHERE {where}" if where else ""), params)
+            except PersistenceError:
+                before, build = build, self.generation(model)
+                if build == before:
+                    raise
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock, get_ident
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from weakref import WeakSet
 
 from eventsourcing import persistence
@@ -150,6 +151,7 @@ class SQLiteDatabase:
     """An SQLite file, or a database in memory that the connections of one process share."""
 
     for_update = ""
+    for_share = ""
 
     def __init__(self, name: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL") -> None:
         self.name = name
@@ -213,6 +215,20 @@ class SQLiteDatabase:
             raise translated(error, self.place) from error
         finally:
             self._give_back(connection, write=False)
+
+    def hold(self, name: str) -> SQLiteHold | None:
+        """Take what only one holder among all processes has: the lock on an empty file beside the book."""
+        self.check_usable()
+        try:
+            return SQLiteHold(self, name)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise BookError(
+                f"{self.place}.{name}.lock can't be locked: {error.strerror or error}.",
+                path=self.place,
+                remedy="Check owner and mode of the folder.",
+            ) from error
 
     def watch(self, channel: str) -> SQLiteWatch:  # noqa: ARG002 - one file has one channel
         """Watch for commits from now on."""
@@ -311,6 +327,38 @@ class SQLiteDatabase:
         with self.committed:
             self.commits += 1
             self.committed.notify_all()
+
+
+class SQLiteHold:
+    """The kernel's lock on a file: it ends with the process that holds it, however that ends."""
+
+    _in_memory: ClassVar[set[tuple[int, str]]] = set()
+
+    def __init__(self, database: SQLiteDatabase, name: str) -> None:
+        self._named = (id(database), name)
+        self._file: int | None = None
+        if database.in_memory:
+            if self._named in self._in_memory:
+                raise BlockingIOError
+            self._in_memory.add(self._named)
+            return
+        self._file = os.open(f"{database.name}.{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def alive(self) -> bool:
+        """A kernel's lock is held until it is released."""
+        return True
+
+    def release(self) -> None:
+        """Give it up."""
+        self._in_memory.discard(self._named)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class SQLiteWatch:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tallybook.domain.errors import BookError, BookNotFound, BookReadOnly, KeysMissing, ReadsMissing
@@ -37,6 +39,8 @@ class Storage:
     reads: Database
     models: Database
     keys: KeyStore
+    options: Mapping[str, Any] | None = None
+    """What `open_storage` needs to open it in another process; None for a book that only this process has."""
 
     def close(self) -> None:
         """Release all files and connections."""
@@ -127,7 +131,15 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
             keys.close()
         raise
     stores = [SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s) for file in (path, reads_path)]
-    return Storage(url, origin, stores[0], stores[1], stores[0], keys)
+    return Storage(
+        url,
+        origin,
+        stores[0],
+        stores[1],
+        stores[0],
+        keys,
+        {"url": f"sqlite:///{path}", "lock_timeout_s": lock_timeout_s},
+    )
 
 
 def _open_reads(path: Path, reads_path: Path, origin: str) -> None:

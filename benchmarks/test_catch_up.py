@@ -10,7 +10,7 @@ import pytest
 
 from tallybook.book import Book
 from tallybook.projections import projector
-from tallybook.projections.read_models import Recorded
+from tallybook.projections.read_models import Batch, Recorded
 
 from .conftest import Measure
 from .ours import copy_book, open_book
@@ -58,11 +58,11 @@ class OneByOne:
         """The last position."""
         return self.head
 
-    def read(self, after: int, limit: int) -> Sequence[Recorded]:
+    def read(self, after: int, limit: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """The next event."""
         if not self._batch:
-            self._batch = list(reversed(self._app.read(after, 1000)))
-        return [self._batch.pop()] if self._batch else []
+            self._batch = list(reversed(self._app.read(after, 1000).events))
+        return Batch([one := self._batch.pop()], one.position) if self._batch else Batch([], after)
 
 
 @pytest.mark.parametrize("key", ["catch-up", "catch-up-stock"])
@@ -96,7 +96,7 @@ class TestCatchUp:
             def run(book: Book) -> None:
                 core = book._core
                 log = OneByOne(book)
-                one_by_one = projector.Projector(log, core.store, core.projector.models)
+                one_by_one = projector.Projector(log, core.store, core.projector.models, core.operations)
                 one_by_one.catch_up()  # makes the tables, while the log looks empty
                 log.head = core.app.position()
                 assert one_by_one.catch_up() == log.head

@@ -31,6 +31,7 @@ from .loyalty import (
     TierChanged,
     account_id,
 )
+from .operations import Operations, ReadModelDirected
 from .personal import Category, Erased, Personal, PersonalData, Sensitivity
 from .rules import RuleSet, parse_rule_set
 from .ticket import (
@@ -72,12 +73,14 @@ __all__ = [
     "Line",
     "LoyaltyAccount",
     "Metadata",
+    "Operations",
     "Personal",
     "PersonalData",
     "PointsEarned",
     "PointsExpired",
     "PointsRedeemed",
     "PurchaseRecorded",
+    "ReadModelDirected",
     "RedemptionRefused",
     "RedemptionRequested",
     "ReturnLine",

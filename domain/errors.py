@@ -8,6 +8,7 @@
     │   └── Conflict          somebody else was first
     ├── BookError             a book can't be opened or used; `path`, `remedy`
     ├── StoredFormError       stored bytes can't be read; names the position and the event
+    ├── ReadModelFailed       a read model can't fold an event; names its position
     ├── SealError             a sealed value can't be opened: wrong key, moved or altered bytes
     ├── RuleSetError          a rule set document is wrong; `problems` name the path
     ├── ImportFileError       a line of an import file can't be read; names file and line
@@ -190,6 +191,16 @@ REFUSALS: dict[str, Refusal] = {
         "a rule set of that name and version was adopted with other content",
         "Give the changed rule set a new version.",
     ),
+    "read_model_stopped": Refusal(
+        NotAllowed,
+        "a read model is paused, failed or retired, and behind the log: its answer would be stale",
+        "See `tallybook projections status`; then resume, retry, skip or rebuild it.",
+    ),
+    "not_failed": Refusal(
+        NotAllowed,
+        "the read model has not failed at that position: there is nothing to retry or to skip",
+        "See `tallybook projections status` for what failed, and where.",
+    ),
     "conflict": Refusal(
         Conflict,
         "other writers changed the same streams each time that the command was tried",
@@ -281,6 +292,15 @@ class UnknownStoredName(StoredFormError):
 
 class NewerSchema(StoredFormError):
     """A later release wrote the event."""
+
+
+class ReadModelFailed(TallybookError):
+    """A read model can't fold the event at a position. Nothing else is affected; the live rows stay as they are."""
+
+    def __init__(self, model: str, position: int, error: str) -> None:
+        self.model = model
+        self.position = position
+        super().__init__(f"The read model {model!r} can't fold the event at position {position}: {error}")
 
 
 class SealError(TallybookError):

@@ -176,6 +176,7 @@ class Profiles:
 
     name = "profiles"
     version = 1
+    by_subject = True
     table = Table("profiles", (("customer", "blob"), ("profile", "blob")), ("customer",))
     tables = (table,)
 

@@ -1,23 +1,71 @@
-"""The batch projector: pull events, fold them, write rows and tracking in one transaction. Exactly once."""
+"""The batch projector: pull events, fold them, write rows and position in one transaction. Exactly once.
+
+A read model's life:
+
+    new → catching up → live                  ⇄ paused      (a recorded decision)
+                          ↓ an event can't be folded        → retired (a recorded decision; its rows are dropped)
+                        failed at a position, with the error
+                          ↓ retry or skip, a recorded decision
+                        live
+
+A failure stops that read model alone. A rebuild fills new tables beside the live ones and swaps them in at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .read_models import Generation, Log, Progress, ReadModel, ReadModelStore, Recorded
+from eventsourcing.persistence import OperationalError
+
+from tallybook.domain.errors import BookError, ReadModelFailed, Refused, refusal
+from tallybook.domain.operations import Operations
+
+from .read_models import (
+    Batch,
+    BuildRecord,
+    Generation,
+    Log,
+    Progress,
+    ReadModel,
+    ReadModelStore,
+    Recorded,
+    Rows,
+    shape_of,
+)
 
 BATCH = 1000
+PART_BATCH = 20_000
+"""Events a transaction of one part of a parallel rebuild: nobody reads those tables yet."""
+
+NEW, CATCHING_UP, LIVE, PAUSED, FAILED, RETIRED = "new", "catching up", "live", "paused", "failed", "retired"
+SUPERSEDED = "superseded"
+
+logger = logging.getLogger("tallybook.projections")
+
+Listener = Callable[[Sequence[Recorded]], None]
+Parts = Callable[[Sequence[Generation], int], bool]
+"""Folds all subjects' events up to a position into builds, in several processes; False if that did not succeed."""
+
+_STORE_TROUBLE = (BookError, Refused, OperationalError, MemoryError)
+"""What says nothing about the event that was being folded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How far a read model is."""
+    """How a read model is."""
 
     name: str
     version: int
     position: int
     head: int
+    state: str
+    """new, catching up, live, paused, failed, retired; superseded: rows of another version that nobody maintains."""
+    failed_position: int | None = None
+    error: str = ""
+    rebuilding: int | None = None
+    """The position of a build that is being filled beside the live one."""
 
     @property
     def lag(self) -> int:
@@ -25,35 +73,190 @@ class Status:
         return self.head - self.position
 
 
+class _Moved(Exception):
+    """Another process was faster, or swapped a rebuild in."""
+
+
 class Projector:
     """Keeps read models in step with the log. Several processes may run one: each batch counts once."""
 
-    def __init__(self, log: Log, store: ReadModelStore, models: Sequence[ReadModel]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        store: ReadModelStore,
+        models: Sequence[ReadModel],
+        operations: Callable[[], Operations],
+    ) -> None:
         self.log = log
         self.store = store
         self.models = tuple(models)
+        self.listeners: dict[str, list[Listener]] = {}
+        self._operations = operations
+
+    # ── what it does ────────────────────────────────────────────────────────────────────────────────────────────
 
     def catch_up(self, progress: Progress | None = None, names: Sequence[str] | None = None) -> int:
-        """Fold everything up to the head; the position reached. Resumes where the last run stopped."""
-        builds = [self._live(model) for model in self.models if names is None or model.name in names]
-        return self._run(builds, progress)
+        """Fold everything up to the head; the position that every read model which is not stopped has reached.
 
-    def rebuild(self, name: str, progress: Progress | None = None) -> int:
-        """Build a read model anew beside the live one and swap it in; the position reached."""
-        build = self.store.begin(self.model(name))
-        while True:
-            position = self._run([build], progress)
-            if self.store.go_live(build):
-                return position
+        Resumes where the last run stopped.
+        """
+        head = self.log.position()
+        wanted = [model for model in self.models if names is None or model.name in names]
+        records = self._live_records()
+        if all(self._at_head(model, records, head) for model in wanted):
+            return head
+        operations = self._operations()
+        for model in wanted:
+            if operations.stopped.get(model.name) == RETIRED and any(name == model.name for name, _, _ in records):
+                self.store.drop(model.name)
+        builds = [self._live(model, head) for model in wanted if self._runs(model, records, operations)]
+        return self._run(builds, operations, head, progress)
+
+    def require(self, model: ReadModel) -> None:
+        """Catch up, so that a question to a read model sees every commit before it. Refuses: read_model_stopped."""
+        head = self.log.position()
+        if self._at_head(model, self._live_records(), head):
+            return
+        self.catch_up()
+        build = self.store.generation(model)
+        position = self.store.tracked(build) if build else 0
+        if position < head:
+            status = next(one for one in self.status() if one.name == model.name)
+            raise refusal(
+                "read_model_stopped",
+                f"The read model {model.name} is {status.state} at position {position}, the log at {head}.",
+                read_model=model.name,
+                state=status.state,
+                position=position,
+                head=head,
+                failed_position=status.failed_position,
+                error=status.error,
+            )
+
+    def rebuild(self, *names: str, progress: Progress | None = None, parts: Parts | None = None) -> int:
+        """Build read models (default: all) anew beside the live ones and swap them in; the position reached.
+
+        `parts` folds the bulk of it in several processes. Raises KeyError, ReadModelFailed.
+        """
+        models = [self.model(name) for name in names] or self.models
+        head = self.log.position()
+        builds = [self.store.begin(model, head) for model in models]
+        try:
+            if parts is not None and head:
+                apart = [build for build in builds if build.model.by_subject]
+                if parts(apart, head):
+                    for build in apart:
+                        self.store.commit([(build, self.store.rows(build), 0)], head)
+                else:
+                    # One event at least can't be folded, or a process died: one by one, it is found or made good.
+                    for build in builds:
+                        self.store.drop(build.model.name, number=build.number)
+                    builds = [self.store.begin(model, head) for model in models]
+            reached = head
+            while builds:
+                reached = max(reached, self._run(builds, self._operations(), self.log.position(), progress))
+                builds = [build for build in builds if not self._swapped(build)]
+            return reached
+        except BaseException:
+            for build in builds:
+                self.store.drop(build.model.name, number=build.number)
+            raise
+
+    def _swapped(self, build: Generation) -> bool:
+        """Swap a build in. True as well if a newer one was swapped in meanwhile, and this one dropped."""
+        record = self._record(build)
+        if record is None:
+            return True
+        if record.failed_position is not None:
+            raise ReadModelFailed(record.name, record.failed_position, record.failed_error)
+        due_after = self.store.go_live(build)
+        if due_after is None:
+            return False
+        self._catch_up_effects(build, due_after, record.position)
+        return True
+
+    def fold_part(self, builds: Sequence[tuple[str, int]], head: int, part: tuple[int, int]) -> None:
+        """Fold one part of the subjects up to a position into builds, by name and number. Raises what a fold raises."""
+        operations = self._operations()
+        work = [
+            (Generation(model, number), operations.skips.get((name, model.version), frozenset()))
+            for name, number in builds
+            for model in [self.model(name)]
+        ]
+        after = folded = 0
+        rows = {build: self.store.rows(build) for build, _ in work}
+        while after < head:
+            batch = self.log.read(after, min(BATCH * 5, head - after), part)
+            for build, skips in work:
+                due = [one for one in batch.events if one.position not in skips] if skips else batch.events
+                build.model.fold(due, rows[build])
+            folded += len(batch.events)
+            after = batch.last
+            if batch.unreadable is not None:
+                after, error = batch.unreadable
+                if any(after not in skips for _, skips in work):
+                    raise error
+            if folded >= PART_BATCH or after >= head:
+                for build, _ in work:
+                    if not self.store.write(build, rows[build]):
+                        raise ReadModelFailed(build.model.name, after, "the build was dropped meanwhile")
+                    rows[build] = self.store.rows(build)
+                folded = 0
+
+    def fold_in(
+        self, session: object, operations: Operations, after: int, events: Sequence[Recorded], names: Sequence[str]
+    ) -> None:
+        """Fold events that a transaction is about to commit, within it: into the read models that stand right before.
+
+        The others follow with the next catch-up. Raises whatever a fold raises.
+        """
+        store = self.store.within(session)
+        work: list[tuple[Generation, Rows, int]] = []
+        for name in names:
+            model = self.model(name)
+            build = store.generation(model)
+            if build is None or name in operations.stopped or store.tracked(build) != after:
+                continue
+            rows = store.rows(build)
+            model.fold(events, rows)
+            work.append((build, rows, after))
+        if work:
+            store.commit(work, events[-1].position)
+
+    def drop_superseded(self) -> int:
+        """Drop rows that read models of other versions left; how many builds there were."""
+        return sum(self.store.drop(one.name, version=one.version) for one in self.status() if one.state == SUPERSEDED)
 
     def status(self) -> list[Status]:
-        """How far each read model is."""
+        """How each read model is, and which rows of other versions are left."""
         head = self.log.position()
-        return [
-            Status(model.name, model.version, self.store.tracked(build) if build else 0, head)
-            for model in self.models
-            for build in [self.store.generation(model)]
+        operations = self._operations()
+        records = self.store.builds()
+        found = []
+        for model in self.models:
+            shape = shape_of(model)
+            mine = [one for one in records if (one.name, one.version, one.shape) == (model.name, model.version, shape)]
+            live = next((one for one in mine if one.live), None)
+            beside = max((one.number for one in mine if not one.live), default=0)
+            found.append(
+                Status(
+                    model.name,
+                    model.version,
+                    live.position if live else 0,
+                    head,
+                    self._state(model, live, operations),
+                    live.failed_position if live and self._has_failed(live, operations) else None,
+                    live.failed_error if live and self._has_failed(live, operations) else "",
+                    next((one.position for one in mine if one.number == beside), None),
+                )
+            )
+        known = {(model.name, model.version, shape_of(model)) for model in self.models}
+        found += [
+            Status(one.name, one.version, one.position, head, SUPERSEDED)
+            for one in records
+            if one.live and (one.name, one.version, one.shape) not in known
         ]
+        return found
 
     def model(self, name: str) -> ReadModel:
         """The read model of a name. Raises KeyError."""
@@ -62,45 +265,179 @@ class Projector:
                 return model
         raise KeyError(f"no read model is called {name!r}; there are {', '.join(model.name for model in self.models)}")
 
-    def _live(self, model: ReadModel) -> Generation:
+    # ── states ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _state(self, model: ReadModel, live: BuildRecord | None, operations: Operations) -> str:
+        if model.name in operations.stopped:
+            return operations.stopped[model.name]
+        if live is None:
+            return NEW
+        if self._has_failed(live, operations):
+            return FAILED
+        return LIVE if live.position >= live.target else CATCHING_UP
+
+    @staticmethod
+    def _has_failed(live: BuildRecord, operations: Operations) -> bool:
+        return live.failed_position is not None and operations.cleared.get(live.name, 0) <= live.failed_seen
+
+    def _live_records(self) -> Mapping[tuple[str, int, str], BuildRecord]:
+        return {(one.name, one.version, one.shape): one for one in self.store.builds() if one.live}
+
+    def _at_head(self, model: ReadModel, records: Mapping[tuple[str, int, str], BuildRecord], head: int) -> bool:
+        record = records.get((model.name, model.version, shape_of(model)))
+        return record is not None and record.position >= head
+
+    def _runs(
+        self, model: ReadModel, records: Mapping[tuple[str, int, str], BuildRecord], operations: Operations
+    ) -> bool:
+        live = records.get((model.name, model.version, shape_of(model)))
+        if live is None and model.name not in operations.stopped:
+            before = [one for (name, _, _), one in records.items() if name == model.name]
+            if before:
+                logger.warning(
+                    "The read model %r has changed (version %d, was %d): its rows are built anew from the log.",
+                    model.name,
+                    model.version,
+                    before[-1].version,
+                )
+        return self._state(model, live, operations) in (NEW, CATCHING_UP, LIVE)
+
+    def _live(self, model: ReadModel, head: int) -> Generation:
         build = self.store.generation(model)
         while build is None:
             # Nothing of this version can be read yet: the new build is live at once, and filled like any other.
-            self.store.go_live(self.store.begin(model))
+            self.store.go_live(self.store.begin(model, head))
             build = self.store.generation(model)
         return build
 
-    def _run(self, builds: Sequence[Generation], progress: Progress | None) -> int:
-        head = self.log.position()
+    def _record(self, build: Generation) -> BuildRecord | None:
+        return next((one for one in self.store.builds() if one.number == build.number), None)
+
+    # ── folding ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self, builds: Sequence[Generation], operations: Operations, head: int, progress: Progress | None) -> int:
         at = {build: self.store.tracked(build) for build in builds}
         position = start = min(at.values(), default=head)
-        while position < head:
+        while at and position < head:
             batch = self.log.read(position, BATCH)
-            if not batch:
+            if batch.last == position and batch.unreadable is None:
                 break
-            last = batch[-1].position
-            work = []
-            for build, tracked in at.items():
-                if tracked < last:
-                    rows = self.store.rows(build)
-                    build.model.fold(_after(batch, tracked), rows)
-                    work.append((build, rows, tracked))
-            if self.store.commit(work, last):
-                at.update((build, last) for build, _, _ in work)
-            else:
-                # Another process was faster, or swapped a rebuild in: look again.
+            try:
+                self._advance(at, batch, operations)
+            except _Moved:
                 at = {
                     current: self.store.tracked(current)
-                    for build in builds
-                    for current in [self.store.generation(build.model) or build]
+                    for build in at
+                    for current in [self._current(build)]
+                    if current is not None
                 }
-            position = min(at.values())
+            position = min(at.values(), default=head)
             if progress:
                 progress(position - start, max(head - start, 1))
-        return position
+        return min(at.values(), default=head)
+
+    def _current(self, build: Generation) -> Generation | None:
+        """The build itself while it is there; if it was dropped, the one that took its place."""
+        return self.store.generation(build.model) if self._record(build) is None else build
+
+    def _advance(self, at: dict[Generation, int], batch: Batch, operations: Operations) -> None:
+        """Fold a batch into all builds in one transaction; where that fails, into each by itself."""
+        if batch.events or not batch.unreadable:
+            waiting = {build: tracked for build, tracked in at.items() if tracked < batch.last}
+            try:
+                self._commit(waiting, batch.events, batch.last, operations)
+                at.update(dict.fromkeys(waiting, batch.last))
+            except _STORE_TROUBLE:
+                raise
+            except _Moved:
+                raise
+            except Exception:  # noqa: BLE001 - whatever a fold raises concerns that read model alone
+                for build, tracked in waiting.items():
+                    if self._isolate(build, tracked, _after(batch.events, tracked), batch.last, operations):
+                        at[build] = batch.last
+                    else:
+                        del at[build]
+        if batch.unreadable is not None:
+            position, error = batch.unreadable
+            for build in list(at):
+                if position in operations.skips.get((build.model.name, build.model.version), ()):
+                    self._commit({build: at[build]}, [], position, operations)
+                    at[build] = position
+                else:
+                    self.store.fail(build, position, _said(error), operations.version)
+                    del at[build]
+
+    def _commit(
+        self, builds: Mapping[Generation, int], events: Sequence[Recorded], last: int, operations: Operations
+    ) -> None:
+        work: list[tuple[Generation, Rows, int]] = []
+        for build, tracked in builds.items():
+            skips = operations.skips.get((build.model.name, build.model.version))
+            due = _after(events, tracked)
+            if skips:
+                due = [one for one in due if one.position not in skips]
+            rows = self.store.rows(build)
+            build.model.fold(due, rows)
+            work.append((build, rows, tracked))
+        if not self.store.commit(work, last):
+            raise _Moved
+        for build, tracked in builds.items():
+            self._tell(build, _after(events, tracked))
+
+    def _isolate(
+        self, build: Generation, tracked: int, events: Sequence[Recorded], last: int, operations: Operations
+    ) -> bool:
+        """Fold as many of the events as can be; False if one of them can't, which is then noted."""
+        try:
+            self._commit({build: tracked}, events, last, operations)
+        except (*_STORE_TROUBLE, _Moved):
+            raise
+        except Exception as error:  # noqa: BLE001 - the event at fault is found by halving
+            if len(events) == 1:
+                if tracked < events[0].position - 1:
+                    self._commit({build: tracked}, [], events[0].position - 1, operations)
+                self.store.fail(build, events[0].position, _said(error), operations.version)
+                logger.error(
+                    "The read model %r stopped at position %d: %s", build.model.name, events[0].position, _said(error)
+                )
+                return False
+            half = len(events) // 2
+            middle = events[half - 1].position
+            return self._isolate(build, tracked, events[:half], middle, operations) and self._isolate(
+                build, middle, events[half:], last, operations
+            )
+        return True
+
+    # ── side effects ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell(self, build: Generation, events: Sequence[Recorded]) -> None:
+        listeners = self.listeners.get(build.model.name)
+        if not listeners:
+            return
+        record = self._record(build)
+        if record is not None and record.live:
+            self._call(listeners, _after(events, record.muted))
+
+    def _catch_up_effects(self, build: Generation, after: int, until: int) -> None:
+        """What a rebuild folded and the live build had not: its side effects are due now that it is live."""
+        listeners = self.listeners.get(build.model.name)
+        while listeners and after < until:
+            batch = self.log.read(after, min(BATCH, until - after))
+            self._call(listeners, batch.events)
+            after = batch.unreadable.position if batch.unreadable else batch.last
+
+    @staticmethod
+    def _call(listeners: Iterable[Listener], events: Sequence[Recorded]) -> None:
+        if events:
+            for listener in listeners:
+                listener(events)
 
 
 def _after(batch: Sequence[Recorded], position: int) -> Sequence[Recorded]:
-    if batch[0].position > position:
+    if not batch or batch[0].position > position:
         return batch
     return [recorded for recorded in batch if recorded.position > position]
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -46,7 +47,7 @@ class Rows(Protocol):
 
 
 class ReadModel(Protocol):
-    """A fold from events to rows. The same events in the same order give the same rows."""
+    """A fold from events to rows. The same events in the same order give the same rows, however they are batched."""
 
     @property
     def name(self) -> str:
@@ -55,7 +56,7 @@ class ReadModel(Protocol):
 
     @property
     def version(self) -> int:
-        """Goes up when the fold or the tables change: the rows are then rebuilt."""
+        """Goes up when the fold changes: the rows are then rebuilt. A changed table is noticed without it."""
         ...
 
     @property
@@ -63,16 +64,42 @@ class ReadModel(Protocol):
         """Where its rows live."""
         ...
 
+    @property
+    def by_subject(self) -> bool:
+        """Whether no row depends on the events of two subjects, so that subjects can be folded apart, in parallel."""
+        ...
+
     def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
         """Fold events in order."""
         ...
 
 
+def shape_of(model: ReadModel) -> str:
+    """A short digest of a read model's tables: rows of another shape are not its rows."""
+    return hashlib.sha256(repr(model.tables).encode()).hexdigest()[:16]
+
+
+class Unreadable(NamedTuple):
+    """A place in the log whose event can't be read, and why."""
+
+    position: int
+    error: Exception
+
+
+class Batch(NamedTuple):
+    """Events in order, and the position up to which the log was read for them."""
+
+    events: Sequence[Recorded]
+    last: int
+    unreadable: Unreadable | None = None
+    """What follows `last`, if that is where reading had to stop."""
+
+
 class Log(Protocol):
     """The book's events, in order."""
 
-    def read(self, after: int, limit: int) -> Sequence[Recorded]:
-        """Up to `limit` events after a position."""
+    def read(self, after: int, limit: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """Up to `limit` events after a position. `part` (i, n): of these, those of every n-th subject only."""
         ...
 
     def position(self) -> int:
@@ -87,23 +114,53 @@ class Generation(NamedTuple):
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """What a store keeps of a build."""
+
+    number: int
+    name: str
+    version: int
+    shape: str
+    live: bool
+    position: int
+    """Up to which it is folded."""
+    target: int
+    """The head when it was begun: until there it is catching up."""
+    muted: int
+    """Up to which side effects are of the past."""
+    failed_position: int | None = None
+    failed_error: str = ""
+    failed_seen: int = 0
+    """How many decisions about read models were known when it failed."""
+
+
 class ReadModelStore(Protocol):
-    """Where rows and tracking positions live."""
+    """Where rows and builds live."""
 
     def generation(self, model: ReadModel) -> Generation | None:
-        """The live build of this version of the model; None if there is none yet."""
+        """The live build of this version and shape of the model; None if there is none yet."""
         ...
 
-    def begin(self, model: ReadModel) -> Generation:
+    def builds(self) -> list[BuildRecord]:
+        """All builds, of other versions too, in the order in which they were begun."""
+        ...
+
+    def begin(self, model: ReadModel, head: int) -> Generation:
         """Make empty tables for a new build beside the live one."""
         ...
 
-    def go_live(self, build: Generation) -> bool:
-        """Swap a build in at once and drop the one before. False if another process was faster."""
+    def go_live(self, build: Generation) -> int | None:
+        """Swap a build in at once and drop those before it, of the same version; side effects are due after the
+        position that it returns. None if the build is behind the live one, or was dropped itself."""
+        ...
+
+    def drop(self, name: str, *, version: int | None = None, number: int | None = None) -> int:
+        """Drop builds of a read model: all, those of a version, or one; how many there were."""
         ...
 
     def tracked(self, build: Generation) -> int:
-        """The position up to which a build is folded."""
+        """The position up to which a build is folded; 0 for one that was dropped."""
         ...
 
     def rows(self, build: Generation) -> Rows:
@@ -111,10 +168,22 @@ class ReadModelStore(Protocol):
         ...
 
     def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int) -> bool:
-        """Write units of work and their tracking in one transaction.
+        """Write units of work, and the position up to which each is folded, in one transaction.
 
         Each comes with the position that it started from; False, and nothing written, if one is no longer there.
         """
+        ...
+
+    def write(self, build: Generation, rows: Rows) -> bool:
+        """Write a unit of work of one part of the subjects; the position stays. False if the build was dropped."""
+        ...
+
+    def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
+        """Note that a build could not fold the event at a position."""
+        ...
+
+    def within(self, session: Any) -> ReadModelStore:
+        """The same store, all of whose work belongs to a transaction that is under way in its database."""
         ...
 
     def select(

@@ -15,6 +15,7 @@ class Tiers:
 
     name = "tiers"
     version = 1
+    by_subject = True
     memberships = Table(
         "tier_memberships",
         (

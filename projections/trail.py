@@ -16,6 +16,7 @@ class Trail:
 
     name = "trail"
     version = 1
+    by_subject = True
     table = Table(
         "trail",
         (

@@ -20,8 +20,9 @@ from tallybook.domain.errors import REFUSALS, TallybookError
 from tallybook.domain.events import REGISTRY, Decision
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
+from tallybook.projecting import ProjectionsDesk
 from tallybook.tickets import TicketDesk
-from tallybook.views import AuditView, ProfilesView, ProjectionsView, TiersView
+from tallybook.views import AuditView, ProfilesView, TiersView
 
 DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Written by `python -m tools.reference`. Change the docstrings, not this page. -->\n\n"
@@ -35,7 +36,7 @@ DESKS: dict[str, type] = {
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
-    "book.projections": ProjectionsView,
+    "book.projections": ProjectionsDesk,
 }
 
 

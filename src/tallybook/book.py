@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +24,9 @@ from .core import ACTING, Core
 from .customers import CustomerDesk
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
+from .projecting import ProjectionsDesk
 from .tickets import TicketDesk
-from .views import AuditView, ProfilesView, ProjectionsView, TiersView
+from .views import AuditView, ProfilesView, TiersView
 
 
 class Book:
@@ -41,7 +42,7 @@ class Book:
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
-        self.projections = ProjectionsView(core)
+        self.projections = ProjectionsDesk(core)
 
     @property
     def origin(self) -> str:
@@ -147,13 +148,17 @@ def open(  # noqa: A001 - the name of the front door
     *,
     create: bool = True,
     lock_timeout_s: int = 30,
+    inline: Sequence[str] = (),
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
 ) -> Book:
     """Open a book: `sqlite:///shop.book` (four slashes for an absolute path) or `memory:`.
 
     A book that is not there is made, unless `create` is False. `lock_timeout_s` is how long a command waits for
-    another process's transaction. `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
+    another process's transaction. `inline` names read models that are folded in each command's own transaction, so that
+    their rows are there when it returns; each command pays for the fold. `now_us` (µs since 1970-01-01T00:00Z) and
+    `new_id` take the place of clock and ids.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing.
     """
-    return Book(Core(open_storage(url, create=create, lock_timeout_s=lock_timeout_s), now_us, new_id))
+    storage = open_storage(url, create=create, lock_timeout_s=lock_timeout_s)
+    return Book(Core(storage, now_us, new_id, inline))

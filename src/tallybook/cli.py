@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
@@ -24,6 +26,7 @@ from tallybook.adapters.rule_files import load_rule_set
 from tallybook.domain.errors import Refused, RuleSetError, TallybookError, refusal
 from tallybook.domain.events import from_us
 from tallybook.domain.rules import RuleSet
+from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
 from .book import Book
@@ -59,6 +62,8 @@ Actor = Annotated[
     str | None, typer.Option("--actor", envvar="TALLYBOOK_ACTOR", help="Who acts: a surrogate such as agent:lin")
 ]
 Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURPOSE", help="Why: support, audit, …")]
+ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
+ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
 AsOf = Annotated[
     str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
@@ -689,40 +694,143 @@ def rules_adopt(
 
 @projections_app.command("status")
 def projections_status(book: BookUrl, as_json: AsJson = False) -> None:
-    """Position and lag of each read model."""
+    """State, position and lag of each read model, and what one that failed stumbled over."""
     with open_book(book, create=False) as opened:
         status = opened.projections.status()
-    _say(
-        [{**asdict(one), "lag": one.lag} for one in status],
-        as_json,
-        lambda: _table(
+
+    def show() -> None:
+        _table(
             "Read models",
-            ["read model", "version", "position", "head", "lag"],
-            [(one.name, one.version, f"{one.position:,}", f"{one.head:,}", f"{one.lag:,}") for one in status],
+            ["read model", "version", "state", "position", "head", "lag"],
+            [
+                (one.name, one.version, one.state, f"{one.position:,}", f"{one.head:,}", f"{one.lag:,}")
+                for one in status
+            ],
             ["version", "position", "head", "lag"],
-        ),
-    )
+        )
+        for one in status:
+            if one.failed_position is not None:
+                out.print(f"{one.name} failed at position {one.failed_position}: {one.error}", markup=False)
+            if one.rebuilding is not None:
+                out.print(f"{one.name} is being rebuilt: at position {one.rebuilding:,}.")
+
+    _say([{**asdict(one), "lag": one.lag} for one in status], as_json, show)
 
 
 @projections_app.command("catch-up")
 def projections_catch_up(book: BookUrl, as_json: AsJson = False) -> None:
-    """Fold what is not folded yet."""
+    """Fold what is not folded yet. Exit status 1 if a read model has failed."""
     with open_book(book, create=False) as opened, _progress("catch up", as_json) as progress:
         position = opened.projections.catch_up(progress)
-    _say({"position": position}, as_json, lambda: out.print(f"All read models are at position {position:,}."))
+        failed = [one for one in opened.projections.status() if one.state == FAILED]
+
+    def show() -> None:
+        out.print(f"The read models that are not stopped are at position {position:,}.")
+        for one in failed:
+            out.print(f"{one.name} failed at position {one.failed_position}: {one.error}", markup=False)
+
+    _say({"position": position, "failed": [asdict(one) for one in failed]}, as_json, show)
+    if failed:
+        raise typer.Exit(1)
 
 
 @projections_app.command("rebuild")
 def projections_rebuild(
     book: BookUrl,
-    name: Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")] = None,
+    name: ReadModelOrAll = None,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Divide the subjects among so many processes")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Build read models anew beside the live ones, and swap them in."""
     with open_book(book, create=False) as opened, _progress("rebuild", as_json) as progress:
-        position = opened.projections.rebuild(name, progress)
+        position = opened.projections.rebuild(name, progress, processes=processes)
     _say(
         {"rebuilt": name or "all", "position": position},
         as_json,
         lambda: out.print(f"{name or 'All read models'} rebuilt up to position {position:,}."),
     )
+
+
+@projections_app.command("run")
+def projections_run(
+    book: BookUrl,
+    names: Annotated[list[str] | None, typer.Argument(help="Read models (default: all)")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep read models in step with the log, until interrupted. Of several such processes one works on each."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with open_book(book, create=False) as opened:
+        opened.projections.run(names=names or None, stop=stop)
+        status = opened.projections.status()
+    _say([asdict(one) for one in status], as_json, lambda: out.print("Stopped."))
+
+
+@projections_app.command("pause")
+def projections_pause(
+    book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
+) -> None:
+    """Stop folding into a read model, by a recorded decision."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        opened.projections.pause(name)
+    _say({"read_model": name, "decision": "paused"}, as_json, lambda: out.print(f"{name} is paused."))
+
+
+@projections_app.command("resume")
+def projections_resume(
+    book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
+) -> None:
+    """Let a paused read model go on; a retired one starts anew."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        opened.projections.resume(name)
+    _say({"read_model": name, "decision": "resumed"}, as_json, lambda: out.print(f"{name} goes on."))
+
+
+@projections_app.command("retry")
+def projections_retry(
+    book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
+) -> None:
+    """Let a failed read model try its event again."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        opened.projections.retry(name)
+    _say(
+        {"read_model": name, "decision": "retried"},
+        as_json,
+        lambda: out.print(f"{name} tries again with the next catch-up."),
+    )
+
+
+@projections_app.command("skip")
+def projections_skip(
+    book: BookUrl,
+    name: ReadModelName,
+    position: Annotated[int, typer.Argument(help="The position at which it failed")],
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a failed read model leave out the event that it failed at."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        opened.projections.skip(name, position)
+    answer = {"read_model": name, "decision": "skipped", "position": position}
+    _say(answer, as_json, lambda: out.print(f"{name} leaves out the event at position {position:,}."))
+
+
+@projections_app.command("retire")
+def projections_retire(
+    book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
+) -> None:
+    """Give a read model up, and drop its rows."""
+    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+        opened.projections.retire(name)
+        opened.projections.catch_up(names=[name])
+    _say({"read_model": name, "decision": "retired"}, as_json, lambda: out.print(f"{name} is retired."))
+
+
+@projections_app.command("drop-superseded")
+def projections_drop_superseded(book: BookUrl, as_json: AsJson = False) -> None:
+    """Drop the rows that other versions of the read models left."""
+    with open_book(book, create=False) as opened:
+        dropped = opened.projections.drop_superseded()
+    _say({"dropped": dropped}, as_json, lambda: out.print(f"{dropped} dropped."))

@@ -26,6 +26,7 @@ from tallybook.domain.customer import Customer
 from tallybook.domain.errors import REFUSALS, Refused, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
+from tallybook.domain.operations import Operations
 from tallybook.domain.ticket import Ticket
 
 from .core import Core
@@ -241,6 +242,10 @@ class Work:
     def control(self) -> Control:
         """The rule sets and sweeps, to be read."""
         return self._draft(Control, self._core.book_id)
+
+    def operations(self) -> Operations:
+        """A draft of what was decided about read models."""
+        return self._draft(Operations, self._core.operations_id)
 
     def customer(self, customer_id: UUID) -> Customer:
         """A draft of a registered customer. Refuses: unknown_customer."""

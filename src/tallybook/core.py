@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from tallybook.adapters.application import BookApplication
+from eventsourcing.persistence import PersistenceError
+
+from tallybook.adapters.application import BookApplication, InlineError
+from tallybook.adapters.database import Session
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
-from tallybook.domain.errors import BookClosed, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, Refused, refusal, whole
 from tallybook.domain.events import Metadata
+from tallybook.domain.operations import Operations
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
-from tallybook.projections.read_models import Recorded
+from tallybook.projections.read_models import ReadModel, Recorded
 from tallybook.projections.tiers import Tiers
 from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+logger = logging.getLogger("tallybook.projections")
+
 
 class Core:
     """What the desks share: storage, application, gate, projector, clock. Not part of the public API."""
 
-    def __init__(self, storage: Storage, now_us: Callable[[], int], new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        now_us: Callable[[], int],
+        new_id: Callable[[], UUID],
+        inline: Sequence[str] = (),
+    ) -> None:
         self.storage = storage
         self.origin = storage.origin
         self.book_id = uuid5(NAMESPACE_OID, storage.origin)
+        self.operations_id = uuid5(self.book_id, "operations")
         self.now_us = now_us
         self.new_id = new_id
         self.closed = False
@@ -39,7 +53,9 @@ class Core:
         self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
-        self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail])
+        self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
+        if inline:
+            self.app.events_inline(Inline(self, inline))
 
     def check_open(self) -> None:
         """Raises BookClosed."""
@@ -57,9 +73,17 @@ class Core:
         """The acting context, with the time of the read."""
         return acting.model_copy(update={"recorded_us": self.now_us()})
 
-    def catch_up(self) -> None:
-        """Bring the read models up to the head, so that a query sees every commit before it. Refuses: busy."""
-        self.projector.catch_up()
+    def operations(self) -> Operations:
+        """What was decided about read models."""
+        return self.app.load(Operations, self.operations_id)
+
+    def catch_up(self, *models: ReadModel) -> None:
+        """Bring read models up to the head, so that a query of these sees every commit before it.
+
+        Refuses: read_model_stopped, busy.
+        """
+        for model in models:
+            self.projector.require(model)
 
     def known(self, known_at: When | int | None) -> Callable[[Recorded], bool]:
         """Whether the book knew an event by a time or a position (default: the head)."""
@@ -123,6 +147,46 @@ class Core:
         position, version, name, state = rows[0]
         event = self.app.codec.read(subject, version, name, state, position)
         return event.commitment if isinstance(event, KeyCreated) else None
+
+
+class Inline:
+    """Folds some read models in the transaction of each command."""
+
+    def __init__(self, core: Core, names: Sequence[str]) -> None:
+        known = [model.name for model in core.projector.models]
+        for name in names:
+            if name not in known:
+                raise BookError(
+                    f"There is no read model {name!r}; there are {', '.join(known)}.", path=core.storage.url
+                )
+        if core.storage.models is not core.storage.events:
+            raise BookError(
+                "Read models that live in another database can't be kept in the transaction of the events.",
+                path=core.storage.url,
+                remedy="Open the book without `inline`, or with its read models in the log's database.",
+            )
+        self._core = core
+        self._names = tuple(names)
+
+    def before(self) -> Callable[[Session, int, Sequence[Recorded]], None]:
+        """What folds the events of a commit in it."""
+        core, names = self._core, self._names
+        operations = core.operations()
+
+        def fold(session: Session, after: int, events: Sequence[Recorded]) -> None:
+            try:
+                core.projector.fold_in(session, operations, after, events, names)
+            except Exception as error:
+                raise InlineError from error
+
+        return fold
+
+    def after(self) -> None:
+        """Catch up what could not be folded in the commit. What is committed stands, whatever happens here."""
+        try:
+            self._core.projector.catch_up(names=self._names)
+        except (BookError, Refused, PersistenceError):
+            logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
 
 
 ACTING: ContextVar[dict[Core, Metadata]] = ContextVar("tallybook_acting")

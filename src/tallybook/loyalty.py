@@ -226,7 +226,7 @@ class LoyaltyDesk(Desk):
             control = core.app.load(Control, core.book_id)
         else:
             known = core.known(known_at)
-            core.catch_up()
+            core.catch_up(core.trail)
             derivation = Derivation()
             history = core.stream(core.book_id) + core.subject_history(customer_id)
             history.sort(key=lambda recorded: recorded.position)

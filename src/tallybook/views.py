@@ -19,7 +19,6 @@ from tallybook.domain.errors import BookDamaged, refusal, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
-from tallybook.projections.projector import Status
 from tallybook.projections.read_models import OPEN_END, Progress, Recorded
 from tallybook.projections.segments import Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
@@ -124,11 +123,12 @@ class ProfilesView(Desk):
         core.check_open()
         acting = core.acting_now()
         customer_id = as_id(customer, "customer")
-        core.catch_up()
         if as_of is None and known_at is None:
+            core.catch_up(core.profiles)
             rows = core.store.select(core.profiles, Profiles.table, ["profile"], "customer=?", [customer_id.bytes])
             found = Profile.unpacked(rows[0][0]) if rows else None
         else:
+            core.catch_up(core.trail)
             at_us = core.now_us() if as_of is None else as_of_us(as_of)
             known = core.known(known_at)
             found = profile_of(
@@ -190,7 +190,7 @@ class ProfilesView(Desk):
         core.check_open()
         acting = core.acting_now()
         customer_id = as_id(customer, "customer")
-        core.catch_up()
+        core.catch_up(core.trail)
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
         known = core.known(known_at)
         history = [one for one in core.subject_history(customer_id) if one.event.effective_us <= at_us and known(one)]
@@ -304,13 +304,13 @@ class TiersView(Desk):
     def history(self, customer: UUID | str) -> list[Membership]:
         """All tiers that a customer held, in order."""
         self._core.check_open()
-        self._core.catch_up()
+        self._core.catch_up(self._core.tiers)
         return self._select("customer=? ORDER BY programme, from_position", [as_id(customer, "customer").bytes])
 
     def _filter(self, as_of: When | None, known_at: When | int | None) -> tuple[str, list[Any]]:
         core = self._core
         core.check_open()
-        core.catch_up()
+        core.catch_up(core.tiers)
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
         position = whole(known_at, "known_at", 0, 2**62) if isinstance(known_at, int) else None
         known_us = None if known_at is None or isinstance(known_at, int) else as_of_us(known_at, "known_at")
@@ -388,7 +388,7 @@ class AuditView(Desk):
         core = self._core
         core.check_open()
         acting = core.acting_now()
-        core.catch_up()
+        core.catch_up(core.trail)
         subject_id = None if subject is None else as_id(subject, "subject")
         if limit is not None:
             whole(limit, "limit")
@@ -495,34 +495,6 @@ def _first_problem(
     return None
 
 
-class ProjectionsView(Desk):
-    """Read models: how far they are, catching up, rebuilding."""
-
-    def status(self) -> list[Status]:
-        """Position and lag of each read model."""
-        self._core.check_open()
-        return self._core.projector.status()
-
-    def catch_up(self, progress: Progress | None = None) -> int:
-        """Fold all events that are not folded yet; the position reached. Queries do this by themselves."""
-        self._core.check_open()
-        with rarely_collecting():
-            return self._core.projector.catch_up(progress)
-
-    def rebuild(self, name: str | None = None, progress: Progress | None = None) -> int:
-        """Build one read model (default: each) anew beside the live one, and swap it in.
-
-        Refuses: invalid_argument.
-        """
-        core = self._core
-        core.check_open()
-        names = [model.name for model in core.projector.models]
-        if name is not None and name not in names:
-            raise refusal("invalid_argument", f"There is no read model {name!r}; there are {', '.join(names)}.")
-        with rarely_collecting():
-            return max(core.projector.rebuild(one, progress) for one in ([name] if name else names))
-
-
 __all__ = [
     "AuditView",
     "ContactPointView",
@@ -531,7 +503,6 @@ __all__ = [
     "Membership",
     "ProfileView",
     "ProfilesView",
-    "ProjectionsView",
     "TiersView",
     "TrailEntry",
     "Verification",

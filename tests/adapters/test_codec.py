@@ -24,6 +24,7 @@ import tallybook.domain
 import tallybook.domain.access
 import tallybook.domain.control
 import tallybook.domain.loyalty
+import tallybook.domain.operations
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
 from tallybook.adapters.form import uuid_from

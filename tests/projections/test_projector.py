@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from eventsourcing.persistence import OperationalError
 
 import tallybook
 from tallybook.projections import projector as projector_module
@@ -29,6 +30,7 @@ class Counting:
 
     name = "counting"
     version = 1
+    by_subject = False
     table = Table("counting", (("stream", "blob"), ("events", "integer"), ("last", "integer")), ("stream",))
     tables = (table,)
 
@@ -75,7 +77,7 @@ def all_rows(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
 
 def projector_on(shop: Shop, *models: Any) -> Projector:
     core = shop.book._core
-    return Projector(core.app, core.store, models)
+    return Projector(core.app, core.store, models, core.operations)
 
 
 def test_a_projection_resumes_where_it_stopped_whatever_the_size_of_the_batches(
@@ -162,8 +164,8 @@ def test_a_build_that_is_behind_the_live_one_does_not_take_its_place(shop: Shop)
     busy(shop, 2)
     projector_on(shop, Counting()).catch_up()
     store = shop.book._core.store
-    behind = store.begin(Counting())
-    assert not store.go_live(behind)
+    behind = store.begin(Counting(), 0)
+    assert store.go_live(behind) is None
     assert counted(shop) == shop.book.position()
 
 
@@ -185,7 +187,7 @@ def test_a_batch_that_fails_leaves_neither_rows_nor_position(shop: Shop) -> None
         def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
             super().fold(batch, rows)
             if self.broken:
-                raise RuntimeError("disk full")
+                raise OperationalError("the disk is away")
 
     model = Failing()
     failing = projector_on(shop, model)
@@ -194,7 +196,7 @@ def test_a_batch_that_fails_leaves_neither_rows_nor_position(shop: Shop) -> None
     before = shop.rows(model, model.table)
     busy(shop, 2)
     model.broken = True
-    with pytest.raises(RuntimeError):
+    with pytest.raises(OperationalError):
         failing.catch_up()
     assert shop.rows(model, model.table) == before
     assert failing.status()[0].lag > 0
@@ -255,7 +257,7 @@ def test_each_event_counts_once_when_two_projectors_race_on_one_file(
     shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
     other = tallybook.open(f"sqlite:///{tmp_path}/shop.book")
     mine = projector_on(shop, Counting())
-    theirs = Projector(other._core.app, other._core.store, [Counting()])
+    theirs = Projector(other._core.app, other._core.store, [Counting()], other._core.operations)
     if not first_build:
         mine.catch_up()
     for seed in range(2):

@@ -1,0 +1,644 @@
+"""The life of read models: failing alone, retrying, skipping, pausing, retiring, versions side by side, inline,
+rebuilt in parallel, kept by one of several processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import tallybook
+from tallybook.domain.customer import PurchaseRecorded
+from tallybook.domain.errors import BookError, ReadModelFailed
+from tallybook.domain.operations import ReadModelDirected
+from tallybook.projections import projector as projector_module
+from tallybook.projections.profiles import Profile, Profiles
+from tallybook.projections.projector import Projector, Status
+from tallybook.projections.read_models import Recorded, Rows, Table
+from tallybook.projections.tiers import Tiers
+from tallybook.projections.trail import Trail
+
+if TYPE_CHECKING:
+    from tests.projections.conftest import Shop
+
+NewShop = Callable[..., "Shop"]
+
+
+def status_of(book: tallybook.Book, name: str) -> Status:
+    return next(one for one in book.projections.status() if one.name == name)
+
+
+def all_rows(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
+    core = shop.book._core
+    return {
+        table.name: list(shop.rows(model, table))
+        for model in (core.profiles, core.tiers, core.trail)
+        for table in model.tables
+    }
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, model: Any, at: Callable[[Recorded], bool]) -> None:
+    """Let a read model's fold stumble over some events."""
+    real = model.fold
+
+    def fold(self: Any, batch: Sequence[Recorded], rows: Rows) -> None:
+        if any(map(at, batch)):
+            real(self, batch[: len(batch) // 2], rows)  # rows that must not survive
+            raise ValueError("what is this?")
+        real(self, batch, rows)
+
+    monkeypatch.setattr(model, "fold", fold)
+
+
+def a_purchase_of(cents: int) -> Callable[[Recorded], bool]:
+    return lambda one: isinstance(one.event, PurchaseRecorded) and one.event.net_minor == cents
+
+
+def position_of(shop: Shop, wanted: Callable[[Recorded], bool]) -> int:
+    return next(one.position for one in shop.history() if wanted(one))
+
+
+def poisoned(shop: Shop) -> int:
+    """Some purchases, one of 666 cents among them; its position."""
+    ada = shop.member(name="Ada")
+    for cents in (20_000, 666, 30_000):
+        shop.buy(ada, "2020-03-01", cents)
+    return position_of(shop, a_purchase_of(666))
+
+
+# ── failing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_a_poisonous_event_stops_one_read_model_at_its_position_and_no_other(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(projector_module, "BATCH", batch)
+    at = poisoned(shop)
+    poison(monkeypatch, Profiles, a_purchase_of(666))
+    book, head = shop.book, shop.book.position()
+    assert book.projections.catch_up() == head
+    failed = status_of(book, "profiles")
+    assert (failed.state, failed.position, failed.failed_position) == ("failed", at - 1, at)
+    assert "what is this?" in failed.error
+    assert {one.name: (one.state, one.lag) for one in book.projections.status() if one.name != "profiles"} == {
+        "tiers": ("live", 0),
+        "trail": ("live", 0),
+    }
+    # What was folded is what stood before the event: a fold that fails leaves nothing.
+    [(_, packed)] = shop.rows(Profiles(), Profiles.table)
+    assert shop.book.tiers.counts() == {"gold": 1}
+    monkeypatch.undo()
+    monkeypatch.setattr(projector_module, "BATCH", batch)
+    assert Profile.unpacked(packed).counts["purchases"] == 1
+    # It stays stopped, even where nothing would stand in its way now, until somebody decides.
+    book.projections.catch_up()
+    assert status_of(book, "profiles").state == "failed"
+
+
+def test_a_question_to_a_read_model_that_failed_is_refused_and_not_answered_stale(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = poisoned(shop)
+    poison(monkeypatch, Profiles, a_purchase_of(666))
+    ada = next(one.event.subject_id for one in shop.history() if one.event.subject_id)
+    with pytest.raises(tallybook.NotAllowed) as refused:
+        shop.book.profiles.get(ada)
+    assert refused.value.code == "read_model_stopped"
+    assert refused.value.values["failed_position"] == at
+    assert len(shop.book.audit.trail(ada)) > 3
+
+
+def test_retrying_after_the_cause_was_mended_goes_on_and_is_recorded(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(shop)
+    poison(monkeypatch, Tiers, a_purchase_of(666))
+    shop.book.projections.catch_up()
+    before = position_of(shop, lambda one: True) and shop.book.position()
+    shop.book.projections.retry("tiers")  # still poisoned: fails again
+    shop.book.projections.catch_up()
+    assert status_of(shop.book, "tiers").state == "failed"
+    monkeypatch.undo()
+    shop.book.projections.retry("tiers", command_id="r2")
+    shop.book.projections.retry("tiers", command_id="r2")
+    assert shop.book.projections.catch_up() == shop.book.position() == before + 2
+    assert {one.state for one in shop.book.projections.status()} == {"live"}
+    decisions = [one.event for one in shop.history() if isinstance(one.event, ReadModelDirected)]
+    assert [(one.model, one.action, one.metadata.actor) for one in decisions] == [
+        ("tiers", "retried", "agent:test")
+    ] * 2
+    live = all_rows(shop)
+    shop.book.projections.rebuild()
+    assert all_rows(shop) == live
+
+
+def test_skipping_leaves_the_event_out_now_and_in_every_rebuild_of_this_version_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = poisoned(shop)
+    poison(monkeypatch, Profiles, a_purchase_of(666))
+    shop.book.projections.catch_up()
+    with pytest.raises(tallybook.Refused) as refused:
+        shop.book.projections.skip("profiles", at + 1)
+    assert refused.value.code == "not_failed"
+    shop.book.projections.skip("profiles", at)
+    assert shop.book.projections.catch_up() == shop.book.position()
+    ada = next(one.event.subject_id for one in shop.history() if one.event.subject_id)
+    assert shop.book.profiles.get(ada).purchases == 2
+    live = all_rows(shop)
+    shop.book.projections.rebuild()
+    assert all_rows(shop) == live
+    monkeypatch.undo()
+    monkeypatch.setattr(Profiles, "version", 99)
+    assert shop.book.profiles.get(ada).purchases == 3
+
+
+def test_only_what_failed_can_be_retried_or_skipped(shop: Shop) -> None:
+    shop.member()
+    shop.book.projections.catch_up()
+    with pytest.raises(tallybook.Refused) as refused:
+        shop.book.projections.retry("tiers")
+    assert refused.value.code == "not_failed"
+    with pytest.raises(tallybook.Refused) as refused:
+        shop.book.projections.skip("tiers", 1)
+    assert refused.value.code == "not_failed"
+    for name in ("pause", "resume", "retry", "retire"):
+        with pytest.raises(tallybook.Refused) as refused:
+            getattr(shop.book.projections, name)("nonsense")
+        assert refused.value.code == "invalid_argument"
+
+
+def test_a_row_that_the_database_refuses_is_a_poison_too(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = poisoned(shop)
+    real = Trail.fold
+
+    def fold(self: Trail, batch: Sequence[Recorded], rows: Rows) -> None:
+        real(self, batch, rows)
+        for one in batch:
+            if a_purchase_of(666)(one):
+                row = (one.position, 2**70, *[None] * 11)
+                rows.put(Trail.table, (one.position,), row)
+
+    monkeypatch.setattr(Trail, "fold", fold)
+    shop.book.projections.catch_up()
+    assert (status_of(shop.book, "trail").state, status_of(shop.book, "trail").failed_position) == ("failed", at)
+    assert status_of(shop.book, "profiles").lag == 0
+
+
+def test_an_event_that_cannot_be_read_stops_the_read_models_there_until_each_may_leave_it_out(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    at = poisoned(shop)
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE stored_events SET topic='a.name.of.tomorrow' WHERE position=?", (at,))
+    shop.book.projections.catch_up()
+    for one in shop.book.projections.status():
+        assert (one.state, one.position, one.failed_position) == ("failed", at - 1, at)
+        assert "a.name.of.tomorrow" in one.error
+    for name in ("tiers", "profiles"):
+        shop.book.projections.skip(name, at)
+    head = shop.book.projections.catch_up()
+    assert [one.state for one in shop.book.projections.status()] == ["live", "live", "failed"]
+    assert shop.book.tiers.counts() == {"gold": 1}
+    assert head == shop.book.position()
+
+
+# ── pausing and retiring ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_paused_read_model_stands_still_in_every_process_until_it_is_resumed(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    shop = new_shop(url)
+    ada = shop.member(name="Ada")
+    shop.book.projections.catch_up()
+    shop.book.projections.pause("profiles")
+    shop.book.projections.pause("profiles")
+    at = status_of(shop.book, "profiles").position
+    shop.buy(ada, "2020-02-01", 500)
+    with tallybook.open(url) as other, other.acting("agent:other", purpose="test"):
+        other.projections.catch_up()
+        assert (status_of(other, "profiles").state, status_of(other, "profiles").position) == ("paused", at)
+        assert status_of(other, "trail").lag == 0
+        with pytest.raises(tallybook.Refused) as refused:
+            other.profiles.get(ada)
+        assert (refused.value.code, refused.value.values["state"]) == ("read_model_stopped", "paused")
+        other.projections.resume("profiles")
+    assert shop.book.profiles.get(ada).purchases == 1
+    directed = [one.event.action for one in shop.history() if isinstance(one.event, ReadModelDirected)]
+    assert directed == ["paused", "resumed"]
+
+
+def test_a_retired_read_model_has_no_rows_and_comes_back_whole(new_shop: NewShop, tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    ada = shop.member(name="Ada")
+    shop.buy(ada, "2020-02-01", 20_000)
+    shop.book.projections.catch_up()
+    live = all_rows(shop)
+    shop.book.projections.retire("tiers")
+    shop.book.projections.catch_up()
+    with closing(sqlite3.connect(path)) as raw:
+        tables = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+    assert not [name for name in tables if name.startswith("tier")]
+    assert status_of(shop.book, "tiers").state == "retired"
+    with pytest.raises(tallybook.Refused) as refused:
+        shop.book.tiers.counts()
+    assert refused.value.code == "read_model_stopped"
+    shop.book.projections.resume("tiers")
+    assert shop.book.tiers.counts() == {"silver": 1}
+    assert all_rows(shop)["tier_memberships"] == live["tier_memberships"]
+
+
+# ── versions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_read_model_whose_tables_changed_is_rebuilt_and_that_is_announced(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ada = shop.member(name="Ada")
+    shop.buy(ada, "2020-02-01", 20_000)
+    shop.book.projections.catch_up()
+    before = all_rows(shop)["trail"]
+    wider = Table("trail", (*Trail.table.columns, ("extra", "text")), ("position",), Trail.table.indexes)
+    real = Trail.fold
+
+    class Wider:
+        def __init__(self, rows: Rows) -> None:
+            self.rows = rows
+
+        def put(self, table: Table, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+            self.rows.put(table, key, (*row, "x"))
+
+    monkeypatch.setattr(Trail, "table", wider)
+    monkeypatch.setattr(Trail, "tables", (wider,))
+    monkeypatch.setattr(Trail, "fold", lambda self, batch, rows: real(self, batch, Wider(rows)))  # type: ignore[arg-type]  # it only puts
+    assert status_of(shop.book, "trail").state == "new"
+    with caplog.at_level(logging.WARNING, "tallybook.projections"):
+        shop.book.projections.catch_up()
+    assert any("'trail' has changed" in record.getMessage() for record in caplog.records)
+    assert [row[:-1] for row in all_rows(shop)["trail"]] == before
+    left = [one for one in shop.book.projections.status() if one.state == "superseded"]
+    assert [(one.name, one.position) for one in left] == [("trail", before[-1][0])]
+    # The release from before still finds its rows, and does not take them back and forth.
+    monkeypatch.undo()
+    assert status_of(shop.book, "trail").lag == 0
+    shop.book.projections.catch_up()
+    assert len([one for one in shop.book.projections.status() if one.state == "superseded"]) == 1
+
+
+def test_rows_of_another_version_stay_until_they_are_dropped(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.member()
+    shop.book.projections.catch_up()
+    monkeypatch.setattr(Tiers, "version", 7)
+    shop.book.projections.catch_up()
+    states = {(one.name, one.version): one.state for one in shop.book.projections.status()}
+    assert states["tiers", 1] == "superseded"
+    assert states["tiers", 7] == "live"
+    assert shop.book.projections.drop_superseded() == 1
+    assert shop.book.projections.drop_superseded() == 0
+    assert len(shop.book.projections.status()) == 3
+    assert shop.book.tiers.counts() == {"basic": 1}
+
+
+def test_states_of_a_new_read_model(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = shop.member()
+    assert {one.state for one in shop.book.projections.status()} == {"new"}
+    monkeypatch.setattr(projector_module, "BATCH", 1)
+    core = shop.book._core
+    seen = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append(status_of(shop.book, "trail").state)
+
+    shop.book.projections.catch_up(progress)
+    assert set(seen[:-1]) == {"catching up"}
+    assert seen[-1] == "live"
+    shop.buy(ada, "2020-02-01", 500)
+    behind = status_of(shop.book, "trail")
+    assert (behind.state, behind.lag > 0) == ("live", True)
+    assert core.projector.model("trail") is core.trail
+
+
+# ── rebuilding ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rebuild_that_meets_a_poison_says_where_and_leaves_the_live_rows(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = poisoned(shop)
+    shop.book.projections.catch_up()
+    live = all_rows(shop)
+    poison(monkeypatch, Profiles, a_purchase_of(666))
+    with pytest.raises(ReadModelFailed) as failed:
+        shop.book.projections.rebuild("profiles")
+    assert (failed.value.model, failed.value.position) == ("profiles", at)
+    assert status_of(shop.book, "profiles").state == "live"
+    assert status_of(shop.book, "profiles").rebuilding is None
+    assert all_rows(shop) == live
+    assert len(shop.book._core.store.builds()) == 3
+
+
+@pytest.fixture
+def big(new_shop: NewShop, tmp_path: Path) -> Shop:
+    shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
+    for number in range(12):
+        member = shop.member(name=f"n{number}", country="GB")
+        purchase = shop.buy(member, "2020-02-01", 9_000, 4_000 * number)
+        shop.buy(member, "2020-03-01", 100 * number)
+        shop.give_back(member, "2020-04-01", purchase, 1)
+        case = shop.book.tickets.open(member, subject="x", kind="complaint")
+        shop.book.tickets.assign(case, "agent:x")
+    shop.sweep("2022-06-01")
+    shop.book.projections.catch_up()
+    return shop
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_rebuild_in_several_processes_gives_the_same_rows(big: Shop, processes: int) -> None:
+    live = all_rows(big)
+    numbers = {one.name: one.number for one in big.book._core.store.builds()}
+    assert big.book.projections.rebuild(processes=processes) == big.book.position()
+    assert all_rows(big) == live
+    after = {one.name: one.number for one in big.book._core.store.builds()}
+    assert after.keys() == numbers.keys()
+    assert all(after[name] > numbers[name] for name in numbers)
+
+
+def test_a_part_of_a_rebuild_that_dies_is_made_good(
+    big: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = all_rows(big)
+    real = subprocess.Popen
+
+    def dying(args: list[str], **kwargs: Any) -> Any:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)" if not started else args[-1]
+        started.append(1)
+        return real([*args[:-1], code], **kwargs)
+
+    started: list[int] = []
+    monkeypatch.setattr("tallybook.worker.subprocess.Popen", dying)
+    assert big.book.projections.rebuild("trail", processes=2) == big.book.position()
+    assert all_rows(big) == live
+    assert "A part of a rebuild failed" in caplog.text
+    assert len(big.book._core.store.builds()) == 3
+
+
+def test_writers_go_on_during_a_rebuild_in_several_processes(big: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = big.member(name="Ada")
+    stop = threading.Event()
+    bought: list[int] = []
+
+    def write() -> None:
+        with big.book.acting("agent:writer", purpose="test"):
+            while not stop.is_set():
+                big.buy(ada, "2020-05-01", 700)
+                bought.append(1)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for name in ("profiles", "trail", "tiers"):
+            big.book.projections.rebuild(name, processes=2)
+    finally:
+        stop.set()
+        thread.join()
+    assert len(bought) > 3
+    assert big.book.profiles.get(ada).purchases == len(bought)
+    live = all_rows(big)
+    big.book.projections.rebuild()
+    assert all_rows(big) == live
+
+
+def test_side_effects_come_once_for_each_event_and_are_muted_in_replays(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-02-01", 500)
+    told: list[int] = []
+    shop.book.projections.on_update("trail", lambda batch: told.extend(one.position for one in batch))
+    shop.book.projections.catch_up()
+    assert told == []  # the first catching up is a replay
+    muted = shop.book.position()
+    shop.buy(ada, "2020-03-01", 500)
+    shop.book.projections.catch_up()
+    assert told == list(range(muted + 1, shop.book.position() + 1))
+    shop.book.projections.rebuild("trail")
+    assert told == list(range(muted + 1, shop.book.position() + 1))
+    # What a rebuild folds and the live rows did not have yet is news.
+    shop.buy(ada, "2020-04-01", 500)
+    shop.book.projections.rebuild("trail")
+    monkeypatch.setattr(Trail, "version", 5)
+    shop.book.projections.catch_up()
+    assert told == list(range(muted + 1, shop.book.position() + 1))
+    with pytest.raises(tallybook.Refused):
+        shop.book.projections.on_update("nonsense", told.append)  # type: ignore[arg-type]  # refused before
+
+
+# ── inline ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stored_rows(path: Path, table: str) -> int:
+    """How many rows the newest build of a table has, as another process sees it."""
+    with closing(sqlite3.connect(path)) as raw:
+        names = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        newest = max(
+            (name for name in names if name.startswith(f"{table}__")), key=lambda name: int(name.split("__")[1])
+        )
+        return int(raw.execute(f"SELECT COUNT(*) FROM {newest}").fetchone()[0])
+
+
+def test_inline_read_models_are_there_when_the_command_returns(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(f"sqlite:///{path}", inline=["trail", "tiers"]) as book, book.acting("a", purpose="p"):
+        book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+        assert stored_rows(path, "trail") == book.position()
+        ada = book.customers.register(name="Ada")
+        book.loyalty.enrol(ada)
+        assert stored_rows(path, "trail") == book.position()
+        assert stored_rows(path, "tier_current") == 1
+        assert {one.name: one.lag for one in book.projections.status()} == {
+            "profiles": book.position(), "trail": 0, "tiers": 0,
+        }  # fmt: skip
+        with tallybook.open(f"sqlite:///{path}") as other, other.acting("b", purpose="p"):
+            other.customers.register(name="Bob")  # not inline: they lag by it
+        book.customers.register(name="Eve")
+        assert stored_rows(path, "trail") == book.position()
+        rows = stored_rows(path, "trail")
+        book.projections.rebuild("trail")
+        assert stored_rows(path, "trail") == rows
+
+
+def test_inline_read_models_in_memory_and_under_threads() -> None:
+    with tallybook.open("memory:", inline=["profiles"]) as book, book.acting("a", purpose="p"):
+        ids: list[Any] = []
+
+        def work() -> None:
+            with book.acting("a", purpose="p"):
+                ids.extend(book.customers.register(name="x") for _ in range(10))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(ids) == 40
+        assert status_of(book, "profiles").lag == 0
+        store, model = book._core.store, book._core.profiles
+        assert store.select(model, Profiles.table, ["COUNT(*)"]) == [(40,)]
+
+
+def test_a_poison_stops_an_inline_read_model_and_never_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(f"sqlite:///{path}", inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
+        ada = book.customers.register(name="Ada")
+        poison(monkeypatch, Profiles, a_purchase_of(666))
+        line = {"sku": "s", "quantity": 1, "net_minor": 666}
+        book.customers.record_purchase(ada, [line], command_id="c1")
+        assert status_of(book, "profiles").state == "failed"
+        assert status_of(book, "trail").lag == 0
+        position = book.position()
+        book.customers.record_purchase(ada, [line], command_id="c1")
+        assert book.position() == position
+        book.customers.record_purchase(ada, [line], command_id="c2")
+        assert status_of(book, "trail").lag == 0
+        assert [one.problem for one in book.audit.verify()] == [None, None]
+
+
+def test_a_refused_or_failed_command_leaves_no_inline_rows(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(f"sqlite:///{path}", inline=["trail"]) as book, book.acting("a", purpose="p"):
+        ada = book.customers.register(name="Ada")
+        book.customers.link_identifier(ada, "crm", "1")
+        bob = book.customers.register(name="Bob")
+        with pytest.raises(tallybook.Refused):
+            book.customers.link_identifier(bob, "crm", "1")
+        assert stored_rows(path, "trail") == book.position()
+
+
+def test_inline_wants_a_read_model_that_is_there(tmp_path: Path) -> None:
+    with pytest.raises(BookError, match="nonsense"):
+        tallybook.open(f"sqlite:///{tmp_path}/shop.book", inline=["nonsense"])
+
+
+# ── one of several ────────────────────────────────────────────────────────────────────────────────────────────────
+
+RUN = """
+import sys, tallybook
+from tallybook.projections.trail import Trail
+real = Trail.fold
+def fold(self, batch, rows):
+    if batch:
+        print(sys.argv[2], batch[-1].position, flush=True)
+    real(self, batch, rows)
+Trail.fold = fold
+book = tallybook.open(sys.argv[1], create=False)
+print("ready", flush=True)
+book.projections.run()
+"""
+
+
+class Runner:
+    """A process that keeps the read models; what it folded stands in `lines`."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, url, name], stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.lines: list[str] = []
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+        wait_for(lambda: "ready" in self.lines)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+
+    @property
+    def folded(self) -> int:
+        return len(self.lines) - 1
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 30) -> float:
+    start = time.monotonic()
+    while not done():
+        assert time.monotonic() - start < seconds, "it did not happen in time"
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+def test_of_several_projectors_one_works_and_another_takes_over_when_it_is_killed(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    shop = new_shop(url)
+    shop.member()
+    runners = [Runner(url, name) for name in ("one", "two")]
+    try:
+        wait_for(lambda: status_of(shop.book, "trail").lag == 0)
+        for number in range(5):
+            shop.member(name=f"n{number}")
+            wait_for(lambda: status_of(shop.book, "trail").lag == 0)
+        [worker] = [one for one in runners if one.folded]
+        [spare] = [one for one in runners if not one.folded]
+        os.kill(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()
+        shop.member(name="after")
+        assert wait_for(lambda: status_of(shop.book, "trail").lag == 0) < 10
+        assert spare.folded
+        live = all_rows(shop)
+        shop.book.projections.rebuild()
+        assert all_rows(shop) == live
+    finally:
+        for one in runners:
+            one.process.kill()
+            one.process.wait()
+
+
+def test_a_running_projector_ends_when_it_is_told_to_and_when_the_book_is_closed(
+    new_shop: NewShop, tmp_path: Path
+) -> None:
+    for url in (f"sqlite:///{tmp_path}/shop.book", "memory:"):
+        book = tallybook.open(url)
+        stop = threading.Event()
+        threads = [
+            threading.Thread(target=book.projections.run, kwargs={"names": ["trail"], "stop": stop}),
+            threading.Thread(target=book.projections.run),
+        ]
+        for thread in threads:
+            thread.start()
+        with book.acting("a", purpose="p"):
+            book.customers.register(name="Ada")
+        wait_for(lambda book=book: all(one.lag == 0 for one in book.projections.status()))  # type: ignore[misc]  # bound now
+        stop.set()
+        threads[0].join(10)
+        assert not threads[0].is_alive()
+        book.close()
+        threads[1].join(10)
+        assert not threads[1].is_alive()
+
+
+def test_a_projector_is_made_of_a_log_a_store_and_models(shop: Shop) -> None:
+    shop.member()
+    core = shop.book._core
+    alone = Projector(core.app, core.store, [Tiers()], core.operations)
+    assert alone.catch_up() == shop.book.position()
+    assert [one.name for one in alone.status()] == ["tiers"]
