@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from uuid import UUID
 
 import msgpack
-from eventsourcing.application import AggregateNotFoundError, Application, ProcessingEvent, Repository
+from eventsourcing.application import AggregateNotFoundError, Application, Repository
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, Recording
 from eventsourcing.utils import Environment, EnvType
@@ -188,18 +188,40 @@ class BookApplication(Application[UUID]):
                 found[stream_id] = aggregate
         return found
 
-    def _record(self, processing_event: ProcessingEvent[UUID]) -> list[Recording[UUID]]:
+    def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
+        """Store what aggregates have recorded, and single events, in one commit with what `kwargs` say belongs to it.
+
+        The library's way here asks each object for its protocols, which takes longer than all else that is not SQL.
+        """
+        events: list[Event] = []
+        for one in objs:
+            if isinstance(one, Event):
+                events.append(one)
+            elif one is not None:
+                events += one.collect_events()
         # A key is on disk before anything that is sealed with it.
-        keys = processing_event.saved_kwargs.pop("keys", None)
+        keys = kwargs.pop("keys", None)
         if keys:
             self.keyring.keep(keys)
-        return super()._record(processing_event)
+        return self.events.put(events, **kwargs)
 
     def decode(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
         """Rows of the log as events with their positions."""
         read, recorded = self.codec.read, Recorded
         for position, stream, version, stored_name, state in rows:
             yield recorded(position, read(known_uuid(stream), version, stored_name, state, position))
+
+    def scan(
+        self, kind: type[Event], fields: Sequence[str], *, chunk: int = 500
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Position and clear fields of all events of one class, in order, as they are stored (see EventMapper.scan).
+
+        For folds over many events that need few of their fields: at a fifth of the price of `decode`.
+        """
+        after, stop = 0, self.log.position()
+        while rows := self.log.states(kind.stored_name, after, stop, chunk):
+            yield from self.codec.scan(kind.stored_name, fields, rows)
+            after = rows[-1][0]
 
     def read(self, after: int, limit: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """Up to `limit` events after a position: what the projector pulls."""

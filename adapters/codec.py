@@ -13,8 +13,8 @@ Ids are 16 bytes. Clear fields stand in the order in which their class declares 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -111,6 +111,40 @@ class EventMapper(Mapper[UUID]):
                 _problem(error), where=_where(originator_id, originator_version, stored_name, position)
             ) from error
 
+    def scan(
+        self, stored_name: str, fields: Sequence[str], rows: Sequence[tuple[int, bytes]]
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Fields of events of one name, as they are stored, with the positions: no events are made of them.
+
+        `rows`: position and state. Arity is checked, types are not; lists come as tuples, ids as bytes. Raises
+        StoredFormError and its kinds, KeyError for a field that is none or personal.
+        """
+        form = self._forms[stored_name]
+        pick = form.places(fields)
+        positions = [position for position, _ in rows]
+        try:
+            found = [*map(_unpack_tuples, [state for _, state in rows])]
+            version, arity = form.version, form.arity
+            unlike = [1 for values in found if len(values) != arity or values[0] != version]
+        except _UNREADABLE:
+            unlike = [1]
+        if unlike:
+            found = [self._current_values(form, position, state) for position, state in rows]
+        return zip(positions, map(pick, found), strict=True)
+
+    def _current_values(self, form: Form, position: int, state: bytes) -> tuple[Any, ...]:
+        where = f"position {position}, {form.name}"
+        try:
+            values = form.current(msgpack.unpackb(state))
+            if len(values) != form.arity:
+                raise ValueError(f"{len(values)} items where {form.arity} belong")
+            current: tuple[Any, ...] = _as_tuples(values)
+        except NewerVersion as error:
+            raise NewerSchema(str(error), where=where) from None
+        except _UNREADABLE as error:
+            raise StoredFormError(_problem(error), where=where) from error
+        return current
+
     def _handles(self, form: Form, values: list[Any], event_id: UUID) -> dict[str, Personal[Any]]:
         version, key_id, _, _, subject, *_, part = values
         if type(part) is not list or len(part) != 2 or type(part[0]) is not int or type(part[1]) is not bytes:
@@ -154,6 +188,13 @@ class EventMapper(Mapper[UUID]):
         made = make_metadata(values)
         self._read = (values, made)
         return made
+
+
+_unpack_tuples = partial(msgpack.unpackb, use_list=False)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=4096)

@@ -119,12 +119,26 @@ class Form:
                 f"Schema version {version} was written by a later release; this one reads {self.version}. "
                 "Upgrade Tallybook."
             )
+        if len(values) <= ENVELOPE_ARITY:
+            raise ValueError(f"{len(values)} items where at least {ENVELOPE_ARITY + 1} belong")
         clear = values[ENVELOPE_ARITY:-1]
         for older in range(version, self.version):
             if older not in self.schema.upcasters:
                 raise ValueError(f"there is no schema version {older}")
             clear = self.schema.upcasters[older](clear)
         return [*values[:ENVELOPE_ARITY], *clear, values[-1]]
+
+    def places(self, fields: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+        """What picks fields out of the values of a state: those of the envelope, and clear ones. Raises KeyError."""
+        places = {name: index for index, name in enumerate(ENVELOPE) if name in Event.model_fields}
+        places.update((name, index) for index, name in enumerate(self.schema.event_class.clear_fields, ENVELOPE_ARITY))
+        unknown = [name for name in fields if name not in places]
+        if unknown or not fields:
+            raise KeyError(f"{self.name} has no clear field {', '.join(unknown)}; there are {', '.join(places)}")
+        indexes = [places[name] for name in fields]
+        if len(indexes) == 1:
+            return itemgetter(slice(indexes[0], indexes[0] + 1))  # a tuple, as of several
+        return itemgetter(*indexes)
 
     def fields_set(self, version: int, mask: int) -> tuple[str, ...]:
         """Names of the personal fields that a mask of a schema version tells of. Raises ValueError."""

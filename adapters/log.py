@@ -300,6 +300,14 @@ class LogRecorder(ApplicationRecorder):
                 return
             after = rows[-1][0]
 
+    def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
+        """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
+        return self.database.rows(
+            f"SELECT position, state FROM {self.table.name} "  # noqa: S608 - a name of ours
+            "WHERE position>? AND position<=? AND topic=? ORDER BY position LIMIT ?",
+            (after, stop, topic, limit),
+        )
+
     def position(self) -> int:
         """The head's position; 0 for an empty log."""
         return int(self.database.rows(self._select_head)[0][0])

@@ -11,16 +11,16 @@ from uuid import UUID
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.adapters.log import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
+from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line, PurchaseRecorded
 from tallybook.domain.errors import BookDamaged, refusal, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
 from tallybook.projections.read_models import OPEN_END, Progress, Recorded
-from tallybook.projections.segments import Segment, segments
+from tallybook.projections.segments import Purchase, Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
 from tallybook.projections.trail import Trail
 
@@ -29,6 +29,10 @@ from .commands import Desk
 from .core import Core
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso
+
+# Where fields stand in what a scan of the log gives.
+_RECORDED_US = list(Metadata.model_fields).index("recorded_us")
+_NET_MINOR = list(Line.model_fields).index("net_minor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,35 +214,41 @@ class ProfilesView(Desk):
         core = self._core
         core.check_open()
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
-        known = core.known(known_at)
+        known = core.known_at(known_at)
         acting = None if system is None else core.acting_now()
-        wanted = [PurchaseRecorded.stored_name]
-        if acting is not None:
-            wanted += [IdentifierLinked.stored_name, IdentifierRemoved.stored_name]
-        linked: dict[UUID, tuple[int, Personal[Any] | None]] = {}
 
-        def history() -> Iterator[Recorded]:
-            for recorded in core.history(wanted):
-                event = recorded.event
-                if not known(recorded):
-                    continue
-                if isinstance(event, (IdentifierLinked, IdentifierRemoved)):
-                    assert event.subject_id is not None
-                    if event.system != system or event.effective_us > at_us:
-                        continue
-                    # As in profiles: what took effect last counts, at the same time the later position.
-                    handle = event.external_id if isinstance(event, IdentifierLinked) else None
-                    if event.effective_us >= linked.get(event.subject_id, (event.effective_us,))[0]:
-                        linked[event.subject_id] = (event.effective_us, handle)
-                else:
-                    yield recorded
+        def purchases() -> Iterator[Purchase]:
+            fields = ["subject_id", "effective_us", "metadata", "lines"]
+            for position, (subject, effective_us, metadata, lines) in core.app.scan(PurchaseRecorded, fields):
+                if subject is not None and known(position, metadata[_RECORDED_US]):
+                    yield known_uuid(subject), effective_us, sum([line[_NET_MINOR] for line in lines])
 
         with rarely_collecting():
-            found = segments(history(), at_us)
+            found = segments(purchases(), at_us)
         if acting is None:
             return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
-        handles = {subject: handle for subject, (_, handle) in linked.items() if handle is not None}
-        handles = {one.customer_id: handles[one.customer_id] for one in found if one.customer_id in handles}
+        linked: dict[UUID, tuple[int, Personal[Any] | None]] = {}
+        for recorded in core.history([IdentifierLinked.stored_name, IdentifierRemoved.stored_name]):
+            event = recorded.event
+            assert isinstance(event, (IdentifierLinked, IdentifierRemoved))
+            assert event.subject_id is not None
+            if (
+                event.system == system
+                and event.effective_us <= at_us
+                and known(recorded.position, event.metadata.recorded_us)
+                # As in profiles: what took effect last counts, at the same time the later position.
+                and event.effective_us >= linked.get(event.subject_id, (event.effective_us,))[0]
+            ):
+                linked[event.subject_id] = (
+                    event.effective_us,
+                    event.external_id if isinstance(event, IdentifierLinked) else None,
+                )
+        handles = {
+            one.customer_id: handle
+            for one in found
+            for _, handle in [linked.get(one.customer_id, (0, None))]
+            if handle is not None
+        }
         names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)
         return sorted(((str(names.get(one.customer_id, "")), one) for one in found), key=lambda pair: pair[0])
 
