@@ -84,11 +84,33 @@ class SQLiteSession:
         self._connection = self._database._take(write=self._write)
         try:
             self._cursor = self._connection.cursor()
-            self._cursor.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+            if self._write:
+                self._begin_writing()
+            else:
+                self._cursor.execute("BEGIN")
         except sqlite3.Error as error:
             self._database._give_back(self._connection, write=self._write)
             raise translated(error, self._database.place) from error
         return self
+
+    def _begin_writing(self) -> None:
+        """Take the write lock. SQLite's own waiting sleeps up to 100 ms at a time, so that a busy process would keep
+        the lock from all others; here they look every 2 ms."""
+        until = None
+        pause_s = 0.0002
+        while True:
+            try:
+                self._cursor.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                until = until or now + self._database.lock_timeout_s
+                if now >= until:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.002)
 
     def __exit__(
         self,
@@ -164,7 +186,7 @@ class SQLiteDatabase:
         self._inserts: dict[str, str] = {}
         self._state = Condition()
         self._write_lock = Lock()  # in memory, readers take it too
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: dict[bool, list[sqlite3.Connection]] = {True: [], False: []}  # those that write, and the others
         self._users: dict[int, int] = {}  # id of a connection in use → its thread
         self._closed = False
         self._watches: WeakSet[SQLiteWatch] = WeakSet()
@@ -254,7 +276,8 @@ class SQLiteDatabase:
             self._closed = True
             while self._users:
                 self._state.wait(0.05)
-            idle, self._idle = self._idle, []
+            idle = [*self._idle[True], *self._idle[False]]
+            self._idle = {True: [], False: []}
         for connection in idle:
             connection.close()
         if self._anchor is not None:
@@ -263,7 +286,7 @@ class SQLiteDatabase:
         for watch in list(self._watches):
             watch.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, write: bool = False) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(
                 self.name,
@@ -277,6 +300,8 @@ class SQLiteDatabase:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")
+                if write:
+                    connection.execute("PRAGMA busy_timeout=0")  # a session waits for the write lock itself
             except BaseException:
                 connection.close()
                 raise
@@ -295,11 +320,12 @@ class SQLiteDatabase:
             with self._state:
                 if self._closed:
                     self.check_usable()
-                connection = self._idle.pop() if self._idle else None
+                idle = self._idle[write]
+                connection = idle.pop() if idle else None
                 if connection is not None:
                     self._users[id(connection)] = get_ident()
                     return connection
-            connection = self._connect()
+            connection = self._connect(write=write)
             with self._state:
                 if self._closed:
                     connection.close()
@@ -317,7 +343,7 @@ class SQLiteDatabase:
             if connection.in_transaction:
                 connection.close()  # a ROLLBACK that failed: nothing of it may leak into the next transaction
             else:
-                self._idle.append(connection)
+                self._idle[write].append(connection)
             if self._closed:
                 self._state.notify_all()
         if write or self.in_memory:
