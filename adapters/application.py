@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, count, groupby
+from contextlib import suppress
+from itertools import chain, count, groupby, islice
 from typing import Any, Protocol, cast
 from uuid import UUID
 
 import msgpack
-from eventsourcing.application import AggregateNotFoundError, Application, Repository
+from eventsourcing.application import AggregateNotFoundError, Application, LRUCache, Repository
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, Recording
 from eventsourcing.utils import Environment, EnvType
 
-from tallybook.domain.aggregate import A
-from tallybook.domain.errors import StoredFormError, refusal
+from tallybook.domain.aggregate import A, Aggregate
+from tallybook.domain.errors import Refused, StoredFormError, refusal
 from tallybook.domain.events import Event
-from tallybook.projections.read_models import Batch, Recorded, Unreadable
+from tallybook.projections.read_models import Batch, Progress, Recorded, Unreadable
 
+from .bulk import rarely_collecting
 from .codec import EventMapper, subject_of
 from .database import Database, Session
 from .form import known_uuid
 from .keys import Keyring
 from .log import BookFactory, LogRecorder
+from .snapshots import EVERY, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
+
+PIECE = EVERY
+"""How many rows of a stream are read at once. A stream that has fewer events has no snapshot, so none is looked for."""
+DUE_MAX = 100
+"""How many aggregates wait for a snapshot at most. They do where nothing is committed: reading writes nothing."""
 
 
 class InlineError(Exception):
@@ -81,10 +89,35 @@ class BookEventStore(EventStore[UUID]):
         desc: bool = False,
         limit: int | None = None,
     ) -> Iterator[DomainEventProtocol[UUID]]:
-        """A stream's events."""
+        """A stream's events. All of them, in order, are read in pieces: a stream may be longer than memory."""
+        if not desc and limit is None:
+            return self.go_on(originator_id, gt=gt, lte=lte)
         read = self._mapper.read
         rows = self._recorder.stream_rows(originator_id, gt=gt, lte=lte, desc=desc, limit=limit)
         return (read(originator_id, version, name, state, position) for position, version, name, state in rows)
+
+    def piece(self, originator_id: UUID, gt: int | None = None, lte: int | None = None) -> Sequence[tuple[Any, ...]]:
+        """The next rows of a stream; fewer than PIECE if these are the last."""
+        return self._recorder.stream_rows(originator_id, gt=gt, lte=lte, limit=PIECE)
+
+    def go_on(
+        self,
+        originator_id: UUID,
+        rows: Sequence[tuple[Any, ...]] | None = None,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+    ) -> Iterator[Event]:
+        """The events of a piece (default: the next one), and all that come after it."""
+        read = self._mapper.read
+        while True:
+            if rows is None:
+                rows = self.piece(originator_id, gt, lte)
+            for position, version, name, state in rows:
+                yield read(originator_id, version, name, state, position)
+            if len(rows) < PIECE:
+                return
+            gt, rows = rows[-1][1], None
 
 
 def _part_of(state: bytes, parts: int) -> int:
@@ -105,6 +138,8 @@ class BookApplication(Application[UUID]):
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self.database = database
         self.keyring = keyring
+        self.snapshot_store = SnapshotStore(database)
+        self._due: dict[UUID, Aggregate] = {}
         super().__init__()
 
     def construct_env(self, name: str, env: EnvType | None = None) -> Environment:  # noqa: ARG002 - the library's signature
@@ -141,10 +176,15 @@ class BookApplication(Application[UUID]):
         assert isinstance(self.recorder, LogRecorder)
         return self.recorder
 
+    @property
+    def store(self) -> BookEventStore:
+        """The event store, by what it is."""
+        assert isinstance(self.events, BookEventStore)
+        return self.events
+
     def events_inline(self, inline: Inlining) -> None:
         """Fold read models within each commit from now on."""
-        assert isinstance(self.events, BookEventStore)
-        self.events.inline = inline
+        self.store.inline = inline
 
     @property
     def codec(self) -> EventMapper:
@@ -160,12 +200,11 @@ class BookApplication(Application[UUID]):
         repository: Repository[UUID] = self.repository
 
         def project(state: Any, events: Iterable[Any]) -> Any:
-            rest = iter(events)
-            first = next(rest, None)
-            starts = state is None and first is not None and type(first) not in kind.APPLIERS
-            if starts or not (state is None or isinstance(state, kind)):
-                raise refusal("invalid_argument", "The id belongs to something of another kind.", id=stream_id)
-            return state if first is None else kind.fold(state, chain([first], rest))
+            if state is None:
+                return self._from_the_start(kind, stream_id)
+            if not isinstance(state, kind):
+                raise _of_another_kind(stream_id)
+            return kind.fold(state, events)
 
         try:
             found: Any = repository.get(stream_id, projector_func=project)
@@ -174,19 +213,87 @@ class BookApplication(Application[UUID]):
         if repository.cache is not None:
             # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
             repository.cache.put(stream_id, found)
+        self._note(found)
         return cast("A", found)
 
+    def _from_the_start(self, kind: type[A], stream_id: UUID) -> A | None:
+        """An aggregate from its snapshot and the events after it, or from all of its events."""
+        rows = self.store.piece(stream_id)
+        if len(rows) < PIECE:
+            return self._folded(kind, stream_id, rows)
+        with rarely_collecting():
+            snapshot = self.snapshot_store.find(stream_id)
+            if isinstance(snapshot, kind):
+                # From its last event on, so that it shows whether the stream reaches that far.
+                newer = self.store.piece(stream_id, snapshot.version - 1)
+                if newer and newer[0][1] == snapshot.version:
+                    return kind.fold(snapshot, islice(self.store.go_on(stream_id, newer), 1, None))
+            return self._folded(kind, stream_id, rows)
+
+    def _folded(self, kind: type[A], stream_id: UUID, rows: Sequence[tuple[Any, ...]]) -> A | None:
+        events = self.store.go_on(stream_id, rows)
+        first = next(events, None)
+        if first is None:
+            return None
+        if type(first) not in kind.APPLIERS:
+            raise _of_another_kind(stream_id)
+        return kind.fold(None, chain([first], events))
+
     def load_many(self, kind: type[A], stream_ids: Sequence[UUID]) -> dict[UUID, A]:
-        """Many aggregates at once, past the cache: those that have events."""
+        """Many aggregates at once, past the cache: those that have events. Never to be changed."""
         read = self.codec.read
         found: dict[UUID, A] = {}
-        for stream, rows in groupby(self.log.streams_rows(stream_ids), key=lambda row: row[1]):
-            stream_id = known_uuid(stream)
-            events = [read(stream_id, version, name, state, position) for position, _, version, name, state in rows]
-            aggregate = kind.fold(None, events)
+        for stream, stream_rows in groupby(self.log.streams_rows(stream_ids, PIECE), key=lambda row: row[1]):
+            stream_id, rows = known_uuid(stream), list(stream_rows)
+            if len(rows) < PIECE:
+                events = [read(stream_id, version, name, state, position) for position, _, version, name, state in rows]
+                aggregate = kind.fold(None, events)
+            else:
+                aggregate = self._from_the_start(kind, stream_id)
             if aggregate is not None:
                 found[stream_id] = aggregate
+                self._note(aggregate)
         return found
+
+    # ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _note(self, aggregate: Aggregate) -> None:
+        if is_due(aggregate) and len(self._due) < DUE_MAX:
+            self._due[aggregate.id] = aggregate
+
+    def write_snapshots(self) -> None:
+        """Write the snapshots that are due: after a commit, in a transaction of their own, if that can be done."""
+        while self._due:
+            with suppress(KeyError), rarely_collecting():  # KeyError: another thread was faster
+                self.snapshot_store.write(self._due.popitem()[1])
+
+    def drop_snapshots(self) -> None:
+        """Drop all snapshots, and what was loaded from them. Changes nothing that the book says. Refuses: busy."""
+        self.snapshot_store.drop_all()
+        self._due.clear()
+        self.repository.cache = LRUCache(self.CACHED_AGGREGATES)
+
+    def check_snapshots(self, progress: Progress | None = None) -> SnapshotReport:
+        """Compare every snapshot with a replay of its stream up to its version."""
+        compared = skipped = 0
+        wrong = []
+        streams = self.snapshot_store.streams()
+        for done, stream_id in enumerate(streams, 1):
+            snapshot = self.snapshot_store.find(stream_id)
+            replayed = None
+            if snapshot is not None:
+                kind = type(snapshot)
+                replayed = kind.fold(None, self.store.get(stream_id, lte=snapshot.version))
+            if snapshot is None or replayed is None or replayed.version != snapshot.version:
+                skipped += 1
+            else:
+                compared += 1
+                fields = differing(snapshot, replayed)
+                if fields:
+                    wrong.append(WrongSnapshot(stream_id, type(snapshot).__name__, snapshot.version, fields))
+            if progress:
+                progress(done, len(streams))
+        return SnapshotReport(compared, skipped, tuple(wrong))
 
     def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
         """Store what aggregates have recorded, and single events, in one commit with what `kwargs` say belongs to it.
@@ -203,7 +310,9 @@ class BookApplication(Application[UUID]):
         keys = kwargs.pop("keys", None)
         if keys:
             self.keyring.keep(keys)
-        return self.events.put(events, **kwargs)
+        recordings = self.events.put(events, **kwargs)
+        self.write_snapshots()
+        return recordings
 
     def decode(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
         """Rows of the log as events with their positions."""
@@ -241,3 +350,7 @@ class BookApplication(Application[UUID]):
     def position(self) -> int:
         """The last position."""
         return self.log.position()
+
+
+def _of_another_kind(stream_id: UUID) -> Refused:
+    return refusal("invalid_argument", "The id belongs to something of another kind.", id=stream_id)

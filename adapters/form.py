@@ -60,7 +60,7 @@ class Form:
         self.personal = tuple(event_class.personal_fields)
         self._masks: dict[tuple[int, int], tuple[str, ...]] = {}
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
-        source = _Source()
+        source = Source()
         fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
         self.encode: Callable[..., list[Any]] = source.function(
             "held, metadata, key_id, sealed",
@@ -70,7 +70,7 @@ class Form:
                 [
                     f"{self.version}, key_id, held['event_id'].int.to_bytes(16, 'big'), held['effective_us']",
                     "None if subject is None else subject.int.to_bytes(16, 'big'), metadata",
-                    *(source.encoded(annotation, f"held[{name!r}]") for name, annotation in fields),
+                    *(source.encode(annotation, f"held[{name!r}]") for name, annotation in fields),
                     "sealed",
                 ]
             )
@@ -162,7 +162,7 @@ class NewerVersion(Exception):
     """A later release wrote a state."""
 
 
-class _Source:
+class Source:
     """Python source of expressions for fields, and the objects that it refers to by name."""
 
     def __init__(self) -> None:
@@ -185,13 +185,13 @@ class _Source:
         }
         self._made: dict[type, str] = {}
 
-    def encoded(self, annotation: Any, value: str) -> str:
+    def encode(self, annotation: Any, value: str) -> str:
         """What turns `value` into what msgpack packs."""
-        annotation, optional = _plain(annotation)
+        annotation, optional = plain(annotation)
         if annotation is UUID:
             made = f"{value}.bytes"
         elif typing.get_origin(annotation) is tuple:
-            item = self.encoded(typing.get_args(annotation)[0], "item")
+            item = self.encode(typing.get_args(annotation)[0], "item")
             made = value if item == "item" else f"[{item} for item in {value}]"
         elif _is_value(annotation):
             made = self._encoded_fields(annotation, value)
@@ -201,19 +201,23 @@ class _Source:
 
     def _encoded_fields(self, kind: type[Value], value: str) -> str:
         fields = [(name, info.annotation) for name, info in kind.model_fields.items()]
-        if len(fields) > 1 and all(self.encoded(annotation, "field") == "field" for _, annotation in fields):
-            return f"{self._name(itemgetter(*(name for name, _ in fields)))}({value}.__dict__)"
-        return f"[{', '.join(self.encoded(annotation, f'{value}.{name}') for name, annotation in fields)}]"
+        if len(fields) > 1 and all(self.encode(annotation, "field") == "field" for _, annotation in fields):
+            return f"{self.named(itemgetter(*(name for name, _ in fields)))}({value}.__dict__)"
+        return f"[{', '.join(self.encode(annotation, f'{value}.{name}') for name, annotation in fields)}]"
+
+    def decode(self, annotation: Any, value: str, name: str) -> str:
+        """What turns what msgpack unpacked into a value of the type, or raises ValueError or TypeError."""
+        return f"({self.decoded(annotation, value)} if {self.check(annotation, value)} else _wrong({name!r}))"
 
     def check(self, annotation: Any, value: str) -> str:
         """A condition on the type of what msgpack unpacked."""
-        annotation, optional = _plain(annotation)
+        annotation, optional = plain(annotation)
         if annotation is UUID:
             held = f"type({value}) is bytes and len({value}) == 16"
         elif typing.get_origin(annotation) is tuple or _is_value(annotation):
             held = f"type({value}) is list"
             if (item := _plain_item(annotation)) is not None:
-                held += f" and {self._name({item})}.issuperset(map(type, {value}))"
+                held += f" and {self.named({item})}.issuperset(map(type, {value}))"
         elif annotation in _SCALARS:
             held = f"type({value}) is {annotation.__name__}"
         else:
@@ -222,7 +226,7 @@ class _Source:
 
     def decoded(self, annotation: Any, value: str) -> str:
         """What turns what msgpack unpacked, and `check` let through, into the value. It may raise ValueError."""
-        annotation, optional = _plain(annotation)
+        annotation, optional = plain(annotation)
         if annotation is UUID:
             made = f"_uuid({value})"
         elif _plain_item(annotation) is not None:
@@ -247,9 +251,9 @@ class _Source:
     def build(self, kind: type[Value]) -> list[str]:
         """Statements that make an instance from the dict `held`, past validation, as pydantic itself lays it out."""
         return [
-            f"made = _new({self._name(kind)})",
+            f"made = _new({self.named(kind)})",
             "_set_dict(made, held)",
-            f"_set_fields(made, {self._name(set(kind.model_fields))})",
+            f"_set_fields(made, {self.named(set(kind.model_fields))})",
             "_set_extra(made, None)",
             "_set_private(made, None)",
             "return made",
@@ -269,8 +273,9 @@ class _Source:
         made: Callable[[list[Any]], Any] = self.names[self._maker(kind)]
         return made
 
-    def _name(self, value: Any) -> str:
-        name = f"_held{len(self.names)}"
+    def named(self, value: Any) -> str:
+        """A name by which the source refers to an object."""
+        name = f"_named{len(self.names)}"
         self.names[name] = value
         return name
 
@@ -289,11 +294,8 @@ class _Source:
                     *self.build(annotation),
                 ]
             else:
-                statements = [
-                    f"if not ({self.check(annotation, 'values')}): _wrong('an item')",
-                    f"return {self.decoded(annotation, 'values')}",
-                ]
-            self._made[annotation] = self._name(self.function("values", *statements))
+                statements = [f"return {self.decode(annotation, 'values', 'an item')}"]
+            self._made[annotation] = self.named(self.function("values", *statements))
         return self._made[annotation]
 
 
@@ -309,14 +311,14 @@ def _wrong(name: str) -> typing.NoReturn:
     raise ValueError(f"{name}: what stands there is of another type")
 
 
-def _plain(annotation: Any) -> tuple[Any, bool]:
+def plain(annotation: Any) -> tuple[Any, bool]:
     """An annotation without its marks, and whether None is allowed."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return _plain(typing.get_args(annotation)[0])
+        return plain(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
         inner = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-        return _plain(inner)[0], True
+        return plain(inner)[0], True
     return annotation, False
 
 
@@ -324,7 +326,7 @@ def _plain_item(annotation: Any) -> type | None:
     """The type of a tuple's items, if msgpack packs such items as they are."""
     if typing.get_origin(annotation) is not tuple:
         return None
-    item, optional = _plain(typing.get_args(annotation)[0])
+    item, optional = plain(typing.get_args(annotation)[0])
     return item if item in _SCALARS and not optional else None
 
 
@@ -332,5 +334,5 @@ def _is_value(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Value)
 
 
-make_metadata: Callable[[list[Any]], Metadata] = _Source().maker(Metadata)
+make_metadata: Callable[[list[Any]], Metadata] = Source().maker(Metadata)
 """Metadata from its stored values. Raises ValueError where a type is wrong."""

@@ -176,15 +176,16 @@ class LogRecorder(ApplicationRecorder):
     def _must_stand(self, session: Session, reads: Sequence[tuple[UUID, int]]) -> None:
         for start in range(0, len(reads), 500):
             chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
+            # A look-up for each in the index; a GROUP BY would go through all events of the streams.
             found = dict(
                 session.rows(
-                    f"SELECT originator_id, MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
-                    f"WHERE originator_id IN ({marks(len(chunk))}) GROUP BY originator_id",
+                    f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
+                    f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(chunk))}) AS streams",
                     list(chunk),
                 )
             )
             for stream, version in chunk.items():
-                if found.get(stream, 0) != version:
+                if (found[stream] or 0) != version:
                     raise IntegrityError(f"stream {uuid_from(stream)} moved on from version {version}")
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
@@ -233,14 +234,14 @@ class LogRecorder(ApplicationRecorder):
             params.append(limit)
         return self.database.rows(statement, params)
 
-    def streams_rows(self, originator_ids: Sequence[UUID]) -> Iterator[tuple[Any, ...]]:
-        """All rows of many streams, stream by stream."""
-        for start in range(0, len(originator_ids), 500):
-            chunk = [one.bytes for one in originator_ids[start : start + 500]]
+    def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each up to a version."""
+        for start in range(0, len(originator_ids), 100):
+            chunk = [one.bytes for one in originator_ids[start : start + 100]]
             yield from self.database.rows(
-                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) "
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND originator_version<=? "
                 "ORDER BY originator_id, originator_version",
-                chunk,
+                [*chunk, lte],
             )
 
     def select_notifications(
@@ -278,15 +279,13 @@ class LogRecorder(ApplicationRecorder):
         params.append(limit)
         return self.database.rows(statement, params)
 
-    def rows_at(self, positions: Sequence[int]) -> Sequence[tuple[Any, ...]]:
-        """The rows at positions, in order."""
-        rows: list[tuple[Any, ...]] = []
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at positions, in order, 500 at a time."""
         for start in range(0, len(positions), 500):
             chunk = positions[start : start + 500]
-            rows += self.database.rows(
+            yield from self.database.rows(
                 f"{self._select}WHERE position IN ({marks(len(chunk))}) ORDER BY position", chunk
             )
-        return rows
 
     def iterate(
         self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000

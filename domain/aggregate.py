@@ -7,6 +7,7 @@ from copy import copy
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
+from .copy_on_write import LayeredDict
 from .events import Event, Metadata
 
 Appliers = dict[type[Event], Callable[[Any, Any], None]]
@@ -37,6 +38,9 @@ class Aggregate:
     An aggregate that was loaded is never changed: it may be shared and cached. A command works on a `draft()`, which
     copies the containers named in `CONTAINERS` one level deep (their items are immutable) and collects what it
     records in `journal`. Applying an event never raises, decides, opens personal data or reads a clock.
+
+    The state is what a class annotates in its body, and nothing else: a snapshot holds these fields. What can be
+    derived from them, `derive` makes anew. No personal value belongs there, sealed or not.
     """
 
     CONTAINERS: ClassVar[tuple[str, ...]] = ()
@@ -45,6 +49,7 @@ class Aggregate:
     def __init__(self, stream_id: UUID) -> None:
         self.id = stream_id
         self.version = 0
+        self.snapshot_version = 0  # of the last snapshot that was taken or tried, in this process
         self.journal: list[Event] | None = None
 
     def draft(self: A, journal: list[Event]) -> A:
@@ -54,6 +59,9 @@ class Aggregate:
             setattr(draft, name, getattr(self, name).copy())
         draft.journal = journal
         return draft
+
+    def derive(self) -> None:
+        """Make what is derived from the annotated fields, after they were set from a snapshot."""
 
     def apply(self, event: Event) -> None:
         """Fold one event in. Only on a draft, or while loading."""
@@ -96,6 +104,10 @@ class Aggregate:
                 applier(draft, event)
         draft.version = event.originator_version
         draft.journal = None
+        for name in cls.CONTAINERS:
+            container = getattr(draft, name)
+            if isinstance(container, LayeredDict):
+                container.settle()
         return draft
 
 

@@ -6,7 +6,7 @@ itself tells which rule sets were known when the decisions about it were made.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 from uuid import UUID
 
 from .aggregate import Aggregate, Appliers, Stamp, applies
@@ -30,16 +30,6 @@ class RuleSetAdopted(Fact):
     zone_starts_us: tuple[int, ...]
     zone_offsets_s: tuple[int, ...]
 
-    def rules(self) -> Rules:
-        """The rule set, ready to decide."""
-        zone = Zone(
-            name=self.zone_name,
-            tzdata=self.tzdata,
-            starts_us=self.zone_starts_us,
-            offsets_s=self.zone_offsets_s,
-        )
-        return compiled(self.document, zone)
-
 
 @stored("book.swept")
 class Swept(Fact):
@@ -56,6 +46,29 @@ class SweepFinished(Fact):
     """Every account followed a sweep: `decisions` were recorded. Without it, a sweep may have been cut short."""
 
     until_us: int
+    accounts: int
+    decisions: int
+
+
+class Adopted(NamedTuple):
+    """What the book knows of one adoption."""
+
+    effective_us: int
+    programme: str
+    name: str
+    version: str
+    digest: str
+    document: str
+    zone: Zone
+
+    def rules(self) -> Rules:
+        """The rule set, ready to decide."""
+        return compiled(self.document, self.zone)
+
+
+class Finished(NamedTuple):
+    """What the last sweep recorded."""
+
     accounts: int
     decisions: int
 
@@ -103,13 +116,19 @@ class Control(Aggregate):
 
     APPLIERS: ClassVar[Appliers] = {}
 
+    horizon_us: int | None = None
+    swept_under: int = 0
+    """How many adoptions the last sweep knew."""
+    finished: Finished | None = None
+    adopted: tuple[Adopted, ...] = ()
+
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
         self.rule_book = RuleBook()
-        self.horizon_us: int | None = None
-        self._swept_under = 0  # how many adoptions the last sweep knew
-        self.finished: SweepFinished | None = None
-        self.adopted: tuple[RuleSetAdopted, ...] = ()
+
+    def derive(self) -> None:
+        """The rule book, from the adoptions."""
+        self.rule_book = RuleBook(tuple((one.effective_us, one.programme, one.rules()) for one in self.adopted))
 
     @property
     def sweep_is_finished(self) -> bool:
@@ -171,24 +190,33 @@ class Control(Aggregate):
         horizon = self.horizon_us
         if horizon is not None and until_us < horizon:
             raise refusal("sweep_goes_back", "An earlier sweep went further.", until_us=until_us, horizon_us=horizon)
-        if horizon == until_us and self._swept_under == len(self.rule_book):
+        if horizon == until_us and self.swept_under == len(self.rule_book):
             return None  # a sweep that was cut short goes on
         return self.record(Swept, stamp, None, until_us=until_us)
 
 
 @applies(Control.APPLIERS, RuleSetAdopted)
 def _adopted(control: Control, event: RuleSetAdopted) -> None:
-    control.rule_book = control.rule_book.adding(event.effective_us, event.programme, event.rules())
-    control.adopted = (*control.adopted, event)
+    zone = Zone(
+        name=event.zone_name,
+        tzdata=event.tzdata,
+        starts_us=event.zone_starts_us,
+        offsets_s=event.zone_offsets_s,
+    )
+    adopted = Adopted(
+        event.effective_us, event.programme, event.name, event.version, event.digest, event.document, zone
+    )
+    control.adopted = (*control.adopted, adopted)
+    control.rule_book = control.rule_book.adding(event.effective_us, event.programme, adopted.rules())
 
 
 @applies(Control.APPLIERS, Swept)
 def _swept(control: Control, event: Swept) -> None:
     control.horizon_us = event.until_us
     control.finished = None
-    control._swept_under = len(control.rule_book)
+    control.swept_under = len(control.rule_book)
 
 
 @applies(Control.APPLIERS, SweepFinished)
 def _sweep_finished(control: Control, event: SweepFinished) -> None:
-    control.finished = event
+    control.finished = Finished(event.accounts, event.decisions)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
 
 from . import personal
 from .aggregate import Aggregate, Appliers, Stamp, applies
+from .copy_on_write import LayeredDict
 from .errors import refusal, whole
 from .events import Code, Fact, Minor, Value, stored
 from .rules import ORDER_MINOR_MAX
@@ -163,21 +164,36 @@ class ReturnRecorded(Fact):
         return sum(line.net_minor for line in self.lines)
 
 
-class Customer(Aggregate):
-    """A customer's own stream, folded. Personal values are handles."""
+class Bought(NamedTuple):
+    """What a return needs to know of a purchase's line."""
 
-    CONTAINERS = ("identifiers", "contact_points", "fields", "purchases", "returned")
+    quantity: int
+    net_minor: int
+
+
+class Customer(Aggregate):
+    """A customer's own stream, folded: what the guards of commands ask for. What a customer is like is in profiles."""
+
+    CONTAINERS = ("identifiers", "contact_points", "purchases", "returned")
     APPLIERS: ClassVar[Appliers] = {}
+
+    kind: CustomerKind | None = None
+    key_id: int = 0
+    identifiers: dict[str, int]
+    """System → since when."""
+    contact_points: dict[UUID, int]
+    """Contact point → since when."""
+    purchases: LayeredDict[UUID, tuple[int, tuple[Bought, ...]]]
+    """Purchase → when, and its lines. None leaves: any may come back at any time."""
+    returned: LayeredDict[tuple[UUID, int], tuple[int, int]]
+    """Purchase and line → pieces and net amount that came back."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
-        self.kind: CustomerKind | None = None
-        self.key_id = 0
-        self.identifiers: dict[str, tuple[int, personal.ExternalId]] = {}  # with the effective time
-        self.contact_points: dict[UUID, tuple[int, str, personal.ContactValue]] = {}
-        self.fields: dict[str, object] = {}
-        self.purchases: dict[UUID, tuple[int, tuple[Line, ...]]] = {}
-        self.returned: dict[tuple[UUID, int], tuple[int, int]] = {}
+        self.identifiers = {}
+        self.contact_points = {}
+        self.purchases = LayeredDict()
+        self.returned = LayeredDict()
 
     @property
     def registered(self) -> bool:
@@ -229,7 +245,7 @@ class Customer(Aggregate):
                 customer=self.id,
                 system=system,
             )
-        _not_before(stamp, self.identifiers[system][0])
+        _not_before(stamp, self.identifiers[system])
         return self.record(IdentifierRemoved, stamp, self.id, system=system)
 
     def add_contact_point(self, stamp: Stamp, kind: str, value: str) -> ContactPointAdded:
@@ -247,7 +263,7 @@ class Customer(Aggregate):
                 customer=self.id,
                 point=point_id,
             )
-        _not_before(stamp, self.contact_points[point_id][0])
+        _not_before(stamp, self.contact_points[point_id])
         return self.record(ContactPointRemoved, stamp, self.id, point_id=point_id)
 
     def record_interaction(
@@ -361,26 +377,11 @@ def _key_created(customer: Customer, event: KeyCreated) -> None:
 @applies(Customer.APPLIERS, CustomerRegistered)
 def _registered(customer: Customer, event: CustomerRegistered) -> None:
     customer.kind = CustomerKind(event.kind)
-    _set_fields(customer, event)
-
-
-@applies(Customer.APPLIERS, CustomerChanged)
-def _changed(customer: Customer, event: CustomerChanged) -> None:
-    _set_fields(customer, event)
-    for name in event.cleared:
-        customer.fields.pop(name, None)
-
-
-def _set_fields(customer: Customer, event: ProfileFact) -> None:
-    for name in PROFILE_FIELDS:
-        value = getattr(event, name)
-        if value is not None:
-            customer.fields[name] = value
 
 
 @applies(Customer.APPLIERS, IdentifierLinked)
 def _identifier_linked(customer: Customer, event: IdentifierLinked) -> None:
-    customer.identifiers[event.system] = (event.effective_us, event.external_id)
+    customer.identifiers[event.system] = event.effective_us
 
 
 @applies(Customer.APPLIERS, IdentifierRemoved)
@@ -390,7 +391,7 @@ def _identifier_removed(customer: Customer, event: IdentifierRemoved) -> None:
 
 @applies(Customer.APPLIERS, ContactPointAdded)
 def _contact_point_added(customer: Customer, event: ContactPointAdded) -> None:
-    customer.contact_points[event.point_id] = (event.effective_us, event.kind, event.value)
+    customer.contact_points[event.point_id] = event.effective_us
 
 
 @applies(Customer.APPLIERS, ContactPointRemoved)
@@ -400,7 +401,8 @@ def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> No
 
 @applies(Customer.APPLIERS, PurchaseRecorded)
 def _purchase_recorded(customer: Customer, event: PurchaseRecorded) -> None:
-    customer.purchases[event.event_id] = (event.effective_us, event.lines)
+    lines = tuple([Bought(line.quantity, line.net_minor) for line in event.lines])
+    customer.purchases[event.event_id] = (event.effective_us, lines)
 
 
 @applies(Customer.APPLIERS, ReturnRecorded)

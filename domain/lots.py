@@ -5,9 +5,11 @@ The order of use: soonest expiry first, then oldest, lots without expiry last.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from itertools import takewhile
 from typing import NamedTuple
 from uuid import UUID
+
+from .copy_on_write import SortedAmounts
 
 NEVER = 2**62
 """Stands for the expiry of a lot that does not expire, so that it sorts last."""
@@ -22,50 +24,44 @@ class Lot(NamedTuple):
     points: int
 
 
-def add(lots: list[Lot], lot: Lot) -> None:
-    """Put a lot in its place."""
-    insort(lots, lot)
+Lots = SortedAmounts[Lot]
+"""What an account holds, in the order of use."""
 
 
-def take(lots: list[Lot], points: int) -> list[tuple[UUID, int]]:
+def take(lots: Lots, points: int) -> list[tuple[UUID, int]]:
     """Use up to so many points in the order of use: which lot gave how many. Takes them from `lots`."""
-    taken: list[tuple[UUID, int]] = []
-    used_up = 0
+    used: list[tuple[Lot, int]] = []
     for lot in lots:
         if points <= 0:
             break
         part = min(points, lot.points)
-        taken.append((lot.lot_id, part))
+        used.append((lot, part))
         points -= part
-        if part < lot.points:
-            lots[used_up] = lot._replace(points=lot.points - part)
-            break
-        used_up += 1
-    del lots[:used_up]
-    return taken
+    for lot, part in used:
+        _use(lots, lot, part)
+    return [(lot.lot_id, part) for lot, part in used]
 
 
-def take_from(lots: list[Lot], expires_us: int, earned_us: int, lot_id: UUID, points: int) -> int:
+def take_from(lots: Lots, expires_us: int, earned_us: int, lot_id: UUID, points: int) -> int:
     """Use up to so many points of one lot; how many it had."""
-    index = bisect_left(lots, (expires_us, earned_us, lot_id))
-    if index == len(lots) or lots[index].lot_id != lot_id:
+    lot = lots.find((expires_us, earned_us, lot_id))
+    if lot is None:
         return 0
-    lot = lots[index]
     part = min(points, lot.points)
-    if part == lot.points:
-        del lots[index]
-    else:
-        lots[index] = lot._replace(points=lot.points - part)
+    _use(lots, lot, part)
     return part
 
 
-def take_expired(lots: list[Lot], at_us: int) -> list[tuple[UUID, int]]:
+def take_expired(lots: Lots, at_us: int) -> list[tuple[UUID, int]]:
     """Remove all lots that are gone at a moment: which lot lost how many."""
-    count = 0
-    for lot in lots:
-        if lot.expires_us > at_us:
-            break
-        count += 1
-    gone = [(lot.lot_id, lot.points) for lot in lots[:count]]
-    del lots[:count]
-    return gone
+    gone = list(takewhile(lambda lot: lot.expires_us <= at_us, lots))
+    for lot in gone:
+        lots.remove(lot[:-1])
+    return [(lot.lot_id, lot.points) for lot in gone]
+
+
+def _use(lots: Lots, lot: Lot, points: int) -> None:
+    if points == lot.points:
+        lots.remove(lot[:-1])
+    else:
+        lots.put(lot._replace(points=lot.points - points))

@@ -7,7 +7,6 @@ certificate and the backtest all call it.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -16,10 +15,11 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from . import lots as lot_book
 from .aggregate import Aggregate, Appliers, Stamp, applies
 from .control import Control, RuleBook
+from .copy_on_write import LayeredDict, Place, SortedAmounts
 from .customer import Line, PurchaseRecorded, ReturnRecorded
 from .errors import refusal, whole
 from .events import Code, Decision, Event, Fact, Points, Value, stored
-from .lots import NEVER, Lot
+from .lots import NEVER, Lot, Lots
 from .rules import Reader, Rules
 
 NO_RULES = "none@0"
@@ -136,12 +136,12 @@ class TierChanged(Decision):
 
 
 class Earning(NamedTuple):
-    """What an account remembers of one earning, to reverse it."""
+    """What an account remembers of one earning, to reverse it. `basis` is empty where no return can reverse it."""
 
     points: int
     qualifying: int
     basis: tuple[int, ...]
-    basis_unit: str
+    in_pieces: bool
     earned_us: int
     expires_us: int
     returned: int = 0
@@ -172,18 +172,29 @@ class LoyaltyAccount(Aggregate):
     CONTAINERS = ("lots", "earnings", "window")
     APPLIERS: ClassVar[Appliers] = {}
 
+    customer_id: UUID | None = None
+    programme: str = ""
+    tier: str | None = None
+    tier_since_us: int = 0
+    enrolled_us: int = 0
+    clock_us: int = 0
+    earned: int = 0
+    spent: int = 0
+    expired: int = 0
+    reversed: int = 0
+    forgiven: int = 0
+    debt: int = 0
+    lots: Lots
+    earnings: LayeredDict[UUID, Earning]
+    """By lot, while points of it are left or a return may reverse it: a purchase may come back at any time."""
+    window: SortedAmounts[tuple[int, int]]
+    """(earned_us, qualifying). None leaves: a rule set that is adopted later may look back further."""
+
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
-        self.customer_id: UUID | None = None
-        self.programme = ""
-        self.tier: str | None = None
-        self.tier_since_us = 0
-        self.enrolled_us = 0
-        self.clock_us = 0
-        self.lots: list[Lot] = []
-        self.earnings: dict[UUID, Earning] = {}
-        self.window: list[tuple[int, int]] = []  # (earned_us, qualifying), sorted
-        self.earned = self.spent = self.expired = self.reversed = self.forgiven = self.debt = 0
+        self.lots = SortedAmounts()
+        self.earnings = LayeredDict()
+        self.window = SortedAmounts()
 
     @property
     def enrolled(self) -> bool:
@@ -193,7 +204,7 @@ class LoyaltyAccount(Aggregate):
     @property
     def active(self) -> int:
         """Points that can be spent now."""
-        return sum(lot.points for lot in self.lots)
+        return self.lots.total
 
     # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -285,7 +296,7 @@ class LoyaltyAccount(Aggregate):
         while True:
             # At the same moment, the tier is evaluated before points go.
             tier_due = self._next_tier_change(until_us, rule_book)
-            expiry_us = self.lots[0].expires_us if self.lots else NEVER
+            expiry_us = self.lots.first.expires_us if self.lots else NEVER
             if tier_due is not None and tier_due[0] <= expiry_us:
                 at_us, rules, tier, qualifying, reason = tier_due
                 self._change_tier(stamp.at(at_us), rules, (), tier, qualifying, reason)
@@ -324,18 +335,21 @@ class LoyaltyAccount(Aggregate):
 
     def qualifying(self, at_us: int, rules: Rules) -> int:
         """Qualifying points in the rolling window at a moment."""
-        first = self._first_in_window(rules, at_us)
-        return sum(points for earned_us, points in self.window[first:] if earned_us <= at_us)
+        window = self.window
+        points = window.total_from(self._first_in_window(rules, at_us))
+        if window and window.last[0] > at_us:
+            points -= window.total_from(window.after(at_us, lambda entry: entry[0]))
+        return points
 
-    def _first_in_window(self, rules: Rules, at_us: int) -> int:
+    def _first_in_window(self, rules: Rules, at_us: int) -> Place:
         zone, months = rules.zone, rules.window_months
-        if not self.window or zone.months_after(self.window[0][0], months) > at_us:
-            return 0
-        return bisect_right(self.window, at_us, key=lambda entry: zone.months_after(entry[0], months))
+        if not self.window or zone.months_after(self.window.first[0], months) > at_us:
+            return 0, 0
+        return self.window.after(at_us, lambda entry: zone.months_after(entry[0], months))
 
     def _leaving(self, rules: Rules, after_us: int) -> Iterator[int]:
         """Moments after another at which points leave the window, rising."""
-        for earned_us, _ in self.window[self._first_in_window(rules, after_us) :]:
+        for earned_us, _ in self.window.from_place(self._first_in_window(rules, after_us)):
             yield rules.zone.months_after(earned_us, rules.window_months)
 
     def _change_tier(
@@ -502,9 +516,7 @@ def _reverse_earning(
         return None
     total = sum(earning.basis)
     back = sum(
-        line.net_minor if earning.basis_unit == "minor" else line.quantity
-        for line in fact.lines
-        if earning.basis[line.line - 1]
+        line.quantity if earning.in_pieces else line.net_minor for line in fact.lines if earning.basis[line.line - 1]
     )
     returned = earning.returned + back
     if back == 0:
@@ -587,12 +599,17 @@ def _points_earned(account: LoyaltyAccount, event: PointsEarned) -> None:
     account.earned += event.points
     account.debt -= event.debt_paid
     if event.points > event.debt_paid:
-        lot_book.add(account.lots, Lot(event.expires_us, event.effective_us, lot_id, event.points - event.debt_paid))
-    account.earnings[lot_id] = Earning(
-        event.points, event.qualifying, event.basis, event.basis_unit, event.effective_us, event.expires_us
-    )
-    if event.qualifying:
-        insort(account.window, (event.effective_us, event.qualifying))
+        account.lots.put(Lot(event.expires_us, event.effective_us, lot_id, event.points - event.debt_paid))
+    if event.basis or event.points > event.debt_paid:
+        account.earnings[lot_id] = Earning(
+            event.points,
+            event.qualifying,
+            event.basis,
+            event.basis_unit == "pieces",
+            event.effective_us,
+            event.expires_us,
+        )
+    _qualify(account, event.effective_us, event.qualifying)
 
 
 @applies(LoyaltyAccount.APPLIERS, PointsRedeemed)
@@ -613,8 +630,9 @@ def _points_expired(account: LoyaltyAccount, event: PointsExpired) -> None:
     account.expired += event.points
     _remove(account, event.lots)
     for part in event.lots:
-        earning = account.earnings[part.lot_id]
-        account.earnings[part.lot_id] = earning._replace(expired=earning.expired + part.points)
+        earning = account.earnings.get(part.lot_id)
+        if earning is not None:
+            account.earnings[part.lot_id] = earning._replace(expired=earning.expired + part.points)
 
 
 @applies(LoyaltyAccount.APPLIERS, EarningReversed)
@@ -625,14 +643,16 @@ def _earning_reversed(account: LoyaltyAccount, event: EarningReversed) -> None:
     account.forgiven += event.forgiven
     _remove(account, event.lots)
     earning = account.earnings[event.lot_id]
-    account.earnings[event.lot_id] = earning._replace(
-        returned=earning.returned + event.basis,
-        reversed_points=earning.reversed_points + event.points,
-        reversed_qualifying=earning.reversed_qualifying + event.qualifying,
-        expired=max(0, earning.expired - event.forgiven),
-    )
-    if event.qualifying:
-        insort(account.window, (earning.earned_us, -event.qualifying))
+    if earning.returned + event.basis == sum(earning.basis):
+        del account.earnings[event.lot_id]  # all is back: nothing can be reversed again, and nothing of it is left
+    else:
+        account.earnings[event.lot_id] = earning._replace(
+            returned=earning.returned + event.basis,
+            reversed_points=earning.reversed_points + event.points,
+            reversed_qualifying=earning.reversed_qualifying + event.qualifying,
+            expired=max(0, earning.expired - event.forgiven),
+        )
+    _qualify(account, earning.earned_us, -event.qualifying)
 
 
 @applies(LoyaltyAccount.APPLIERS, TierChanged)
@@ -646,7 +666,16 @@ def _remove(account: LoyaltyAccount, parts: Sequence[LotPart]) -> None:
     # What was recorded counts, not what today's order of use would take.
     for part in parts:
         earning = account.earnings[part.lot_id]
-        lot_book.take_from(account.lots, earning.expires_us, earning.earned_us, part.lot_id, part.points)
+        key = (earning.expires_us, earning.earned_us, part.lot_id)
+        lot_book.take_from(account.lots, *key, part.points)
+        if not earning.basis and account.lots.find(key) is None:
+            del account.earnings[part.lot_id]  # goodwill that is used up: no return asks for it
+
+
+def _qualify(account: LoyaltyAccount, earned_us: int, points: int) -> None:
+    if points:
+        had = account.window.find((earned_us,))
+        account.window.put((earned_us, points + had[1] if had else points))
 
 
 def _tick(account: LoyaltyAccount, event: Event) -> None:

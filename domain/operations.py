@@ -28,14 +28,18 @@ class Operations(Aggregate):
     CONTAINERS = ("cleared", "skips", "stopped")
     APPLIERS: ClassVar[Appliers] = {}
 
+    stopped: dict[str, str]
+    """Read model → paused or retired."""
+    skips: dict[tuple[str, int], frozenset[int]]
+    """Read model and version → positions that it leaves out."""
+    cleared: dict[str, int]
+    """Read model → this stream's version at the last decision that lets it try again."""
+
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
-        self.stopped: dict[str, str] = {}
-        """Read model → paused or retired."""
-        self.skips: dict[tuple[str, int], frozenset[int]] = {}
-        """Read model and version → positions that it leaves out."""
-        self.cleared: dict[str, int] = {}
-        """Read model → this stream's version at the last decision that lets it try again."""
+        self.stopped = {}
+        self.skips = {}
+        self.cleared = {}
 
     def direct(
         self, stamp: Stamp, model: str, version: int, action: str, position: int | None = None

@@ -103,16 +103,14 @@ class Ticket(Aggregate):
 
     APPLIERS: ClassVar[Appliers] = {}
 
-    def __init__(self, stream_id: UUID) -> None:
-        super().__init__(stream_id)
-        self.customer_id: UUID | None = None
-        self.kind: TicketKind | None = None
-        self.state = TicketState.NEW
-        self.owner: str | None = None
-        self.opened_us = 0
-        self.first_response_us: int | None = None
-        self.resolved_us: int | None = None
-        self.compensated_points = 0
+    customer_id: UUID | None = None
+    kind: TicketKind | None = None
+    state: TicketState = TicketState.NEW
+    owner: str | None = None
+    opened_us: int = 0
+    first_response_us: int | None = None
+    resolved_us: int | None = None
+    compensated_points: int = 0
 
     def open(
         self,

@@ -247,7 +247,7 @@ def test_a_refusal_never_shows_the_personal_value(book: Book) -> None:
 def test_a_bulk_job_gives_the_hosts_garbage_collection_back(book: Book) -> None:
     import gc
 
-    from tallybook.bulk import RARELY, rarely_collecting
+    from tallybook.adapters.bulk import RARELY, rarely_collecting
 
     before = gc.get_threshold()
     with rarely_collecting(), rarely_collecting():

@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from tallybook.adapters import clock as real
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.storage import open_storage
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
@@ -19,7 +20,6 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
-from .bulk import rarely_collecting
 from .core import ACTING, Core
 from .customers import CustomerDesk
 from .imports import ImportDesk

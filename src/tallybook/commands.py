@@ -300,8 +300,7 @@ class Work:
         """Drafts of the accounts of many streams."""
         for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids).items():
             self._versions[stream_id] = loaded.version
-            loaded.journal = self.journal
-            self._drafts[stream_id] = loaded
+            self._drafts[stream_id] = loaded.draft(self.journal)
         return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
 
     def ticket(self, ticket_id: UUID) -> Ticket:

@@ -118,8 +118,12 @@ class Core:
 
     def subject_history(self, subject: UUID) -> list[Recorded]:
         """All events about a subject, in order."""
+        return list(self.subject_events(subject))
+
+    def subject_events(self, subject: UUID) -> Iterator[Recorded]:
+        """The same one by one, for those who keep none of them."""
         rows = self.store.select(self.trail, Trail.table, ["position"], "subject=? ORDER BY position", [subject.bytes])
-        return self.at_positions([position for (position,) in rows])
+        return self.app.decode(self.app.log.rows_at([position for (position,) in rows]))
 
     def opened(
         self, acting: Metadata, action: str, history: Sequence[Recorded], subject: UUID

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.cdnow import BadLine, CdnowRow, digest_of, read_cdnow
 from tallybook.domain.customer import CustomerKind, Line
 from tallybook.domain.errors import ImportFileError
 from tallybook.projections.read_models import Progress
 
-from .bulk import rarely_collecting
 from .commands import Desk, Work, command
 from .customers import DEFAULT_PROGRAMME, identifier_claim, link_identifier, record_purchase
 from .times import When

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from heapq import merge
 from pathlib import Path
 from uuid import UUID
 
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
@@ -18,7 +20,6 @@ from tallybook.domain.rules import Rules, RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import Derivation
 
-from .bulk import rarely_collecting
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso, moment_us
@@ -200,7 +201,7 @@ class LoyaltyDesk(Desk):
         known_at: When | int | None = None,
     ) -> int:
         """Points that can be spent. Holds no personal value, so it is no recorded read. Refuses: not_enrolled."""
-        return self.account(customer, programme=programme, as_of=as_of, known_at=known_at).active
+        return self._at(customer, programme, as_of, known_at).active
 
     def account(
         self,
@@ -216,36 +217,10 @@ class LoyaltyDesk(Desk):
         effect by then, in the order in which the book learned of them. Refuses: not_enrolled, naive_time,
         invalid_argument.
         """
-        core = self._core
-        core.check_open()
-        customer_id = as_id(customer, "customer")
-        at_us = core.now_us() if as_of is None else as_of_us(as_of)
-        stream_id = account_id(customer_id, programme)
-        if as_of is None and known_at is None:
-            account = core.app.load(LoyaltyAccount, stream_id).draft([])
-            control = core.app.load(Control, core.book_id)
-        else:
-            known = core.known(known_at)
-            core.catch_up(core.trail)
-            derivation = Derivation()
-            history = core.stream(core.book_id) + core.subject_history(customer_id)
-            history.sort(key=lambda recorded: recorded.position)
-            for recorded in history:
-                event = recorded.event
-                effective = event.subject_id is not None and event.effective_us <= at_us
-                control_fact = isinstance(event, RuleSetAdopted) or (
-                    isinstance(event, (Swept, SweepFinished)) and event.until_us <= at_us
-                )
-                if known(recorded) and (effective or control_fact):
-                    derivation.feed(event)
-            account = derivation.accounts.get(stream_id) or LoyaltyAccount(stream_id)
-            control = derivation.control
-        if not account.enrolled:
-            raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
-        account.settle(_LOOKING, at_us, control)
+        account = self._at(customer, programme, as_of, known_at)
         return AccountView(
             account.id,
-            customer_id,
+            as_id(customer, "customer"),
             account.programme,
             account.tier,
             iso(account.tier_since_us),
@@ -266,6 +241,38 @@ class LoyaltyDesk(Desk):
                 for lot in account.lots
             ),
         )
+
+    def _at(
+        self, customer: UUID | str, programme: str, as_of: When | None, known_at: When | int | None
+    ) -> LoyaltyAccount:
+        """The account's state, with what is due by then."""
+        core = self._core
+        core.check_open()
+        customer_id = as_id(customer, "customer")
+        at_us = core.now_us() if as_of is None else as_of_us(as_of)
+        stream_id = account_id(customer_id, programme)
+        if as_of is None and known_at is None:
+            account = core.app.load(LoyaltyAccount, stream_id).draft([])
+            control = core.app.load(Control, core.book_id)
+        else:
+            known = core.known(known_at)
+            core.catch_up(core.trail)
+            derivation = Derivation()
+            streams = core.stream(core.book_id), core.subject_events(customer_id)
+            for recorded in merge(*streams, key=lambda recorded: recorded.position):
+                event = recorded.event
+                effective = event.subject_id is not None and event.effective_us <= at_us
+                control_fact = isinstance(event, RuleSetAdopted) or (
+                    isinstance(event, (Swept, SweepFinished)) and event.until_us <= at_us
+                )
+                if known(recorded) and (effective or control_fact):
+                    derivation.feed(event)
+            account = derivation.accounts.get(stream_id) or LoyaltyAccount(stream_id)
+            control = derivation.control
+        if not account.enrolled:
+            raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
+        account.settle(_LOOKING, at_us, control)
+        return account
 
 
 _LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from eventsourcing.persistence import OperationalError
 
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
 from tallybook.projections.projector import FAILED, Parts, Status
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
 
-from .bulk import rarely_collecting
 from .commands import Desk, Work, command
 from .times import When
 from .worker import fold_in_processes

@@ -11,6 +11,7 @@ from uuid import UUID
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.adapters.log import Head, LogRecorder
 from tallybook.domain.access import PersonalDataRead
@@ -24,7 +25,6 @@ from tallybook.projections.segments import Purchase, Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
 from tallybook.projections.trail import Trail
 
-from .bulk import rarely_collecting
 from .commands import Desk
 from .core import Core
 from .customers import DEFAULT_PROGRAMME, as_id

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tallybook.adapters import clock
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.storage import open_storage
 from tallybook.projections.read_models import Generation
 
-from .bulk import rarely_collecting
 from .core import Core
 
 logger = logging.getLogger("tallybook.projections")

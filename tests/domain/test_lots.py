@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallybook.domain import lots as lot_book
-from tallybook.domain.lots import NEVER, Lot
+from tallybook.domain.lots import NEVER, Lot, Lots
 
 
 def lot(expires: int, earned: int, number: int, points: int) -> Lot:
@@ -20,15 +20,16 @@ _many = st.lists(
 ).map(lambda rows: [lot(expires, earned, number, points) for number, (expires, earned, points) in enumerate(rows, 1)])
 
 
-def booked(lots: list[Lot]) -> list[Lot]:
-    book: list[Lot] = []
+def booked(lots: list[Lot]) -> Lots:
+    book = Lots()
     for one in lots:
-        lot_book.add(book, one)
+        book.put(one)
     return book
 
 
-def total(lots: list[Lot]) -> int:
-    return sum(one.points for one in lots)
+def total(lots: Lots) -> int:
+    assert lots.total == sum(one.points for one in lots)
+    return lots.total
 
 
 def test_soonest_expiry_goes_first_then_the_oldest_and_those_for_ever_last() -> None:
@@ -41,7 +42,7 @@ def test_soonest_expiry_goes_first_then_the_oldest_and_those_for_ever_last() -> 
 
 def test_a_lot_is_gone_at_the_instant_of_its_expiry_and_not_before() -> None:
     one = lot(10, 0, 1, 5)
-    book = [one]
+    book = booked([one])
     assert lot_book.take_expired(book, 9) == []
     assert book == [one]
     assert lot_book.take_expired(book, 10) == [(one.lot_id, 5)]
@@ -49,13 +50,13 @@ def test_a_lot_is_gone_at_the_instant_of_its_expiry_and_not_before() -> None:
 
 
 def test_taking_nothing_takes_nothing() -> None:
-    book = [lot(10, 0, 1, 5)]
+    book = booked([lot(10, 0, 1, 5)])
     assert lot_book.take(book, 0) == []
     assert total(book) == 5
 
 
 def test_taking_from_a_lot_that_is_used_up_gives_nothing() -> None:
-    book = [lot(10, 0, 1, 5), lot(10, 0, 3, 5)]
+    book = booked([lot(10, 0, 1, 5), lot(10, 0, 3, 5)])
     assert lot_book.take_from(book, 10, 0, UUID(int=2), 5) == 0
     assert lot_book.take_from(book, 11, 0, UUID(int=9), 5) == 0
     assert total(book) == 10
@@ -83,7 +84,7 @@ def test_taking_from_one_lot_leaves_the_others_alone(lots: list[Lot], points: in
     book = booked(lots)
     if not book:
         return
-    one = data.draw(st.sampled_from(book))
+    one = data.draw(st.sampled_from(list(book)))
     others = [other for other in book if other != one]
     taken = lot_book.take_from(book, one.expires_us, one.earned_us, one.lot_id, points)
     assert taken == min(points, one.points)
