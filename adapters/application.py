@@ -192,15 +192,23 @@ class BookApplication(Application[UUID]):
         assert isinstance(self.mapper, EventMapper)
         return self.mapper
 
-    def load(self, kind: type[A], stream_id: UUID) -> A:
+    def load(self, kind: type[A], stream_id: UUID, *, newest: bool = True) -> A:
         """An aggregate as the log has it now: version 0 where there are no events. Never to be changed.
 
+        Without `newest`, it may be as it was when this process saw it last: for commands, whose commit finds out.
         Refuses: invalid_argument, if the stream is another kind's.
         """
         repository: Repository[UUID] = self.repository
+        cache = repository.cache
+        assert cache is not None
+        if not newest:
+            with suppress(KeyError):
+                held: Any = cache.get(stream_id)
+                if type(held) is kind:
+                    return held
 
         def project(state: Any, events: Iterable[Any]) -> Any:
-            if state is None:
+            if state is None or not state.version:
                 return self._from_the_start(kind, stream_id)
             if not isinstance(state, kind):
                 raise _of_another_kind(stream_id)
@@ -209,10 +217,9 @@ class BookApplication(Application[UUID]):
         try:
             found: Any = repository.get(stream_id, projector_func=project)
         except AggregateNotFoundError:
-            return kind(stream_id)
-        if repository.cache is not None:
-            # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
-            repository.cache.put(stream_id, found)
+            found = kind(stream_id)
+        # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
+        cache.put(stream_id, found)
         self._note(found)
         return cast("A", found)
 
@@ -298,6 +305,7 @@ class BookApplication(Application[UUID]):
     def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
         """Store what aggregates have recorded, and single events, in one commit with what `kwargs` say belongs to it.
 
+        `keys` are durable before it; `drafts` are what the commit makes of aggregates, for the next commands to find.
         The library's way here asks each object for its protocols, which takes longer than all else that is not SQL.
         """
         events: list[Event] = []
@@ -310,7 +318,13 @@ class BookApplication(Application[UUID]):
         keys = kwargs.pop("keys", None)
         if keys:
             self.keyring.keep(keys)
+        drafts = kwargs.pop("drafts", ())
         recordings = self.events.put(events, **kwargs)
+        cache = self.repository.cache
+        assert cache is not None
+        for draft in drafts:
+            cache.put(draft.id, draft.shared())
+            self._note(draft)
         self.write_snapshots()
         return recordings
 

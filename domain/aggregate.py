@@ -60,6 +60,15 @@ class Aggregate:
         draft.journal = journal
         return draft
 
+    def shared(self: A) -> A:
+        """The draft itself, never to be changed from now on: it may be shared."""
+        self.journal = None
+        for name in self.CONTAINERS:
+            container = getattr(self, name)
+            if isinstance(container, LayeredDict):
+                container.settle()
+        return self
+
     def derive(self) -> None:
         """Make what is derived from the annotated fields, after they were set from a snapshot."""
 
@@ -103,12 +112,7 @@ class Aggregate:
             if applier is not None:
                 applier(draft, event)
         draft.version = event.originator_version
-        draft.journal = None
-        for name in cls.CONTAINERS:
-            container = getattr(draft, name)
-            if isinstance(container, LayeredDict):
-                container.settle()
-        return draft
+        return draft.shared()
 
 
 def applies(

@@ -106,13 +106,15 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         command_id = given.get("command_id")
         effective_at: When | None = given.get("effective_at")
         key, digest = (None, b"") if command_id is None else self._identity(desk, command_id, args, kwargs)
+        # The first try trusts what this process saw last of the streams. Its commit finds out whether they moved.
+        newest = False
         pause_s = FIRST_PAUSE_S
         for _ in range(TRIES):
             if key is not None:
                 receipt = core.app.log.receipt(key)
                 if receipt is not None:
                     return self._repeat(receipt, digest)
-            work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead)
+            work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead, newest=newest)
             try:
                 result = self.function(desk, work, *args, **kwargs)
                 kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
@@ -123,23 +125,22 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                     claims=work.claims,
                     releases=work.releases,
                     receipt=kept,
+                    drafts=work.written(),
                 )
-            except Refused:
+            except (Refused, UnicodeError, ValidationError) as error:
+                if not newest and not core.app.log.stand(work.seen()):
+                    newest = True  # it may have been refused for what is so no more
+                    continue
                 # A repeat that overlaps with the first finds the first's effects: its result is what was asked for.
                 receipt = None if key is None else core.app.log.receipt(key)
                 if receipt is None:
-                    raise
+                    raise _refusal_for(error) from None
                 return self._repeat(receipt, digest)
-            except UnicodeError:
-                raise refusal("invalid_argument", "A text holds a character that is not Unicode.") from None
-            except ValidationError as error:
-                # Of a personal field, the handle is one choice and the value the other: the value's problem is meant.
-                problem = error.errors(include_input=False, include_url=False)[-1]
-                name = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-                raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
             except IntegrityError:
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.25)
+                if newest:
+                    time.sleep(pause_s)
+                    pause_s = min(pause_s * 2, 0.25)
+                newest = True
                 continue
             if work.refused is not None:
                 raise work.refused
@@ -180,6 +181,17 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         raise REFUSALS[code].error(code, message, values)
 
 
+def _refusal_for(error: Refused | UnicodeError | ValidationError) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, ValidationError):
+        # Of a personal field, the handle is one choice and the value the other: the value's problem is meant.
+        problem = error.errors(include_input=False, include_url=False)[-1]
+        name = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
+        return refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name)
+    return refusal("invalid_argument", "A text holds a character that is not Unicode.")
+
+
 class command_ahead(command[D, P, R]):  # noqa: N801 - used as a decorator
     """A command whose effective time may lie in the future."""
 
@@ -201,8 +213,10 @@ class Work:
         command_id: bytes | None,
         *,
         may_lie_ahead: bool = False,
+        newest: bool = True,
     ) -> None:
         self._core = core
+        self._newest = newest
         self.id = core.book_id  # the library saves things that have an id and a version
         self.version = 0
         self.now_us = core.now_us()
@@ -226,6 +240,7 @@ class Work:
         self._drafts: dict[UUID, Aggregate] = {}
         self._versions: dict[UUID, int] = {}
         self._loaded: set[UUID] = set()
+        self._aside: set[UUID] = set()
         self._claimed: dict[bytes, bytes | None] = {}
 
     def at(self, effective_us: int) -> Stamp:
@@ -301,6 +316,7 @@ class Work:
         for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids).items():
             self._versions[stream_id] = loaded.version
             self._drafts[stream_id] = loaded.draft(self.journal)
+            self._aside.add(stream_id)
         return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
 
     def ticket(self, ticket_id: UUID) -> Ticket:
@@ -314,7 +330,7 @@ class Work:
     def _draft(self, kind: type[A], stream_id: UUID) -> A:
         draft = self._drafts.get(stream_id)
         if draft is None:
-            loaded = self._core.app.load(kind, stream_id)
+            loaded = self._core.app.load(kind, stream_id, newest=self._newest)
             self._versions[stream_id] = loaded.version
             self._loaded.add(stream_id)
             draft = self._drafts[stream_id] = loaded.draft(self.journal)
@@ -359,10 +375,22 @@ class Work:
         """What is to be stored, in order."""
         return self.journal
 
+    def written(self) -> list[Aggregate]:
+        """Drafts that events were recorded on, but for those that were loaded past the cache."""
+        return [
+            draft
+            for stream, draft in self._drafts.items()
+            if draft.version > self._versions[stream] and stream not in self._aside
+        ]
+
+    def seen(self) -> list[tuple[UUID, int]]:
+        """All streams that were read, with the version that was seen."""
+        return list(self._versions.items())
+
     def reads(self) -> list[tuple[UUID, int]]:
         """Streams that were read and not written: they must not have moved at the commit."""
-        written = {event.originator_id for event in self.journal}
-        return [(stream, version) for stream, version in self._versions.items() if stream not in written]
+        drafts = self._drafts
+        return [(stream, seen) for stream, seen in self._versions.items() if drafts[stream].version == seen]
 
     def _must_have_happened(self, effective_us: int) -> None:
         if effective_us > self.now_us:
