@@ -40,6 +40,10 @@ FIRST_PAUSE_S = 0.001
 COMMAND_ID_CHARS_MAX = 200
 
 
+_encode = json.JSONEncoder(sort_keys=True).encode
+_decode = json.JSONDecoder().decode
+
+
 class Desk:
     """Base of the desks at which commands are given: `book.customers` and its kind."""
 
@@ -82,12 +86,26 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
     def __get__(self, desk: D | None, owner: type[D]) -> command[D, P, R] | BoundCommand[P, R]:
         if desk is None:
             return self
-        return BoundCommand(partial(self._run, desk), self.function)
+        # Kept where the next look-up finds it before this one.
+        bound: BoundCommand[P, R] = BoundCommand(partial(self._run, desk), self.function)
+        desk.__dict__[self.function.__name__] = bound
+        return bound
 
     @cached_property
     def signature(self) -> inspect.Signature:
         """Of the method that it wraps."""
         return inspect.signature(self.function)
+
+    @cached_property
+    def _parameters(self) -> tuple[tuple[str, ...], frozenset[str], str | None]:
+        """Names of the parameters that may be given by position, of all with a name, and of the one for all others."""
+        parameters = list(self.signature.parameters.values())[2:]
+        others = [one.name for one in parameters if one.kind is one.VAR_KEYWORD]
+        return (
+            tuple(one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD),
+            frozenset(one.name for one in parameters).difference(others),
+            others[0] if others else None,
+        )
 
     @cached_property
     def _result(self) -> TypeAdapter[R]:
@@ -158,13 +176,27 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             )
         keyring = desk._core.keyring
         try:
-            bound = self.signature.bind(desk, None, *args, **kwargs)
-            given = {name: value for name, value in list(bound.arguments.items())[2:] if name != "command_id"}
-            canonical = json.dumps(json.loads(to_json(given, fallback=str)), sort_keys=True)
+            given = self._given(args, kwargs)
+            canonical = _encode(_decode(to_json(given, fallback=str).decode()))
             name = self.function.__qualname__
             return keyring.lookup_hash("command", command_id)[:16], keyring.lookup_hash("arguments", name, canonical)
         except (UnicodeError, PydanticSerializationError):
             raise refusal("invalid_argument", "A text holds a character that is not Unicode.") from None
+
+    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, without the command id: as `Signature.bind` gives them, in a tenth of its time."""
+        positional, named, others = self._parameters
+        given: dict[str, Any] = dict(zip(positional, args, strict=False))
+        rest = {name: value for name, value in kwargs.items() if name not in named}
+        if len(args) > len(positional) or not given.keys().isdisjoint(kwargs) or (rest and others is None):
+            self.signature.bind(None, None, *args, **kwargs)  # raises TypeError, as the call would
+        given.update(kwargs)
+        for name in rest:
+            del given[name]
+        if rest and others is not None:
+            given[others] = rest
+        given.pop("command_id", None)
+        return given
 
     def _outcome(self, work: Work, result: R) -> bytes:
         if work.refused is not None:
