@@ -111,6 +111,21 @@ ROWS = (
         "points, tiers), sweep to 1998-07-01, three read models caught up.",
         least_rate=15_000,
     ),
+    Row(
+        "load-long",
+        "Load an account of 100,000 events",
+        "`SELECT` of the stream's rows, all at once.",
+        "`repository.get` of a customer of as many purchases, with a `projector_func` of one's own (a plain loop).",
+        "`BookApplication.load` with an empty cache, without a snapshot: lots, tier window and earnings, 1,024 rows at "
+        "a time.",
+    ),
+    Row(
+        "load-long-snapshot",
+        "The same from a snapshot",
+        "As above.",
+        "As above: the package's snapshots would hold an aggregate like ours as JSON.",
+        "The same load where a snapshot stands at the last event: read, checked and unpacked.",
+    ),
 )
 
 BY_KEY = {row.key: row for row in ROWS}
