@@ -21,7 +21,7 @@ from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Prof
 from tallybook.projections.read_models import OPEN_END, Progress, Recorded
 from tallybook.projections.segments import Purchase, Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
-from tallybook.projections.trail import Trail
+from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
 from .commands import Desk
 from .core import Core
@@ -393,10 +393,14 @@ class AuditView(Desk):
             conditions.append("actor=?")
             params.append(actor)
         core.gate.record(core.gate_metadata(acting), "audit.trail", [] if subject_id is None else [subject_id], [])
-        columns = [name for name, _ in Trail.table.columns]
         where = " AND ".join(conditions) + " ORDER BY position"
-        rows = core.store.select(core.trail, Trail.table, columns, where, params)
-        entries = [(int(row[1]), _entry(row)) for row in rows]
+        positions = [
+            position for (position,) in core.store.select(core.trail, Trail.table, ["position"], where, params)
+        ]
+        wanted = positions if limit is None else positions[-limit:]
+        entries = [
+            (event.metadata.recorded_us, _entry(position, event)) for position, event in core.at_positions(wanted)
+        ]
         reads: list[tuple[int, TrailEntry]] = []
         for position, event in core.reads():
             if (
@@ -410,22 +414,22 @@ class AuditView(Desk):
         return merged if limit is None else merged[-limit:]
 
 
-def _entry(row: Sequence[Any]) -> TrailEntry:
-    (position, recorded, effective, actor, behalf, purpose, channel, action, subject, _, fields, outcome, why) = row
+def _entry(position: int, event: Event) -> TrailEntry:
+    metadata = event.metadata
     return TrailEntry(
         "events",
         position,
-        iso(recorded) or "",
-        iso(effective) or "",
-        actor,
-        behalf,
-        purpose,
-        channel,
-        action,
-        None if subject is None else uuid_from(subject),
-        tuple(fields.split(",")) if fields else (),
-        outcome,
-        why,
+        iso(metadata.recorded_us) or "",
+        iso(event.effective_us) or "",
+        metadata.actor,
+        metadata.on_behalf_of,
+        metadata.purpose,
+        metadata.channel,
+        event.stored_name,
+        event.subject_id,
+        tuple(fields_touched(event)),
+        outcome_of(event),
+        why(event),
     )
 
 
