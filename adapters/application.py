@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain, count, groupby, islice
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -118,6 +119,10 @@ class BookEventStore(EventStore[UUID]):
             if len(rows) < PIECE:
                 return
             gt, rows = rows[-1][1], None
+
+
+_recorded = partial(tuple.__new__, Recorded)
+"""Recorded from a pair, at half the price of its constructor."""
 
 
 def _part_of(state: bytes, parts: int) -> int:
@@ -330,9 +335,9 @@ class BookApplication(Application[UUID]):
 
     def decode(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
         """Rows of the log as events with their positions."""
-        read, recorded = self.codec.read, Recorded
+        read, made = self.codec.read, _recorded
         for position, stream, version, stored_name, state in rows:
-            yield recorded(position, read(known_uuid(stream), version, stored_name, state, position))
+            yield made((position, read(known_uuid(stream), version, stored_name, state, position)))
 
     def scan(
         self, kind: type[Event], fields: Sequence[str], *, chunk: int = 500

@@ -33,8 +33,13 @@ def uuid_from(raw: bytes) -> UUID:
     """A UUID from 16 bytes, at a quarter of the cost of `UUID(bytes=…)`."""
     if type(raw) is not bytes or len(raw) != 16:
         raise ValueError("an id is 16 bytes")
+    return uuid_of(int.from_bytes(raw, "big"))
+
+
+def uuid_of(number: int) -> UUID:
+    """A UUID from its number, below 2**128."""
     made = object.__new__(UUID)
-    _set_int(made, int.from_bytes(raw, "big"))
+    _set_int(made, number)
     _set_safe(made, _UNKNOWN)
     return made
 

@@ -18,7 +18,7 @@ from eventsourcing.persistence import IntegrityError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.form import uuid_from, uuid_of
 from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
@@ -230,10 +230,6 @@ class command_ahead(command[D, P, R]):  # noqa: N801 - used as a decorator
     may_lie_ahead = True
 
 
-def _uuid_of(number: int) -> UUID:
-    return uuid_from(number.to_bytes(16, "big"))
-
-
 class Work:
     """One try of one command: what it read, what it records, in one transaction, in this order."""
 
@@ -263,7 +259,7 @@ class Work:
         )
         # One random id a command; the ids of its events count on from there.
         first = core.new_id().int
-        self.stamp = Stamp(self.metadata, self.effective_us, map(_uuid_of, count(first)).__next__)
+        self.stamp = Stamp(self.metadata, self.effective_us, map(uuid_of, count(first)).__next__)
         self.journal: list[Event] = []
         self.keys: dict[UUID, bytes] = {}
         self.claims: list[tuple[bytes, bytes]] = []
