@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench build ways clean
+.PHONY: help setup demo test check crash bench build ways clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ check: $(READY) ## lint, types, import contracts
 	$(BIN)/mypy -p tests -p benchmarks -p tools
 	$(BIN)/python -m tools.typecheck
 	$(BIN)/lint-imports
+
+crash: $(READY) ## 1,000 kills and 2,000 power cuts (SEED=1 JOBS=2): nothing lost, nothing twice
+	$(BIN)/python -m tests.crash --kills 1000 --cuts 2000 --seed $(or $(SEED),1) --jobs $(or $(JOBS),2)
 
 bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

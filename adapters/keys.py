@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,7 @@ from tallybook.domain.errors import BookClosed, KeysMissing, NewerBook, NotABook
 from tallybook.domain.personal import Sealed
 
 from .files import FORMAT, is_ours
-from .sqlite import translated
+from .sqlite import IN_THIS_PROCESS, check_same_process, translated
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -85,7 +85,7 @@ class FileKeyStore:
         """Open the key file; with `origin`, make one if there is none. Raises KeysMissing; alters nothing foreign."""
         self.path = path
         try:
-            exists = is_ours(path, KEYS_APPLICATION_ID, "key file")
+            exists = is_ours(path, KEYS_APPLICATION_ID, "key file", lock_timeout_s=lock_timeout_s)
         except (NotABook, NewerBook) as error:
             raise KeysMissing(f"{error}", path=str(path), remedy="Put back the book's own key file.") from error
         if not exists and origin is None:
@@ -94,19 +94,31 @@ class FileKeyStore:
                 path=str(path),
                 remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
             )
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with suppress(FileExistsError):
+            # Never a handle on a file that may be open already: closing it would drop this process's locks.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         self._lock = threading.Lock()
         self._closed = False
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s)
-        self._connection.execute("PRAGMA secure_delete=ON")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._connection.execute("PRAGMA journal_mode=TRUNCATE")
-        if not exists:
-            self._make(origin or "")
-        meta = dict(self._connection.execute("SELECT name, value FROM meta").fetchall())
+        self._pid = os.getpid()
+        try:
+            self._connection = connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s
+            )
+            try:
+                connection.execute("PRAGMA secure_delete=ON")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA journal_mode=TRUNCATE")
+                if not exists:
+                    self._make(origin or "")
+                meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise translated(error, str(path)) from error
         self.origin: str = meta["origin"]
         self.lookup_key: bytes = meta["lookup_key"]
+        IN_THIS_PROCESS.add(self)
 
     def _make(self, origin: str) -> None:
         execute = self._connection.execute
@@ -122,6 +134,7 @@ class FileKeyStore:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        check_same_process(self._pid, str(self.path))
         with self._lock:
             if self._closed:
                 raise BookClosed("The book is closed.", path=str(self.path), remedy="Open it again.")
@@ -129,6 +142,10 @@ class FileKeyStore:
                 yield self._connection
             except sqlite3.Error as error:
                 raise translated(error, str(self.path)) from error
+
+    def held(self) -> Iterable[sqlite3.Connection]:
+        """The one connection."""
+        return [self._connection]
 
     def count(self) -> int:
         """How many subjects have a key."""
@@ -143,10 +160,13 @@ class FileKeyStore:
                 connection.executemany(
                     "INSERT INTO keys VALUES (?, ?)", [(subject.bytes, key) for subject, key in keys.items()]
                 )
+                connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                # SQLite may have rolled back by itself, and a commit that failed leaves the transaction open.
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
 
     def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
         """The keys that there are."""
@@ -163,8 +183,22 @@ class FileKeyStore:
                 found.update((UUID(bytes=subject), key) for subject, key in rows)
         return found
 
+    def copy_to(self, copy: sqlite3.Connection) -> None:
+        """Copy the file as it is, page by page."""
+        with self._open() as connection:
+            connection.backup(copy)
+
+    def is_within(self, other: FileKeyStore) -> bool:
+        """Whether another file holds all keys of this one."""
+        with self._open() as connection:
+            rows = connection.execute("SELECT subject, data_key FROM keys").fetchall()
+        held = {UUID(bytes=subject): key for subject, key in rows}
+        return other.get(held) == held
+
     def close(self) -> None:
         """Release the file, once nobody is reading it."""
+        if self._pid != os.getpid():
+            return  # the parent's connection
         with self._lock:
             self._closed = True
             self._connection.close()

@@ -3,6 +3,7 @@ transaction that inserts the events. `eventsourcing`'s recorder, on any database
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -37,8 +38,12 @@ NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
-FOLLOW_HEARTBEAT_S = 5.0
-"""How long a subscription waits for a wake-up before it looks by itself."""
+HEARTBEAT_S = 5.0
+"""How long a tail waits for a wake-up before it looks by itself."""
+TAIL_ROWS = 500
+"""How many rows a tail holds at most."""
+TAIL_POSITIONS = 20_000
+"""How far a tail that wants some names only looks in one statement."""
 
 Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
@@ -81,6 +86,13 @@ def _stream(originator_id: UUID | str) -> bytes | str:
 
 def _originator(stream: bytes | str) -> UUID | str:
     return uuid_from(stream) if isinstance(stream, bytes) else stream
+
+
+def _notification(row: Row) -> Notification:
+    position, stream, version, name, state = row
+    return Notification(
+        id=position, originator_id=_originator(stream), originator_version=version, topic=name, state=state
+    )
 
 
 class LogRecorder(ApplicationRecorder):
@@ -256,12 +268,7 @@ class LogRecorder(ApplicationRecorder):
         """The log's events in order, as `eventsourcing` asks for them."""
         first = (start or 0) if inclusive_of_start else (start or 0) + 1
         rows = self.log_rows(first - 1 if start is not None else 0, limit, stop, topics)
-        return [
-            Notification(
-                id=position, originator_id=_originator(stream), originator_version=version, topic=topic, state=state
-            )
-            for position, stream, version, topic, state in rows
-        ]
+        return list(map(_notification, rows))
 
     def log_rows(
         self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
@@ -350,33 +357,67 @@ class LogRecorder(ApplicationRecorder):
         return LogSubscription(self, gt, topics)
 
 
+class Tail:
+    """The log's rows after a position as they come, a chunk at a time: in order, each once, none left out.
+
+    That holds because positions have no gaps and appear in their order: nothing can appear at or before a head that
+    was seen.
+    """
+
+    def __init__(self, log: LogRecorder, after: int, names: Sequence[str] = ()) -> None:
+        self.after = after
+        """Up to here all rows were given, but for those of other names."""
+        self.closed = False
+        self._log = log
+        self._names = names
+        self._watch = log.watch()
+
+    def pull(self, timeout_s: float | None = None) -> Sequence[Row]:
+        """The next rows. Waits for the first of them; none when the time is over, or after `close`.
+
+        Raises BookClosed, and what reading the log raises; the tail then stands where it stood.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.closed:
+            head = self._log.position()
+            if head > self.after:
+                stop = min(head, self.after + TAIL_POSITIONS)
+                rows = self._log.log_rows(self.after, TAIL_ROWS, stop, self._names)
+                self.after = rows[-1][0] if len(rows) == TAIL_ROWS else stop
+                if rows:
+                    return rows
+                continue
+            left = HEARTBEAT_S if until is None else min(HEARTBEAT_S, until - time.monotonic())
+            if left <= 0:
+                break
+            self._watch.wait(left)
+        return ()
+
+    def close(self) -> None:
+        """End it: a thread that waits in `pull` returns at once."""
+        self.closed = True
+        self._watch.close()
+
+
 class LogSubscription(Subscription[LogRecorder]):
     """Events after a position, in order, none left out; waits for more until it is stopped."""
 
     def __init__(self, recorder: LogRecorder, gt: int | None = None, topics: Sequence[str] = ()) -> None:
         super().__init__(recorder, gt, topics)
-        self._watch = recorder.watch()
-        self._pulled: Iterator[Notification] = iter(())
+        self._tail = Tail(recorder, gt or 0, topics)
+        self._pulled: Iterator[Row] = iter(())
 
     def stop(self) -> None:
         """End the iteration, that of a thread which is waiting too."""
         super().stop()
-        self._watch.close()
+        self._tail.close()
 
     def __next__(self) -> Notification:
         while not self._has_been_stopped:
-            for notification in self._pulled:
-                return notification
+            for row in self._pulled:
+                return _notification(row)
             try:
-                # Positions have no gaps and appear in their order, so that nothing can appear behind the last one read.
-                pulled = self._recorder.select_notifications(
-                    self._last_notification_id or 0, 500, topics=self._topics, inclusive_of_start=False
-                )
-                if pulled:
-                    self._last_notification_id = pulled[-1].id
-                    self._pulled = iter(pulled)
-                else:
-                    self._watch.wait(FOLLOW_HEARTBEAT_S)
+                self._pulled = iter(self._tail.pull())
             except BookClosed:
                 break
         raise StopIteration

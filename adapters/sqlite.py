@@ -6,11 +6,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Condition, Lock, get_ident
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 from weakref import WeakSet
 
 from eventsourcing import persistence
@@ -36,9 +37,20 @@ _KINDS: Sequence[tuple[type[sqlite3.Error], type[persistence.PersistenceError]]]
 )
 
 
+def moved(place: str) -> BookError:
+    """The error for a file that is no longer where it was opened."""
+    return BookError(
+        f"{place} was deleted, moved or replaced while it was open; what was being written is not in it.",
+        path=place,
+        remedy="Put the file back, with the `-wal` that belongs to it, and open the book again.",
+    )
+
+
 def translated(error: sqlite3.Error, place: str) -> Exception:
     """What Tallybook raises for an error of the sqlite3 module."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return moved(place)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return refusal("busy", "The book's write lock was not free in time.")
     if code == sqlite3.SQLITE_FULL:
@@ -69,6 +81,64 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
     return persistence.PersistenceError(error)
 
 
+def check_same_process(pid: int, place: str) -> None:
+    """Raises BookError in a process that was forked after a connection was made."""
+    if pid != os.getpid():
+        raise BookError(
+            "The book was opened before this process was forked: SQLite's connections don't survive that.",
+            path=place,
+            remedy="Open it again in the child process.",
+        )
+
+
+class HoldsConnections(Protocol):
+    """Something open that has connections of the sqlite3 module."""
+
+    def held(self) -> Iterable[sqlite3.Connection]:
+        """The connections that are not in use."""
+        ...
+
+
+IN_THIS_PROCESS: WeakSet[HoldsConnections] = WeakSet()
+"""All that is open."""
+
+
+def _leave_to_the_parent() -> None:
+    """Let a forked child never close its parent's connections, not even when it ends: it would roll back what the
+    parent's threads are in the middle of writing."""
+    held = [connection for one in IN_THIS_PROCESS for connection in one.held()]
+    if held:
+        import ctypes
+
+        for connection in held:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+class OpenFile:
+    """Tells whether a file that is open is still the one of its name: what is written to another would be lost."""
+
+    __slots__ = ("_path", "_was")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._was = self._identity()
+
+    def check(self) -> None:
+        """Raises BookError."""
+        if self._identity() != self._was:
+            raise moved(self._path)
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
 class SQLiteSession:
     """One transaction. A writing one takes the write lock when it begins: a plain BEGIN that reads first and writes
     then fails at once when another writer was in between."""
@@ -84,11 +154,33 @@ class SQLiteSession:
         self._connection = self._database._take(write=self._write)
         try:
             self._cursor = self._connection.cursor()
-            self._cursor.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+            if self._write:
+                self._begin_writing()
+            else:
+                self._cursor.execute("BEGIN")
         except sqlite3.Error as error:
             self._database._give_back(self._connection, write=self._write)
             raise translated(error, self._database.place) from error
         return self
+
+    def _begin_writing(self) -> None:
+        """Take the write lock. SQLite's own waiting sleeps up to 100 ms at a time, so that a busy process would keep
+        the lock from all others; here they look every 2 ms."""
+        until = None
+        pause_s = 0.0002
+        while True:
+            try:
+                self._cursor.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                until = until or now + self._database.lock_timeout_s
+                if now >= until:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.002)
 
     def __exit__(
         self,
@@ -98,13 +190,17 @@ class SQLiteSession:
     ) -> None:
         try:
             if self._write and exc is None:
+                if self._database._file is not None:
+                    self._database._file.check()
                 self._cursor.execute("COMMIT")
             else:
                 self._cursor.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, BookError) as error:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
+            if isinstance(error, BookError):
+                raise
             if exc is None:
                 raise translated(error, self._database.place) from error
         finally:
@@ -148,13 +244,24 @@ class SQLiteSession:
 
 
 class SQLiteDatabase:
-    """An SQLite file, or a database in memory that the connections of one process share."""
+    """An SQLite file, or a database in memory that the connections of one process share.
+
+    `read_only`: the file is looked at as it is, and must be there.
+    """
 
     for_update = ""
     for_share = ""
 
-    def __init__(self, name: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, synchronous: str = "FULL") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+        synchronous: str = "FULL",
+        read_only: bool = False,
+    ) -> None:
         self.name = name
+        self.read_only = read_only
         self.lock_timeout_s = lock_timeout_s
         self.synchronous = synchronous
         self.in_memory = ":memory:" in name or "mode=memory" in name
@@ -164,10 +271,13 @@ class SQLiteDatabase:
         self._inserts: dict[str, str] = {}
         self._state = Condition()
         self._write_lock = Lock()  # in memory, readers take it too
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: dict[bool, list[sqlite3.Connection]] = {True: [], False: []}  # those that write, and the others
         self._users: dict[int, int] = {}  # id of a connection in use → its thread
         self._closed = False
-        self._watches: WeakSet[SQLiteWatch] = WeakSet()
+        self._poll_lock = Lock()
+        self._poll: sqlite3.Connection | None = None  # sees commits by data_version; one for all watches
+        self._file: OpenFile | None = None  # known once there is a connection
+        IN_THIS_PROCESS.add(self)
         # In memory, the database lives as long as a connection to it.
         self._anchor = self._connect() if self.in_memory else None
 
@@ -176,14 +286,13 @@ class SQLiteDatabase:
         """The file."""
         return "the book in memory" if self.in_memory else self.name
 
+    def held(self) -> Iterable[sqlite3.Connection]:
+        """The connections that are not in use."""
+        return [*self._idle[True], *self._idle[False], *([self._poll] if self._poll else [])]
+
     def check_usable(self) -> None:
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
-        if self._pid != os.getpid():
-            raise BookError(
-                "The book was opened before this process was forked: SQLite's connections don't survive that.",
-                path=self.place,
-                remedy="Open it again in the child process.",
-            )
+        check_same_process(self._pid, self.place)
         if self._closed:
             raise BookClosed("The book is closed.", path=self.place, remedy="Open it again.")
 
@@ -233,9 +342,7 @@ class SQLiteDatabase:
     def watch(self, channel: str) -> SQLiteWatch:  # noqa: ARG002 - one file has one channel
         """Watch for commits from now on."""
         self.check_usable()
-        watch = SQLiteWatch(self)
-        self._watches.add(watch)
-        return watch
+        return SQLiteWatch(self)
 
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError.
@@ -252,31 +359,44 @@ class SQLiteDatabase:
                     remedy="In a signal handler, set a flag, and close the book where nothing of it is running.",
                 )
             self._closed = True
+        with self.committed:
+            self.committed.notify_all()  # watches end at once, not when the last statement has
+        with self._state:
             while self._users:
                 self._state.wait(0.05)
-            idle, self._idle = self._idle, []
+            idle = [*self._idle[True], *self._idle[False]]
+            self._idle = {True: [], False: []}
         for connection in idle:
             connection.close()
         if self._anchor is not None:
             self._anchor.close()
             self._anchor = None
-        for watch in list(self._watches):
-            watch.close()
+        with self._poll_lock:
+            if self._poll is not None:
+                self._poll.close()
+                self._poll = None
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, write: bool = False) -> sqlite3.Connection:
         try:
+            name = f"{Path(self.name).absolute().as_uri()}?mode=ro" if self.read_only else self.name
             connection = sqlite3.connect(
-                self.name,
-                uri=self.name.startswith("file:"),
+                name,
+                uri=name.startswith("file:"),
                 check_same_thread=False,
                 isolation_level=None,
                 timeout=self.lock_timeout_s,
             )
             try:
-                if not self.in_memory:
+                if not self.in_memory and not self.read_only:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")
+                if self._file is not None:
+                    self._file.check()
+                elif not self.in_memory:
+                    self._file = OpenFile(self.name)
+                if write:
+                    connection.execute("PRAGMA busy_timeout=0")  # a session waits for the write lock itself
             except BaseException:
                 connection.close()
                 raise
@@ -295,11 +415,12 @@ class SQLiteDatabase:
             with self._state:
                 if self._closed:
                     self.check_usable()
-                connection = self._idle.pop() if self._idle else None
+                idle = self._idle[write]
+                connection = idle.pop() if idle else None
                 if connection is not None:
                     self._users[id(connection)] = get_ident()
                     return connection
-            connection = self._connect()
+            connection = self._connect(write=write)
             with self._state:
                 if self._closed:
                     connection.close()
@@ -317,7 +438,7 @@ class SQLiteDatabase:
             if connection.in_transaction:
                 connection.close()  # a ROLLBACK that failed: nothing of it may leak into the next transaction
             else:
-                self._idle.append(connection)
+                self._idle[write].append(connection)
             if self._closed:
                 self._state.notify_all()
         if write or self.in_memory:
@@ -327,6 +448,20 @@ class SQLiteDatabase:
         with self.committed:
             self.commits += 1
             self.committed.notify_all()
+
+    def _data_version(self) -> int:
+        """Another number after each commit to the file, whoever made it. In memory, where `commits` tells all: 0."""
+        if self.in_memory:
+            return 0
+        with self._poll_lock:
+            if self._closed:
+                return 0
+            if self._poll is None:
+                self._poll = self._connect()
+            try:
+                return int(self._poll.execute("PRAGMA data_version").fetchone()[0])
+            except sqlite3.Error as error:
+                raise translated(error, self.place) from error
 
 
 class SQLiteHold:
@@ -367,43 +502,33 @@ class SQLiteWatch:
     def __init__(self, database: SQLiteDatabase) -> None:
         self._database = database
         self._closed = False
-        self._raw = None if database.in_memory else database._connect()
-        self._lock = Lock()
-        self._version = self._data_version()
-        self._commits = database.commits
+        self._seen = (database._data_version(), database.commits)
 
-    def wait(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
-        """Whether something may have been committed since the last call."""
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something may have been committed since the last call. Raises BookError in a forked process."""
         database = self._database
-        until = clock() + timeout_s
+        until = time.monotonic() + timeout_s
         while True:
-            version = self._data_version()
+            if database._pid != os.getpid():
+                database.check_usable()
+            # Looked up before the lock is taken, and kept as it was then: what is committed from here on differs
+            # from it, and is found by the next look or call.
+            version = database._data_version()
             with database.committed:
                 if self._closed or database._closed:
                     return False
-                if version != self._version or database.commits != self._commits:
-                    self._version, self._commits = version, database.commits
+                now = (version, database.commits)
+                if now != self._seen:
+                    self._seen = now
                     return True
-                left = until - clock()
+                left = until - time.monotonic()
                 if left <= 0:
                     return False
-                database.committed.wait(left if self._raw is None else min(left, POLL_S))
+                database.committed.wait(left if database.in_memory else min(left, POLL_S))
 
     def close(self) -> None:
         """Stop."""
-        with self._database.committed:
-            self._closed = True
-            self._database.committed.notify_all()
-        with self._lock:
-            if self._raw is not None:
-                self._raw.close()
-                self._raw = None
-
-    def _data_version(self) -> int:
-        with self._lock:
-            if self._raw is None:
-                return 0
-            try:
-                return int(self._raw.execute("PRAGMA data_version").fetchone()[0])
-            except sqlite3.Error as error:
-                raise translated(error, self._database.place) from error
+        self._closed = True
+        if self._database._pid == os.getpid():  # a forked process may have inherited the lock as somebody held it
+            with self._database.committed:
+                self._database.committed.notify_all()

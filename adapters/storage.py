@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tallybook.domain.errors import BookError, BookNotFound, BookReadOnly, KeysMissing, ReadsMissing
+from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
 
 from .database import Database
 from .files import FORMAT, check_writable, is_ours
 from .keys import FileKeyStore, KeyStore, MemoryKeyStore
 from .log import LogRecorder
-from .sqlite import DIALECT, SQLiteDatabase
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, translated
 
 APPLICATION_ID = 0x7A11B00C
 READS_APPLICATION_ID = 0x7A11B00D
@@ -53,11 +53,10 @@ def open_storage(url: str, *, create: bool, lock_timeout_s: int) -> Storage:
     """Open or make what a URL names: `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory:`."""
     if url in ("memory:", "memory://"):
         return _in_memory(url, lock_timeout_s)
-    prefix = "sqlite:///"
-    if isinstance(url, str) and url.startswith(prefix) and len(url) > len(prefix) and "\x00" not in url:
-        path = Path(url.removeprefix(prefix))
+    path = file_of(url)
+    if path is not None:
         try:
-            return _in_files(url, Path(os.path.abspath(path)), create, lock_timeout_s)
+            return _in_files(url, path, create, lock_timeout_s)
         except OSError as error:
             raise BookError(
                 f"{path} can't be opened: {error.strerror or error}.",
@@ -69,6 +68,19 @@ def open_storage(url: str, *, create: bool, lock_timeout_s: int) -> Storage:
         path=str(url),
         remedy='Write "sqlite:///shop.book" (four slashes for an absolute path) or "memory:".',
     )
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a `sqlite:///` URL names, as an absolute path; None for any other."""
+    prefix = "sqlite:///"
+    if not isinstance(url, str) or not url.startswith(prefix) or len(url) == len(prefix) or "\x00" in url:
+        return None
+    return Path(os.path.abspath(url.removeprefix(prefix)))
+
+
+def beside(path: Path) -> tuple[Path, Path]:
+    """The key file and the log of reads of the book in a file."""
+    return path.with_name(path.name + ".keys"), path.with_name(path.name + ".reads")
 
 
 def _in_memory(url: str, lock_timeout_s: int) -> Storage:
@@ -83,10 +95,10 @@ def _in_memory(url: str, lock_timeout_s: int) -> Storage:
 
 
 def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storage:
-    keys_path, reads_path = (path.with_name(path.name + suffix) for suffix in (".keys", ".reads"))
+    keys_path, reads_path = beside(path)
     if not path.parent.is_dir():
         raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")
-    exists = is_ours(path, APPLICATION_ID)
+    exists = is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s)
     if not exists and not create:
         raise BookNotFound(
             f"There is no book at {path}.", path=str(path), remedy="Check the path, or make one with `tallybook.open`."
@@ -99,36 +111,39 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
             keys = FileKeyStore(keys_path, origin=_new_origin(), lock_timeout_s=lock_timeout_s)
             # Another process may have made the book, and used it, since we looked: count first, then look again.
             used = keys.count()
-            exists = is_ours(path, APPLICATION_ID)
+            exists = is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s)
             if not exists and used:
                 raise KeysMissing(
                     f"{keys_path} holds the keys of a book, and the book {path} is not there.",
                     path=str(path),
                     remedy="Put the book back from its backup, or move the key file away.",
                 )
+            if not exists and is_ours(reads_path, READS_APPLICATION_ID, "log of reads", lock_timeout_s=lock_timeout_s):
+                # A book is there before its log of reads is.
+                exists = is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s)
+                if not exists:
+                    raise BookNotFound(
+                        f"{reads_path} is the log of reads of a book, and the book {path} is not there.",
+                        path=str(path),
+                        remedy="Put the book back from its backup, or move the log of reads away.",
+                    )
             if not exists:
-                _create(path, APPLICATION_ID, "stored_events", keys.origin)
+                make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s)
         if keys is None:
             keys = FileKeyStore(keys_path, lock_timeout_s=lock_timeout_s)
-        origin = _note(path, "origin") or ""
+        origin = note(path, "origin", lock_timeout_s) or ""
         if keys.origin != origin:
             raise KeysMissing(
                 f"{keys_path} holds the keys of another book ({keys.origin}, not {origin}).",
                 path=str(path),
                 remedy="Put back the key file that belongs to this book.",
             )
-        _open_reads(path, reads_path, origin)
-    except sqlite3.OperationalError as error:
+        _open_reads(path, reads_path, origin, lock_timeout_s)
+    except BaseException as error:
         if keys:
             keys.close()
-        raise BookReadOnly(
-            f"{path} can't be opened for writing: {error}.",
-            path=str(path),
-            remedy="Check owner and mode of the file and its folder, and free space.",
-        ) from error
-    except BaseException:
-        if keys:
-            keys.close()
+        if isinstance(error, sqlite3.Error):
+            raise translated(error, str(path)) from error
         raise
     stores = [SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s) for file in (path, reads_path)]
     return Storage(
@@ -142,11 +157,11 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
     )
 
 
-def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
+def _open_reads(path: Path, reads_path: Path, origin: str, lock_timeout_s: int) -> None:
     """Make the log of reads once; after that it must be there, and be this book's."""
-    noted = _note(path, "reads") is not None
-    if is_ours(reads_path, READS_APPLICATION_ID, "log of reads"):
-        found = _note(reads_path, "origin")
+    noted = note(path, "reads", lock_timeout_s) is not None
+    if is_ours(reads_path, READS_APPLICATION_ID, "log of reads", lock_timeout_s=lock_timeout_s):
+        found = note(reads_path, "origin", lock_timeout_s)
         if found != origin:
             raise ReadsMissing(
                 f"{reads_path} is the log of reads of another book ({found}, not {origin}).",
@@ -160,9 +175,9 @@ def _open_reads(path: Path, reads_path: Path, origin: str) -> None:
             remedy="Put it back from its backup: without it, nobody can tell who saw whose data.",
         )
     else:
-        _create(reads_path, READS_APPLICATION_ID, READS_TABLE, origin)
+        make_log_file(reads_path, READS_APPLICATION_ID, READS_TABLE, origin, lock_timeout_s)
     if not noted:
-        with closing(sqlite3.connect(path, timeout=30)) as connection, connection:
+        with closing(sqlite3.connect(path, timeout=lock_timeout_s)) as connection, connection:
             connection.execute("INSERT OR IGNORE INTO book VALUES ('reads', 'made')")
 
 
@@ -170,15 +185,18 @@ def _new_origin() -> str:
     return f"tallybook/{uuid4().hex}"
 
 
-def _note(path: Path, name: str) -> str | None:
-    with closing(sqlite3.connect(path, timeout=30)) as connection:
+def note(path: Path, name: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> str | None:
+    """What a log's file notes of itself under a name."""
+    with closing(sqlite3.connect(path, timeout=lock_timeout_s)) as connection:
         row = connection.execute("SELECT value FROM book WHERE name=?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
 
-def _create(path: Path, application_id: int, table: str, origin: str) -> None:
+def make_log_file(
+    path: Path, application_id: int, table: str, origin: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+) -> None:
     """Make a log's file in one transaction, unless another process was faster."""
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as connection:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=lock_timeout_s)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import lzma
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -315,6 +316,84 @@ def test_a_demo_leaves_a_strangers_book_alone(tmp_path: Path, run: Run) -> None:
     assert run("demo", marked).status == 2
     with tallybook.open(f"sqlite:///{marked}/shop.book", create=False) as own:
         assert own.origin == origin
+
+
+def test_follow_prints_a_line_for_each_event_and_nothing_personal(url: str, run: Run) -> None:
+    everything = run("follow", "--book", url, "--no-wait", "--json")
+    assert (everything.status, everything.err) == (0, "")
+    events = [json.loads(line) for line in everything.out.splitlines()]
+    assert [event["position"] for event in events] == list(range(1, len(events) + 1))
+    bought = [event for event in events if event["name"] == "customer.purchase_recorded"]
+    assert len(bought) == 300
+    assert set(bought[0]) == {
+        "position", "name", "stream", "subject", "effective_at", "recorded_at", "actor", "fields",
+    }  # fmt: skip
+    assert bought[0]["actor"] == "system:import"
+    assert bought[0]["effective_at"].startswith("1997-")
+    assert bought[0]["fields"]["currency"] == "USD"
+    assert not any("external_id" in event["fields"] for event in events)  # sealed
+    last = run(
+        "follow", "--book", url, "--after", bought[-3]["position"], "--name", "customer.purchase_recorded",
+        "--name", "customer.registered", "--no-wait",
+    )  # fmt: skip
+    assert [int(line.split()[0]) for line in last.out.splitlines()] == [
+        event["position"]
+        for event in events
+        if event["name"] in ("customer.purchase_recorded", "customer.registered")
+        and event["position"] > bought[-3]["position"]
+    ]
+    assert last.out.splitlines()[-1].split()[:4] == [
+        str(bought[-1]["position"]), bought[-1]["effective_at"], "customer.purchase_recorded", bought[-1]["subject"],
+    ]  # fmt: skip
+
+
+def test_follow_refuses_a_name_that_no_event_has(url: str, run: Run) -> None:
+    refused = run("follow", "--book", url, "--name", "customer.unheard_of", "--json")
+    assert refused.status == 2
+    assert json.loads(refused.err)["error"]["code"] == "invalid_argument"
+    assert run("follow", "--book", url, "--after", "-1").status == 2
+
+
+def test_follow_waits_for_what_is_to_come_until_it_is_interrupted(url: str) -> None:
+    script = "from tallybook.console import main; main()"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        head = book.position()
+        running = subprocess.Popen(
+            [sys.executable, "-c", script, "follow", "--book", url, "--after", str(head), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert running.stdout is not None
+            for _ in range(2):
+                book.customers.register(name="Ada")
+                assert json.loads(running.stdout.readline())["name"] == "customer.key_created"
+                assert json.loads(running.stdout.readline())["name"] == "customer.registered"
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_follow_ends_quietly_when_its_reader_has_seen_enough(url: str) -> None:
+    script = "from tallybook.console import main; main()"
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, "follow", "--book", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith(b"1 ")
+        running.stdout.close()
+        with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+            while running.poll() is None:
+                book.customers.register(name="Ada")
+        assert running.stderr is not None
+        assert running.stderr.read() == b""
+    finally:
+        running.kill()
 
 
 def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:

@@ -18,6 +18,7 @@ from tallybook.commands import command
 from tallybook.customers import CustomerDesk
 from tallybook.domain.errors import REFUSALS, TallybookError
 from tallybook.domain.events import REGISTRY, Decision
+from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
 from tallybook.projecting import ProjectionsDesk
@@ -37,6 +38,7 @@ DESKS: dict[str, type] = {
     "book.tiers": TiersView,
     "book.audit": AuditView,
     "book.projections": ProjectionsDesk,
+    "Follower": Follower,
 }
 
 

@@ -46,8 +46,11 @@ if TYPE_CHECKING:
     from tallybook.domain.personal import Erased
     from tallybook.domain.rules import RuleSet
     from tallybook.domain.ticket import Author, TicketKind, TicketState
+    from tallybook.projections.read_models import Recorded
 
     from .book import Book, open  # noqa: A004 - the front door
+    from .follow import Follower
+    from .upkeep import doctor, restore
 
 __version__ = "0.1.0"
 
@@ -64,6 +67,7 @@ _HOMES = {
     "Conflict": "tallybook.domain.errors",
     "CustomerKind": "tallybook.domain.customer",
     "Erased": "tallybook.domain.personal",
+    "Follower": "tallybook.follow",
     "ImportFileError": "tallybook.domain.errors",
     "InvalidInput": "tallybook.domain.errors",
     "KeysMissing": "tallybook.domain.errors",
@@ -76,6 +80,7 @@ _HOMES = {
     "NotFound": "tallybook.domain.errors",
     "ReadModelFailed": "tallybook.domain.errors",
     "ReadsMissing": "tallybook.domain.errors",
+    "Recorded": "tallybook.projections.read_models",
     "Refused": "tallybook.domain.errors",
     "RuleSet": "tallybook.domain.rules",
     "RuleSetError": "tallybook.domain.errors",
@@ -85,7 +90,9 @@ _HOMES = {
     "TicketKind": "tallybook.domain.ticket",
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
+    "doctor": "tallybook.upkeep",
     "open": "tallybook.book",
+    "restore": "tallybook.upkeep",
 }
 
 __all__ = [
@@ -101,6 +108,7 @@ __all__ = [
     "Conflict",
     "CustomerKind",
     "Erased",
+    "Follower",
     "ImportFileError",
     "InvalidInput",
     "KeysMissing",
@@ -113,6 +121,7 @@ __all__ = [
     "NotFound",
     "ReadModelFailed",
     "ReadsMissing",
+    "Recorded",
     "Refused",
     "RuleSet",
     "RuleSetError",
@@ -123,7 +132,9 @@ __all__ = [
     "TicketState",
     "UnknownStoredName",
     "__version__",
+    "doctor",
     "open",
+    "restore",
 ]
 
 

@@ -12,7 +12,9 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from tallybook.adapters import clock as real
+from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import open_storage
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import Metadata
@@ -22,6 +24,7 @@ from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, C
 
 from .core import ACTING, Core
 from .customers import CustomerDesk
+from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
 from .projecting import ProjectionsDesk
@@ -96,6 +99,22 @@ class Book:
                     held[core] = before[core]
                 ACTING.set(held)
 
+    def follow(self, after: int = 0, *, names: Sequence[str] = (), timeout_s: float | None = None) -> Follower:
+        """The events after a position in order, each once, none left out; then those to come, as they are committed.
+
+            for position, event in book.follow(after=last):      # or `async for`
+                ...
+
+        `names`: only events of these stored names. `timeout_s`: end when no event has come for so long; 0: at the
+        head; None: never. A position beyond the head is waited for.
+
+        To react exactly once, write the position in the transaction of your effect, and start after the last one
+        written. A reaction that is itself a command takes its command id from the position (`f"welcome/{position}"`):
+        repeated after a crash, it has no second effect. A broker gets each event at least once, and the position to
+        tell a repeat by. Refuses: invalid_argument.
+        """
+        return follow(self._core, after, names, timeout_s)
+
     def replay(self, progress: Progress | None = None) -> Certificate:
         """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
         core = self._core
@@ -120,6 +139,34 @@ class Book:
         against = None if baseline is None else self.rules.rules_of(baseline)
         with rarely_collecting():
             return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
+
+    def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
+        """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
+        reads. Without any key: see `backup_keys`.
+
+        A file that is there is refused, unless `replace` is given. `progress` counts pages. Raises BookError and its
+        kinds: BookFull, BookReadOnly, BookDamaged.
+        """
+        self._core.check_open()
+        return back_up(self._core.storage, file, replace=replace, progress=progress)
+
+    def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
+        """Copy the keys into a file of their own (mode 0600), after the backup that they belong to.
+
+        Whoever has both can read everything: keep them apart, and the keys for a short time only. Raises BookError.
+        """
+        self._core.check_open()
+        return back_up_keys(self._core.storage, file, replace=replace)
+
+    def doctor(self, *, quick: bool = False, progress: Progress | None = None) -> list[Finding]:
+        """What a set of checks finds: files, pages, positions, roots, streams, events, keys, read models, space.
+
+        `quick` leaves out what reads everything. Reports, and raises nothing but BookClosed. `tallybook.doctor` checks
+        a book that can't be opened.
+        """
+        self._core.check_open()
+        with rarely_collecting():
+            return examine_open(self._core.storage, self._core.projector.status, quick=quick, progress=progress)
 
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""

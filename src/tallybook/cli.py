@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import sqlite3
 import sys
@@ -32,6 +33,9 @@ from tallybook.projections.replay import Backtest
 from .book import Book
 from .book import open as open_book
 from .demo import run_demo
+from .times import iso
+from .upkeep import doctor as examine_book
+from .upkeep import restore as restore_book
 from .views import FieldView
 
 app = typer.Typer(
@@ -348,6 +352,99 @@ def backtest(
     _say(answer, as_json, show)
 
 
+# ── running a book ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where the backup is to lie")],
+    book: BookUrl,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="Also copy the keys, to a file of their own: keep it apart"),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace files of those names")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a book into one file while others write: the log, its read models, the log of reads. Without its keys."""
+    with open_book(book, create=False) as opened:
+        with _progress("backup", as_json) as progress:
+            report = opened.backup(file, replace=replace, progress=progress)
+        copied = None if keys is None else opened.backup_keys(keys, replace=replace)
+
+    def show() -> None:
+        out.print(
+            f"{report.path}: the book up to position {report.position:,}, {report.reads:,} reads, "
+            f"{report.bytes:,} bytes in {report.seconds:.1f} s.",
+            markup=False,
+        )
+        out.print(f"Keep elsewhere, to check a restored copy by: --checkpoint {report.position}:{report.root}")
+        if copied is not None:
+            out.print(f"{copied.path}: the keys of {copied.subjects:,} subjects.", markup=False)
+
+    _say({**asdict(report), "keys": None if copied is None else asdict(copied)}, as_json, show)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `backup` made")],
+    book: BookUrl,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", help="A copy of the keys (default: they lie in their place already)")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="POSITION:ROOT that the log must reach and reproduce")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a book back from a backup, at a place where there is none, after all of it was verified."""
+    with _progress("restore", as_json) as progress:
+        report = restore_book(file, book, keys=keys, checkpoint=_checkpoint(checkpoint), progress=progress)
+
+    def show() -> None:
+        out.print(
+            f"{report.path}: restored up to position {report.position:,}, with {report.reads:,} reads, verified in "
+            f"{report.seconds:.1f} s. Root {report.root}",
+            markup=False,
+        )
+        if report.without_key:
+            out.print(
+                f"{report.without_key:,} of {report.subjects:,} subjects have no key: their data can't be opened."
+            )
+
+    _say(report, as_json, show)
+
+
+@app.command()
+def doctor(
+    book: BookUrl,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what reads everything")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
+    with _progress("doctor", as_json) as progress:
+        findings = examine_book(book, quick=quick, progress=progress)
+
+    def show() -> None:
+        _table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])
+        for one in findings:
+            if one.remedy:
+                out.print(f"{one.name}: {one.remedy}", markup=False)
+
+    _say(findings, as_json, show)
+    if any(one.state == "failed" for one in findings):
+        raise typer.Exit(1)
+
+
+def _checkpoint(given: str | None) -> tuple[int, str] | None:
+    if given is None:
+        return None
+    position, _, root = given.partition(":")
+    if not position.isdecimal() or not re.fullmatch("[0-9a-fA-F]{64}", root):
+        raise refusal("invalid_argument", f"{given!r} is no POSITION:ROOT.", argument="checkpoint")
+    return int(position), root
+
+
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -519,6 +616,40 @@ def segments(
         _table("The first 20", columns, rows[:20], columns[1:])
 
     _say([{"external_id": name, **asdict(one)} for name, one in found], as_json, show)
+
+
+@app.command()
+def follow(
+    book: BookUrl,
+    after: Annotated[int, typer.Option("--after", min=0, help="Begin after this position")] = 0,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Only events of this stored name; may be repeated")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="At the head, wait for more, or end")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """The events in order, a line each (--json: an object), then those to come. Opens no personal data."""
+    with (
+        open_book(book, create=False) as opened,
+        opened.follow(after, names=names or (), timeout_s=None if wait else 0) as follower,
+    ):
+        for position, event in follower:
+            clear = {name: value for name in event.clear_fields if (value := getattr(event, name)) not in (None, ())}
+            line = {
+                "position": position,
+                "name": event.stored_name,
+                "stream": event.originator_id,
+                "subject": event.subject_id,
+                "effective_at": iso(event.effective_us),
+                "recorded_at": iso(event.metadata.recorded_us),
+                "actor": event.metadata.actor,
+                "fields": clear,
+            }
+            if as_json:
+                print(to_json(line, fallback=str, bytes_mode="hex").decode(), flush=True)
+            else:
+                fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
+                print(position, line["effective_at"], event.stored_name, event.subject_id or "-", fields, flush=True)
 
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

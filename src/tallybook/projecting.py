@@ -173,6 +173,7 @@ class ProjectionsDesk(Desk):
         work.operations().direct(work.stamp, name, self._model(name).version, action, position)
 
     def _model(self, name: str) -> ReadModel:
+        self._core.check_open()
         models = {model.name: model for model in self._core.projector.models}
         if name not in models:
             raise refusal("invalid_argument", f"There is no read model {name!r}; there are {', '.join(models)}.")

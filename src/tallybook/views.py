@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from eventsourcing.persistence import PersistenceError
-
-from tallybook.adapters import merkle
+from tallybook.adapters import integrity
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
-from tallybook.adapters.log import Head, LogRecorder
+from tallybook.adapters.integrity import Verification
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.errors import BookDamaged, refusal, whole
+from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
@@ -350,21 +348,6 @@ class TrailEntry:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What `audit verify` found in one log. `problem` names the first thing wrong; None: all is well."""
-
-    log: str
-    size: int
-    root: str
-    problem: str | None
-
-    @property
-    def holds(self) -> bool:
-        """Whether the log is what its frontier says."""
-        return self.problem is None
-
-
 class AuditView(Desk):
     """Who did what, and that nothing was altered."""
 
@@ -373,8 +356,8 @@ class AuditView(Desk):
         core = self._core
         core.check_open()
         return [
-            _verify("events", core.app.log, core.origin, progress),
-            _verify("reads", core.gate.reads, core.origin, None),
+            integrity.verify("events", core.app.log, progress),
+            integrity.verify("reads", core.gate.reads),
         ]
 
     def trail(
@@ -453,46 +436,6 @@ def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) ->
         "released",
         metadata.purpose,
     )
-
-
-def _verify(
-    name: str,
-    log: LogRecorder,
-    origin: str,
-    progress: Progress | None,
-) -> Verification:
-    frontier = merkle.Frontier()
-    size = 0
-    try:
-        head = log.head()
-        size = head.position
-        problem = _first_problem(log, head, frontier, origin, progress)
-    except (PersistenceError, BookDamaged, TypeError, ValueError) as error:
-        problem = f"what follows position {frontier.size} can't be read: {error}"
-    return Verification(name, size, frontier.root().hex(), problem)
-
-
-def _first_problem(
-    log: LogRecorder, head: Head, frontier: merkle.Frontier, origin: str, progress: Progress | None
-) -> str | None:
-    count, least, greatest = log.extent()
-    if count and least < 1:
-        return f"there is an event at position {least}: positions count from 1"
-    if greatest > head.position:
-        return f"there is an event at position {greatest}, and its head says that the log ends at {head.position}"
-    expected = 1
-    for position, stream, version, stored_name, state in log.iterate(stop=head.position):
-        if position != expected:
-            return f"position {expected} is missing"
-        frontier.append([merkle.leaf(origin, position, stream, version, stored_name, state)])
-        expected += 1
-        if progress and position % 10_000 == 0:
-            progress(position, head.position)
-    if frontier.size != head.position:
-        return f"the log ends at position {frontier.size}, its head says {head.position}"
-    if frontier.packed() != head.frontier.packed():
-        return "the stored bytes do not give the recorded root: an event was altered, moved or replaced"
-    return None
 
 
 __all__ = [

@@ -592,8 +592,8 @@ def test_a_book_that_another_process_made_and_used_meanwhile_is_opened(
     real = files.is_ours
     calls: list[Path] = []
 
-    def overtaken(file: Path, *args: Any) -> bool:
-        found = real(file, *args)
+    def overtaken(file: Path, *args: Any, **kwargs: Any) -> bool:
+        found = real(file, *args, **kwargs)
         calls.append(file)
         if len(calls) == LOOKS[look]:
             assert found is False

@@ -1,7 +1,7 @@
 """The suites that the `eventsourcing` package ships for its own recorders, run on ours, in files and in memory.
 
-Subscriptions are not run: SQLite has none in the package, and ours are not built yet. The suites print their rates;
-pytest keeps that to itself.
+Not run: `eventsourcing.tests.projection`, which imports msgspec for its own aggregates; what it asks of a
+`ProjectionRunner` is asked in `TestProjectionRunner…`. The suites print their rates; pytest keeps that to itself.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from abc import ABC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import TestCase
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import eventsourcing.tests.persistence as shipped
 import pytest
-from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent
-from eventsourcing.utils import Environment
+from eventsourcing.application import Application
+from eventsourcing.domain import Aggregate, event
+from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent, Tracking
+from eventsourcing.projection import Projection, ProjectionRunner
+from eventsourcing.utils import Environment, get_topic
 
 from tallybook.adapters.log import BookFactory, LogProcessRecorder, LogRecorder, LogTrackingRecorder
 from tallybook.adapters.sqlite import SQLiteDatabase
@@ -67,6 +70,9 @@ class LogRecorderSuite(shipped.ApplicationRecorderTestCase[LogRecorder], ABC):
         recorder = LogRecorder(self.make_database(), origin=ORIGIN)
         recorder.create_table()
         return recorder
+
+    def test_insert_subscribe(self) -> None:
+        self.optional_test_insert_subscribe()
 
 
 class TestLogRecorderInFiles(Files, LogRecorderSuite):
@@ -292,3 +298,127 @@ class TestBookFactoryInFiles(FactorySuite):
             {"PERSISTENCE_MODULE": FACTORY, "SQLITE_DBNAME": str(Path(folder.name) / "suite.book")},
         )
         super().setUp()
+
+
+class Noted(Aggregate):
+    """Of the library's own kind: its events go through the library's own mapper."""
+
+    class Written(Aggregate.Event):
+        """A note."""
+
+    def __init__(self) -> None:
+        self.notes = 0
+
+    @event(Written)
+    def write(self) -> None:
+        self.notes += 1
+
+
+class Notes(Application[UUID]):
+    """Writes `Noted`."""
+
+
+class CountingView(LogTrackingRecorder):
+    """How many events of each class there were, counted in the transaction that tracks them."""
+
+    def tracking_definitions(self) -> list[str]:
+        return [
+            *super().tracking_definitions(),
+            "CREATE TABLE IF NOT EXISTS counted (kind {text} PRIMARY KEY, events {integer} NOT NULL){compact}",
+        ]
+
+    def count(self, kind: str, tracking: Tracking) -> None:
+        with self.database.session(write=True) as session:
+            self.track_in(session, tracking)
+            session.run(
+                "INSERT INTO counted VALUES (?, 1) ON CONFLICT (kind) DO UPDATE SET events=counted.events+1", [kind]
+            )
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.database.rows("SELECT kind, events FROM counted"))
+
+
+class Counting(Projection[CountingView]):
+    """Counts, and stumbles over what it is told to stumble over."""
+
+    stumbles_at: int | None = None
+
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:
+        if tracking.notification_id == self.stumbles_at:
+            raise ValueError("a poisonous event")
+        self.view.count(type(domain_event).__name__, tracking)
+
+
+class WrittenOnly(Counting):
+    topics = (get_topic(Noted.Written),)
+
+
+class RunnerSuite(TestCase, ABC):
+    """The library's `ProjectionRunner` over our recorders: what the package's suite asks of it, with a view of ours."""
+
+    __test__ = False
+
+    env: dict[str, str]
+
+    def tearDown(self) -> None:
+        Counting.stumbles_at = None
+
+    def runner(self, projection: type[Counting] = Counting) -> ProjectionRunner[Notes, CountingView]:
+        return ProjectionRunner(
+            application_class=Notes, projection_class=projection, view_class=CountingView, env=self.env
+        )
+
+    def test_what_was_written_before_and_what_comes_is_counted_once_and_a_later_run_goes_on(self) -> None:
+        with self.runner() as runner:
+            first = Noted()
+            first.write()
+            recordings = runner.app.save(first)
+            runner.wait(recordings[-1].notification.id, timeout=30)
+            assert runner.view.counts() == {"Created": 1, "Written": 1}
+            first.write()
+            first.write()
+            runner.wait(runner.app.save(first)[-1].notification.id, timeout=30)
+            assert runner.view.counts() == {"Created": 1, "Written": 3}
+        if "mode=memory" in self.env["SQLITE_DBNAME"]:
+            return  # gone with the runner
+        with self.runner() as runner:
+            last = runner.app.save(Noted())[-1].notification.id
+            runner.wait(last, timeout=30)
+            assert runner.view.counts() == {"Created": 2, "Written": 3}
+            assert runner.view.max_tracking_id(runner.app_name) == last == 5
+
+    def test_only_the_topics_of_the_projection_reach_it(self) -> None:
+        with self.runner(WrittenOnly) as runner:
+            noted = Noted()
+            noted.write()
+            runner.wait(runner.app.save(noted)[-1].notification.id, timeout=30)
+            assert runner.view.counts() == {"Written": 1}
+
+    def test_an_error_of_the_projection_ends_the_runner_and_is_raised(self) -> None:
+        Counting.stumbles_at = 2
+        with self.runner() as runner:
+            noted = Noted()
+            noted.write()
+            runner.app.save(noted)
+            with pytest.raises(ValueError, match="poisonous"):
+                runner.run_forever(timeout=30)
+            assert runner.view.counts() == {"Created": 1}
+
+
+class TestProjectionRunnerInFiles(RunnerSuite):
+    __test__ = True
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.env = {"PERSISTENCE_MODULE": FACTORY, "SQLITE_DBNAME": str(Path(folder.name) / "suite.book")}
+
+
+class TestProjectionRunnerInMemory(RunnerSuite):
+    __test__ = True
+
+    def setUp(self) -> None:
+        self.env = {
+            "PERSISTENCE_MODULE": FACTORY,
+            "SQLITE_DBNAME": f"file:suite-{uuid4().hex}?mode=memory&cache=shared",
+        }

@@ -6,8 +6,9 @@ from typing import assert_type
 from uuid import UUID
 
 import tallybook
-from tallybook import Book, Line, RuleSet
+from tallybook import Book, Follower, Line, Recorded, RuleSet
 from tallybook.customers import PurchaseResult, ReturnResult
+from tallybook.domain.events import Event
 from tallybook.loyalty import AccountView, RedemptionResult, SweepResult
 from tallybook.projections.replay import Backtest, Certificate
 from tallybook.tickets import TicketView
@@ -35,6 +36,9 @@ def synchronous(book: Book) -> None:
     assert_type(book.loyalty.account(ada), AccountView)
     assert_type(book.audit.verify(), list[Verification])
     assert_type(book.replay(), Certificate)
+    for recorded in book.follow(after=10, names=["customer.registered"], timeout_s=1.5):
+        assert_type(recorded, Recorded)
+        assert_type(recorded.position, int)
     assert_type(book.backtest("rules/candidate.toml"), Backtest)
     assert_type(book.rules.check("rules/candidate.toml"), RuleSet)
 
@@ -43,4 +47,9 @@ async def awaited() -> None:
     with tallybook.open("memory:") as book, book.acting("agent:lin", purpose="support"):
         ada = await book.customers.register.aio(name="Ada Lovelace")
         assert_type(ada, UUID)
+        async with book.follow() as follower:
+            assert_type(follower, Follower)
+            assert_type(await anext(follower), Recorded)
+            async for position, event in follower:
+                assert_type((position, event), tuple[int, Event])
         assert_type(await book.loyalty.redeem.aio(ada, 50, reward="R1"), RedemptionResult)

@@ -1,0 +1,601 @@
+"""Backups of a book in files: one file with the log, its read models and the log of reads, as of one moment. Never with
+a key; keys are copied apart. Restoring verifies all of it before anything is put in its place.
+
+A file is written under a name of its own beside its place, brought to the disk, and then linked into its place: what
+has the right name is whole. A file that a kill left (`*.part`) is removed by the next backup or restore to the same
+place, once it is a day old.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from time import perf_counter
+from uuid import UUID, uuid4
+
+from tallybook.domain.customer import KeyCreated
+from tallybook.domain.errors import (
+    BookDamaged,
+    BookError,
+    BookFull,
+    BookReadOnly,
+    KeysMissing,
+    NewerBook,
+    NotABook,
+    ReadsMissing,
+)
+from tallybook.projections.read_models import Progress
+
+from .codec import EventMapper
+from .files import FORMAT, is_ours
+from .form import known_uuid
+from .integrity import outline, root_at, verify
+from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment
+from .log import LogRecorder
+from .sqlite import DIALECT, SQLiteDatabase, translated
+from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, file_of, make_log_file
+
+BACKUP_APPLICATION_ID = 0x7A11B00F
+PAGES_A_STEP = 4096
+LEFTOVER_AGE_S = 86_400
+"""A `.part` file that nobody has written to for so long was left by a kill."""
+
+EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
+ANOTHER = "Use another backup; nothing was changed."
+
+_TROUBLE_OF_THE_PLACE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What a backup holds. `position` and `root` name the log's state: keep them elsewhere, and give them to `restore`.
+
+    `reads` counts the recorded reads of personal data.
+    """
+
+    path: str
+    position: int
+    root: str
+    reads: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeysReport:
+    """What a copy of the keys holds. Whoever has it and a backup can read everything."""
+
+    path: str
+    subjects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What was restored. `without_key` counts the subjects whose personal values can't be opened."""
+
+    path: str
+    position: int
+    root: str
+    reads: int
+    subjects: int
+    without_key: int
+    seconds: float
+
+
+# ── backup ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def back_up(
+    storage: Storage, file: Path | str, *, replace: bool = False, progress: Progress | None = None
+) -> BackupReport:
+    """Copy the log, its read models and the log of reads into one file, while others write.
+
+    The reads are looked at first: each of them is about events that the copy of the log holds. Raises BookError.
+    """
+    started = perf_counter()
+    events, reads = _in_file(storage.events), _in_file(storage.reads)
+    target = _target(file, Path(events.name), replace)
+    with (
+        _errors(target),
+        _part(target, 0o600) as part,
+        _snapshot(reads) as looked,
+        _snapshot(events) as logged,
+        _errors(target),
+    ):
+        needed = _size(looked) + _size(logged)
+        _must_fit(target, needed)
+        with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+            with _source_errors(Path(events.name), EXAMINE):
+                _copy_pages(logged, copy, progress)
+            copy.execute("BEGIN IMMEDIATE")
+            for statement in LogRecorder(reads, READS_TABLE).definitions():
+                copy.execute(statement.format_map(DIALECT))
+            with _source_errors(Path(reads.name), EXAMINE):
+                _copy_reads(looked, copy)
+            copy.execute(f"PRAGMA application_id={BACKUP_APPLICATION_ID}")
+            copy.execute("COMMIT")
+            with _source_errors(Path(events.name), EXAMINE):
+                _must_be_sound(copy, "quick_check")
+        with closing(SQLiteDatabase(str(part), read_only=True)) as written:
+            head, wrong = outline(LogRecorder(written))
+            seen, also_wrong = outline(LogRecorder(written, READS_TABLE))
+        if wrong or also_wrong:
+            raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
+        size = part.stat().st_size
+        _publish(part, target, replace=replace)
+    return BackupReport(
+        str(target), head.position, head.frontier.root().hex(), seen.position, size, perf_counter() - started
+    )
+
+
+def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -> KeysReport:
+    """Copy the key file, for its owner's eyes only. Keep it apart from the book's backups, and for a short time.
+
+    Take it after the backup that it belongs to: a key is there before any event that needs it. Raises BookError.
+    """
+    keys = storage.keys
+    if not isinstance(keys, FileKeyStore):
+        raise BookError(
+            "The keys of this book lie in no file that could be copied.",
+            path=storage.url,
+            remedy="Copy them by the means of the place where they lie.",
+        )
+    target = _target(file, _book_of(keys), replace)
+    with _errors(target), _part(target, 0o600) as part:
+        with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+            with _source_errors(keys.path, EXAMINE):
+                keys.copy_to(copy)
+                _must_be_sound(copy, "integrity_check")
+            [(subjects,)] = copy.execute("SELECT COUNT(*) FROM keys").fetchall()
+        size = part.stat().st_size
+        _publish(part, target, replace=replace)
+    return KeysReport(str(target), subjects, size)
+
+
+# ── restore ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def restore(
+    file: Path | str,
+    url: str,
+    *,
+    keys: Path | str | None = None,
+    checkpoint: tuple[int, str] | None = None,
+    progress: Progress | None = None,
+) -> RestoreReport:
+    """Put a book back from a backup, at a place where there is none, after all of it was verified.
+
+    The keys are those of a copy (`keys`), or those that lie beside the place already. A log of reads that lies there
+    is kept, if it goes on from the backup's. `checkpoint`: a position and a root (hex) kept elsewhere, that the log
+    must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
+    """
+    started = perf_counter()
+    source = Path(os.path.abspath(file))
+    path = _free_place(url)
+    keys_path, reads_path = beside(path)
+    origin = _must_be_backup(source)
+    given = None if keys is None else Path(os.path.abspath(keys))
+    if given == keys_path:
+        given = None
+    _must_be_keys(given or keys_path, origin, theirs=given is None)
+    there = is_ours(reads_path, READS_APPLICATION_ID, "log of reads")
+    with _errors(path), ExitStack() as parts:
+        _must_fit(path, source.stat().st_size)
+        book_part = parts.enter_context(_part(path, 0o666))
+        reads_part = parts.enter_context(_part(reads_path, 0o666))
+        _take_apart(source, book_part, reads_part, origin, progress)
+        keys_part = keys_path
+        if given is not None:
+            keys_part = parts.enter_context(_part(keys_path, 0o600))
+            with closing(_read_only(given)) as copied, closing(sqlite3.connect(keys_part)) as copy:
+                copied.backup(copy)
+        with (
+            closing(SQLiteDatabase(str(book_part), read_only=True)) as events,
+            closing(SQLiteDatabase(str(reads_part), read_only=True)) as reads,
+            closing(FileKeyStore(keys_part)) as store,
+        ):
+            log, seen = LogRecorder(events, origin=origin), LogRecorder(reads, READS_TABLE, origin)
+            position, root = _must_hold(source, "log", log, progress)
+            count, reads_root = _must_hold(source, "log of reads", seen, None)
+            if checkpoint is not None:
+                _must_reach(source, log, position, checkpoint)
+            subjects, without_key = _must_match(log, store, given or keys_path)
+        for part in (book_part, reads_part):
+            with closing(sqlite3.connect(part)) as one:
+                one.execute("PRAGMA journal_mode=WAL")
+        if there:
+            count = _must_go_on(reads_path, origin, count, reads_root)
+        # Subjects that the lost log had erased since the backup are to be shredded again here, before the book opens.
+        if given is not None:
+            _publish_keys(keys_part, keys_path)
+        if not there:
+            _publish(reads_part, reads_path)
+        _publish(book_part, path)  # last: before this, there is no book at the place that could be opened
+    return RestoreReport(str(path), position, root, count, subjects, without_key, perf_counter() - started)
+
+
+def _free_place(url: str) -> Path:
+    path = file_of(url)
+    if path is None:
+        raise BookError(
+            f"{url!r} is no book in files.",
+            path=str(url),
+            remedy='Write "sqlite:///shop.book"; a book in PostgreSQL is restored by pg_restore.',
+        )
+    if not path.parent.is_dir():
+        raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")
+    left = [path, *_journals(path)]
+    for one in beside(path):
+        if not one.exists():
+            left += _journals(one)  # SQLite would take it for the journal of the file that is restored
+    for one in left:
+        if one.exists() and (one == path or one.stat().st_size):
+            raise BookError(
+                f"{one} is there already.",
+                path=str(one),
+                remedy="Restore to another place, or move the old book away with all of its files.",
+            )
+    return path
+
+
+def _journals(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")]
+
+
+def _must_be_backup(source: Path) -> str:
+    """The origin of the book that a backup is of. Looks at its first pages only."""
+    try:
+        with closing(_immutable(source)) as backup:
+            [(found,)] = backup.execute("PRAGMA application_id").fetchall()
+            [(version,)] = backup.execute("PRAGMA user_version").fetchall()
+            if found != BACKUP_APPLICATION_ID:
+                what = "a book, or a plain copy" if found == APPLICATION_ID else "an SQLite file of something else"
+                raise NotABook(
+                    f"{source} is {what}, and no backup.",
+                    path=str(source),
+                    remedy="Name a file that `tallybook backup` made.",
+                )
+            if version > FORMAT:
+                raise NewerBook(
+                    f"{source} has format {version}; this release reads up to {FORMAT}.",
+                    path=str(source),
+                    remedy="Upgrade Tallybook.",
+                )
+            return str(backup.execute("SELECT value FROM book WHERE name='origin'").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        raise BookError(
+            f"{source} can't be read: {error}.", path=str(source), remedy="Check the name, its owner and its mode."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        if _code(error) == sqlite3.SQLITE_NOTADB:
+            raise NotABook(
+                f"{source} is no backup: it is no SQLite file.",
+                path=str(source),
+                remedy="Name a file that `tallybook backup` made.",
+            ) from error
+        raise _damaged(source, str(error), ANOTHER) from error
+
+
+def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> None:
+    """Raises KeysMissing unless a key file is of a book. `theirs`: it lies in its place, and may have a hot journal."""
+    found: str | None = None
+    if theirs:
+        with closing(FileKeyStore(path)) as store:
+            found = store.origin
+    elif path.exists():
+        try:
+            with closing(_read_only(path)) as keys:
+                if keys.execute("PRAGMA application_id").fetchone()[0] == KEYS_APPLICATION_ID:
+                    [(found,)] = keys.execute("SELECT value FROM meta WHERE name='origin'").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise KeysMissing(
+                f"{path} is no key file: {error}.", path=str(path), remedy="Give a copy that `backup --keys` made."
+            ) from error
+    if found != origin:
+        raise KeysMissing(
+            f"{path} does not hold the keys of the book {origin}, but {found or 'nothing'}.",
+            path=str(path),
+            remedy="Give the keys of the book that the backup is of.",
+        )
+
+
+def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, progress: Progress | None) -> None:
+    """The backup's pages as the book's file, without the reads; those in a file of their own."""
+    make_log_file(reads_part, READS_APPLICATION_ID, READS_TABLE, origin)
+    with closing(_immutable(source)) as backup, _source_errors(source, ANOTHER):
+        with closing(sqlite3.connect(reads_part, isolation_level=None)) as copy:
+            copy.execute("PRAGMA journal_mode=DELETE")
+            copy.execute("BEGIN IMMEDIATE")
+            _copy_reads(backup, copy)
+            copy.execute("COMMIT")
+        with closing(sqlite3.connect(book_part, isolation_level=None)) as copy:
+            _copy_pages(backup, copy, progress)
+            copy.execute("PRAGMA journal_mode=OFF")
+            copy.execute("PRAGMA secure_delete=ON")
+            copy.execute("BEGIN IMMEDIATE")
+            copy.execute(f"DROP TABLE {READS_TABLE}")
+            copy.execute("DELETE FROM head WHERE log=?", (READS_TABLE,))
+            copy.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            copy.execute("COMMIT")
+        for part in (book_part, reads_part):
+            with closing(sqlite3.connect(part)) as copy:
+                _must_be_sound(copy, "integrity_check")
+
+
+def _must_hold(source: Path, name: str, log: LogRecorder, progress: Progress | None) -> tuple[int, str]:
+    found = verify(name, log, progress)
+    if found.problem:
+        raise _damaged(source, f"{name}: {found.problem}", ANOTHER)
+    return found.size, found.root
+
+
+def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple[int, str]) -> None:
+    expected_position, expected_root = checkpoint
+    if position < expected_position:
+        raise BookError(
+            f"{source} ends at position {position}, before the checkpoint's {expected_position}.",
+            path=str(source),
+            remedy="Look for a later backup, or restore this one without the checkpoint and do without what followed.",
+        )
+    if root_at(log, expected_position) != expected_root.lower():
+        raise _damaged(source, f"its first {expected_position} events do not give the checkpoint's root", ANOTHER)
+
+
+def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, int]:
+    """How many subjects the log made a key for, and how many of them have none."""
+    subjects = without = 0
+    for subject, committed, key in keys_in(log, store.get):
+        subjects += 1
+        if key is None:
+            without += 1
+        elif not hmac.compare_digest(commitment(key), committed):
+            raise KeysMissing(
+                f"{path} holds another key for subject {subject} than the one that the log commits to.",
+                path=str(path),
+                remedy="Give the key file that belongs to the backup.",
+            )
+    return subjects, without
+
+
+def keys_in(
+    log: LogRecorder, get: Callable[[list[UUID]], dict[UUID, bytes]]
+) -> Iterator[tuple[UUID, bytes, bytes | None]]:
+    """The subjects that a log made a key for, what it commits to, and the key, if there is one."""
+    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda _: None)).read
+    made: list[KeyCreated] = []
+
+    def held() -> Iterator[tuple[UUID, bytes, bytes | None]]:
+        found = get([event.originator_id for event in made])
+        for event in made:
+            yield event.originator_id, event.commitment, found.get(event.originator_id)
+        made.clear()
+
+    for position, stream, version, name, state in log.iterate(topics=[KeyCreated.stored_name]):
+        event = read(known_uuid(stream), version, name, state, position)
+        assert isinstance(event, KeyCreated)
+        made.append(event)
+        if len(made) == 5000:
+            yield from held()
+    yield from held()
+
+
+def _must_go_on(reads_path: Path, origin: str, count: int, root: str) -> int:
+    """How many reads there are in the log of reads that was left, if the backup's is its beginning."""
+    with closing(SQLiteDatabase(str(reads_path))) as reads:
+        log = LogRecorder(reads, READS_TABLE, origin)
+        found = verify("log of reads", log)
+        if found.problem or found.size < count or root_at(log, count) != root:
+            raise ReadsMissing(
+                f"{reads_path} is there already, and does not go on from the backup's log of reads.",
+                path=str(reads_path),
+                remedy="Move it away: the backup's is then put in its place.",
+            )
+        return found.size
+
+
+def _publish_keys(part: Path, path: Path) -> None:
+    """Put keys in place, unless a restore that was cut short, or the host, did so already."""
+    try:
+        _publish(part, path)
+    except BookError:
+        with closing(FileKeyStore(part)) as given, closing(FileKeyStore(path)) as there:
+            if (there.origin, there.lookup_key) != (given.origin, given.lookup_key) or not given.is_within(there):
+                raise
+
+
+# ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _in_file(database: object) -> SQLiteDatabase:
+    if not isinstance(database, SQLiteDatabase):
+        raise BookError(
+            "A book in PostgreSQL is backed up by pg_dump: of its schema, in one snapshot.",
+            path=getattr(database, "place", ""),
+            remedy="See docs/operations.md.",
+        )
+    if database.in_memory:
+        raise BookError(
+            "A book in memory has no backup: it is gone when it is closed.",
+            path=database.place,
+            remedy='Open a book in files: "sqlite:///shop.book".',
+        )
+    return database
+
+
+def _target(file: Path | str, book: Path, replace: bool) -> Path:
+    """Where a copy is to lie."""
+    target = Path(os.path.abspath(file))
+    if not target.parent.is_dir():
+        raise BookError(f"The folder {target.parent} is not there.", path=str(target), remedy="Make it first.")
+    if target.exists() or target.is_symlink():
+        own = [book.with_name(book.name + suffix) for suffix in ("", ".keys", ".reads")]
+        own += [one.with_name(one.name + suffix) for one in own for suffix in ("-wal", "-shm", "-journal")]
+        if any(one.exists() and target.exists() and one.samefile(target) for one in own):
+            raise BookError(f"{target} is a file of the book itself.", path=str(target), remedy="Name another file.")
+        if not replace:
+            raise _there_already(target)
+    return target
+
+
+def _book_of(keys: FileKeyStore) -> Path:
+    return keys.path.with_name(keys.path.name.removesuffix(".keys"))
+
+
+def _there_already(path: Path) -> BookError:
+    return BookError(f"{path} is there already.", path=str(path), remedy="Name another file, or have it replaced.")
+
+
+def _damaged(source: Path, why: str, remedy: str) -> BookDamaged:
+    return BookDamaged(f"{source} is damaged or cut short: {why}.", path=str(source), remedy=remedy)
+
+
+@contextmanager
+def _errors(target: Path) -> Iterator[None]:
+    """Errors of what is written as Tallybook's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translated(error, str(target)) from error
+    except OSError as error:
+        kind = BookReadOnly if isinstance(error, PermissionError) else BookError
+        raise kind(
+            f"{target} can't be written: {error.strerror or error}.",
+            path=str(target),
+            remedy="Check the folder, its owner and mode, and the space that is left.",
+        ) from error
+
+
+@contextmanager
+def _source_errors(source: Path, remedy: str) -> Iterator[None]:
+    """What is wrong with the content that is copied, and not with the place that it is copied to, as BookDamaged."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if _code(error) in _TROUBLE_OF_THE_PLACE:
+            raise
+        raise _damaged(source, str(error), remedy) from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+@contextmanager
+def _part(target: Path, mode: int) -> Iterator[Path]:
+    """An empty file beside another, for what is not whole yet. It is removed at the end."""
+    for left in target.parent.glob(f"{escape(target.name)}.*.part*"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - LEFTOVER_AGE_S:
+                left.unlink()
+    part = target.with_name(f"{target.name}.{uuid4().hex[:12]}.part")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
+    try:
+        yield part
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            part.with_name(part.name + suffix).unlink(missing_ok=True)
+
+
+def _publish(part: Path, target: Path, *, replace: bool = False) -> None:
+    """Give a file its name, once it is on the disk; the name is on the disk when this returns."""
+    _sync(part)
+    if replace:
+        part.replace(target)
+    else:
+        try:
+            os.link(part, target)
+        except FileExistsError:
+            raise _there_already(target) from None
+        except OSError:  # a file system without hard links
+            if target.exists():
+                raise _there_already(target) from None
+            part.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _snapshot(database: SQLiteDatabase) -> Iterator[sqlite3.Connection]:
+    """A connection that sees one moment, until the end of the block."""
+    with database.connection() as connection:
+        connection.execute("BEGIN")
+        try:
+            connection.execute("SELECT position FROM head").fetchall()
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+
+
+def _immutable(file: Path) -> sqlite3.Connection:
+    """A file that nobody writes to: read without locks, and from where nothing can be written."""
+    return sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def _read_only(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: Progress | None) -> None:
+    copy.execute("PRAGMA synchronous=OFF")  # it is brought to the disk before it gets its name
+
+    def advance(_: int, remaining: int, total: int) -> None:
+        if progress:
+            progress(total - remaining, max(total, 1))
+
+    source.backup(copy, pages=PAGES_A_STEP, progress=advance)
+    copy.execute("PRAGMA journal_mode=DELETE")
+
+
+def _copy_reads(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
+    rows = source.execute(f"SELECT * FROM {READS_TABLE} ORDER BY position")  # noqa: S608 - a name of ours
+    copy.executemany(f"INSERT INTO {READS_TABLE} VALUES (?,?,?,?,?)", rows)  # noqa: S608 - a name of ours
+    head = source.execute("SELECT position, frontier FROM head WHERE log=?", (READS_TABLE,)).fetchone()
+    copy.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (*head, READS_TABLE))
+
+
+def _must_be_sound(copy: sqlite3.Connection, pragma: str) -> None:
+    [(found,), *_] = copy.execute(f"PRAGMA {pragma}(1)").fetchall()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
+def _must_fit(target: Path, needed: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise BookFull(
+            f"{target} needs {needed:,} bytes, and {free:,} are free; nothing was written.",
+            path=str(target),
+            remedy="Make space, or name a place with more.",
+        )
+
+
+def _size(connection: sqlite3.Connection) -> int:
+    [(pages,)] = connection.execute("PRAGMA page_count").fetchall()
+    [(page_bytes,)] = connection.execute("PRAGMA page_size").fetchall()
+    return int(pages * page_bytes)

@@ -1,0 +1,545 @@
+"""Whether a book is well: a table of small checks, each on its own, that report and never raise.
+
+The files of a book are opened for reading only, by SQLite alone: a handle on one of them that is closed by other means
+would drop the locks of a book that this process has open.
+"""
+
+from __future__ import annotations
+
+import hmac
+import platform
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from glob import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from tallybook.domain.customer import PurchaseRecorded
+from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
+from tallybook.domain.events import REGISTRY
+from tallybook.projections.projector import FAILED, Status
+from tallybook.projections.read_models import Progress
+
+from .backup import keys_in
+from .codec import EventMapper
+from .database import Database, marks
+from .files import FORMAT
+from .form import known_uuid
+from .integrity import outline, verify
+from .keys import KEYS_APPLICATION_ID, Keyring, MemoryKeyStore, commitment
+from .log import LogRecorder
+from .sqlite import SQLiteDatabase
+from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside
+
+WAL_BYTES_MAX = 64 * 2**20
+"""A longer write-ahead log is worth a word: SQLite folds it in every 4 MB, unless a reader holds it up."""
+
+CLOCK_FALL_US = 60_000_000
+"""Writers that wait for each other record times out of order by less than this."""
+
+State = Literal["ok", "warning", "failed"]
+OK: State = "ok"
+WARNING: State = "warning"
+FAILURE: State = "failed"
+Word = tuple[State, str, str]
+Keys = Callable[[list[UUID]], dict[UUID, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `state`: ok, warning, failed. `remedy` tells how to mend it."""
+
+    name: str
+    state: State
+    what: str
+    remedy: str = ""
+
+
+@dataclass
+class Patient:
+    """A book as far as it can be read. What is None can't be; why is found by the check of the files."""
+
+    path: Path | None
+    log: LogRecorder | None
+    reads: LogRecorder | None
+    keys: Keys | None
+    status: Callable[[], Sequence[Status]] | None
+    progress: Progress | None
+    failed: bool = False
+
+    @property
+    def logs(self) -> list[tuple[str, LogRecorder]]:
+        """Those that can be read, with what they are called."""
+        pairs = (("log", self.log), ("log of reads", self.reads))
+        return [(name, log) for name, log in pairs if log is not None]
+
+    @property
+    def mapper(self) -> EventMapper:
+        """Reads events; opens nothing."""
+        return EventMapper(Keyring(MemoryKeyStore(self.log.origin if self.log else ""), lambda _: None))
+
+
+class Check(NamedTuple):
+    """One row of the table. `deep`: it reads everything, and is left out of a quick look."""
+
+    name: str
+    run: Callable[[Patient], Iterator[Word]]
+    deep: bool = False
+
+
+def ok(what: str) -> Word:
+    """All is well."""
+    return (OK, what, "")
+
+
+def warning(what: str, remedy: str) -> Word:
+    """Something to look at; the book does its work."""
+    return (WARNING, what, remedy)
+
+
+def failed(what: str, remedy: str) -> Word:
+    """Something is wrong."""
+    return (FAILURE, what, remedy)
+
+
+RESTORE = "Restore the book from a backup: `tallybook restore`."
+REBUILD = "Run `tallybook projections rebuild`."
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def files(path: Path, usable: dict[Path, SQLiteDatabase]) -> Iterator[Word]:
+    """Look at a book's three files: there, of a book, of this book, of a known format, readable by their owner alone.
+
+    Those that can be read are put into `usable`.
+    """
+    keys_path, reads_path = beside(path)
+    kinds = (
+        (path, APPLICATION_ID, "book", RESTORE),
+        (
+            keys_path,
+            KEYS_APPLICATION_ID,
+            "key file",
+            "Put it back: without it, what is sealed stays so.",
+        ),
+        (reads_path, READS_APPLICATION_ID, "log of reads", "Put it back from its backup, or restore the book."),
+    )
+    origins: dict[Path, str] = {}
+    for file, application_id, what, remedy in kinds:
+        words, origin = _look_at(file, application_id, what, remedy)
+        yield from words
+        if origin is not None:
+            origins[file] = origin
+    mine = origins.get(path)
+    for file, origin in origins.items():
+        if mine is not None and origin != mine:
+            yield failed(f"{file.name} belongs to another book: {origin}, not {mine}", "Put back the one of this book.")
+        else:
+            usable[file] = SQLiteDatabase(str(file), read_only=True)
+    if keys_path.exists() and keys_path.stat().st_mode & 0o077:
+        yield failed(
+            f"{keys_path.name} has mode {keys_path.stat().st_mode & 0o777:o}: others may read the keys",
+            f"chmod 600 {keys_path}",
+        )
+    if len(usable) == len(kinds):
+        yield ok(f"{path.name}, {keys_path.name} and {reads_path.name} are there and belong together")
+
+
+def _look_at(file: Path, application_id: int, what: str, remedy: str) -> tuple[list[Word], str | None]:
+    if not file.exists():
+        return [failed(f"the {what} {file.name} is not there", remedy)], None
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=30)) as raw:
+            [(found,)] = raw.execute("PRAGMA application_id").fetchall()
+            [(form,)] = raw.execute("PRAGMA user_version").fetchall()
+            if found != application_id:
+                return [failed(f"{file.name} is no {what}: its application id is {found:#x}", remedy)], None
+            if form > FORMAT:
+                told = f"{file.name} has format {form}; this release reads up to {FORMAT}"
+                return [failed(told, "Upgrade Tallybook.")], None
+            table = "meta" if application_id == KEYS_APPLICATION_ID else "book"
+            [(origin,)] = raw.execute(f"SELECT value FROM {table} WHERE name='origin'").fetchall()  # noqa: S608 - two names of ours
+            return [], str(origin)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+            told = f"{file.name} has a journal of a commit that was cut short; to be undone first"
+            return [warning(told, "Open the book once (SQLite undoes it by itself), and run doctor again.")], None
+        return [failed(f"{file.name} can't be read: {error}", remedy)], None
+    except ValueError:
+        return [failed(f"{file.name} does not say which book it belongs to", remedy)], None
+
+
+def left_over(patient: Patient) -> Iterator[Word]:
+    """Files that a killed backup or restore left beside the book."""
+    if patient.path is None:
+        return
+    found = sorted(one for one in patient.path.parent.glob(f"{escape(patient.path.name)}*.part*") if one.is_file())
+    if found:
+        size = sum(one.stat().st_size for one in found)
+        yield warning(
+            f"{', '.join(one.name for one in found)} ({_mb(size)}): of a backup or a restore that runs, or was killed",
+            "If none is running, delete them; the next one deletes those that are a day old.",
+        )
+    else:
+        yield ok("nothing is left of backups or restores")
+
+
+def pages(patient: Patient) -> Iterator[Word]:
+    """SQLite's own check of the files' pages and indexes."""
+    if patient.path is None:
+        return
+    for file in (patient.path, *beside(patient.path)):
+        if file.exists():
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=30)) as raw:
+                try:
+                    problems = [str(row[0]) for row in raw.execute("PRAGMA integrity_check(5)")]
+                except sqlite3.Error as error:
+                    problems = [str(error)]
+            if problems == ["ok"]:
+                yield ok(f"the pages of {file.name} are sound")
+            else:
+                yield failed(f"the pages of {file.name} are damaged: {'; '.join(problems)}", RESTORE)
+
+
+def space(patient: Patient) -> Iterator[Word]:
+    """Free space, against the size of the book: what a backup beside it or a rebuild needs at most."""
+    if patient.path is None:
+        return
+    size = sum(file.stat().st_size for file in (patient.path, *beside(patient.path)) if file.exists())
+    free = shutil.disk_usage(patient.path.parent).free
+    told = f"the book takes {_mb(size)}, {_mb(free)} are free"
+    if free < size:
+        yield warning(told, "Make space: a rebuild or a backup at the same place might not fit.")
+    else:
+        yield ok(told)
+
+
+def write_ahead(patient: Patient) -> Iterator[Word]:
+    """The length of the write-ahead logs."""
+    if patient.path is None:
+        return
+    for file in (patient.path, beside(patient.path)[1]):
+        wal = file.with_name(file.name + "-wal")
+        size = wal.stat().st_size if wal.exists() else 0
+        if size > WAL_BYTES_MAX:
+            yield warning(
+                f"{wal.name} has grown to {_mb(size)}: a reader that does not end, or one very large commit",
+                "Look for a process that holds a transaction open; when all have closed the book, it is gone.",
+            )
+        else:
+            yield ok(f"{_mb(size)} of {file.name} are in its write-ahead log")
+
+
+# ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def positions(patient: Patient) -> Iterator[Word]:
+    """The head against the rows."""
+    for name, log in patient.logs:
+        head, problem = outline(log)
+        count, _, greatest = log.extent()
+        if problem is None and greatest < head.position:
+            problem = f"it ends at position {greatest}, and its head says {head.position}"
+        if problem is None and count != greatest:
+            problem = f"of the positions 1 to {greatest}, {greatest - count} are missing"
+        yield failed(f"{name}: {problem}", RESTORE) if problem else ok(f"{name}: {count:,} positions without a gap")
+
+
+def roots(patient: Patient) -> Iterator[Word]:
+    """The Merkle roots, recomputed from the stored bytes."""
+    for name, log in patient.logs:
+        found = verify(name, log, patient.progress if name == "log" else None)
+        if found.problem:
+            yield failed(f"{name}: {found.problem}", RESTORE)
+        else:
+            yield ok(f"{name}: the root of {found.size:,} leaves is {found.root}")
+
+
+def streams(patient: Patient) -> Iterator[Word]:
+    """Versions of each stream: from 1, without a gap."""
+    for name, log in patient.logs:
+        table = log.table.name
+        rows = log.database.rows(
+            "SELECT originator_id, COUNT(*), MIN(originator_version), MAX(originator_version) "  # noqa: S608 - a name of ours
+            f"FROM {table} GROUP BY originator_id "
+            "HAVING MIN(originator_version)<>1 OR MAX(originator_version)<>COUNT(*)"
+        )
+        if rows:
+            stream, count, least, greatest = rows[0]
+            told = f"{name}: {len(rows):,} streams have gaps in their versions; first {_stream(stream)}"
+            yield failed(f"{told}, {count} versions from {least} to {greatest}", RESTORE)
+        else:
+            yield ok(f"{name}: the versions of all streams are without gaps")
+
+
+def names(patient: Patient) -> Iterator[Word]:
+    """Stored names that this release doesn't know."""
+    for name, log in patient.logs:
+        rows = log.database.rows(f"SELECT topic, COUNT(*), MIN(position) FROM {log.table.name} GROUP BY topic")  # noqa: S608 - a name of ours
+        unknown = [(topic, count, first) for topic, count, first in rows if topic not in REGISTRY]
+        for topic, count, first in sorted(unknown):
+            yield failed(
+                f"{name}: {count:,} events are called {topic!r}, which this release does not know; first at {first}",
+                "Upgrade Tallybook: a later release wrote them.",
+            )
+        if not unknown:
+            yield ok(f"{name}: the names of all {sum(count for _, count, _ in rows):,} events are known")
+
+
+def contents(patient: Patient) -> Iterator[Word]:
+    """Every event read: schema versions, stored forms, and a clock that went back."""
+    read = patient.mapper.read
+    for name, log in patient.logs:
+        newer: list[int] = []
+        wrong: list[StoredFormError] = []
+        falls: list[tuple[int, int]] = []
+        latest = 0
+        for position, stream, version_, topic, state in log.iterate():
+            try:
+                recorded_us = read(known_uuid(stream), version_, topic, state, position).metadata.recorded_us
+            except UnknownStoredName:
+                continue
+            except NewerSchema:
+                newer.append(position)
+                continue
+            except StoredFormError as error:
+                wrong.append(error)
+                continue
+            if recorded_us < latest - CLOCK_FALL_US:
+                falls.append((position, latest - recorded_us))
+            latest = max(latest, recorded_us)
+        if newer:
+            told = f"{name}: {len(newer):,} events have a newer schema version; first at position {newer[0]}"
+            yield failed(told, "Upgrade Tallybook: a later release wrote them.")
+        if wrong:
+            yield failed(f"{name}: {len(wrong):,} events can't be read; first: {wrong[0]}", RESTORE)
+        if falls:
+            first, _ = falls[0]
+            yield warning(
+                f"{name}: {len(falls):,} events were recorded before events that precede them, by up to "
+                f"{max(fall for _, fall in falls) / 1e6:,.0f} s; first at position {first}",
+                "Check the clocks of the writing machines; `known_at` answers by the order of positions all the same.",
+            )
+        if not newer and not wrong:
+            yield ok(f"{name}: all events can be read")
+
+
+def claims(patient: Patient) -> Iterator[Word]:
+    """Claims whose holder is neither a stream nor a purchase of the log."""
+    log = patient.log
+    if log is None:
+        return
+    [(count,)] = log.database.rows("SELECT COUNT(*) FROM claims")
+    rows = log.database.rows(
+        f"SELECT holder FROM claims WHERE NOT EXISTS (SELECT 1 FROM {log.table.name} WHERE originator_id=claims.holder)"  # noqa: S608 - a name of ours
+    )
+    idle = {holder for (holder,) in rows}
+    if idle:
+        read = patient.mapper.read
+        for position, stream, version_, name, state in log.iterate(topics=[PurchaseRecorded.stored_name]):
+            event = read(known_uuid(stream), version_, name, state, position)
+            idle.discard(event.event_id.bytes)  # a purchase is called by its event
+    if idle:
+        yield failed(f"{len(idle):,} of the holders of {count:,} claims are not in the log", RESTORE)
+    else:
+        yield ok(f"the holders of all {count:,} claims are in the log")
+
+
+def receipts(patient: Patient) -> Iterator[Word]:
+    """Receipts of commands whose events are not there."""
+    log = patient.log
+    if log is None:
+        return
+    [(count, beyond)] = log.database.rows(
+        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "
+        "THEN 1 ELSE 0 END), 0) FROM receipts",
+        [log.table.name],
+    )
+    if beyond:
+        yield failed(f"{beyond:,} of {count:,} receipts tell of events after the head: those are lost", RESTORE)
+    else:
+        yield ok(f"the events of all {count:,} receipts are there")
+
+
+def keys(patient: Patient) -> Iterator[Word]:
+    """Every subject's key: there, and the one that the log commits to."""
+    if patient.log is None or patient.keys is None:
+        return
+    count = missing = 0
+    other: list[UUID] = []
+    for subject, committed, key in keys_in(patient.log, patient.keys):
+        count += 1
+        if key is None:
+            missing += 1
+        elif not hmac.compare_digest(commitment(key), committed):
+            other.append(subject)
+    put_back = "Put the key file back from its backup, unless they were destroyed on purpose."
+    if other:
+        yield failed(
+            f"{len(other):,} of {count:,} subjects have another key than the log commits to; first: {other[0]}",
+            "Put the key file back from its backup.",
+        )
+    if missing:
+        yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+    if not other and not missing:
+        yield ok(f"the keys of all {count:,} subjects are there, and are those that the log commits to")
+
+
+# ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def versions(patient: Patient) -> Iterator[Word]:  # noqa: ARG001 - every check is called alike
+    """What the book is run by."""
+    yield ok(
+        f"format {FORMAT}, Tallybook {version('tallybook')}, eventsourcing {version('eventsourcing')}, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    )
+    if _may_lose_the_wal(sqlite3.sqlite_version_info):
+        yield warning(
+            f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug: rarely, it damages a file that several write to",
+            "Use SQLite 3.51.3 or later (or 3.44.6, 3.50.7), unless your distribution has mended its own.",
+        )
+
+
+def _may_lose_the_wal(release: tuple[int, ...]) -> bool:
+    """Whether a release of SQLite has the bug that sqlite.org/wal.html#walresetbug tells of."""
+    mended = release >= (3, 51, 3) or (3, 44, 6) <= release < (3, 45) or (3, 50, 7) <= release < (3, 51)
+    return not mended
+
+
+def read_models(patient: Patient) -> Iterator[Word]:
+    """Each read model's state, version, position, lag."""
+    if patient.status is None:
+        return
+    if patient.failed:
+        yield warning("the read models were not looked at, since the book is not well", "Mend the rest first.")
+        return
+    for one in patient.status():
+        told = f"{one.name} (version {one.version}) is {one.state}, at position {one.position:,}, {one.lag:,} behind"
+        if one.position > one.head:
+            yield failed(f"{told}: ahead of the log", REBUILD)
+        elif one.state == FAILED:
+            yield failed(
+                f"{told}; position {one.failed_position}: {one.error}",
+                f"Mend the cause, then `tallybook projections retry {one.name}`, or skip the event.",
+            )
+        else:
+            yield ok(told)
+
+
+def server(patient: Patient) -> Iterator[Word]:
+    """Settings of a PostgreSQL server on which it depends whether a commit lasts."""
+    settings = getattr(patient.log.database, "settings", None) if patient.log else None
+    if settings is None:
+        return
+    found: dict[str, str] = settings()
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if found.get(name) == "off":
+            yield warning(f"{name} is off: a power cut may lose or damage what was acknowledged", f"Set {name} = on.")
+    yield ok(", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+CHECKS: Sequence[Check] = (
+    Check("left over", left_over),
+    Check("space", space),
+    Check("write-ahead log", write_ahead),
+    Check("versions", versions),
+    Check("server", server),
+    Check("pages", pages, deep=True),
+    Check("positions", positions),
+    Check("root", roots, deep=True),
+    Check("streams", streams),
+    Check("stored names", names),
+    Check("events", contents, deep=True),
+    Check("claims", claims, deep=True),
+    Check("receipts", receipts),
+    Check("keys", keys),
+    Check("read models", read_models),
+)
+
+
+def examine(
+    path: Path, status: Callable[[], Sequence[Status]] | None, *, quick: bool, progress: Progress | None
+) -> list[Finding]:
+    """Check a book in files, whether or not it can be opened."""
+    usable: dict[Path, SQLiteDatabase] = {}
+    findings = _run("files", files(path, usable))
+    with ExitStack() as stack:
+        for database in usable.values():
+            stack.callback(database.close)
+        keys_path, reads_path = beside(path)
+        origin = ""
+        if path in usable:
+            [(origin,)] = usable[path].rows("SELECT value FROM book WHERE name='origin'")
+        patient = Patient(
+            path,
+            LogRecorder(usable[path], origin=origin) if path in usable else None,
+            LogRecorder(usable[reads_path], READS_TABLE, origin) if reads_path in usable else None,
+            _keys_of(usable[keys_path]) if keys_path in usable else None,
+            status,
+            progress,
+        )
+        return [*findings, *_checked(patient, findings, quick)]
+
+
+def examine_open(
+    storage: Storage, status: Callable[[], Sequence[Status]], *, quick: bool, progress: Progress | None
+) -> list[Finding]:
+    """Check an open book, wherever it lies."""
+    events: Database = storage.events
+    if isinstance(events, SQLiteDatabase) and not events.in_memory:
+        return examine(Path(events.name), status, quick=quick, progress=progress)
+    patient = Patient(
+        None,
+        LogRecorder(events, origin=storage.origin),
+        LogRecorder(storage.reads, READS_TABLE, storage.origin),
+        storage.keys.get,
+        status,
+        progress,
+    )
+    return _checked(patient, [], quick)
+
+
+def _checked(patient: Patient, found: Sequence[Finding], quick: bool) -> list[Finding]:
+    findings: list[Finding] = []
+    for check in CHECKS:
+        if not (quick and check.deep):
+            patient.failed = any(one.state == FAILURE for one in (*found, *findings))
+            findings += _run(check.name, check.run(patient))
+    return findings
+
+
+def _run(name: str, words: Iterator[Word]) -> list[Finding]:
+    findings = []
+    try:
+        for word in words:
+            findings.append(Finding(name, *word))  # noqa: PERF401 - what was found before an error counts
+    except Exception as error:  # noqa: BLE001 - whatever a damaged book throws is what was found
+        findings.append(Finding(name, FAILURE, f"could not be checked: {type(error).__name__}: {error}", RESTORE))
+    return findings
+
+
+def _keys_of(database: SQLiteDatabase) -> Keys:
+    def get(subjects: list[UUID]) -> dict[UUID, bytes]:
+        found: dict[UUID, bytes] = {}
+        for start in range(0, len(subjects), 500):
+            chunk = [subject.bytes for subject in subjects[start : start + 500]]
+            rows = database.rows(f"SELECT subject, data_key FROM keys WHERE subject IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
+            found.update((known_uuid(subject), key) for subject, key in rows)
+        return found
+
+    return get
+
+
+def _stream(stream: bytes | str) -> str:
+    return str(known_uuid(stream)) if isinstance(stream, bytes) else stream
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

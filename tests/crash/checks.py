@@ -1,0 +1,191 @@
+"""What must hold of a book after a crash, whatever happened before."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import tallybook
+from tallybook import Book, Erased
+from tallybook.projections.read_models import ReadModel, Recorded, Table
+
+from .ledger import ACTOR, FACTS, PURPOSE, Deed, Ledger, Outcome
+
+SAMPLE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it must be. `kind`: lost, doubled, broken."""
+
+    kind: str
+    text: str
+
+
+def check(url: str, ledger: Ledger, chance: random.Random, *, thorough: bool) -> list[Finding]:
+    """Open the book as its host would, and compare it with the ledger; what the first check that fails finds.
+
+    `thorough`: decisions and the rows of read models too.
+    """
+    try:
+        with tallybook.open(url) as book:
+            return (
+                _ledger_agrees(book, ledger)
+                or _sound(book, thorough)
+                or _import_agrees(book, ledger)
+                or _keys_open(book, ledger, chance)
+                or _repeats(book, ledger, chance)
+                or (_rows_agree(book) if thorough else [])
+            )
+    except Exception as error:  # noqa: BLE001 - whatever it is, a book that can't be used is what is looked for
+        return [Finding("broken", f"{type(error).__name__}: {error}")]
+
+
+def _sound(book: Book, thorough: bool) -> list[Finding]:
+    found = [Finding("broken", f"{one.log}: {one.problem}") for one in book.audit.verify() if one.problem is not None]
+    if not found and thorough:
+        certificate = book.replay()
+        if not certificate.holds:
+            found.append(Finding("broken", f"the certificate fails: {certificate.first}"))
+    return found
+
+
+def _ledger_agrees(book: Book, ledger: Ledger) -> list[Finding]:
+    """Each acknowledged command is there once and whole, each other one at most once."""
+    core = book._core
+    found: list[Finding] = []
+    history = list(core.history())
+    positions = [one.position for one in history]
+    if positions != list(range(1, len(positions) + 1)):
+        found.append(Finding("broken", "positions have gaps"))
+    ids = Counter(one.event.event_id for one in history)
+    found += [
+        Finding("doubled", f"event id {event_id} is there {count} times")
+        for event_id, count in ids.items()
+        if count > 1
+    ]
+    by_token: dict[UUID | None, list[Recorded]] = {}
+    for recorded in [*history, *core.reads()]:
+        by_token.setdefault(recorded.event.metadata.correlation_id, []).append(recorded)
+    for token, deed in ledger.begun.items():
+        facts = [one for one in by_token.get(token, ()) if one.event.stored_name == FACTS[deed.verb]]
+        found += _deed_agrees(deed, ledger.outcomes.get(token), facts)
+        of_command = [one.position for one in by_token.get(token, ())]
+        if of_command and of_command != list(range(of_command[0], of_command[0] + len(of_command))):
+            found.append(Finding("doubled", f"{deed.verb} {token} stands at {of_command}: not in one commit"))
+    strangers = set(by_token) - set(ledger.begun) - {None}
+    found += [Finding("broken", f"{token} is in the log, and nobody asked for it") for token in strangers]
+    return found
+
+
+def _deed_agrees(deed: Deed, outcome: Outcome | None, facts: list[Recorded]) -> list[Finding]:
+    name = f"{deed.verb} {deed.token}"
+    if len(facts) > 1:
+        return [Finding("doubled", f"{name} is there {len(facts)} times, at {[one.position for one in facts]}")]
+    if outcome is None:
+        return []
+    if not outcome.recorded:
+        return [Finding("broken", f"{name} was refused ({outcome.refused}) and is there")] if facts else []
+    if not facts:
+        return [Finding("lost", f"{name} was acknowledged and is not there")]
+    event = facts[0].event
+    expected = outcome.event_or_stream
+    if expected is not None and expected not in (event.event_id, event.originator_id):
+        return [Finding("broken", f"{name} was acknowledged as {expected} and is there as {event.event_id}")]
+    return []
+
+
+def _import_agrees(book: Book, ledger: Ledger) -> list[Finding]:
+    """The lines of an import that are there: none twice, none left out, at least those that were acknowledged."""
+    imported = ledger.imported
+    if imported is None:
+        return []
+    core = book._core
+    refs = {
+        one.position: ref
+        for one in core.history([FACTS["purchase"]])
+        if one.event.metadata.correlation_id is None and (ref := getattr(one.event, "source_ref", None)) is not None
+    }
+    with book.acting(ACTOR, purpose=PURPOSE):
+        opened = core.gate.open(core.gate_metadata(core.acting_now()), "crash.check", refs)
+    lines = [int(str(ref).partition(":")[2]) for ref in opened.values()]
+    if len(lines) != len(set(lines)):
+        return [Finding("doubled", "lines of an import are there twice")]
+    if len(lines) < imported.acknowledged:
+        return [
+            Finding("lost", f"{imported.acknowledged} lines of an import were acknowledged, {len(lines)} are there")
+        ]
+    if lines != list(range(2, len(lines) + 2)):  # the first line is the header
+        return [Finding("broken", "an import left lines out")]
+    return []
+
+
+def _keys_open(book: Book, ledger: Ledger, chance: random.Random) -> list[Finding]:
+    """The names of some acknowledged customers, the newest among them, can be opened."""
+    sample = {*ledger.customers[-SAMPLE:], *chance.sample(ledger.customers, min(SAMPLE, len(ledger.customers)))}
+    found = []
+    with book.acting(ACTOR, purpose=PURPOSE):
+        for customer in sorted(sample):
+            name: Any = None
+            try:
+                name = book.profiles.get(customer)["name"]
+            except tallybook.TallybookError as error:
+                found.append(Finding("lost", f"customer {customer}: {error}"))
+                continue
+            if isinstance(name, Erased):
+                found.append(Finding("lost", f"the key of customer {customer} is not there"))
+            elif name not in ledger.names[customer]:
+                found.append(Finding("broken", f"customer {customer} is called {name!r}"))
+    return found
+
+
+def _repeats(book: Book, ledger: Ledger, chance: random.Random) -> list[Finding]:
+    """Commands with an id, given again: acknowledged ones answer the same and add nothing; those in doubt are done."""
+    found = []
+    known = [(deed, ledger.outcomes[token]) for token, deed in ledger.begun.items() if token in ledger.outcomes]
+    with_id = [(deed, outcome) for deed, outcome in known if deed.command_id is not None and outcome.recorded]
+    for deed, outcome in [*with_id[-SAMPLE:], *chance.sample(with_id, min(SAMPLE, len(with_id)))]:
+        position = book.position()
+        again = deed.run(book)
+        if again != outcome:
+            found.append(Finding("broken", f"{deed.verb} {deed.token} answers {again}, it was {outcome}"))
+        if book.position() != position:
+            found.append(Finding("doubled", f"{deed.verb} {deed.token} was recorded again when it was repeated"))
+    return found
+
+
+class _Folded:
+    """The rows of a read model in plain dictionaries: nothing of projector or store is in between."""
+
+    def __init__(self, model: ReadModel) -> None:
+        self.rows: dict[str, dict[tuple[Any, ...], tuple[Any, ...]]] = {table.name: {} for table in model.tables}
+
+    def load(self, table: Table, keys: Iterable[tuple[Any, ...]]) -> None:
+        pass
+
+    def get(self, table: Table, key: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return self.rows[table.name].get(key)
+
+    def put(self, table: Table, key: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+        self.rows[table.name][key] = row
+
+
+def _rows_agree(book: Book) -> list[Finding]:
+    """Read models that caught up hold the rows that a fold of the whole log from its beginning gives."""
+    core = book._core
+    core.catch_up()
+    history = list(core.history())
+    found = []
+    for model in core.projector.models:
+        folded = _Folded(model)
+        model.fold(history, folded)
+        for table in model.tables:
+            rows = core.store.select(model, table, [name for name, _ in table.columns])
+            differing = set(rows) ^ set(folded.rows[table.name].values())
+            if differing or len(rows) != len(folded.rows[table.name]):
+                found.append(Finding("broken", f"{table.name}: {len(differing)} rows differ from a fold from scratch"))
+    return found

@@ -1,0 +1,657 @@
+"""Storms: many writers and readers at once, in threads and in processes, some killed in the middle. On any database.
+
+What runs in a process of its own is told a way to open a log (a name in `WAYS`) and where, as text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from threading import Barrier, local
+from typing import Any
+from uuid import UUID, uuid4
+
+from eventsourcing.persistence import IntegrityError
+
+import tallybook
+from tallybook import imports
+from tallybook.adapters.database import Session
+from tallybook.adapters.log import LogRecorder, NewRow, Tail
+from tallybook.adapters.sqlite import SQLiteDatabase
+
+ROOT = Path(__file__).parent.parent
+Seen = list[tuple[int, str]]
+"""Positions with what stands there, in the order in which a reader met them."""
+
+NAMES = ("storm.even", "storm.odd")
+PATIENCE_S = 60.0
+
+
+# ── ways to open a log ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class LogWithoutOrder(LogRecorder):
+    """What a log is without its order: positions are handed out ahead of the transaction that inserts them."""
+
+    counter: SQLiteDatabase
+
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        with self.counter.session(write=True) as session:
+            [(last,)] = session.rows("UPDATE counter SET last=last+? RETURNING last", [len(rows)])
+        time.sleep(random.random() * 0.005)  # as when the system gives another process its turn
+        if between := kwargs.get("between"):
+            between()
+        positions = range(last - len(rows) + 1, last + 1)
+        with self.database.session(write=True) as session:
+            session.insert(self.table, [(position, *row) for position, row in zip(positions, rows, strict=True)])
+            session.announce(self.table.name)
+            if inline := kwargs.get("inline"):
+                inline(session, positions[0] - 1)
+        return positions
+
+    def position(self) -> int:
+        return self.extent()[2]
+
+
+def sqlite_log(where: str) -> LogRecorder:
+    """A log in an SQLite file."""
+    log = LogRecorder(SQLiteDatabase(where))
+    log.create_table()
+    return log
+
+
+def sqlite_log_without_order(where: str) -> LogRecorder:
+    """The same with the ordering taken out."""
+    log = LogWithoutOrder(SQLiteDatabase(where))
+    log.create_table()
+    log.counter = SQLiteDatabase(where + ".counter")
+    with log.counter.session(write=True) as session:
+        session.define("CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY CHECK (id=1), last INTEGER)")
+        session.run("INSERT INTO counter VALUES (1, 0) ON CONFLICT DO NOTHING")
+    return log
+
+
+WAYS: Mapping[str, Callable[[str], LogRecorder]] = {
+    "sqlite": sqlite_log,
+    "sqlite without order": sqlite_log_without_order,
+}
+
+
+# ── writers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RolledBackError(Exception):
+    """A transaction that fails after its events were inserted."""
+
+
+def write(
+    log: LogRecorder,
+    name: str,
+    transactions: int,
+    seed: int,
+    acknowledge: Callable[[Sequence[tuple[int, str]]], None],
+    *,
+    dies_in: int | None = None,
+) -> None:
+    """Append transactions of 1 to 5 events. Some fail after their inserts, some at a key that is there; in the one
+    numbered `dies_in`, the process kills itself between insert and commit."""
+    chance = random.Random(seed)
+    stream, version = uuid4().bytes, 0
+
+    def fail(_session: Session, _last: int) -> None:
+        raise RolledBackError
+
+    def die(_session: Session, _last: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for number in range(transactions):
+        size = chance.randint(1, 5)
+        states = [f"{name}/{number}/{one}" for one in range(1, size + 1)]
+        fate = "die" if number == dies_in else chance.choices(["stand", "fail", "clash"], [8, 1, 1])[0]
+        if fate != "stand":
+            states = [f"never/{state}" for state in states]
+        rows = [(stream, version + one, NAMES[one % 2], state.encode()) for one, state in enumerate(states, 1)]
+        if fate == "clash":
+            rows.append(rows[0])
+        try:
+            positions = log.append(rows, inline={"fail": fail, "die": die}.get(fate))
+        except (RolledBackError, IntegrityError):
+            assert fate in ("fail", "clash")
+            continue
+        assert fate == "stand", fate
+        version += size
+        acknowledge(list(zip(positions, states, strict=True)))
+
+
+# ── readers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+END = "end"
+"""What the last event of a storm says: here readers stop."""
+
+
+def read(log: LogRecorder, names: Sequence[str], restarts: bool) -> Seen:
+    """Tail a log up to its end. One that restarts goes on from what it saw, after each pull, with another tail."""
+    seen: Seen = []
+    tail = Tail(log, 0, names)
+    while True:
+        rows = tail.pull(PATIENCE_S)
+        if not rows:
+            raise TimeoutError(f"nothing came after position {tail.after}")
+        for position, _, _, _, state in rows:
+            if state.decode() == END:
+                return seen
+            seen.append((position, state.decode()))
+        if restarts:
+            tail.close()
+            tail = Tail(log, rows[-1][0], names)
+
+
+def subscribed(log: LogRecorder) -> Seen:
+    """The same through the library's subscription."""
+    with log.subscribe(gt=None) as subscription:
+        return [(one.id, one.state.decode()) for one in takewhile(lambda one: one.state != END.encode(), subscription)]
+
+
+# ── the storm ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Outcome:
+    """What a storm left, and what its readers saw."""
+
+    seed: int
+    stored: Seen
+    names: dict[int, str]
+    acknowledged: Seen = field(default_factory=list)
+    seen: dict[str, tuple[Sequence[str], Seen]] = field(default_factory=dict)
+    killed: int = 0
+
+    def problems_of_readers(self) -> list[str]:
+        """Events that a reader missed, met twice, met out of order, or that never were."""
+        found = []
+        for reader, (names, seen) in self.seen.items():
+            wanted = [one for one in self.stored if not names or self.names[one[0]] in names]
+            missed, extra = set(wanted) - set(seen), set(seen) - set(wanted)
+            doubled = [one for one, count in Counter(seen).items() if count > 1]
+            found += [f"{reader} missed {len(missed)} events, first {min(missed)}"] if missed else []
+            found += [f"{reader} met {len(extra)} events that are not there, first {min(extra)}"] if extra else []
+            found += [f"{reader} met {len(doubled)} events twice, first {min(doubled)}"] if doubled else []
+            if not (missed or extra or doubled) and seen != wanted:
+                found.append(f"{reader} met events out of order")
+        return found
+
+    def problems_of_the_log(self) -> list[str]:
+        """Gaps, events of transactions that failed or were killed, acknowledged events that are not there."""
+        found = []
+        if [position for position, _ in self.stored] != list(range(1, len(self.stored) + 1)):
+            found.append("the positions have gaps")
+        states = [state for _, state in self.stored]
+        found += [f"{state} was rolled back and is there" for state in states if state.startswith("never/")]
+        found += [f"{state} is there twice" for state, count in Counter(states).items() if count > 1]
+        found += [f"{one} was acknowledged and is not there" for one in sorted({*self.acknowledged} - {*self.stored})]
+        return found
+
+
+def storm(
+    way: str,
+    where: str,
+    *,
+    seed: int = 1,
+    writer_threads: int = 4,
+    writer_processes: int = 4,
+    lives: int = 3,
+    transactions: int = 40,
+) -> Outcome:
+    """Let writers and readers loose on one log; when the writers have ended, what each reader saw.
+
+    Each writer process has `lives`: in all but the last it is killed, in turn by itself between insert and commit and
+    from outside at any moment.
+    """
+    chance = random.Random(seed)
+    log, other = WAYS[way](where), WAYS[way](where)
+    acknowledged: Seen = []
+
+    def live(slot: int, seeds: Sequence[int]) -> int:
+        killed = 0
+        for life, own in enumerate(seeds):
+            mortal = life < len(seeds) - 1
+            from_outside = mortal and (slot + life) % 2 == 1
+            dies_in = own % transactions if mortal and not from_outside else -1
+            arguments = [way, where, f"process-{slot}-{life}", str(transactions), str(own), str(dies_in)]
+            with start("write", arguments) as process:
+                assert process.stdout is not None
+                for count, line in enumerate(process.stdout, 1):
+                    acknowledged.extend((position, state) for position, state in json.loads(line))
+                    if from_outside and count == own % transactions // 2 + 1:
+                        process.kill()
+                status = process.wait(PATIENCE_S)
+            assert status == (-signal.SIGKILL if mortal else 0), f"a writer ended with {status}"
+            killed += mortal
+        return killed
+
+    reading: dict[str, tuple[Sequence[str], Future[Seen]]] = {}
+    with ThreadPoolExecutor(32) as pool:
+        try:
+            for number, (names, restarts) in enumerate([((), False), (NAMES[:1], False), ((), True)]):
+                outside = [way, where, json.dumps(names), str(int(restarts))]
+                reading[f"process {number}"] = (names, pool.submit(run_reader, outside))
+                reading[f"thread {number}"] = (names, pool.submit(read, log, names, restarts))
+            reading["subscription"] = ((), pool.submit(subscribed, log))
+            reading["other database object"] = ((), pool.submit(read, other, (), False))
+            writing = [
+                pool.submit(write, log, f"thread-{one}", transactions, chance.getrandbits(32), acknowledged.extend)
+                for one in range(writer_threads)
+            ]
+            living = [
+                pool.submit(live, slot, [chance.getrandbits(32) for _ in range(lives)])
+                for slot in range(writer_processes)
+            ]
+            for future in writing:
+                future.result(PATIENCE_S)
+            killed = sum(future.result(PATIENCE_S) for future in living)
+        finally:
+            log.append([(uuid4().bytes, 1, name, END.encode()) for name in NAMES])
+        seen = {name: (names, future.result(PATIENCE_S)) for name, (names, future) in reading.items()}
+    rows = [row for row in log.iterate() if row[4] != END.encode()]
+    outcome = Outcome(
+        seed,
+        [(position, state.decode()) for position, _, _, _, state in rows],
+        {position: name for position, _, _, name, _ in rows},
+        acknowledged,
+        seen,
+        killed,
+    )
+    log.database.close()
+    other.database.close()
+    return outcome
+
+
+# ── the same with commands and followers ──────────────────────────────────────────────────────────────────────────
+
+
+class Fate(local):
+    """What is to happen to this thread's next transaction: it may "fail" or its process "die" between its inserts and
+    its commit, or the process "die after" the commit, before anybody is told of it."""
+
+    next: str | None = None
+
+
+FATE = Fate()
+
+
+def give_in_to_fate(book: tallybook.Book) -> None:
+    """Let transactions of a book fail, or its process die, when `FATE` says so."""
+    log = book._core.app.log
+    append, append_in = log.append, log.append_in
+
+    def fateful(session: Session, new: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        positions = append_in(session, new, **kwargs)
+        if FATE.next == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if FATE.next == "fail":
+            FATE.next = None
+            raise RolledBackError
+        return positions
+
+    def fateful_after(new: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        positions = append(new, **kwargs)
+        if FATE.next == "die after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return positions
+
+    vars(log).update(append=fateful_after, append_in=fateful)
+
+
+def give_commands(book: tallybook.Book, name: str, commands: int, seed: int, dies_in: int = -1) -> None:
+    """Give commands of several kinds; some are refused, some fail between inserts and commit."""
+    chance = random.Random(seed)
+    with book.acting(f"agent:{name}", purpose="storm"):
+        customer = book.customers.register(name=f"First of {name}")
+        for number in range(commands):
+            FATE.next = "die" if number == dies_in else chance.choices([None, "fail"], [9, 1])[0]
+            with suppress(RolledBackError, tallybook.Refused):
+                match chance.randrange(4):
+                    case 0:
+                        customer = book.customers.register(name=f"{name} {number}", email="a@example.org")
+                    case 1:
+                        book.customers.register(identifiers={"crm": str(chance.randrange(20))})  # taken, mostly
+                    case 2:
+                        book.customers.change(customer, note=f"note {number}")
+                    case _:
+                        book.customers.record_interaction(customer, "visit", command_id=f"{name}/{number}")
+        FATE.next = None
+
+
+def follow(book: tallybook.Book, names: Sequence[str] = (), timeout_s: float = PATIENCE_S) -> Seen:
+    """What a follower gives up to the end, which is a ticket that was opened."""
+    seen: Seen = []
+    for position, event in book.follow(names=names, timeout_s=timeout_s):
+        if event.stored_name == END_NAME:
+            return seen
+        seen.append((position, str(event.event_id)))
+    raise TimeoutError(f"nothing came after {seen[-1:]}")
+
+
+async def follow_async(book: tallybook.Book, names: Sequence[str] = ()) -> Seen:
+    """The same with `async for`, given up now and then in the middle of a wait."""
+    seen: Seen = []
+    async with book.follow(names=names, timeout_s=PATIENCE_S) as follower:
+        while True:
+            try:
+                position, event = await asyncio.wait_for(anext(follower), 0.01)
+            except TimeoutError:
+                continue
+            if event.stored_name == END_NAME:
+                return seen
+            seen.append((position, str(event.event_id)))
+
+
+END_NAME = "ticket.opened"
+
+
+def storm_of_commands(url: str, *, seed: int = 1, lives: int = 3, commands: int = 30) -> Outcome:
+    """Let 4 threads and 4 processes that give commands, and followers of all kinds, loose on a book."""
+    chance = random.Random(seed)
+    names = ["customer.registered", "customer.interaction_recorded", END_NAME]
+
+    def live(slot: int, seeds: Sequence[int]) -> int:
+        killed = 0
+        for life, own in enumerate(seeds):
+            mortal = life < len(seeds) - 1
+            arguments = [url, f"process-{slot}-{life}", str(commands), str(own), str(own % commands if mortal else -1)]
+            with start("command", arguments) as process:
+                if mortal and (slot + life) % 2:
+                    time.sleep(own % 1000 / 1000)  # at any moment, its start included
+                    process.kill()
+                status = process.wait(PATIENCE_S)
+            # A command whose fate was to die may have been refused before it came to a transaction.
+            assert status in ((0, -signal.SIGKILL) if mortal else (0,)), f"a writer ended with {status}"
+            killed += status == -signal.SIGKILL
+        return killed
+
+    with tallybook.open(url) as book, tallybook.open(url) as other, ThreadPoolExecutor(32) as pool:
+        with book.acting("agent:begin", purpose="storm"):
+            somebody = book.customers.register()
+        give_in_to_fate(book)
+        reading: dict[str, tuple[Sequence[str], Future[Seen]]] = {
+            "thread": ((), pool.submit(follow, book)),
+            "thread, some names": (names, pool.submit(follow, book, names)),
+            "thread, other book object": ((), pool.submit(follow, other)),
+            "asyncio": ((), pool.submit(lambda: asyncio.run(follow_async(book)))),
+            "asyncio, some names": (names, pool.submit(lambda: asyncio.run(follow_async(book, names)))),
+            "process": ((), pool.submit(run_reader, [url, "[]"], "follow")),
+            "process, some names": (names, pool.submit(run_reader, [url, json.dumps(names)], "follow")),
+        }
+        try:
+            writing = [
+                pool.submit(give_commands, book, f"thread-{one}", commands, chance.getrandbits(32)) for one in range(4)
+            ]
+            living = [pool.submit(live, slot, [chance.getrandbits(32) for _ in range(lives)]) for slot in range(4)]
+            for future in writing:
+                future.result(PATIENCE_S)
+            killed = sum(future.result(PATIENCE_S) for future in living)
+        finally:
+            with book.acting("agent:end", purpose="storm"):
+                book.tickets.open(somebody, subject="The end")
+        seen = {name: (names, future.result(PATIENCE_S)) for name, (names, future) in reading.items()}
+        history = [one for one in book._core.history() if one.event.stored_name != END_NAME]
+        return Outcome(
+            seed,
+            [(position, str(event.event_id)) for position, event in history],
+            {position: event.stored_name for position, event in history},
+            seen=seen,
+            killed=killed,
+        )
+
+
+# ── one command, many times ───────────────────────────────────────────────────────────────────────────────────────
+
+RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"
+
+
+def give(book: tallybook.Book, kind: str, target: str, command_id: str | None, variant: int = 0) -> str:
+    """What giving a command answers, as text; a refusal with its code. Another variant has other arguments."""
+    with book.acting("agent:storm", purpose="test"):
+        try:
+            return repr(_give(book, kind, target, command_id, variant))
+        except tallybook.Refused as refused:
+            return f"{refused.code}: {refused.message}"
+
+
+def _give(book: tallybook.Book, kind: str, target: str, command_id: str | None, variant: int) -> object:
+    lines = [tallybook.Line(sku="cd", quantity=1, net_minor=5000 + variant)]
+    match kind:
+        case "register":
+            return book.customers.register(
+                name=f"Ada {variant}", identifiers={"crm": target}, email="a@example.org", command_id=command_id
+            )
+        case "claim identifier":
+            return book.customers.register(identifiers={"crm": target}, command_id=command_id)
+        case "purchase":
+            return book.customers.record_purchase(target, lines, order_id=command_id, command_id=command_id)
+        case "claim order":
+            customer, order = target.split()
+            return book.customers.record_purchase(customer, lines, order_id=order, command_id=command_id)
+        case "redeem":
+            return book.loyalty.redeem(target, 10 + variant, reward="R1", command_id=command_id)
+        case "refused redeem":
+            return book.loyalty.redeem(target, 10**9 + variant, reward="R1", command_id=command_id)
+        case "ticket":
+            return book.tickets.open(target, subject=f"Parcel {variant}", command_id=command_id)
+        case "adopt":
+            return book.rules.adopt(RULES, effective_at=f"199{2 + variant}-{target}T00:00:00Z", command_id=command_id)
+        case _:
+            imports.ROWS_PER_COMMIT = 25
+            return book.imports.cdnow(target).purchases
+
+
+def lend_a_hand(book: tallybook.Book) -> None:
+    """Give the commands that stdin tells, one a line, and answer each with a line."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        fate, *command = json.loads(line)
+        FATE.next = fate
+        answer = give(book, *command)
+        FATE.next = None
+        print(answer, flush=True)
+
+
+class Hand:
+    """A process that gives commands; it may die of one, and is then replaced."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it; it has the book open when this returns."""
+        self._process = start("hand", [self.url])
+        assert self.answer() == "ready"
+
+    def ask(self, *command: object, fate: str | None = None) -> None:
+        """Tell it a command, with what is to happen in its transaction."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([fate, *command]) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> str | None:
+        """Its answer; None if it died."""
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if answer:
+            return answer.strip()
+        assert self._process.wait(PATIENCE_S) == -signal.SIGKILL
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        with self._process:
+            pass
+
+
+def all_at_once(book: tallybook.Book, hands: Sequence[Hand], *commands: Sequence[Any], threads: int = 8) -> list[str]:
+    """What `threads` threads and all hands answer that give a command at the same time; the commands take turns."""
+    barrier = Barrier(threads)
+
+    def one(number: int) -> str:
+        barrier.wait(PATIENCE_S)
+        return give(book, *commands[number % len(commands)])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for number, hand in enumerate(hands):
+            hand.ask(*commands[number % len(commands)])
+        answers = list(pool.map(one, range(threads)))
+    for hand in hands:
+        answer = hand.answer()
+        assert answer is not None
+        answers.append(answer)
+    return answers
+
+
+# ── claims ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+COUPONS = 12
+
+
+def coupon(number: int) -> bytes:
+    """The claim on a coupon."""
+    return b"coupon" + bytes([number])
+
+
+def claim_coupons(log: LogRecorder, customer: int, seed: int, rounds: int, *, guarded: bool = True) -> None:
+    """Claim and release coupons for a customer, whom others serve as well. Unguarded: without the claims."""
+    chance = random.Random(seed)
+    stream = customer.to_bytes(16, "big")
+    for _ in range(rounds):
+        events = log.stream_rows(UUID(bytes=stream))
+        held = {int(state) for _, _, name, state in events if name == "taken"}
+        for _, _, name, state in events:  # in order: what was released is not held, unless it was taken again
+            (held.add if name == "taken" else held.discard)(int(state))
+        free = [number for number in range(COUPONS) if log.holder(coupon(number)) is None]
+        releases = bool(held) and chance.random() < 0.5
+        if not releases and not free:
+            continue
+        wanted = chance.choice(sorted(held) if releases else free)
+        row = (stream, len(events) + 1, "released" if releases else "taken", str(wanted).encode())
+        with suppress(IntegrityError):  # another was faster: with the coupon, or with this customer
+            if not guarded:
+                log.append([row])
+            elif releases:
+                log.append([row], releases=[coupon(wanted)])
+            else:
+                log.append([row], claims=[(coupon(wanted), stream)])
+
+
+def storm_of_claims(way: str, where: str, *, seed: int = 1, rounds: int = 60, guarded: bool = True) -> list[str]:
+    """Let 8 threads and 4 processes claim coupons for 6 customers; what the log then says that must not be."""
+    log = WAYS[way](where)
+    chance = random.Random(seed)
+    processes = []
+    with ThreadPoolExecutor(8) as pool:
+        for customer in range(4):
+            arguments = [way, where, str(customer), str(chance.getrandbits(32)), str(rounds), str(int(guarded))]
+            processes.append(start("claim", arguments))
+        jobs = [
+            pool.submit(claim_coupons, log, one % 6, chance.getrandbits(32), rounds, guarded=guarded)
+            for one in range(8)
+        ]
+        for job in jobs:
+            job.result(PATIENCE_S)
+    for process in processes:
+        process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+    problems = []
+    holders: dict[bytes, bytes] = {}
+    taken = released = 0
+    for position, stream, _, name, state in log.iterate():
+        claim = coupon(int(state))
+        if name == "taken":
+            taken += 1
+            if claim in holders:
+                problems.append(f"position {position}: coupon {int(state)} is taken while another holds it")
+            holders[claim] = stream
+        else:
+            released += 1
+            if holders.pop(claim, None) != stream:
+                problems.append(f"position {position}: coupon {int(state)} is released by one who does not hold it")
+    if log.holders([coupon(number) for number in range(COUPONS)]) != holders:
+        problems.append("the claims are not what the log says")
+    assert min(taken, released) > 20, f"only {taken} taken, {released} released: no storm"
+    log.database.close()
+    return problems
+
+
+# ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def start(role: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """A process of this module."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.storm", role, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_reader(arguments: Sequence[str], role: str = "read") -> Seen:
+    """What a reader in a process of its own saw."""
+    with start(role, arguments) as process:
+        out, _ = process.communicate(timeout=2 * PATIENCE_S)
+    assert process.returncode == 0
+    return [(position, state) for position, state in json.loads(out)]
+
+
+def main(role: str, *arguments: str) -> None:
+    """What a process does."""
+    match role, arguments:
+        case "write", (way, where, name, transactions, seed, dies_in):
+            log = WAYS[way](where)
+
+            def acknowledge(rows: Sequence[tuple[int, str]]) -> None:
+                print(json.dumps(rows), flush=True)
+
+            write(log, name, int(transactions), int(seed), acknowledge, dies_in=int(dies_in))
+            log.database.close()
+        case "read", (way, where, names, restarts):
+            log = WAYS[way](where)
+            print(json.dumps(read(log, json.loads(names), restarts == "1")))
+            log.database.close()
+        case "command", (url, name, commands, seed, dies_in):
+            with tallybook.open(url) as book:
+                give_in_to_fate(book)
+                give_commands(book, name, int(commands), int(seed), int(dies_in))
+        case "follow", (url, names):
+            with tallybook.open(url) as book:
+                print(json.dumps(follow(book, json.loads(names))))
+        case "claim", (way, where, customer, seed, rounds, guarded):
+            log = WAYS[way](where)
+            claim_coupons(log, int(customer), int(seed), int(rounds), guarded=guarded == "1")
+            log.database.close()
+        case "hand", (url,):
+            with tallybook.open(url) as book:
+                give_in_to_fate(book)
+                lend_a_hand(book)
+        case _:
+            raise SystemExit(f"{role} {arguments}?")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
