@@ -43,7 +43,7 @@ from .log import LogRecorder
 from .sqlite import DIALECT, SQLiteDatabase, translated
 from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, file_of, make_log_file
 
-BACKUP_APPLICATION_ID = 0x7A11B00F
+BACKUP_APPLICATION_ID = 0x7A11B010
 PAGES_A_STEP = 4096
 LEFTOVER_AGE_S = 86_400
 """A `.part` file that nobody has written to for so long was left by a kill."""

@@ -32,9 +32,11 @@ ENOUGH_S = 60.0
 """What a thread is given that should be done at once; nothing is told by how long it took."""
 
 
-@pytest.fixture(params=["files", "memory"])
+@pytest.fixture(params=["files", "memory", "server"])
 def any_book(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/shop.book"
+    if request.param == "server":
+        url = request.getfixturevalue("server_book_url")
     with tallybook.open(url) as opened, opened.acting("agent:lin", purpose="support"):
         yield opened
 
@@ -330,7 +332,7 @@ def test_a_watch_that_was_told_of_one_commit_tells_the_next(book: Book, only_wok
         assert not watch.wait(0)
         for _ in range(3):
             register(writer)
-            assert watch.wait(0)
+            assert watch.wait(ENOUGH_S)
             assert not watch.wait(0)
 
 

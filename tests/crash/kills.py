@@ -27,7 +27,7 @@ from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.sqlite import SQLiteSession
 
 from . import workload
-from .checks import Finding, check
+from .checks import Finding, check, check_backups
 from .ledger import ACTOR, PURPOSE, Deed, Import, Ledger, Outcome
 from .report import Life
 
@@ -102,12 +102,21 @@ def rebuild(worker: Worker) -> None:
     worker.commands(1, 0.5)
 
 
+def back_up(worker: Worker) -> None:
+    """Backups, each after some commands."""
+    worker.commands(3, 0.5)
+    file = worker.folder / f"{worker.chance.getrandbits(64):x}.backup"
+    worker.tell(("backup", str(file), tuple(worker.ledger.outcomes)))
+    worker.book.backup(file)
+
+
 ACTIVITIES: Mapping[str, Callable[[Worker], None]] = {
     "append": append,
     "append with ids": append_with_ids,
     "import": import_lines,
     "project": project,
     "rebuild": rebuild,
+    "back up": back_up,
 }
 
 
@@ -155,6 +164,7 @@ def live(folder: Path, seed: str, kills: int, mistake: str | None = None) -> Lif
         number += len(doing)
         last = number >= kills
         findings += check(url, ledger, chance, thorough=last or chance.random() < 0.2)
+        findings += check_backups(folder, ledger)
         if last and not findings:
             findings += _finish_import(url, ledger)
         for one in doing:
@@ -245,6 +255,9 @@ def _enter(ledger: Ledger, message: tuple[Any, ...]) -> None:
         ledger.begin(*rest)
     elif kind == "end":
         ledger.end(*rest)
+    elif kind == "backup":
+        file, tokens = rest
+        ledger.backups[file] = tokens
     elif kind == "imported" and ledger.imported is not None:
         ledger.imported.acknowledged = max(ledger.imported.acknowledged, *rest)
 
