@@ -34,7 +34,7 @@ from .sqlite import SQLiteDatabase
 Row = tuple[int, bytes, int, str, bytes]
 """position, stream id, version, stored name, state"""
 
-NewRow = tuple[bytes, int, str, bytes]
+NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"

@@ -651,7 +651,7 @@ class Steps:
             return connection
 
         monkeypatch.setattr(database, "_connect", watched)
-        for connection in [*database._idle[False], *database._idle[True]]:
+        for connection in (*database._idle[True], *database._idle[False]):
             connection.set_progress_handler(self._count, 100)
 
     def _count(self) -> int:
