@@ -98,7 +98,7 @@ def run_sql(statement: str, *params: Any) -> list[tuple[Any, ...]]:
     import psycopg
 
     with psycopg.connect(server_url(), autocommit=True) as connection:
-        cursor = connection.execute(statement, params)  # type: ignore[call-overload]  # psycopg wants literals
+        cursor = connection.execute(statement, params)
         return cursor.fetchall() if cursor.description else []
 
 

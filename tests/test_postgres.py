@@ -292,7 +292,7 @@ def locked_url(schema: str, password: str = "") -> str:
 
 
 @pytest.fixture
-def locked(url: str) -> Iterator[str]:
+def locked(url: str) -> str:
     """The schema of a user who needs a password."""
     if not is_own_server():
         pytest.skip("a server that is not the tests' own has its own rules about passwords")

@@ -38,9 +38,12 @@ def opened(path: Path) -> tallybook.Book:
     return tallybook.open(f"sqlite:///{path}")
 
 
+ONLY_FILES = pytest.mark.parametrize("book_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def book(path: Path) -> Iterator[tallybook.Book]:
-    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+def book(book_url: str) -> Iterator[tallybook.Book]:
+    with tallybook.open(book_url) as book, book.acting("agent:lin", purpose="support"):
         yield book
 
 
@@ -376,6 +379,7 @@ def test_loading_applying_projecting_and_replaying_never_decrypt(path: Path, mon
 # ── recorded before it is released ────────────────────────────────────────────────────────────────────────────────
 
 
+@ONLY_FILES
 def test_a_read_is_on_disk_with_actor_purpose_and_fields_before_a_value_is_opened(
     book: tallybook.Book, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
