@@ -118,6 +118,21 @@ def drop_schema(schema: str) -> None:
     run_sql(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
 
 
+def all_bytes(schema: str) -> dict[str, bytes]:
+    """All rows of a schema by table; of a server of the tests' own, all its files too, its write-ahead log included."""
+    found = {}
+    for (table,) in run_sql("SELECT tablename FROM pg_tables WHERE schemaname=%s", schema):
+        values = [value for row in run_sql(f"SELECT * FROM {schema}.{table}") for value in row]
+        found[table] = b"\0".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
+    if is_own_server():
+        run_sql("CHECKPOINT")
+        for file in (Path(server_url().partition("host=")[2]) / "data").rglob("*"):
+            with suppress(FileNotFoundError):  # the server is at work
+                if file.is_file():
+                    found[str(file)] = file.read_bytes()
+    return found
+
+
 class Proxy:
     """Stands between a client and the server, and cuts the connection at a message, before or after passing it on."""
 

@@ -25,6 +25,8 @@ from tallybook.domain.errors import Refused, SealError, TallybookError
 from tallybook.domain.events import REGISTRY, Metadata
 from tallybook.domain.personal import Erased, Personal, Sealed
 
+from .postgres import all_bytes
+
 RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"
 ADOPTED = "1996-01-01T00:00:00Z"
 
@@ -626,6 +628,14 @@ def test_no_personal_value_or_command_id_lies_in_the_clear_in_any_file(path: Pat
     assert {name: traces(data) for name, data in searched.items() if traces(data)} == {}
     for text in texts:
         assert not traces(text.encode()), text[:200]
+
+
+def test_no_personal_value_or_command_id_lies_in_the_clear_on_a_server(server_book_url: str, tmp_path: Path) -> None:
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        live_through_everything(book, tmp_path, [])
+        searched = all_bytes(server_book_url.rpartition("schema=")[2])
+    assert len(searched["stored_events"]) > 1000
+    assert {name: traces(data) for name, data in searched.items() if traces(data)} == {}
 
 
 def test_every_command_that_takes_something_personal_is_in_the_scenario(path: Path, tmp_path: Path) -> None:
