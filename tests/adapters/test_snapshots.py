@@ -645,13 +645,13 @@ class Steps:
         self.hundreds = 0
         connect = database._connect
 
-        def watched() -> sqlite3.Connection:
-            connection = connect()
+        def watched(*, write: bool = False) -> sqlite3.Connection:
+            connection = connect(write=write)
             connection.set_progress_handler(self._count, 100)
             return connection
 
         monkeypatch.setattr(database, "_connect", watched)
-        for connection in database._idle:
+        for connection in (*database._idle[True], *database._idle[False]):
             connection.set_progress_handler(self._count, 100)
 
     def _count(self) -> int:
