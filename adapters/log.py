@@ -34,7 +34,7 @@ from .sqlite import SQLiteDatabase
 Row = tuple[int, bytes, int, str, bytes]
 """position, stream id, version, stored name, state"""
 
-NewRow = tuple[bytes, int, str, bytes]
+NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
@@ -263,8 +263,8 @@ class LogRecorder(ApplicationRecorder):
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         [(last, packed)] = session.rows(self._lock_head)
-        if reads:
-            self._must_stand(session, reads)
+        if reads and (moved := self._moved(session.rows, reads)) is not None:
+            raise IntegrityError(f"stream {moved[0]} moved on from version {moved[1]}")
         if new:
             frontier = merkle.Frontier(last, packed or b"")
             rows = [(position, *row) for position, row in enumerate(new, last + 1)]
@@ -282,12 +282,19 @@ class LogRecorder(ApplicationRecorder):
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
 
-    def _must_stand(self, session: Session, reads: Sequence[tuple[UUID, int]]) -> None:
+    def stand(self, reads: Sequence[tuple[UUID, int]]) -> bool:
+        """Whether streams have the versions that were seen."""
+        return self._moved(self.database.rows, reads) is None
+
+    def _moved(
+        self, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], reads: Sequence[tuple[UUID, int]]
+    ) -> tuple[UUID, int] | None:
+        """The first stream that does not stand where it was seen."""
         for start in range(0, len(reads), 500):
             chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
             # A look-up for each in the index; a GROUP BY would go through all events of the streams.
             found = dict(
-                session.rows(
+                select(
                     f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
                     f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(chunk))}) AS streams",
                     list(chunk),
@@ -295,7 +302,8 @@ class LogRecorder(ApplicationRecorder):
             )
             for stream, version in chunk.items():
                 if (found[stream] or 0) != version:
-                    raise IntegrityError(f"stream {uuid_from(stream)} moved on from version {version}")
+                    return uuid_from(stream), version
+        return None
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Insert events in one durable transaction, as `eventsourcing` asks for it; their positions."""
@@ -409,6 +417,14 @@ class LogRecorder(ApplicationRecorder):
             if len(rows) < chunk:
                 return
             after = rows[-1][0]
+
+    def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
+        """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
+        return self.database.rows(
+            f"SELECT position, state FROM {self.table.name} "  # noqa: S608 - a name of ours
+            "WHERE position>? AND position<=? AND topic=? ORDER BY position LIMIT ?",
+            (after, stop, topic, limit),
+        )
 
     def position(self) -> int:
         """The head's position; 0 for an empty log."""

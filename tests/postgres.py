@@ -98,7 +98,7 @@ def run_sql(statement: str, *params: Any) -> list[tuple[Any, ...]]:
     import psycopg
 
     with psycopg.connect(server_url(), autocommit=True) as connection:
-        cursor = connection.execute(statement, params)  # type: ignore[call-overload]  # psycopg wants literals
+        cursor = connection.execute(statement, params)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -116,6 +116,21 @@ def drop_schema(schema: str) -> None:
         f"tallybook {schema}",
     )
     run_sql(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
+def all_bytes(schema: str) -> dict[str, bytes]:
+    """All rows of a schema by table; of a server of the tests' own, all its files too, its write-ahead log included."""
+    found = {}
+    for (table,) in run_sql("SELECT tablename FROM pg_tables WHERE schemaname=%s", schema):
+        values = [value for row in run_sql(f"SELECT * FROM {schema}.{table}") for value in row]
+        found[table] = b"\0".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
+    if is_own_server():
+        run_sql("CHECKPOINT")
+        for file in (Path(server_url().partition("host=")[2]) / "data").rglob("*"):
+            with suppress(FileNotFoundError):  # the server is at work
+                if file.is_file():
+                    found[str(file)] = file.read_bytes()
+    return found
 
 
 class Proxy:

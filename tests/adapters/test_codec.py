@@ -592,3 +592,63 @@ def test_changed_and_registered_hold_the_same_profile_fields_in_the_same_order()
     assert changed == registered
     assert list(CustomerChanged.personal_fields) == list(CustomerRegistered.personal_fields)
     assert "order_id" in PurchaseRecorded.personal_fields
+
+
+# ── scanning without events ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _raw(value: Any) -> Any:
+    """A field's value as a scan gives it."""
+    if isinstance(value, UUID):
+        return value.bytes
+    if isinstance(value, Value):
+        return tuple(_raw(getattr(value, name)) for name in type(value).model_fields)
+    return tuple(map(_raw, value)) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("stored_name", ALL_NAMES)
+def test_a_scan_gives_the_fields_that_reading_gives(stored_name: str) -> None:
+    event_class = REGISTRY[stored_name].event_class
+    fields = ["event_id", "effective_us", "subject_id", "metadata", *event_class.clear_fields]
+    mapper = EventMapper(maker.keyring())
+    events = list(maker.examples(event_class).values())
+    rows = [(position, mapper.state_of(event)) for position, event in enumerate(events, 7)]
+    found = list(mapper.scan(stored_name, fields, rows))
+    assert found == [
+        (position, tuple(_raw(getattr(event, name)) for name in fields)) for position, event in enumerate(events, 7)
+    ]
+    for name, one in zip(fields, found[0][1], strict=True):
+        assert list(mapper.scan(stored_name, [name], rows[:1])) == [(7, (one,))]
+
+
+def test_a_scan_knows_clear_fields_only() -> None:
+    state = full_state("customer.registered")
+    for name in ("name", "unheard_of", "originator_id"):
+        with pytest.raises(KeyError, match=name):
+            MAPPER.scan("customer.registered", ["kind", name], [(1, state)])
+
+
+@pytest.mark.parametrize("stored_name", ALL_NAMES)
+def test_a_scan_over_a_state_that_is_broken_names_its_position(stored_name: str) -> None:
+    state = full_state(stored_name)
+    values = msgpack.unpackb(state)
+    newer = msgpack.packb([values[0] + 1, *values[1:]])
+    broken = [state[:-1], state + b"\xc0", b"", b"\x01", msgpack.packb([*values, None]), msgpack.packb(values[:-1])]
+    for bad in (*broken, newer):
+        with pytest.raises(NewerSchema if bad is newer else StoredFormError, match=f"position 4711, {stored_name}"):
+            MAPPER.scan(stored_name, ["event_id"], [(4710, state), (4711, bad)])
+
+
+def test_a_scan_gives_older_versions_as_the_newest() -> None:
+    registry, made_up = _third_version()
+    mapper = EventMapper(maker.keyring(), registry)
+    at = [b"e" * 16, 5, b"s" * 16, [1, "system:x", "sale", None, None, None, None, None]]
+    states = [
+        msgpack.packb([1, None, *at, 2, "eu", None]),
+        msgpack.packb([2, None, *at, 300, "us", None]),
+        msgpack.packb([3, None, *at, 400, "CHF", None]),
+    ]
+    rows = list(enumerate(states, 1))
+    found = [(1, (200, "EUR")), (2, (300, "USD")), (3, (400, "CHF"))]
+    assert list(mapper.scan(made_up.stored_name, ["cents", "currency"], rows)) == found
+    assert list(mapper.scan(made_up.stored_name, ["cents", "currency"], rows[2:])) == found[2:]

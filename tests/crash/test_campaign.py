@@ -55,7 +55,7 @@ def test_processes_that_are_killed_at_random_moments_lose_and_double_nothing(tmp
     found = figures(output, "kills")
     assert code == 0, output
     assert found["crashes"] >= KILLS
-    assert found["acknowledged"] > KILLS // 4, "hardly anything was acknowledged: nothing could be lost"
+    assert found["acknowledged"] > KILLS, "hardly anything was acknowledged: nothing could be lost"
     assert found["lost"] == found["doubled"] == found["broken"] == 0
 
 

@@ -116,10 +116,10 @@ def new_shop() -> Iterator[Callable[..., Shop]]:
         yield make
 
 
-@pytest.fixture
-def shop(new_shop: Callable[..., Shop]) -> Shop:
-    """A shop under the standard rule set."""
-    return new_shop()
+@pytest.fixture(params=["memory", "postgresql"])
+def shop(request: pytest.FixtureRequest, new_shop: Callable[..., Shop]) -> Shop:
+    """A shop under the standard rule set, in memory and on a server."""
+    return new_shop() if request.param == "memory" else new_shop(request.getfixturevalue("server_book_url"))
 
 
 @pytest.fixture(scope="session")

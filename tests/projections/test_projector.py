@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from eventsourcing.persistence import OperationalError
 
 import tallybook
+from tallybook.domain.events import Decision
+from tallybook.domain.loyalty import RedemptionRefused
 from tallybook.projections import projector as projector_module
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import Recorded, Rows, Table
@@ -111,7 +112,33 @@ def test_live_in_small_steps_equals_rebuilt_at_once_row_by_row(shop: Shop) -> No
 def test_the_trail_has_a_row_for_each_event(shop: Shop) -> None:
     busy(shop, 6)
     shop.book.projections.catch_up()
-    assert [row[0] for row in all_rows(shop)["trail"]] == list(range(1, shop.book.position() + 1))
+    rows = all_rows(shop)["trail"]
+    assert sorted(position for _, position, _ in rows) == list(range(1, shop.book.position() + 1))
+    events = dict(shop.history())
+    for subject, position, actor in rows:
+        event = events[position]
+        assert subject == (b"" if event.subject_id is None else event.subject_id.bytes)
+        assert actor == event.metadata.actor
+
+
+def test_the_trail_shows_what_stands_in_the_log(shop: Shop) -> None:
+    busy(shop, 6)
+    entries = [one for one in shop.book.audit.trail() if one.log == "events"]
+    for entry, (position, event) in zip(entries, shop.history(), strict=True):
+        assert (entry.position, entry.action, entry.subject) == (position, event.stored_name, event.subject_id)
+        assert (entry.actor, entry.purpose) == (event.metadata.actor, event.metadata.purpose)
+        assert entry.why == (f"rule set {event.rules}" if isinstance(event, Decision) else event.metadata.purpose)
+        assert entry.outcome == ("refused" if isinstance(event, RedemptionRefused) else "recorded")
+    last = shop.book.audit.trail(limit=3)
+    assert [one.position for one in last if one.log == "events"] == [
+        one.position for one in entries[-sum(one.log == "events" for one in last) :]
+    ]
+    someone = next(event.subject_id for _, event in shop.history() if event.subject_id)
+    with shop.book.acting("agent:other", purpose="call"):
+        shop.book.customers.record_interaction(someone, "visit")
+        mine = shop.book.audit.trail(someone, actor="agent:other")
+    assert [one.action for one in mine if one.log == "events"] == ["customer.interaction_recorded"]
+    assert len([one for one in shop.book.audit.trail(actor="agent:other") if one.log == "events"]) == 1
 
 
 def test_status_tells_the_lag_and_catching_up_takes_it_away(shop: Shop) -> None:
@@ -217,13 +244,12 @@ def test_a_new_version_of_a_read_model_is_built_anew(shop: Shop) -> None:
     assert sum(row[1] for row in shop.rows(Newer(), Counting.table)) == shop.book.position()
 
 
-def test_a_projection_is_kept_with_the_book(new_shop: NewShop, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    shop = new_shop(url)
+def test_a_projection_is_kept_with_the_book(new_shop: NewShop, book_url: str) -> None:
+    shop = new_shop(book_url)
     busy(shop, 4)
     shop.book.projections.catch_up()
     rows, position = all_rows(shop), shop.book.position()
-    again = tallybook.open(url)
+    again = tallybook.open(book_url)
     assert [one.position for one in again.projections.status()] == [position] * 3
     assert again.projections.catch_up() == position
     again.close()
@@ -251,11 +277,11 @@ def _together(*acts: Callable[[], object]) -> list[BaseException]:
 
 @pytest.mark.parametrize("first_build", [True, False])
 def test_each_event_counts_once_when_two_projectors_race_on_one_file(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_build: bool
+    new_shop: NewShop, book_url: str, monkeypatch: pytest.MonkeyPatch, first_build: bool
 ) -> None:
     monkeypatch.setattr(projector_module, "BATCH", 5)
-    shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
-    other = tallybook.open(f"sqlite:///{tmp_path}/shop.book")
+    shop = new_shop(book_url)
+    other = tallybook.open(book_url)
     mine = projector_on(shop, Counting())
     theirs = Projector(other._core.app, other._core.store, [Counting()], other._core.operations)
     if not first_build:
@@ -271,13 +297,13 @@ def test_each_event_counts_once_when_two_projectors_race_on_one_file(
 
 
 def test_a_rebuild_ends_up_the_same_while_writers_and_projectors_go_on(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_shop: NewShop, book_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projector_module, "BATCH", 10)
-    shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
+    shop = new_shop(book_url)
     busy(shop, 8)
     shop.book.projections.catch_up()
-    writer = tallybook.open(f"sqlite:///{tmp_path}/shop.book", now_us=shop.book._core.now_us)
+    writer = tallybook.open(book_url, now_us=shop.book._core.now_us)
     done = threading.Event()
 
     def write() -> None:
@@ -307,13 +333,12 @@ def test_a_rebuild_ends_up_the_same_while_writers_and_projectors_go_on(
     writer.close()
 
 
-def test_two_rebuilds_at_once_leave_one_build_that_is_whole(new_shop: NewShop, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    shop = new_shop(url)
+def test_two_rebuilds_at_once_leave_one_build_that_is_whole(new_shop: NewShop, book_url: str) -> None:
+    shop = new_shop(book_url)
     busy(shop, 6)
     shop.book.projections.catch_up()
     live = all_rows(shop)
-    other = tallybook.open(url)
+    other = tallybook.open(book_url)
     assert _together(shop.book.projections.rebuild, other.projections.rebuild) == []
     assert all_rows(shop) == live
     assert all(one.lag == 0 for one in shop.book.projections.status())
