@@ -30,6 +30,8 @@ from .snapshots import EVERY, SnapshotReport, SnapshotStore, WrongSnapshot, diff
 
 PIECE = EVERY
 """How many rows of a stream are read at once. A stream that has fewer events has no snapshot, so none is looked for."""
+MANY = 256
+"""From how many rows on it pays to let Python look for cycles less often: the state keeps a part of each event."""
 DUE_MAX = 100
 """How many aggregates wait for a snapshot at most. They do where nothing is committed: reading writes nothing."""
 
@@ -239,9 +241,11 @@ class BookApplication(Application[UUID]):
     def _from_the_start(self, kind: type[A], stream_id: UUID) -> A | None:
         """An aggregate from its snapshot and the events after it, or from all of its events."""
         rows = self.store.piece(stream_id)
-        if len(rows) < PIECE:
+        if len(rows) < MANY:
             return self._folded(kind, stream_id, rows)
         with rarely_collecting():
+            if len(rows) < PIECE:
+                return self._folded(kind, stream_id, rows)
             snapshot = self.snapshot_store.find(stream_id)
             if isinstance(snapshot, kind):
                 # From its last event on, so that it shows whether the stream reaches that far.

@@ -237,9 +237,8 @@ def _free_place(url: str) -> Path:
     path = file_of(url)
     if path is None:
         raise BookError(
-            f"{url!r} is no book in files.",
-            path=str(url),
-            remedy='Write "sqlite:///shop.book"; a book in PostgreSQL is restored by pg_restore.',
+            "A backup is restored to files, and the URL names none.",
+            remedy='Write "sqlite:///shop.book". To PostgreSQL, pg_restore puts it back: see docs/operations.md.',
         )
     if not path.parent.is_dir():
         raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.customer import PurchaseRecorded
@@ -461,11 +461,14 @@ def server(patient: Patient) -> Iterator[Word]:
     settings = getattr(patient.log.database, "settings", None) if patient.log else None
     if settings is None:
         return
-    found: dict[str, str] = settings()
+    found: dict[str, Any] = settings()
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
-        if found.get(name) == "off":
+        if found[name] == "off":
             yield warning(f"{name} is off: a power cut may lose or damage what was acknowledged", f"Set {name} = on.")
-    yield ok(", ".join(f"{name} {value}" for name, value in found.items()))
+    yield ok(
+        f"PostgreSQL {found['server_version']}, encoding {found['server_encoding']}; the tables take "
+        f"{_mb(found['schema_bytes'])} of the database's {_mb(found['database_bytes'])}"
+    )
 
 
 CHECKS: Sequence[Check] = (
@@ -559,8 +562,8 @@ def _keys_of(database: SQLiteDatabase) -> Keys:
     return get
 
 
-def _stream(stream: bytes | str) -> str:
-    return str(known_uuid(stream)) if isinstance(stream, bytes) else stream
+def _stream(stream: bytes) -> str:
+    return str(known_uuid(stream)) if len(stream) == 16 else repr(stream)
 
 
 def _mb(size: int) -> str:

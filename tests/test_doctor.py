@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgpack
 import pytest
@@ -25,6 +26,8 @@ from tallybook.adapters import doctor as module
 from tallybook.adapters import merkle
 from tallybook.adapters.doctor import Finding
 from tallybook.cli import app
+
+from .postgres import run_sql
 
 DATA = Path(tallybook.__file__).parent / "data"
 
@@ -462,6 +465,61 @@ def test_releases_of_sqlite_that_may_damage_a_file_are_told(
     monkeypatch.undo()
     monkeypatch.setattr(sqlite3, "sqlite_version_info", release)
     assert brief(found(path, quick=True)) == ({("versions", "warning")} if bad else set())
+
+
+# ── on a server ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def wrong(book: tallybook.Book) -> list[Finding]:
+    """What is not well, apart from the settings of the tests' own server."""
+    return [one for one in book.doctor() if one.state != "ok" and one.name != "server"]
+
+
+def test_a_sound_book_on_a_server_has_no_findings(server_book_url: str) -> None:
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="test"):
+        ada = book.customers.register(name="Ada", identifiers={"crm": "1"}, command_id="c-1")
+        book.profiles.get(ada)
+        assert wrong(book) == []
+        told = [one for one in book.doctor(quick=True) if one.name == "server"]
+    [(fsync,)] = run_sql("SHOW fsync")
+    assert [one.state for one in told] == (["warning", "ok"] if fsync == "off" else ["ok"])
+    assert "PostgreSQL" in told[-1].what
+    assert brief([one for one in tallybook.doctor(server_book_url) if one.state == "failed"]) == set()
+
+
+SERVER_FAULTS = {
+    "DELETE FROM {}.stored_events WHERE position=2": {"positions", "root", "streams"},
+    "UPDATE {}.stored_events SET state=state || '\\x00'::bytea WHERE position=2": {"root", "events"},
+    "UPDATE {}.receipts SET last_position=1000": {"receipts"},
+    "UPDATE {}.claims SET holder='\\x00000000000000000000000000000000'::bytea": {"claims"},
+    "UPDATE {}.head SET position=position+1 WHERE log='access_records'": {"positions", "root"},
+    "UPDATE {}.read_model_builds SET position=position+5 WHERE name='trail'": {"read models"},
+}
+
+
+@pytest.mark.parametrize("statement", SERVER_FAULTS)
+def test_a_fault_on_a_server_is_found_by_its_check(server_book_url: str, statement: str) -> None:
+    schema = parse_qs(urlsplit(server_book_url).query)["schema"][0]
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="test"):
+        book.customers.register(name="Ada", identifiers={"crm": "1"}, command_id="c-1")
+        book.profiles.get(book.customers.register(name="Bea"))
+        run_sql(statement.format(f'"{schema}"'))
+        found = {one.name for one in wrong(book) if one.state == "failed"}
+    assert found == SERVER_FAULTS[statement]
+
+
+def test_settings_that_lose_what_was_acknowledged_are_told(
+    server_book_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tallybook.open(server_book_url) as book:
+        settings = book._core.storage.events.settings()  # type: ignore[attr-defined]  # PostgreSQL's has it
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            for value, states in (("off", ["warning", "ok"]), ("on", ["ok"])):
+                given = {**settings, "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", name: value}
+                monkeypatch.setattr(type(book._core.storage.events), "settings", lambda _, given=given: given)
+                findings = [one for one in book.doctor(quick=True) if one.name == "server"]
+                assert [one.state for one in findings] == states
+                assert value == "on" or name in findings[0].what
 
 
 # ── the command line ──────────────────────────────────────────────────────────────────────────────────────────────
