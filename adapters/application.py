@@ -299,25 +299,7 @@ class BookApplication(Application[UUID]):
 
     def check_snapshots(self, progress: Progress | None = None) -> SnapshotReport:
         """Compare every snapshot with a replay of its stream up to its version."""
-        compared = skipped = 0
-        wrong = []
-        streams = self.snapshot_store.streams()
-        for done, stream_id in enumerate(streams, 1):
-            snapshot = self.snapshot_store.find(stream_id)
-            replayed = None
-            if snapshot is not None:
-                kind = type(snapshot)
-                replayed = kind.fold(None, self.store.get(stream_id, lte=snapshot.version))
-            if snapshot is None or replayed is None or replayed.version != snapshot.version:
-                skipped += 1
-            else:
-                compared += 1
-                fields = differing(snapshot, replayed)
-                if fields:
-                    wrong.append(WrongSnapshot(stream_id, type(snapshot).__name__, snapshot.version, fields))
-            if progress:
-                progress(done, len(streams))
-        return SnapshotReport(compared, skipped, tuple(wrong))
+        return compared(self.snapshot_store, self.store, progress)
 
     def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
         """Store what aggregates have recorded, and single events, in one commit with what `kwargs` say belongs to it.
@@ -381,6 +363,25 @@ class BookApplication(Application[UUID]):
     def position(self) -> int:
         """The last position."""
         return self.log.position()
+
+
+def compared(snapshots: SnapshotStore, events: BookEventStore, progress: Progress | None = None) -> SnapshotReport:
+    """Compare every snapshot with a replay of its stream up to its version."""
+    skipped = 0
+    wrong = []
+    streams = snapshots.streams()
+    for done, stream_id in enumerate(streams, 1):
+        snapshot = snapshots.find(stream_id)
+        replayed = None
+        if snapshot is not None:
+            replayed = type(snapshot).fold(None, events.get(stream_id, lte=snapshot.version))
+        if snapshot is None or replayed is None or replayed.version != snapshot.version:
+            skipped += 1
+        elif fields := differing(snapshot, replayed):
+            wrong.append(WrongSnapshot(stream_id, type(snapshot).__name__, snapshot.version, fields))
+        if progress:
+            progress(done, len(streams))
+    return SnapshotReport(len(streams) - skipped, skipped, tuple(wrong))
 
 
 def _of_another_kind(stream_id: UUID) -> Refused:
