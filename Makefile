@@ -15,7 +15,7 @@ setup: $(READY) ## make the virtual environment
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[cli]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[cli,postgres]" --group dev
 	@touch $@
 
 demo: $(READY) ## the whole main job on 69,659 real purchases

@@ -199,6 +199,14 @@ class BookApplication(Application[UUID]):
         assert isinstance(self.mapper, EventMapper)
         return self.mapper
 
+    def is_recorded(self, event: Event) -> bool:
+        """Whether an event is in the log, once whatever commit is under way has ended."""
+        row = self.log.settled_row(event.originator_id, event.originator_version)
+        if row is None:
+            return False
+        position, version, name, state = row
+        return self.codec.read(event.originator_id, version, name, state, position).event_id == event.event_id
+
     def load(self, kind: type[A], stream_id: UUID, *, newest: bool = True) -> A:
         """An aggregate as the log has it now: version 0 where there are no events. Never to be changed.
 

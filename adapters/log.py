@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from eventsourcing.persistence import (
@@ -80,12 +80,109 @@ RECEIPTS = Table(
 CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
 
 
-def _stream(originator_id: UUID | str) -> bytes | str:
-    return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
+def _stream(originator_id: UUID | str) -> bytes:
+    """A stream's key: a UUID's 16 bytes. The texts that the library allows begin with NUL, and are never 16 long."""
+    if isinstance(originator_id, UUID):
+        return originator_id.bytes
+    key = b"\0" + originator_id.encode()
+    return b"\0" + key if len(key) == 16 else key
 
 
-def _originator(stream: bytes | str) -> UUID | str:
-    return uuid_from(stream) if isinstance(stream, bytes) else stream
+def _originator(stream: bytes) -> UUID | str:
+    return uuid_from(stream) if len(stream) == 16 else stream.lstrip(b"\0").decode()
+
+
+class EventStore(Protocol):
+    """What a book needs of the store of its log. `tallybook.testing.conformance.EventStoreSuite` is its contract.
+
+    `LogRecorder` is one on any `Database`; rows are tuples, in the order of `Row`.
+    """
+
+    @property
+    def origin(self) -> str:
+        """Names the book in every leaf."""
+        ...
+
+    def append(
+        self,
+        rows: Sequence[NewRow],
+        *,
+        reads: Sequence[tuple[UUID, int]] = (),
+        claims: Sequence[tuple[bytes, bytes]] = (),
+        releases: Sequence[bytes] = (),
+        receipt: Receipt | None = None,
+        **kwargs: Any,
+    ) -> Sequence[int]:
+        """Append events, and what belongs to the same commit, in one durable transaction; their positions.
+
+        `reads` are streams that were read and not written, with the version seen. IntegrityError, and nothing is kept,
+        if one moved, or if an event, claim or receipt is there already. Releases count before claims.
+        """
+        ...
+
+    def stream_rows(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[tuple[Any, ...]]:
+        """A stream's rows by version: position, version, stored name, state."""
+        ...
+
+    def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each by version and up to one."""
+        ...
+
+    def log_rows(
+        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
+    ) -> Sequence[tuple[Any, ...]]:
+        """Up to `limit` rows of the log after a position, in order; up to `stop` (inclusive), of some names only."""
+        ...
+
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at positions that ascend."""
+        ...
+
+    def iterate(
+        self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000
+    ) -> Iterator[tuple[Any, ...]]:
+        """All rows of the log after a position, up to the head at the start."""
+        ...
+
+    def position(self) -> int:
+        """The head's position; 0 for an empty log."""
+        ...
+
+    def extent(self) -> tuple[int, int, int]:
+        """How many rows there are, and the least and greatest position; zeros for an empty log."""
+        ...
+
+    def head(self) -> Head:
+        """Position and Merkle frontier, as of one commit."""
+        ...
+
+    def receipt(self, command_id: bytes) -> Receipt | None:
+        """What is kept of a command, if it was recorded."""
+        ...
+
+    def holders(self, claims: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Who holds each of many claims; free ones are left out."""
+        ...
+
+    def holder(self, claim: bytes) -> bytes | None:
+        """Who holds a claim."""
+        ...
+
+    def watch(self) -> Watch:
+        """Watch for commits from now on."""
+        ...
+
+    def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[Any]:
+        """The log's events after a position as they come, in order, none left out."""
+        ...
 
 
 def _notification(row: Row) -> Notification:
@@ -254,6 +351,13 @@ class LogRecorder(ApplicationRecorder):
             params.append(limit)
         return self.database.rows(statement, params)
 
+    def settled_row(self, originator_id: UUID, version: int) -> tuple[Any, ...] | None:
+        """A stream's row of a version, once whatever commit is under way has ended: it holds the head until then."""
+        with self.database.session(write=True) as session:
+            session.rows(self._lock_head)
+            rows = session.rows(self._select_stream + " AND originator_version=?", (originator_id.bytes, version))
+            return rows[0] if rows else None
+
     def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
         """The rows of many streams, stream by stream, each up to a version."""
         for start in range(0, len(originator_ids), 100):
@@ -380,7 +484,7 @@ class Tail:
     was seen.
     """
 
-    def __init__(self, log: LogRecorder, after: int, names: Sequence[str] = ()) -> None:
+    def __init__(self, log: EventStore, after: int, names: Sequence[str] = ()) -> None:
         self.after = after
         """Up to here all rows were given, but for those of other names."""
         self.closed = False

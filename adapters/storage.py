@@ -1,19 +1,22 @@
-"""Where a book lies: three files side by side, or memory. Opening checks each before it touches it.
+"""Where a book lies: three files side by side, a schema on a server, or memory. Opening checks before it touches.
 
 shop.book         the log with its head, claims, receipts, and the read models
 shop.book.keys    the subjects' data keys (mode 0600; back it up apart, and for a short time)
 shop.book.reads   the log of reads of personal data
+
+A schema holds the same, with the data keys wrapped under a key that lies on each host, in a file.
+Read models may live elsewhere than the log: in an SQLite file or a schema of their own.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
@@ -24,9 +27,15 @@ from .keys import FileKeyStore, KeyStore, MemoryKeyStore
 from .log import LogRecorder
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, translated
 
+if TYPE_CHECKING:
+    from .postgres import PostgresDatabase
+
 APPLICATION_ID = 0x7A11B00C
 READS_APPLICATION_ID = 0x7A11B00D
+MODELS_APPLICATION_ID = 0x7A11B00F
 READS_TABLE = "access_records"
+BOOK, MODELS = "tallybook", "tallybook read models"
+"""What a schema notes to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +58,68 @@ class Storage:
         self.keys.close()
 
 
-def open_storage(url: str, *, create: bool, lock_timeout_s: int) -> Storage:
-    """Open or make what a URL names: `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory:`."""
+def open_storage(
+    url: str,
+    *,
+    create: bool,
+    lock_timeout_s: int,
+    wrapping_key: str | Path | None = None,
+    read_models: str | None = None,
+) -> Storage:
+    """Open or make a book: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`, `memory:`.
+
+    `wrapping_key` is a file, for PostgreSQL; `read_models` a URL, where they live elsewhere than the log.
+    """
+    if not isinstance(url, str):
+        raise _names_no_book(url)
     if url in ("memory:", "memory://"):
-        return _in_memory(url, lock_timeout_s)
-    path = file_of(url)
-    if path is not None:
+        storage = _in_memory(url, lock_timeout_s)
+    elif url.startswith(SERVER_SCHEMES):
+        storage = _on_server(url, create, lock_timeout_s, wrapping_key)
+    else:
+        path = _path_of(url)
         try:
-            return _in_files(url, path, create, lock_timeout_s)
+            storage = _in_files(url, path, create, lock_timeout_s)
         except OSError as error:
-            raise BookError(
-                f"{path} can't be opened: {error.strerror or error}.",
-                path=str(path),
-                remedy="Check the name, its owner and its mode.",
-            ) from error
-    raise BookError(
-        f"{url!r} names no book.",
-        path=str(url),
-        remedy='Write "sqlite:///shop.book" (four slashes for an absolute path) or "memory:".',
+            raise _cant_be_opened(path, error) from error
+    if read_models is None:
+        return storage
+    try:
+        models = _models_elsewhere(read_models, storage.origin, lock_timeout_s)
+    except BaseException:
+        storage.close()
+        raise
+    options = None if storage.options is None else {**storage.options, "read_models": read_models}
+    return replace(storage, models=models, options=options)
+
+
+SERVER_SCHEMES = ("postgresql://", "postgres://")
+
+
+def _path_of(url: str) -> Path:
+    path = file_of(url)
+    if path is None:
+        raise _names_no_book(url)
+    return path
+
+
+def _names_no_book(url: object) -> BookError:
+    shown = str(url)
+    if "@" in shown:  # there may be a password before it
+        shown = "…" + shown[shown.rindex("@") :]
+    return BookError(
+        f"{shown!r} names no book.",
+        path=shown,
+        remedy='Write "sqlite:///shop.book" (four slashes for an absolute path), '
+        '"postgresql://user@host/database?schema=shop" or "memory:".',
+    )
+
+
+def _cant_be_opened(path: Path, error: OSError) -> BookError:
+    return BookError(
+        f"{path} can't be opened: {error.strerror or error}.",
+        path=str(path),
+        remedy="Check the name, its owner and its mode.",
     )
 
 
@@ -196,15 +249,106 @@ def make_log_file(
     path: Path, application_id: int, table: str, origin: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
 ) -> None:
     """Make a log's file in one transaction, unless another process was faster."""
+    definitions = LogRecorder(SQLiteDatabase(str(path)), table).definitions()
+    _make_file(path, application_id, definitions, origin, lock_timeout_s)
+
+
+def _make_file(path: Path, application_id: int, definitions: Sequence[str], origin: str, lock_timeout_s: float) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=lock_timeout_s)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA application_id").fetchone()[0] == 0:
-            for statement in LogRecorder(SQLiteDatabase(str(path)), table).definitions():
+            for statement in definitions:
                 connection.execute(statement.format_map(DIALECT))
             connection.execute("CREATE TABLE book (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
             connection.execute("INSERT INTO book VALUES ('origin', ?)", (origin,))
             connection.execute(f"PRAGMA application_id={application_id}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
         connection.execute("COMMIT")
+
+
+# ── on a server ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _on_server(url: str, create: bool, lock_timeout_s: int, wrapping_key: str | Path | None) -> Storage:
+    from .postgres import PostgresDatabase
+    from .postgres_keys import PostgresKeyStore, read_wrapping_key, wrapping_key_path
+
+    database = PostgresDatabase(url, lock_timeout_s=lock_timeout_s)
+    try:
+        database.check_server()
+        notes = database.notes(BOOK)
+        if notes is None:
+            if not create:
+                raise BookNotFound(
+                    f"There is no book at {database.place}.",
+                    path=database.place,
+                    remedy="Check the schema, or make a book with `tallybook.open`.",
+                )
+            notes = _made_on_server(database, wrapping_key)
+        origin = notes["origin"]
+        key_path = wrapping_key_path(wrapping_key, origin)
+        keys = PostgresKeyStore(database, origin, read_wrapping_key(key_path))
+    except BaseException:
+        database.close()
+        raise
+    options = {"url": url, "lock_timeout_s": lock_timeout_s, "wrapping_key": os.path.abspath(key_path)}
+    return Storage(database.place, origin, database, database, database, keys, options)
+
+
+def _made_on_server(database: PostgresDatabase, wrapping_key: str | Path | None) -> dict[str, str]:
+    """Make a book's schema and tables in one transaction, unless another host was faster; what the schema notes."""
+    from .postgres_keys import PostgresKeyStore, make_wrapping_key, wrapping_key_path
+
+    origin = _new_origin()
+    with database.making(BOOK, origin) as (session, notes):
+        if session is not None:
+            # The wrapping key is on disk before anything is wrapped under it.
+            key = make_wrapping_key(wrapping_key_path(wrapping_key, origin))
+            for statement in (
+                *LogRecorder(database).definitions(),
+                *LogRecorder(database, READS_TABLE).definitions(),
+                *PostgresKeyStore.definitions(),
+            ):
+                session.define(statement)
+            PostgresKeyStore.begin(session, origin, key)
+    return notes
+
+
+def _models_elsewhere(url: str, origin: str, lock_timeout_s: int) -> Database:
+    """A database of read models, which belongs to one book. Raises NotABook, and BookError for another book's."""
+    database: Database
+    if url.startswith(SERVER_SCHEMES):
+        from .postgres import PostgresDatabase
+
+        database = PostgresDatabase(url, lock_timeout_s=lock_timeout_s)
+        try:
+            database.check_server()
+            with database.making(MODELS, origin) as (_, notes):
+                found: str | None = notes["origin"]
+        except BaseException:
+            database.close()
+            raise
+    else:
+        path = _path_of(url)
+        try:
+            if not path.parent.is_dir():
+                raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")
+            if not is_ours(path, MODELS_APPLICATION_ID, "file of read models", lock_timeout_s=lock_timeout_s):
+                _make_file(path, MODELS_APPLICATION_ID, [], origin, lock_timeout_s)
+            found = note(path, "origin", lock_timeout_s)
+        except OSError as error:
+            raise _cant_be_opened(path, error) from error
+        except sqlite3.Error as error:
+            raise translated(error, str(path)) from error
+        database = SQLiteDatabase(str(path), lock_timeout_s=lock_timeout_s)
+    if found != origin:
+        place = database.place
+        database.close()
+        raise BookError(
+            f"{place} holds the read models of another book ({found}, not {origin}).",
+            path=place,
+            remedy="Name another place for them, or remove this one: read models are derived from the log.",
+        )
+    return database

@@ -260,7 +260,14 @@ class BookDamaged(BookError):
 
 
 class BookUnreachable(BookError):
-    """The database server can't be reached, or the connection to it was lost."""
+    """The database server can't be reached, or the connection to it was lost.
+
+    `unknown`: it was lost in the middle of a commit, so that what was being written may be in the book.
+    """
+
+    def __init__(self, message: str, *, path: str = "", remedy: str = "", unknown: bool = False) -> None:
+        self.unknown = unknown
+        super().__init__(message, path=path, remedy=remedy)
 
 
 class KeysMissing(BookError):

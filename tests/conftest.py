@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,44 @@ import pytest
 import tallybook
 from tallybook import Book
 
+from .postgres import drop_schema, new_schema, password_of, schema_url, server_url
+
 DATA = Path(__file__).parent.parent / "src" / "tallybook" / "data"
 MASTER = DATA / "cdnow_master.txt.xz"
 STANDARD = DATA / "standard.toml"
 CANDIDATE = DATA / "candidate.toml"
 
 
+@contextmanager
+def server_book(home: Path) -> Iterator[str]:
+    """The URL of a book that is not made yet, in a schema of its own; wrapping keys lie in `home`."""
+    schema = new_schema()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        if password := password_of(server_url()):
+            patch.setenv("PGPASSWORD", password)  # a book tells its URL without it
+        yield schema_url(schema)
+    drop_schema(schema)
+
+
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
-    """A new book in files, with somebody acting."""
-    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as opened, opened.acting("agent:lin", purpose="support"):
+def server_book_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a book that is not made yet, on a server. Wrapping keys lie in a home of the test's own."""
+    with server_book(tmp_path / "home") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def book_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a book that is not made yet: in files, and on a server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shop.book"
+    url: str = request.getfixturevalue("server_book_url")
+    return url
+
+
+@pytest.fixture
+def book(book_url: str) -> Iterator[Book]:
+    """A new book with somebody acting."""
+    with tallybook.open(book_url) as opened, opened.acting("agent:lin", purpose="support"):
         yield opened

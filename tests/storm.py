@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -28,9 +28,12 @@ from eventsourcing.persistence import IntegrityError
 
 import tallybook
 from tallybook import imports
-from tallybook.adapters.database import Session
+from tallybook.adapters.database import Database, Session
 from tallybook.adapters.log import LogRecorder, NewRow, Tail
+from tallybook.adapters.postgres import PostgresDatabase
 from tallybook.adapters.sqlite import SQLiteDatabase
+
+from .postgres import drop_schema, made_schema, schema_url
 
 ROOT = Path(__file__).parent.parent
 Seen = list[tuple[int, str]]
@@ -46,7 +49,7 @@ PATIENCE_S = 60.0
 class LogWithoutOrder(LogRecorder):
     """What a log is without its order: positions are handed out ahead of the transaction that inserts them."""
 
-    counter: SQLiteDatabase
+    counter: Database
 
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         with self.counter.session(write=True) as session:
@@ -84,10 +87,43 @@ def sqlite_log_without_order(where: str) -> LogRecorder:
     return log
 
 
+def postgres_log(where: str) -> LogRecorder:
+    """A log in a PostgreSQL schema."""
+    log = LogRecorder(PostgresDatabase(where))
+    if not log.database.has_table("head"):
+        log.create_table()
+    return log
+
+
+def postgres_log_without_order(where: str) -> LogRecorder:
+    """The same with the ordering taken out: two transactions may insert at once."""
+    log = LogWithoutOrder(PostgresDatabase(where))
+    log.counter = PostgresDatabase(where)
+    if not log.database.has_table("counter"):
+        log.create_table()
+        with log.counter.session(write=True) as session:
+            session.define("CREATE TABLE counter (id INTEGER PRIMARY KEY, last INTEGER)")
+            session.run("INSERT INTO counter VALUES (1, 0)")
+    return log
+
+
 WAYS: Mapping[str, Callable[[str], LogRecorder]] = {
     "sqlite": sqlite_log,
     "sqlite without order": sqlite_log_without_order,
+    "postgresql": postgres_log,
+    "postgresql without order": postgres_log_without_order,
 }
+
+
+@contextmanager
+def place(way: str, folder: Path) -> Iterator[str]:
+    """Where a log of a way may be made."""
+    if way.startswith("sqlite"):
+        yield str(folder / "log.db")
+        return
+    schema = made_schema()
+    yield schema_url(schema)
+    drop_schema(schema)
 
 
 # ── writers ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,7 +150,8 @@ def write(
     def fail(_session: Session, _last: int) -> None:
         raise RolledBackError
 
-    def die(_session: Session, _last: int) -> None:
+    def die(session: Session, _last: int) -> None:
+        session.rows("SELECT 1")  # a server has got what was held back for it
         os.kill(os.getpid(), signal.SIGKILL)
 
     for number in range(transactions):
@@ -300,6 +337,7 @@ def give_in_to_fate(book: tallybook.Book) -> None:
     def fateful(session: Session, new: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         positions = append_in(session, new, **kwargs)
         if FATE.next == "die":
+            session.rows("SELECT 1")  # a server has got what was held back for it
             os.kill(os.getpid(), signal.SIGKILL)
         if FATE.next == "fail":
             FATE.next = None

@@ -29,9 +29,12 @@ ADOPTED = "1996-01-01T00:00:00Z"
 THREADS = 8
 
 
+ONLY_FILES = pytest.mark.parametrize("book_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'shop.book'}"
+def url(book_url: str) -> str:
+    return book_url
 
 
 @pytest.fixture
@@ -302,14 +305,14 @@ def test_enrolling_while_purchases_come_in_never_breaks_the_certificate(book: ta
     assert len(list(book._core.history([Enrolled.stored_name]))) == len(customers)
 
 
-def test_adopting_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book) -> None:
+def test_adopting_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book, tmp_path: Path) -> None:
     with book.acting("system:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(4)]
         for customer in customers:
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
     text = RULES.read_text(encoding="utf-8")
     for version in range(2, 5):
-        rules = Path(book._core.storage.url.removeprefix("sqlite:///")).parent / f"rules-{version}.toml"
+        rules = tmp_path / f"rules-{version}.toml"
         rules.write_text(
             text.replace('version = "1"', f'version = "{version}"').replace("points = 1", f"points = {version}")
         )
@@ -493,6 +496,7 @@ def test_when_others_are_always_faster_the_command_ends_with_conflict_and_no_eff
         assert book.profiles.get(ada)["name"] == "Ada"
 
 
+@ONLY_FILES
 def test_when_another_process_holds_the_lock_the_command_ends_with_busy_and_no_effect(
     book: tallybook.Book, url: str
 ) -> None:
@@ -513,6 +517,7 @@ def test_when_another_process_holds_the_lock_the_command_ends_with_busy_and_no_e
         impatient.customers.change(ada, country="GB")
 
 
+@ONLY_FILES
 def test_when_another_process_holds_the_key_file_the_command_ends_with_busy_and_works_later(
     book: tallybook.Book, url: str
 ) -> None:
@@ -529,6 +534,7 @@ def test_when_another_process_holds_the_key_file_the_command_ends_with_busy_and_
         assert book.profiles.get(ada)["name"] == "Ada"
 
 
+@ONLY_FILES
 def test_when_another_process_holds_the_log_of_reads_nothing_is_released(book: tallybook.Book, url: str) -> None:
     with tallybook.open(url, lock_timeout_s=1) as impatient, impatient.acting("agent:lin", purpose="test"):
         ada = impatient.customers.register(name="Ada")

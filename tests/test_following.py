@@ -4,6 +4,7 @@ or meets it out of order. And that the proof fails where the order is taken out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,10 +13,10 @@ import pytest
 import tallybook
 from tallybook.adapters.log import Tail
 
-from .storm import NAMES, WAYS, Outcome, storm, storm_of_commands
+from .storm import NAMES, WAYS, Outcome, place, storm, storm_of_commands
 
-ORDERED = ["sqlite"]
-WITHOUT_ORDER = ["sqlite without order"]
+ORDERED = ["sqlite", "postgresql"]
+WITHOUT_ORDER = ["sqlite without order", "postgresql without order"]
 
 
 def sound(outcome: Outcome) -> None:
@@ -24,8 +25,9 @@ def sound(outcome: Outcome) -> None:
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> str:
-    return str(tmp_path / "log.db")
+def where(way: str, tmp_path: Path) -> Iterator[str]:
+    with place(way, tmp_path) as found:
+        yield found
 
 
 @pytest.mark.slow
@@ -67,12 +69,11 @@ def test_what_is_missed_without_order_is_what_was_numbered_first_and_committed_l
 
 
 @pytest.mark.slow
-def test_no_follower_of_a_book_misses_an_event_while_commands_fail_and_are_killed(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    outcome = storm_of_commands(url)
+def test_no_follower_of_a_book_misses_an_event_while_commands_fail_and_are_killed(book_url: str) -> None:
+    outcome = storm_of_commands(book_url)
     sound(outcome)
     assert outcome.killed >= 2
     assert len(outcome.seen) == 7
-    with tallybook.open(url) as book:
+    with tallybook.open(book_url) as book:
         assert [one.problem for one in book.audit.verify()] == [None, None]
         assert book.replay().holds

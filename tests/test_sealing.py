@@ -25,6 +25,8 @@ from tallybook.domain.errors import Refused, SealError, TallybookError
 from tallybook.domain.events import REGISTRY, Metadata
 from tallybook.domain.personal import Erased, Personal, Sealed
 
+from .postgres import all_bytes
+
 RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"
 ADOPTED = "1996-01-01T00:00:00Z"
 
@@ -38,9 +40,12 @@ def opened(path: Path) -> tallybook.Book:
     return tallybook.open(f"sqlite:///{path}")
 
 
+ONLY_FILES = pytest.mark.parametrize("book_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def book(path: Path) -> Iterator[tallybook.Book]:
-    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+def book(book_url: str) -> Iterator[tallybook.Book]:
+    with tallybook.open(book_url) as book, book.acting("agent:lin", purpose="support"):
         yield book
 
 
@@ -376,6 +381,7 @@ def test_loading_applying_projecting_and_replaying_never_decrypt(path: Path, mon
 # ── recorded before it is released ────────────────────────────────────────────────────────────────────────────────
 
 
+@ONLY_FILES
 def test_a_read_is_on_disk_with_actor_purpose_and_fields_before_a_value_is_opened(
     book: tallybook.Book, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,19 +440,19 @@ def test_if_a_read_can_not_be_recorded_nothing_is_opened(
 ) -> None:
     ada = customer_with_everything(book)
     reads = book._core.gate.reads
-    real_insert, opened_values = LogRecorder.insert_events, []
+    real_append, opened_values = LogRecorder.append, []
     real_open = Keyring.open
 
     def failing(self: LogRecorder, *args: Any, **kwargs: Any) -> Any:
         if self is reads:
             raise error
-        return real_insert(self, *args, **kwargs)
+        return real_append(self, *args, **kwargs)
 
     def watched(self: Keyring, sealed: Sealed) -> dict[str, object] | None:
         opened_values.append(sealed)
         return real_open(self, sealed)
 
-    monkeypatch.setattr(LogRecorder, "insert_events", failing)
+    monkeypatch.setattr(LogRecorder, "append", failing)
     monkeypatch.setattr(Keyring, "open", watched)
     with pytest.raises(type(error)):
         READS[read](book, ada)
@@ -622,6 +628,14 @@ def test_no_personal_value_or_command_id_lies_in_the_clear_in_any_file(path: Pat
     assert {name: traces(data) for name, data in searched.items() if traces(data)} == {}
     for text in texts:
         assert not traces(text.encode()), text[:200]
+
+
+def test_no_personal_value_or_command_id_lies_in_the_clear_on_a_server(server_book_url: str, tmp_path: Path) -> None:
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        live_through_everything(book, tmp_path, [])
+        searched = all_bytes(server_book_url.rpartition("schema=")[2])
+    assert len(searched["stored_events"]) > 1000
+    assert {name: traces(data) for name, data in searched.items() if traces(data)} == {}
 
 
 def test_every_command_that_takes_something_personal_is_in_the_scenario(path: Path, tmp_path: Path) -> None:

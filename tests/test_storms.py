@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -15,8 +16,8 @@ import pytest
 import tallybook
 from tallybook.projections.read_models import Recorded
 
-from .conftest import MASTER
-from .storm import RULES, Hand, all_at_once, give, storm_of_claims
+from .conftest import MASTER, server_book
+from .storm import RULES, Hand, all_at_once, give, place, storm_of_claims
 
 pytestmark = pytest.mark.slow
 
@@ -56,10 +57,14 @@ class Arena:
         return list(self.book.follow(position, timeout_s=0))
 
 
-@pytest.fixture(scope="module")
-def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('storms')}/shop.book"
-    with tallybook.open(url) as book:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    folder = tmp_path_factory.mktemp("storms")
+    on_server = request.param == "postgresql"
+    with (
+        server_book(folder) if on_server else nullcontext(f"sqlite:///{folder}/shop.book") as url,
+        tallybook.open(url) as book,
+    ):
         with book.acting("system:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at="1996-01-01T00:00:00Z")
         hands = [Hand(url) for _ in range(4)]
@@ -204,12 +209,14 @@ def test_an_order_id_that_all_record_for_customers_of_their_own_is_recorded_once
         assert {answer.split(":")[0] for answer in answers if answer not in won} == {"order_recorded"}
 
 
-@pytest.mark.parametrize("way", ["sqlite"])
+@pytest.mark.parametrize("way", ["sqlite", "postgresql"])
 def test_a_coupon_never_has_two_holders_however_often_it_is_claimed_and_released(way: str, tmp_path: Path) -> None:
-    assert storm_of_claims(way, str(tmp_path / "log.db")) == []
+    with place(way, tmp_path) as where:
+        assert storm_of_claims(way, where) == []
 
 
-@pytest.mark.parametrize("way", ["sqlite"])
+@pytest.mark.parametrize("way", ["sqlite", "postgresql"])
 def test_without_claims_coupons_would_have_two_holders(way: str, tmp_path: Path) -> None:
-    problems = storm_of_claims(way, str(tmp_path / "log.db"), guarded=False)
+    with place(way, tmp_path) as where:
+        problems = storm_of_claims(way, where, guarded=False)
     assert any("while another holds it" in problem for problem in problems)

@@ -196,16 +196,23 @@ def open(  # noqa: A001 - the name of the front door
     create: bool = True,
     lock_timeout_s: int = 30,
     inline: Sequence[str] = (),
+    wrapping_key: str | Path | None = None,
+    read_models: str | None = None,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
 ) -> Book:
-    """Open a book: `sqlite:///shop.book` (four slashes for an absolute path) or `memory:`.
+    """Open a book: `sqlite:///shop.book` (four slashes for an absolute path), `memory:`, or a schema on a server:
+    `postgresql://user@host/database?schema=shop`.
 
     A book that is not there is made, unless `create` is False. `lock_timeout_s` is how long a command waits for
     another process's transaction. `inline` names read models that are folded in each command's own transaction, so that
-    their rows are there when it returns; each command pays for the fold. `now_us` (µs since 1970-01-01T00:00Z) and
-    `new_id` take the place of clock and ids.
-    Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing.
+    their rows are there when it returns; each command pays for the fold. `wrapping_key` is the file, on this host, of
+    the key that a PostgreSQL book's data keys are wrapped under (default: in `~/.tallybook`); it is made with a new
+    book. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere than the log.
+    `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
+    Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, BookUnreachable.
     """
-    storage = open_storage(url, create=create, lock_timeout_s=lock_timeout_s)
+    storage = open_storage(
+        url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
+    )
     return Book(Core(storage, now_us, new_id, inline))

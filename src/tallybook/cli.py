@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +31,8 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
+from . import book as front
 from .book import Book
-from .book import open as open_book
 from .demo import run_demo
 from .times import iso
 from .upkeep import doctor as examine_book
@@ -59,8 +60,16 @@ app.add_typer(import_app, name="import")
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
+WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
+
 BookUrl = Annotated[
-    str, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book: sqlite:///shop.book", show_default=False)
+    str,
+    typer.Option(
+        "--book",
+        envvar="TALLYBOOK_URL",
+        help="The book: sqlite:///shop.book, or postgresql://user@host/database?schema=shop",
+        show_default=False,
+    ),
 ]
 Actor = Annotated[
     str | None, typer.Option("--actor", envvar="TALLYBOOK_ACTOR", help="Who acts: a surrogate such as agent:lin")
@@ -92,6 +101,27 @@ def run() -> None:
     except KeyboardInterrupt:
         err.print("Interrupted. What was committed stands; the same command goes on from there.")
         raise SystemExit(130) from None
+
+
+@app.callback()
+def options(
+    wrapping_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--wrapping-key",
+            envvar="TALLYBOOK_WRAPPING_KEY",
+            help="File of the key that a PostgreSQL book's data keys are wrapped under; by default, in ~/.tallybook",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Options of all commands."""
+    WRAPPING_KEY.set(wrapping_key)
+
+
+def open_book(url: str, *, create: bool = True) -> Book:
+    """Open the book that a command works on."""
+    return front.open(url, create=create, wrapping_key=WRAPPING_KEY.get())
 
 
 def _fail(error: TallybookError, as_json: bool) -> None:
@@ -423,7 +453,7 @@ def doctor(
 ) -> None:
     """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
     with _progress("doctor", as_json) as progress:
-        findings = examine_book(book, quick=quick, progress=progress)
+        findings = examine_book(book, quick=quick, progress=progress, wrapping_key=WRAPPING_KEY.get())
 
     def show() -> None:
         _table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])

@@ -23,7 +23,7 @@ from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
-from tallybook.domain.errors import REFUSALS, Refused, refusal
+from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
@@ -37,6 +37,8 @@ R = TypeVar("R")
 
 TRIES = 12
 FIRST_PAUSE_S = 0.001
+SETTLE_S = 30.0
+"""How long a command tries to find out what became of a commit whose answer was lost."""
 COMMAND_ID_CHARS_MAX = 200
 
 
@@ -127,6 +129,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         # The first try trusts what this process saw last of the streams. Its commit finds out whether they moved.
         newest = False
         pause_s = FIRST_PAUSE_S
+        lost: BookUnreachable | None = None
         for _ in range(TRIES):
             if key is not None:
                 receipt = core.app.log.receipt(key)
@@ -155,15 +158,39 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                     raise _refusal_for(error) from None
                 return self._repeat(receipt, digest)
             except IntegrityError:
+                lost = None
                 if newest:
                     time.sleep(pause_s)
                     pause_s = min(pause_s * 2, 0.25)
                 newest = True
                 continue
+            except BookUnreachable as error:
+                lost = error
+                newest = True
+                if not (error.unknown and self._is_recorded(core, work, error)):
+                    time.sleep(pause_s)
+                    pause_s = min(pause_s * 2, 0.25)
+                    continue
             if work.refused is not None:
                 raise work.refused
             return result
+        if lost is not None:
+            raise lost
         raise refusal("conflict", f"Other writers were faster {TRIES} times.", tries=TRIES)
+
+    def _is_recorded(self, core: Core, work: Work, lost: BookUnreachable) -> bool:
+        """Whether a commit took place whose answer was lost. Raises the loss, if that can't be found out in time."""
+        if not work.journal:
+            return False  # at most a receipt: the next try finds it
+        first = work.journal[0]
+        until = time.monotonic() + SETTLE_S
+        while True:
+            try:
+                return core.app.is_recorded(first)
+            except (BookUnreachable, Refused):  # the server is not back yet, or still at work on the commit
+                if time.monotonic() > until:
+                    raise lost from None
+                time.sleep(0.1)
 
     def _identity(
         self, desk: D, command_id: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""The suites that the `eventsourcing` package ships for its own recorders, run on ours, in files and in memory.
+"""The suites that the `eventsourcing` package ships for its recorders, run on ours, in files, in memory, on a server.
 
 Not run: `eventsourcing.tests.projection`, which imports msgspec for its own aggregates; what it asks of a
 `ProjectionRunner` is asked in `TestProjectionRunner…`. The suites print their rates; pytest keeps that to itself.
@@ -21,8 +21,10 @@ from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, StoredEvent, Tracking
 from eventsourcing.projection import Projection, ProjectionRunner
 from eventsourcing.utils import Environment, get_topic
+from tests.postgres import drop_schema, made_schema, schema_url
 
 from tallybook.adapters.log import BookFactory, LogProcessRecorder, LogRecorder, LogTrackingRecorder
+from tallybook.adapters.postgres import PostgresDatabase
 from tallybook.adapters.sqlite import SQLiteDatabase
 
 if TYPE_CHECKING:
@@ -61,6 +63,18 @@ class Memory(TestCase):
         return database
 
 
+class Server(TestCase):
+    """Each test has a schema of its own on a PostgreSQL server."""
+
+    def make_database(self) -> PostgresDatabase:
+        schema = made_schema()
+        database = PostgresDatabase(schema_url(schema))
+        self.addCleanup(drop_schema, schema)
+        self.addCleanup(database.close)
+        self.addCleanup(join_threads)
+        return database
+
+
 class LogRecorderSuite(shipped.ApplicationRecorderTestCase[LogRecorder], ABC):
     __test__ = False
 
@@ -83,6 +97,10 @@ class TestLogRecorderInMemory(Memory, LogRecorderSuite):
     __test__ = True
 
 
+class TestLogRecorderOnAServer(Server, LogRecorderSuite):
+    __test__ = True
+
+
 class NonInterleavingSuite(shipped.NonInterleavingNotificationIDsBaseCase, ABC):
     __test__ = False
 
@@ -99,6 +117,10 @@ class TestPositionsOfOneCommitAreNeighboursInFiles(Files, NonInterleavingSuite):
 
 
 class TestPositionsOfOneCommitAreNeighboursInMemory(Memory, NonInterleavingSuite):
+    __test__ = True
+
+
+class TestPositionsOfOneCommitAreNeighboursOnAServer(Server, NonInterleavingSuite):
     __test__ = True
 
 
@@ -121,6 +143,10 @@ class TestLogTrackingRecorderInMemory(Memory, TrackingSuite):
     __test__ = True
 
 
+class TestLogTrackingRecorderOnAServer(Server, TrackingSuite):
+    __test__ = True
+
+
 class ProcessSuite(shipped.ProcessRecorderTestCase, ABC):
     __test__ = False
 
@@ -137,6 +163,10 @@ class TestLogProcessRecorderInFiles(Files, ProcessSuite):
 
 
 class TestLogProcessRecorderInMemory(Memory, ProcessSuite):
+    __test__ = True
+
+
+class TestLogProcessRecorderOnAServer(Server, ProcessSuite):
     __test__ = True
 
 
@@ -230,6 +260,13 @@ class TestStreamsInFiles(Files, AggregateExpectations):
 
 
 class TestStreamsInMemory(Memory, AggregateExpectations):
+    __test__ = True
+
+    def setUp(self) -> None:
+        AggregateExpectations.setUp(self)
+
+
+class TestStreamsOnAServer(Server, AggregateExpectations):
     __test__ = True
 
     def setUp(self) -> None:

@@ -220,17 +220,16 @@ def test_an_event_that_cannot_be_read_stops_the_read_models_there_until_each_may
 
 
 def test_a_paused_read_model_stands_still_in_every_process_until_it_is_resumed(
-    new_shop: NewShop, tmp_path: Path
+    new_shop: NewShop, book_url: str
 ) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    shop = new_shop(url)
+    shop = new_shop(book_url)
     ada = shop.member(name="Ada")
     shop.book.projections.catch_up()
     shop.book.projections.pause("profiles")
     shop.book.projections.pause("profiles")
     at = status_of(shop.book, "profiles").position
     shop.buy(ada, "2020-02-01", 500)
-    with tallybook.open(url) as other, other.acting("agent:other", purpose="test"):
+    with tallybook.open(book_url) as other, other.acting("agent:other", purpose="test"):
         other.projections.catch_up()
         assert (status_of(other, "profiles").state, status_of(other, "profiles").position) == ("paused", at)
         assert status_of(other, "trail").lag == 0
@@ -354,8 +353,8 @@ def test_a_rebuild_that_meets_a_poison_says_where_and_leaves_the_live_rows(
 
 
 @pytest.fixture
-def big(new_shop: NewShop, tmp_path: Path) -> Shop:
-    shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
+def big(new_shop: NewShop, book_url: str) -> Shop:
+    shop = new_shop(book_url)
     for number in range(12):
         member = shop.member(name=f"n{number}", country="GB")
         purchase = shop.buy(member, "2020-02-01", 9_000, 4_000 * number)
@@ -585,12 +584,11 @@ def wait_for(done: Callable[[], bool], seconds: float = 30) -> float:
 
 
 def test_of_several_projectors_one_works_and_another_takes_over_when_it_is_killed(
-    new_shop: NewShop, tmp_path: Path
+    new_shop: NewShop, book_url: str
 ) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    shop = new_shop(url)
+    shop = new_shop(book_url)
     shop.member()
-    runners = [Runner(url, name) for name in ("one", "two")]
+    runners = [Runner(book_url, name) for name in ("one", "two")]
     try:
         wait_for(lambda: status_of(shop.book, "trail").lag == 0)
         for number in range(5):

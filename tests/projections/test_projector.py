@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -245,13 +244,12 @@ def test_a_new_version_of_a_read_model_is_built_anew(shop: Shop) -> None:
     assert sum(row[1] for row in shop.rows(Newer(), Counting.table)) == shop.book.position()
 
 
-def test_a_projection_is_kept_with_the_book(new_shop: NewShop, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    shop = new_shop(url)
+def test_a_projection_is_kept_with_the_book(new_shop: NewShop, book_url: str) -> None:
+    shop = new_shop(book_url)
     busy(shop, 4)
     shop.book.projections.catch_up()
     rows, position = all_rows(shop), shop.book.position()
-    again = tallybook.open(url)
+    again = tallybook.open(book_url)
     assert [one.position for one in again.projections.status()] == [position] * 3
     assert again.projections.catch_up() == position
     again.close()
@@ -279,11 +277,11 @@ def _together(*acts: Callable[[], object]) -> list[BaseException]:
 
 @pytest.mark.parametrize("first_build", [True, False])
 def test_each_event_counts_once_when_two_projectors_race_on_one_file(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_build: bool
+    new_shop: NewShop, book_url: str, monkeypatch: pytest.MonkeyPatch, first_build: bool
 ) -> None:
     monkeypatch.setattr(projector_module, "BATCH", 5)
-    shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
-    other = tallybook.open(f"sqlite:///{tmp_path}/shop.book")
+    shop = new_shop(book_url)
+    other = tallybook.open(book_url)
     mine = projector_on(shop, Counting())
     theirs = Projector(other._core.app, other._core.store, [Counting()], other._core.operations)
     if not first_build:
@@ -299,13 +297,13 @@ def test_each_event_counts_once_when_two_projectors_race_on_one_file(
 
 
 def test_a_rebuild_ends_up_the_same_while_writers_and_projectors_go_on(
-    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_shop: NewShop, book_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projector_module, "BATCH", 10)
-    shop = new_shop(f"sqlite:///{tmp_path}/shop.book")
+    shop = new_shop(book_url)
     busy(shop, 8)
     shop.book.projections.catch_up()
-    writer = tallybook.open(f"sqlite:///{tmp_path}/shop.book", now_us=shop.book._core.now_us)
+    writer = tallybook.open(book_url, now_us=shop.book._core.now_us)
     done = threading.Event()
 
     def write() -> None:
@@ -335,13 +333,12 @@ def test_a_rebuild_ends_up_the_same_while_writers_and_projectors_go_on(
     writer.close()
 
 
-def test_two_rebuilds_at_once_leave_one_build_that_is_whole(new_shop: NewShop, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shop.book"
-    shop = new_shop(url)
+def test_two_rebuilds_at_once_leave_one_build_that_is_whole(new_shop: NewShop, book_url: str) -> None:
+    shop = new_shop(book_url)
     busy(shop, 6)
     shop.book.projections.catch_up()
     live = all_rows(shop)
-    other = tallybook.open(url)
+    other = tallybook.open(book_url)
     assert _together(shop.book.projections.rebuild, other.projections.rebuild) == []
     assert all_rows(shop) == live
     assert all(one.lag == 0 for one in shop.book.projections.status())

@@ -1,0 +1,846 @@
+"""PostgreSQL: sessions in pipeline mode, so that a commit is two round trips; a pool that replaces what breaks.
+
+What a book is, is in its URL: server, database, user and schema are never taken from the environment (PGHOST,
+PGDATABASE, PGSERVICE, PGOPTIONS and their kind don't count). Passwords and TLS files may come from where libpq looks
+for them (PGPASSFILE, PGPASSWORD, PGSSLROOTCERT), so that they need not stand in a URL.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import sha256
+from itertools import chain, count
+from threading import Condition, Event, Thread, get_ident
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from eventsourcing import persistence
+
+from tallybook.domain.errors import (
+    BookClosed,
+    BookDamaged,
+    BookError,
+    BookFull,
+    BookReadOnly,
+    BookUnreachable,
+    MissingExtra,
+    NewerBook,
+    NotABook,
+    refusal,
+)
+from tallybook.projections.read_models import Table
+
+from .files import FORMAT
+
+try:
+    import psycopg
+    from psycopg import sql
+    from psycopg.adapt import AdaptersMap, Dumper
+    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.pq import Format, TransactionStatus
+    from psycopg.types.numeric import Int8BinaryDumper
+except ImportError as error:  # libpq is missing, or the package
+    raise MissingExtra("psycopg", "postgres") from error
+
+DEFAULT_SCHEMA = "tallybook"
+DEFAULT_LOCK_TIMEOUT_S = 30
+CONNECTIONS_MAX = 16
+"""Connections of one open book for sessions and reads. A thread that has one gets another beyond this."""
+IDLE_IN_TRANSACTION_S = 60
+"""When the server ends a transaction that its client abandoned, so that it does not hold the head for ever."""
+
+DIALECT: Mapping[str, str] = {"integer": "BIGINT", "text": 'TEXT COLLATE "C"', "blob": "BYTEA", "compact": ""}
+
+BOOK_NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
+
+logger = logging.getLogger("tallybook.postgres")
+
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
+_BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
+_LOST = {"57P01", "57P02", "57P03", "57P05", "25P03"}  # shutdowns, and sessions that the server ended
+_KINDS: Sequence[tuple[type[psycopg.Error], type[persistence.PersistenceError]]] = (
+    (psycopg.IntegrityError, persistence.IntegrityError),
+    (psycopg.InterfaceError, persistence.InterfaceError),
+    (psycopg.DataError, persistence.DataError),
+    (psycopg.OperationalError, persistence.OperationalError),
+    (psycopg.InternalError, persistence.InternalError),
+    (psycopg.ProgrammingError, persistence.ProgrammingError),
+    (psycopg.NotSupportedError, persistence.NotSupportedError),
+    (psycopg.DatabaseError, persistence.DatabaseError),
+)
+
+
+# ── what a URL names ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse(url: str) -> tuple[dict[str, str], str]:
+    """libpq's parameters and the schema that a URL names. Raises BookError, which never shows a password."""
+
+    def wrong(problem: str) -> BookError:
+        return BookError(
+            f"The PostgreSQL URL {problem}.",
+            path="postgresql:",
+            remedy='Write "postgresql://user@host:5432/database?schema=shop".',
+        )
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise wrong("can't be understood") from None  # the message might repeat the password
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    schemas = [value for name, value in given if name == "schema"]
+    schema = schemas[-1] if schemas else DEFAULT_SCHEMA
+    if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_") or schema == "information_schema":
+        raise wrong(f"names a schema {schema!r}; a name of a-z, 0-9 and _ with up to 48 characters is wanted")
+    query = urlencode([pair for pair in given if pair[0] != "schema"], quote_via=quote)
+    try:
+        found = conninfo_to_dict(urlunsplit(("postgresql", parts.netloc, parts.path, query, "")))
+    except (psycopg.Error, UnicodeError):
+        raise wrong("can't be understood") from None
+    named = {name: str(value) for name, value in found.items() if value is not None}
+    for wanted, what in (("user", "user"), ("dbname", "database")):
+        if not named.get(wanted):
+            raise wrong(f"names no {what}")
+    if "service" in named:
+        raise wrong("names a service: what a book is must stand in its URL")
+    return named, schema
+
+
+def place_of(named: Mapping[str, str], schema: str) -> str:
+    """A URL for messages: without password, and without what does not tell where."""
+    host, port = named.get("host", "localhost"), named.get("port", "5432")
+    query = urlencode({"host": host, "schema": schema}, safe="/") if host.startswith(("/", "@")) else f"schema={schema}"
+    at = "" if host.startswith(("/", "@")) else f"{host}:{port}"
+    return f"postgresql://{named['user']}@{at}/{named['dbname']}?{query}"
+
+
+# ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def translated(error: psycopg.Error, place: str, *, lost: bool = False, committing: bool = False) -> Exception:
+    """What Tallybook raises for an error of psycopg. `lost`: the connection is gone; `committing`: in a commit."""
+    state = error.sqlstate
+    if lost or state in _LOST or (state or "").startswith("08"):
+        return BookUnreachable(
+            f"The connection to {place} was lost{' in the middle of a commit' if committing else ''}: {_said(error)}.",
+            path=place,
+            remedy="Repeat the command with its command_id: it has one effect."
+            if committing
+            else "Check that the server runs, and try again; nothing of what was being written is in the book.",
+            unknown=committing,
+        )
+    if state in _BUSY:
+        return refusal("busy", "A lock in the book's database was not free in time.")
+    if state == "53100":
+        return BookFull(
+            f"There is no space left for {place}; what was being written is not in it.",
+            path=place,
+            remedy="Make space on the server, and try again.",
+        )
+    if state in ("25006", "42501"):
+        return BookReadOnly(
+            f"{place} can't be written: {_said(error)}.",
+            path=place,
+            remedy="Check the user's rights on the schema, and that the server is no standby.",
+        )
+    if state in ("XX001", "XX002"):
+        return BookDamaged(
+            f"{place} is damaged: {_said(error)}.",
+            path=place,
+            remedy="See `tallybook doctor`; restore the book from a backup.",
+        )
+    for kind, ours in _KINDS:
+        if isinstance(error, kind):
+            return ours(error)
+    return persistence.PersistenceError(error)
+
+
+def _said(error: psycopg.Error) -> str:
+    """The server's or the driver's words, on one line."""
+    return " ".join((error.diag.message_primary or str(error)).split()).rstrip(".")
+
+
+# ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Column:
+    """A column of rows on its way into `unnest`."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.values = values
+
+
+class _Integers(_Column):
+    pass
+
+
+class _Texts(_Column):
+    pass
+
+
+class _Blobs(_Column):
+    pass
+
+
+_COLUMNS: Mapping[str, type[_Column]] = {"integer": _Integers, "text": _Texts, "blob": _Blobs}
+_ARRAYS: Mapping[str, str] = {"integer": "bigint[]", "text": "text[]", "blob": "bytea[]"}
+_LENGTH = struct.Struct(">i").pack
+_INTEGER = struct.Struct(">iq").pack
+_NULL = _LENGTH(-1)
+
+
+class _ColumnDumper(Dumper):
+    """PostgreSQL's binary form of an array of one dimension, several times faster than psycopg's for any nesting."""
+
+    format = Format.BINARY
+    element_oid = 0
+
+    def dump(self, obj: _Column) -> bytes:
+        values = obj.values
+        items = self.items(values)
+        return struct.pack(">iiIii", 1, 1, self.element_oid, len(values), 1) + b"".join(items)
+
+    @staticmethod
+    def items(values: Sequence[Any]) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+class _IntegersDumper(_ColumnDumper):
+    oid, element_oid = 1016, 20
+
+    @staticmethod
+    def items(values: Sequence[Any]) -> Iterator[bytes]:
+        return (_NULL if value is None else _INTEGER(8, value) for value in values)
+
+
+class _BlobsDumper(_ColumnDumper):
+    oid, element_oid = 1001, 17
+
+    @staticmethod
+    def items(values: Sequence[Any]) -> Iterator[bytes]:
+        return chain.from_iterable((_NULL,) if value is None else (_LENGTH(len(value)), value) for value in values)
+
+
+class _TextsDumper(_ColumnDumper):
+    oid, element_oid = 1009, 25
+
+    @staticmethod
+    def items(values: Sequence[Any]) -> Iterator[bytes]:
+        return _BlobsDumper.items([value if value is None else value.encode() for value in values])
+
+
+_ADAPTERS = AdaptersMap(psycopg.adapters)
+for _kind, _dumper in ((_Integers, _IntegersDumper), (_Texts, _TextsDumper), (_Blobs, _BlobsDumper)):
+    _ADAPTERS.register_dumper(_kind, _dumper)
+# One type for all integers: a statement is prepared once, whatever the size of its values.
+_ADAPTERS.register_dumper(int, Int8BinaryDumper)
+
+_STATEMENTS: dict[str, str] = {}
+_NUMBERS = count()
+
+
+def _with_percents(statement: str) -> str:
+    """A statement with psycopg's marks, which ask for binary values."""
+    found = _STATEMENTS.get(statement)
+    if found is None:
+        found = statement.replace("%", "%%").replace("?", "%b")
+        if len(_STATEMENTS) < 10_000:
+            _STATEMENTS[statement] = found
+    return found
+
+
+# ── sessions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PostgresSession:
+    """One transaction, in pipeline mode: what answers nothing is sent together with what follows.
+
+    A writing one is READ COMMITTED: what it reads after it took a lock, it reads as the one who had the lock before
+    left it. A reading one sees one moment.
+    """
+
+    __slots__ = ("_begun", "_connection", "_database", "_failed", "_pipeline", "_write")
+
+    _connection: psycopg.Connection[tuple[Any, ...]]
+    _pipeline: AbstractContextManager[psycopg.Pipeline]
+    _begun: bool
+    _failed: bool
+
+    def __init__(self, database: PostgresDatabase, write: bool) -> None:
+        self._database = database
+        self._write = write
+
+    def __enter__(self) -> Self:
+        self._connection = self._database._take()
+        try:
+            try:
+                self._begin()
+            except psycopg.Error:
+                self._begin_anew()
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, psycopg.Error):
+                raise translated(error, self._database.place, lost=True) from error
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            self._roll_back()
+            return
+        connection, place = self._connection, self._database.place
+        try:
+            committed = connection.cursor()
+            committed.execute("COMMIT", prepare=False)
+            self._pipeline.__exit__(None, None, None)
+        except psycopg.Error as error:
+            self._failed = True
+            lost = connection.broken
+            self._roll_back()
+            raise translated(error, place, lost=lost, committing=lost and self._write) from error
+        except BaseException:
+            self._abandon()
+            raise
+        if committed.statusmessage != "COMMIT":
+            self._failed = True
+            self._roll_back()
+            raise persistence.OperationalError(f"a statement failed, and the transaction on {place} was rolled back")
+        self._database._give_back(connection)
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement and fetch all of its rows."""
+        try:
+            try:
+                return self._fetched(statement, params)
+            except psycopg.Error:
+                if self._begun or not self._connection.broken:
+                    raise
+                self._begin_anew()
+                return self._fetched(statement, params)
+        except psycopg.Error as error:
+            self._failed = True
+            raise translated(error, self._database.place, lost=self._connection.broken) from error
+
+    def run(self, statement: str, params: Sequence[Any] = ()) -> None:
+        """Run a statement that answers nothing, some time before the next rows or the end."""
+        self._begun = True
+        try:
+            self._connection.cursor().execute(_with_percents(statement), params)
+        except psycopg.Error as error:
+            self._failed = True
+            raise translated(error, self._database.place, lost=self._connection.broken) from error
+
+    def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows."""
+        self._put(self._database._insert_statement(table), table, rows)
+
+    def upsert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows, each in the place of the one with its key."""
+        changed = [name for name, _ in table.columns if name not in table.key]
+        then = f"UPDATE SET {', '.join(f'{name}=excluded.{name}' for name in changed)}" if changed else "NOTHING"
+        insert = self._database._insert_statement(table)
+        self._put(f"{insert} ON CONFLICT ({', '.join(table.key)}) DO {then}", table, rows)
+
+    def define(self, statement: str) -> None:
+        """Run a statement that defines a table or an index."""
+        self.run(statement.format_map(DIALECT))
+
+    def announce(self, channel: str) -> None:
+        """Wake those who watch, once this is committed."""
+        self.run("SELECT pg_notify(?,?)", (self._database.channel, channel))
+
+    def _put(self, statement: str, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        if rows:
+            columns = zip(*rows, strict=True)
+            kinds = [_COLUMNS[kind] for _, kind in table.columns]
+            self.run(statement, [kind(column) for kind, column in zip(kinds, columns, strict=True)])
+
+    def _begin(self) -> None:
+        self._begun = self._failed = False
+        self._pipeline = self._connection.pipeline()
+        self._pipeline.__enter__()
+        self._connection.cursor().execute(
+            "BEGIN ISOLATION LEVEL READ COMMITTED"
+            if self._write
+            else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            prepare=False,  # there is no plan to keep
+        )
+
+    def _begin_anew(self) -> None:
+        """Begin on another connection: the pooled one died while nobody used it, and nothing was done on it yet."""
+        self._abandon()
+        self._connection = self._database._take(fresh=True)
+        self._begin()
+
+    def _fetched(self, statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+        cursor = self._connection.cursor(binary=True)
+        cursor.execute(_with_percents(statement), params)
+        rows = cursor.fetchall()
+        self._begun = True
+        return rows
+
+    def _roll_back(self) -> None:
+        """End the transaction without effect, and give the connection back if it is fit for another."""
+        connection = self._connection
+        try:
+            self._pipeline.__exit__(None, None, None)
+        except psycopg.Error:
+            self._failed = True
+        if not connection.broken:
+            # A failure may have cut off a statement that was being prepared, and psycopg 3.3 takes it for prepared all
+            # the same. It forgets what it prepared when it sees a ROLLBACK that it has not seen before.
+            unseen = f" -- {next(_NUMBERS)}" if self._failed else ""
+            with suppress(psycopg.Error):
+                connection.execute(f"ROLLBACK{unseen}".encode())
+        self._database._give_back(connection)
+
+    def _abandon(self) -> None:
+        """Close a connection of which nothing is known any more: the server rolls back."""
+        self._connection.close()
+        self._database._give_back(self._connection)
+
+
+class PostgresDatabase:
+    """A schema in a PostgreSQL database."""
+
+    for_update = " FOR UPDATE"
+    for_share = " FOR SHARE"
+
+    def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> None:
+        """Raises BookError for a URL that names no database; connects when it is first used."""
+        named, self.schema = parse(url)
+        self.lock_timeout_s = lock_timeout_s
+        self.channel = f"tallybook {self.schema}"
+        self._place = place_of(named, self.schema)
+        self._parameters: dict[str, Any] = {
+            # A server that died must be noticed, without waiting for hours.
+            "connect_timeout": "10",
+            "keepalives_idle": "30",
+            "keepalives_interval": "10",
+            "keepalives_count": "3",
+            "tcp_user_timeout": "60000",
+            # All that could name another place, so that libpq does not look for it in the environment.
+            "host": "localhost",
+            "hostaddr": "",
+            "port": "5432",
+            "options": "",
+            "target_session_attrs": "any",
+            **named,
+            "client_encoding": "UTF8",
+            "application_name": self.channel,
+        }
+        self._pid = os.getpid()
+        self._inserts: dict[str, str] = {}
+        self._state = Condition()
+        self._idle: list[psycopg.Connection[tuple[Any, ...]]] = []
+        self._users: dict[int, int] = {}  # id of a connection in use → its thread
+        self._closed = False
+        self._listener: _Listener | None = None
+
+    def __repr__(self) -> str:
+        return f"PostgresDatabase({self._place!r})"
+
+    @property
+    def place(self) -> str:
+        """Its URL, without a password."""
+        return self._place
+
+    def check_usable(self) -> None:
+        """Raises BookClosed, and BookError in a process that was forked after it was opened."""
+        if self._pid != os.getpid():
+            raise BookError(
+                "The book was opened before this process was forked: connections to a server don't survive that.",
+                path=self.place,
+                remedy="Open it again in the child process.",
+            )
+        if self._closed:
+            raise BookClosed("The book is closed.", path=self.place, remedy="Open it again.")
+
+    def session(self, *, write: bool) -> PostgresSession:
+        """A transaction."""
+        return PostgresSession(self, write)
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one SELECT. Asked again on a new connection if the first one is lost."""
+        connection = self._take()
+        try:
+            try:
+                return connection.cursor(binary=True).execute(_with_percents(statement), params).fetchall()
+            except psycopg.Error:
+                if not connection.broken:
+                    raise
+                self._give_back(connection)
+                connection = self._take(fresh=True)
+                return connection.cursor(binary=True).execute(_with_percents(statement), params).fetchall()
+        except psycopg.Error as error:
+            raise translated(error, self.place, lost=connection.broken) from error
+        finally:
+            self._give_back(connection)
+
+    def has_table(self, name: str) -> bool:
+        """Whether there is a table of a name in the schema."""
+        return bool(self.rows("SELECT 1 FROM pg_tables WHERE schemaname=? AND tablename=?", [self.schema, name]))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides about durability, and sizes in bytes: for `doctor`."""
+        names = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "server_encoding")
+        wanted = ", ".join(f"current_setting('{name}')" for name in names)
+        [(*values, database, schema)] = self.rows(
+            f"SELECT {wanted}, pg_database_size(current_database()), (SELECT COALESCE(SUM(pg_total_relation_size("  # noqa: S608 - names of ours
+            "pg_class.oid)), 0)::bigint FROM pg_class JOIN pg_namespace ON pg_namespace.oid=relnamespace "
+            "WHERE nspname=? AND relkind='r')",
+            [self.schema],
+        )
+        return {**dict(zip(names, values, strict=True)), "database_bytes": database, "schema_bytes": schema}
+
+    def check_server(self) -> None:
+        """Raises BookError for a database that can't hold a book; warns of a server that survives no power cut."""
+        found = self.settings()
+        if found["server_encoding"] != "UTF8":
+            raise BookError(
+                f"The database of {self.place} has the encoding {found['server_encoding']}.",
+                path=self.place,
+                remedy="Name a database with the encoding UTF8.",
+            )
+        for name in ("fsync", "full_page_writes"):
+            if found[name] != "on":
+                logger.warning("%s runs with %s=off: a power cut may destroy the book.", self.place, name)
+
+    def notes(self, application: str) -> dict[str, str] | None:
+        """What the schema notes about itself; None for an empty one, or none. Raises NotABook, NewerBook."""
+        with self.session(write=False) as session:
+            return self._notes(session, application)
+
+    @contextmanager
+    def making(self, application: str, origin: str) -> Iterator[tuple[PostgresSession | None, dict[str, str]]]:
+        """A transaction in which the schema of a book is made, and what it notes about itself.
+
+        No session is given where it is made already; hosts that make it at once wait for each other.
+        Raises NotABook, NewerBook.
+        """
+        with self.session(write=True) as session:
+            session.rows("SELECT pg_advisory_xact_lock(?)", [self.lock_number("making")])
+            found = self._notes(session, application)
+            if found is not None:
+                yield None, found
+                return
+            if not session.rows("SELECT 1 FROM pg_namespace WHERE nspname=?", [self.schema]):
+                session.define(f'CREATE SCHEMA "{self.schema}"')
+            session.define("CREATE TABLE book (name {text} PRIMARY KEY, value {text} NOT NULL)")
+            notes = {"application": application, "format": str(FORMAT), "origin": origin}
+            session.insert(BOOK_NOTES, list(notes.items()))
+            yield session, notes
+
+    def _notes(self, session: PostgresSession, application: str) -> dict[str, str] | None:
+        there = {
+            name
+            for (name,) in session.rows(
+                "SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid=relnamespace WHERE nspname=?",
+                [self.schema],
+            )
+        }
+        if not there:
+            return None
+        noted: dict[str, str] = {}
+        if "book" in there:
+            with suppress(persistence.PersistenceError):  # a table of that name with other columns
+                noted = dict(session.rows("SELECT name, value FROM book"))
+        if noted.get("application") != application or "origin" not in noted:
+            raise NotABook(
+                f"The schema of {self.place} is in use by something else.",
+                path=self.place,
+                remedy="Name another schema: `?schema=`.",
+            )
+        if int(noted["format"]) > FORMAT:
+            raise NewerBook(
+                f"{self.place} has format {noted['format']}; this release reads up to {FORMAT}.",
+                path=self.place,
+                remedy="Upgrade Tallybook.",
+            )
+        return noted
+
+    def watch(self, channel: str) -> PostgresWatch:
+        """Watch a channel from now on."""
+        self.check_usable()
+        with self._state:
+            if self._listener is None:
+                self._listener = _Listener(self)
+            return PostgresWatch(self._listener, channel)
+
+    def hold(self, name: str) -> PostgresHold | None:
+        """Take what only one holder among all processes has: an advisory lock on a connection of its own."""
+        self.check_usable()
+        connection = self._connect()
+        try:
+            [(held,)] = connection.execute("SELECT pg_try_advisory_lock(%b)", [self.lock_number(name)]).fetchall()
+        except psycopg.Error as error:
+            connection.close()
+            raise translated(error, self.place, lost=True) from error
+        if held:
+            return PostgresHold(connection)
+        connection.close()
+        return None
+
+    def lock_number(self, name: str) -> int:
+        """The number of an advisory lock of this schema: locks are the whole database's."""
+        digest = sha256(f"tallybook\0{self.schema}\0{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+    def close(self) -> None:
+        """Close all connections, once the threads that use one have given it back. Raises BookError in one of them."""
+        if self._pid != os.getpid():
+            return  # the parent's connections
+        with self._state:
+            if get_ident() in self._users.values():
+                raise BookError(
+                    "The book can't be closed in the middle of its own work.",
+                    path=self.place,
+                    remedy="In a signal handler, set a flag, and close the book where nothing of it is running.",
+                )
+            self._closed = True
+            self._state.notify_all()
+            while self._users:
+                self._state.wait(0.05)
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    # ── connections ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A new connection in autocommit mode, with settings that make it ours whatever the server's defaults are."""
+        try:
+            connection = psycopg.connect(autocommit=True, context=_ADAPTERS, **self._parameters)
+        except (psycopg.Error, UnicodeError) as error:
+            said = _said(error) if isinstance(error, psycopg.Error) else "a name in the URL can't be encoded"
+            raise BookUnreachable(
+                f"{self.place} can't be reached: {said}.",
+                path=self.place,
+                remedy="Check that the server runs, and that its URL, user and password are right.",
+            ) from None  # a traceback through the driver would hold the password
+        try:
+            connection.execute(
+                sql.SQL(
+                    "SET search_path TO {}; SET lock_timeout TO {}; SET statement_timeout TO 0; "
+                    "SET idle_in_transaction_session_timeout TO {}; SET client_min_messages TO warning; "
+                    "SELECT set_config('synchronous_commit', 'on', false) "
+                    "WHERE current_setting('synchronous_commit')='off'"
+                ).format(
+                    sql.Identifier(self.schema),
+                    sql.Literal(max(1, int(self.lock_timeout_s * 1000))),
+                    sql.Literal(IDLE_IN_TRANSACTION_S * 1000),
+                )
+            )
+        except psycopg.Error as error:
+            connection.close()
+            raise translated(error, self.place, lost=True) from error
+        return connection
+
+    def _take(self, *, fresh: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection for this thread. `fresh`: one was found broken, so those that lie idle are not trusted."""
+        self.check_usable()
+        me = get_ident()
+        until = time.monotonic() + self.lock_timeout_s
+        with self._state:
+            if fresh:
+                for old in self._idle:
+                    old.close()
+                self._idle.clear()
+            while not self._idle and len(self._users) >= CONNECTIONS_MAX and me not in self._users.values():
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise refusal("busy", f"All {CONNECTIONS_MAX} connections of the book were in use for too long.")
+                self._state.wait(left)
+                self.check_usable()
+            if self._idle:
+                connection = self._idle.pop()
+                self._users[id(connection)] = me
+                return connection
+            # A place is kept while the connection is made.
+            placeholder = object()
+            self._users[id(placeholder)] = me
+        try:
+            connection = self._connect()
+        except BaseException:
+            self._leave(id(placeholder))
+            raise
+        with self._state:
+            del self._users[id(placeholder)]
+            self._users[id(connection)] = me
+        return connection
+
+    def _give_back(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        fit = not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+        if not fit:
+            connection.close()
+        self._leave(id(connection), connection if fit else None)
+
+    def _leave(self, key: int, connection: psycopg.Connection[tuple[Any, ...]] | None = None) -> None:
+        with self._state:
+            self._users.pop(key, None)
+            if connection is not None:
+                self._idle.append(connection)
+            self._state.notify()
+
+    def _insert_statement(self, table: Table) -> str:
+        statement = self._inserts.get(table.name)
+        if statement is None:
+            arrays = ",".join(f"?::{_ARRAYS[kind]}" for _, kind in table.columns)
+            statement = self._inserts[table.name] = f"INSERT INTO {table.name} SELECT * FROM unnest({arrays})"  # noqa: S608 - names of ours
+        return statement
+
+
+class PostgresHold:
+    """An advisory lock: the server gives it to the next when the connection ends, however that happens."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+
+    def alive(self) -> bool:
+        """Whether the connection is still there."""
+        try:
+            self._connection.execute("SELECT 1")
+        except psycopg.Error:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give it up."""
+        self._connection.close()
+
+
+# ── notifications ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Listener:
+    """One thread and one connection, that all watches of a database share."""
+
+    FIRST_PAUSE_S = 0.05
+    LAST_PAUSE_S = 2.0
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        """Raises BookUnreachable."""
+        self._database = database
+        self.noticed = Condition()
+        self.closed = False
+        self.pid = os.getpid()
+        self._counts: dict[str, int] = {}
+        self._gaps = 0
+        self._stop = Event()
+        self._waker, self._woken = socket.socketpair()
+        self._thread = Thread(
+            target=self._run, args=(self._listening(),), name=f"{database.channel} listener", daemon=True
+        )
+        self._thread.start()
+
+    def count(self, channel: str) -> int:
+        """Goes up with each announcement, and after each time in which one may have been missed."""
+        return self._counts.get(channel, 0) + self._gaps
+
+    def close(self) -> None:
+        """End the thread, and wake all who wait."""
+        with self.noticed:
+            self.closed = True
+            self.noticed.notify_all()
+        self._stop.set()
+        with suppress(OSError):
+            self._waker.send(b"x")
+        self._thread.join(timeout=2)  # it may be in the middle of connecting; it is a daemon
+
+    def _listening(self) -> psycopg.Connection[tuple[Any, ...]]:
+        connection = self._database._connect()
+        try:
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._database.channel)))
+        except psycopg.Error as error:
+            connection.close()
+            raise translated(error, self._database.place, lost=True) from error
+        return connection
+
+    def _run(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        pause_s = self.FIRST_PAUSE_S
+        listening: psycopg.Connection[tuple[Any, ...]] | None = connection
+        while not self._stop.is_set():
+            try:
+                if listening is None:
+                    listening = self._listening()
+                    with self.noticed:
+                        self._gaps += 1
+                        self.noticed.notify_all()
+                pause_s = self.FIRST_PAUSE_S
+                self._follow(listening)
+            except (BookError, psycopg.Error, OSError):
+                logger.info("The connection that listens for commits was lost; trying again.", exc_info=True)
+                self._stop.wait(pause_s)
+                pause_s = min(pause_s * 2, self.LAST_PAUSE_S)
+            finally:
+                if listening is not None:
+                    listening.close()
+                    listening = None
+        self._waker.close()
+        self._woken.close()
+
+    def _follow(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Count announcements until the end, or until the connection is lost."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._stop.is_set():
+                while (notification := connection.pgconn.notifies()) is not None:
+                    channel = notification.extra.decode()
+                    with self.noticed:
+                        self._counts[channel] = self._counts.get(channel, 0) + 1
+                        self.noticed.notify_all()
+                selector.select()
+                if not self._stop.is_set():
+                    connection.pgconn.consume_input()
+
+
+class PostgresWatch:
+    """Waits for the announcements of one channel."""
+
+    def __init__(self, listener: _Listener, channel: str) -> None:
+        self._listener = listener
+        self._channel = channel
+        self._closed = False
+        self._seen = listener.count(channel)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something may have been committed since the last call. Raises BookError in a forked process."""
+        listener = self._listener
+        if listener.pid != os.getpid():
+            listener._database.check_usable()
+
+        def over() -> bool:
+            return self._closed or listener.closed or listener.count(self._channel) != self._seen
+
+        with listener.noticed:
+            listener.noticed.wait_for(over, timeout_s)
+            if self._closed or listener.closed:
+                return False
+            before, self._seen = self._seen, listener.count(self._channel)
+            return self._seen != before
+
+    def close(self) -> None:
+        """Stop."""
+        self._closed = True
+        if self._listener.pid == os.getpid():  # a forked process may have inherited the lock as somebody held it
+            with self._listener.noticed:
+                self._listener.noticed.notify_all()

@@ -1,0 +1,203 @@
+"""Data keys in PostgreSQL, each wrapped under a key that is never in the database.
+
+A database keeps deleted rows in its pages, its log and its backups; only the wrapping key, a file on each host, makes
+them worth anything. The look-up key is wrapped in the same way. Each wrapped key is bound to the book and to what it
+is for, and names its wrapping key, so that one can follow another.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+import msgpack
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tallybook.domain.errors import BookError, KeysMissing
+from tallybook.projections.read_models import Table
+
+from .database import Database, Session, marks
+from .form import uuid_from
+from .keys import KEY_BYTES, NONCE_BYTES
+
+DATA_KEYS = Table("data_keys", (("subject", "blob"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("subject",))
+BOOK_KEYS = Table("book_keys", (("name", "text"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("name",))
+LOOKUP = "lookup"
+
+_COPY = "Copy the wrapping key from the host that made the book, with mode 0600, and name it with `wrapping_key`."
+
+
+class WrappingKey:
+    """A key that wraps others. Its fingerprint tells it from other wrapping keys."""
+
+    def __init__(self, key: bytes, path: Path) -> None:
+        self.path = path
+        self.fingerprint = sha256(b"tallybook wrapping key\0" + key).digest()[:16]
+        self._cipher = AESGCM(key)
+
+    def wrap(self, key: bytes, origin: str, purpose: bytes | str) -> bytes:
+        """A key, sealed and bound to a book and to what it is for (a subject's bytes, or a name)."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, key, _bound(origin, purpose))
+
+    def unwrap(self, wrapped: bytes, fingerprint: bytes, origin: str, purpose: bytes | str) -> bytes:
+        """The key. Raises KeysMissing, if it was wrapped under another key, or altered, or moved."""
+        if fingerprint != self.fingerprint:
+            raise KeysMissing(
+                f"{self.path} is not the wrapping key of the book {origin} "
+                f"({self.fingerprint.hex()}, not {fingerprint.hex()}).",
+                path=str(self.path),
+                remedy=_COPY,
+            )
+        try:
+            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _bound(origin, purpose))
+        except (InvalidTag, ValueError) as error:
+            raise KeysMissing(
+                f"A key of the book {origin} can't be unwrapped: it was altered or moved in the database.",
+                path=str(self.path),
+                remedy="Restore the tables of keys from their backup.",
+            ) from error
+
+
+def _bound(origin: str, purpose: bytes | str) -> bytes:
+    bound: bytes = msgpack.packb([origin, purpose])
+    return bound
+
+
+def wrapping_key_path(given: str | Path | None, origin: str) -> Path:
+    """Where a book's wrapping key lies on this host: as given, or in the folder .tallybook of the user's home."""
+    if given is not None:
+        return Path(given)
+    return Path.home() / ".tallybook" / f"{origin.rpartition('/')[2]}.wrapping-key"
+
+
+def read_wrapping_key(path: Path) -> WrappingKey:
+    """The wrapping key in a file. Raises KeysMissing, and BookError for a file that others may read."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            key = file.read(KEY_BYTES + 1)
+    except FileNotFoundError as error:
+        raise KeysMissing(
+            f"The wrapping key {path} is not there: without it, no personal value of the book can be opened.",
+            path=str(path),
+            remedy=_COPY,
+        ) from error
+    except OSError as error:
+        raise KeysMissing(
+            f"The wrapping key {path} can't be read: {error.strerror or error}.", path=str(path), remedy=_COPY
+        ) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BookError(
+            f"Others than its owner may use the wrapping key {path} (mode {stat.S_IMODE(mode):04o}).",
+            path=str(path),
+            remedy="Give it mode 0600. If somebody may have read it, treat the book's keys as known to them.",
+        )
+    if len(key) != KEY_BYTES:
+        raise KeysMissing(f"{path} is no wrapping key: {KEY_BYTES} bytes are wanted.", path=str(path), remedy=_COPY)
+    return WrappingKey(key, path)
+
+
+def make_wrapping_key(path: Path) -> WrappingKey:
+    """Make a wrapping key, durable when this returns; one that is there already is taken. Raises KeysMissing."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Under another name first: a kill in between leaves no half of a key under this one.
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.write(file, os.urandom(KEY_BYTES))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        try:
+            os.link(draft, path)  # unlike a rename, never in the place of a key that is there
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(draft)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise KeysMissing(
+            f"The wrapping key {path} can't be made: {error.strerror or error}.",
+            path=str(path),
+            remedy="Name a place for it that you may write to, with `wrapping_key`.",
+        ) from error
+    return read_wrapping_key(path)
+
+
+class PostgresKeyStore:
+    """Wrapped keys beside the log. Its database is closed by whoever opened it."""
+
+    def __init__(self, database: Database, origin: str, wrapping_key: WrappingKey) -> None:
+        """Raises KeysMissing, if the wrapping key is another than the book's."""
+        self.origin = origin
+        self._database = database
+        self._wrapping_key = wrapping_key
+        rows = database.rows("SELECT wrapping_key, wrapped FROM book_keys WHERE name=?", [LOOKUP])
+        if not rows:
+            raise KeysMissing(
+                f"The book's look-up key is not in {database.place}.",
+                path=database.place,
+                remedy="Restore the tables of keys from their backup.",
+            )
+        [(fingerprint, wrapped)] = rows
+        self.lookup_key = wrapping_key.unwrap(wrapped, fingerprint, origin, LOOKUP)
+
+    @staticmethod
+    def definitions() -> list[str]:
+        """Statements that make the tables."""
+        return [
+            "CREATE TABLE data_keys "
+            "(subject {blob} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
+            "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
+        ]
+
+    @staticmethod
+    def begin(session: Session, origin: str, wrapping_key: WrappingKey) -> None:
+        """Write the look-up key of a new book."""
+        wrapped = wrapping_key.wrap(os.urandom(KEY_BYTES), origin, LOOKUP)
+        session.insert(BOOK_KEYS, [(LOOKUP, wrapping_key.fingerprint, wrapped)])
+
+    def count(self) -> int:
+        """How many subjects have a key."""
+        return int(self._database.rows("SELECT COUNT(*) FROM data_keys")[0][0])
+
+    def add(self, keys: Mapping[UUID, bytes]) -> None:
+        """Keep new keys: committed when this returns. Raises IntegrityError if one is there."""
+        wrapping_key = self._wrapping_key
+        rows = [
+            (
+                subject.bytes,
+                wrapping_key.fingerprint,
+                wrapping_key.wrap(key, self.origin, subject.bytes),
+            )
+            for subject, key in keys.items()
+        ]
+        with self._database.session(write=True) as session:
+            session.insert(DATA_KEYS, rows)
+
+    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+        """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
+        wanted = list(subjects)
+        found: dict[UUID, bytes] = {}
+        for start in range(0, len(wanted), 500):
+            chunk = [subject.bytes for subject in wanted[start : start + 500]]
+            for subject, fingerprint, wrapped in self._database.rows(
+                f"SELECT subject, wrapping_key, wrapped FROM data_keys WHERE subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
+                chunk,
+            ):
+                found[uuid_from(subject)] = self._wrapping_key.unwrap(wrapped, fingerprint, self.origin, subject)
+        return found
+
+    def close(self) -> None:
+        """Nothing to release."""
