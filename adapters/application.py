@@ -215,8 +215,7 @@ class BookApplication(Application[UUID]):
         """
         repository: Repository[UUID] = self.repository
         cache = repository.cache
-        assert cache is not None
-        if not newest:
+        if cache is not None and not newest:
             with suppress(KeyError):
                 held: Any = cache.get(stream_id)
                 if type(held) is kind:
@@ -233,15 +232,16 @@ class BookApplication(Application[UUID]):
             found: Any = repository.get(stream_id, projector_func=project)
         except AggregateNotFoundError:
             found = kind(stream_id)
-        # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
-        cache.put(stream_id, found)
+        if cache is not None:
+            # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
+            cache.put(stream_id, found)
         self._note(found)
         return cast("A", found)
 
     def _from_the_start(self, kind: type[A], stream_id: UUID) -> A | None:
         """An aggregate from its snapshot and the events after it, or from all of its events."""
         rows = self.store.piece(stream_id)
-        if len(rows) < MANY:
+        if len(rows) < min(MANY, PIECE):
             return self._folded(kind, stream_id, rows)
         with rarely_collecting():
             if len(rows) < PIECE:
@@ -320,9 +320,9 @@ class BookApplication(Application[UUID]):
         drafts = kwargs.pop("drafts", ())
         recordings = self.events.put(events, **kwargs)
         cache = self.repository.cache
-        assert cache is not None
         for draft in drafts:
-            cache.put(draft.id, draft.shared())
+            if cache is not None:
+                cache.put(draft.id, draft.shared())
             self._note(draft)
         self.write_snapshots()
         return recordings
