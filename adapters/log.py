@@ -173,10 +173,10 @@ class LogRecorder(ApplicationRecorder):
         if reads:
             self._must_stand(session, reads)
         if new:
-            frontier = merkle.Frontier(last, packed or b"")
             rows = [(position, *row) for position, row in enumerate(new, last + 1)]
+            session.insert(self.table, rows)  # a server is at work on this while the leaves are hashed
+            frontier = merkle.Frontier(last, packed or b"")
             frontier.append_rows(self.origin, rows)
-            session.insert(self.table, rows)
             session.run(self._move_head, (frontier.size, frontier.packed()))
             session.announce(self.table.name)
         if releases:
