@@ -43,7 +43,7 @@ from .log import LogRecorder
 from .sqlite import DIALECT, SQLiteDatabase, translated
 from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, file_of, make_log_file
 
-BACKUP_APPLICATION_ID = 0x7A11B00F
+BACKUP_APPLICATION_ID = 0x7A11B010
 PAGES_A_STEP = 4096
 LEFTOVER_AGE_S = 86_400
 """A `.part` file that nobody has written to for so long was left by a kill."""
@@ -237,9 +237,8 @@ def _free_place(url: str) -> Path:
     path = file_of(url)
     if path is None:
         raise BookError(
-            f"{url!r} is no book in files.",
-            path=str(url),
-            remedy='Write "sqlite:///shop.book"; a book in PostgreSQL is restored by pg_restore.',
+            "A backup is restored to files, and the URL names none.",
+            remedy='Write "sqlite:///shop.book". To PostgreSQL, pg_restore puts it back: see docs/operations.md.',
         )
     if not path.parent.is_dir():
         raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")

@@ -6,7 +6,7 @@ import os
 import time
 from uuid import UUID
 
-from .form import uuid_from
+from .form import uuid_of
 
 _VERSION_MASK = ~((0xF << 76) | (0xC << 60)) & (2**128 - 1)
 _VERSION_BITS = (0x4 << 76) | (0x8 << 60)
@@ -19,4 +19,4 @@ def now_us() -> int:
 
 def new_id() -> UUID:
     """A random UUID (version 4)."""
-    return uuid_from(((int.from_bytes(os.urandom(16), "big") & _VERSION_MASK) | _VERSION_BITS).to_bytes(16, "big"))
+    return uuid_of((int.from_bytes(os.urandom(16), "big") & _VERSION_MASK) | _VERSION_BITS)

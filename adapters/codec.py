@@ -13,7 +13,8 @@ Ids are 16 bytes. Clear fields stand in the order in which their class declares 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -26,10 +27,20 @@ from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredN
 from tallybook.domain.events import REGISTRY, Event, Metadata, Schema
 from tallybook.domain.personal import Personal, Sealed
 
-from .form import ENVELOPE_ARITY, Form, known_uuid, uuid_from
+from .form import Form, NewerVersion, form_of, known_uuid, make_metadata
 from .keys import FIRST_KEY_ID, NONCE_BYTES, Keyring
+from .packing import pack
 
 SEALED_BYTES_MIN = NONCE_BYTES + 16
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    msgpack.exceptions.UnpackException,
+    msgpack.exceptions.ExtraData,
+)
 
 
 class EventMapper(Mapper[UUID]):
@@ -38,7 +49,7 @@ class EventMapper(Mapper[UUID]):
     def __init__(self, keyring: Keyring, registry: Mapping[str, Schema] = REGISTRY) -> None:
         super().__init__(transcoder=JSONTranscoder())
         self.keyring = keyring
-        self._forms = {name: Form(schema) for name, schema in registry.items()}
+        self._forms = {name: form_of(schema) for name, schema in registry.items()}
         self._metadata: tuple[Metadata | None, list[Any]] = (None, [])
         self._read: tuple[list[Any] | None, Metadata | None] = (None, None)
 
@@ -55,20 +66,14 @@ class EventMapper(Mapper[UUID]):
                 f"{type(event).__qualname__} is not in the registry of stored names.", where=event.stored_name
             )
         held = event.__dict__
-        subject: UUID | None = held["subject_id"]
-        sealed = self._seal(form, held, subject) if form.personal else None
-        return msgpack.packb(
-            [
-                form.version,
-                FIRST_KEY_ID if sealed else None,
-                held["event_id"].bytes,
-                held["effective_us"],
-                None if subject is None else subject.bytes,
-                self._pack_metadata(held["metadata"]),
-                *form.encode(held),
-                sealed,
-            ]
-        )
+        metadata: Metadata = held["metadata"]
+        last, packed = self._metadata
+        if last is not metadata:
+            # All events of a command share one metadata object: its packed form is kept for the next.
+            packed = _pack_metadata(metadata)
+            self._metadata = (metadata, packed)
+        sealed = self._seal(form, held) if form.personal else None
+        return pack(form.encode(held, packed, FIRST_KEY_ID if sealed else None, sealed))
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
         """The event that a stored form holds. Raises StoredFormError and its kinds."""
@@ -90,81 +95,70 @@ class EventMapper(Mapper[UUID]):
     ) -> Event:
         """The same from the parts of a row. Raises StoredFormError and its kinds."""
         form = self._forms.get(stored_name)
+        if form is None:
+            raise UnknownStoredName(
+                "The stored name is not known to this release.",
+                where=_where(originator_id, originator_version, stored_name, position),
+            )
         try:
-            if form is None:
-                raise UnknownStoredName(
-                    "The stored name is not known to this release.",
-                    where=_where(originator_id, originator_version, stored_name, position),
-                )
-            values = msgpack.unpackb(state, strict_map_key=True)
-            if type(values) is not list or not values or type(values[0]) is not int:
-                raise ValueError("the state is not an array that begins with a schema version")
-            version = values[0]
-            if version != form.version:
-                if version > form.version:
-                    raise NewerSchema(
-                        f"Schema version {version} was written by a later release; this one reads {form.version}. "
-                        "Upgrade Tallybook.",
-                        where=_where(originator_id, originator_version, stored_name, position),
-                    )
-                values = self._upcast(form, values)
+            return form.decode(state, originator_id, originator_version, self)
+        except NewerVersion as error:
+            raise NewerSchema(
+                str(error), where=_where(originator_id, originator_version, stored_name, position)
+            ) from None
+        except _UNREADABLE as error:
+            raise StoredFormError(
+                _problem(error), where=_where(originator_id, originator_version, stored_name, position)
+            ) from error
+
+    def scan(
+        self, stored_name: str, fields: Sequence[str], rows: Sequence[tuple[int, bytes]]
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Fields of events of one name, as they are stored, with the positions: no events are made of them.
+
+        `rows`: position and state. Arity is checked, types are not; lists come as tuples, ids as bytes. Raises
+        StoredFormError and its kinds, KeyError for a field that is none or personal.
+        """
+        form = self._forms[stored_name]
+        pick = form.places(fields)
+        positions = [position for position, _ in rows]
+        try:
+            found = [*map(_unpack_tuples, [state for _, state in rows])]
+            version, arity = form.version, form.arity
+            unlike = [1 for values in found if len(values) != arity or values[0] != version]
+        except _UNREADABLE:
+            unlike = [1]
+        if unlike:
+            found = [self._current_values(form, position, state) for position, state in rows]
+        return zip(positions, map(pick, found), strict=True)
+
+    def _current_values(self, form: Form, position: int, state: bytes) -> tuple[Any, ...]:
+        where = f"position {position}, {form.name}"
+        try:
+            values = form.current(msgpack.unpackb(state))
             if len(values) != form.arity:
                 raise ValueError(f"{len(values)} items where {form.arity} belong")
-            subject = None if values[4] is None else known_uuid(values[4])
-            event_id = uuid_from(values[2])
-            handles: dict[str, Personal[Any]] | None = None
-            if values[-1] is not None:
-                part = values[-1]
-                if type(part) is not list or len(part) != 2 or type(part[0]) is not int or type(part[1]) is not bytes:
-                    raise ValueError("the sealed part is not a mask and a blob")
-                mask, blob = part
-                if subject is None or len(blob) < SEALED_BYTES_MIN:
-                    raise ValueError("the sealed part does not fit the event")
-                names = form.fields_set(version, mask)
-                if type(values[1]) is not int:
-                    raise ValueError("a sealed part needs the id of its key")
-                sealed = Sealed(event_id, stored_name, version, subject, values[1], names, blob)
-                handles = {name: Personal(sealed=sealed, field=name) for name in names if name in form.personal}
-            return form.decode(
-                values,
-                originator_id,
-                originator_version,
-                event_id,
-                subject,
-                self._unpack_metadata(values[5]),
-                handles,
-            )
-        except StoredFormError:
-            raise
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise StoredFormError(
-                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}",
-                where=_where(originator_id, originator_version, stored_name, position),
-            ) from error
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            msgpack.exceptions.UnpackException,
-            msgpack.exceptions.ExtraData,
-        ) as error:
-            raise StoredFormError(
-                f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
-                where=_where(originator_id, originator_version, stored_name, position),
-            ) from error
+            current: tuple[Any, ...] = _as_tuples(values)
+        except NewerVersion as error:
+            raise NewerSchema(str(error), where=where) from None
+        except _UNREADABLE as error:
+            raise StoredFormError(_problem(error), where=where) from error
+        return current
 
-    def _upcast(self, form: Form, values: list[Any]) -> list[Any]:
-        clear = values[ENVELOPE_ARITY:-1]
-        for version in range(values[0], form.version):
-            if version not in form.schema.upcasters:
-                raise ValueError(f"there is no schema version {version}")
-            clear = form.schema.upcasters[version](clear)
-        return [*values[:ENVELOPE_ARITY], *clear, values[-1]]
+    def _handles(self, form: Form, values: list[Any], event_id: UUID) -> dict[str, Personal[Any]]:
+        version, key_id, _, _, subject, *_, part = values
+        if type(part) is not list or len(part) != 2 or type(part[0]) is not int or type(part[1]) is not bytes:
+            raise ValueError("the sealed part is not a mask and a blob")
+        mask, blob = part
+        if subject is None or len(blob) < SEALED_BYTES_MIN:
+            raise ValueError("the sealed part does not fit the event")
+        if type(key_id) is not int:
+            raise ValueError("a sealed part needs the id of its key")
+        names = form.fields_set(version, mask)
+        sealed = Sealed(event_id, form.name, version, known_uuid(subject), key_id, names, blob)
+        return {name: Personal(None, sealed=sealed, field=name) for name in names if name in form.personal}
 
-    def _seal(self, form: Form, held: Mapping[str, Any], subject: UUID | None) -> list[Any] | None:
+    def _seal(self, form: Form, held: Mapping[str, Any]) -> list[Any] | None:
         mask = 0
         names: list[str] = []
         values: list[object] = []
@@ -179,47 +173,54 @@ class EventMapper(Mapper[UUID]):
                 values.append(value)
         if not mask:
             return None
+        subject: UUID | None = held["subject_id"]
         if subject is None:
             raise TypeError(f"{form.name} holds personal data and names no subject")
         blob = self.keyring.seal(subject, held["event_id"], form.name, form.version, names, values)
         return [mask, blob]
-
-    def _pack_metadata(self, metadata: Metadata) -> list[Any]:
-        # All events of a command share one metadata object: its packed form is kept for the next.
-        last, packed = self._metadata
-        if last is metadata:
-            return packed
-        packed = [
-            metadata.recorded_us,
-            metadata.actor,
-            metadata.purpose,
-            metadata.on_behalf_of,
-            metadata.channel,
-            metadata.correlation_id and metadata.correlation_id.bytes,
-            metadata.causation_id and metadata.causation_id.bytes,
-            metadata.command_id and metadata.command_id.bytes,
-        ]
-        self._metadata = (metadata, packed)
-        return packed
 
     def _unpack_metadata(self, values: list[Any]) -> Metadata:
         # Neighbours in the log share their metadata more often than not.
         last, made = self._read
         if last == values and made is not None and type(values[0]) is int:
             return made
-        recorded_us, actor, purpose, on_behalf_of, channel, correlation, causation, command = values
-        made = Metadata(
-            recorded_us=recorded_us,
-            actor=actor,
-            purpose=purpose,
-            on_behalf_of=on_behalf_of,
-            channel=channel,
-            correlation_id=None if correlation is None else uuid_from(correlation),
-            causation_id=None if causation is None else uuid_from(causation),
-            command_id=None if command is None else uuid_from(command),
-        )
+        _must_be_context(*values[1:5])
+        made = make_metadata(values)
         self._read = (values, made)
         return made
+
+
+_unpack_tuples = partial(msgpack.unpackb, use_list=False)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=4096)
+def _must_be_context(actor: str, purpose: str, on_behalf_of: str | None, channel: str | None) -> None:
+    """Raises ValidationError. Few of them are in a log, and many events of each."""
+    Metadata(recorded_us=0, actor=actor, purpose=purpose, on_behalf_of=on_behalf_of, channel=channel)
+
+
+def _pack_metadata(metadata: Metadata) -> list[Any]:
+    return [
+        metadata.recorded_us,
+        metadata.actor,
+        metadata.purpose,
+        metadata.on_behalf_of,
+        metadata.channel,
+        metadata.correlation_id and metadata.correlation_id.bytes,
+        metadata.causation_id and metadata.causation_id.bytes,
+        metadata.command_id and metadata.command_id.bytes,
+    ]
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def subject_of(state: bytes) -> bytes | None:

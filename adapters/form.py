@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from uuid import UUID, SafeUUID
 
-from tallybook.domain.events import Event, Schema, Value
+import msgpack
+from pydantic import BaseModel
 
-ENVELOPE_ARITY = 6
+from tallybook.domain.events import Event, Metadata, Schema, Value
+
+ENVELOPE = ("version", "key_id", "event_id", "effective_us", "subject_id", "metadata")
+"""What every state begins with; the clear fields follow, and the sealed part is last."""
+ENVELOPE_ARITY = len(ENVELOPE)
 _SCALARS = (int, str, bytes, bool)
 _set_int = UUID.__dict__["int"].__set__
 _set_safe = UUID.__dict__["is_safe"].__set__
 _UNKNOWN = SafeUUID.unknown
-_set = object.__setattr__
 
 
 def uuid_from(raw: bytes) -> UUID:
     """A UUID from 16 bytes, at a quarter of the cost of `UUID(bytes=…)`."""
     if type(raw) is not bytes or len(raw) != 16:
         raise ValueError("an id is 16 bytes")
+    return uuid_of(int.from_bytes(raw, "big"))
+
+
+def uuid_of(number: int) -> UUID:
+    """A UUID from its number, below 2**128."""
     made = object.__new__(UUID)
-    _set_int(made, int.from_bytes(raw, "big"))
+    _set_int(made, number)
     _set_safe(made, _UNKNOWN)
     return made
 
@@ -39,7 +49,11 @@ known_uuid = lru_cache(maxsize=16_384)(uuid_from)
 
 
 class Form:
-    """How one event class is stored: `encode` gives its clear fields, `decode` makes the event from all values."""
+    """How one event class is stored.
+
+    `encode(held, metadata, key_id, sealed)` gives the values of a state from an event's `__dict__`.
+    `decode(state, originator_id, originator_version, mapper)` gives the event of a state.
+    """
 
     __slots__ = ("_masks", "arity", "decode", "encode", "name", "personal", "schema", "version")
 
@@ -53,28 +67,83 @@ class Form:
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
         source = Source()
         fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
-        encoded = ", ".join(source.encode(annotation, f"held[{name!r}]") for name, annotation in fields)
-        decoded = [
+        self.encode: Callable[..., list[Any]] = source.function(
+            "held, metadata, key_id, sealed",
+            "subject = held['subject_id']",
+            "return ["
+            + ", ".join(
+                [
+                    f"{self.version}, key_id, held['event_id'].int.to_bytes(16, 'big'), held['effective_us']",
+                    "None if subject is None else subject.int.to_bytes(16, 'big'), metadata",
+                    *(source.encode(annotation, f"held[{name!r}]") for name, annotation in fields),
+                    "sealed",
+                ]
+            )
+            + "]",
+        )
+        checks = [
+            ("version", "type(version) is int"),
+            ("event_id", "type(event_id) is bytes and len(event_id) == 16"),
+            ("effective_us", "type(effective_us) is int"),
+            *((name, source.check(annotation, f"f_{name}")) for name, annotation in fields),
+        ]
+        if not self.personal:
+            checks.append(("sealed part", "sealed is None"))
+        values = [*ENVELOPE, *(f"f_{name}" for name, _ in fields), "sealed"]
+        held = [
             ("originator_id", "originator_id"),
             ("originator_version", "originator_version"),
-            ("event_id", "event_id"),
-            ("effective_us", source.decode(int, "values[3]", "effective_us")),
-            ("subject_id", "subject_id"),
-            ("metadata", "metadata"),
-            *(
-                (name, source.decode(annotation, f"values[{ENVELOPE_ARITY + index}]", name))
-                for index, (name, annotation) in enumerate(fields)
-            ),
+            ("event_id", "made_id"),
+            ("effective_us", "effective_us"),
+            ("subject_id", "None if subject_id is None else _known(subject_id)"),
+            ("metadata", "mapper._unpack_metadata(metadata)"),
+            *((name, source.decoded(annotation, f"f_{name}")) for name, annotation in fields),
             *((name, "None") for name in self.personal),
         ]
-        made = source.compile(
-            f"def encode(held): return [{encoded}]\n"
-            "def decode(values, originator_id, originator_version, event_id, subject_id, metadata, handles):\n"
-            f"    held = {_dict(decoded)}\n"
-            "    if handles: held.update(handles)\n" + source.build(event_class)
+        self.decode: Callable[..., Event] = source.function(
+            "state, originator_id, originator_version, mapper",
+            "values = _unpack(state)",
+            f"if type(values) is not list or not values or values[0] != {self.version}: values = form.current(values)",
+            f"if len(values) != {self.arity}: _arity({self.arity}, values)",
+            f"{', '.join(values)} = values",
+            *source.must(checks),
+            "made_id = _new(_UUID); _set_int(made_id, _int(event_id, 'big')); _set_safe(made_id, _safe)",
+            f"held = {_dict(held)}",
+            *(["if sealed is not None: held.update(mapper._handles(form, values, made_id))"] if self.personal else []),
+            *source.build(event_class),
+            form=self,
         )
-        self.encode: Callable[[Mapping[str, Any]], list[Any]] = made["encode"]
-        self.decode: Callable[..., Event] = made["decode"]
+
+    def current(self, values: list[Any]) -> list[Any]:
+        """The values of an older schema version as those of the newest. Raises NewerVersion, ValueError."""
+        if type(values) is not list or not values or type(values[0]) is not int:
+            raise ValueError("the state is not an array that begins with a schema version")
+        version = values[0]
+        if version > self.version:
+            raise NewerVersion(
+                f"Schema version {version} was written by a later release; this one reads {self.version}. "
+                "Upgrade Tallybook."
+            )
+        if len(values) <= ENVELOPE_ARITY:
+            raise ValueError(f"{len(values)} items where at least {ENVELOPE_ARITY + 1} belong")
+        clear = values[ENVELOPE_ARITY:-1]
+        for older in range(version, self.version):
+            if older not in self.schema.upcasters:
+                raise ValueError(f"there is no schema version {older}")
+            clear = self.schema.upcasters[older](clear)
+        return [*values[:ENVELOPE_ARITY], *clear, values[-1]]
+
+    def places(self, fields: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+        """What picks fields out of the values of a state: those of the envelope, and clear ones. Raises KeyError."""
+        places = {name: index for index, name in enumerate(ENVELOPE) if name in Event.model_fields}
+        places.update((name, index) for index, name in enumerate(self.schema.event_class.clear_fields, ENVELOPE_ARITY))
+        unknown = [name for name in fields if name not in places]
+        if unknown or not fields:
+            raise KeyError(f"{self.name} has no clear field {', '.join(unknown)}; there are {', '.join(places)}")
+        indexes = [places[name] for name in fields]
+        if len(indexes) == 1:
+            return itemgetter(slice(indexes[0], indexes[0] + 1))  # a tuple, as of several
+        return itemgetter(*indexes)
 
     def fields_set(self, version: int, mask: int) -> tuple[str, ...]:
         """Names of the personal fields that a mask of a schema version tells of. Raises ValueError."""
@@ -88,11 +157,37 @@ class Form:
         return names
 
 
+@lru_cache(maxsize=1024)
+def form_of(schema: Schema) -> Form:
+    """The form of a schema, compiled once for all who read and write."""
+    return Form(schema)
+
+
+class NewerVersion(Exception):
+    """A later release wrote a state."""
+
+
 class Source:
     """Python source of expressions for fields, and the objects that it refers to by name."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"_uuid": uuid_from, "_wrong": _wrong, "_new": object.__new__, "_set": _set}
+        self.names: dict[str, Any] = {
+            "_arity": _arity,
+            "_int": int.from_bytes,
+            "_known": known_uuid,
+            "_new": object.__new__,
+            "_safe": _UNKNOWN,
+            "_set_int": _set_int,
+            "_set_safe": _set_safe,
+            "_set_dict": BaseModel.__dict__["__dict__"].__set__,
+            "_set_extra": BaseModel.__dict__["__pydantic_extra__"].__set__,
+            "_set_fields": BaseModel.__dict__["__pydantic_fields_set__"].__set__,
+            "_set_private": BaseModel.__dict__["__pydantic_private__"].__set__,
+            "_unpack": msgpack.unpackb,
+            "_uuid": uuid_from,
+            "_UUID": UUID,
+            "_wrong": _wrong,
+        }
         self._made: dict[type, str] = {}
 
     def encode(self, annotation: Any, value: str) -> str:
@@ -102,71 +197,123 @@ class Source:
             made = f"{value}.bytes"
         elif typing.get_origin(annotation) is tuple:
             item = self.encode(typing.get_args(annotation)[0], "item")
-            return f"[{item} for item in {value}]" if item != "item" else f"list({value})"
+            made = value if item == "item" else f"[{item} for item in {value}]"
         elif _is_value(annotation):
-            fields = annotation.model_fields.items()
-            made = f"[{', '.join(self.encode(info.annotation, f'{value}.{name}') for name, info in fields)}]"
+            made = self._encoded_fields(annotation, value)
         else:
             return value
         return f"(None if {value} is None else {made})" if optional else made
 
+    def _encoded_fields(self, kind: type[Value], value: str) -> str:
+        fields = [(name, info.annotation) for name, info in kind.model_fields.items()]
+        if len(fields) > 1 and all(self.encode(annotation, "field") == "field" for _, annotation in fields):
+            return f"{self.named(itemgetter(*(name for name, _ in fields)))}({value}.__dict__)"
+        return f"[{', '.join(self.encode(annotation, f'{value}.{name}') for name, annotation in fields)}]"
+
     def decode(self, annotation: Any, value: str, name: str) -> str:
-        """What turns what msgpack unpacked into the field's value, or raises ValueError."""
+        """What turns what msgpack unpacked into a value of the type, or raises ValueError or TypeError."""
+        return f"({self.decoded(annotation, value)} if {self.check(annotation, value)} else _wrong({name!r}))"
+
+    def check(self, annotation: Any, value: str) -> str:
+        """A condition on the type of what msgpack unpacked."""
+        annotation, optional = plain(annotation)
+        if annotation is UUID:
+            held = f"type({value}) is bytes and len({value}) == 16"
+        elif typing.get_origin(annotation) is tuple or _is_value(annotation):
+            held = f"type({value}) is list"
+            if (item := _plain_item(annotation)) is not None:
+                held += f" and {self.named({item})}.issuperset(map(type, {value}))"
+        elif annotation in _SCALARS:
+            held = f"type({value}) is {annotation.__name__}"
+        else:
+            raise TypeError(f"{annotation} has no stored form")
+        return f"({value} is None or {held})" if optional else held
+
+    def decoded(self, annotation: Any, value: str) -> str:
+        """What turns what msgpack unpacked, and `check` let through, into the value. It may raise ValueError."""
         annotation, optional = plain(annotation)
         if annotation is UUID:
             made = f"_uuid({value})"
+        elif _plain_item(annotation) is not None:
+            made = f"tuple({value})"
         elif typing.get_origin(annotation) is tuple:
-            item = self.decode(typing.get_args(annotation)[0], "item", name)
-            made = f"(tuple([{item} for item in {value}]) if type({value}) is list else _wrong({name!r}, {value}))"
+            maker = self._maker(typing.get_args(annotation)[0])
+            # Most have one item, and an iterator for it would take longer than the item.
+            made = f"({maker}({value}[0]),) if len({value}) == 1 else tuple(map({maker}, {value}))"
         elif _is_value(annotation):
             made = f"{self._maker(annotation)}({value})"
-        elif annotation in _SCALARS:
-            made = f"({value} if type({value}) is {annotation.__name__} else _wrong({name!r}, {value}))"
         else:
-            raise TypeError(f"{name}: {annotation} has no stored form")
-        return f"(None if {value} is None else {made})" if optional else made
+            return value
+        return f"(None if {value} is None else {made})" if optional else f"({made})"
 
-    def build(self, kind: type[Value]) -> str:
+    def must(self, checks: Sequence[tuple[str, str]]) -> list[str]:
+        """Statements that let nothing pass which does not meet all conditions: one test, and names when it fails."""
+        return [
+            f"if not ({' and '.join(held for _, held in checks)}):",
+            *(f"    if not ({held}): _wrong({name!r})" for name, held in checks),
+        ]
+
+    def build(self, kind: type[Value]) -> list[str]:
         """Statements that make an instance from the dict `held`, past validation, as pydantic itself lays it out."""
-        kind_name = f"_kind{len(self.names)}"
-        self.names[kind_name] = kind
-        self.names[f"{kind_name}_set"] = set(kind.model_fields)
-        return (
-            f"    made = _new({kind_name})\n"
-            "    _set(made, '__dict__', held)\n"
-            f"    _set(made, '__pydantic_fields_set__', {kind_name}_set)\n"
-            "    _set(made, '__pydantic_extra__', None)\n"
-            "    _set(made, '__pydantic_private__', None)\n"
-            "    return made\n"
-        )
+        return [
+            f"made = _new({self.named(kind)})",
+            "_set_dict(made, held)",
+            f"_set_fields(made, {self.named(set(kind.model_fields))})",
+            "_set_extra(made, None)",
+            "_set_private(made, None)",
+            "return made",
+        ]
 
-    def compile(self, text: str) -> dict[str, Any]:
-        """Run the source; what it defines."""
+    def function(self, parameters: str, *statements: str, **names: Any) -> Callable[..., Any]:
+        """Compile a function."""
+        self.names.update(names)
         made: dict[str, Any] = {}
+        text = f"def made({parameters}):\n" + "".join(f"    {statement}\n" for statement in statements)
         exec(text, self.names, made)  # noqa: S102 - made of field names of registered classes, never of what was read
+        function: Callable[..., Any] = made["made"]
+        return function
+
+    def maker(self, kind: type[Value]) -> Callable[[list[Any]], Any]:
+        """A function that makes a value from what msgpack unpacked."""
+        made: Callable[[list[Any]], Any] = self.names[self._maker(kind)]
         return made
 
-    def _maker(self, kind: type[Value]) -> str:
-        if kind not in self._made:
-            name = self._made[kind] = f"_make{len(self._made)}"
-            fields = [
-                (field, self.decode(info.annotation, f"values[{index}]", field))
-                for index, (field, info) in enumerate(kind.model_fields.items())
-            ]
-            self.names[name] = self.compile(
-                "def make(values):\n"
-                f"    if type(values) is not list or len(values) != {len(fields)}: _wrong({kind.__name__!r}, values)\n"
-                f"    held = {_dict(fields)}\n" + self.build(kind)
-            )["make"]
-        return self._made[kind]
+    def named(self, value: Any) -> str:
+        """A name by which the source refers to an object."""
+        name = f"_named{len(self.names)}"
+        self.names[name] = value
+        return name
+
+    def _maker(self, annotation: Any) -> str:
+        """The name of a function that makes a field's value, or an item of it, and checks its type."""
+        if annotation is UUID:
+            return "_uuid"
+        if annotation not in self._made:
+            if _is_value(annotation):
+                fields = [(name, info.annotation) for name, info in annotation.model_fields.items()]
+                statements = [
+                    f"if type(values) is not list or len(values) != {len(fields)}: _wrong({annotation.__name__!r})",
+                    f"{''.join(f'f_{name}, ' for name, _ in fields)} = values",
+                    *self.must([(name, self.check(one, f"f_{name}")) for name, one in fields]),
+                    f"held = {_dict([(name, self.decoded(one, f'f_{name}')) for name, one in fields])}",
+                    *self.build(annotation),
+                ]
+            else:
+                statements = [f"return {self.decode(annotation, 'values', 'an item')}"]
+            self._made[annotation] = self.named(self.function("values", *statements))
+        return self._made[annotation]
 
 
 def _dict(fields: typing.Iterable[tuple[str, str]]) -> str:
     return "{" + ", ".join(f"{name!r}: {expression}" for name, expression in fields) + "}"
 
 
-def _wrong(name: str, value: Any) -> typing.NoReturn:
-    raise ValueError(f"{name}: a value of type {type(value).__name__} does not belong there")
+def _arity(wanted: int, values: Any) -> typing.NoReturn:
+    raise ValueError(f"{len(values)} items where {wanted} belong")
+
+
+def _wrong(name: str) -> typing.NoReturn:
+    raise ValueError(f"{name}: what stands there is of another type")
 
 
 def plain(annotation: Any) -> tuple[Any, bool]:
@@ -180,5 +327,17 @@ def plain(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
+def _plain_item(annotation: Any) -> type | None:
+    """The type of a tuple's items, if msgpack packs such items as they are."""
+    if typing.get_origin(annotation) is not tuple:
+        return None
+    item, optional = plain(typing.get_args(annotation)[0])
+    return item if item in _SCALARS and not optional else None
+
+
 def _is_value(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Value)
+
+
+make_metadata: Callable[[list[Any]], Metadata] = Source().maker(Metadata)
+"""Metadata from its stored values. Raises ValueError where a type is wrong."""

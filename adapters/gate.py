@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from eventsourcing.persistence import StoredEvent
-
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
 
 from .codec import EventMapper
 from .keys import Keyring
-from .log import LogRecorder
+from .log import EventStore
 
 K = TypeVar("K")
 
@@ -22,7 +20,7 @@ K = TypeVar("K")
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value."""
 
-    def __init__(self, keyring: Keyring, reads: LogRecorder, new_id: Callable[[], UUID]) -> None:
+    def __init__(self, keyring: Keyring, reads: EventStore, new_id: Callable[[], UUID]) -> None:
         self._keyring = keyring
         self._mapper = EventMapper(keyring)
         self.reads = reads
@@ -62,17 +60,15 @@ class Gate:
         """Record a read. Durable when this returns."""
         event_id = self._new_id()
         only = subjects[0] if len(subjects) == 1 else None
-        record: StoredEvent = self._mapper.to_stored_event(
-            PersonalDataRead(
-                originator_id=event_id,
-                originator_version=1,
-                event_id=event_id,
-                effective_us=metadata.recorded_us,
-                subject_id=only,
-                metadata=metadata,
-                action=action,
-                subjects=tuple(subjects),
-                fields=tuple(fields),
-            )
+        record = PersonalDataRead(
+            originator_id=event_id,
+            originator_version=1,
+            event_id=event_id,
+            effective_us=metadata.recorded_us,
+            subject_id=only,
+            metadata=metadata,
+            action=action,
+            subjects=tuple(subjects),
+            fields=tuple(fields),
         )
-        self.reads.insert_events([record])
+        self.reads.append([(event_id.bytes, 1, record.stored_name, self._mapper.state_of(record))])

@@ -10,7 +10,7 @@ from tallybook.domain.errors import BookDamaged
 from tallybook.projections.read_models import Progress
 
 from . import merkle
-from .log import Head, LogRecorder
+from .log import EventStore, Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Verification:
         return self.problem is None
 
 
-def verify(name: str, log: LogRecorder, progress: Progress | None = None) -> Verification:
+def verify(name: str, log: EventStore, progress: Progress | None = None) -> Verification:
     """Recompute a log's root from its rows, and compare with its head."""
     frontier = merkle.Frontier()
     size = 0
@@ -41,7 +41,7 @@ def verify(name: str, log: LogRecorder, progress: Progress | None = None) -> Ver
     return Verification(name, size, frontier.root().hex(), problem)
 
 
-def outline(log: LogRecorder) -> tuple[Head, str | None]:
+def outline(log: EventStore) -> tuple[Head, str | None]:
     """The head, and the first thing wrong with the first and last position; None if they fit it."""
     # In this order: a commit between the two moves the head on, never back behind what was there.
     count, least, greatest = log.extent()
@@ -53,7 +53,7 @@ def outline(log: LogRecorder) -> tuple[Head, str | None]:
     return head, None
 
 
-def _contents(log: LogRecorder, head: Head, frontier: merkle.Frontier, progress: Progress | None) -> str | None:
+def _contents(log: EventStore, head: Head, frontier: merkle.Frontier, progress: Progress | None) -> str | None:
     expected = 1
     for position, stream, version, stored_name, state in log.iterate(stop=head.position):
         if position != expected:
@@ -69,7 +69,7 @@ def _contents(log: LogRecorder, head: Head, frontier: merkle.Frontier, progress:
     return None
 
 
-def root_at(log: LogRecorder, position: int) -> str:
+def root_at(log: EventStore, position: int) -> str:
     """The root of a log's first events, recomputed from their rows."""
     frontier = merkle.Frontier()
     frontier.append(merkle.leaf(log.origin, *row) for row in log.iterate(stop=position))

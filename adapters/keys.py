@@ -31,7 +31,10 @@ KEYS_APPLICATION_ID = 0x7A11B00E
 
 
 class KeyStore(Protocol):
-    """Where data keys live. Each subject has one; a destroyed key is gone for good."""
+    """Where data keys live. Each subject has one; a destroyed key is gone for good. Threads may share it.
+
+    `tallybook.testing.conformance.KeyStoreSuite` is its contract.
+    """
 
     @property
     def origin(self) -> str:
@@ -52,7 +55,7 @@ class KeyStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Release files."""
+        """Release files. After that, `add` and `get` raise BookClosed."""
         ...
 
 
@@ -63,19 +66,30 @@ class MemoryKeyStore:
         self.origin = origin
         self.lookup_key = os.urandom(KEY_BYTES)
         self._keys: dict[UUID, bytes] = {}
+        self._lock = threading.Lock()
+        self._closed = False
 
     def add(self, keys: Mapping[UUID, bytes]) -> None:
         """Keep new keys. Raises IntegrityError if one is there."""
-        if not self._keys.keys().isdisjoint(keys):
-            raise IntegrityError("a subject has a key already")
-        self._keys.update(keys)
+        with self._lock:
+            self._check_open()
+            if not self._keys.keys().isdisjoint(keys):
+                raise IntegrityError("a subject has a key already")
+            self._keys.update(keys)
 
     def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
         """The keys that there are."""
-        return {subject: self._keys[subject] for subject in subjects if subject in self._keys}
+        with self._lock:
+            self._check_open()
+            return {subject: self._keys[subject] for subject in subjects if subject in self._keys}
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Answer no more."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BookClosed("The book is closed.", path="the book in memory", remedy="Open it again.")
 
 
 class FileKeyStore:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from eventsourcing.persistence import (
@@ -34,7 +34,7 @@ from .sqlite import SQLiteDatabase
 Row = tuple[int, bytes, int, str, bytes]
 """position, stream id, version, stored name, state"""
 
-NewRow = tuple[bytes, int, str, bytes]
+NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
@@ -90,6 +90,99 @@ def _stream(originator_id: UUID | str) -> bytes:
 
 def _originator(stream: bytes) -> UUID | str:
     return uuid_from(stream) if len(stream) == 16 else stream.lstrip(b"\0").decode()
+
+
+class EventStore(Protocol):
+    """What a book needs of the store of its log. `tallybook.testing.conformance.EventStoreSuite` is its contract.
+
+    `LogRecorder` is one on any `Database`; rows are tuples, in the order of `Row`.
+    """
+
+    @property
+    def origin(self) -> str:
+        """Names the book in every leaf."""
+        ...
+
+    def append(
+        self,
+        rows: Sequence[NewRow],
+        *,
+        reads: Sequence[tuple[UUID, int]] = (),
+        claims: Sequence[tuple[bytes, bytes]] = (),
+        releases: Sequence[bytes] = (),
+        receipt: Receipt | None = None,
+        **kwargs: Any,
+    ) -> Sequence[int]:
+        """Append events, and what belongs to the same commit, in one durable transaction; their positions.
+
+        `reads` are streams that were read and not written, with the version seen. IntegrityError, and nothing is kept,
+        if one moved, or if an event, claim or receipt is there already. Releases count before claims.
+        """
+        ...
+
+    def stream_rows(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[tuple[Any, ...]]:
+        """A stream's rows by version: position, version, stored name, state."""
+        ...
+
+    def streams_rows(self, originator_ids: Sequence[UUID], lte: int) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each by version and up to one."""
+        ...
+
+    def log_rows(
+        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
+    ) -> Sequence[tuple[Any, ...]]:
+        """Up to `limit` rows of the log after a position, in order; up to `stop` (inclusive), of some names only."""
+        ...
+
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at positions that ascend."""
+        ...
+
+    def iterate(
+        self, after: int = 0, *, stop: int | None = None, topics: Sequence[str] = (), chunk: int = 5000
+    ) -> Iterator[tuple[Any, ...]]:
+        """All rows of the log after a position, up to the head at the start."""
+        ...
+
+    def position(self) -> int:
+        """The head's position; 0 for an empty log."""
+        ...
+
+    def extent(self) -> tuple[int, int, int]:
+        """How many rows there are, and the least and greatest position; zeros for an empty log."""
+        ...
+
+    def head(self) -> Head:
+        """Position and Merkle frontier, as of one commit."""
+        ...
+
+    def receipt(self, command_id: bytes) -> Receipt | None:
+        """What is kept of a command, if it was recorded."""
+        ...
+
+    def holders(self, claims: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Who holds each of many claims; free ones are left out."""
+        ...
+
+    def holder(self, claim: bytes) -> bytes | None:
+        """Who holds a claim."""
+        ...
+
+    def watch(self) -> Watch:
+        """Watch for commits from now on."""
+        ...
+
+    def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[Any]:
+        """The log's events after a position as they come, in order, none left out."""
+        ...
 
 
 def _notification(row: Row) -> Notification:
@@ -170,8 +263,8 @@ class LogRecorder(ApplicationRecorder):
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         [(last, packed)] = session.rows(self._lock_head)
-        if reads:
-            self._must_stand(session, reads)
+        if reads and (moved := self._moved(session.rows, reads)) is not None:
+            raise IntegrityError(f"stream {moved[0]} moved on from version {moved[1]}")
         if new:
             rows = [(position, *row) for position, row in enumerate(new, last + 1)]
             session.insert(self.table, rows)  # a server is at work on this while the leaves are hashed
@@ -189,12 +282,19 @@ class LogRecorder(ApplicationRecorder):
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
 
-    def _must_stand(self, session: Session, reads: Sequence[tuple[UUID, int]]) -> None:
+    def stand(self, reads: Sequence[tuple[UUID, int]]) -> bool:
+        """Whether streams have the versions that were seen."""
+        return self._moved(self.database.rows, reads) is None
+
+    def _moved(
+        self, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], reads: Sequence[tuple[UUID, int]]
+    ) -> tuple[UUID, int] | None:
+        """The first stream that does not stand where it was seen."""
         for start in range(0, len(reads), 500):
             chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
             # A look-up for each in the index; a GROUP BY would go through all events of the streams.
             found = dict(
-                session.rows(
+                select(
                     f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
                     f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(chunk))}) AS streams",
                     list(chunk),
@@ -202,7 +302,8 @@ class LogRecorder(ApplicationRecorder):
             )
             for stream, version in chunk.items():
                 if (found[stream] or 0) != version:
-                    raise IntegrityError(f"stream {uuid_from(stream)} moved on from version {version}")
+                    return uuid_from(stream), version
+        return None
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Insert events in one durable transaction, as `eventsourcing` asks for it; their positions."""
@@ -317,6 +418,14 @@ class LogRecorder(ApplicationRecorder):
                 return
             after = rows[-1][0]
 
+    def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
+        """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
+        return self.database.rows(
+            f"SELECT position, state FROM {self.table.name} "  # noqa: S608 - a name of ours
+            "WHERE position>? AND position<=? AND topic=? ORDER BY position LIMIT ?",
+            (after, stop, topic, limit),
+        )
+
     def position(self) -> int:
         """The head's position; 0 for an empty log."""
         return int(self.database.rows(self._select_head)[0][0])
@@ -375,7 +484,7 @@ class Tail:
     was seen.
     """
 
-    def __init__(self, log: LogRecorder, after: int, names: Sequence[str] = ()) -> None:
+    def __init__(self, log: EventStore, after: int, names: Sequence[str] = ()) -> None:
         self.after = after
         """Up to here all rows were given, but for those of other names."""
         self.closed = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-import msgpack
+from .packing import pack, packer
 
 _sha256 = hashlib.sha256
 
@@ -16,9 +16,9 @@ ENTRY_BYTES_MAX = 65_535
 
 def leaf(origin: str, position: int, stream: bytes | str, version: int, stored_name: str, state: bytes) -> bytes:
     """The bytes that the log commits to for one event: moving, renaming or altering it shows."""
-    entry: bytes = msgpack.packb([origin, position, stream, version, stored_name, state])
+    entry = pack((origin, position, stream, version, stored_name, state))
     if len(entry) > ENTRY_BYTES_MAX:
-        entry = msgpack.packb([origin, position, stream, version, stored_name, None, _sha256(state).digest()])
+        entry = pack((origin, position, stream, version, stored_name, None, _sha256(state).digest()))
     return entry
 
 
@@ -36,19 +36,24 @@ class Frontier:
     def append(self, leaves: Iterable[bytes]) -> None:
         """Add leaves in order."""
         hashes, size, sha256 = self.hashes, self.size, _sha256
+        pop = hashes.pop
         for entry in leaves:
             node = sha256(b"\x00" + entry).digest()
             rest = size
             while rest & 1:
-                node = sha256(b"\x01" + hashes.pop() + node).digest()
+                node = sha256(b"\x01" + pop() + node).digest()
                 rest >>= 1
             hashes.append(node)
             size += 1
         self.size = size
 
-    def append_rows(self, origin: str, rows: Iterable[tuple[int, bytes | str, int, str, bytes]]) -> None:
+    def append_rows(self, origin: str, rows: Sequence[tuple[int, bytes | str, int, str, bytes]]) -> None:
         """Add the leaves of a log's rows in order."""
-        self.append([leaf(origin, *row) for row in rows])
+        pack = packer()
+        entries = [pack((origin, *row)) for row in rows]
+        if entries and max(map(len, entries)) > ENTRY_BYTES_MAX:
+            entries = [leaf(origin, *row) for row in rows]
+        self.append(entries)
 
     def packed(self) -> bytes:
         """The hashes as bytes, for storage."""

@@ -872,6 +872,7 @@ class _Listener:
         self._database = database
         self.noticed = Condition()
         self.closed = False
+        self.pid = os.getpid()
         self._counts: dict[str, int] = {}
         self._gaps = 0
         self._stop = Event()
@@ -953,8 +954,10 @@ class PostgresWatch:
         self._seen = listener.count(channel)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether something may have been committed since the last call."""
+        """Whether something may have been committed since the last call. Raises BookError in a forked process."""
         listener = self._listener
+        if listener.pid != os.getpid():
+            listener._database.check_usable()
 
         def over() -> bool:
             return self._closed or listener.closed or listener.count(self._channel) != self._seen
@@ -968,6 +971,7 @@ class PostgresWatch:
 
     def close(self) -> None:
         """Stop."""
-        with self._listener.noticed:
-            self._closed = True
-            self._listener.noticed.notify_all()
+        self._closed = True
+        if self._listener.pid == os.getpid():  # a forked process may have inherited the lock as somebody held it
+            with self._listener.noticed:
+                self._listener.noticed.notify_all()

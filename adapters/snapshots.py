@@ -170,7 +170,7 @@ def restored(kind: str, stream_id: UUID, version: int, state: bytes) -> Aggregat
         return None
     made = form.kind(stream_id)
     try:
-        form.decode(msgpack.unpackb(state, strict_map_key=True), made)
+        form.decode(msgpack.unpackb(state), made)
         made.derive()
     except (ValueError, TypeError, msgpack.exceptions.UnpackException):
         return None
@@ -192,17 +192,15 @@ class StateForm:
         self.fields = {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
         source = _StateSource()
         encoded = ", ".join(source.encode(hint, f"held.{name}") for name, hint in self.fields.items())
-        decoded = "".join(
-            f"    held.{name} = {source.decode(hint, f'values[{index}]', name)}\n"
-            for index, (name, hint) in enumerate(self.fields.items())
+        self.encode: Callable[[Aggregate], list[Any]] = source.function("held", f"return [{encoded}]")
+        self.decode: Callable[[Any, Aggregate], None] = source.function(
+            "values, held",
+            f"if type(values) is not list or len(values) != {len(self.fields)}: _wrong('state')",
+            *(
+                f"held.{name} = {source.decode(hint, f'values[{index}]', name)}"
+                for index, (name, hint) in enumerate(self.fields.items())
+            ),
         )
-        made = source.compile(
-            f"def encode(held): return [{encoded}]\n"
-            "def decode(values, held):\n"
-            f"    if type(values) is not list or len(values) != {len(self.fields)}: _wrong('state', values)\n" + decoded
-        )
-        self.encode: Callable[[Aggregate], list[Any]] = made["encode"]
-        self.decode: Callable[[Any, Aggregate], None] = made["decode"]
 
 
 class _StateSource(Source):
@@ -238,15 +236,15 @@ class _StateSource(Source):
                 value,
             )
             if origin is LayeredDict:
-                made = f"{self._named(LayeredDict)}({made})"
+                made = f"{self.named(LayeredDict)}({made})"
         elif origin is frozenset:
             made = f"frozenset([{self.decode(args[0], 'item', name)} for item in {value}])"
         elif origin is SortedAmounts:
-            made = f"{self._named(SortedAmounts)}([{self.decode(args[0], 'item', name)} for item in {value}])"
+            made = f"{self.named(SortedAmounts)}([{self.decode(args[0], 'item', name)} for item in {value}])"
         elif parts := _parts(inner):
             made = f"{self._tuple_maker(inner, parts, name)}({value})"
         elif isinstance(inner, type) and issubclass(inner, StrEnum):
-            made = f"{self._named(inner)}({value})"
+            made = f"{self.named(inner)}({value})"
         else:
             return super().decode(annotation, value, name)
         return f"(None if {value} is None else {made})" if optional else made
@@ -254,18 +252,13 @@ class _StateSource(Source):
     def _tuple_maker(self, annotation: Any, parts: list[Any], name: str) -> str:
         values = "".join(f"{self.decode(part, f'values[{index}]', name)}, " for index, part in enumerate(parts))
         kind = annotation if isinstance(annotation, type) else tuple
-        made = f"({values})" if kind is tuple else f"{self._named(kind)}._make(({values}))"
-        make = self.compile(
-            "def make(values):\n"
-            f"    if type(values) is not list or len(values) != {len(parts)}: _wrong({name!r}, values)\n"
-            f"    return {made}\n"
-        )["make"]
-        return self._named(make)
-
-    def _named(self, thing: Any) -> str:
-        name = f"_named{len(self.names)}"
-        self.names[name] = thing
-        return name
+        made = f"({values})" if kind is tuple else f"{self.named(kind)}._make(({values}))"
+        make = self.function(
+            "values",
+            f"if type(values) is not list or len(values) != {len(parts)}: _wrong({name!r})",
+            f"return {made}",
+        )
+        return self.named(make)
 
 
 def _parts(annotation: Any) -> list[Any]:

@@ -93,6 +93,10 @@ class Measure:
         self._benchmark.pedantic(timed, setup=setup, teardown=teardown, rounds=rounds, warmup_rounds=warmup)
         self._benchmark.extra_info["cpu"] = self._cpu[-rounds:]
 
+    def sizes(self, **bytes_each: float) -> None:
+        """Keep how many bytes an event takes on disk, by what they are of."""
+        self._benchmark.extra_info["bytes"] = bytes_each
+
     def closing(self, closable: Closable) -> None:
         """Close something when the round is over."""
         self._open.append(closable)

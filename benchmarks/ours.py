@@ -12,9 +12,12 @@ from tallybook.adapters.application import BookApplication
 from tallybook.adapters.clock import new_id, now_us
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.book import Book
+from tallybook.commands import Desk, Work, command
+from tallybook.customers import record_purchase
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, Line
 from tallybook.domain.events import Event, Metadata
+from tallybook.times import When
 
 from .raw import assert_durable
 from .workload import ACTOR, CURRENCY, FIRST_US, PURPOSE, RULES, RULES_FROM, Sale
@@ -88,3 +91,24 @@ class Till:
         events = self.journal.copy()
         self.journal.clear()
         return events
+
+
+class BatchDesk(Desk):
+    """Many purchases in one command, as imports record theirs."""
+
+    @command
+    def record(
+        self,
+        work: Work,
+        customer: UUID,
+        batch: Sequence[Sale],
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Purchases of one customer; how many."""
+        draft = work.customer(customer)
+        for sale in batch:
+            line = Line(sku=sale.sku, quantity=sale.quantity, net_minor=sale.net_minor, tax_minor=sale.tax_minor)
+            record_purchase(work, work.stamp, draft, (line,), currency=CURRENCY)
+        return len(batch)

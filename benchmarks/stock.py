@@ -13,7 +13,7 @@ from uuid import UUID
 
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate
-from eventsourcing.persistence import Tracking
+from eventsourcing.persistence import StoredEvent, Tracking
 from eventsourcing.sqlite import (
     SQLiteApplicationRecorder,
     SQLiteDatastore,
@@ -163,6 +163,25 @@ class StockShop(Application[UUID]):
             for notification in notifications:
                 tracking = Tracking(self.name, notification.id)
                 yield self.mapper.to_domain_event(notification), tracking
+
+
+class StockRecorder:
+    """The package's recorder alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._datastore = SQLiteDatastore(str(path))
+        self._recorder = SQLiteApplicationRecorder(self._datastore)
+        self._recorder.create_table()
+        _assert_durable(self._datastore)
+
+    def append(self, commits: Sequence[Sequence[StoredEvent]]) -> None:
+        """Insert events, one transaction for each list."""
+        for events in commits:
+            self._recorder.insert_events(events)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._datastore.close()
 
 
 class StockView(SQLiteTrackingRecorder):

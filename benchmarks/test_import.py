@@ -10,7 +10,7 @@ from tallybook.adapters.cdnow import CdnowRow, read_cdnow
 from tallybook.book import Book
 
 from .conftest import Measure
-from .ours import open_book
+from .ours import copy_book, open_book
 from .raw import LogRow, RawLog, log_rows
 from .rows import OURS, RAW, STOCK
 from .stock import StockCustomer, StockShop
@@ -40,12 +40,18 @@ def file(sizes: Sizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[LogRow]:
-    """What Tallybook stores of it."""
+def source(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed book of it, without read models."""
     path = tmp_path_factory.mktemp("import") / "source.book"
     with open_book(path) as book:
         import_into(book, file)
-    return log_rows(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(source: Path) -> list[LogRow]:
+    """What Tallybook stores of it."""
+    return log_rows(source)
 
 
 def per_commit(rows: list[LogRow]) -> int:
@@ -53,8 +59,12 @@ def per_commit(rows: list[LogRow]) -> int:
     return round(500 * len(rows) / sum(row[3] == "customer.purchase_recorded" for row in rows))
 
 
-def test_raw(measure: Measure, sizes: Sizes, rows: list[LogRow]) -> None:
+def test_raw(measure: Measure, sizes: Sizes, rows: list[LogRow], tmp_path: Path) -> None:
     """The same blobs."""
+    floor = RawLog(tmp_path / "size.db")
+    floor.append([rows])
+    floor.close()
+    measure.sizes(log=(tmp_path / "size.db").stat().st_size / len(rows))
     commits = [rows[part] for part in chunks(len(rows), per_commit(rows))]
 
     def prepare(folder: Path) -> tuple[RawLog, list[list[LogRow]]]:
@@ -63,7 +73,7 @@ def test_raw(measure: Measure, sizes: Sizes, rows: list[LogRow]) -> None:
     measure("import", RAW, len(rows), RawLog.append, prepare, rounds=sizes.import_rounds)
 
 
-def test_stock(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow]) -> None:
+def test_stock(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow], tmp_path: Path) -> None:
     """Facts alone, the package's own way."""
     size = per_commit(rows)
     purchases = [row for row in read_cdnow(file) if isinstance(row, CdnowRow)]
@@ -92,11 +102,19 @@ def test_stock(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow]) -
         shop.save(*touched.values())
         assert shop.recorder.max_notification_id() == count
 
+    shop = StockShop(tmp_path / "size.db")
+    run(shop)
+    shop.close()
+    measure.sizes(log=(tmp_path / "size.db").stat().st_size / count)
     measure("import", STOCK, count, run, prepare, rounds=sizes.import_rounds)
 
 
-def test_ours(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow]) -> None:
+def test_ours(measure: Measure, sizes: Sizes, file: Path, source: Path, rows: list[LogRow], tmp_path: Path) -> None:
     """Tallybook."""
+    whole = copy_book(source, tmp_path)
+    with open_book(whole) as book:
+        book.projections.catch_up()
+    measure.sizes(log=source.stat().st_size / len(rows), with_read_models=whole.stat().st_size / len(rows))
 
     def prepare(folder: Path) -> tuple[Path]:
         return (folder / "ours.book",)

@@ -44,7 +44,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    append_commits={1: 500, 10: 200, 100: 50},
+    append_commits={1: 500, 10: 200, 100: 50, 1000: 10},
     append_rounds=7,
     customers=50,
     commands=500,
@@ -62,7 +62,7 @@ FULL = Sizes(
 """One pass; a full run makes several."""
 
 QUICK = Sizes(
-    append_commits={1: 20, 10: 10, 100: 3},
+    append_commits={1: 20, 10: 10, 100: 3, 1000: 1},
     append_rounds=3,
     customers=5,
     commands=20,

@@ -60,6 +60,15 @@ class Aggregate:
         draft.journal = journal
         return draft
 
+    def shared(self: A) -> A:
+        """The draft itself, never to be changed from now on: it may be shared."""
+        self.journal = None
+        for name in self.CONTAINERS:
+            container = getattr(self, name)
+            if isinstance(container, LayeredDict):
+                container.settle()
+        return self
+
     def derive(self) -> None:
         """Make what is derived from the annotated fields, after they were set from a snapshot."""
 
@@ -90,19 +99,20 @@ class Aggregate:
     @classmethod
     def fold(cls: type[A], state: A | None, events: Iterable[Any]) -> A | None:
         """The state after more events: `eventsourcing`'s projector function. None where there are no events."""
-        draft: A | None = None
-        for event in events:
-            if draft is None:
-                draft = state.draft([]) if state is not None else cls(event.originator_id)
-            draft.apply(event)
-        if draft is None:
+        rest = iter(events)
+        first = next(rest, None)
+        if first is None:
             return state
-        draft.journal = None
-        for name in cls.CONTAINERS:
-            container = getattr(draft, name)
-            if isinstance(container, LayeredDict):
-                container.settle()
-        return draft
+        draft = state.draft([]) if state is not None else cls(first.originator_id)
+        draft.apply(first)
+        event, appliers = first, cls.APPLIERS
+        for event in rest:
+            # As `apply` does it, without its call: long streams are loaded here.
+            applier = appliers.get(type(event))
+            if applier is not None:
+                applier(draft, event)
+        draft.version = event.originator_version
+        return draft.shared()
 
 
 def applies(

@@ -16,7 +16,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 E = TypeVar("E", bound=tuple[Any, ...])
 
-RUN_MAX = 128
+RUN_MAX = 64
 """How many entries stand in one run: what a change copies."""
 CHANGES_MAX = 512
 """How many changes a copy takes with it before they are merged into a new base."""
@@ -160,16 +160,17 @@ class SortedAmounts(Generic[E]):
     def put(self, entry: E) -> None:
         """Put an entry in its place, or in the place of the one with the same key."""
         amount: int = entry[-1]
-        at, index = self._place(entry[:-1])
-        if at == len(self._runs):
-            if at and len(self._runs[-1]) < RUN_MAX:
-                self._change(at - 1, (*self._runs[-1], entry), amount)
+        runs = self._runs
+        if not runs or runs[-1][-1][:-1] < entry[:-1]:
+            if runs and len(runs[-1]) < RUN_MAX:
+                self._change(len(runs) - 1, (*runs[-1], entry), amount)
             else:
-                self._runs.append((entry,))
+                runs.append((entry,))
                 self._totals.append(amount)
                 self.total += amount
             return
-        run = self._runs[at]
+        at, index = self._place(entry[:-1])
+        run = runs[at]
         if run[index][:-1] == entry[:-1]:
             self._change(at, (*run[:index], entry, *run[index + 1 :]), amount - run[index][-1])
         elif len(run) < RUN_MAX:
@@ -192,6 +193,8 @@ class SortedAmounts(Generic[E]):
 
     def after(self, bound: Any, key: Callable[[E], Any]) -> Place:
         """The place of the first entry whose `key` lies above a bound. `key` must never fall from entry to entry."""
+        if len(self._runs) == 1:
+            return 0, bisect_right(self._runs[0], bound, key=key)
         at = bisect_right(self._runs, bound, key=lambda run: key(run[-1]))
         return at, bisect_right(self._runs[at], bound, key=key) if at < len(self._runs) else 0
 

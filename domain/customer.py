@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 from pydantic import Field
@@ -164,13 +164,6 @@ class ReturnRecorded(Fact):
         return sum(line.net_minor for line in self.lines)
 
 
-class Bought(NamedTuple):
-    """What a return needs to know of a purchase's line."""
-
-    quantity: int
-    net_minor: int
-
-
 class Customer(Aggregate):
     """A customer's own stream, folded: what the guards of commands ask for. What a customer is like is in profiles."""
 
@@ -183,8 +176,8 @@ class Customer(Aggregate):
     """System → since when."""
     contact_points: dict[UUID, int]
     """Contact point → since when."""
-    purchases: LayeredDict[UUID, tuple[int, tuple[Bought, ...]]]
-    """Purchase → when, and its lines. None leaves: any may come back at any time."""
+    purchases: LayeredDict[UUID, tuple[int, tuple[tuple[int, int], ...]]]
+    """Purchase → when, and of each line quantity and net amount. None leaves: any may come back at any time."""
     returned: LayeredDict[tuple[UUID, int], tuple[int, int]]
     """Purchase and line → pieces and net amount that came back."""
 
@@ -339,17 +332,17 @@ class Customer(Aggregate):
             raise refusal("unknown_line", f"The purchase has no line {unknown[0]}.", line=unknown[0], lines=len(bought))
         lines = []
         for number, quantity in sorted(quantities.items()):
-            line = bought[number - 1]
+            pieces, net_minor = bought[number - 1]
             back, net_back = self.returned.get((purchase_id, number), (0, 0))
-            if back + quantity > line.quantity:
+            if back + quantity > pieces:
                 raise refusal(
                     "returned_too_much",
-                    f"Line {number}: {quantity} returned, {line.quantity - back} left.",
+                    f"Line {number}: {quantity} returned, {pieces - back} left.",
                     line=number,
                     asked=quantity,
-                    left=line.quantity - back,
+                    left=pieces - back,
                 )
-            net = line.net_minor * (back + quantity) // line.quantity - net_back
+            net = net_minor * (back + quantity) // pieces - net_back
             lines.append(ReturnLine(line=number, quantity=quantity, net_minor=net))
         _not_before(stamp, bought_us)
         return self.record(ReturnRecorded, stamp, self.id, purchase_id=purchase_id, lines=tuple(lines), reason=reason)
@@ -401,7 +394,7 @@ def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> No
 
 @applies(Customer.APPLIERS, PurchaseRecorded)
 def _purchase_recorded(customer: Customer, event: PurchaseRecorded) -> None:
-    lines = tuple([Bought(line.quantity, line.net_minor) for line in event.lines])
+    lines = tuple([(line.quantity, line.net_minor) for line in event.lines])
     customer.purchases[event.event_id] = (event.effective_us, lines)
 
 

@@ -674,8 +674,9 @@ def _remove(account: LoyaltyAccount, parts: Sequence[LotPart]) -> None:
 
 def _qualify(account: LoyaltyAccount, earned_us: int, points: int) -> None:
     if points:
-        had = account.window.find((earned_us,))
-        account.window.put((earned_us, points + had[1] if had else points))
+        window = account.window
+        had = window.find((earned_us,)) if window and earned_us <= window.last[0] else None
+        window.put((earned_us, points + had[1] if had else points))
 
 
 def _tick(account: LoyaltyAccount, event: Event) -> None:

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from tallybook.domain.calendar import UTC_ZONE, Zone
-from tallybook.domain.customer import PurchaseRecorded
 from tallybook.domain.rules import rounded
-
-from .read_models import Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +31,18 @@ class Segment:
     total_minor: int
 
 
-def segments(history: Iterable[Recorded], as_of_us: int, zone: Zone = UTC_ZONE) -> list[Segment]:
+Purchase = tuple[UUID, int, int]
+"""customer, effective µs, net amount in minor units"""
+
+
+def segments(purchases: Iterable[Purchase], as_of_us: int, zone: Zone = UTC_ZONE) -> list[Segment]:
     """Segments of all customers who bought by a date, in order of their first appearance."""
     days: dict[UUID, dict[int, int]] = {}
-    for _, event in history:
-        if isinstance(event, PurchaseRecorded) and event.effective_us <= as_of_us and event.subject_id is not None:
-            by_day = days.setdefault(event.subject_id, {})
-            day = zone.day(event.effective_us)
-            by_day[day] = by_day.get(day, 0) + event.net_minor
+    for customer_id, effective_us, net_minor in purchases:
+        if effective_us <= as_of_us:
+            by_day = days.setdefault(customer_id, {})
+            day = zone.day(effective_us)
+            by_day[day] = by_day.get(day, 0) + net_minor
     today = zone.day(as_of_us)
     found = []
     for customer_id, by_day in days.items():

@@ -12,56 +12,40 @@ from .read_models import Recorded, Rows, Table
 
 
 class Trail:
-    """The read model of the audit trail: one row an event."""
+    """The read model of the audit trail: which events are about whom, and by whom.
+
+    What an entry shows stands in the event, which is at its position in the log: it is not kept twice.
+    """
 
     name = "trail"
-    version = 1
+    version = 2
     by_subject = True
     table = Table(
         "trail",
-        (
-            ("position", "integer"),
-            ("recorded_us", "integer"),
-            ("effective_us", "integer"),
-            ("actor", "text"),
-            ("on_behalf_of", "text"),
-            ("purpose", "text"),
-            ("channel", "text"),
-            ("action", "text"),
-            ("subject", "blob"),
-            ("stream", "blob"),
-            ("fields", "text"),
-            ("outcome", "text"),
-            ("why", "text"),
-        ),
-        ("position",),
-        (("subject", "position"),),
+        (("subject", "blob"), ("position", "integer"), ("actor", "text")),
+        ("subject", "position"),
     )
     tables = (table,)
 
     def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
         """Fold events in order."""
         for position, event in batch:
-            metadata = event.metadata
-            rows.put(
-                self.table,
-                (position,),
-                (
-                    position,
-                    metadata.recorded_us,
-                    event.effective_us,
-                    metadata.actor,
-                    metadata.on_behalf_of,
-                    metadata.purpose,
-                    metadata.channel,
-                    event.stored_name,
-                    event.subject_id.bytes if event.subject_id else None,
-                    event.originator_id.bytes,
-                    ",".join(fields_touched(event)),
-                    "refused" if isinstance(event, RedemptionRefused) else "recorded",
-                    f"rule set {event.rules}" if isinstance(event, Decision) else metadata.purpose,
-                ),
-            )
+            key = (NOBODY if event.subject_id is None else event.subject_id.bytes, position)
+            rows.put(self.table, key, (*key, event.metadata.actor))
+
+
+NOBODY = b""
+"""The subject of events that are about nobody."""
+
+
+def outcome_of(event: Event) -> str:
+    """What became of it: recorded, or refused."""
+    return "refused" if isinstance(event, RedemptionRefused) else "recorded"
+
+
+def why(event: Event) -> str:
+    """The rule set that a decision rests on; of facts, the purpose."""
+    return f"rule set {event.rules}" if isinstance(event, Decision) else event.metadata.purpose
 
 
 def fields_touched(event: Event) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import stat
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import pytest
 from typer.testing import CliRunner
@@ -34,7 +37,10 @@ from tallybook import (
     ReadsMissing,
 )
 from tallybook.adapters import backup as module
+from tallybook.adapters.integrity import root_at
 from tallybook.cli import app
+
+from .postgres import _programs, run_sql, server_url, with_parameters
 
 STANDARD = Path(tallybook.__file__).parent / "data" / "standard.toml"
 
@@ -794,6 +800,85 @@ def test_a_log_that_goes_past_its_head_is_not_backed_up(tmp_path: Path) -> None:
         with pytest.raises(BookDamaged, match="its head says"):
             book.backup(tmp_path / "b")
     assert not [name for name in names(tmp_path) if name.startswith("b")]
+
+
+# ── on a server ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_book_on_a_server_is_backed_up_by_pg_dump(server_book_url: str, tmp_path: Path) -> None:
+    with tallybook.open(server_book_url) as book:
+        with pytest.raises(BookError, match="pg_dump"):
+            book.backup(tmp_path / "b")
+        with pytest.raises(BookError, match="no file"):
+            book.backup_keys(tmp_path / "k")
+    with pytest.raises(BookError, match="pg_restore") as caught:
+        tallybook.restore(tmp_path / "b", "postgresql://user:secret@host/x")
+    assert "secret" not in str(caught.value)
+
+
+def recipe(program: str) -> str:
+    """The command of docs/operations.md."""
+    page = Path(__file__).parent.parent / "docs" / "operations.md"
+    [command] = re.findall(rf"^{program} .*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(command)
+
+
+def test_the_documented_dump_and_restore_give_the_book_back(server_book_url: str, tmp_path: Path) -> None:
+    """The commands are those of the page, run as they stand there."""
+    other = f"restored_{uuid4().hex}"
+    here = urlsplit(server_url())
+    there = here._replace(path=f"/{other}").geturl()
+    environment = {
+        **os.environ,
+        "PATH": f"{_programs() / 'bin'}:{os.environ['PATH']}",
+        "SCHEMA": parse_qs(urlsplit(server_book_url).query)["schema"][0],
+        "SERVER": here.geturl(),
+        "OTHER": there,
+    }
+
+    def run(command: str) -> None:
+        done = subprocess.run(
+            ["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    key = tmp_path / "wrapping-key"
+    with tallybook.open(server_book_url, wrapping_key=key) as book:
+        fill(book, 20)
+        before, earlier = book.position(), book.audit.verify()[0].root
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                fill(book, 1)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            while book.position() < before + 20:
+                time.sleep(0.01)
+            run(recipe("pg_dump"))
+            ended = book.position()
+        finally:
+            stop.set()
+            writer.join()
+    assert key.read_bytes() not in (tmp_path / "shop.dump").read_bytes()
+    run_sql(f'CREATE DATABASE "{other}"')
+    try:
+        run(recipe("pg_restore"))
+        restored = with_parameters(there, schema=environment["SCHEMA"])
+        with pytest.raises(KeysMissing):
+            tallybook.open(restored, create=False, wrapping_key=tmp_path / "none")
+        with tallybook.open(restored, create=False, wrapping_key=key) as book:
+            assert before < book.position() <= ended
+            assert root_at(book._core.app.log, before) == earlier
+            with book.acting("agent:lin", purpose="test"):
+                assert book.profiles.get(people(book)[0])["name"] == "Ada 0"
+            sound(book)
+            fill(book, 3)
+            sound(book)
+    finally:
+        run_sql(f'DROP DATABASE "{other}" WITH (FORCE)')
 
 
 # ── the command line ──────────────────────────────────────────────────────────────────────────────────────────────

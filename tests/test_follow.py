@@ -395,7 +395,7 @@ def test_two_threads_on_one_follower_are_told(book: Book, only_woken: None, monk
     assert thread.result() == []
 
 
-def test_a_process_that_was_forked_cannot_follow_and_the_first_one_goes_on(tmp_path: Path) -> None:
+def test_a_process_that_was_forked_cannot_follow_and_the_first_one_goes_on(book_url: str) -> None:
     # A thread of the parent holds the lock at which watches wait: in the child, nobody will ever give it back.
     script = """
 import os, sys, threading, tallybook
@@ -406,7 +406,7 @@ follower, watch = book.follow(timeout_s=0), book._core.app.log.watch()
 next(follower)
 held, go_on = threading.Event(), threading.Event()
 def hold():
-    with book._core.storage.events.committed:
+    with watch._listener.noticed if hasattr(watch, "_listener") else watch._database.committed:
         held.set()
         go_on.wait()
 thread = threading.Thread(target=hold)
@@ -428,7 +428,7 @@ thread.join()
 print("parent:", status, [position for position, _ in follower])
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, f"sqlite:///{tmp_path}/shop.book"],
+        [sys.executable, "-W", "ignore", "-c", script, book_url],
         capture_output=True,
         text=True,
         timeout=ENOUGH_S,

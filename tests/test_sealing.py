@@ -440,19 +440,19 @@ def test_if_a_read_can_not_be_recorded_nothing_is_opened(
 ) -> None:
     ada = customer_with_everything(book)
     reads = book._core.gate.reads
-    real_insert, opened_values = LogRecorder.insert_events, []
+    real_append, opened_values = LogRecorder.append, []
     real_open = Keyring.open
 
     def failing(self: LogRecorder, *args: Any, **kwargs: Any) -> Any:
         if self is reads:
             raise error
-        return real_insert(self, *args, **kwargs)
+        return real_append(self, *args, **kwargs)
 
     def watched(self: Keyring, sealed: Sealed) -> dict[str, object] | None:
         opened_values.append(sealed)
         return real_open(self, sealed)
 
-    monkeypatch.setattr(LogRecorder, "insert_events", failing)
+    monkeypatch.setattr(LogRecorder, "append", failing)
     monkeypatch.setattr(Keyring, "open", watched)
     with pytest.raises(type(error)):
         READS[read](book, ada)

@@ -13,19 +13,22 @@ import typer.main
 import tallybook
 import tallybook.domain.access
 from tallybook import cli
+from tallybook.adapters.form import ENVELOPE_ARITY
 from tallybook.book import Book
 from tallybook.commands import command
 from tallybook.customers import CustomerDesk
 from tallybook.domain.errors import REFUSALS, TallybookError
-from tallybook.domain.events import REGISTRY, Decision
+from tallybook.domain.events import REGISTRY
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
 from tallybook.projecting import ProjectionsDesk
 from tallybook.tickets import TicketDesk
 from tallybook.views import AuditView, ProfilesView, TiersView
+from tools import forms
 
 DOCS = Path(__file__).parent.parent / "docs"
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 NOTE = "<!-- Written by `python -m tools.reference`. Change the docstrings, not this page. -->\n\n"
 
 DESKS: dict[str, type] = {
@@ -136,25 +139,56 @@ def _family(kind: type) -> list[type]:
 
 def events() -> str:
     """The catalogue of stored events."""
+    held = forms.kept(GOLDEN)["events"]
     lines = [
         NOTE + "# Events\n",
-        "Stored name, schema version, kind, fields. A *sealed* field is encrypted under its subject's key; all others "
-        "are in the clear, and for ever. Each event also carries: event id, effective time, recorded time, subject, "
-        "actor, on-behalf-of, purpose, channel, correlation, causation and command id.\n",
-        "| stored name | version | kind | clear fields | sealed fields | means |",
-        "|---|---|---|---|---|---|",
+        "Every event that a book can hold, by its stored name. How they are stored, and how an event changes, is in "
+        "[stored-form.md](stored-form.md).\n",
+        "A *fact* is what the world caused, a *decision* what a rule derived from facts. `place` is the index in the "
+        "stored array; what stands before is the same for all events: schema version, key id, event id, effective "
+        "time, subject and metadata (recorded time, actor, purpose, on-behalf-of, channel, correlation, causation and "
+        "command id). A *sealed* field is personal: it is encrypted under its subject's key in the array's last item, "
+        "and `place` is its bit in the mask. All others are in the clear, and for ever. `?` means: or nil; `[…]` a "
+        "list; `{…}` an array of those fields; an `id` is 16 bytes.\n",
+        "| stored name | version | kind |",
+        "|---|---|---|",
     ]
     for name, schema in sorted(REGISTRY.items()):
+        shape = forms.shape_of(schema.event_class)
+        lines.append(f"| [`{name}`](#{_anchor(name)}) | {schema.event_class.schema_version} | {shape['kind']} |")
+    for name, schema in sorted(REGISTRY.items()):
         kind = schema.event_class
-        sealed = ", ".join(
-            f"{field} ({mark.category.value}{', high' if mark.sensitivity == 'high' else ''})"
-            for field, mark in kind.personal_fields.items()
-        )
-        lines.append(
-            f"| `{name}` | {kind.schema_version} | {'decision' if issubclass(kind, Decision) else 'fact'} "
-            f"| {', '.join(kind.clear_fields)} | {sealed} | {' '.join(_doc(kind).split())} |"
-        )
+        lines += [
+            f"\n## `{name}`\n",
+            f"*{forms.shape_of(kind)['kind']}, version {kind.schema_version}.* {_line(kind)}\n",
+        ]
+        lines += _fields(forms.shape_of(kind))
+        for version, shape in sorted(held.get(name, {}).items(), key=lambda pair: int(pair[0]), reverse=True):
+            if int(version) != kind.schema_version:
+                lines += [f"\nVersion {version} was a {shape['kind']}:\n", *_fields(shape)]
     return "\n".join(lines) + "\n"
+
+
+def _fields(shape: forms.Shape) -> list[str]:
+    if not shape["clear"] and not shape["sealed"]:
+        return ["It has no fields of its own."]
+    rows = ["| place | field | type | personal |", "|---|---|---|---|"]
+    for place, field in enumerate(shape["clear"], ENVELOPE_ARITY):
+        name, _, kind = field.partition(": ")
+        rows.append(f"| {place} | {name} | `{kind}` | |")
+    for bit, field in enumerate(shape["sealed"]):
+        name, _, rest = field.partition(": ")
+        kind, category, sensitivity = rest.split(", ")
+        rows.append(f"| sealed, bit {bit} | {name} | `{kind}` | {category}, {sensitivity} |")
+    return rows
+
+
+def _anchor(name: str) -> str:
+    return name.replace(".", "")
+
+
+def _line(member: Any) -> str:
+    return " ".join(_doc(member).split())
 
 
 def command_line() -> str:

@@ -453,7 +453,7 @@ def doctor(
 ) -> None:
     """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
     with _progress("doctor", as_json) as progress:
-        findings = examine_book(book, quick=quick, progress=progress)
+        findings = examine_book(book, quick=quick, progress=progress, wrapping_key=WRAPPING_KEY.get())
 
     def show() -> None:
         _table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])

@@ -35,19 +35,26 @@ def restore(
         return backup.restore(file, url, keys=keys, checkpoint=checkpoint, progress=progress)
 
 
-def doctor(url: str, *, quick: bool = False, progress: Progress | None = None) -> list[Finding]:
-    """Check a book that need not be fit to be opened; see `Book.doctor`.
+def doctor(
+    url: str,
+    *,
+    quick: bool = False,
+    progress: Progress | None = None,
+    wrapping_key: Path | str | None = None,
+    read_models: str | None = None,
+) -> list[Finding]:
+    """Check a book that need not be fit to be opened; see `Book.doctor`, and `tallybook.open` for the last two.
 
     Its files are looked at for reading only. It is opened at the end, for its read models, if nothing failed before.
-    Raises BookNotFound where there is nothing of a book.
+    A book on a server is opened at once. Raises BookNotFound where there is nothing of a book.
     """
     path = file_of(url)
     if path is None or not any(one.exists() for one in (path, *beside(path))):
-        with open_book(url, create=False) as book:
+        with open_book(url, create=False, wrapping_key=wrapping_key, read_models=read_models) as book:
             return book.doctor(quick=quick, progress=progress)
 
     def status() -> Sequence[Status]:
-        with open_book(url, create=False) as book:
+        with open_book(url, create=False, wrapping_key=wrapping_key, read_models=read_models) as book:
             return book.projections.status()
 
     with rarely_collecting():

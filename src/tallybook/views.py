@@ -10,23 +10,27 @@ from uuid import UUID
 
 from tallybook.adapters import integrity
 from tallybook.adapters.bulk import rarely_collecting
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.adapters.integrity import Verification
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
+from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line, PurchaseRecorded
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
 from tallybook.projections.read_models import OPEN_END, Progress, Recorded
-from tallybook.projections.segments import Segment, segments
+from tallybook.projections.segments import Purchase, Segment, segments
 from tallybook.projections.tiers import Tiers, membership_filter
-from tallybook.projections.trail import Trail
+from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
 from .commands import Desk
 from .core import Core
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso
+
+# Where fields stand in what a scan of the log gives.
+_RECORDED_US = list(Metadata.model_fields).index("recorded_us")
+_NET_MINOR = list(Line.model_fields).index("net_minor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,35 +212,41 @@ class ProfilesView(Desk):
         core = self._core
         core.check_open()
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
-        known = core.known(known_at)
+        known = core.known_at(known_at)
         acting = None if system is None else core.acting_now()
-        wanted = [PurchaseRecorded.stored_name]
-        if acting is not None:
-            wanted += [IdentifierLinked.stored_name, IdentifierRemoved.stored_name]
-        linked: dict[UUID, tuple[int, Personal[Any] | None]] = {}
 
-        def history() -> Iterator[Recorded]:
-            for recorded in core.history(wanted):
-                event = recorded.event
-                if not known(recorded):
-                    continue
-                if isinstance(event, (IdentifierLinked, IdentifierRemoved)):
-                    assert event.subject_id is not None
-                    if event.system != system or event.effective_us > at_us:
-                        continue
-                    # As in profiles: what took effect last counts, at the same time the later position.
-                    handle = event.external_id if isinstance(event, IdentifierLinked) else None
-                    if event.effective_us >= linked.get(event.subject_id, (event.effective_us,))[0]:
-                        linked[event.subject_id] = (event.effective_us, handle)
-                else:
-                    yield recorded
+        def purchases() -> Iterator[Purchase]:
+            fields = ["subject_id", "effective_us", "metadata", "lines"]
+            for position, (subject, effective_us, metadata, lines) in core.app.scan(PurchaseRecorded, fields):
+                if subject is not None and known(position, metadata[_RECORDED_US]):
+                    yield known_uuid(subject), effective_us, sum([line[_NET_MINOR] for line in lines])
 
         with rarely_collecting():
-            found = segments(history(), at_us)
+            found = segments(purchases(), at_us)
         if acting is None:
             return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
-        handles = {subject: handle for subject, (_, handle) in linked.items() if handle is not None}
-        handles = {one.customer_id: handles[one.customer_id] for one in found if one.customer_id in handles}
+        linked: dict[UUID, tuple[int, Personal[Any] | None]] = {}
+        for recorded in core.history([IdentifierLinked.stored_name, IdentifierRemoved.stored_name]):
+            event = recorded.event
+            assert isinstance(event, (IdentifierLinked, IdentifierRemoved))
+            assert event.subject_id is not None
+            if (
+                event.system == system
+                and event.effective_us <= at_us
+                and known(recorded.position, event.metadata.recorded_us)
+                # As in profiles: what took effect last counts, at the same time the later position.
+                and event.effective_us >= linked.get(event.subject_id, (event.effective_us,))[0]
+            ):
+                linked[event.subject_id] = (
+                    event.effective_us,
+                    event.external_id if isinstance(event, IdentifierLinked) else None,
+                )
+        handles = {
+            one.customer_id: handle
+            for one in found
+            for _, handle in [linked.get(one.customer_id, (0, None))]
+            if handle is not None
+        }
         names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)
         return sorted(((str(names.get(one.customer_id, "")), one) for one in found), key=lambda pair: pair[0])
 
@@ -383,10 +393,14 @@ class AuditView(Desk):
             conditions.append("actor=?")
             params.append(actor)
         core.gate.record(core.gate_metadata(acting), "audit.trail", [] if subject_id is None else [subject_id], [])
-        columns = [name for name, _ in Trail.table.columns]
         where = " AND ".join(conditions) + " ORDER BY position"
-        rows = core.store.select(core.trail, Trail.table, columns, where, params)
-        entries = [(int(row[1]), _entry(row)) for row in rows]
+        positions = [
+            position for (position,) in core.store.select(core.trail, Trail.table, ["position"], where, params)
+        ]
+        wanted = positions if limit is None else positions[-limit:]
+        entries = [
+            (event.metadata.recorded_us, _entry(position, event)) for position, event in core.at_positions(wanted)
+        ]
         reads: list[tuple[int, TrailEntry]] = []
         for position, event in core.reads():
             if (
@@ -400,22 +414,22 @@ class AuditView(Desk):
         return merged if limit is None else merged[-limit:]
 
 
-def _entry(row: Sequence[Any]) -> TrailEntry:
-    (position, recorded, effective, actor, behalf, purpose, channel, action, subject, _, fields, outcome, why) = row
+def _entry(position: int, event: Event) -> TrailEntry:
+    metadata = event.metadata
     return TrailEntry(
         "events",
         position,
-        iso(recorded) or "",
-        iso(effective) or "",
-        actor,
-        behalf,
-        purpose,
-        channel,
-        action,
-        None if subject is None else uuid_from(subject),
-        tuple(fields.split(",")) if fields else (),
-        outcome,
-        why,
+        iso(metadata.recorded_us) or "",
+        iso(event.effective_us) or "",
+        metadata.actor,
+        metadata.on_behalf_of,
+        metadata.purpose,
+        metadata.channel,
+        event.stored_name,
+        event.subject_id,
+        tuple(fields_touched(event)),
+        outcome_of(event),
+        why(event),
     )
 
 

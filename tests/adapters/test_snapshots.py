@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -125,8 +124,9 @@ def new_shop(tmp_path: Path) -> Iterator[Callable[..., Shop]]:
 
 
 @pytest.fixture
-def shop(few: None, new_shop: Callable[..., Shop]) -> Shop:
-    return new_shop()
+def shop(few: None, book_url: str, new_shop: Callable[..., Shop]) -> Shop:
+    """A shop in files, and one on a server."""
+    return new_shop(book_url)
 
 
 def decoded(app: BookApplication, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
@@ -189,9 +189,7 @@ def test_a_snapshot_moves_on_with_its_stream(shop: Shop) -> None:
 
 def test_a_stream_has_one_snapshot(shop: Shop) -> None:
     shop.buy(FEW * 8)
-    shop.book.close()
-    with closing(sqlite3.connect(shop.url.removeprefix("sqlite:///"))) as connection:
-        assert connection.execute("SELECT COUNT(*), COUNT(DISTINCT stream) FROM snapshots").fetchone() == (2, 2)
+    assert shop.rows("SELECT COUNT(*), COUNT(DISTINCT stream) FROM snapshots") == [(2, 2)]
 
 
 def test_the_longer_a_stream_the_rarer_its_snapshots(few: None) -> None:
@@ -401,7 +399,8 @@ def test_a_snapshot_that_cannot_be_written_fails_no_command(
     assert 2 <= failing.tried <= 2 * 4
 
 
-def test_a_snapshot_that_the_database_refuses_repeats_no_command(shop: Shop) -> None:
+def test_a_snapshot_that_the_database_refuses_repeats_no_command(few: None, new_shop: Callable[..., Shop]) -> None:
+    shop = new_shop()
     shop.buy(FEW * 2)
     shop.app.drop_snapshots()
     # An IntegrityError is what makes a command start again.
@@ -645,13 +644,13 @@ class Steps:
         self.hundreds = 0
         connect = database._connect
 
-        def watched() -> sqlite3.Connection:
-            connection = connect()
+        def watched(*, write: bool = False) -> sqlite3.Connection:
+            connection = connect(write=write)
             connection.set_progress_handler(self._count, 100)
             return connection
 
         monkeypatch.setattr(database, "_connect", watched)
-        for connection in database._idle:
+        for connection in (*database._idle[True], *database._idle[False]):
             connection.set_progress_handler(self._count, 100)
 
     def _count(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -158,6 +161,28 @@ def _repeats(book: Book, ledger: Ledger, chance: random.Random) -> list[Finding]
     return found
 
 
+def check_backups(folder: Path, ledger: Ledger) -> list[Finding]:
+    """A backup that has its name is whole, killed or not: it can be restored, with all from before it began."""
+    found: list[Finding] = []
+    for number, (file, tokens) in enumerate(ledger.backups.items()):
+        if not Path(file).exists():
+            continue
+        again = folder / f"restored-{number}" / "shop.book"
+        again.parent.mkdir()
+        try:
+            keys = folder / "shop.book.keys"
+            tallybook.restore(file, f"sqlite:///{again}", keys=keys)
+            then = Ledger(ledger.begun, {token: ledger.outcomes[token] for token in tokens})
+            with tallybook.open(f"sqlite:///{again}") as book:
+                found += _ledger_agrees(book, then) or _sound(book, thorough=False)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a backup that can't be restored is looked for
+            found.append(Finding("broken", f"a backup: {type(error).__name__}: {error}"))
+        shutil.rmtree(again.parent)
+        os.unlink(file)
+    ledger.backups.clear()
+    return found
+
+
 class _Folded:
     """The rows of a read model in plain dictionaries: nothing of projector or store is in between."""
 
@@ -177,7 +202,7 @@ class _Folded:
 def _rows_agree(book: Book) -> list[Finding]:
     """Read models that caught up hold the rows that a fold of the whole log from its beginning gives."""
     core = book._core
-    core.catch_up()
+    book.projections.catch_up()
     history = list(core.history())
     found = []
     for model in core.projector.models:

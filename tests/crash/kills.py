@@ -27,14 +27,16 @@ from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.sqlite import SQLiteSession
 
 from . import workload
-from .checks import Finding, check
+from .checks import Finding, check, check_backups
 from .ledger import ACTOR, PURPOSE, Deed, Import, Ledger, Outcome
 from .report import Life
 
 KILLS_PER_BOOK = 10
 WORKERS_MAX = 3
-LIVES_S = (0.005, 0.05, 0.15)
-"""A worker lives for up to one of these times after its book is open; some die before."""
+TELLS = (1, 10, 60)
+"""A worker dies within DELAY_S after it told its parent something for up to one of these times; some die before."""
+DELAY_S = 0.01
+GIVE_UP_S = 60
 LINES = 400
 LINES_PER_COMMIT = 20
 MASTER = Path(tallybook.__file__).parent / "data" / "cdnow_master.txt.xz"
@@ -102,12 +104,21 @@ def rebuild(worker: Worker) -> None:
     worker.commands(1, 0.5)
 
 
+def back_up(worker: Worker) -> None:
+    """Backups, each after some commands."""
+    worker.commands(3, 0.5)
+    file = worker.folder / f"{worker.chance.getrandbits(64):x}.backup"
+    worker.tell(("backup", str(file), tuple(worker.ledger.outcomes)))
+    worker.book.backup(file)
+
+
 ACTIVITIES: Mapping[str, Callable[[Worker], None]] = {
     "append": append,
     "append with ids": append_with_ids,
     "import": import_lines,
     "project": project,
     "rebuild": rebuild,
+    "back up": back_up,
 }
 
 
@@ -155,6 +166,7 @@ def live(folder: Path, seed: str, kills: int, mistake: str | None = None) -> Lif
         number += len(doing)
         last = number >= kills
         findings += check(url, ledger, chance, thorough=last or chance.random() < 0.2)
+        findings += check_backups(folder, ledger)
         if last and not findings:
             findings += _finish_import(url, ledger)
         for one in doing:
@@ -188,7 +200,8 @@ def _run(
     """Start a worker for each activity, kill each at a moment of its own, and enter what they told into the ledger."""
     pids: dict[Connection, int] = {}
     ends: dict[Connection, float] = {}
-    spans: dict[Connection, float] = {}
+    tells: dict[Connection, int] = {}
+    patient: set[Connection] = set()
     for number, activity in enumerate(doing):
         receiving, sending = Pipe(duplex=False)
         pid = os.fork()
@@ -199,39 +212,37 @@ def _run(
             _work(url, folder, ledger, random.Random(f"{seed}/{number}"), ACTIVITIES[activity], sending)
         sending.close()
         pids[receiving] = pid
-        span = chance.random() * chance.choice(LIVES_S)
+        tells[receiving] = chance.randrange(chance.choice(TELLS)) + 1
         if chance.random() < 0.15:
-            ends[receiving] = time.monotonic() + span  # while it opens the book
+            ends[receiving] = time.monotonic() + chance.random() * 2 * DELAY_S  # while it opens the book
         else:
-            spans[receiving] = span
-            ends[receiving] = time.monotonic() + 60
+            patient.add(receiving)
+            ends[receiving] = time.monotonic() + GIVE_UP_S
     findings: list[Finding] = []
-    killed: set[Connection] = set()
-    open_ends = set(pids)
-    while open_ends:
-        now = time.monotonic()
-        for one in open_ends - killed:
-            if ends[one] <= now:
-                killed.add(one)
-                os.kill(pids[one], signal.SIGKILL)
-                if one in spans and ends[one] > now + 30:
-                    findings.append(Finding("broken", "a worker did not open the book within 60 s"))
-        left = max(0.0, min((ends[one] for one in open_ends - killed), default=now + 1) - time.monotonic())
-        for ready in wait(list(open_ends), left):
+    alive, telling = set(pids), set(pids)
+    while telling:
+        for one in [one for one in alive if ends[one] <= time.monotonic()]:
+            alive.remove(one)
+            os.kill(pids[one], signal.SIGKILL)
+            if one in patient and tells[one] > 0:
+                findings.append(Finding("broken", f"a worker told nothing more within {GIVE_UP_S} s"))
+        next_end = min((ends[one] for one in alive), default=time.monotonic() + GIVE_UP_S)
+        for ready in wait(list(telling), max(0.0, next_end - time.monotonic())):
             assert isinstance(ready, Connection)
             try:
                 message = ready.recv()
             except (EOFError, OSError):
-                open_ends.discard(ready)
-                if ready not in killed:
+                telling.discard(ready)
+                if ready in alive:
                     findings.append(Finding("broken", "a worker ended by itself"))
+                    alive.remove(ready)
                 continue
-            if message[0] == "open":
-                if ready in spans:
-                    ends[ready] = time.monotonic() + spans[ready]
-            elif message[0] == "failed":
+            tells[ready] -= 1
+            if tells[ready] == 0:
+                ends[ready] = min(ends[ready], time.monotonic() + chance.random() * DELAY_S)
+            if message[0] == "failed":
                 findings.append(Finding("broken", message[1]))
-            else:
+            elif message[0] != "open":
                 _enter(ledger, message)
     for one, pid in pids.items():
         one.close()
@@ -245,6 +256,9 @@ def _enter(ledger: Ledger, message: tuple[Any, ...]) -> None:
         ledger.begin(*rest)
     elif kind == "end":
         ledger.end(*rest)
+    elif kind == "backup":
+        file, tokens = rest
+        ledger.backups[file] = tokens
     elif kind == "imported" and ledger.imported is not None:
         ledger.imported.acknowledged = max(ledger.imported.acknowledged, *rest)
 

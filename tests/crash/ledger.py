@@ -90,7 +90,10 @@ class Import:
 
 @dataclass
 class Ledger:
-    """What is known of a book's history without looking into the book."""
+    """What is known of a book's history without looking into the book.
+
+    `backups`: a file, and what was acknowledged before the backup to it began.
+    """
 
     begun: dict[UUID, Deed] = field(default_factory=dict)
     outcomes: dict[UUID, Outcome] = field(default_factory=dict)
@@ -98,6 +101,7 @@ class Ledger:
     names: dict[UUID, set[str]] = field(default_factory=dict)
     tickets: list[UUID] = field(default_factory=list)
     imported: Import | None = None
+    backups: dict[str, tuple[UUID, ...]] = field(default_factory=dict)
 
     def begin(self, deed: Deed) -> None:
         """A command is about to be given."""

@@ -180,7 +180,7 @@ class World:
         purchase_id = self.purchases[purchase] if isinstance(purchase, str) else purchase
         if quantities is None:
             _, bought = customer.purchases[purchase_id]
-            quantities = {number: line.quantity for number, line in enumerate(bought, 1)}
+            quantities = {number: quantity for number, (quantity, _) in enumerate(bought, 1)}
         account.settle(stamp, stamp.effective_us, self.control)
         fact = customer.record_return(stamp, purchase_id, quantities, None)
         if account.enrolled:

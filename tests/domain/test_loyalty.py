@@ -963,8 +963,8 @@ def test_an_account_remembers_no_earning_that_nothing_can_touch(
     returnable = {
         purchase
         for purchase, (_, lines) in customer.purchases.items()
-        for number, line in enumerate(lines, 1)
-        if customer.returned.get((purchase, number), (0, 0))[0] < line.quantity
+        for number, (quantity, _) in enumerate(lines, 1)
+        if customer.returned.get((purchase, number), (0, 0))[0] < quantity
     }
     assert left <= set(account.earnings) <= left | returnable
     assert len(account.window) == len({earned_us for earned_us, _ in account.window})

@@ -1,8 +1,9 @@
-"""Write the golden file of every stored event that has none: `python -m tests.golden.make`.
+"""Write the golden file of every new version of an event, and its shape: `python -m tests.golden.make`.
 
-A golden file is the contract of one schema version: bytes that some release wrote, and what they say. It is made once
-and never again; this script refuses to overwrite one. What changes the stored form needs a new schema version, an
-upcaster, and a golden file beside the old one.
+A golden file is the contract of one schema version: bytes that some release wrote, and what they say; of a version
+after the first, what it makes of the golden events of all versions before it, too. It is made once and never again.
+Where anything in `forms.json` no longer holds, this script says so and writes nothing. What changes the stored form
+needs a new schema version, an upcaster, and a golden file beside the old ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from unittest import mock
 from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter, ValidationError
+from tools import forms
 
 import tallybook.domain
 import tallybook.domain.access
@@ -30,7 +32,7 @@ import tallybook.domain.operations
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
-from tallybook.domain.events import ENVELOPE, REGISTRY, Event, Metadata, Value
+from tallybook.domain.events import ENVELOPE, REGISTRY, Event, Metadata, Schema, Value
 from tallybook.domain.personal import Personal
 
 FOLDER = Path(__file__).parent
@@ -182,13 +184,31 @@ def meaning(event: Event, ring: Keyring) -> dict[str, Any]:
 
 def path_of(stored_name: str, version: int) -> Path:
     """Where the golden file of a schema version lies."""
-    return FOLDER / f"{stored_name}.v{version}.json"
+    return forms.golden_path(FOLDER, stored_name, version)
 
 
-def golden(event_class: type[Event]) -> dict[str, Any]:
+def said(path: Path, mapper: EventMapper) -> dict[str, Any]:
+    """What the examples of a golden file say today, as JSON."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    made = {}
+    for kind, example in content["examples"].items():
+        wanted = example["decodes_to"]
+        event = mapper.read(
+            UUID(wanted["originator_id"]),
+            wanted["originator_version"],
+            content["stored_name"],
+            bytes.fromhex(example["state"]),
+        )
+        made[kind] = meaning(event, mapper.keyring)
+    return made
+
+
+def golden(
+    event_class: type[Event], registry: Mapping[str, Schema] = REGISTRY, folder: Path = FOLDER
+) -> dict[str, Any]:
     """The content of a golden file."""
     ring = keyring()
-    mapper = EventMapper(ring)
+    mapper = EventMapper(ring, registry)
     made = {}
     for kind, event in examples(event_class).items():
         with fixed_nonce():
@@ -199,27 +219,67 @@ def golden(event_class: type[Event]) -> dict[str, Any]:
                 mapper.read(event.originator_id, event.originator_version, row.topic, row.state), ring
             ),
         }
-    return {
+    content = {
         "stored_name": event_class.stored_name,
         "schema_version": event_class.schema_version,
         "origin": ORIGIN,
         "data_key": DATA_KEY.hex(),
         "examples": made,
     }
+    if event_class.schema_version > 1:
+        content["older"] = older(event_class, mapper, folder)
+    return content
+
+
+def older(event_class: type[Event], mapper: EventMapper, folder: Path) -> dict[str, Any]:
+    """What the present version makes of the golden events of each version before it."""
+    return {
+        str(version): said(forms.golden_path(folder, event_class.stored_name, version), mapper)
+        for version in range(1, event_class.schema_version)
+    }
+
+
+def misread(registry: Mapping[str, Schema], folder: Path) -> list[str]:
+    """Golden events that no longer give the event that they gave."""
+    mapper = EventMapper(keyring(), registry)
+    wrong = []
+    for name, schema in sorted(registry.items()):
+        path = forms.golden_path(folder, name, schema.event_class.schema_version)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        wanted = {kind: example["decodes_to"] for kind, example in content["examples"].items()}
+        if said(path, mapper) != wanted:
+            wrong.append(f"{path.name} says something else")
+        for version, found in older(schema.event_class, mapper, folder).items():
+            if found != content["older"][version]:
+                wrong.append(f"{name}: version {version} is read as something else than when {path.name} was made")
+    return wrong
+
+
+def write(registry: Mapping[str, Schema], folder: Path) -> int:
+    """Write what is new, unless the contract is broken; the exit status."""
+    problems = forms.broken(registry, folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        return 1
+    kept = forms.kept(folder)
+    for stored_name, version in forms.missing(registry, kept):
+        event_class = registry[stored_name].event_class
+        path = forms.golden_path(folder, stored_name, version)
+        content = golden(event_class, registry, folder)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        shapes = kept["events"].setdefault(stored_name, {})
+        shapes[str(version)] = {**forms.shape_of(event_class), "golden": forms.digest_of(path)}
+        print(f"wrote  {path.name}")
+    kept["events"] = dict(sorted(kept["events"].items()))
+    (folder / forms.FORMS).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
 def main() -> int:
-    """Write what is missing."""
-    for stored_name, schema in sorted(REGISTRY.items()):
-        path = path_of(stored_name, schema.event_class.schema_version)
-        if path.exists():
-            print(f"kept   {path.name}")
-            continue
-        content = json.dumps(golden(schema.event_class), indent=1, ensure_ascii=False) + "\n"
-        with path.open("x", encoding="utf-8") as file:
-            file.write(content)
-        print(f"wrote  {path.name}")
-    return 0
+    """Write what is new."""
+    return write(REGISTRY, FOLDER)
 
 
 if __name__ == "__main__":

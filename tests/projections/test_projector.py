@@ -11,6 +11,8 @@ import pytest
 from eventsourcing.persistence import OperationalError
 
 import tallybook
+from tallybook.domain.events import Decision
+from tallybook.domain.loyalty import RedemptionRefused
 from tallybook.projections import projector as projector_module
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import Recorded, Rows, Table
@@ -110,7 +112,33 @@ def test_live_in_small_steps_equals_rebuilt_at_once_row_by_row(shop: Shop) -> No
 def test_the_trail_has_a_row_for_each_event(shop: Shop) -> None:
     busy(shop, 6)
     shop.book.projections.catch_up()
-    assert [row[0] for row in all_rows(shop)["trail"]] == list(range(1, shop.book.position() + 1))
+    rows = all_rows(shop)["trail"]
+    assert sorted(position for _, position, _ in rows) == list(range(1, shop.book.position() + 1))
+    events = dict(shop.history())
+    for subject, position, actor in rows:
+        event = events[position]
+        assert subject == (b"" if event.subject_id is None else event.subject_id.bytes)
+        assert actor == event.metadata.actor
+
+
+def test_the_trail_shows_what_stands_in_the_log(shop: Shop) -> None:
+    busy(shop, 6)
+    entries = [one for one in shop.book.audit.trail() if one.log == "events"]
+    for entry, (position, event) in zip(entries, shop.history(), strict=True):
+        assert (entry.position, entry.action, entry.subject) == (position, event.stored_name, event.subject_id)
+        assert (entry.actor, entry.purpose) == (event.metadata.actor, event.metadata.purpose)
+        assert entry.why == (f"rule set {event.rules}" if isinstance(event, Decision) else event.metadata.purpose)
+        assert entry.outcome == ("refused" if isinstance(event, RedemptionRefused) else "recorded")
+    last = shop.book.audit.trail(limit=3)
+    assert [one.position for one in last if one.log == "events"] == [
+        one.position for one in entries[-sum(one.log == "events" for one in last) :]
+    ]
+    someone = next(event.subject_id for _, event in shop.history() if event.subject_id)
+    with shop.book.acting("agent:other", purpose="call"):
+        shop.book.customers.record_interaction(someone, "visit")
+        mine = shop.book.audit.trail(someone, actor="agent:other")
+    assert [one.action for one in mine if one.log == "events"] == ["customer.interaction_recorded"]
+    assert len([one for one in shop.book.audit.trail(actor="agent:other") if one.log == "events"]) == 1
 
 
 def test_status_tells_the_lag_and_catching_up_takes_it_away(shop: Shop) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tallybook.adapters.rule_files import frozen_zone
+from tallybook.domain.customer import PurchaseRecorded
 from tallybook.projections.segments import Segment, segments
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def test_a_day_is_a_day_of_the_zone(shop: Shop) -> None:
     shop.buy(ada, "1997-03-01T23:30", 100)
     shop.buy(ada, "1997-03-02T00:30", 100)
     at_us = AS_OF
-    (in_utc,) = segments(shop.history(), at_us)
-    (in_rome,) = segments(shop.history(), at_us, frozen_zone("Europe/Rome"))
+    purchases = [
+        (ada, event.effective_us, event.net_minor) for _, event in shop.history() if isinstance(event, PurchaseRecorded)
+    ]
+    (in_utc,) = segments(purchases, at_us)
+    (in_rome,) = segments(purchases, at_us, frozen_zone("Europe/Rome"))
     assert (in_utc.frequency, in_rome.frequency) == (1, 0)
 
 
