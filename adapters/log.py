@@ -80,16 +80,12 @@ RECEIPTS = Table(
 CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
 
 
-def _stream(originator_id: UUID | str) -> bytes:
-    """A stream's key: a UUID's 16 bytes. The texts that the library allows begin with NUL, and are never 16 long."""
-    if isinstance(originator_id, UUID):
-        return originator_id.bytes
-    key = b"\0" + originator_id.encode()
-    return b"\0" + key if len(key) == 16 else key
+def _stream(originator_id: UUID | str) -> bytes | str:
+    return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
 
 
-def _originator(stream: bytes) -> UUID | str:
-    return uuid_from(stream) if len(stream) == 16 else stream.lstrip(b"\0").decode()
+def _originator(stream: bytes | str) -> UUID | str:
+    return uuid_from(stream) if isinstance(stream, bytes) else stream
 
 
 class EventStore(Protocol):

@@ -214,9 +214,11 @@ class _Column:
         else:
             if kind == "text":
                 values = [None if one is None else one.encode() for one in values]
-            items = b"".join(
-                chain.from_iterable([(_NULL,) if one is None else (_LENGTH(len(one)), one) for one in values])
-            )
+            parts = chain.from_iterable([(_NULL,) if one is None else (_LENGTH(len(one)), one) for one in values])
+            try:
+                items = b"".join(parts)
+            except TypeError as error:
+                raise persistence.ProgrammingError("bytes are wanted: streams have UUIDs here, no texts") from error
         return _ARRAY(1, 1, _ARRAYS[kind][2], len(values), 1) + items
 
 
