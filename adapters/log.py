@@ -80,16 +80,12 @@ RECEIPTS = Table(
 CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
 
 
-def _stream(originator_id: UUID | str) -> bytes:
-    """A stream's key: a UUID's 16 bytes. The texts that the library allows begin with NUL, and are never 16 long."""
-    if isinstance(originator_id, UUID):
-        return originator_id.bytes
-    key = b"\0" + originator_id.encode()
-    return b"\0" + key if len(key) == 16 else key
+def _stream(originator_id: UUID | str) -> bytes | str:
+    return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
 
 
-def _originator(stream: bytes) -> UUID | str:
-    return uuid_from(stream) if len(stream) == 16 else stream.lstrip(b"\0").decode()
+def _originator(stream: bytes | str) -> UUID | str:
+    return uuid_from(stream) if isinstance(stream, bytes) else stream
 
 
 class EventStore(Protocol):
@@ -266,10 +262,10 @@ class LogRecorder(ApplicationRecorder):
         if reads and (moved := self._moved(session.rows, reads)) is not None:
             raise IntegrityError(f"stream {moved[0]} moved on from version {moved[1]}")
         if new:
-            frontier = merkle.Frontier(last, packed or b"")
             rows = [(position, *row) for position, row in enumerate(new, last + 1)]
+            session.insert(self.table, rows)  # a server is at work on this while the leaves are hashed
+            frontier = merkle.Frontier(last, packed or b"")
             frontier.append_rows(self.origin, rows)
-            session.insert(self.table, rows)
             session.run(self._move_head, (frontier.size, frontier.packed()))
             session.announce(self.table.name)
         if releases:

@@ -1,4 +1,4 @@
-"""PostgreSQL: sessions in pipeline mode, so that a commit is two round trips; a pool that replaces what breaks.
+"""PostgreSQL: sessions in pipeline mode, so that an append is two round trips; connections that break are replaced.
 
 What a book is, is in its URL: server, database, user and schema are never taken from the environment (PGHOST,
 PGDATABASE, PGSERVICE, PGOPTIONS and their kind don't count). Passwords and TLS files may come from where libpq looks
@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import selectors
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from hashlib import sha256
-from itertools import chain, count
+from itertools import chain
 from threading import Condition, Event, Thread, get_ident
 from types import TracebackType
 from typing import Any, Self
@@ -44,9 +47,10 @@ from .files import FORMAT
 try:
     import psycopg
     from psycopg import sql
-    from psycopg.adapt import AdaptersMap, Dumper
+    from psycopg.adapt import AdaptersMap
     from psycopg.conninfo import conninfo_to_dict
-    from psycopg.pq import Format, TransactionStatus
+    from psycopg.pq import ConnStatus, ExecStatus, Format, TransactionStatus
+    from psycopg.pq.abc import PGresult
     from psycopg.types.numeric import Int8BinaryDumper
 except ImportError as error:  # libpq is missing, or the package
     raise MissingExtra("psycopg", "postgres") from error
@@ -55,6 +59,8 @@ DEFAULT_SCHEMA = "tallybook"
 DEFAULT_LOCK_TIMEOUT_S = 30
 CONNECTIONS_MAX = 16
 """Connections of one open book for sessions and reads. A thread that has one gets another beyond this."""
+ROWS_AT_ONCE = 20
+"""From how many rows on it pays to send them before the statements that follow are known."""
 IDLE_IN_TRANSACTION_S = 60
 """When the server ends a transaction that its client abandoned, so that it does not hold the head for ever."""
 
@@ -171,128 +177,270 @@ def _said(error: psycopg.Error) -> str:
 
 # ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+_Key = tuple[str, tuple[int, ...]]
+"""A statement with the types of its values."""
+
+_BEGIN_WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_BEGIN_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+_INT8, _BYTEA, _TEXT = 20, 17, 25
+_ARRAYS: Mapping[str, tuple[str, int, int]] = {
+    # our kind: its array, the array's type, the elements' type
+    "integer": ("bigint[]", 1016, _INT8),
+    "text": ("text[]", 1009, _TEXT),
+    "blob": ("bytea[]", 1001, _BYTEA),
+}
+_LENGTH = struct.Struct(">i").pack
+_INTEGER = struct.Struct(">q").pack
+_ITEM = struct.Struct(">iq").pack
+_ARRAY = struct.Struct(">iiIii").pack
+_NULL = _LENGTH(-1)
+
 
 class _Column:
     """A column of rows on its way into `unnest`."""
 
-    __slots__ = ("values",)
+    __slots__ = ("kind", "values")
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, kind: str, values: Sequence[Any]) -> None:
+        self.kind = kind
         self.values = values
 
-
-class _Integers(_Column):
-    pass
-
-
-class _Texts(_Column):
-    pass
-
-
-class _Blobs(_Column):
-    pass
-
-
-_COLUMNS: Mapping[str, type[_Column]] = {"integer": _Integers, "text": _Texts, "blob": _Blobs}
-_ARRAYS: Mapping[str, str] = {"integer": "bigint[]", "text": "text[]", "blob": "bytea[]"}
-_LENGTH = struct.Struct(">i").pack
-_INTEGER = struct.Struct(">iq").pack
-_NULL = _LENGTH(-1)
+    def dumped(self) -> bytes:
+        """PostgreSQL's binary form of an array of one dimension."""
+        values, kind = self.values, self.kind
+        if kind == "integer":
+            items = b"".join([_NULL if one is None else _ITEM(8, one) for one in values])
+        else:
+            if kind == "text":
+                values = [None if one is None else one.encode() for one in values]
+            parts = chain.from_iterable([(_NULL,) if one is None else (_LENGTH(len(one)), one) for one in values])
+            try:
+                items = b"".join(parts)
+            except TypeError as error:
+                raise persistence.ProgrammingError("bytes are wanted: streams have UUIDs here, no texts") from error
+        return _ARRAY(1, 1, _ARRAYS[kind][2], len(values), 1) + items
 
 
-class _ColumnDumper(Dumper):
-    """PostgreSQL's binary form of an array of one dimension, several times faster than psycopg's for any nesting."""
-
-    format = Format.BINARY
-    element_oid = 0
-
-    def dump(self, obj: _Column) -> bytes:
-        values = obj.values
-        items = self.items(values)
-        return struct.pack(">iiIii", 1, 1, self.element_oid, len(values), 1) + b"".join(items)
-
-    @staticmethod
-    def items(values: Sequence[Any]) -> Iterator[bytes]:
-        raise NotImplementedError
-
-
-class _IntegersDumper(_ColumnDumper):
-    oid, element_oid = 1016, 20
-
-    @staticmethod
-    def items(values: Sequence[Any]) -> Iterator[bytes]:
-        return (_NULL if value is None else _INTEGER(8, value) for value in values)
-
-
-class _BlobsDumper(_ColumnDumper):
-    oid, element_oid = 1001, 17
-
-    @staticmethod
-    def items(values: Sequence[Any]) -> Iterator[bytes]:
-        return chain.from_iterable((_NULL,) if value is None else (_LENGTH(len(value)), value) for value in values)
+def _dumped(params: Sequence[Any]) -> tuple[list[bytes | None], tuple[int, ...]]:
+    """Values in PostgreSQL's binary form, and their types: one for all integers, so that it is prepared once."""
+    values: list[bytes | None] = []
+    kinds: list[int] = []
+    try:
+        for one in params:
+            if isinstance(one, _Column):
+                values.append(one.dumped())
+                kinds.append(_ARRAYS[one.kind][1])
+            elif one is None:
+                values.append(None)
+                kinds.append(0)
+            elif isinstance(one, int):
+                values.append(_INTEGER(one))
+                kinds.append(_INT8)
+            elif isinstance(one, str):
+                values.append(one.encode())
+                kinds.append(_TEXT)
+            else:
+                values.append(bytes(one))
+                kinds.append(_BYTEA)
+    except struct.error as error:
+        raise OverflowError("an integer does not fit into 64 bits") from error
+    return values, tuple(kinds)
 
 
-class _TextsDumper(_ColumnDumper):
-    oid, element_oid = 1009, 25
+_LOADERS: Mapping[int, Callable[[bytes], Any]] = {
+    **dict.fromkeys((_INT8, 21, 23), lambda data: int.from_bytes(data, "big", signed=True)),
+    **dict.fromkeys((_TEXT, 19, 1043), bytes.decode),
+    16: lambda data: data != b"\0",
+}
 
-    @staticmethod
-    def items(values: Sequence[Any]) -> Iterator[bytes]:
-        return _BlobsDumper.items([value if value is None else value.encode() for value in values])
+
+def _rows_of(answer: PGresult | None) -> list[tuple[Any, ...]]:
+    if answer is None:
+        return []
+    loaders = [_LOADERS.get(answer.ftype(column), bytes) for column in range(answer.nfields)]
+    value, columns = answer.get_value, list(enumerate(loaders))
+    return [
+        tuple([None if (data := value(row, column)) is None else load(data) for column, load in columns])
+        for row in range(answer.ntuples)
+    ]
+
+
+def _error_of(answer: PGresult | None) -> psycopg.Error:
+    if answer is None:
+        return psycopg.OperationalError("the connection was closed")
+    if answer.status == ExecStatus.PIPELINE_ABORTED:
+        return psycopg.errors.PipelineAborted("a statement before it failed")
+    return psycopg.errors.error_from_result(answer)
+
+
+def _is_gone(link: _Link, error: psycopg.Error) -> bool:
+    """Whether the connection is lost, or about to be."""
+    return link.lost or error.sqlstate in _LOST
+
+
+@lru_cache(10_000)
+def _with_numbers(statement: str) -> bytes:
+    """A statement with PostgreSQL's marks."""
+    first, *rest = statement.split("?")
+    return "".join([first, *(f"${number}{part}" for number, part in enumerate(rest, 1))]).encode()
+
+
+@lru_cache(10_000)
+def _with_percents(statement: str) -> bytes:
+    """A statement with psycopg's marks, which ask for binary values."""
+    return statement.replace("%", "%%").replace("?", "%b").encode()
 
 
 _ADAPTERS = AdaptersMap(psycopg.adapters)
-for _kind, _dumper in ((_Integers, _IntegersDumper), (_Texts, _TextsDumper), (_Blobs, _BlobsDumper)):
-    _ADAPTERS.register_dumper(_kind, _dumper)
-# One type for all integers: a statement is prepared once, whatever the size of its values.
-_ADAPTERS.register_dumper(int, Int8BinaryDumper)
-
-_STATEMENTS: dict[str, str] = {}
-_NUMBERS = count()
-
-
-def _with_percents(statement: str) -> str:
-    """A statement with psycopg's marks, which ask for binary values."""
-    found = _STATEMENTS.get(statement)
-    if found is None:
-        found = statement.replace("%", "%%").replace("?", "%b")
-        if len(_STATEMENTS) < 10_000:
-            _STATEMENTS[statement] = found
-    return found
+_ADAPTERS.register_dumper(int, Int8BinaryDumper)  # one type for all integers here too
 
 
 # ── sessions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class _Link:
+    """A connection in libpq's pipeline mode: statements gather until an answer is wanted, and are sent at once.
+
+    psycopg's own pipeline sends each statement by itself, and takes a statement for prepared whose preparation was cut
+    off by an error (3.3).
+    """
+
+    PREPARED_MAX = 200
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self.connection = connection
+        self._pgconn = connection.pgconn
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self._pending: deque[_Key | None] = deque()  # statements without an answer; by key where they are prepared
+        self._seen: set[_Key] = set()
+        self._prepared: dict[_Key, bytes] = {}
+        self._names = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._pgconn.status == ConnStatus.BAD
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may serve another transaction."""
+        return (
+            not self.connection.closed
+            and not self._pending
+            and self._pgconn.transaction_status == TransactionStatus.IDLE
+        )
+
+    def open(self) -> None:
+        """Begin to gather."""
+        self._pgconn.enter_pipeline_mode()
+
+    def send(self, statement: str, params: Sequence[Any] = (), *, keep: bool = True) -> None:
+        """Add a statement. With `keep`, it is prepared when it comes a second time."""
+        values, kinds = _dumped(params)
+        formats = [Format.BINARY] * len(values)
+        key = (statement, kinds)
+        name = self._prepared.get(key)
+        if name is None and keep:
+            if key not in self._seen:
+                if len(self._seen) < 10 * self.PREPARED_MAX:
+                    self._seen.add(key)
+            elif len(self._prepared) < self.PREPARED_MAX:
+                self._names += 1
+                name = self._prepared[key] = b"tallybook_%d" % self._names
+                self._pgconn.send_prepare(name, _with_numbers(statement), kinds)
+                self._pending.append(key)
+        if name is None:
+            self._pgconn.send_query_params(_with_numbers(statement), values, kinds, formats, Format.BINARY)
+        else:
+            self._pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+        self._pending.append(None)
+
+    def hurry(self) -> None:
+        """Send what is there, as far as it goes without waiting: the server may begin with it."""
+        self._pgconn.flush()
+
+    def answers(self) -> PGresult | None:
+        """Send all, and take all answers; the last one. Raises the first error."""
+        self._pgconn.send_flush_request()
+        return self._taken()
+
+    def close(self) -> PGresult | None:
+        """Take all answers and end the pipeline: after an error, this is where the connection works again."""
+        self._pgconn.pipeline_sync()
+        last: PGresult | None = None
+        error: psycopg.Error | None = None
+        try:
+            last = self._taken()
+        except psycopg.Error as failure:
+            error = failure
+        try:
+            if not self.lost:
+                self._next()  # what answers the sync
+                self._pgconn.exit_pipeline_mode()
+        except psycopg.Error:
+            self.connection.close()  # it died after the last answer, or with it: what was answered counts
+        if error is not None:
+            raise error
+        return last
+
+    def _taken(self) -> PGresult | None:
+        self._flush()
+        last: PGresult | None = None
+        error: psycopg.Error | None = None
+        while self._pending:
+            key = self._pending.popleft()
+            last = self._next()
+            if last is None or last.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                if key is not None:
+                    del self._prepared[key]
+                if error is None:
+                    error = _error_of(last)
+                if self.lost:
+                    self._pending.clear()
+                    break
+            while self._next() is not None:
+                pass
+        if error is not None:
+            raise error
+        return last
+
+    def _next(self) -> PGresult | None:
+        while self._pgconn.is_busy():
+            self._poll.poll()
+            self._pgconn.consume_input()
+        return self._pgconn.get_result()
+
+    def _flush(self) -> None:
+        while self._pgconn.flush():
+            # The server may be waiting for us to read before it reads on.
+            self._poll.modify(self.connection.fileno(), select.POLLIN | select.POLLOUT)
+            ready = self._poll.poll()
+            self._poll.modify(self.connection.fileno(), select.POLLIN)
+            if any(event & ~select.POLLOUT for _, event in ready):
+                self._pgconn.consume_input()
+
+
 class PostgresSession:
-    """One transaction, in pipeline mode: what answers nothing is sent together with what follows.
+    """One transaction: what answers nothing is sent together with what follows, so that an append is two round trips.
 
     A writing one is READ COMMITTED: what it reads after it took a lock, it reads as the one who had the lock before
     left it. A reading one sees one moment.
     """
 
-    __slots__ = ("_begun", "_connection", "_database", "_failed", "_pipeline", "_write")
+    __slots__ = ("_begun", "_database", "_link", "_write")
 
-    _connection: psycopg.Connection[tuple[Any, ...]]
-    _pipeline: AbstractContextManager[psycopg.Pipeline]
+    _link: _Link
     _begun: bool
-    _failed: bool
 
     def __init__(self, database: PostgresDatabase, write: bool) -> None:
         self._database = database
         self._write = write
 
     def __enter__(self) -> Self:
-        self._connection = self._database._take()
-        try:
-            try:
-                self._begin()
-            except psycopg.Error:
-                self._begin_anew()
-        except BaseException as error:
-            self._abandon()
-            if isinstance(error, psycopg.Error):
-                raise translated(error, self._database.place, lost=True) from error
-            raise
+        self._link = self._database._take()
+        self._begin()
         return self
 
     def __exit__(
@@ -304,47 +452,45 @@ class PostgresSession:
         if exc is not None:
             self._roll_back()
             return
-        connection, place = self._connection, self._database.place
+        link, place = self._link, self._database.place
         try:
-            committed = connection.cursor()
-            committed.execute("COMMIT", prepare=False)
-            self._pipeline.__exit__(None, None, None)
+            self._send("COMMIT", keep=False)
+            last = link.close()
         except psycopg.Error as error:
-            self._failed = True
-            lost = connection.broken
+            gone = _is_gone(link, error)
             self._roll_back()
-            raise translated(error, place, lost=lost, committing=lost and self._write) from error
+            raise translated(error, place, lost=gone, committing=gone and self._write) from error
         except BaseException:
             self._abandon()
             raise
-        if committed.statusmessage != "COMMIT":
-            self._failed = True
-            self._roll_back()
+        self._database._give_back(link)
+        if last is None or last.command_status != b"COMMIT":
             raise persistence.OperationalError(f"a statement failed, and the transaction on {place} was rolled back")
-        self._database._give_back(connection)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and fetch all of its rows."""
         try:
             try:
-                return self._fetched(statement, params)
-            except psycopg.Error:
-                if self._begun or not self._connection.broken:
+                self._send(statement, params)
+                answer = self._link.answers()
+            except psycopg.Error as error:
+                if self._begun or not _is_gone(self._link, error):
                     raise
-                self._begin_anew()
-                return self._fetched(statement, params)
+                # The pooled connection died while nobody used it, and nothing was done on it yet.
+                self._abandon()
+                self._link = self._database._take(fresh=True)
+                self._begin()
+                self._send(statement, params)
+                answer = self._link.answers()
         except psycopg.Error as error:
-            self._failed = True
-            raise translated(error, self._database.place, lost=self._connection.broken) from error
+            raise translated(error, self._database.place, lost=_is_gone(self._link, error)) from error
+        self._begun = True
+        return _rows_of(answer)
 
     def run(self, statement: str, params: Sequence[Any] = ()) -> None:
         """Run a statement that answers nothing, some time before the next rows or the end."""
         self._begun = True
-        try:
-            self._connection.cursor().execute(_with_percents(statement), params)
-        except psycopg.Error as error:
-            self._failed = True
-            raise translated(error, self._database.place, lost=self._connection.broken) from error
+        self._send(statement, params)
 
     def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows."""
@@ -359,7 +505,8 @@ class PostgresSession:
 
     def define(self, statement: str) -> None:
         """Run a statement that defines a table or an index."""
-        self.run(statement.format_map(DIALECT))
+        self._begun = True
+        self._send(statement.format_map(DIALECT), keep=False)
 
     def announce(self, channel: str) -> None:
         """Wake those who watch, once this is committed."""
@@ -368,52 +515,37 @@ class PostgresSession:
     def _put(self, statement: str, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
             columns = zip(*rows, strict=True)
-            kinds = [_COLUMNS[kind] for _, kind in table.columns]
-            self.run(statement, [kind(column) for kind, column in zip(kinds, columns, strict=True)])
+            self.run(
+                statement, [_Column(kind, column) for (_, kind), column in zip(table.columns, columns, strict=True)]
+            )
 
     def _begin(self) -> None:
-        self._begun = self._failed = False
-        self._pipeline = self._connection.pipeline()
-        self._pipeline.__enter__()
-        self._connection.cursor().execute(
-            "BEGIN ISOLATION LEVEL READ COMMITTED"
-            if self._write
-            else "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-            prepare=False,  # there is no plan to keep
-        )
+        self._begun = False
+        self._link.open()
+        self._send(_BEGIN_WRITING if self._write else _BEGIN_READING, keep=False)
 
-    def _begin_anew(self) -> None:
-        """Begin on another connection: the pooled one died while nobody used it, and nothing was done on it yet."""
-        self._abandon()
-        self._connection = self._database._take(fresh=True)
-        self._begin()
-
-    def _fetched(self, statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
-        cursor = self._connection.cursor(binary=True)
-        cursor.execute(_with_percents(statement), params)
-        rows = cursor.fetchall()
-        self._begun = True
-        return rows
+    def _send(self, statement: str, params: Sequence[Any] = (), *, keep: bool = True) -> None:
+        try:
+            self._link.send(statement, params, keep=keep)
+        except psycopg.Error as error:
+            raise translated(error, self._database.place, lost=self._link.lost) from error
 
     def _roll_back(self) -> None:
         """End the transaction without effect, and give the connection back if it is fit for another."""
-        connection = self._connection
-        try:
-            self._pipeline.__exit__(None, None, None)
-        except psycopg.Error:
-            self._failed = True
-        if not connection.broken:
-            # A failure may have cut off a statement that was being prepared, and psycopg 3.3 takes it for prepared all
-            # the same. It forgets what it prepared when it sees a ROLLBACK that it has not seen before.
-            unseen = f" -- {next(_NUMBERS)}" if self._failed else ""
-            with suppress(psycopg.Error):
-                connection.execute(f"ROLLBACK{unseen}".encode())
-        self._database._give_back(connection)
+        link = self._link
+        with suppress(psycopg.Error):
+            link.close()
+        with suppress(psycopg.Error):
+            if not link.lost and not link.idle:
+                link.open()
+                link.send("ROLLBACK", keep=False)
+                link.close()
+        self._database._give_back(link)
 
     def _abandon(self) -> None:
         """Close a connection of which nothing is known any more: the server rolls back."""
-        self._connection.close()
-        self._database._give_back(self._connection)
+        self._link.connection.close()
+        self._database._give_back(self._link)
 
 
 class PostgresDatabase:
@@ -448,8 +580,8 @@ class PostgresDatabase:
         self._pid = os.getpid()
         self._inserts: dict[str, str] = {}
         self._state = Condition()
-        self._idle: list[psycopg.Connection[tuple[Any, ...]]] = []
-        self._users: dict[int, int] = {}  # id of a connection in use → its thread
+        self._idle: list[_Link] = []
+        self._users: dict[int, int] = {}  # id of a link in use → its thread
         self._closed = False
         self._listener: _Listener | None = None
 
@@ -478,20 +610,22 @@ class PostgresDatabase:
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT. Asked again on a new connection if the first one is lost."""
-        connection = self._take()
+        link = self._take()
+        asked = _with_percents(statement)
         try:
             try:
-                return connection.cursor(binary=True).execute(_with_percents(statement), params).fetchall()
-            except psycopg.Error:
-                if not connection.broken:
+                return link.connection.cursor(binary=True).execute(asked, params).fetchall()
+            except psycopg.Error as error:
+                if not _is_gone(link, error):
                     raise
-                self._give_back(connection)
-                connection = self._take(fresh=True)
-                return connection.cursor(binary=True).execute(_with_percents(statement), params).fetchall()
+                link.connection.close()
+                self._give_back(link)
+                link = self._take(fresh=True)
+                return link.connection.cursor(binary=True).execute(asked, params).fetchall()
         except psycopg.Error as error:
-            raise translated(error, self.place, lost=connection.broken) from error
+            raise translated(error, self.place, lost=_is_gone(link, error)) from error
         finally:
-            self._give_back(connection)
+            self._give_back(link)
 
     def has_table(self, name: str) -> bool:
         """Whether there is a table of a name in the schema."""
@@ -618,8 +752,8 @@ class PostgresDatabase:
             while self._users:
                 self._state.wait(0.05)
             idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        for link in idle:
+            link.connection.close()
         if self._listener is not None:
             self._listener.close()
 
@@ -654,7 +788,7 @@ class PostgresDatabase:
             raise translated(error, self.place, lost=True) from error
         return connection
 
-    def _take(self, *, fresh: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
+    def _take(self, *, fresh: bool = False) -> _Link:
         """A connection for this thread. `fresh`: one was found broken, so those that lie idle are not trusted."""
         self.check_usable()
         me = get_ident()
@@ -662,7 +796,7 @@ class PostgresDatabase:
         with self._state:
             if fresh:
                 for old in self._idle:
-                    old.close()
+                    old.connection.close()
                 self._idle.clear()
             while not self._idle and len(self._users) >= CONNECTIONS_MAX and me not in self._users.values():
                 left = until - time.monotonic()
@@ -671,39 +805,38 @@ class PostgresDatabase:
                 self._state.wait(left)
                 self.check_usable()
             if self._idle:
-                connection = self._idle.pop()
-                self._users[id(connection)] = me
-                return connection
+                link = self._idle.pop()
+                self._users[id(link)] = me
+                return link
             # A place is kept while the connection is made.
             placeholder = object()
             self._users[id(placeholder)] = me
         try:
-            connection = self._connect()
+            link = _Link(self._connect())
         except BaseException:
             self._leave(id(placeholder))
             raise
         with self._state:
             del self._users[id(placeholder)]
-            self._users[id(connection)] = me
-        return connection
+            self._users[id(link)] = me
+        return link
 
-    def _give_back(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        fit = not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+    def _give_back(self, link: _Link) -> None:
+        fit = link.idle
         if not fit:
-            connection.close()
-        self._leave(id(connection), connection if fit else None)
+            link.connection.close()
+        self._leave(id(link), link if fit else None)
 
-    def _leave(self, key: int, connection: psycopg.Connection[tuple[Any, ...]] | None = None) -> None:
+    def _leave(self, key: int, link: _Link | None = None) -> None:
         with self._state:
-            self._users.pop(key, None)
-            if connection is not None:
-                self._idle.append(connection)
+            if self._users.pop(key, None) is not None and link is not None:
+                self._idle.append(link)
             self._state.notify()
 
     def _insert_statement(self, table: Table) -> str:
         statement = self._inserts.get(table.name)
         if statement is None:
-            arrays = ",".join(f"?::{_ARRAYS[kind]}" for _, kind in table.columns)
+            arrays = ",".join(f"?::{_ARRAYS[kind][0]}" for _, kind in table.columns)
             statement = self._inserts[table.name] = f"INSERT INTO {table.name} SELECT * FROM unnest({arrays})"  # noqa: S608 - names of ours
         return statement
 

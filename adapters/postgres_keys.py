@@ -18,7 +18,7 @@ import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tallybook.domain.errors import BookError, KeysMissing
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing
 from tallybook.projections.read_models import Table
 
 from .database import Database, Session, marks
@@ -141,8 +141,9 @@ class PostgresKeyStore:
     def __init__(self, database: Database, origin: str, wrapping_key: WrappingKey) -> None:
         """Raises KeysMissing, if the wrapping key is another than the book's."""
         self.origin = origin
-        self._database = database
+        self.database = database
         self._wrapping_key = wrapping_key
+        self._closed = False
         rows = database.rows("SELECT wrapping_key, wrapped FROM book_keys WHERE name=?", [LOOKUP])
         if not rows:
             raise KeysMissing(
@@ -170,10 +171,11 @@ class PostgresKeyStore:
 
     def count(self) -> int:
         """How many subjects have a key."""
-        return int(self._database.rows("SELECT COUNT(*) FROM data_keys")[0][0])
+        return int(self.database.rows("SELECT COUNT(*) FROM data_keys")[0][0])
 
     def add(self, keys: Mapping[UUID, bytes]) -> None:
         """Keep new keys: committed when this returns. Raises IntegrityError if one is there."""
+        self._check_open()
         wrapping_key = self._wrapping_key
         rows = [
             (
@@ -183,16 +185,17 @@ class PostgresKeyStore:
             )
             for subject, key in keys.items()
         ]
-        with self._database.session(write=True) as session:
+        with self.database.session(write=True) as session:
             session.insert(DATA_KEYS, rows)
 
     def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
         """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
+        self._check_open()
         wanted = list(subjects)
         found: dict[UUID, bytes] = {}
         for start in range(0, len(wanted), 500):
             chunk = [subject.bytes for subject in wanted[start : start + 500]]
-            for subject, fingerprint, wrapped in self._database.rows(
+            for subject, fingerprint, wrapped in self.database.rows(
                 f"SELECT subject, wrapping_key, wrapped FROM data_keys WHERE subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
                 chunk,
             ):
@@ -200,4 +203,9 @@ class PostgresKeyStore:
         return found
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Answer no more."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BookClosed("The book is closed.", path=self.database.place, remedy="Open it again.")

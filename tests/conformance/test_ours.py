@@ -1,15 +1,21 @@
-"""The public suites, run on our own stores: in files and in memory."""
+"""The public suites, run on our own stores: in files, in memory and on a server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+import pytest
+from tests.postgres import drop_schema, made_schema, schema_url
+
 from tallybook.adapters.database import Database
 from tallybook.adapters.keys import FileKeyStore, KeyStore, MemoryKeyStore
 from tallybook.adapters.log import EventStore, LogRecorder
+from tallybook.adapters.postgres import PostgresDatabase
+from tallybook.adapters.postgres_keys import PostgresKeyStore, WrappingKey
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.projections.read_models import ReadModelStore
@@ -47,6 +53,38 @@ class TestEventsInMemory(OnDatabase):
         return recorder(SQLiteDatabase(f"file:suite-{uuid4().hex}?mode=memory&cache=shared"))
 
 
+class OnServer:
+    """Each store has a schema of its own."""
+
+    @pytest.fixture(autouse=True)
+    def schemas(self) -> Iterator[None]:
+        self.made: list[str] = []
+        yield
+        for schema in self.made:
+            drop_schema(schema)
+
+    def new_database(self) -> PostgresDatabase:
+        """In a new schema."""
+        self.made.append(made_schema())
+        return PostgresDatabase(schema_url(self.made[-1]))
+
+
+def same_database(database: Database) -> PostgresDatabase:
+    """Another handle on the same schema."""
+    assert isinstance(database, PostgresDatabase)
+    return PostgresDatabase(schema_url(database.schema))
+
+
+class TestEventsOnAServer(OnServer, OnDatabase):
+    text_streams = False
+
+    def make(self, tmp_path: Path) -> EventStore:
+        return recorder(self.new_database())
+
+    def reopen(self, store: EventStore) -> EventStore:
+        return LogRecorder(same_database(cast("LogRecorder", store).database), origin=ORIGIN)
+
+
 class TestKeysInFiles(KeyStoreSuite):
     def make(self, tmp_path: Path) -> KeyStore:
         return FileKeyStore(tmp_path / "suite.keys", origin=ORIGIN)
@@ -60,6 +98,26 @@ class TestKeysInMemory(KeyStoreSuite):
 
     def make(self, tmp_path: Path) -> KeyStore:
         return MemoryKeyStore(ORIGIN)
+
+
+class TestKeysOnAServer(OnServer, KeyStoreSuite):
+    wrapping_key = WrappingKey(bytes(32), Path("suite.wrapping-key"))
+
+    def make(self, tmp_path: Path) -> KeyStore:
+        database = self.new_database()
+        with database.session(write=True) as session:
+            for statement in PostgresKeyStore.definitions():
+                session.define(statement)
+            PostgresKeyStore.begin(session, ORIGIN, self.wrapping_key)
+        return PostgresKeyStore(database, ORIGIN, self.wrapping_key)
+
+    def reopen(self, store: KeyStore) -> KeyStore:
+        database = same_database(cast("PostgresKeyStore", store).database)
+        return PostgresKeyStore(database, ORIGIN, self.wrapping_key)
+
+    def close(self, store: KeyStore) -> None:
+        store.close()
+        cast("PostgresKeyStore", store).database.close()
 
 
 class RowsOnDatabase(ReadModelStoreSuite):
@@ -85,3 +143,11 @@ class TestRowsInMemory(RowsOnDatabase):
 
     def make(self, tmp_path: Path) -> ReadModelStore:
         return TableReadModelStore(SQLiteDatabase(f"file:suite-{uuid4().hex}?mode=memory&cache=shared"))
+
+
+class TestRowsOnAServer(OnServer, RowsOnDatabase):
+    def make(self, tmp_path: Path) -> ReadModelStore:
+        return TableReadModelStore(self.new_database())
+
+    def reopen(self, store: ReadModelStore) -> ReadModelStore:
+        return TableReadModelStore(same_database(cast("TableReadModelStore", store).database))
