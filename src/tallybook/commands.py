@@ -292,6 +292,7 @@ class Work:
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
         self.refused: Refused | None = None
+        self._control: Control | None = None
         self._drafts: dict[UUID, Aggregate] = {}
         self._versions: dict[UUID, int] = {}
         self._loaded: set[UUID] = set()
@@ -311,7 +312,9 @@ class Work:
 
     def control(self) -> Control:
         """The rule sets and sweeps, to be read."""
-        return self._draft(Control, self._core.book_id)
+        if self._control is None:
+            self._control = self._draft(Control, self._core.book_id)
+        return self._control
 
     def operations(self) -> Operations:
         """A draft of what was decided about read models."""
