@@ -364,6 +364,15 @@ class BookApplication(Application[UUID]):
         """The last position."""
         return self.log.position()
 
+    def mark(self, position: int) -> bytes | None:
+        """The id of the event at a position; empty if it can't be read, None if there is none."""
+        for row in self.log.rows_at([position]):
+            try:
+                return next(self.decode([row])).event.event_id.bytes
+            except StoredFormError:
+                return b""
+        return None
+
 
 def compared(snapshots: SnapshotStore, events: BookEventStore, progress: Progress | None = None) -> SnapshotReport:
     """Compare every snapshot with a replay of its stream up to its version."""

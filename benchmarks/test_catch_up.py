@@ -58,6 +58,10 @@ class OneByOne:
         """The last position."""
         return self.head
 
+    def mark(self, position: int) -> bytes | None:
+        """The id of an event."""
+        return self._app.mark(position)
+
     def read(self, after: int, limit: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """The next event."""
         if not self._batch:

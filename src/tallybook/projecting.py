@@ -51,12 +51,18 @@ class ProjectionsDesk(Desk):
 
         The live rows answer queries, and writers go on, until the swap. With `processes`, the subjects are divided
         among as many Python processes (a book in memory has only one). Side effects (`on_update`) are muted.
-        Refuses: invalid_argument. Raises ReadModelFailed; the live rows stay then.
+        One that is paused or retired is left as it is. Refuses: invalid_argument, read_model_stopped. Raises
+        ReadModelFailed; the live rows stay then.
         """
         core = self._core
         core.check_open()
         whole(processes, "processes", 1, 64)
-        models = core.projector.models if name is None else [self._model(name)]
+        stopped = core.operations().stopped
+        if name in stopped:
+            raise refusal(
+                "read_model_stopped", f"The read model {name} is {stopped[name]}.", read_model=name, state=stopped[name]
+            )
+        models = [self._model(name)] if name else [one for one in core.projector.models if one.name not in stopped]
         parts: Parts | None = None
         if processes > 1 and core.storage.options is not None:
             options = core.storage.options
