@@ -215,8 +215,7 @@ class BookApplication(Application[UUID]):
         """
         repository: Repository[UUID] = self.repository
         cache = repository.cache
-        assert cache is not None
-        if not newest:
+        if cache is not None and not newest:
             with suppress(KeyError):
                 held: Any = cache.get(stream_id)
                 if type(held) is kind:
@@ -233,15 +232,16 @@ class BookApplication(Application[UUID]):
             found: Any = repository.get(stream_id, projector_func=project)
         except AggregateNotFoundError:
             found = kind(stream_id)
-        # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
-        cache.put(stream_id, found)
+        if cache is not None:
+            # The repository leaves an immutable aggregate in the cache as it was before it was brought up to date.
+            cache.put(stream_id, found)
         self._note(found)
         return cast("A", found)
 
     def _from_the_start(self, kind: type[A], stream_id: UUID) -> A | None:
         """An aggregate from its snapshot and the events after it, or from all of its events."""
         rows = self.store.piece(stream_id)
-        if len(rows) < MANY:
+        if len(rows) < min(MANY, PIECE):
             return self._folded(kind, stream_id, rows)
         with rarely_collecting():
             if len(rows) < PIECE:
@@ -299,25 +299,7 @@ class BookApplication(Application[UUID]):
 
     def check_snapshots(self, progress: Progress | None = None) -> SnapshotReport:
         """Compare every snapshot with a replay of its stream up to its version."""
-        compared = skipped = 0
-        wrong = []
-        streams = self.snapshot_store.streams()
-        for done, stream_id in enumerate(streams, 1):
-            snapshot = self.snapshot_store.find(stream_id)
-            replayed = None
-            if snapshot is not None:
-                kind = type(snapshot)
-                replayed = kind.fold(None, self.store.get(stream_id, lte=snapshot.version))
-            if snapshot is None or replayed is None or replayed.version != snapshot.version:
-                skipped += 1
-            else:
-                compared += 1
-                fields = differing(snapshot, replayed)
-                if fields:
-                    wrong.append(WrongSnapshot(stream_id, type(snapshot).__name__, snapshot.version, fields))
-            if progress:
-                progress(done, len(streams))
-        return SnapshotReport(compared, skipped, tuple(wrong))
+        return compared(self.snapshot_store, self.store, progress)
 
     def save(self, *objs: Any, **kwargs: Any) -> list[Recording[UUID]]:
         """Store what aggregates have recorded, and single events, in one commit with what `kwargs` say belongs to it.
@@ -338,9 +320,9 @@ class BookApplication(Application[UUID]):
         drafts = kwargs.pop("drafts", ())
         recordings = self.events.put(events, **kwargs)
         cache = self.repository.cache
-        assert cache is not None
         for draft in drafts:
-            cache.put(draft.id, draft.shared())
+            if cache is not None:
+                cache.put(draft.id, draft.shared())
             self._note(draft)
         self.write_snapshots()
         return recordings
@@ -381,6 +363,25 @@ class BookApplication(Application[UUID]):
     def position(self) -> int:
         """The last position."""
         return self.log.position()
+
+
+def compared(snapshots: SnapshotStore, events: BookEventStore, progress: Progress | None = None) -> SnapshotReport:
+    """Compare every snapshot with a replay of its stream up to its version."""
+    skipped = 0
+    wrong = []
+    streams = snapshots.streams()
+    for done, stream_id in enumerate(streams, 1):
+        snapshot = snapshots.find(stream_id)
+        replayed = None
+        if snapshot is not None:
+            replayed = type(snapshot).fold(None, events.get(stream_id, lte=snapshot.version))
+        if snapshot is None or replayed is None or replayed.version != snapshot.version:
+            skipped += 1
+        elif fields := differing(snapshot, replayed):
+            wrong.append(WrongSnapshot(stream_id, type(snapshot).__name__, snapshot.version, fields))
+        if progress:
+            progress(done, len(streams))
+    return SnapshotReport(len(streams) - skipped, skipped, tuple(wrong))
 
 
 def _of_another_kind(stream_id: UUID) -> Refused:

@@ -25,6 +25,7 @@ from tallybook.domain.events import REGISTRY
 from tallybook.projections.projector import FAILED, Status
 from tallybook.projections.read_models import Progress
 
+from .application import BookEventStore, compared
 from .backup import keys_in
 from .codec import EventMapper
 from .database import Database, marks
@@ -33,6 +34,7 @@ from .form import known_uuid
 from .integrity import outline, verify
 from .keys import KEYS_APPLICATION_ID, Keyring, MemoryKeyStore, commitment
 from .log import LogRecorder
+from .snapshots import SnapshotStore
 from .sqlite import SQLiteDatabase
 from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside
 
@@ -439,6 +441,21 @@ def read_models(patient: Patient) -> Iterator[Word]:
             yield ok(told)
 
 
+def snapshots(patient: Patient) -> Iterator[Word]:
+    """Snapshots of long streams, compared with a replay of their events."""
+    if patient.log is None:
+        return
+    report = compared(SnapshotStore(patient.log.database), BookEventStore(patient.mapper, patient.log))
+    if report.wrong:
+        yield failed(
+            f"{len(report.wrong):,} of {report.compared:,} snapshots say something else than their events; "
+            f"first: {report.wrong[0]}",
+            "Call `book.drop_snapshots()`: the events alone count. `tallybook replay` tells what was decided by it.",
+        )
+    else:
+        yield ok(f"{report.compared:,} snapshots agree with their events, {report.skipped:,} are out of use")
+
+
 def server(patient: Patient) -> Iterator[Word]:
     """Settings of a PostgreSQL server on which it depends whether a commit lasts."""
     settings = getattr(patient.log.database, "settings", None) if patient.log else None
@@ -470,6 +487,7 @@ CHECKS: Sequence[Check] = (
     Check("receipts", receipts),
     Check("keys", keys),
     Check("read models", read_models),
+    Check("snapshots", snapshots, deep=True),
 )
 
 

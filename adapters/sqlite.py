@@ -107,12 +107,17 @@ def _leave_to_the_parent() -> None:
     """Let a forked child never close its parent's connections, not even when it ends: it would roll back what the
     parent's threads are in the middle of writing."""
     held = [connection for one in IN_THIS_PROCESS for connection in one.held()]
+    for hold in HOLDS:
+        hold.leave()
     if held:
         import ctypes
 
         for connection in held:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
+
+HOLDS: WeakSet[SQLiteHold] = WeakSet()
+"""What this process holds among all."""
 
 os.register_at_fork(after_in_child=_leave_to_the_parent)
 
@@ -483,6 +488,13 @@ class SQLiteHold:
         except OSError:
             os.close(self._file)
             raise
+        HOLDS.add(self)
+
+    def leave(self) -> None:
+        """In a forked child: the lock is the parent's, and must end with it."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def alive(self) -> bool:
         """A kernel's lock is held until it is released."""

@@ -229,9 +229,9 @@ class Projector:
 
     def status(self) -> list[Status]:
         """How each read model is, and which rows of other versions are left."""
-        head = self.log.position()
         operations = self._operations()
         records = self.store.builds()
+        head = self.log.position()  # after the positions, so that none is beyond it
         found = []
         for model in self.models:
             shape = shape_of(model)

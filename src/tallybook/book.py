@@ -168,6 +168,15 @@ class Book:
         with rarely_collecting():
             return examine_open(self._core.storage, self._core.projector.status, quick=quick, progress=progress)
 
+    def drop_snapshots(self) -> None:
+        """Drop all snapshots of long streams: it changes nothing that the book says, only how fast it is loaded.
+
+        For a book in which `doctor` found a wrong one. Other processes forget what they loaded when they open the book
+        again. Refuses: busy.
+        """
+        self._core.check_open()
+        self._core.app.drop_snapshots()
+
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""
         if not self._core.closed:

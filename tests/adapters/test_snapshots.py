@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 import msgpack
 import pytest
+from eventsourcing.application import LRUCache
 from eventsourcing.persistence import OperationalError
 
 import tallybook
@@ -169,7 +170,7 @@ def test_a_long_stream_gets_a_snapshot_after_a_commit_and_a_load_begins_there(
     before = shop.app.load(LoyaltyAccount, shop.account)
     if url != "memory:":
         shop.reopened()
-    shop.app.repository.cache = None
+    shop.app.repository.cache = LRUCache(10)
     seen = decoded(shop.app, monkeypatch)
     account = shop.app.load(LoyaltyAccount, shop.account)
     # From the event that the snapshot stands at, which shows that the stream reaches that far.
@@ -466,6 +467,25 @@ def test_a_snapshot_that_says_something_else_than_its_stream_is_named(shop: Shop
     assert differing(right, LoyaltyAccount.fold(None, app.store.get(shop.account)) or right) == ()
 
 
+def test_doctor_finds_a_wrong_snapshot_and_dropping_all_mends_it(shop: Shop) -> None:
+    def looked() -> list[tuple[str, str]]:
+        return [(one.state, one.what) for one in shop.book.doctor() if one.name == "snapshots"]
+
+    shop.buy(FEW * 2)
+    view = shop.book.loyalty.account(shop.ada)
+    assert looked() == [("ok", "2 snapshots agree with their events, 0 are out of use")]
+    state = shop.state(shop.account)
+    state[list(StateForm(LoyaltyAccount).fields).index("spent")] = 77
+    shop.plant(shop.account, state=msgpack.packb(state))
+    shop.reopened()
+    assert shop.book.loyalty.account(shop.ada).spent == 77
+    [(found, what)] = looked()
+    assert (found, str(shop.account) in what, "spent" in what) == ("failed", True, True)
+    shop.book.drop_snapshots()
+    assert looked() == [("ok", "0 snapshots agree with their events, 0 are out of use")]
+    assert shop.book.loyalty.account(shop.ada) == view
+
+
 # ── what is in them ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -692,7 +712,7 @@ def test_an_account_of_5000_events_is_the_same_with_and_without_a_snapshot(
     assert len(seen) == without.version
     app.load(Customer, ada)
     app.write_snapshots()
-    app.repository.cache = None
+    app.repository.cache = LRUCache(10)
     seen.clear()
     account = app.load(LoyaltyAccount, stream)
     assert len(seen) == 1

@@ -639,3 +639,25 @@ def test_a_projector_is_made_of_a_log_a_store_and_models(shop: Shop) -> None:
     alone = Projector(core.app, core.store, [Tiers()], core.operations)
     assert alone.catch_up() == shop.book.position()
     assert [one.name for one in alone.status()] == ["tiers"]
+
+
+def test_a_forked_child_does_not_keep_its_parents_read_models(tmp_path: Path) -> None:
+    code = f"""
+import os, time, tallybook
+book = tallybook.open("sqlite:///{tmp_path}/shop.book")
+hold = book._core.storage.models.hold("projecting-trail")
+assert hold is not None
+if os.fork() == 0:
+    os.close(1)
+    os.close(2)
+    time.sleep(8)
+    os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=15)
+    assert done.returncode == 0, done.stderr
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book:
+        hold = book._core.storage.models.hold("projecting-trail")
+        assert hold is not None
+        assert hold.alive()
+        assert book._core.storage.models.hold("projecting-trail") is None
+        hold.release()
