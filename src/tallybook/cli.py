@@ -115,7 +115,7 @@ def options(
         ),
     ] = None,
 ) -> None:
-    """Options of all commands."""
+    """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
 
 

@@ -139,15 +139,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             try:
                 result = self.function(desk, work, *args, **kwargs)
                 kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
-                core.app.save(
-                    work,
-                    keys=work.keys,
-                    reads=work.reads(),
-                    claims=work.claims,
-                    releases=work.releases,
-                    receipt=kept,
-                    drafts=work.written(),
-                )
+                self._commit(core, work, kept)
             except (Refused, UnicodeError, ValidationError) as error:
                 if not newest and not core.app.log.stand(work.seen()):
                     newest = True  # it may have been refused for what is so no more
@@ -165,18 +157,38 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 newest = True
                 continue
             except BookUnreachable as error:
+                if error.unknown:
+                    raise  # to try again could double what is recorded
                 lost = error
                 newest = True
-                if not (error.unknown and self._is_recorded(core, work, error)):
-                    time.sleep(pause_s)
-                    pause_s = min(pause_s * 2, 0.25)
-                    continue
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.25)
+                continue
             if work.refused is not None:
                 raise work.refused
             return result
         if lost is not None:
             raise lost
         raise refusal("conflict", f"Other writers were faster {TRIES} times.", tries=TRIES)
+
+    def _commit(self, core: Core, work: Work, kept: Receipt | None) -> None:
+        """Save a try's work. Raises BookUnreachable: `unknown`, where it can't be found out whether that took place."""
+        try:
+            core.app.save(
+                work,
+                keys=work.keys,
+                reads=work.reads(),
+                claims=work.claims,
+                releases=work.releases,
+                receipt=kept,
+                drafts=work.written(),
+            )
+        except BookUnreachable as lost:
+            if not lost.unknown:
+                raise
+            if not self._is_recorded(core, work, lost):
+                lost.unknown = False
+                raise
 
     def _is_recorded(self, core: Core, work: Work, lost: BookUnreachable) -> bool:
         """Whether a commit took place whose answer was lost. Raises the loss, if that can't be found out in time."""
