@@ -12,7 +12,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
-from tallybook.projections.projector import FAILED, Parts, Status
+from tallybook.projections.projector import FAILED, Status
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
 
 from .commands import Desk, Work, command
@@ -63,15 +63,17 @@ class ProjectionsDesk(Desk):
                 "read_model_stopped", f"The read model {name} is {stopped[name]}.", read_model=name, state=stopped[name]
             )
         models = [self._model(name)] if name else [one for one in core.projector.models if one.name not in stopped]
-        parts: Parts | None = None
-        if processes > 1 and core.storage.options is not None:
-            options = core.storage.options
+        options = core.storage.options
 
-            def parts(builds: Sequence[Generation], head: int) -> bool:
-                return fold_in_processes(options, builds, head, processes)
+        def parts(builds: Sequence[Generation], head: int) -> bool:
+            return options is not None and fold_in_processes(options, builds, head, processes)
 
         with rarely_collecting():
-            return core.projector.rebuild(*[model.name for model in models], progress=progress, parts=parts)
+            return core.projector.rebuild(
+                *[model.name for model in models],
+                progress=progress,
+                parts=parts if processes > 1 and options is not None else None,
+            )
 
     def run(self, *, names: Sequence[str] | None = None, stop: threading.Event | None = None) -> None:
         """Keep read models in step with the log, until `stop` is set or the book is closed.
