@@ -230,6 +230,7 @@ class BookError(TallybookError):
     """A book can't be opened or used."""
 
     def __init__(self, message: str, *, path: str = "", remedy: str = "") -> None:
+        self.message = message
         self.path = path
         self.remedy = remedy
         super().__init__(" ".join(part for part in (message, remedy) if part))
