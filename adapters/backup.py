@@ -31,6 +31,7 @@ from tallybook.domain.errors import (
     NewerBook,
     NotABook,
     ReadsMissing,
+    text,
 )
 from tallybook.projections.read_models import Progress
 
@@ -189,11 +190,11 @@ def restore(
     must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
     """
     started = perf_counter()
-    source = Path(os.path.abspath(file))
+    source = _named(file, "file")
     path = _free_place(url)
     keys_path, reads_path = beside(path)
     origin = _must_be_backup(source)
-    given = None if keys is None else Path(os.path.abspath(keys))
+    given = None if keys is None else _named(keys, "keys")
     if given == keys_path:
         given = None
     _must_be_keys(given or keys_path, origin, theirs=given is None)
@@ -440,9 +441,13 @@ def _in_file(database: object) -> SQLiteDatabase:
     return database
 
 
+def _named(file: Path | str, argument: str) -> Path:
+    return Path(os.path.abspath(text(str(file), argument)))
+
+
 def _target(file: Path | str, book: Path, replace: bool) -> Path:
     """Where a copy is to lie."""
-    target = Path(os.path.abspath(file))
+    target = _named(file, "file")
     if not target.parent.is_dir():
         raise BookError(f"The folder {target.parent} is not there.", path=str(target), remedy="Make it first.")
     if target.exists() or target.is_symlink():

@@ -20,7 +20,14 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.customer import PurchaseRecorded
-from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
+from tallybook.domain.errors import (
+    BookDamaged,
+    BookError,
+    NewerSchema,
+    Refused,
+    StoredFormError,
+    UnknownStoredName,
+)
 from tallybook.domain.events import REGISTRY
 from tallybook.projections.projector import FAILED, Status
 from tallybook.projections.read_models import Progress
@@ -35,7 +42,7 @@ from .integrity import outline, verify
 from .keys import KEYS_APPLICATION_ID, Keyring, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .snapshots import SnapshotStore
-from .sqlite import SQLiteDatabase
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
 from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside
 
 WAL_BYTES_MAX = 64 * 2**20
@@ -72,6 +79,7 @@ class Patient:
     keys: Keys | None
     status: Callable[[], Sequence[Status]] | None
     progress: Progress | None
+    lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
     failed: bool = False
 
     @property
@@ -111,12 +119,30 @@ def failed(what: str, remedy: str) -> Word:
 
 RESTORE = "Restore the book from a backup: `tallybook restore`."
 REBUILD = "Run `tallybook projections rebuild`."
+AGAIN = "Try again. If it stays so, look for a process that holds a transaction on the book open."
+
+
+def unchecked(error: Exception, otherwise: str = RESTORE) -> Word:
+    """What it means that a check ended in an error: nothing is known to be well, but only damage calls for a backup.
+
+    `otherwise` mends what none of the errors that Tallybook knows says how to mend.
+    """
+    if isinstance(error, Refused):
+        remedy = AGAIN if error.code == "busy" else error.remedy
+    elif isinstance(error, BookError) and not isinstance(error, BookDamaged):
+        remedy = error.remedy or otherwise
+    elif isinstance(error, OSError):
+        remedy = "Check the disk, and owner and mode of the files and their folder."
+    else:
+        remedy = otherwise
+    said = error.message if isinstance(error, (Refused, BookError)) else str(error)
+    return failed(f"could not be checked: {type(error).__name__}: {said}", remedy)
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def files(path: Path, usable: dict[Path, str]) -> Iterator[Word]:
+def files(path: Path, usable: dict[Path, str], lock_timeout_s: float) -> Iterator[Word]:
     """Look at a book's three files: there, of a book, of this book, of a known format, readable by their owner alone.
 
     Those that can be read are put into `usable`, with the origin of the book that they belong to.
@@ -134,7 +160,7 @@ def files(path: Path, usable: dict[Path, str]) -> Iterator[Word]:
     )
     origins: dict[Path, str] = {}
     for file, application_id, what, remedy in kinds:
-        words, origin = _look_at(file, application_id, what, remedy)
+        words, origin = _look_at(file, application_id, what, remedy, lock_timeout_s)
         yield from words
         if origin is not None:
             origins[file] = origin
@@ -153,11 +179,13 @@ def files(path: Path, usable: dict[Path, str]) -> Iterator[Word]:
         yield ok(f"{path.name}, {keys_path.name} and {reads_path.name} are there and belong together")
 
 
-def _look_at(file: Path, application_id: int, what: str, remedy: str) -> tuple[list[Word], str | None]:
+def _look_at(
+    file: Path, application_id: int, what: str, remedy: str, lock_timeout_s: float
+) -> tuple[list[Word], str | None]:
     if not file.exists():
         return [failed(f"the {what} {file.name} is not there", remedy)], None
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=30)) as raw:
+        with closing(_looking(file, lock_timeout_s)) as raw:
             [(found,)] = raw.execute("PRAGMA application_id").fetchall()
             [(form,)] = raw.execute("PRAGMA user_version").fetchall()
             if found != application_id:
@@ -172,9 +200,14 @@ def _look_at(file: Path, application_id: int, what: str, remedy: str) -> tuple[l
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
             told = f"{file.name} has a journal of a commit that was cut short; to be undone first"
             return [warning(told, "Open the book once (SQLite undoes it by itself), and run doctor again.")], None
-        return [failed(f"{file.name} can't be read: {error}", remedy)], None
+        _, told, mended = unchecked(translated(error, str(file)), remedy)
+        return [failed(f"{file.name} {told}", mended)], None
     except ValueError:
         return [failed(f"{file.name} does not say which book it belongs to", remedy)], None
+
+
+def _looking(file: Path, lock_timeout_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=lock_timeout_s)
 
 
 def left_over(patient: Patient) -> Iterator[Word]:
@@ -197,16 +230,20 @@ def pages(patient: Patient) -> Iterator[Word]:
     if patient.path is None:
         return
     for file in (patient.path, *beside(patient.path)):
-        if file.exists():
-            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=30)) as raw:
-                try:
-                    problems = [str(row[0]) for row in raw.execute("PRAGMA integrity_check(5)")]
-                except sqlite3.Error as error:
-                    problems = [str(error)]
-            if problems == ["ok"]:
-                yield ok(f"the pages of {file.name} are sound")
-            else:
-                yield failed(f"the pages of {file.name} are damaged: {'; '.join(problems)}", RESTORE)
+        if not file.exists():
+            continue
+        with closing(_looking(file, patient.lock_timeout_s)) as raw:
+            try:
+                problems = [str(row[0]) for row in raw.execute("PRAGMA integrity_check(5)")]
+            except sqlite3.Error as error:
+                ours = translated(error, str(file))
+                if not isinstance(ours, BookDamaged):
+                    raise ours from error
+                problems = [str(error)]
+        if problems == ["ok"]:
+            yield ok(f"the pages of {file.name} are sound")
+        else:
+            yield failed(f"the pages of {file.name} are damaged: {'; '.join(problems)}", RESTORE)
 
 
 def space(patient: Patient) -> Iterator[Word]:
@@ -492,14 +529,21 @@ CHECKS: Sequence[Check] = (
 
 
 def examine(
-    path: Path, status: Callable[[], Sequence[Status]] | None, *, quick: bool, progress: Progress | None
+    path: Path,
+    status: Callable[[], Sequence[Status]] | None,
+    *,
+    quick: bool,
+    progress: Progress | None,
+    lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
 ) -> list[Finding]:
     """Check a book in files, whether or not it can be opened."""
     usable: dict[Path, str] = {}
-    findings = _run("files", files(path, usable))
+    findings = _run("files", files(path, usable, lock_timeout_s))
+    if any(one.remedy == AGAIN for one in findings):
+        lock_timeout_s = 0  # waited for in vain: once is enough
     keys_path, reads_path = beside(path)
     with ExitStack() as stack:
-        opened = {file: SQLiteDatabase(str(file), read_only=True) for file in usable}
+        opened = {file: SQLiteDatabase(str(file), read_only=True, lock_timeout_s=lock_timeout_s) for file in usable}
         for database in opened.values():
             stack.callback(database.close)
         patient = Patient(
@@ -509,6 +553,7 @@ def examine(
             _keys_of(opened[keys_path]) if keys_path in opened else None,
             status,
             progress,
+            lock_timeout_s,
         )
         return [*findings, *_checked(patient, findings, quick)]
 
@@ -519,7 +564,7 @@ def examine_open(
     """Check an open book, wherever it lies."""
     events: Database = storage.events
     if isinstance(events, SQLiteDatabase) and not events.in_memory:
-        return examine(Path(events.name), status, quick=quick, progress=progress)
+        return examine(Path(events.name), status, quick=quick, progress=progress, lock_timeout_s=events.lock_timeout_s)
     patient = Patient(
         None,
         LogRecorder(events, origin=storage.origin),
@@ -546,7 +591,7 @@ def _run(name: str, words: Iterator[Word]) -> list[Finding]:
         for word in words:
             findings.append(Finding(name, *word))  # noqa: PERF401 - what was found before an error counts
     except Exception as error:  # noqa: BLE001 - whatever a damaged book throws is what was found
-        findings.append(Finding(name, FAILURE, f"could not be checked: {type(error).__name__}: {error}", RESTORE))
+        findings.append(Finding(name, *unchecked(error)))
     return findings
 
 

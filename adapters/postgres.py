@@ -64,6 +64,14 @@ ROWS_AT_ONCE = 20
 IDLE_IN_TRANSACTION_S = 60
 """When the server ends a transaction that its client abandoned, so that it does not hold the head for ever."""
 
+VANISHED_S = 11
+"""When the server gives up a client whose host vanished without a word: its locks go to the next. See `_ALIVE`."""
+_ALIVE = (
+    f"SET tcp_keepalives_idle TO 5; SET tcp_keepalives_interval TO 2; SET tcp_keepalives_count TO 3; "
+    f"SET tcp_user_timeout TO {VANISHED_S * 1000}; "
+)
+"""For the server's side of a connection (the client's has parameters of its own): 5 s of silence, then 3 times 2 s."""
+
 DIALECT: Mapping[str, str] = {"integer": "BIGINT", "text": 'TEXT COLLATE "C"', "blob": "BYTEA", "compact": ""}
 
 BOOK_NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
@@ -773,7 +781,7 @@ class PostgresDatabase:
         try:
             connection.execute(
                 sql.SQL(
-                    "SET search_path TO {}; SET lock_timeout TO {}; SET statement_timeout TO 0; "
+                    _ALIVE + "SET search_path TO {}; SET lock_timeout TO {}; SET statement_timeout TO 0; "
                     "SET idle_in_transaction_session_timeout TO {}; SET client_min_messages TO warning; "
                     "SELECT set_config('synchronous_commit', 'on', false) "
                     "WHERE current_setting('synchronous_commit')='off'"

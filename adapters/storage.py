@@ -104,7 +104,7 @@ def _path_of(url: str) -> Path:
 
 
 def _names_no_book(url: object) -> BookError:
-    shown = str(url)
+    shown = str(url).encode(errors="replace").decode()
     if "@" in shown:  # there may be a password before it
         shown = "…" + shown[shown.rindex("@") :]
     return BookError(
@@ -127,6 +127,10 @@ def file_of(url: str) -> Path | None:
     """The file that a `sqlite:///` URL names, as an absolute path; None for any other."""
     prefix = "sqlite:///"
     if not isinstance(url, str) or not url.startswith(prefix) or len(url) == len(prefix) or "\x00" in url:
+        return None
+    try:
+        url.encode()
+    except UnicodeError:
         return None
     return Path(os.path.abspath(url.removeprefix(prefix)))
 

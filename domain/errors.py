@@ -226,10 +226,29 @@ def whole(value: object, name: str, least: int = 1, most: int = 10**12) -> int:
     return value
 
 
+def text(value: object, name: str, *, nul: bool = False) -> str:
+    """A text as an argument: not empty, of Unicode, and without NUL, which no column of PostgreSQL takes.
+
+    `nul`: where it goes into a hash only. Refuses: invalid_argument.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise refusal("invalid_argument", f"{name}: a text that is not empty is wanted.", argument=name)
+    if "\0" in value and not nul:
+        raise refusal("invalid_argument", f"{name}: the text holds the character NUL.", argument=name)
+    try:
+        value.encode()
+    except UnicodeError:
+        raise refusal(
+            "invalid_argument", f"{name}: the text holds a character that is not Unicode.", argument=name
+        ) from None
+    return value
+
+
 class BookError(TallybookError):
     """A book can't be opened or used."""
 
     def __init__(self, message: str, *, path: str = "", remedy: str = "") -> None:
+        self.message = message
         self.path = path
         self.remedy = remedy
         super().__init__(" ".join(part for part in (message, remedy) if part))

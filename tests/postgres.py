@@ -19,7 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,23 @@ def server_url() -> str:
     _KEEPERS.append(keeper)
     atexit.register(_stop, keeper)
     return url
+
+
+@contextmanager
+def tcp_server_url() -> Iterator[str]:
+    """A server of its own that is reached over TCP, for what its other sockets don't have."""
+    keeper = subprocess.Popen(
+        [sys.executable, __file__, "tcp"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert keeper.stdout
+        yield keeper.stdout.readline().strip()
+    finally:
+        _stop(keeper)
 
 
 _KEEPERS: list[subprocess.Popen[str]] = []
@@ -220,8 +238,12 @@ def _programs() -> Path:
     return Path(spec.origin).parent / "pginstall"
 
 
-def keep() -> None:
+def keep(*, tcp: bool = False) -> None:
     """Run a server until standard input ends; write its URL to standard output when it takes connections."""
+    port = 5432
+    if tcp:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="tallybook-pg-"))
     server: subprocess.Popen[bytes] | None = None
     try:
@@ -261,11 +283,23 @@ def keep() -> None:
         )
         (data / "pg_hba.conf").write_text(
             f"local all {LOCKED_USER} scram-sha-256\nlocal all all trust\nlocal replication all trust\n"
+            "host all all 127.0.0.1/32 trust\n"
         )
         log = folder / "log"
         with log.open("wb") as out:
             server = subprocess.Popen(
-                [programs / "bin" / "postgres", "-D", data, "-k", folder, "-h", "", *SERVER],
+                [
+                    programs / "bin" / "postgres",
+                    "-D",
+                    data,
+                    "-k",
+                    folder,
+                    "-h",
+                    "127.0.0.1" if tcp else "",
+                    "-p",
+                    str(port),
+                    *SERVER,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -278,7 +312,8 @@ def keep() -> None:
             if server.poll() is not None or time.monotonic() > until:
                 raise PostgresUnavailable(f"The server did not start:\n{log.read_text()}")
             time.sleep(0.02)
-        print(f"postgresql://postgres@/postgres?host={folder}", flush=True)
+        where = f"127.0.0.1:{port}/postgres" if tcp else f"/postgres?host={folder}"
+        print(f"postgresql://postgres@{where}", flush=True)
         sys.stdin.read()
     finally:
         if server is not None and server.poll() is None:
@@ -303,4 +338,4 @@ def _may_run(programs: Path, dropped: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    keep()
+    keep(tcp="tcp" in sys.argv[1:])

@@ -6,16 +6,18 @@ import asyncio
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tools.reference import DESKS
 
 import tallybook
-from tallybook import Book, Refused
+from tallybook import Book, BookError, InvalidInput, Refused
 from tallybook.commands import BoundCommand, command
 
-from .conftest import STANDARD
+from .conftest import MASTER, STANDARD
 
 COMMANDS = sorted(
     (f"{path}.{name}", member)
@@ -381,3 +383,72 @@ def test_segments_and_profile_agree_on_a_late_identifier(book: Book) -> None:
     book.customers.record_purchase(ada, [{"sku": "a", "quantity": 1, "net_minor": 1}])
     assert "crm" not in book.profiles.get(ada).identifiers
     assert [name for name, _ in book.profiles.segments(system="crm")] == [""]
+
+
+NO_TEXTS = ["a\0b", "\0", "\ud800", "a\udfffb"]
+"""What PostgreSQL can't store, and what no encoding has."""
+
+
+@pytest.mark.parametrize("given", NO_TEXTS)
+def test_a_text_that_no_column_takes_is_refused_alike_on_both_databases(book: Book, given: str) -> None:
+    ada = book.customers.register(name="Ada")
+    asked: dict[str, list[Callable[[], object]]] = {
+        "tier": [lambda: book.tiers.members(given)],
+        "programme": [
+            lambda: book.tiers.members("basic", programme=given),
+            lambda: book.tiers.counts(programme=given),
+            lambda: book.loyalty.account(ada, programme=given),
+            lambda: book.loyalty.balance(ada, programme=given),
+        ],
+        "actor": [lambda: book.audit.trail(actor=given)],
+        "path": [lambda: book.imports.cdnow(given)],
+        "skip_bad": [lambda: book.imports.cdnow(MASTER, skip_bad=given)],
+    }
+    for argument, calls in asked.items():
+        for call in calls:
+            with pytest.raises(InvalidInput) as refused:
+                call()
+            assert refused.value.code == "invalid_argument"
+            assert refused.value.values == {"argument": argument}
+    assert book.tiers.members("none") == []
+    assert book.audit.trail(actor="agent:nobody") == []
+
+
+@pytest.mark.parametrize("given", ["\ud800", "a\udfffb"])
+def test_a_text_that_can_not_be_encoded_is_refused_by_every_command(book: Book, given: str) -> None:
+    ada = book.customers.register(name="Ada")
+    head = book.position()
+    calls: list[Callable[[], object]] = [
+        lambda: book.customers.register(name=given),
+        lambda: book.customers.register(name=given, command_id="c-1"),
+        lambda: book.customers.register(name="Ada", command_id=given),
+        lambda: book.customers.register(name="Ada", identifiers={"crm": given}),
+        lambda: book.customers.change(ada, name=given),
+        lambda: book.customers.record_interaction(ada, "call", text=given),
+        lambda: book.customers.record_purchase(
+            ada, [{"sku": "x", "quantity": 1, "net_minor": 1, given: 1}], command_id="p-1"
+        ),
+        lambda: book.loyalty.enrol(ada, programme=given),
+        lambda: book.tickets.open(ada, subject=given),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidInput, match="invalid_argument"):
+            call()
+    assert book.position() == head
+
+
+@pytest.mark.parametrize("given", NO_TEXTS)
+def test_a_name_that_no_file_has_is_refused(tmp_path: Path, given: str) -> None:
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book:
+        book.backup(tmp_path / "good")
+        for call in (
+            lambda: book.backup(tmp_path / given),
+            lambda: book.backup_keys(tmp_path / given),
+            lambda: tallybook.restore(tmp_path / given, f"sqlite:///{tmp_path}/again.book"),
+            lambda: tallybook.restore(tmp_path / "good", f"sqlite:///{tmp_path}/again.book", keys=tmp_path / given),
+        ):
+            with pytest.raises(InvalidInput, match="Unicode|NUL"):
+                call()
+    for url in (f"sqlite:///{tmp_path}/{given}", f"postgresql://kim@localhost/{given}"):
+        with pytest.raises(BookError):
+            tallybook.open(url)

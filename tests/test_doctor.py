@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import msgpack
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ from tallybook.adapters import merkle
 from tallybook.adapters.doctor import Finding
 from tallybook.cli import app
 
-from .postgres import run_sql
+from .postgres import Proxy, run_sql, server_url
 
 DATA = Path(tallybook.__file__).parent / "data"
 
@@ -446,6 +447,85 @@ def test_a_book_that_can_not_be_opened_for_another_reason_is_told(path: Path, mo
     assert "BookReadOnly" in findings[0].what
 
 
+HOLDER = """
+import sqlite3, sys
+raw = sqlite3.connect(sys.argv[1], isolation_level=None)
+raw.execute("PRAGMA locking_mode=EXCLUSIVE")
+raw.execute("BEGIN EXCLUSIVE")
+raw.execute("UPDATE " + sys.argv[2])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("suffix", "row"), [("", "head SET position=position"), (".keys", "meta SET value=value")])
+def test_a_file_that_another_process_holds_is_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, row: str
+) -> None:
+    waits: list[float] = []
+    looking = module._looking
+
+    def noted(file: Path, wait_s: float) -> sqlite3.Connection:
+        waits.append(wait_s)
+        return looking(file, wait_s)
+
+    monkeypatch.setattr(module, "_looking", noted)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, f"{path}{suffix}", row],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        findings = [one for one in tallybook.doctor(url_of(path), lock_timeout_s=1) if one.state != "ok"]
+        done = CliRunner().invoke(app, ["doctor", "--book", url_of(path), "--quick", "--lock-timeout", "0"])
+    finally:
+        child.kill()
+        child.communicate()
+    assert ("files", "failed") in brief(findings), findings
+    assert not any("backup" in one.remedy for one in findings), findings
+    assert all("Try again" in one.remedy for one in findings if one.state == "failed")
+    assert done.exit_code == 1
+    assert "Try again" in done.stdout
+    assert waits[:3] == [1, 1, 1]
+    assert set(waits[3:]) == {0}, "it waits in vain once"
+    assert found(path) == []
+
+
+def test_a_place_that_can_not_be_read_is_no_damage(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    [finding, *_] = found(path, quick=True)
+    assert (finding.name, finding.state) == ("files", "failed")
+    assert "could not be checked" in finding.what
+    assert "backup" not in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (PermissionError(13, "Permission denied"), "owner and mode"),
+        (tallybook.BookUnreachable("It is away.", remedy="Check that the server runs."), "server runs"),
+        (tallybook.BookReadOnly("It can't be written.", remedy="Check the user's rights."), "rights"),
+        (tallybook.BookDamaged("It is damaged.", remedy="See doctor."), "restore"),
+        (ValueError("no such number"), "restore"),
+    ],
+)
+def test_a_check_that_could_not_be_made_says_how_to_mend_its_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, remedy: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "outline", broken)
+    [finding, *_] = found(path, quick=True)
+    assert (finding.name, finding.state) == ("positions", "failed")
+    assert "could not be checked" in finding.what
+    assert remedy in finding.remedy
+
+
 @pytest.mark.parametrize(
     ("release", "bad"),
     [
@@ -506,6 +586,32 @@ def test_a_fault_on_a_server_is_found_by_its_check(server_book_url: str, stateme
         run_sql(statement.format(f'"{schema}"'))
         found = {one.name for one in wrong(book) if one.state == "failed"}
     assert found == SERVER_FAULTS[statement]
+
+
+def test_what_is_locked_on_a_server_is_no_damage(server_book_url: str) -> None:
+    schema = parse_qs(urlsplit(server_book_url).query)["schema"][0]
+    with (
+        tallybook.open(server_book_url, lock_timeout_s=1) as book,
+        psycopg.connect(server_url()) as other,
+    ):
+        other.execute(f'LOCK TABLE "{schema}".receipts')
+        failures = [one for one in book.doctor() if one.state == "failed"]
+    assert "receipts" in [one.name for one in failures]
+    assert {one.remedy for one in failures} == {module.AGAIN}
+
+
+def test_a_server_that_goes_away_is_no_damage(server_book_url: str) -> None:
+    schema = parse_qs(urlsplit(server_book_url).query)["schema"][0]
+    proxy = Proxy()
+    try:
+        with tallybook.open(proxy.url(schema)) as book:
+            proxy.refuses = True
+            proxy.cut_all()
+            failures = [one for one in book.doctor() if one.state == "failed"]
+    finally:
+        proxy.close()
+    assert {"positions", "root", "receipts"} <= {one.name for one in failures}
+    assert all("Check that the server runs" in one.remedy for one in failures), failures
 
 
 def test_settings_that_lose_what_was_acknowledged_are_told(

@@ -35,6 +35,7 @@ from .postgres import (
     run_sql,
     schema_url,
     server_url,
+    tcp_server_url,
 )
 
 COMMIT = b"COMMIT\0"  # as it stands on the wire; BEGIN … READ COMMITTED is none
@@ -545,3 +546,21 @@ def test_the_command_line_opens_a_book_on_a_server(url: str, tmp_path: Path) -> 
     refused = run("show", "customer", str(ada))
     assert refused.returncode == 2
     assert "Copy the wrapping key" in refused.stderr
+
+
+def test_the_server_gives_up_a_host_that_vanished_within_seconds() -> None:
+    # What holds a projector's lock must not hold it for the two hours of TCP's own patience.
+    from tallybook.adapters.postgres import VANISHED_S, PostgresDatabase
+
+    asked = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp%'"
+    with tcp_server_url() as url:
+        database = PostgresDatabase(url)
+        hold = database.hold("projecting-tiers")
+        assert hold is not None
+        answers = [hold._connection.execute(asked).fetchall(), database.rows(asked)]
+        hold.release()
+        database.close()
+    for answer in answers:
+        found = {str(name): int(setting) for name, setting in answer}
+        silence = found["tcp_keepalives_idle"] + found["tcp_keepalives_interval"] * found["tcp_keepalives_count"]
+        assert silence == VANISHED_S == found["tcp_user_timeout"] / 1000

@@ -449,11 +449,14 @@ def restore(
 def doctor(
     book: BookUrl,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what reads everything")] = False,
+    lock_timeout: Annotated[int, typer.Option("--lock-timeout", min=0, help="Seconds to wait for a lock")] = 30,
     as_json: AsJson = False,
 ) -> None:
     """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
     with _progress("doctor", as_json) as progress:
-        findings = examine_book(book, quick=quick, progress=progress, wrapping_key=WRAPPING_KEY.get())
+        findings = examine_book(
+            book, quick=quick, progress=progress, wrapping_key=WRAPPING_KEY.get(), lock_timeout_s=lock_timeout
+        )
 
     def show() -> None:
         _table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])

@@ -11,7 +11,7 @@ from uuid import UUID
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
-from tallybook.domain.errors import refusal
+from tallybook.domain.errors import refusal, text
 from tallybook.domain.loyalty import PointsEarned
 
 from .commands import Desk, Work, command
@@ -91,17 +91,6 @@ def as_id(value: UUID | str, name: str) -> UUID:
         raise refusal("invalid_argument", f"{name}: an id of the form of a UUID is wanted.", argument=name) from None
 
 
-def _check_text(value: object, name: str) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise refusal("invalid_argument", f"{name}: a text that is not empty is wanted.", argument=name)
-    try:
-        value.encode()
-    except UnicodeError:
-        raise refusal(
-            "invalid_argument", f"{name}: the text holds a character that is not Unicode.", argument=name
-        ) from None
-
-
 def _check_mapping(value: object, name: str) -> None:
     if not isinstance(value, Mapping):
         raise refusal("invalid_argument", f"{name}: a mapping is wanted.", argument=name)
@@ -120,14 +109,14 @@ def _lines(lines: object) -> list[Line]:
 
 def identifier_claim(work_or_desk: Work | Desk, system: str, external_id: str) -> bytes:
     """The claim that an external id's owner holds."""
-    _check_text(system, "system")
-    _check_text(external_id, "external_id")
+    text(system, "system", nul=True)
+    text(external_id, "external_id", nul=True)
     return work_or_desk._core.keyring.lookup_hash("identifier", system, external_id)
 
 
 def order_claim(work_or_desk: Work | Desk, order_id: str) -> bytes:
     """The claim by which an order is recorded once."""
-    _check_text(order_id, "order_id")
+    text(order_id, "order_id", nul=True)
     return work_or_desk._core.keyring.lookup_hash("order", order_id)
 
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.cdnow import BadLine, CdnowRow, digest_of, read_cdnow
 from tallybook.domain.customer import CustomerKind, Line
-from tallybook.domain.errors import ImportFileError
+from tallybook.domain.errors import ImportFileError, text
 from tallybook.projections.read_models import Progress
 
 from .commands import Desk, Work, command
@@ -71,10 +71,13 @@ class ImportDesk(Desk):
         A line is identified by the file's SHA-256 and its number: CDNOW has no order ids, and lines that repeat
         another are purchases too. New customers are registered and (with `enrol`, where a rule set is in force)
         enrolled at their first purchase. The whole file is read once before anything is recorded: a broken line stops
-        the import with nothing recorded, or goes to `skip_bad`. Raises ImportFileError. Refuses: acting_required.
+        the import with nothing recorded, or goes to `skip_bad`. Raises ImportFileError. Refuses: acting_required,
+        invalid_argument.
         """
+        file = Path(text(str(path), "path"))
+        aside = None if skip_bad is None else Path(text(str(skip_bad), "skip_bad"))
         with rarely_collecting():
-            return self._cdnow(Path(path), None if skip_bad is None else Path(skip_bad), enrol, progress)
+            return self._cdnow(file, aside, enrol, progress)
 
     def _cdnow(self, path: Path, skip_bad: Path | None, enrol: bool, progress: Progress | None) -> ImportReport:
         started = perf_counter()

@@ -12,7 +12,7 @@ from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleSetAdopted, SweepFinished, Swept
-from tallybook.domain.errors import refusal, whole
+from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import Enrolled, LoyaltyAccount, PointsRedeemed, account_id
@@ -249,6 +249,7 @@ class LoyaltyDesk(Desk):
         core = self._core
         core.check_open()
         customer_id = as_id(customer, "customer")
+        text(programme, "programme")
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
         stream_id = account_id(customer_id, programme)
         if as_of is None and known_at is None:

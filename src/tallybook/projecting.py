@@ -79,7 +79,8 @@ class ProjectionsDesk(Desk):
         """Keep read models in step with the log, until `stop` is set or the book is closed.
 
         Several processes may run this on one book: each read model has one of them that works on it, and when that one
-        ends, however it ends, another takes over within a second. Refuses: invalid_argument.
+        ends, however it ends, another takes over within a second; within 12 seconds where its whole host vanished and
+        could not tell the server. Refuses: invalid_argument.
         """
         core = self._core
         core.check_open()

@@ -13,6 +13,7 @@ from tallybook.adapters.storage import beside, file_of
 from tallybook.projections.projector import Status
 from tallybook.projections.read_models import Progress
 
+from .book import Book
 from .book import open as open_book
 
 
@@ -42,20 +43,27 @@ def doctor(
     progress: Progress | None = None,
     wrapping_key: Path | str | None = None,
     read_models: str | None = None,
+    lock_timeout_s: int = 30,
 ) -> list[Finding]:
-    """Check a book that need not be fit to be opened; see `Book.doctor`, and `tallybook.open` for the last two.
+    """Check a book that need not be fit to be opened; see `Book.doctor`, and `tallybook.open` for the last three.
 
     Its files are looked at for reading only. It is opened at the end, for its read models, if nothing failed before.
     A book on a server is opened at once. Raises BookNotFound where there is nothing of a book.
     """
     path = file_of(url)
+
+    def opened() -> Book:
+        return open_book(
+            url, create=False, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
+        )
+
     if path is None or not any(one.exists() for one in (path, *beside(path))):
-        with open_book(url, create=False, wrapping_key=wrapping_key, read_models=read_models) as book:
+        with opened() as book:
             return book.doctor(quick=quick, progress=progress)
 
     def status() -> Sequence[Status]:
-        with open_book(url, create=False, wrapping_key=wrapping_key, read_models=read_models) as book:
+        with opened() as book:
             return book.projections.status()
 
     with rarely_collecting():
-        return examine(path, status, quick=quick, progress=progress)
+        return examine(path, status, quick=quick, progress=progress, lock_timeout_s=lock_timeout_s)

@@ -14,7 +14,7 @@ from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.adapters.integrity import Verification
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line, PurchaseRecorded
-from tallybook.domain.errors import refusal, whole
+from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
@@ -288,7 +288,9 @@ class TiersView(Desk):
         as_of: When | None = None,
         known_at: When | int | None = None,
     ) -> list[Membership]:
-        """Who holds a tier, in order of joining it."""
+        """Who holds a tier, in order of joining it. Refuses: invalid_argument, naive_time."""
+        text(tier, "tier")
+        text(programme, "programme")
         where, params = self._filter(as_of, known_at)
         return self._select(
             f"{where} AND programme=? AND tier=? ORDER BY from_us, from_position", [*params, programme, tier]
@@ -297,7 +299,8 @@ class TiersView(Desk):
     def counts(
         self, *, programme: str = DEFAULT_PROGRAMME, as_of: When | None = None, known_at: When | int | None = None
     ) -> dict[str, int]:
-        """How many accounts hold each tier."""
+        """How many accounts hold each tier. Refuses: invalid_argument, naive_time."""
+        text(programme, "programme")
         where, params = self._filter(as_of, known_at)
         core = self._core
         rows = core.store.select(
@@ -391,7 +394,7 @@ class AuditView(Desk):
             params.append(subject_id.bytes)
         if actor is not None:
             conditions.append("actor=?")
-            params.append(actor)
+            params.append(text(actor, "actor"))
         core.gate.record(core.gate_metadata(acting), "audit.trail", [] if subject_id is None else [subject_id], [])
         where = " AND ".join(conditions) + " ORDER BY position"
         positions = [
