@@ -196,15 +196,17 @@ class TableReadModelStore:
 
     def tracked(self, build: Generation) -> int:
         """The position up to which a build is folded; 0 for one that was dropped."""
-        rows = self._rows("SELECT position FROM read_model_builds WHERE number=?", (build.number,))
+        lock = "" if self._within is None else self.database.for_update
+        rows = self._rows("SELECT position FROM read_model_builds WHERE number=?" + lock, (build.number,))  # noqa: S608 - names of ours
         return rows[0][0] if rows else 0
 
     def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
         """Note that a build could not fold the event at a position."""
         with self._session() as session:
             session.run(
-                "UPDATE read_model_builds SET failed_position=?, failed_error=?, failed_seen=? WHERE number=?",
-                (position, error, seen, build.number),
+                "UPDATE read_model_builds SET failed_position=?, failed_error=?, failed_seen=? "
+                "WHERE number=? AND position<?",
+                (position, error, seen, build.number, position),
             )
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -186,9 +186,15 @@ class SQLiteSession:
                 self._begin_writing()
             else:
                 self._cursor.execute("BEGIN")
-        except sqlite3.Error as error:
+        except BaseException as error:
+            # An interruption too: the lock must not stay with a session that never began.
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
             self._database._give_back(self._connection, write=self._write)
-            raise translated(error, self._database.place) from error
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self._database.place) from error
+            raise
         return self
 
     def _begin_writing(self) -> None:

@@ -105,8 +105,9 @@ def _path_of(url: str) -> Path:
 
 def _names_no_book(url: object) -> BookError:
     shown = str(url).encode(errors="replace").decode()
-    if "@" in shown:  # there may be a password before it
-        shown = "…" + shown[shown.rindex("@") :]
+    if "@" in shown or "password" in shown.lower():
+        scheme, separator, _ = shown.partition("://")
+        shown = f"{scheme[:12]}://…" if separator else "…"  # the rest may hold a password
     return BookError(
         f"{shown!r} names no book.",
         path=shown,

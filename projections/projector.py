@@ -161,11 +161,15 @@ class Projector:
             reached = head
             while builds:
                 reached = max(reached, self._run(builds, self._operations(), self.log.position(), progress))
-                builds = [build for build in builds if not self._swapped(build)]
+                for build in [*builds]:
+                    if self._swapped(build):
+                        builds.remove(build)
             return reached
         except BaseException:
+            # Those that are live by now stay.
             for build in builds:
-                self.store.drop(build.model.name, number=build.number)
+                if (record := self._record(build)) is not None and not record.live:
+                    self.store.drop(build.model.name, number=build.number)
             raise
 
     def _swapped(self, build: Generation) -> bool:
@@ -221,6 +225,7 @@ class Projector:
         for name in names:
             model = self.model(name)
             build = store.generation(model)
+            # The build's row is locked before its rows are read, as whoever swaps or drops it does.
             if build is None or name in operations.stopped or store.tracked(build) != after:
                 continue
             rows = store.rows(build)

@@ -447,7 +447,7 @@ def test_a_name_that_no_file_has_is_refused(tmp_path: Path, given: str) -> None:
             lambda: tallybook.restore(tmp_path / given, f"sqlite:///{tmp_path}/again.book"),
             lambda: tallybook.restore(tmp_path / "good", f"sqlite:///{tmp_path}/again.book", keys=tmp_path / given),
         ):
-            with pytest.raises(InvalidInput, match="Unicode|NUL"):
+            with pytest.raises(InvalidInput, match=r"Unicode|NUL"):
                 call()
     for url in (f"sqlite:///{tmp_path}/{given}", f"postgresql://kim@localhost/{given}"):
         with pytest.raises(BookError):

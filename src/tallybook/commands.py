@@ -458,9 +458,12 @@ class Work:
         return list(self._versions.items())
 
     def reads(self) -> list[tuple[UUID, int]]:
-        """Streams that were read and not written: they must not have moved at the commit."""
+        """Streams that were seen: at the commit, they must stand where they stood, neither further nor less far.
+
+        A new one that is written needs no look: its first version can be written once.
+        """
         drafts = self._drafts
-        return [(stream, seen) for stream, seen in self._versions.items() if drafts[stream].version == seen]
+        return [(stream, seen) for stream, seen in self._versions.items() if seen or drafts[stream].version == seen]
 
     def _must_have_happened(self, effective_us: int) -> None:
         if effective_us > self.now_us:

@@ -114,7 +114,8 @@ class ProjectionsDesk(Desk):
     def on_update(self, name: str, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call a function with the events of each batch that this process folded into a read model, once it is durable.
 
-        For what hangs on the rows: caches, screens. Muted while a read model catches up for the first time or is
+        For what hangs on the rows: caches, screens. What is folded inline, in a command's own transaction, tells
+        nobody: whoever gave the command knows. Muted while a read model catches up for the first time or is
         rebuilt. It runs in the thread that folded; for reactions that must not be lost, use `book.follow`.
         Refuses: invalid_argument.
         """

@@ -747,3 +747,62 @@ def test_what_is_paused_or_retired_is_not_rebuilt(shop: Shop) -> None:
     states = {one.name: one.state for one in shop.book.projections.status()}
     assert states == {"profiles": "paused", "tiers": "retired", "trail": "live"}
     assert status_of(shop.book, "profiles").lag == 2
+
+
+# ── what a review found ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rebuild_that_fails_keeps_what_it_has_swapped_in_and_what_was_live(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(shop)
+    shop.book.projections.catch_up()
+    live = all_rows(shop)
+    poison(monkeypatch, Trail, a_purchase_of(666))
+    with pytest.raises(ReadModelFailed):
+        shop.book.projections.rebuild()
+    assert {one.name: (one.state, one.lag) for one in shop.book.projections.status()} == {
+        "profiles": ("live", 0),
+        "tiers": ("live", 0),
+        "trail": ("live", 0),
+    }
+    assert all_rows(shop) == live
+    assert len(shop.book._core.store.builds()) == 3
+
+
+def test_a_failure_that_others_have_got_over_is_not_noted(shop: Shop) -> None:
+    shop.member()
+    shop.book.projections.catch_up()
+    store = shop.book._core.store
+    build = store.generation(shop.book._core.trail)
+    assert build is not None
+    store.fail(build, 2, "too late", 0)
+    assert status_of(shop.book, "trail").state == "live"
+
+
+def test_a_position_that_is_gone_stops_who_reads_the_log(new_shop: NewShop, tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    shop.member()
+    shop.member()
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DELETE FROM stored_events WHERE position=4")
+    with pytest.raises(BookError, match="Position 4 is missing"):
+        shop.book.projections.catch_up()
+    follower = shop.book.follow(timeout_s=0)
+    with pytest.raises(BookError, match="Position 4 is missing"):
+        list(follower)
+    assert shop.book.audit.verify()[0].problem == "position 4 is missing"
+
+
+def test_a_stream_whose_id_is_none_is_told_by_its_position(new_shop: NewShop, tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    shop.member()
+    last = shop.book.position()
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE stored_events SET originator_id=x'00' WHERE position=?", (last,))
+    shop.book.projections.catch_up()
+    assert {(one.state, one.failed_position) for one in shop.book.projections.status()} == {("failed", last)}
+    with pytest.raises(tallybook.StoredFormError, match=f"position {last}"):
+        list(shop.book.follow(timeout_s=0))
