@@ -17,6 +17,9 @@ from typing import Any, Protocol
 
 from tallybook.projections.read_models import Table
 
+NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
+"""What a log's database notes of itself: its origin, and where its read models live, if not beside it."""
+
 
 class Session(Protocol):
     """The statements of one transaction."""

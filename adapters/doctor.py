@@ -43,7 +43,7 @@ from .keys import KEYS_APPLICATION_ID, Keyring, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .snapshots import SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
-from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside
+from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, models_noted
 
 WAL_BYTES_MAX = 64 * 2**20
 """A longer write-ahead log is worth a word: SQLite folds it in every 4 MB, unless a reader holds it up."""
@@ -80,6 +80,10 @@ class Patient:
     status: Callable[[], Sequence[Status]] | None
     progress: Progress | None
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+    models_elsewhere: bool = False
+    """Whether a place for the read models was named."""
+    in_sqlite: bool = True
+    """Whether something of the book is a file of SQLite."""
     failed: bool = False
 
     @property
@@ -249,6 +253,8 @@ def pages(patient: Patient) -> Iterator[Word]:
 def space(patient: Patient) -> Iterator[Word]:
     """Free space, against the size of the book: what a backup beside it or a rebuild needs at most."""
     if patient.path is None:
+        if patient.log is not None and not isinstance(patient.log.database, SQLiteDatabase):
+            yield ok("the free space of a server is not known to its client: look at it there")
         return
     size = sum(file.stat().st_size for file in (patient.path, *beside(patient.path)) if file.exists())
     free = shutil.disk_usage(patient.path.parent).free
@@ -436,13 +442,13 @@ def keys(patient: Patient) -> Iterator[Word]:
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def versions(patient: Patient) -> Iterator[Word]:  # noqa: ARG001 - every check is called alike
+def versions(patient: Patient) -> Iterator[Word]:
     """What the book is run by."""
     yield ok(
         f"format {FORMAT}, Tallybook {version('tallybook')}, eventsourcing {version('eventsourcing')}, "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     )
-    if _may_lose_the_wal(sqlite3.sqlite_version_info):
+    if patient.in_sqlite and _may_lose_the_wal(sqlite3.sqlite_version_info):
         yield warning(
             f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug: rarely, it damages a file that several write to",
             "Use SQLite 3.51.3 or later (or 3.44.6, 3.50.7), unless your distribution has mended its own.",
@@ -457,6 +463,12 @@ def _may_lose_the_wal(release: tuple[int, ...]) -> bool:
 
 def read_models(patient: Patient) -> Iterator[Word]:
     """Each read model's state, version, position, lag."""
+    noted = None if patient.log is None or patient.models_elsewhere else models_noted(patient.log.database)
+    if noted is not None:
+        yield warning(
+            f"the read models live at {noted}; those beside the log were looked at",
+            'Name that place with --read-models, or give it up: `tallybook.open(…, read_models="log:")`.',
+        )
     if patient.status is None:
         return
     if patient.failed:
@@ -535,6 +547,7 @@ def examine(
     quick: bool,
     progress: Progress | None,
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+    models_elsewhere: bool = False,
 ) -> list[Finding]:
     """Check a book in files, whether or not it can be opened."""
     usable: dict[Path, str] = {}
@@ -554,6 +567,7 @@ def examine(
             status,
             progress,
             lock_timeout_s,
+            models_elsewhere,
         )
         return [*findings, *_checked(patient, findings, quick)]
 
@@ -564,7 +578,14 @@ def examine_open(
     """Check an open book, wherever it lies."""
     events: Database = storage.events
     if isinstance(events, SQLiteDatabase) and not events.in_memory:
-        return examine(Path(events.name), status, quick=quick, progress=progress, lock_timeout_s=events.lock_timeout_s)
+        return examine(
+            Path(events.name),
+            status,
+            quick=quick,
+            progress=progress,
+            lock_timeout_s=events.lock_timeout_s,
+            models_elsewhere=storage.models is not events,
+        )
     patient = Patient(
         None,
         LogRecorder(events, origin=storage.origin),
@@ -572,6 +593,8 @@ def examine_open(
         storage.keys.get,
         status,
         progress,
+        models_elsewhere=storage.models is not events,
+        in_sqlite=any(isinstance(one, SQLiteDatabase) and not one.in_memory for one in (events, storage.models)),
     )
     return _checked(patient, [], quick)
 

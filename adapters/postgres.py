@@ -42,6 +42,7 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Table
 
+from .database import NOTES
 from .files import FORMAT
 
 try:
@@ -73,8 +74,6 @@ _ALIVE = (
 """For the server's side of a connection (the client's has parameters of its own): 5 s of silence, then 3 times 2 s."""
 
 DIALECT: Mapping[str, str] = {"integer": "BIGINT", "text": 'TEXT COLLATE "C"', "blob": "BYTEA", "compact": ""}
-
-BOOK_NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 
 logger = logging.getLogger("tallybook.postgres")
 
@@ -686,7 +685,7 @@ class PostgresDatabase:
                 session.define(f'CREATE SCHEMA "{self.schema}"')
             session.define("CREATE TABLE book (name {text} PRIMARY KEY, value {text} NOT NULL)")
             notes = {"application": application, "format": str(FORMAT), "origin": origin}
-            session.insert(BOOK_NOTES, list(notes.items()))
+            session.insert(NOTES, list(notes.items()))
             yield session, notes
 
     def _notes(self, session: PostgresSession, application: str) -> dict[str, str] | None:

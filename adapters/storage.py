@@ -10,6 +10,7 @@ Read models may live elsewhere than the log: in an SQLite file or a schema of th
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from uuid import uuid4
 
 from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
 
-from .database import Database
+from .database import NOTES, Database
 from .files import FORMAT, check_writable, is_ours
 from .keys import FileKeyStore, KeyStore, MemoryKeyStore
 from .log import LogRecorder
@@ -36,6 +37,9 @@ MODELS_APPLICATION_ID = 0x7A11B00F
 READS_TABLE = "access_records"
 BOOK, MODELS = "tallybook", "tallybook read models"
 """What a schema notes to be."""
+BESIDE_THE_LOG = "log:"
+
+logger = logging.getLogger("tallybook.storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ def open_storage(
 ) -> Storage:
     """Open or make a book: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`, `memory:`.
 
-    `wrapping_key` is a file, for PostgreSQL; `read_models` a URL, where they live elsewhere than the log.
+    `wrapping_key` is a file, for PostgreSQL; `read_models` a URL, where they live elsewhere than the log. The log notes
+    that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them anew.
     """
     if not isinstance(url, str):
         raise _names_no_book(url)
@@ -82,15 +87,50 @@ def open_storage(
             storage = _in_files(url, path, create, lock_timeout_s)
         except OSError as error:
             raise _cant_be_opened(path, error) from error
-    if read_models is None:
-        return storage
     try:
+        if read_models is None:
+            noted = models_noted(storage.events)
+            if noted is not None:
+                logger.warning(
+                    "The read models of %s live at %s. It is opened without: they are built anew beside its log. "
+                    'Name that place with `read_models`, or give them up with read_models="%s".',
+                    storage.url,
+                    noted,
+                    BESIDE_THE_LOG,
+                )
+            return storage
+        if read_models == BESIDE_THE_LOG:
+            _note_models(storage.events, None)
+            return storage
         models = _models_elsewhere(read_models, storage.origin, lock_timeout_s)
+        try:
+            _note_models(storage.events, models.place)
+        except BaseException:
+            models.close()
+            raise
     except BaseException:
         storage.close()
         raise
     options = None if storage.options is None else {**storage.options, "read_models": read_models}
     return replace(storage, models=models, options=options)
+
+
+def models_noted(events: Database) -> str | None:
+    """Where a book's read models live, if it was opened with a place of their own: without a password."""
+    if not events.has_table(NOTES.name):  # in memory
+        return None
+    rows = events.rows("SELECT value FROM book WHERE name='read_models'")
+    return str(rows[0][0]) if rows else None
+
+
+def _note_models(events: Database, place: str | None) -> None:
+    if models_noted(events) == place or not events.has_table(NOTES.name):
+        return
+    with events.session(write=True) as session:
+        if place is None:
+            session.run("DELETE FROM book WHERE name='read_models'")
+        else:
+            session.upsert(NOTES, [("read_models", place)])
 
 
 SERVER_SCHEMES = ("postgresql://", "postgres://")
@@ -103,11 +143,27 @@ def _path_of(url: str) -> Path:
     return path
 
 
-def _names_no_book(url: object) -> BookError:
+def _shown(url: object) -> str:
+    """Of something that is no URL: without what may be a password."""
     shown = str(url).encode(errors="replace").decode()
     if "@" in shown or "password" in shown.lower():
         scheme, separator, _ = shown.partition("://")
-        shown = f"{scheme[:12]}://…" if separator else "…"  # the rest may hold a password
+        return f"{scheme[:12]}://…" if separator else "…"
+    return shown
+
+
+def _names_no_place(url: object) -> BookError:
+    shown = _shown(url)
+    return BookError(
+        f"{shown!r} names no place for read models of their own.",
+        path=shown,
+        remedy='Write "sqlite:///models.db" (four slashes for an absolute path) or '
+        '"postgresql://user@host/database?schema=models"; leave `read_models` out to keep them beside the log.',
+    )
+
+
+def _names_no_book(url: object) -> BookError:
+    shown = _shown(url)
     return BookError(
         f"{shown!r} names no book.",
         path=shown,
@@ -324,6 +380,8 @@ def _made_on_server(database: PostgresDatabase, wrapping_key: str | Path | None)
 def _models_elsewhere(url: str, origin: str, lock_timeout_s: int) -> Database:
     """A database of read models, which belongs to one book. Raises NotABook, and BookError for another book's."""
     database: Database
+    if not isinstance(url, str):
+        raise _names_no_place(url)
     if url.startswith(SERVER_SCHEMES):
         from .postgres import PostgresDatabase
 
@@ -336,7 +394,9 @@ def _models_elsewhere(url: str, origin: str, lock_timeout_s: int) -> Database:
             database.close()
             raise
     else:
-        path = _path_of(url)
+        path = file_of(url)
+        if path is None:
+            raise _names_no_place(url)
         try:
             if not path.parent.is_dir():
                 raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")

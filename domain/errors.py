@@ -20,7 +20,7 @@ when several apply, the one that stands first in the catalogue wins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -242,6 +242,13 @@ def text(value: object, name: str, *, nul: bool = False) -> str:
             "invalid_argument", f"{name}: the text holds a character that is not Unicode.", argument=name
         ) from None
     return value
+
+
+def listed(value: object, name: str, what: str) -> tuple[str, ...]:
+    """A list of names as an argument: one text is none. Refuses: invalid_argument."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise refusal("invalid_argument", f"{name}: a list of {what} is wanted, not one text.", argument=name)
+    return tuple(value)
 
 
 class BookError(TallybookError):

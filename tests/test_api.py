@@ -452,3 +452,26 @@ def test_a_name_that_no_file_has_is_refused(tmp_path: Path, given: str) -> None:
     for url in (f"sqlite:///{tmp_path}/{given}", f"postgresql://kim@localhost/{given}"):
         with pytest.raises(BookError):
             tallybook.open(url)
+
+
+@pytest.mark.parametrize("given", ["tiers", b"tiers", 5])
+def test_one_text_is_no_list_of_read_models(book: Book, given: Any, tmp_path: Path) -> None:
+    for call, argument in (
+        (lambda: tallybook.open(f"sqlite:///{tmp_path}/other.book", inline=given), "inline"),
+        (lambda: book.projections.catch_up(names=given), "names"),
+        (lambda: book.projections.run(names=given), "names"),
+        (lambda: book.follow(names=given), "names"),
+    ):
+        with pytest.raises(InvalidInput, match=f"{argument}: a list of .* is wanted") as refused:
+            call()
+        assert refused.value.code == "invalid_argument"
+        assert refused.value.values == {"argument": argument}
+    assert not (tmp_path / "other.book").exists()
+
+
+@pytest.mark.parametrize("given", ["memory:", "models.db", Path("models.db"), "kim:secret@host"])
+def test_what_names_no_place_for_read_models_is_told_in_their_words(given: Any) -> None:
+    with pytest.raises(BookError, match="no place for read models") as error:
+        tallybook.open("memory:", read_models=given)
+    assert "memory:" not in error.value.remedy
+    assert "secret" not in str(error.value)

@@ -567,6 +567,25 @@ def test_a_sound_book_on_a_server_has_no_findings(server_book_url: str) -> None:
     assert brief([one for one in tallybook.doctor(server_book_url) if one.state == "failed"]) == set()
 
 
+def test_a_book_on_a_server_is_told_nothing_of_files(
+    server_book_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_may_lose_the_wal", lambda _: True)
+    models = f"sqlite:///{tmp_path}/models.db"
+    for read_models, states in ((None, ["ok"]), (models, ["ok", "warning"])):
+        findings = tallybook.doctor(server_book_url, quick=True, read_models=read_models) if read_models else []
+        if not findings:
+            with tallybook.open(server_book_url) as book:
+                findings = book.doctor(quick=True)
+        assert [one.state for one in findings if one.name == "versions"] == states
+        [told] = [one for one in findings if one.name == "space"]
+        assert (told.state, "not known" in told.what) == ("ok", True)
+    with tallybook.open("memory:") as book:
+        names = {(one.name, one.state) for one in book.doctor(quick=True)}
+    assert ("versions", "warning") not in names
+    assert "space" not in {name for name, _ in names}
+
+
 SERVER_FAULTS = {
     "DELETE FROM {}.stored_events WHERE position=2": {"positions", "root", "streams"},
     "UPDATE {}.stored_events SET state=state || '\\x00'::bytea WHERE position=2": {"root", "events"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ from .postgres import (
     drop_schema,
     is_own_server,
     new_schema,
+    password_of,
     run_sql,
     schema_url,
     server_url,
@@ -524,6 +527,53 @@ def test_a_book_is_no_place_for_anothers_read_models(book_url: str, tmp_path: Pa
         tallybook.open(book_url, read_models=book_url)
 
 
+@BOTH
+def test_a_book_whose_read_models_live_elsewhere_says_so_when_it_is_opened_without(
+    book_url: str, elsewhere: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.name == "tallybook.storage"]
+
+    def findings(read_models: str | None) -> list[str]:
+        with tallybook.open(book_url, read_models=read_models) as book:
+            from_within = [one.what for one in book.doctor(quick=True) if "live at" in one.what]
+        outside = tallybook.doctor(book_url, quick=True, read_models=read_models)
+        assert [one.what for one in outside if "live at" in one.what] == from_within
+        assert all(one.state == "warning" and "log:" in one.remedy for one in outside if "live at" in one.what)
+        return from_within
+
+    tallybook.open(book_url).close()
+    with tallybook.open(book_url, read_models=elsewhere) as book:
+        place = book._core.storage.models.place
+    assert findings(elsewhere) == []
+    assert told() == []
+    [finding] = findings(None)
+    assert place in finding
+    assert told()
+    assert all(place in one for one in told())
+    caplog.clear()
+    assert findings("log:") == []
+    assert findings(None) == [], "the place was given up"
+    assert told() == []
+
+
+def test_the_place_of_read_models_is_noted_without_its_password(url: str, tmp_path: Path, proxy: Proxy) -> None:
+    schema = new_schema()
+    password = password_of(server_url()) or "hunter2"  # a server of the tests' own asks for none
+    models = proxy.url(schema)
+    if f":{password}@" not in models:
+        models = models.replace("@", f":{password}@", 1)
+    path = tmp_path / "shop.book"
+    try:
+        tallybook.open(f"sqlite:///{path}", read_models=models).close()
+    finally:
+        drop_schema(schema)
+    with closing(sqlite3.connect(path)) as raw:
+        [(noted,)] = raw.execute("SELECT value FROM book WHERE name='read_models'")
+    assert schema in noted
+    assert password not in noted
+
+
 # ── the command line ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -543,6 +593,19 @@ def test_the_command_line_opens_a_book_on_a_server(url: str, tmp_path: Path) -> 
 
     assert "Ada Lovelace" in run("--wrapping-key", str(key), "show", "customer", str(ada)).stdout
     assert "Ada Lovelace" in run("show", "customer", str(ada), TALLYBOOK_WRAPPING_KEY=str(key)).stdout
+    models = tmp_path / "models.db"
+    place = f"sqlite:///{models}"
+    keyed = ("--wrapping-key", str(key))
+    assert run(*keyed, "--read-models", place, "projections", "catch-up").returncode == 0
+    head = run_sql(f"SELECT position FROM {schema_of(url)}.head WHERE log='stored_events'")
+    with closing(sqlite3.connect(models)) as raw:
+        assert set(raw.execute("SELECT position FROM read_model_builds")) == set(head)
+    done = run(*keyed, "doctor", "--quick", TALLYBOOK_READ_MODELS=place)
+    assert done.returncode == 0
+    assert "live at" not in done.stdout
+    done = run(*keyed, "doctor", "--quick", "--json")
+    assert f"the read models live at {models}" in done.stdout
+    assert str(models) in done.stderr
     refused = run("show", "customer", str(ada))
     assert refused.returncode == 2
     assert "Copy the wrapping key" in refused.stderr

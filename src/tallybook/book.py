@@ -16,7 +16,7 @@ from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import open_storage
-from tallybook.domain.errors import refusal
+from tallybook.domain.errors import listed, refusal
 from tallybook.domain.events import Metadata
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
@@ -217,11 +217,19 @@ def open(  # noqa: A001 - the name of the front door
     another process's transaction. `inline` names read models that are folded in each command's own transaction, so that
     their rows are there when it returns; each command pays for the fold. `wrapping_key` is the file, on this host, of
     the key that a PostgreSQL book's data keys are wrapped under (default: in `~/.tallybook`); it is made with a new
-    book. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere than the log.
+    book. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere than the log; give
+    it at each opening. The book notes the place, and one that is opened without says so in the log `tallybook.storage`;
+    `"log:"` gives the place up, and keeps them beside the log again.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, BookUnreachable.
+    Refuses: invalid_argument, busy.
     """
+    kept_inline = listed(inline, "inline", "read models")
     storage = open_storage(
         url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
     )
-    return Book(Core(storage, now_us, new_id, inline))
+    try:
+        return Book(Core(storage, now_us, new_id, kept_inline))
+    except BaseException:
+        storage.close()
+        raise

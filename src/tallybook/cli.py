@@ -61,6 +61,7 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
+READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
 
 BookUrl = Annotated[
     str,
@@ -114,14 +115,24 @@ def options(
             show_default=False,
         ),
     ] = None,
+    read_models: Annotated[
+        str | None,
+        typer.Option(
+            "--read-models",
+            envvar="TALLYBOOK_READ_MODELS",
+            help="Where the read models live, if not beside the log: sqlite:///models.db, or postgresql://…",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
+    READ_MODELS.set(read_models)
 
 
 def open_book(url: str, *, create: bool = True) -> Book:
     """Open the book that a command works on."""
-    return front.open(url, create=create, wrapping_key=WRAPPING_KEY.get())
+    return front.open(url, create=create, wrapping_key=WRAPPING_KEY.get(), read_models=READ_MODELS.get())
 
 
 def _fail(error: TallybookError, as_json: bool) -> None:
@@ -455,7 +466,12 @@ def doctor(
     """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
     with _progress("doctor", as_json) as progress:
         findings = examine_book(
-            book, quick=quick, progress=progress, wrapping_key=WRAPPING_KEY.get(), lock_timeout_s=lock_timeout
+            book,
+            quick=quick,
+            progress=progress,
+            wrapping_key=WRAPPING_KEY.get(),
+            read_models=READ_MODELS.get(),
+            lock_timeout_s=lock_timeout,
         )
 
     def show() -> None:

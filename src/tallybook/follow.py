@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from tallybook.adapters.log import Row, Tail, check_no_gap
-from tallybook.domain.errors import BookClosed, BookError, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, listed, refusal, whole
 from tallybook.domain.events import REGISTRY
 from tallybook.projections.read_models import Recorded
 
@@ -164,9 +164,8 @@ def follow(core: Core, after: int, names: Sequence[str], timeout_s: float | None
     """A follower of an open book. Refuses: invalid_argument. Raises BookClosed."""
     core.check_open()
     whole(after, "after", 0, 2**62)
-    if isinstance(names, str):
-        raise refusal("invalid_argument", "names: a list of stored names is wanted, not one text.", argument="names")
-    unknown = [name for name in names if name not in REGISTRY]
+    wanted = listed(names, "names", "stored names")
+    unknown = [name for name in wanted if name not in REGISTRY]
     if unknown:
         raise refusal(
             "invalid_argument",
@@ -175,4 +174,4 @@ def follow(core: Core, after: int, names: Sequence[str], timeout_s: float | None
         )
     if timeout_s is not None and not (isinstance(timeout_s, (int, float)) and timeout_s >= 0):
         raise refusal("invalid_argument", "timeout_s: seconds, 0 or more, are wanted, or None.", argument="timeout_s")
-    return Follower(core, after, tuple(dict.fromkeys(names)), timeout_s)
+    return Follower(core, after, tuple(dict.fromkeys(wanted)), timeout_s)

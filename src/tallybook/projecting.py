@@ -10,7 +10,7 @@ from eventsourcing.persistence import OperationalError
 
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
-from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, refusal, whole
+from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, listed, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
 from tallybook.projections.projector import FAILED, Status
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
@@ -41,10 +41,11 @@ class ProjectionsDesk(Desk):
         A read model that is paused, failed or retired is left as it is. Refuses: invalid_argument, busy.
         """
         self._core.check_open()
-        for name in names or ():
+        wanted = None if names is None else listed(names, "names", "read models")
+        for name in wanted or ():
             self._model(name)
         with rarely_collecting():
-            return self._core.projector.catch_up(progress, names)
+            return self._core.projector.catch_up(progress, wanted)
 
     def rebuild(self, name: str | None = None, progress: Progress | None = None, *, processes: int = 1) -> int:
         """Build one read model (default: each) anew beside the live one, and swap it in; the position reached.
@@ -84,7 +85,9 @@ class ProjectionsDesk(Desk):
         """
         core = self._core
         core.check_open()
-        wanted = [model.name for model in core.projector.models] if names is None else [*names]
+        wanted = (
+            [model.name for model in core.projector.models] if names is None else listed(names, "names", "read models")
+        )
         for name in wanted:
             self._model(name)
         stop = stop or threading.Event()

@@ -66,4 +66,11 @@ def doctor(
             return book.projections.status()
 
     with rarely_collecting():
-        return examine(path, status, quick=quick, progress=progress, lock_timeout_s=lock_timeout_s)
+        return examine(
+            path,
+            status,
+            quick=quick,
+            progress=progress,
+            lock_timeout_s=lock_timeout_s,
+            models_elsewhere=read_models is not None,
+        )
