@@ -23,7 +23,7 @@ from hashlib import sha256
 from itertools import chain
 from threading import Condition, Event, Thread, get_ident
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, LiteralString, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from eventsourcing import persistence
@@ -67,9 +67,9 @@ IDLE_IN_TRANSACTION_S = 60
 
 VANISHED_S = 11
 """When the server gives up a client whose host vanished without a word: its locks go to the next. See `_ALIVE`."""
-_ALIVE = (
-    f"SET tcp_keepalives_idle TO 5; SET tcp_keepalives_interval TO 2; SET tcp_keepalives_count TO 3; "
-    f"SET tcp_user_timeout TO {VANISHED_S * 1000}; "
+_ALIVE: LiteralString = (
+    "SET tcp_keepalives_idle TO 5; SET tcp_keepalives_interval TO 2; SET tcp_keepalives_count TO 3; "
+    "SET tcp_user_timeout TO {}; "
 )
 """For the server's side of a connection (the client's has parameters of its own): 5 s of silence, then 3 times 2 s."""
 
@@ -785,6 +785,7 @@ class PostgresDatabase:
                     "SELECT set_config('synchronous_commit', 'on', false) "
                     "WHERE current_setting('synchronous_commit')='off'"
                 ).format(
+                    sql.Literal(VANISHED_S * 1000),
                     sql.Identifier(self.schema),
                     sql.Literal(max(1, int(self.lock_timeout_s * 1000))),
                     sql.Literal(IDLE_IN_TRANSACTION_S * 1000),

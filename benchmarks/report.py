@@ -164,8 +164,8 @@ def page(results: Mapping[str, Any]) -> str:
 
 Tallybook beside the stock way of the `eventsourcing` package and beside the database driver alone (raw), in the same
 run. SQLite on files on disk, all with WAL and `synchronous=FULL` (checked): a commit that returned survives a power cut
-as far as the disk keeps its promise. PostgreSQL as the table below says. Each figure is the median of all rounds of
-{info["passes"]} passes over the suite. They hold for this machine; the ratios travel better.
+as far as the disk keeps its promise. PostgreSQL as the table below says. Each figure is the median of all
+rounds of {info["passes"]} passes over the suite. They hold for this machine; the ratios travel better.
 
 {table(found)}
 
