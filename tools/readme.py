@@ -34,10 +34,12 @@ def main() -> None:
 
     text = re.sub(r"```console\n(.*?)```", answer, text, flags=re.DOTALL)
 
+    names: dict[str, object] = {}  # one block goes on where the one before ended
+
     def printed(match: re.Match[str]) -> str:
         out = io.StringIO()
         with contextlib.chdir(scratch), contextlib.redirect_stdout(out):
-            exec(compile(match.group(1), "README.md", "exec"), {})  # noqa: S102 - our own README
+            exec(compile(match.group(1), "README.md", "exec"), names)  # noqa: S102 - our own README
         return f"```python\n{match.group(1)}```\n\n```text\n{out.getvalue().rstrip()}\n```"
 
     text = re.sub(r"```python\n(.*?)```\n\n```text\n.*?```", printed, text, flags=re.DOTALL)
