@@ -25,7 +25,7 @@ from .codec import EventMapper, subject_of
 from .database import Database, Session
 from .form import known_uuid
 from .keys import Keyring
-from .log import BookFactory, LogRecorder
+from .log import BookFactory, LogRecorder, check_no_gap
 from .snapshots import EVERY, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
 
 PIECE = EVERY
@@ -215,11 +215,13 @@ class BookApplication(Application[UUID]):
         """
         repository: Repository[UUID] = self.repository
         cache = repository.cache
-        if cache is not None and not newest:
+        if cache is not None:
             with suppress(KeyError):
                 held: Any = cache.get(stream_id)
-                if type(held) is kind:
+                if type(held) is kind and (not newest or self.log.stand([(stream_id, held.version)])):
                     return held
+                if not self.log.stream_rows(stream_id, gt=held.version - 1, limit=1):
+                    cache.get(stream_id, evict=True)  # the log went back: it was restored, or another server took over
 
         def project(state: Any, events: Iterable[Any]) -> Any:
             if state is None or not state.version:
@@ -331,7 +333,12 @@ class BookApplication(Application[UUID]):
         """Rows of the log as events with their positions."""
         read, made = self.codec.read, _recorded
         for position, stream, version, stored_name, state in rows:
-            yield made((position, read(known_uuid(stream), version, stored_name, state, position)))
+            try:
+                stream_id = known_uuid(stream)
+            except ValueError as error:
+                where = f"position {position}, {stored_name}"
+                raise StoredFormError(f"the stream's id: {error}", where=where) from error
+            yield made((position, read(stream_id, version, stored_name, state, position)))
 
     def scan(
         self, kind: type[Event], fields: Sequence[str], *, chunk: int = 500
@@ -349,6 +356,7 @@ class BookApplication(Application[UUID]):
         """Up to `limit` events after a position: what the projector pulls."""
         rows = self.log.log_rows(after, limit)
         last = rows[-1][0] if rows else after
+        check_no_gap(rows, after, self.log.origin)
         index, parts = part
         if parts > 1:
             rows = [row for row in rows if _part_of(row[4], parts) == index]
@@ -363,6 +371,15 @@ class BookApplication(Application[UUID]):
     def position(self) -> int:
         """The last position."""
         return self.log.position()
+
+    def mark(self, position: int) -> bytes | None:
+        """The id of the event at a position; empty if it can't be read, None if there is none."""
+        for row in self.log.rows_at([position]):
+            try:
+                return next(self.decode([row])).event.event_id.bytes
+            except StoredFormError:
+                return b""
+        return None
 
 
 def compared(snapshots: SnapshotStore, events: BookEventStore, progress: Progress | None = None) -> SnapshotReport:

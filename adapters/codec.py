@@ -122,6 +122,7 @@ class EventMapper(Mapper[UUID]):
         form = self._forms[stored_name]
         pick = form.places(fields)
         positions = [position for position, _ in rows]
+        found: list[tuple[Any, ...]] = []
         try:
             found = [*map(_unpack_tuples, [state for _, state in rows])]
             version, arity = form.version, form.arity

@@ -36,7 +36,7 @@ def verify(name: str, log: EventStore, progress: Progress | None = None) -> Veri
         head, problem = outline(log)
         size = head.position
         problem = problem or _contents(log, head, frontier, progress)
-    except (PersistenceError, BookDamaged, TypeError, ValueError) as error:
+    except (PersistenceError, BookDamaged, TypeError, ValueError, AttributeError) as error:
         problem = f"what follows position {frontier.size} can't be read: {error}"
     return Verification(name, size, frontier.root().hex(), problem)
 

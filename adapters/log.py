@@ -23,7 +23,7 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
-from tallybook.domain.errors import BookClosed
+from tallybook.domain.errors import BookClosed, BookDamaged
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -471,6 +471,15 @@ class LogRecorder(ApplicationRecorder):
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> LogSubscription:
         """The log's events after a position as they come, as `eventsourcing` asks for them."""
         return LogSubscription(self, gt, topics)
+
+
+def check_no_gap(rows: Sequence[Row], after: int, place: str) -> None:
+    """Raises BookDamaged where a position after the last one read is missing: it was there, and is gone."""
+    if rows and rows[-1][0] - after != len(rows):
+        missing = next(expected for expected, row in enumerate(rows, after + 1) if row[0] != expected)
+        raise BookDamaged(
+            f"Position {missing} is missing from the log.", path=place, remedy="See `tallybook doctor`; restore it."
+        )
 
 
 class Tail:

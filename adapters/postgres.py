@@ -829,7 +829,8 @@ class PostgresDatabase:
         return link
 
     def _give_back(self, link: _Link) -> None:
-        fit = link.idle
+        with self._state:
+            fit = link.idle and len(self._idle) + len(self._users) <= CONNECTIONS_MAX
         if not fit:
             link.connection.close()
         self._leave(id(link), link if fit else None)

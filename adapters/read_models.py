@@ -14,8 +14,6 @@ from tallybook.projections.read_models import BuildRecord, Generation, ReadModel
 
 from .database import Database, Session, definition, marks
 
-ERROR_CHARS_MAX = 500
-
 
 def _built(build: Generation, table: Table) -> Table:
     return replace(table, name=_name(table.name, build.number))
@@ -85,6 +83,7 @@ class TableReadModelStore:
                 "CREATE TABLE IF NOT EXISTS read_model_builds (number {integer} PRIMARY KEY, name {text} NOT NULL, "
                 "version {integer} NOT NULL, shape {text} NOT NULL, tables {text} NOT NULL, live {integer} NOT NULL, "
                 "position {integer} NOT NULL, target {integer} NOT NULL, muted {integer} NOT NULL, "
+                "mark {blob} NOT NULL, "
                 "failed_position {integer}, failed_error {text} NOT NULL, failed_seen {integer} NOT NULL)"
             )
 
@@ -115,8 +114,8 @@ class TableReadModelStore:
         return [
             BuildRecord(number, name, version, shape, bool(live), *rest)
             for number, name, version, shape, live, *rest in self._rows(
-                "SELECT number, name, version, shape, live, position, target, muted, failed_position, failed_error, "
-                "failed_seen FROM read_model_builds ORDER BY number"
+                "SELECT number, name, version, shape, live, position, target, muted, mark, failed_position, "
+                "failed_error, failed_seen FROM read_model_builds ORDER BY number"
             )
         ]
 
@@ -131,7 +130,7 @@ class TableReadModelStore:
                         "SELECT MAX(position) FROM read_model_builds WHERE name=? AND live=1", (model.name,)
                     )
                     session.run(
-                        "INSERT INTO read_model_builds VALUES (?,?,?,?,?,0,0,?,?,NULL,'',0)",
+                        "INSERT INTO read_model_builds VALUES (?,?,?,?,?,0,0,?,?,?,NULL,'',0)",
                         (
                             build.number,
                             model.name,
@@ -140,6 +139,7 @@ class TableReadModelStore:
                             " ".join(table.name for table in model.tables),
                             head,
                             head if before is None else before,
+                            b"",
                         ),
                     )
                     for table in model.tables:
@@ -196,15 +196,17 @@ class TableReadModelStore:
 
     def tracked(self, build: Generation) -> int:
         """The position up to which a build is folded; 0 for one that was dropped."""
-        rows = self._rows("SELECT position FROM read_model_builds WHERE number=?", (build.number,))
+        lock = "" if self._within is None else self.database.for_update
+        rows = self._rows("SELECT position FROM read_model_builds WHERE number=?" + lock, (build.number,))  # noqa: S608 - names of ours
         return rows[0][0] if rows else 0
 
     def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
         """Note that a build could not fold the event at a position."""
         with self._session() as session:
             session.run(
-                "UPDATE read_model_builds SET failed_position=?, failed_error=?, failed_seen=? WHERE number=?",
-                (position, error[:ERROR_CHARS_MAX], seen, build.number),
+                "UPDATE read_model_builds SET failed_position=?, failed_error=?, failed_seen=? "
+                "WHERE number=? AND position<?",
+                (position, error, seen, build.number, position),
             )
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,7 +242,7 @@ class TableReadModelStore:
     def _is_there(self, build: Generation) -> bool:
         return bool(self._rows("SELECT 1 FROM read_model_builds WHERE number=?", (build.number,)))
 
-    def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int) -> bool:
+    def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int, mark: bytes = b"") -> bool:
         """Write rows and position of a batch, unless a build moved or was dropped meanwhile."""
         # In one order everywhere, so that two processes never wait for each other's rows.
         ordered = sorted(work, key=lambda one: one[0].number)
@@ -256,8 +258,9 @@ class TableReadModelStore:
                 assert isinstance(rows, TableRows)
                 rows.flush(session)
                 session.run(
-                    "UPDATE read_model_builds SET position=?, failed_position=NULL, failed_error='' WHERE number=?",
-                    (position, build.number),
+                    "UPDATE read_model_builds SET position=?, mark=?, failed_position=NULL, failed_error='' "
+                    "WHERE number=?",
+                    (position, mark, build.number),
                 )
         return True
 

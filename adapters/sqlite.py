@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Lock, get_ident
@@ -144,6 +144,29 @@ class OpenFile:
         return found.st_dev, found.st_ino
 
 
+def patiently(run: Callable[[], object], timeout_s: float) -> None:
+    """Do what needs a lock, once it is free. Raises sqlite3's error when the time is over.
+
+    SQLite's own waiting sleeps up to 100 ms at a time, so that a busy process would keep the lock from all others, and
+    it does not wait at all for a change of the journal's mode. Here they look every 2 ms.
+    """
+    until = None
+    pause_s = 0.0002
+    while True:
+        try:
+            run()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            now = time.monotonic()
+            until = until or now + timeout_s
+            if now >= until:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.002)
+
+
 class SQLiteSession:
     """One transaction. A writing one takes the write lock when it begins: a plain BEGIN that reads first and writes
     then fails at once when another writer was in between."""
@@ -163,29 +186,19 @@ class SQLiteSession:
                 self._begin_writing()
             else:
                 self._cursor.execute("BEGIN")
-        except sqlite3.Error as error:
+        except BaseException as error:
+            # An interruption too: the lock must not stay with a session that never began.
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
             self._database._give_back(self._connection, write=self._write)
-            raise translated(error, self._database.place) from error
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self._database.place) from error
+            raise
         return self
 
     def _begin_writing(self) -> None:
-        """Take the write lock. SQLite's own waiting sleeps up to 100 ms at a time, so that a busy process would keep
-        the lock from all others; here they look every 2 ms."""
-        until = None
-        pause_s = 0.0002
-        while True:
-            try:
-                self._cursor.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                now = time.monotonic()
-                until = until or now + self._database.lock_timeout_s
-                if now >= until:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.002)
+        patiently(lambda: self._cursor.execute("BEGIN IMMEDIATE"), self._database.lock_timeout_s)
 
     def __exit__(
         self,

@@ -26,7 +26,7 @@ from .database import NOTES, Database
 from .files import FORMAT, check_writable, is_ours
 from .keys import FileKeyStore, KeyStore, MemoryKeyStore
 from .log import LogRecorder
-from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, translated
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
 
 if TYPE_CHECKING:
     from .postgres import PostgresDatabase
@@ -146,7 +146,10 @@ def _path_of(url: str) -> Path:
 def _shown(url: object) -> str:
     """Of something that is no URL: without what may be a password."""
     shown = str(url).encode(errors="replace").decode()
-    return "…" + shown[shown.rindex("@") :] if "@" in shown else shown
+    if "@" in shown or "password" in shown.lower():
+        scheme, separator, _ = shown.partition("://")
+        return f"{scheme[:12]}://…" if separator else "…"
+    return shown
 
 
 def _names_no_place(url: object) -> BookError:
@@ -313,7 +316,7 @@ def make_log_file(
 
 def _make_file(path: Path, application_id: int, definitions: Sequence[str], origin: str, lock_timeout_s: float) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=lock_timeout_s)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
+        patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"), lock_timeout_s)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA application_id").fetchone()[0] == 0:

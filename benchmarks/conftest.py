@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from .ours import import_into, open_book
 from .rows import BY_KEY
-from .workload import SIZES, Sizes
+from .workload import SIZES, Sizes, cdnow_lines
 
 
 class Benchmark(Protocol):
@@ -46,6 +47,7 @@ class Measure:
         self._round = 0
         self._open: list[Closable] = []
         self._cpu: list[float] = []
+        self._elsewhere = 0.0
 
     def __call__(
         self,
@@ -86,12 +88,21 @@ class Measure:
                 shutil.rmtree(self._folder / f"{key}-{who}-{self._round}")
 
         def timed(*args: Any) -> None:
+            self._elsewhere = 0.0
             started = process_time()
             target(*args)
-            self._cpu.append(process_time() - started)
+            self._cpu.append(process_time() - started + self._elsewhere)
 
         self._benchmark.pedantic(timed, setup=setup, teardown=teardown, rounds=rounds, warmup_rounds=warmup)
         self._benchmark.extra_info["cpu"] = self._cpu[-rounds:]
+
+    def spent(self, seconds: float) -> None:
+        """Add what processes that the target started took of the processor's time."""
+        self._elsewhere += seconds
+
+    def server(self, promises: str) -> None:
+        """Keep what the server is that was measured."""
+        self._benchmark.extra_info["server"] = promises
 
     def sizes(self, **bytes_each: float) -> None:
         """Keep how many bytes an event takes on disk, by what they are of."""
@@ -113,6 +124,21 @@ def measure(benchmark: Benchmark, tmp_path: Path) -> Iterator[Measure]:
 def sizes() -> Sizes:
     """How much is done."""
     return SIZES
+
+
+@pytest.fixture(scope="session")
+def history(sizes: Sizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that is imported."""
+    return cdnow_lines(tmp_path_factory.mktemp("cdnow"), sizes.import_lines)
+
+
+@pytest.fixture(scope="session")
+def imported(history: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed book of it, without read models."""
+    path = tmp_path_factory.mktemp("imported") / "source.book"
+    with open_book(path) as book:
+        import_into(book, history)
+    return path
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from tallybook.domain.events import Event, Metadata
 from tallybook.times import When
 
 from .raw import assert_durable
-from .workload import ACTOR, CURRENCY, FIRST_US, PURPOSE, RULES, RULES_FROM, Sale
+from .workload import ACTOR, CURRENCY, FIRST_US, PURPOSE, RULES, RULES_FROM, SWEEP_TO, Sale
 
 
 def url(path: Path) -> str:
@@ -43,6 +43,14 @@ def copy_book(source: Path, folder: Path) -> Path:
     for file in source.parent.glob(source.name + "*"):
         shutil.copy(file, folder / file.name)
     return folder / source.name
+
+
+def import_into(book: Book, file: Path) -> None:
+    """Adopt the rules, import, sweep."""
+    with book.acting("system:import", purpose="import"):
+        book.rules.adopt(RULES, effective_at=RULES_FROM)
+        book.imports.cdnow(file)
+        book.loyalty.sweep(SWEEP_TO)
 
 
 def registered(book: Book, count: int) -> list[UUID]:

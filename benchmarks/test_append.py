@@ -83,8 +83,10 @@ class TestAppend:
         measure(key, OURS, len(work) * size, run_till, prepare, rounds=sizes.append_rounds)
 
 
-def run_commands(book: Book, customers: list[object], work: list[Sale]) -> None:
-    """Whole commands, as a host gives them."""
+def run_commands(
+    book: Book, customers: list[object], work: list[Sale], ask: Callable[[], object] | None = None
+) -> None:
+    """Whole commands, as a host gives them; a question after each, if there is one."""
     record_purchase = book.customers.record_purchase
     with book.acting(ACTOR, purpose=PURPOSE):
         for sale in work:
@@ -100,6 +102,8 @@ def run_commands(book: Book, customers: list[object], work: list[Sale]) -> None:
                 ],
                 currency=CURRENCY,
             )
+            if ask is not None:
+                ask()
 
 
 class TestCommand:

@@ -13,11 +13,10 @@ from tallybook.projections import projector
 from tallybook.projections.read_models import Batch, Recorded
 
 from .conftest import Measure
-from .ours import copy_book, open_book
+from .ours import copy_book, import_into, open_book
 from .raw import RawLog, RawTables, log_rows
 from .rows import OURS, RAW, STOCK
 from .stock import StockShop, StockView
-from .test_import import import_into
 from .workload import Sizes, cdnow_lines, chunks, sales
 
 
@@ -57,6 +56,10 @@ class OneByOne:
     def position(self) -> int:
         """The last position."""
         return self.head
+
+    def mark(self, position: int) -> bytes | None:
+        """The id of an event."""
+        return self._app.mark(position)
 
     def read(self, after: int, limit: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """The next event."""

@@ -10,19 +10,11 @@ from tallybook.adapters.cdnow import CdnowRow, read_cdnow
 from tallybook.book import Book
 
 from .conftest import Measure
-from .ours import copy_book, open_book
+from .ours import copy_book, import_into, open_book
 from .raw import LogRow, RawLog, log_rows
 from .rows import OURS, RAW, STOCK
 from .stock import StockCustomer, StockShop
-from .workload import RULES, RULES_FROM, SWEEP_TO, Sizes, cdnow_lines, chunks
-
-
-def import_into(book: Book, file: Path) -> None:
-    """Adopt the rules, import, sweep."""
-    with book.acting("system:import", purpose="import"):
-        book.rules.adopt(RULES, effective_at=RULES_FROM)
-        book.imports.cdnow(file)
-        book.loyalty.sweep(SWEEP_TO)
+from .workload import Sizes, chunks
 
 
 def end_to_end(path: Path, file: Path) -> Book:
@@ -34,24 +26,9 @@ def end_to_end(path: Path, file: Path) -> Book:
 
 
 @pytest.fixture(scope="module")
-def file(sizes: Sizes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is imported."""
-    return cdnow_lines(tmp_path_factory.mktemp("cdnow"), sizes.import_lines)
-
-
-@pytest.fixture(scope="module")
-def source(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A closed book of it, without read models."""
-    path = tmp_path_factory.mktemp("import") / "source.book"
-    with open_book(path) as book:
-        import_into(book, file)
-    return path
-
-
-@pytest.fixture(scope="module")
-def rows(source: Path) -> list[LogRow]:
+def rows(imported: Path) -> list[LogRow]:
     """What Tallybook stores of it."""
-    return log_rows(source)
+    return log_rows(imported)
 
 
 def per_commit(rows: list[LogRow]) -> int:
@@ -73,10 +50,10 @@ def test_raw(measure: Measure, sizes: Sizes, rows: list[LogRow], tmp_path: Path)
     measure("import", RAW, len(rows), RawLog.append, prepare, rounds=sizes.import_rounds)
 
 
-def test_stock(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow], tmp_path: Path) -> None:
+def test_stock(measure: Measure, sizes: Sizes, history: Path, rows: list[LogRow], tmp_path: Path) -> None:
     """Facts alone, the package's own way."""
     size = per_commit(rows)
-    purchases = [row for row in read_cdnow(file) if isinstance(row, CdnowRow)]
+    purchases = [row for row in read_cdnow(history) if isinstance(row, CdnowRow)]
     count = len(purchases) + len({row.customer for row in purchases})
 
     def prepare(folder: Path) -> tuple[StockShop]:
@@ -86,7 +63,7 @@ def test_stock(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow], t
         customers: dict[str, StockCustomer] = {}
         touched: dict[str, StockCustomer] = {}
         pending = 0
-        for row in read_cdnow(file):
+        for row in read_cdnow(history):
             assert isinstance(row, CdnowRow)
             customer = customers.get(row.customer)
             if customer is None:
@@ -109,18 +86,22 @@ def test_stock(measure: Measure, sizes: Sizes, file: Path, rows: list[LogRow], t
     measure("import", STOCK, count, run, prepare, rounds=sizes.import_rounds)
 
 
-def test_ours(measure: Measure, sizes: Sizes, file: Path, source: Path, rows: list[LogRow], tmp_path: Path) -> None:
+def test_ours(
+    measure: Measure, sizes: Sizes, history: Path, imported: Path, rows: list[LogRow], tmp_path: Path
+) -> None:
     """Tallybook."""
-    whole = copy_book(source, tmp_path)
+    whole = copy_book(imported, tmp_path)
     with open_book(whole) as book:
         book.projections.catch_up()
-    measure.sizes(log=source.stat().st_size / len(rows), with_read_models=whole.stat().st_size / len(rows))
+    keys = whole.with_name(whole.name + ".keys")
+    log, beside, models = (path.stat().st_size / len(rows) for path in (imported, keys, whole))
+    measure.sizes(log=log, log_and_keys=log + beside, log_keys_and_read_models=models + beside)
 
     def prepare(folder: Path) -> tuple[Path]:
         return (folder / "ours.book",)
 
     def run(path: Path) -> None:
-        book = end_to_end(path, file)
+        book = end_to_end(path, history)
         measure.closing(book)
         assert book.position() == len(rows)
 

@@ -41,6 +41,11 @@ class Sizes:
     single_rounds: int
     import_lines: int | None
     import_rounds: int
+    rebuild_rounds: int
+    postgres_writers: int
+    postgres_commits: dict[int, int]
+    """Of each writer."""
+    postgres_rounds: int
 
 
 FULL = Sizes(
@@ -58,6 +63,10 @@ FULL = Sizes(
     single_rounds=1,
     import_lines=None,
     import_rounds=1,
+    rebuild_rounds=2,
+    postgres_writers=4,
+    postgres_commits={1: 500, 100: 100},
+    postgres_rounds=3,
 )
 """One pass; a full run makes several."""
 
@@ -76,6 +85,10 @@ QUICK = Sizes(
     single_rounds=1,
     import_lines=3000,
     import_rounds=1,
+    rebuild_rounds=1,
+    postgres_writers=2,
+    postgres_commits={1: 20, 100: 3},
+    postgres_rounds=1,
 )
 
 SIZES = QUICK if os.environ.get(QUICK_VARIABLE) else FULL

@@ -295,7 +295,7 @@ class Customer(Aggregate):
 
     def check_purchase(self, lines: Sequence[Line]) -> None:
         """The guards of a purchase. Refuses: invalid_argument, unknown_customer, no_lines."""
-        if sum(line.net_minor for line in lines) > ORDER_MINOR_MAX:
+        if sum([line.net_minor for line in lines]) > ORDER_MINOR_MAX:
             raise refusal(
                 "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
             )

@@ -35,12 +35,14 @@ from .read_models import (
     shape_of,
 )
 
-BATCH = 1000
+BATCH = 2000
+"""Events a transaction: more would keep writers waiting for longer."""
 PART_BATCH = 20_000
 """Events a transaction of one part of a parallel rebuild: nobody reads those tables yet."""
 
 NEW, CATCHING_UP, LIVE, PAUSED, FAILED, RETIRED = "new", "catching up", "live", "paused", "failed", "retired"
-SUPERSEDED = "superseded"
+SUPERSEDED, DIVERGED = "superseded", "diverged"
+ERROR_CHARS_MAX = 500
 
 logger = logging.getLogger("tallybook.projections")
 
@@ -61,7 +63,8 @@ class Status:
     position: int
     head: int
     state: str
-    """new, catching up, live, paused, failed, retired; superseded: rows of another version that nobody maintains."""
+    """new, catching up, live, paused, failed, retired; diverged: rows from another history of the log, which the next
+    catch-up builds anew; superseded: rows of another version that nobody maintains."""
     failed_position: int | None = None
     error: str = ""
     rebuilding: int | None = None
@@ -91,6 +94,7 @@ class Projector:
         self.store = store
         self.models = tuple(models)
         self.listeners: dict[str, list[Listener]] = {}
+        self._known: set[int] = set()  # builds that were found to come from this log
         self._operations = operations
 
     # ── what it does ────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,6 +110,7 @@ class Projector:
         if all(self._at_head(model, records, head) for model in wanted):
             return head
         operations = self._operations()
+        records = self._without_diverged(records)
         for model in wanted:
             if operations.stopped.get(model.name) == RETIRED and any(name == model.name for name, _, _ in records):
                 self.store.drop(model.name)
@@ -145,8 +150,9 @@ class Projector:
             if parts is not None and head:
                 apart = [build for build in builds if build.model.by_subject]
                 if parts(apart, head):
+                    mark = self.log.mark(head) or b""
                     for build in apart:
-                        self.store.commit([(build, self.store.rows(build), 0)], head)
+                        self.store.commit([(build, self.store.rows(build), 0)], head, mark)
                 else:
                     # One event at least can't be folded, or a process died: one by one, it is found or made good.
                     for build in builds:
@@ -155,11 +161,15 @@ class Projector:
             reached = head
             while builds:
                 reached = max(reached, self._run(builds, self._operations(), self.log.position(), progress))
-                builds = [build for build in builds if not self._swapped(build)]
+                for build in [*builds]:
+                    if self._swapped(build):
+                        builds.remove(build)
             return reached
         except BaseException:
+            # Those that are live by now stay.
             for build in builds:
-                self.store.drop(build.model.name, number=build.number)
+                if (record := self._record(build)) is not None and not record.live:
+                    self.store.drop(build.model.name, number=build.number)
             raise
 
     def _swapped(self, build: Generation) -> bool:
@@ -186,7 +196,7 @@ class Projector:
         after = folded = 0
         rows = {build: self.store.rows(build) for build, _ in work}
         while after < head:
-            batch = self.log.read(after, min(BATCH * 5, head - after), part)
+            batch = self.log.read(after, min(5000, head - after), part)
             for build, skips in work:
                 due = [one for one in batch.events if one.position not in skips] if skips else batch.events
                 build.model.fold(due, rows[build])
@@ -215,13 +225,14 @@ class Projector:
         for name in names:
             model = self.model(name)
             build = store.generation(model)
+            # The build's row is locked before its rows are read, as whoever swaps or drops it does.
             if build is None or name in operations.stopped or store.tracked(build) != after:
                 continue
             rows = store.rows(build)
             model.fold(events, rows)
             work.append((build, rows, after))
         if work:
-            store.commit(work, events[-1].position)
+            store.commit(work, events[-1].position, _mark(events, events[-1].position))
 
     def drop_superseded(self) -> int:
         """Drop rows that read models of other versions left; how many builds there were."""
@@ -272,6 +283,8 @@ class Projector:
             return operations.stopped[model.name]
         if live is None:
             return NEW
+        if self._diverged(live):
+            return DIVERGED
         if self._has_failed(live, operations):
             return FAILED
         return LIVE if live.position >= live.target else CATCHING_UP
@@ -285,7 +298,32 @@ class Projector:
 
     def _at_head(self, model: ReadModel, records: Mapping[tuple[str, int, str], BuildRecord], head: int) -> bool:
         record = records.get((model.name, model.version, shape_of(model)))
-        return record is not None and record.position >= head
+        return record is not None and record.position >= head and record.number in self._known
+
+    def _diverged(self, record: BuildRecord) -> bool:
+        """Whether rows come from another history: the log was restored to an earlier state, or replaced."""
+        if not record.position:
+            return False
+        found = self.log.mark(record.position)
+        return found is None or (record.mark not in (b"", found) and found != b"")
+
+    def _without_diverged(
+        self, records: Mapping[tuple[str, int, str], BuildRecord]
+    ) -> Mapping[tuple[str, int, str], BuildRecord]:
+        """Drop builds that come from another history."""
+        sound = {}
+        for key, record in records.items():
+            if self._diverged(record):
+                logger.warning(
+                    "The read model %r stands at position %d of another history of the log: it is built anew.",
+                    record.name,
+                    record.position,
+                )
+                self.store.drop(record.name, number=record.number)
+            else:
+                self._known.add(record.number)
+                sound[key] = record
+        return sound
 
     def _runs(
         self, model: ReadModel, records: Mapping[tuple[str, int, str], BuildRecord], operations: Operations
@@ -379,7 +417,7 @@ class Projector:
             rows = self.store.rows(build)
             build.model.fold(due, rows)
             work.append((build, rows, tracked))
-        if not self.store.commit(work, last):
+        if not self.store.commit(work, last, _mark(events, last)):
             raise _Moved
         for build, tracked in builds.items():
             self._tell(build, _after(events, tracked))
@@ -428,9 +466,12 @@ class Projector:
 
     @staticmethod
     def _call(listeners: Iterable[Listener], events: Sequence[Recorded]) -> None:
-        if events:
-            for listener in listeners:
+        for listener in listeners if events else ():
+            try:
                 listener(events)
+            except Exception:
+                # The rows are durable and others listen, too.
+                logger.exception("What listens to a read model raised an error.")
 
 
 def _after(batch: Sequence[Recorded], position: int) -> Sequence[Recorded]:
@@ -439,5 +480,11 @@ def _after(batch: Sequence[Recorded], position: int) -> Sequence[Recorded]:
     return [recorded for recorded in batch if recorded.position > position]
 
 
+def _mark(events: Sequence[Recorded], position: int) -> bytes:
+    return events[-1].event.event_id.bytes if events and events[-1].position == position else b""
+
+
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """An error in words that every database can keep."""
+    text = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
+    return text.replace("\x00", "\\x00")[:ERROR_CHARS_MAX]

@@ -106,6 +106,10 @@ class Log(Protocol):
         """The last position."""
         ...
 
+    def mark(self, position: int) -> bytes | None:
+        """The id of the event at a position; empty if it can't be read, None if there is none."""
+        ...
+
 
 class Generation(NamedTuple):
     """One build of a read model's tables: the live one, or the one that a rebuild fills beside it."""
@@ -129,6 +133,8 @@ class BuildRecord:
     """The head when it was begun: until there it is catching up."""
     muted: int
     """Up to which side effects are of the past."""
+    mark: bytes = b""
+    """The id of the event at the position; empty where it is not known. In another history of the log it differs."""
     failed_position: int | None = None
     failed_error: str = ""
     failed_seen: int = 0
@@ -167,8 +173,8 @@ class ReadModelStore(Protocol):
         """An empty unit of work on a build."""
         ...
 
-    def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int) -> bool:
-        """Write units of work, and the position up to which each is folded, in one transaction.
+    def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int, mark: bytes = b"") -> bool:
+        """Write units of work, and the position up to which each is folded with its mark, in one transaction.
 
         Each comes with the position that it started from; False, and nothing written, if one is no longer there.
         """

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.rows import OURS, RAW, ROWS, STOCK
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,7 +22,11 @@ def test_a_quick_run_measures_ours_beside_stock_and_raw(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert json.loads(results.read_text(encoding="utf-8"))["benchmarks"]
+    measured = [entry["extra_info"] for entry in json.loads(results.read_text(encoding="utf-8"))["benchmarks"]]
+    wanted = {
+        (row.key, who) for row in ROWS for who, how in ((RAW, row.raw), (STOCK, row.stock), (OURS, row.ours)) if how
+    }
+    assert {(one["key"], one["who"]) for one in measured} == wanted
     text = page.read_text(encoding="utf-8")
-    for word in ("append", "load", "scan", "catch", "import", "stock", "raw"):
+    for word in ("append", "load", "scan", "catch", "import", "rebuild", "inline", "postgresql", "stock", "raw"):
         assert word in text.lower()

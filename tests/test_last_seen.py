@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +14,7 @@ from uuid import UUID
 import pytest
 
 import tallybook
+from tallybook.adapters.merkle import Frontier, leaf
 from tallybook.adapters.snapshots import differing
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.book import Book
@@ -109,7 +112,9 @@ def test_a_command_reads_no_stream_that_its_process_has_seen(two: tuple[Book, Bo
     for connection in [*database._idle[False], *database._idle[True]]:
         connection.set_trace_callback(said.append)
     book.customers.record_interaction(ada, "visit")
-    assert [statement.split()[0] for statement in said] == ["BEGIN", "SELECT", "INSERT", "UPDATE", "COMMIT"]
+    assert [statement.split()[0] for statement in said] == ["BEGIN", "SELECT", "SELECT", "INSERT", "UPDATE", "COMMIT"]
+    assert "FROM head" in said[1]
+    assert "MAX(originator_version)" in said[2]  # within the commit: does the stream stand where it was seen?
 
 
 def test_a_stream_that_another_process_moved_costs_one_more_try_and_no_pause(
@@ -217,3 +222,44 @@ def test_arguments_are_named_as_the_signature_binds_them(found: command[Any, Any
     if not takes_others:
         with pytest.raises(TypeError):
             found._given((), {"unheard_of": 1})
+
+
+def test_a_log_that_went_back_makes_no_wrong_decision_and_answers_of_what_it_holds(tmp_path: Path) -> None:
+    """As after a fail-over to a server that lagged: what this process has seen last is no longer in the log."""
+    path = tmp_path / "shop.book"
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
+        book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+        ada = book.customers.register()
+        book.loyalty.enrol(ada)
+        before = book.position()
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 900_000}])
+        assert book.loyalty.balance(ada) > 5_000
+        book.customers.record_interaction(ada, "visit")
+        frontier = Frontier()
+        frontier.append(leaf(book.origin, *row) for row in book._core.app.log.iterate(stop=before))
+        with closing(sqlite3.connect(path)) as raw, raw:
+            raw.execute("DELETE FROM stored_events WHERE position>?", (before,))
+            raw.execute("UPDATE head SET position=?, frontier=?", (before, frontier.packed()))
+        with pytest.raises(tallybook.Refused) as refused:
+            book.loyalty.redeem(ada, 5_000, reward="cup")
+        assert refused.value.code == "insufficient_points"
+        assert book.loyalty.balance(ada) == 0
+        book.customers.record_interaction(ada, "visit")
+        assert [check.problem for check in book.audit.verify()] == [None, None]
+        assert book.replay().holds
+        for stream in {row[1] for row in book._core.app.log.iterate()}:
+            versions = [row[1] for row in book._core.app.log.stream_rows(UUID(bytes=stream))]
+            assert versions == list(range(1, len(versions) + 1))
+
+
+def test_an_interruption_while_waiting_for_the_write_lock_leaves_the_book_usable(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                book.customers.register()
+            other.execute("ROLLBACK")
+        assert book.customers.register()

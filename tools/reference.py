@@ -204,6 +204,10 @@ def command_line() -> str:
 
 def _describe(one: Any, path: str, lines: list[str]) -> None:
     if hasattr(one, "commands"):
+        # Options of all commands stand before the command; the shell's completion is Typer's own.
+        shared = [parameter for parameter in one.params if parameter.envvar]
+        if shared:
+            lines += [f"## `{path}`\n", f"{one.callback.__doc__}\n", *map(_option, shared), ""]
         commands: dict[str, Any] = one.commands
         child: Any
         for name, child in commands.items():
@@ -213,12 +217,16 @@ def _describe(one: Any, path: str, lines: list[str]) -> None:
     lines += [f"## `{path}{' ' + arguments if arguments else ''}`\n", f"{one.help}\n"]
     for parameter in one.params:
         if parameter.param_type_name == "option":
-            names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
-            variable = f" (or `{parameter.envvar}`)" if parameter.envvar else ""
-            lines.append(f"- {names}{variable}: {parameter.help or 'default ' + str(parameter.default)}")
+            lines.append(_option(parameter))
         elif getattr(parameter, "help", None):
             lines.append(f"- `{_metavar(parameter)}`: {parameter.help}")
     lines.append("")
+
+
+def _option(parameter: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    variable = f" (or `{parameter.envvar}`)" if parameter.envvar else ""
+    return f"- {names}{variable}: {parameter.help or 'default ' + str(parameter.default)}"
 
 
 def _metavar(argument: Any) -> str:

@@ -125,7 +125,7 @@ def options(
         ),
     ] = None,
 ) -> None:
-    """Options of all commands."""
+    """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
 

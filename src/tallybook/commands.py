@@ -139,15 +139,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             try:
                 result = self.function(desk, work, *args, **kwargs)
                 kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
-                core.app.save(
-                    work,
-                    keys=work.keys,
-                    reads=work.reads(),
-                    claims=work.claims,
-                    releases=work.releases,
-                    receipt=kept,
-                    drafts=work.written(),
-                )
+                self._commit(core, work, kept)
             except (Refused, UnicodeError, ValidationError) as error:
                 if not newest and not core.app.log.stand(work.seen()):
                     newest = True  # it may have been refused for what is so no more
@@ -165,18 +157,38 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 newest = True
                 continue
             except BookUnreachable as error:
+                if error.unknown:
+                    raise  # to try again could double what is recorded
                 lost = error
                 newest = True
-                if not (error.unknown and self._is_recorded(core, work, error)):
-                    time.sleep(pause_s)
-                    pause_s = min(pause_s * 2, 0.25)
-                    continue
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.25)
+                continue
             if work.refused is not None:
                 raise work.refused
             return result
         if lost is not None:
             raise lost
         raise refusal("conflict", f"Other writers were faster {TRIES} times.", tries=TRIES)
+
+    def _commit(self, core: Core, work: Work, kept: Receipt | None) -> None:
+        """Save a try's work. Raises BookUnreachable: `unknown`, where it can't be found out whether that took place."""
+        try:
+            core.app.save(
+                work,
+                keys=work.keys,
+                reads=work.reads(),
+                claims=work.claims,
+                releases=work.releases,
+                receipt=kept,
+                drafts=work.written(),
+            )
+        except BookUnreachable as lost:
+            if not lost.unknown:
+                raise
+            if not self._is_recorded(core, work, lost):
+                lost.unknown = False
+                raise
 
     def _is_recorded(self, core: Core, work: Work, lost: BookUnreachable) -> bool:
         """Whether a commit took place whose answer was lost. Raises the loss, if that can't be found out in time."""
@@ -292,6 +304,7 @@ class Work:
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
         self.refused: Refused | None = None
+        self._control: Control | None = None
         self._drafts: dict[UUID, Aggregate] = {}
         self._versions: dict[UUID, int] = {}
         self._loaded: set[UUID] = set()
@@ -311,7 +324,9 @@ class Work:
 
     def control(self) -> Control:
         """The rule sets and sweeps, to be read."""
-        return self._draft(Control, self._core.book_id)
+        if self._control is None:
+            self._control = self._draft(Control, self._core.book_id)
+        return self._control
 
     def operations(self) -> Operations:
         """A draft of what was decided about read models."""
@@ -443,9 +458,12 @@ class Work:
         return list(self._versions.items())
 
     def reads(self) -> list[tuple[UUID, int]]:
-        """Streams that were read and not written: they must not have moved at the commit."""
+        """Streams that were seen: at the commit, they must stand where they stood, neither further nor less far.
+
+        A new one that is written needs no look: its first version can be written once.
+        """
         drafts = self._drafts
-        return [(stream, seen) for stream, seen in self._versions.items() if drafts[stream].version == seen]
+        return [(stream, seen) for stream, seen in self._versions.items() if seen or drafts[stream].version == seen]
 
     def _must_have_happened(self, effective_us: int) -> None:
         if effective_us > self.now_us:

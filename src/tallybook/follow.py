@@ -10,8 +10,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Self
 
-from tallybook.adapters.form import known_uuid
-from tallybook.adapters.log import Row, Tail
+from tallybook.adapters.log import Row, Tail, check_no_gap
 from tallybook.domain.errors import BookClosed, BookError, listed, refusal, whole
 from tallybook.domain.events import REGISTRY
 from tallybook.projections.read_models import Recorded
@@ -28,13 +27,15 @@ class Follower:
     thread, and when `timeout_s` is over without an event; iterated again, it then goes on where it was.
 
     An event that can't be read raises StoredFormError, which names its position; iterated again, the follower goes on
-    after it. An error of the database leaves the follower where it was.
+    after it. A position that is gone raises BookDamaged, once. An error of the database leaves the follower where it
+    was.
     """
 
     def __init__(self, core: Core, after: int, names: Sequence[str], timeout_s: float | None) -> None:
         self._core = core
         self._timeout_s = timeout_s
         self._position = after
+        self._names = names
         self._tail = Tail(core.app.log, after, names)
         self._held: Iterator[Row] = iter(())
         self._pending: Future[Sequence[Row]] | None = None
@@ -127,13 +128,15 @@ class Follower:
         for position, stream, version, name, state in self._held:
             # Moved on first: whoever goes on after an event that can't be read does not meet it again.
             self._position = position
-            return Recorded(position, self._core.app.codec.read(known_uuid(stream), version, name, state, position))
+            return next(self._core.app.decode([(position, stream, version, name, state)]))
         return None
 
     def _hold(self, rows: Sequence[Row]) -> bool:
-        self._held = iter(rows)
+        before, self._held = self._position, iter(rows)
         if not rows:
             self._position = self._tail.after
+        elif not self._names:
+            check_no_gap(rows, before, self._core.storage.url)
         return bool(rows)
 
     def _pulled(self) -> Sequence[Row]:

@@ -12,7 +12,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, listed, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
-from tallybook.projections.projector import FAILED, Parts, Status
+from tallybook.projections.projector import FAILED, Status
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
 
 from .commands import Desk, Work, command
@@ -52,21 +52,29 @@ class ProjectionsDesk(Desk):
 
         The live rows answer queries, and writers go on, until the swap. With `processes`, the subjects are divided
         among as many Python processes (a book in memory has only one). Side effects (`on_update`) are muted.
-        Refuses: invalid_argument. Raises ReadModelFailed; the live rows stay then.
+        One that is paused or retired is left as it is. Refuses: invalid_argument, read_model_stopped. Raises
+        ReadModelFailed; the live rows stay then.
         """
         core = self._core
         core.check_open()
         whole(processes, "processes", 1, 64)
-        models = core.projector.models if name is None else [self._model(name)]
-        parts: Parts | None = None
-        if processes > 1 and core.storage.options is not None:
-            options = core.storage.options
+        stopped = core.operations().stopped
+        if name in stopped:
+            raise refusal(
+                "read_model_stopped", f"The read model {name} is {stopped[name]}.", read_model=name, state=stopped[name]
+            )
+        models = [self._model(name)] if name else [one for one in core.projector.models if one.name not in stopped]
+        options = core.storage.options
 
-            def parts(builds: Sequence[Generation], head: int) -> bool:
-                return fold_in_processes(options, builds, head, processes)
+        def parts(builds: Sequence[Generation], head: int) -> bool:
+            return options is not None and fold_in_processes(options, builds, head, processes)
 
         with rarely_collecting():
-            return core.projector.rebuild(*[model.name for model in models], progress=progress, parts=parts)
+            return core.projector.rebuild(
+                *[model.name for model in models],
+                progress=progress,
+                parts=parts if processes > 1 and options is not None else None,
+            )
 
     def run(self, *, names: Sequence[str] | None = None, stop: threading.Event | None = None) -> None:
         """Keep read models in step with the log, until `stop` is set or the book is closed.
@@ -109,7 +117,8 @@ class ProjectionsDesk(Desk):
     def on_update(self, name: str, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call a function with the events of each batch that this process folded into a read model, once it is durable.
 
-        For what hangs on the rows: caches, screens. Muted while a read model catches up for the first time or is
+        For what hangs on the rows: caches, screens. What is folded inline, in a command's own transaction, tells
+        nobody: whoever gave the command knows. Muted while a read model catches up for the first time or is
         rebuilt. It runs in the thread that folded; for reactions that must not be lost, use `book.follow`.
         Refuses: invalid_argument.
         """

@@ -599,34 +599,34 @@ class IgnoresTheOrder(TableReadModelStore):
 
 
 class TracksWithoutRows(TableReadModelStore):
-    def commit(self, work: Any, position: int) -> bool:
-        return super().commit([(build, self.rows(build), start) for build, _, start in work], position)
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
+        return super().commit([(build, self.rows(build), start) for build, _, start in work], position, mark)
 
 
 class RowsWithoutTracking(TableReadModelStore):
-    def commit(self, work: Any, position: int) -> bool:
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
         for build, rows, _ in work:
             self.write(build, rows)
         return True
 
 
 class FoldsFromAnywhere(TableReadModelStore):
-    def commit(self, work: Any, position: int) -> bool:
-        return super().commit([(build, rows, self.tracked(build)) for build, rows, _ in work], position)
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
+        return super().commit([(build, rows, self.tracked(build)) for build, rows, _ in work], position, mark)
 
 
 class CommitsOneByOne(TableReadModelStore):
-    def commit(self, work: Any, position: int) -> bool:
-        done = [super(CommitsOneByOne, self).commit([one], position) for one in work]
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
+        done = [super(CommitsOneByOne, self).commit([one], position, mark) for one in work]
         return all(done)
 
 
 class LooksBeforeItCommits(TableReadModelStore):
-    def commit(self, work: Any, position: int) -> bool:
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
         if any(self.tracked(build) != start for build, _, start in work):
             return False
         time.sleep(A_MOMENT_S / 10)
-        while not super().commit([(build, rows, self.tracked(build)) for build, rows, _ in work], position):
+        while not super().commit([(build, rows, self.tracked(build)) for build, rows, _ in work], position, mark):
             pass  # it was sure to be alone
         return True
 
@@ -683,9 +683,9 @@ class BringsADroppedBuildBack(TableReadModelStore):
 
 
 class KeepsAFailureForEver(TableReadModelStore):
-    def commit(self, work: Any, position: int) -> bool:
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
         failed = {one.number: one for one in self.builds() if one.failed_position}
-        done = super().commit(work, position)
+        done = super().commit(work, position, mark)
         for build, _, _ in work:
             if one := failed.get(build.number):
                 self.fail(build, one.failed_position or 0, one.failed_error, one.failed_seen)
@@ -722,12 +722,12 @@ class RemembersPositions(TableReadModelStore):
     def tracked(self, build: Generation) -> int:
         return self.known.setdefault(build.number, super().tracked(build))
 
-    def commit(self, work: Any, position: int) -> bool:
+    def commit(self, work: Any, position: int, mark: bytes = b"") -> bool:
         if any(self.tracked(build) != start for build, _, start in work):
             return False
         there = super().tracked
         self.known.update({build.number: position for build, _, _ in work})
-        return super().commit([(build, rows, there(build)) for build, rows, _ in work], position)
+        return super().commit([(build, rows, there(build)) for build, rows, _ in work], position, mark)
 
 
 class RowsElsewhereWhenReopened(TableReadModelStore):

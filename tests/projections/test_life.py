@@ -662,3 +662,148 @@ if os.fork() == 0:
         assert hold.alive()
         assert book._core.storage.models.hold("projecting-trail") is None
         hold.release()
+
+
+# ── another history ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_read_models_elsewhere_don_t_answer_for_a_log_that_was_restored(
+    tmp_path: Path, ahead: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They stood further than the log does now: at once, or after the log has grown past them again."""
+    url, elsewhere = f"sqlite:///{tmp_path}/shop.book", f"sqlite:///{tmp_path}/models.db"
+
+    def customers(book: tallybook.Book, count: int) -> None:
+        for number in range(count):
+            book.loyalty.enrol(book.customers.register(name=f"n{number}"))
+
+    with tallybook.open(url, read_models=elsewhere) as book, book.acting("a", purpose="p"):
+        book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+        customers(book, 2)
+        book.backup(tmp_path / "backup")
+        customers(book, 3)
+        assert book.tiers.counts() == {"basic": 5}
+    for file in tmp_path.glob("shop.book*"):
+        if file.suffix != ".keys":
+            file.unlink()
+    tallybook.restore(tmp_path / "backup", url)
+    if not ahead:
+        with tallybook.open(url) as book, book.acting("a", purpose="p"):
+            customers(book, 6)
+    with tallybook.open(url, read_models=elsewhere) as book:
+        assert {one.state for one in book.projections.status()} == {"diverged"}
+        assert book.tiers.counts() == {"basic": 2 if ahead else 8}
+        assert {one.state for one in book.projections.status()} == {"live"}
+    assert "another history" in caplog.text
+
+
+def test_the_words_of_an_error_are_kept_whatever_they_are(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = poisoned(shop)
+
+    def fold(self: Any, batch: Sequence[Recorded], rows: Rows) -> None:
+        if any(map(a_purchase_of(666), batch)):
+            raise ValueError("a\x00b\ud800c" + "x" * 100_000)
+
+    monkeypatch.setattr(Profiles, "fold", fold)
+    shop.book.projections.catch_up()
+    failed = status_of(shop.book, "profiles")
+    assert (failed.state, failed.failed_position) == ("failed", at)
+    assert failed.error.startswith("ValueError: a\\x00b\\ud800c")
+    assert len(failed.error) <= 500
+    assert status_of(shop.book, "tiers").lag == 0
+
+
+def test_a_listener_that_fails_is_told_of_and_keeps_nothing_from_the_others(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    ada = shop.member()
+    shop.book.projections.catch_up()
+    told: list[int] = []
+
+    def failing(batch: Sequence[Recorded]) -> None:
+        raise RuntimeError("the screen is off")
+
+    shop.book.projections.on_update("profiles", failing)
+    shop.book.projections.on_update("profiles", lambda batch: told.extend(one.position for one in batch))
+    shop.book.projections.on_update("trail", lambda batch: told.extend(one.position for one in batch))
+    shop.buy(ada, "2020-03-01", 500)
+    shop.book.projections.catch_up()
+    last = shop.book.position()
+    assert sorted(told)[-2:] == [last, last]
+    assert "the screen is off" in caplog.text
+    assert {one.state for one in shop.book.projections.status()} == {"live"}
+
+
+def test_what_is_paused_or_retired_is_not_rebuilt(shop: Shop) -> None:
+    shop.member()
+    shop.book.projections.catch_up()
+    shop.book.projections.pause("profiles")
+    shop.book.projections.retire("tiers")
+    for name in ("profiles", "tiers"):
+        with pytest.raises(tallybook.Refused) as refused:
+            shop.book.projections.rebuild(name)
+        assert refused.value.code == "read_model_stopped"
+    shop.book.projections.rebuild()
+    states = {one.name: one.state for one in shop.book.projections.status()}
+    assert states == {"profiles": "paused", "tiers": "retired", "trail": "live"}
+    assert status_of(shop.book, "profiles").lag == 2
+
+
+# ── what a review found ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rebuild_that_fails_keeps_what_it_has_swapped_in_and_what_was_live(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(shop)
+    shop.book.projections.catch_up()
+    live = all_rows(shop)
+    poison(monkeypatch, Trail, a_purchase_of(666))
+    with pytest.raises(ReadModelFailed):
+        shop.book.projections.rebuild()
+    assert {one.name: (one.state, one.lag) for one in shop.book.projections.status()} == {
+        "profiles": ("live", 0),
+        "tiers": ("live", 0),
+        "trail": ("live", 0),
+    }
+    assert all_rows(shop) == live
+    assert len(shop.book._core.store.builds()) == 3
+
+
+def test_a_failure_that_others_have_got_over_is_not_noted(shop: Shop) -> None:
+    shop.member()
+    shop.book.projections.catch_up()
+    store = shop.book._core.store
+    build = store.generation(shop.book._core.trail)
+    assert build is not None
+    store.fail(build, 2, "too late", 0)
+    assert status_of(shop.book, "trail").state == "live"
+
+
+def test_a_position_that_is_gone_stops_who_reads_the_log(new_shop: NewShop, tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    shop.member()
+    shop.member()
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DELETE FROM stored_events WHERE position=4")
+    with pytest.raises(BookError, match="Position 4 is missing"):
+        shop.book.projections.catch_up()
+    follower = shop.book.follow(timeout_s=0)
+    with pytest.raises(BookError, match="Position 4 is missing"):
+        list(follower)
+    assert shop.book.audit.verify()[0].problem == "position 4 is missing"
+
+
+def test_a_stream_whose_id_is_none_is_told_by_its_position(new_shop: NewShop, tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    shop.member()
+    last = shop.book.position()
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE stored_events SET originator_id=x'00' WHERE position=?", (last,))
+    shop.book.projections.catch_up()
+    assert {(one.state, one.failed_position) for one in shop.book.projections.status()} == {("failed", last)}
+    with pytest.raises(tallybook.StoredFormError, match=f"position {last}"):
+        list(shop.book.follow(timeout_s=0))
