@@ -688,7 +688,7 @@ class KeepsAFailureForEver(TableReadModelStore):
         done = super().commit(work, position, mark)
         for build, _, _ in work:
             if one := failed.get(build.number):
-                self.fail(build, one.failed_position or 0, one.failed_error, one.failed_seen)
+                self.fail(build, max(one.failed_position or 0, position + 1), one.failed_error, one.failed_seen)
         return done
 
 
