@@ -355,7 +355,9 @@ def test_follow_refuses_a_name_that_no_event_has(url: str, run: Run) -> None:
 
 
 def test_follow_waits_for_what_is_to_come_until_it_is_interrupted(url: str) -> None:
-    script = "from tallybook.console import main; main()"
+    # Where the tests run in the background, a shell may have set SIGINT to be ignored, and a child inherits that.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script = heeded + "from tallybook.console import main; main()"
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         head = book.position()
         running = subprocess.Popen(
