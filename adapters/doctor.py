@@ -39,7 +39,7 @@ from .database import Database, marks
 from .files import FORMAT
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEYS_APPLICATION_ID, Keyring, MemoryKeyStore, commitment
+from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .snapshots import SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -577,7 +577,7 @@ def examine_open(
 ) -> list[Finding]:
     """Check an open book, wherever it lies."""
     events: Database = storage.events
-    if isinstance(events, SQLiteDatabase) and not events.in_memory:
+    if isinstance(events, SQLiteDatabase) and not events.in_memory and isinstance(storage.keys, FileKeyStore):
         return examine(
             Path(events.name),
             status,
