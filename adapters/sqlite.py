@@ -125,20 +125,35 @@ os.register_at_fork(after_in_child=_leave_to_the_parent)
 class OpenFile:
     """Tells whether a file that is open is still the one of its name: what is written to another would be lost."""
 
-    __slots__ = ("_path", "_was")
+    __slots__ = ("_log", "_log_was", "_path", "_was")
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._was = self._identity()
+        self._path, self._log = path, f"{path}-wal"
+        self._was = self._identity(path)
+        self._log_was: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Raises BookError."""
-        if self._identity() != self._was:
+        if self._identity(self._path) != self._was:
             raise moved(self._path)
 
-    def _identity(self) -> tuple[int, int] | None:
+    def check_written(self) -> None:
+        """The same in a writing transaction, when there is a `-wal` that stays as long as a connection is open."""
+        self.check()
+        log = self._identity(self._log)
+        if self._log_was is None:
+            self._log_was = log
+        elif log != self._log_was:
+            raise BookError(
+                f"{self._log} was deleted, moved or replaced while it was open; what was being written is lost.",
+                path=self._log,
+                remedy="Close the book in each process that has it open: that brings the commits home from the `-wal`.",
+            )
+
+    @staticmethod
+    def _identity(path: str) -> tuple[int, int] | None:
         try:
-            found = os.stat(self._path)
+            found = os.stat(path)
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -209,7 +224,7 @@ class SQLiteSession:
         try:
             if self._write and exc is None:
                 if self._database._file is not None:
-                    self._database._file.check()
+                    self._database._file.check_written()
                 self._cursor.execute("COMMIT")
             else:
                 self._cursor.execute("ROLLBACK")
@@ -264,7 +279,7 @@ class SQLiteSession:
 class SQLiteDatabase:
     """An SQLite file, or a database in memory that the connections of one process share.
 
-    `read_only`: the file is looked at as it is, and must be there.
+    `read_only`: the file is looked at as it is. It must be there then, and with `create=False`.
     """
 
     for_update = ""
@@ -277,9 +292,11 @@ class SQLiteDatabase:
         lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
         synchronous: str = "FULL",
         read_only: bool = False,
+        create: bool = True,
     ) -> None:
         self.name = name
         self.read_only = read_only
+        self._create = create
         self.lock_timeout_s = lock_timeout_s
         self.synchronous = synchronous
         self.in_memory = ":memory:" in name or "mode=memory" in name
@@ -395,11 +412,15 @@ class SQLiteDatabase:
                 self._poll = None
 
     def _connect(self, *, write: bool = False) -> sqlite3.Connection:
+        mode = "ro" if self.read_only else "rwc" if self._create and self._file is None else "rw"
         try:
-            name = f"{Path(self.name).absolute().as_uri()}?mode=ro" if self.read_only else self.name
+            if self._file is not None:
+                # Before SQLite looks: it would make an empty file in the place of one that is gone, and delete the
+                # commits in the -wal beside it.
+                self._file.check()
             connection = sqlite3.connect(
-                name,
-                uri=name.startswith("file:"),
+                self.name if self.in_memory else f"{Path(self.name).absolute().as_uri()}?mode={mode}",
+                uri=True,
                 check_same_thread=False,
                 isolation_level=None,
                 timeout=self.lock_timeout_s,
@@ -410,7 +431,7 @@ class SQLiteDatabase:
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")
                 if self._file is not None:
-                    self._file.check()
+                    self._file.check()  # it may have been exchanged meanwhile
                 elif not self.in_memory:
                     self._file = OpenFile(self.name)
                 if write:

@@ -264,7 +264,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
         if isinstance(error, sqlite3.Error):
             raise translated(error, str(path)) from error
         raise
-    stores = [SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s) for file in (path, reads_path)]
+    stores = [SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s, create=False) for file in (path, reads_path)]
     return Storage(
         url,
         origin,

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -380,6 +381,57 @@ def test_a_file_that_is_deleted_or_replaced_under_an_open_book_acknowledges_noth
                 _ = names(book, ada) if part == ".reads" else register(book, "Bob")
             assert caught.value.path == f"{path}{part}"
             assert "replaced" in str(caught.value)
+
+
+def test_a_file_that_was_moved_away_and_is_put_back_has_lost_nothing(path: Path) -> None:
+    with tallybook.open(url_of(path)) as book, book.acting("agent:lin", purpose="support"):
+        for _ in range(20):
+            book.customers.register(name="Ada")
+        book.tiers.counts()
+        noted = book.position()
+        moved = path.rename(path.with_name("moved"))
+        ready = threading.Barrier(4)
+
+        def ask(_: int) -> None:
+            ready.wait()
+            for _ in range(20):
+                with suppress(BookError):
+                    book.tiers.counts()
+
+        with ThreadPoolExecutor(4) as threads:  # so that new connections are made
+            list(threads.map(ask, range(4)))
+        with suppress(BookError):
+            list(book.follow(timeout_s=0))
+        assert not path.exists()
+        moved.rename(path)
+    with tallybook.open(url_of(path)) as book:
+        assert book.position() == noted
+        assert all(check.holds for check in book.audit.verify())
+
+
+def test_a_log_of_reads_that_goes_away_before_it_is_used_is_not_made_anew(path: Path) -> None:
+    with tallybook.open(url_of(path)) as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada")
+        reads = path.with_name(path.name + ".reads")
+        reads.unlink()
+        with pytest.raises(BookError, match="reads"):
+            book.profiles.get(ada)
+        assert not reads.exists()
+
+
+def test_a_log_that_is_deleted_under_an_open_book_takes_no_more_and_comes_home_at_closing(path: Path) -> None:
+    with tallybook.open(url_of(path)) as book, book.acting("agent:lin", purpose="support"):
+        book.customers.register(name="Ada")
+        noted = book.position()
+        path.with_name(path.name + "-wal").unlink()
+        for _ in range(2):
+            with pytest.raises(BookError, match="-wal was deleted") as caught:
+                book.customers.register(name="Ada")
+            assert "Close the book in each process" in str(caught.value)
+        assert book.position() == noted
+    with tallybook.open(url_of(path)) as book:
+        assert book.position() == noted
+        assert all(check.holds for check in book.audit.verify())
 
 
 def test_a_key_file_that_goes_away_under_an_open_book_lets_no_event_be_sealed_with_a_lost_key(path: Path) -> None:
