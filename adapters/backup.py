@@ -389,7 +389,7 @@ def keys_in(
             yield event.originator_id, event.commitment, found.get(event.originator_id)
         made.clear()
 
-    for position, stream, version, name, state in log.iterate(topics=[KeyCreated.stored_name]):
+    for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):
         event = read(known_uuid(stream), version, name, state, position)
         assert isinstance(event, KeyCreated)
         made.append(event)

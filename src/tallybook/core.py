@@ -10,10 +10,11 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.database import Session
+from tallybook.adapters.database import Session, damaged
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.log import LogRecorder, check_stream
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
@@ -100,12 +101,30 @@ class Core:
         until_us = as_of_us(known_at, "known_at")
         return lambda position, recorded_us: recorded_us <= until_us  # noqa: ARG005 - the time decides
 
+    def holders(self, claims: Sequence[bytes]) -> dict[bytes, UUID]:
+        """Who holds each of many claims; free ones are left out. Raises BookDamaged."""
+        found = self.app.log.holders(claims)
+        try:
+            return {claim: uuid_from(holder) for claim, holder in found.items()}
+        except ValueError as error:
+            raise damaged("A holder in the table claims is no id", self.app.database.place) from error
+
+    def customer_of(self, claim: bytes) -> UUID | None:
+        """The customer who holds a claim. Raises BookDamaged where the log knows of none."""
+        holder = self.holders([claim]).get(claim)
+        if holder is not None and not self.app.log.stream_rows(holder, limit=1):
+            raise damaged(f"A row of the table claims names {holder}, who is not in the log", self.app.database.place)
+        return holder
+
     def stream(self, stream_id: UUID) -> list[Recorded]:
         """All events of a stream."""
         read = self.app.codec.read
+        rows = self.app.log.stream_rows(stream_id)
+        if rows:
+            check_stream(stream_id, rows[-1][1], len(rows), self.app.database.place)
         return [
             Recorded(position, read(stream_id, version, name, state, position))
-            for position, version, name, state in self.app.log.stream_rows(stream_id)
+            for position, version, name, state in rows
         ]
 
     def history(self, names: Sequence[str] = ()) -> Iterator[Recorded]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import shutil
 import sqlite3
 import subprocess
@@ -24,6 +24,7 @@ import tallybook
 from tallybook.adapters import application, snapshots
 from tallybook.adapters.application import BookApplication
 from tallybook.adapters.database import Database
+from tallybook.adapters.keys import secret
 from tallybook.adapters.snapshots import StateForm, current_form, differing, packed, restored
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.book import Book
@@ -96,14 +97,18 @@ class Shop:
             session.run(statement, params)
 
     def plant(self, stream: UUID, **changes: Any) -> None:
-        """Alter a snapshot, its checksum with it unless that is what is altered."""
+        """Alter a snapshot, its checksum with it unless that is what is altered: as only the book itself could."""
         [row] = self.app.database.rows("SELECT * FROM snapshots WHERE stream=?", [stream.bytes])
         names = ["stream", "version", "kind", "form", "state", "checksum"]
         held = {**dict(zip(names, row, strict=True)), **changes}
         if "checksum" not in changes:
-            held["checksum"] = hashlib.sha256(msgpack.packb([held[name] for name in names[:-1]])).digest()
+            held["checksum"] = hmac.digest(self.key(), msgpack.packb([held[name] for name in names[:-1]]), "sha256")
         self.execute("DELETE FROM snapshots WHERE stream=?", stream.bytes)
         self.execute("INSERT INTO snapshots VALUES (?,?,?,?,?,?)", *held.values())
+
+    def key(self) -> bytes:
+        """What snapshots are sealed with."""
+        return secret(self.book._core.storage.keys.lookup_key, "snapshots")
 
     def state(self, stream: UUID) -> list[Any]:
         [(state,)] = self.app.database.rows("SELECT state FROM snapshots WHERE stream=?", [stream.bytes])
