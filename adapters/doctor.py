@@ -7,6 +7,7 @@ would drop the locks of a book that this process has open.
 from __future__ import annotations
 
 import hmac
+import json
 import platform
 import shutil
 import sqlite3
@@ -45,11 +46,22 @@ from .keys import KEYS_APPLICATION_ID, PUT_BACK, Keyring, MemoryKeyStore, commit
 from .log import CLAIMS, RECEIPTS, LogRecorder
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
-from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, models_noted
+from .storage import (
+    APPLICATION_ID,
+    LOOKUP,
+    READS_APPLICATION_ID,
+    READS_TABLE,
+    Storage,
+    beside,
+    check_lookup_key,
+    models_noted,
+    noted,
+)
 
 CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
 """Events that take or release a claim."""
 
+HASH_BYTES = 32
 WAL_BYTES_MAX = 64 * 2**20
 """A longer write-ahead log is worth a word: SQLite folds it in every 4 MB, unless a reader holds it up."""
 
@@ -390,7 +402,8 @@ def claims(patient: Patient) -> Iterator[Word]:
     with log.database.session(write=False) as session:
         rows = session.rows("SELECT claim, holder FROM claims")
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
-    held = Counter(holder for _, holder in sound(CLAIMS, rows, log.database.place))
+    whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
+    held = Counter(whole)
     read = patient.mapper.read
     for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
         try:
@@ -404,7 +417,7 @@ def claims(patient: Patient) -> Iterator[Word]:
     missing = -sum(count for count in held.values() if count < 0)
     beyond = sum(count for count in held.values() if count > 0)
     if missing or beyond:
-        told = f"of {len(rows):,} claims, {beyond:,} are held by those to whom the log gives none"
+        told = f"of {len(whole):,} claims, {beyond:,} are held by those to whom the log gives none"
         yield failed(f"{told}; {missing:,} that it gives are missing: those ids could be given out again", RESTORE)
     else:
         yield ok(f"{len(rows):,} claims are held by those to whom the log gives them")
@@ -416,8 +429,10 @@ def receipts(patient: Patient) -> Iterator[Word]:
     if log is None:
         return
     last = b""
+    wrong = 0
     while rows := log.database.rows("SELECT * FROM receipts WHERE command_id>? ORDER BY command_id LIMIT 5000", [last]):
         last = sound(RECEIPTS, rows, log.database.place)[-1][0]
+        wrong += sum(not _can_be_a_receipt(*row) for row in rows)
     [(count, beyond)] = log.database.rows(
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "
         "THEN 1 ELSE 0 END), 0) FROM receipts",
@@ -425,8 +440,18 @@ def receipts(patient: Patient) -> Iterator[Word]:
     )
     if beyond:
         yield failed(f"{beyond:,} of {count:,} receipts tell of events after the head: those are lost", RESTORE)
+    elif wrong:
+        yield failed(f"{wrong:,} of {count:,} receipts can't be what was written", RESTORE)
     else:
         yield ok(f"the events of all {count:,} receipts are there")
+
+
+def _can_be_a_receipt(command_id: bytes, digest: bytes, first: int, last: int, result: bytes) -> bool:
+    try:
+        json.loads(result[1:] if result.startswith(b"+") else result)
+    except ValueError:
+        return False
+    return len(command_id) == 16 and len(digest) == HASH_BYTES and 1 <= first <= last + 1
 
 
 def command_ids(patient: Patient) -> Iterator[Word]:
@@ -471,8 +496,10 @@ def command_ids(patient: Patient) -> Iterator[Word]:
 
 def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
-    if patient.log is None or patient.keys is None:
+    if patient.log is None or patient.keys is None or patient.lookup_key is None:
         return
+    place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
+    check_lookup_key(noted(patient.log.database, LOOKUP), patient.lookup_key(), place)
     count = missing = 0
     other: list[UUID] = []
     for subject, committed, key in keys_in(patient.log, patient.keys):

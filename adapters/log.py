@@ -510,10 +510,14 @@ class LogRecorder(ApplicationRecorder):
 def check_no_gap(rows: Sequence[Row], after: int, place: str) -> None:
     """Raises BookDamaged where a position after the last one read is missing: it was there, and is gone."""
     if rows and rows[-1][0] - after != len(rows):
-        missing = next(expected for expected, row in enumerate(rows, after + 1) if row[0] != expected)
-        raise BookDamaged(
-            f"Position {missing} is missing from the log.", path=place, remedy="See `tallybook doctor`; restore it."
-        )
+        raise missing(next(expected for expected, row in enumerate(rows, after + 1) if row[0] != expected), place)
+
+
+def missing(position: int, place: str) -> BookDamaged:
+    """The error for a position that was there, and is gone."""
+    return BookDamaged(
+        f"Position {position} is missing from the log.", path=place, remedy="See `tallybook doctor`; restore it."
+    )
 
 
 def check_stream(stream: UUID, last: Any, count: int, place: str) -> None:

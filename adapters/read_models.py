@@ -46,6 +46,7 @@ BUILDS = Table(
     ("number",),
 )
 _KEPT = [column for column, _ in BUILDS.columns]
+NUMBER_MAX = 2**53
 _TABLE_NAMES = re.compile(r"(?<!\S)[a-z_][a-z0-9_]*(?!\S)", re.IGNORECASE)
 """What `tables` holds goes into a statement that drops them: nothing else may."""
 
@@ -53,7 +54,13 @@ _TABLE_NAMES = re.compile(r"(?<!\S)[a-z_][a-z0-9_]*(?!\S)", re.IGNORECASE)
 def _record(row: tuple[Any, ...]) -> BuildRecord:
     """What a row of a build says. One that can't be ours stands for rows that are of no use."""
     number, name, version, shape, _, live, position, target, muted, mark, at, error, seen = row
-    if flaw(BUILDS, row, ("failed_position",)) or live not in (0, 1) or min(position, target, muted) < 0:
+    wrong = flaw(BUILDS, row, ("failed_position",)) or not (
+        0 < number < NUMBER_MAX
+        and live in (0, 1)
+        and min(position, target, muted, seen) >= 0
+        and (at is None or at > position)
+    )
+    if wrong:
         return BuildRecord(number, str(name), version, str(shape), True, 0, 0, 0, damaged=True)
     return BuildRecord(number, name, version, shape, bool(live), position, target, muted, mark, at, error, seen)
 
@@ -223,7 +230,7 @@ class TableReadModelStore:
     def _drop(self, session: Session, numbers: Sequence[int]) -> None:
         for number in numbers:
             for (tables,) in session.rows("SELECT tables FROM read_model_builds WHERE number=?", (number,)):
-                for table in _TABLE_NAMES.findall(tables if type(tables) is str else ""):
+                for table in _TABLE_NAMES.findall(tables if type(tables) is str and number > 0 else ""):
                     session.define(f"DROP TABLE IF EXISTS {_name(table, number)}")
             session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
 

@@ -289,7 +289,7 @@ class Projector:
             return DIVERGED
         if self._has_failed(live, operations):
             return FAILED
-        return LIVE if live.position >= live.target else CATCHING_UP
+        return LIVE if live.position >= min(live.target, self.log.position()) else CATCHING_UP
 
     @staticmethod
     def _has_failed(live: BuildRecord, operations: Operations) -> bool:

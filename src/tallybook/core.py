@@ -14,7 +14,7 @@ from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import LogRecorder, check_stream
+from tallybook.adapters.log import LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
@@ -142,7 +142,7 @@ class Core:
     def subject_events(self, subject: UUID) -> Iterator[Recorded]:
         """The same one by one, for those who keep none of them."""
         rows = self.store.select(self.trail, Trail.table, ["position"], "subject=? ORDER BY position", [subject.bytes])
-        return self.app.decode(self.app.log.rows_at([position for (position,) in rows]))
+        return self.at([position for (position,) in rows])
 
     def opened(
         self, acting: Metadata, action: str, history: Sequence[Recorded], subject: UUID
@@ -166,7 +166,17 @@ class Core:
 
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """The events at positions."""
-        return list(self.app.decode(self.app.log.rows_at(positions)))
+        return list(self.at(positions))
+
+    def at(self, positions: Sequence[int]) -> Iterator[Recorded]:
+        """The same one by one. Raises BookDamaged where one is missing."""
+        wanted = iter(positions)
+        for recorded in self.app.decode(self.app.log.rows_at(positions)):
+            if (position := next(wanted)) != recorded.position:
+                raise missing(position, self.storage.url)
+            yield recorded
+        for position in wanted:
+            raise missing(position, self.storage.url)
 
     def _commitment(self, subject: UUID) -> bytes | None:
         rows = self.app.log.stream_rows(subject, limit=1)
