@@ -21,6 +21,10 @@ from tallybook.projections.read_models import Table
 NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 """What a log's database notes of itself: its origin, and where its read models live, if not beside it."""
 
+ALTERED = (
+    "See what `tallybook doctor` finds: read models and snapshots are made anew when the book is opened again, "
+    "all else is to be restored from a backup."
+)
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 
 _TYPES: Mapping[str, type] = {"integer": int, "text": str, "blob": bytes}

@@ -360,7 +360,7 @@ def contents(patient: Patient) -> Iterator[Word]:
     read = patient.mapper.read
     for name, log in patient.logs:
         newer: list[int] = []
-        wrong: list[StoredFormError] = []
+        wrong: list[StoredFormError | str] = []
         falls: list[tuple[int, int]] = []
         latest = 0
         for position, stream, version_, topic, state in log.iterate(stop=log.extent()[2]):
@@ -371,8 +371,8 @@ def contents(patient: Patient) -> Iterator[Word]:
             except NewerSchema:
                 newer.append(position)
                 continue
-            except StoredFormError as error:
-                wrong.append(error)
+            except (StoredFormError, ValueError) as error:
+                wrong.append(error if isinstance(error, StoredFormError) else f"position {position}: {error}")
                 continue
             if recorded_us < latest - CLOCK_FALL_US:
                 falls.append((position, latest - recorded_us))

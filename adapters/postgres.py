@@ -42,7 +42,7 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Table
 
-from .database import NOTES, damaged
+from .database import ALTERED, NOTES, damaged
 from .files import FORMAT
 
 try:
@@ -83,7 +83,7 @@ _LOST = {"57P01", "57P02", "57P03", "57P05", "25P03"}  # shutdowns, and sessions
 _ALTERED = {
     "3F000", "42P01", "42703",  # no such schema, table, column
     "42804", "42883",  # a column of another type than the one that was made
-    "42P10",  # a key is gone
+    "42601", "42P10",  # more values than columns, a key is gone
 }  # fmt: skip
 _KINDS: Sequence[tuple[type[psycopg.Error], type[persistence.PersistenceError]]] = (
     (psycopg.IntegrityError, persistence.IntegrityError),
@@ -114,6 +114,10 @@ def parse(url: str) -> tuple[dict[str, str], str]:
         parts = urlsplit(url)
     except ValueError:
         raise wrong("can't be understood") from None  # the message might repeat the password
+    if parts.netloc.count("@") > 1:
+        raise wrong(
+            "has more than one @ before its path; one in a password is written %40"
+        )  # and what follows is shown
     given = parse_qsl(parts.query, keep_blank_values=True)
     schemas = [value for name, value in given if name == "schema"]
     schema = schemas[-1] if schemas else DEFAULT_SCHEMA
@@ -172,7 +176,7 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
         )
     # The last: a statement was prepared for columns that have changed since.
     if state in _ALTERED or error.diag.source_function == "RevalidateCachedQuery":
-        return damaged(f"Something of the book was dropped or altered ({_said(error)})", place)
+        return damaged(f"Something of the book was dropped or altered ({_said(error)})", place, ALTERED)
     if state in ("XX001", "XX002"):
         return BookDamaged(
             f"{place} is damaged: {_said(error)}.",

@@ -19,7 +19,7 @@ from eventsourcing import persistence
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
 from tallybook.projections.read_models import Table
 
-from .database import damaged
+from .database import ALTERED, damaged
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -82,7 +82,7 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
             remedy="Check the disk, and that the file and its folder are still there.",
         )
     if str(error).startswith(_ALTERED):
-        return damaged(f"Something of the book was dropped or altered ({error})", place)
+        return damaged(f"Something of the book was dropped or altered ({error})", place, ALTERED)
     for kind, ours in _KINDS:
         if isinstance(error, kind):
             return ours(error)

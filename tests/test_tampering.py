@@ -11,14 +11,18 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 import pytest
+from tests.postgres import run_sql
 
 import tallybook
 from tallybook import Book, BookDamaged, TallybookError
 from tallybook.adapters import application, snapshots
 from tallybook.adapters.doctor import Finding
+from tallybook.adapters.postgres import PostgresDatabase
+from tallybook.domain.errors import BookError, BookReadOnly, KeysMissing, StoredFormError
 
 FEW = 8
 NOW_US = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
@@ -51,24 +55,28 @@ class Ids:
 ADA, BOB = UUID(int=1), UUID(int=2)
 
 
+def fill(book: Book) -> None:
+    """Something in each table."""
+    book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+    for customer, name in ((ADA, "Ada"), (BOB, "Bob")):
+        book.customers.register(customer_id=customer, name=name, identifiers={"crm": name}, command_id=name)
+        book.loyalty.enrol(customer)
+    for number in range(12):
+        book.customers.record_purchase(ADA, LINES, order_id=f"order {number}", command_id=f"purchase {number}")
+    book.tickets.open(ADA, subject="late", kind="complaint")
+    book.profiles.get(ADA)
+    assert book.tiers.counts()
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small book with something in each table."""
+    """A small book in files."""
     folder = tmp_path_factory.mktemp("template")
     with (
         tallybook.open(f"sqlite:///{folder}/shop.book", now_us=lambda: NOW_US, new_id=Ids()) as book,
         book.acting("agent:lin", purpose="support"),
     ):
-        book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
-        for customer, name in ((ADA, "Ada"), (BOB, "Bob")):
-            book.customers.register(customer_id=customer, name=name, identifiers={"crm": name}, command_id=name)
-            book.loyalty.enrol(customer)
-        for number in range(12):
-            book.customers.record_purchase(ADA, LINES, order_id=f"order {number}", command_id=f"purchase {number}")
-        book.tickets.open(ADA, subject="late", kind="complaint")
-        book.profiles.get(ADA)
-        assert book.tiers.counts()
-        book.backup_keys(folder / "keys")
+        fill(book)
     return folder
 
 
@@ -82,7 +90,7 @@ def _follow(book: Book) -> list[int]:
 def _verify(book: Book) -> None:
     for one in book.audit.verify():
         if not one.holds:
-            raise BookDamaged(one.problem or "")
+            raise BookDamaged(one.problem or "", remedy="See why.")
 
 
 def _replay(book: Book) -> None:
@@ -383,3 +391,174 @@ def test_a_head_beside_the_rows_is_found_by_whoever_reads_or_writes(
     check(folder, right, f"head moved by {by}")
     with closing(sqlite3.connect(folder / "shop.book")) as raw:
         assert raw.execute("SELECT MAX(position) FROM stored_events").fetchall() == [(position,)]
+
+
+def test_a_row_of_a_read_model_that_is_none_is_named_and_built_anew(template: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "book"
+    shutil.copytree(template, folder)
+    with tallybook.open(f"sqlite:///{folder}/shop.book") as book, book.acting("agent:lin", purpose="support"):
+        before = book.profiles.get(ADA).fields
+        for nonsense in ("NULL", "x'c1'", "x'', ''", "'nonsense'", "7", "x'9501020304'", "x'95c0c0c0c0c0'"):
+            with closing(sqlite3.connect(folder / "shop.book")) as raw, raw:
+                [(table,)] = raw.execute("SELECT name FROM sqlite_master WHERE name LIKE 'profiles\\_\\_%' ESCAPE '\\'")
+                raw.execute(f"UPDATE {table} SET profile={nonsense.partition(',')[0]}")
+            with pytest.raises(BookDamaged, match="rebuild profiles"):
+                book.profiles.get(ADA)
+            book.projections.rebuild("profiles")
+            assert book.profiles.get(ADA).fields == before
+
+
+def test_what_a_build_calls_its_tables_never_reaches_another_table(template: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "book"
+    shutil.copytree(template, folder)
+    assert plant(folder / "shop.book", "UPDATE read_model_builds SET tables='claims-- receipts;-- \"head\"--'")
+    with tallybook.open(f"sqlite:///{folder}/shop.book") as book, book.acting("agent:lin", purpose="support"):
+        book.projections.rebuild()
+        assert book.customers.find("crm", "Ada") == ADA
+        assert book.position()
+
+
+# ── on a server ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def served(server_book_url: str) -> Iterator[tuple[Book, str]]:
+    """A book on a server, and its schema."""
+    schema = parse_qs(urlsplit(server_book_url).query)["schema"][0]
+    with (
+        tallybook.open(server_book_url, now_us=lambda: NOW_US, new_id=Ids()) as book,
+        book.acting("agent:lin", purpose="support"),
+    ):
+        fill(book)
+        yield book, schema
+    run_sql(f'DROP SCHEMA IF EXISTS "{schema}_x" CASCADE')
+
+
+def errors_of(book: Book) -> list[TallybookError]:
+    """What Tallybook says where it can't answer; any other error is raised."""
+    found: list[TallybookError] = []
+    for ask in ALL.values():
+        try:
+            ask(book)
+        except TallybookError as error:
+            found.append(error)
+    return found
+
+
+DROPPED = [
+    "DROP SCHEMA {0} CASCADE",
+    "ALTER SCHEMA {0} RENAME TO {0}_x",
+    *(
+        f"DROP TABLE {{0}}.{table}"
+        for table in (
+            "stored_events", "head", "receipts", "claims", "data_keys", "access_records", "read_model_builds",
+        )
+    ),
+    "ALTER TABLE {0}.stored_events DROP COLUMN topic",
+    "ALTER TABLE {0}.head DROP COLUMN frontier",
+    "ALTER TABLE {0}.receipts DROP COLUMN result",
+    "ALTER TABLE {0}.claims DROP COLUMN holder",
+    "ALTER TABLE {0}.data_keys DROP COLUMN wrapped",
+    "ALTER TABLE {0}.read_model_builds DROP COLUMN mark",
+    "ALTER TABLE {0}.head ALTER COLUMN position TYPE text",
+    "ALTER TABLE {0}.claims ALTER COLUMN holder TYPE text USING 'nonsense'",
+    "ALTER TABLE {0}.receipts ALTER COLUMN command_id TYPE text USING 'nonsense' || encode(command_id, 'hex')",
+    "ALTER TABLE {0}.stored_events ALTER COLUMN originator_version TYPE text",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", DROPPED)
+def test_what_is_dropped_under_an_open_book_is_damage(served: tuple[Book, str], statement: str) -> None:
+    book, schema = served
+    run_sql(statement.format(schema))
+    for found in (errors_of(book), errors_of(book)):  # the second time, statements are prepared
+        told = [one for one in found if isinstance(one, BookDamaged)]
+        assert told
+        assert all(one.remedy for one in told)
+    assert any(one.state == "failed" for one in book.doctor())
+
+
+NONSENSE_ON_A_SERVER = [
+    "UPDATE {0}.head SET position=position+1 WHERE log='stored_events'",
+    "UPDATE {0}.head SET frontier='x'",
+    "DELETE FROM {0}.head",
+    "ALTER TABLE {0}.head ALTER COLUMN frontier DROP NOT NULL; UPDATE {0}.head SET frontier=NULL",
+    "UPDATE {0}.claims SET holder='nonsense'",
+    "ALTER TABLE {0}.claims ALTER COLUMN holder DROP NOT NULL; UPDATE {0}.claims SET holder=NULL",
+    "UPDATE {0}.receipts SET result='nonsense'",
+    "ALTER TABLE {0}.receipts ALTER COLUMN result DROP NOT NULL; UPDATE {0}.receipts SET result=NULL",
+    "ALTER TABLE {0}.stored_events ALTER COLUMN state DROP NOT NULL; "
+    "UPDATE {0}.stored_events SET state=NULL WHERE position=20",
+    "UPDATE {0}.stored_events SET originator_version=-7 WHERE position=20",
+    "DELETE FROM {0}.stored_events WHERE position=20",
+]
+
+
+@pytest.mark.parametrize("statement", NONSENSE_ON_A_SERVER)
+def test_nonsense_on_a_server_is_named(served: tuple[Book, str], server_book_url: str, statement: str) -> None:
+    book, schema = served
+    run_sql(statement.format(schema))
+    with tallybook.open(server_book_url) as again, again.acting("agent:kim", purpose="support"):
+        for one in (book, again):
+            assert any(isinstance(error, (BookDamaged, StoredFormError)) for error in errors_of(one))
+            assert any(finding.state == "failed" for finding in one.doctor())
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE {0}.data_keys SET wrapped='nonsense'", "can't be unwrapped"),
+        ("UPDATE {0}.data_keys SET wrapping_key='nonsense'", "not the wrapping key"),
+        ("ALTER TABLE {0}.data_keys ALTER wrapped DROP NOT NULL; UPDATE {0}.data_keys SET wrapped=NULL", "data_keys"),
+    ],
+)
+def test_a_wrapped_key_that_is_none_is_named(
+    served: tuple[Book, str], server_book_url: str, statement: str, says: str
+) -> None:
+    _, schema = served
+    run_sql(statement.format(schema))
+    with tallybook.open(server_book_url) as again, again.acting("agent:kim", purpose="support"):
+        with pytest.raises((KeysMissing, BookDamaged), match=says):
+            again.profiles.get(ADA)
+        errors_of(again)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM {0}.book_keys",
+        "UPDATE {0}.book_keys SET wrapped='nonsense'",
+        "ALTER TABLE {0}.book_keys ALTER wrapped DROP NOT NULL; UPDATE {0}.book_keys SET wrapped=NULL",
+        "UPDATE {0}.book SET value='nonsense' WHERE name='format'",
+        "UPDATE {0}.book SET value='nonsense' WHERE name='origin'",
+        "DELETE FROM {0}.book WHERE name='format'",
+        "DELETE FROM {0}.book WHERE name='origin'",
+        "DROP TABLE {0}.book_keys",
+        "DROP TABLE {0}.book",
+    ],
+)
+def test_a_book_on_a_server_whose_notes_are_nonsense_is_not_opened(
+    served: tuple[Book, str], server_book_url: str, statement: str
+) -> None:
+    _, schema = served
+    run_sql(statement.format(schema))
+    with pytest.raises(BookError):
+        tallybook.open(server_book_url)
+
+
+def test_rights_that_are_taken_away_are_told(served: tuple[Book, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    book, _ = served
+    database = book._core.storage.events
+    assert isinstance(database, PostgresDatabase)
+    connect = database._connect
+
+    def as_somebody_else() -> Any:
+        connection = connect()
+        connection.execute("SET ROLE pg_monitor")  # a role of every server, without rights on this schema
+        return connection
+
+    monkeypatch.setattr(database, "_connect", as_somebody_else)
+    database._idle.clear()
+    found = errors_of(book)
+    assert any(isinstance(one, BookReadOnly) and "permission denied" in str(one) for one in found)
+    assert {type(one) for one in found if isinstance(one, BookError)} <= {BookReadOnly, BookDamaged}, found
