@@ -176,7 +176,9 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
         )
     # The last: a statement was prepared for columns that have changed since.
     if state in _ALTERED or error.diag.source_function == "RevalidateCachedQuery":
-        return damaged(f"Something of the book was dropped or altered ({_said(error)})", place, ALTERED)
+        # A schema that the user may not use is passed over, as if nothing were in it.
+        remedy = f"Check the user's rights on the schema. {ALTERED}"
+        return damaged(f"Something of the book was dropped, altered or hidden ({_said(error)})", place, remedy)
     if state in ("XX001", "XX002"):
         return BookDamaged(
             f"{place} is damaged: {_said(error)}.",

@@ -546,8 +546,13 @@ def test_a_book_on_a_server_whose_notes_are_nonsense_is_not_opened(
         tallybook.open(server_book_url)
 
 
-def test_rights_that_are_taken_away_are_told(served: tuple[Book, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    book, _ = served
+@pytest.mark.parametrize(("granted", "kind"), [(True, BookReadOnly), (False, BookDamaged)])
+def test_rights_that_are_taken_away_are_told(
+    served: tuple[Book, str], monkeypatch: pytest.MonkeyPatch, granted: bool, kind: type[BookError]
+) -> None:
+    book, schema = served
+    if granted:
+        run_sql(f"GRANT USAGE ON SCHEMA {schema} TO pg_monitor")
     database = book._core.storage.events
     assert isinstance(database, PostgresDatabase)
     connect = database._connect
@@ -559,6 +564,7 @@ def test_rights_that_are_taken_away_are_told(served: tuple[Book, str], monkeypat
 
     monkeypatch.setattr(database, "_connect", as_somebody_else)
     database._idle.clear()
-    found = errors_of(book)
-    assert any(isinstance(one, BookReadOnly) and "permission denied" in str(one) for one in found)
-    assert {type(one) for one in found if isinstance(one, BookError)} <= {BookReadOnly, BookDamaged}, found
+    with pytest.raises(kind, match="permission denied" if granted else "hidden") as told:
+        book.customers.register(name="Cyd")
+    assert "rights" in told.value.remedy
+    errors_of(book)
