@@ -21,8 +21,8 @@ $(READY): pyproject.toml
 demo: $(READY) ## the whole main job on 69,659 real purchases
 	@$(BIN)/tallybook demo
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: $(READY) ## all tests (TESTS="-k postgres" some)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 check: $(READY) ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -45,4 +45,4 @@ ways: $(READY) ## install in every way, in empty environments (PYTHONS="python3.
 	$(BIN)/python -m tools.ways $(PYTHONS)
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis .benchmarks demo-book
+	rm -rf $(VENV) .venv-* build dist .mypy_cache .ruff_cache .hypothesis .benchmarks demo-book

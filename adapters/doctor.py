@@ -42,7 +42,7 @@ from .database import Database, damaged, marks, sound
 from .files import FORMAT
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEYS_APPLICATION_ID, PUT_BACK, Keyring, MemoryKeyStore, commitment, secret
+from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, RECEIPTS, LogRecorder
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -669,7 +669,7 @@ def examine_open(
 ) -> list[Finding]:
     """Check an open book, wherever it lies."""
     events: Database = storage.events
-    if isinstance(events, SQLiteDatabase) and not events.in_memory:
+    if isinstance(events, SQLiteDatabase) and not events.in_memory and isinstance(storage.keys, FileKeyStore):
         return examine(
             Path(events.name),
             status,

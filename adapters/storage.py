@@ -46,7 +46,12 @@ logger = logging.getLogger("tallybook.storage")
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The open parts of a book."""
+    """The open parts of a book. A host may put them together itself, and give them to `tallybook.open`.
+
+    `url` is what messages call the book. `origin` names it for good: its keys' origin. The log of events has the tables
+    of `LogRecorder(events)`, that of reads those of `LogRecorder(reads, READS_TABLE)`; both may be in one database.
+    Read models make their own tables in `models`, which may be that database too. The book closes them all.
+    """
 
     url: str
     origin: str

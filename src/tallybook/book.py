@@ -15,7 +15,7 @@ from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.doctor import Finding, examine_open
-from tallybook.adapters.storage import open_storage
+from tallybook.adapters.storage import Storage, open_storage
 from tallybook.domain.errors import listed, refusal
 from tallybook.domain.events import Metadata
 from tallybook.domain.rules import RuleSet
@@ -200,7 +200,7 @@ class Book:
 
 
 def open(  # noqa: A001 - the name of the front door
-    url: str,
+    url: str | Storage,
     *,
     create: bool = True,
     lock_timeout_s: int = 30,
@@ -221,13 +221,20 @@ def open(  # noqa: A001 - the name of the front door
     it at each opening. The book notes the place, and one that is opened without says so in the log `tallybook.storage`;
     `"log:"` gives the place up, and keeps them beside the log again.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
+    In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, BookUnreachable.
     Refuses: invalid_argument, busy.
     """
     kept_inline = listed(inline, "inline", "read models")
-    storage = open_storage(
-        url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
-    )
+    if isinstance(url, Storage):
+        if wrapping_key is not None or read_models is not None:
+            name = "read_models" if wrapping_key is None else "wrapping_key"
+            raise refusal("invalid_argument", f"{name}: a Storage has its own already.", argument=name)
+        storage = url
+    else:
+        storage = open_storage(
+            url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
+        )
     try:
         return Book(Core(storage, now_us, new_id, kept_inline))
     except BaseException:
