@@ -24,9 +24,9 @@ from .bulk import rarely_collecting
 from .codec import EventMapper, subject_of
 from .database import Database, Session
 from .form import known_uuid
-from .keys import Keyring
-from .log import BookFactory, LogRecorder, check_no_gap
-from .snapshots import EVERY, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
+from .keys import Keyring, secret
+from .log import BookFactory, LogRecorder, check_no_gap, check_stream
+from .snapshots import EVERY, SNAPSHOTS, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
 
 PIECE = EVERY
 """How many rows of a stream are read at once. A stream that has fewer events has no snapshot, so none is looked for."""
@@ -100,8 +100,11 @@ class BookEventStore(EventStore[UUID]):
         return (read(originator_id, version, name, state, position) for position, version, name, state in rows)
 
     def piece(self, originator_id: UUID, gt: int | None = None, lte: int | None = None) -> Sequence[tuple[Any, ...]]:
-        """The next rows of a stream; fewer than PIECE if these are the last."""
-        return self._recorder.stream_rows(originator_id, gt=gt, lte=lte, limit=PIECE)
+        """The next rows of a stream; fewer than PIECE if these are the last. Raises BookDamaged if one is missing."""
+        rows = self._recorder.stream_rows(originator_id, gt=gt, lte=lte, limit=PIECE)
+        if rows:
+            check_stream(originator_id, rows[-1][1], (gt or 0) + len(rows), self._recorder.database.place)
+        return rows
 
     def go_on(
         self,
@@ -145,7 +148,7 @@ class BookApplication(Application[UUID]):
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self.database = database
         self.keyring = keyring
-        self.snapshot_store = SnapshotStore(database)
+        self.snapshot_store = SnapshotStore(database, secret(keyring.store.lookup_key, SNAPSHOTS.name))
         self._due: dict[UUID, Aggregate] = {}
         super().__init__()
 
@@ -272,6 +275,7 @@ class BookApplication(Application[UUID]):
         for stream, stream_rows in groupby(self.log.streams_rows(stream_ids, PIECE), key=lambda row: row[1]):
             stream_id, rows = known_uuid(stream), list(stream_rows)
             if len(rows) < PIECE:
+                check_stream(stream_id, rows[-1][2], len(rows), self.database.place)
                 events = [read(stream_id, version, name, state, position) for position, _, version, name, state in rows]
                 aggregate = kind.fold(None, events)
             else:
@@ -398,7 +402,7 @@ def compared(snapshots: SnapshotStore, events: BookEventStore, progress: Progres
             wrong.append(WrongSnapshot(stream_id, type(snapshot).__name__, snapshot.version, fields))
         if progress:
             progress(done, len(streams))
-    return SnapshotReport(len(streams) - skipped, skipped, tuple(wrong))
+    return SnapshotReport(len(streams) - skipped, skipped, tuple(wrong), tuple(snapshots.foreign()))
 
 
 def _of_another_kind(stream_id: UUID) -> Refused:

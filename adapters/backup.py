@@ -42,7 +42,18 @@ from .integrity import outline, root_at, verify
 from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .sqlite import DIALECT, SQLiteDatabase, translated
-from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, file_of, make_log_file
+from .storage import (
+    APPLICATION_ID,
+    LOOKUP,
+    READS_APPLICATION_ID,
+    READS_TABLE,
+    Storage,
+    beside,
+    check_lookup_key,
+    file_of,
+    make_log_file,
+    noted,
+)
 
 BACKUP_APPLICATION_ID = 0x7A11B010
 PAGES_A_STEP = 4096
@@ -362,6 +373,7 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
 
 def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, int]:
     """How many subjects the log made a key for, and how many of them have none."""
+    check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
     subjects = without = 0
     for subject, committed, key in keys_in(log, store.get):
         subjects += 1
@@ -389,7 +401,7 @@ def keys_in(
             yield event.originator_id, event.commitment, found.get(event.originator_id)
         made.clear()
 
-    for position, stream, version, name, state in log.iterate(topics=[KeyCreated.stored_name]):
+    for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):
         event = read(known_uuid(stream), version, name, state, position)
         assert isinstance(event, KeyCreated)
         made.append(event)

@@ -11,14 +11,23 @@ the two turns its driver's errors into Tallybook's in one place:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from tallybook.domain.errors import BookDamaged
 from tallybook.projections.read_models import Table
 
 NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 """What a log's database notes of itself: its origin, and where its read models live, if not beside it."""
+
+ALTERED = (
+    "See what `tallybook doctor` finds: read models and snapshots are made anew when the book is opened again, "
+    "all else is to be restored from a backup."
+)
+EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
+
+_TYPES: Mapping[str, type] = {"integer": int, "text": str, "blob": bytes}
 
 
 class Session(Protocol):
@@ -135,6 +144,32 @@ def definition(table: Table, *, temporary: str = "") -> list[str]:
             for index, indexed in enumerate(table.indexes)
         ),
     ]
+
+
+def damaged(what: str, place: str, remedy: str = EXAMINE) -> BookDamaged:
+    """The error for something in a database that Tallybook did not write so."""
+    return BookDamaged(f"{what} in {place}.", path=place, remedy=remedy)
+
+
+def flaw(table: Table, row: Sequence[Any], nullable: Collection[str] = ()) -> str | None:
+    """What is wrong with a row of all columns: a value that is not of its column's type. None: nothing.
+
+    SQLite keeps any value in any column, and whoever can alter a table can lift its constraints.
+    """
+    for value, (column, kind) in zip(row, table.columns, strict=True):
+        if type(value) is not _TYPES[kind] and not (value is None and column in nullable):
+            shown = "nothing" if value is None else f"a value of type {type(value).__name__}"
+            return f"{shown} stands in the column {column} of the table {table.name}"
+    return None
+
+
+def sound(table: Table, rows: Sequence[Any], place: str) -> Sequence[Any]:
+    """Rows of all columns of a table, as they were read. Raises BookDamaged where one can't be Tallybook's."""
+    for row in rows:
+        wrong = flaw(table, row)
+        if wrong:
+            raise damaged(wrong[0].upper() + wrong[1:], place)
+    return rows
 
 
 def marks(count: int) -> str:

@@ -7,19 +7,22 @@ would drop the locks of a book that this process has open.
 from __future__ import annotations
 
 import hmac
+import json
 import platform
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from tallybook.domain.customer import PurchaseRecorded
+from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -29,22 +32,36 @@ from tallybook.domain.errors import (
     UnknownStoredName,
 )
 from tallybook.domain.events import REGISTRY
-from tallybook.projections.projector import FAILED, Status
+from tallybook.projections.projector import DIVERGED, FAILED, Status
 from tallybook.projections.read_models import Progress
 
 from .application import BookEventStore, compared
 from .backup import keys_in
 from .codec import EventMapper
-from .database import Database, marks
+from .database import Database, damaged, marks, sound
 from .files import FORMAT
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment
-from .log import LogRecorder
-from .snapshots import SnapshotStore
+from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
+from .log import CLAIMS, RECEIPTS, LogRecorder
+from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
-from .storage import APPLICATION_ID, READS_APPLICATION_ID, READS_TABLE, Storage, beside, models_noted
+from .storage import (
+    APPLICATION_ID,
+    LOOKUP,
+    READS_APPLICATION_ID,
+    READS_TABLE,
+    Storage,
+    beside,
+    check_lookup_key,
+    models_noted,
+    noted,
+)
 
+CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
+"""Events that take or release a claim."""
+
+HASH_BYTES = 32
 WAL_BYTES_MAX = 64 * 2**20
 """A longer write-ahead log is worth a word: SQLite folds it in every 4 MB, unless a reader holds it up."""
 
@@ -77,6 +94,7 @@ class Patient:
     log: LogRecorder | None
     reads: LogRecorder | None
     keys: Keys | None
+    lookup_key: Callable[[], bytes] | None
     status: Callable[[], Sequence[Status]] | None
     progress: Progress | None
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
@@ -342,10 +360,10 @@ def contents(patient: Patient) -> Iterator[Word]:
     read = patient.mapper.read
     for name, log in patient.logs:
         newer: list[int] = []
-        wrong: list[StoredFormError] = []
+        wrong: list[StoredFormError | str] = []
         falls: list[tuple[int, int]] = []
         latest = 0
-        for position, stream, version_, topic, state in log.iterate():
+        for position, stream, version_, topic, state in log.iterate(stop=log.extent()[2]):
             try:
                 recorded_us = read(known_uuid(stream), version_, topic, state, position).metadata.recorded_us
             except UnknownStoredName:
@@ -353,8 +371,8 @@ def contents(patient: Patient) -> Iterator[Word]:
             except NewerSchema:
                 newer.append(position)
                 continue
-            except StoredFormError as error:
-                wrong.append(error)
+            except (StoredFormError, ValueError) as error:
+                wrong.append(error if isinstance(error, StoredFormError) else f"position {position}: {error}")
                 continue
             if recorded_us < latest - CLOCK_FALL_US:
                 falls.append((position, latest - recorded_us))
@@ -376,34 +394,45 @@ def contents(patient: Patient) -> Iterator[Word]:
 
 
 def claims(patient: Patient) -> Iterator[Word]:
-    """Claims whose holder is neither a stream nor a purchase of the log."""
+    """Claims by their holders, against the external ids and orders that the log tells of."""
     log = patient.log
     if log is None:
         return
-    [(count,)] = log.database.rows("SELECT COUNT(*) FROM claims")
-    rows = log.database.rows(
-        f"SELECT holder FROM claims WHERE NOT EXISTS (SELECT 1 FROM {log.table.name} WHERE originator_id=claims.holder)"  # noqa: S608 - a name of ours
-    )
-    idle = {holder for (holder,) in rows}
-    if idle:
-        read = patient.mapper.read
-        for position, stream, version_, name, state in log.iterate(topics=[PurchaseRecorded.stored_name]):
-            try:
-                event = read(known_uuid(stream), version_, name, state, position)
-            except StoredFormError:
-                return  # the check of the events tells; the claim of this one can't be told from one of nobody
-            idle.discard(event.event_id.bytes)  # a purchase is called by its event
-    if idle:
-        yield failed(f"{len(idle):,} of the holders of {count:,} claims are not in the log", RESTORE)
+    # In one read: whoever writes meanwhile adds events after `stop` and claims that belong to them.
+    with log.database.session(write=False) as session:
+        rows = session.rows("SELECT claim, holder FROM claims")
+        [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
+    whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
+    held = Counter(whole)
+    read = patient.mapper.read
+    for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
+        try:
+            event = read(known_uuid(stream), version_, name, state, position)
+        except StoredFormError:
+            return  # the check of the events tells; whose claims these are can't be told
+        if not isinstance(event, PurchaseRecorded):
+            held[stream] += 1 if isinstance(event, IdentifierRemoved) else -1
+        elif event.order_id is not None:
+            held[event.event_id.bytes] -= 1  # a purchase is called by its event
+    missing = -sum(count for count in held.values() if count < 0)
+    beyond = sum(count for count in held.values() if count > 0)
+    if missing or beyond:
+        told = f"of {len(whole):,} claims, {beyond:,} are held by those to whom the log gives none"
+        yield failed(f"{told}; {missing:,} that it gives are missing: those ids could be given out again", RESTORE)
     else:
-        yield ok(f"the holders of all {count:,} claims are in the log")
+        yield ok(f"{len(rows):,} claims are held by those to whom the log gives them")
 
 
 def receipts(patient: Patient) -> Iterator[Word]:
-    """Receipts of commands whose events are not there."""
+    """Receipts that can't be one, and those of commands whose events are not there."""
     log = patient.log
     if log is None:
         return
+    last = b""
+    wrong = 0
+    while rows := log.database.rows("SELECT * FROM receipts WHERE command_id>? ORDER BY command_id LIMIT 5000", [last]):
+        last = sound(RECEIPTS, rows, log.database.place)[-1][0]
+        wrong += sum(not _can_be_a_receipt(*row) for row in rows)
     [(count, beyond)] = log.database.rows(
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "
         "THEN 1 ELSE 0 END), 0) FROM receipts",
@@ -411,14 +440,66 @@ def receipts(patient: Patient) -> Iterator[Word]:
     )
     if beyond:
         yield failed(f"{beyond:,} of {count:,} receipts tell of events after the head: those are lost", RESTORE)
+    elif wrong:
+        yield failed(f"{wrong:,} of {count:,} receipts can't be what was written", RESTORE)
     else:
         yield ok(f"the events of all {count:,} receipts are there")
 
 
+def _can_be_a_receipt(command_id: bytes, digest: bytes, first: int, last: int, result: bytes) -> bool:
+    try:
+        json.loads(result[1:] if result.startswith(b"+") else result)
+    except ValueError:
+        return False
+    return len(command_id) == 16 and len(digest) == HASH_BYTES and 1 <= first <= last + 1
+
+
+def command_ids(patient: Patient) -> Iterator[Word]:
+    """Commands with an id of which no receipt is left: repeated, they would have their effect again."""
+    log = patient.log
+    if log is None:
+        return
+    read = patient.mapper.read
+    seen = missing = 0
+    last: UUID | None = None
+    waiting: dict[bytes, int] = {}
+    first = 0
+
+    def look() -> None:
+        nonlocal missing, first
+        asked = list(waiting)
+        rows = log.database.rows(f"SELECT command_id FROM receipts WHERE command_id IN ({marks(len(asked))})", asked)  # noqa: S608 - marks only
+        for (command_id,) in rows:
+            waiting.pop(command_id, None)
+        missing += len(waiting)
+        first = first or min(waiting.values(), default=0)
+        waiting.clear()
+
+    for position, stream, version_, name, state in log.iterate(stop=log.extent()[2]):
+        try:
+            command_id = read(known_uuid(stream), version_, name, state, position).metadata.command_id
+        except (StoredFormError, ValueError):
+            continue  # the check of the events tells
+        if command_id is not None and command_id != last:
+            seen += 1
+            waiting.setdefault(command_id.bytes, position)
+            if len(waiting) == 500:
+                look()
+        last = command_id
+    if waiting:
+        look()
+    if missing:
+        yield failed(f"the receipts of {missing:,} of {seen:,} commands are gone; first of the one at {first}", RESTORE)
+    else:
+        yield ok(f"the receipts of all {seen:,} commands with an id are there")
+
+
 def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
-    if patient.log is None or patient.keys is None:
+    if patient.log is None or patient.keys is None or patient.lookup_key is None:
         return
+    place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
+    check_lookup_key(noted(patient.log.database, LOOKUP), patient.lookup_key(), place)
     count = missing = 0
     other: list[UUID] = []
     for subject, committed, key in keys_in(patient.log, patient.keys):
@@ -486,15 +567,24 @@ def read_models(patient: Patient) -> Iterator[Word]:
                 f"{told}; position {one.failed_position}: {one.error}",
                 f"Mend the cause, then `tallybook projections retry {one.name}`, or skip the event.",
             )
+        elif one.state == DIVERGED:
+            yield warning(f"{told}: its rows are another log's, or damaged", "The next catch-up builds it anew.")
         else:
             yield ok(told)
 
 
 def snapshots(patient: Patient) -> Iterator[Word]:
-    """Snapshots of long streams, compared with a replay of their events."""
-    if patient.log is None:
+    """Snapshots of long streams: written by this book, and the same as a replay of their events."""
+    if patient.log is None or patient.lookup_key is None:
         return
-    report = compared(SnapshotStore(patient.log.database), BookEventStore(patient.mapper, patient.log))
+    store = SnapshotStore(patient.log.database, secret(patient.lookup_key(), SNAPSHOTS.name))
+    report = compared(store, BookEventStore(patient.mapper, patient.log))
+    if report.foreign:
+        yield warning(
+            f"{len(report.foreign):,} snapshots are not as the book wrote them; they are passed over. "
+            f"First: that of {report.foreign[0]}",
+            "Find out who writes to the database. `book.drop_snapshots()` removes them.",
+        )
     if report.wrong:
         yield failed(
             f"{len(report.wrong):,} of {report.compared:,} snapshots say something else than their events; "
@@ -534,6 +624,7 @@ CHECKS: Sequence[Check] = (
     Check("events", contents, deep=True),
     Check("claims", claims, deep=True),
     Check("receipts", receipts),
+    Check("command ids", command_ids, deep=True),
     Check("keys", keys),
     Check("read models", read_models),
     Check("snapshots", snapshots, deep=True),
@@ -564,6 +655,7 @@ def examine(
             LogRecorder(opened[path], origin=usable[path]) if path in opened else None,
             LogRecorder(opened[reads_path], READS_TABLE, usable[reads_path]) if reads_path in opened else None,
             _keys_of(opened[keys_path]) if keys_path in opened else None,
+            partial(_lookup_key_of, opened[keys_path]) if keys_path in opened else None,
             status,
             progress,
             lock_timeout_s,
@@ -591,6 +683,7 @@ def examine_open(
         LogRecorder(events, origin=storage.origin),
         LogRecorder(storage.reads, READS_TABLE, storage.origin),
         storage.keys.get,
+        lambda: storage.keys.lookup_key,
         status,
         progress,
         models_elsewhere=storage.models is not events,
@@ -624,10 +717,19 @@ def _keys_of(database: SQLiteDatabase) -> Keys:
         for start in range(0, len(subjects), 500):
             chunk = [subject.bytes for subject in subjects[start : start + 500]]
             rows = database.rows(f"SELECT subject, data_key FROM keys WHERE subject IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
-            found.update((known_uuid(subject), key) for subject, key in rows)
+            # What is no key can't be the one that the log commits to.
+            found.update((known_uuid(subject), key if type(key) is bytes else b"") for subject, key in rows)
         return found
 
     return get
+
+
+def _lookup_key_of(database: SQLiteDatabase) -> bytes:
+    rows = database.rows("SELECT value FROM meta WHERE name='lookup_key'")
+    if not rows or type(rows[0][0]) is not bytes:
+        raise damaged("The table meta holds no look-up key", database.place, PUT_BACK)
+    key: bytes = rows[0][0]
+    return key
 
 
 def _stream(stream: bytes) -> str:

@@ -82,6 +82,7 @@ class Form:
             + "]",
         )
         checks = [
+            ("stream's version", "type(originator_version) is int"),
             ("version", "type(version) is int"),
             ("event_id", "type(event_id) is bytes and len(event_id) == 16"),
             ("effective_us", "type(effective_us) is int"),

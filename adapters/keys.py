@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgpack
@@ -21,6 +21,7 @@ from eventsourcing.persistence import IntegrityError
 from tallybook.domain.errors import BookClosed, KeysMissing, NewerBook, NotABook, SealError
 from tallybook.domain.personal import Sealed
 
+from .database import damaged
 from .files import FORMAT, is_ours
 from .sqlite import IN_THIS_PROCESS, check_same_process, translated
 
@@ -28,6 +29,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 FIRST_KEY_ID = 1
 KEYS_APPLICATION_ID = 0x7A11B00E
+PUT_BACK = "Put the key file back from its backup."
 
 
 class KeyStore(Protocol):
@@ -130,8 +132,16 @@ class FileKeyStore:
                 raise
         except sqlite3.Error as error:
             raise translated(error, str(path)) from error
-        self.origin: str = meta["origin"]
-        self.lookup_key: bytes = meta["lookup_key"]
+        origin, lookup_key = meta.get("origin"), meta.get("lookup_key")
+        if type(origin) is not str or type(lookup_key) is not bytes or len(lookup_key) != KEY_BYTES:
+            connection.close()
+            raise KeysMissing(
+                f"The key file {path} is damaged: the book's name or its look-up key does not stand in the table meta.",
+                path=str(path),
+                remedy=PUT_BACK,
+            )
+        self.origin: str = origin
+        self.lookup_key: bytes = lookup_key
         IN_THIS_PROCESS.add(self)
 
     def _make(self, origin: str) -> None:
@@ -194,8 +204,14 @@ class FileKeyStore:
                     f"SELECT subject, data_key FROM keys WHERE subject IN ({marks})",  # noqa: S608 - marks only
                     chunk,
                 )
-                found.update((UUID(bytes=subject), key) for subject, key in rows)
+                found.update(self._sound(rows))
         return found
+
+    def _sound(self, rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[UUID, bytes]]:
+        for subject, key in rows:
+            if type(subject) is not bytes or len(subject) != 16 or type(key) is not bytes or len(key) != KEY_BYTES:
+                raise damaged("A row of the table keys holds no subject and key", str(self.path), PUT_BACK)
+            yield UUID(bytes=subject), key
 
     def copy_to(self, copy: sqlite3.Connection) -> None:
         """Copy the file as it is, page by page."""
@@ -206,7 +222,7 @@ class FileKeyStore:
         """Whether another file holds all keys of this one."""
         with self._open() as connection:
             rows = connection.execute("SELECT subject, data_key FROM keys").fetchall()
-        held = {UUID(bytes=subject): key for subject, key in rows}
+        held = dict(self._sound(rows))
         return other.get(held) == held
 
     def close(self) -> None:
@@ -221,6 +237,12 @@ class FileKeyStore:
 def commitment(data_key: bytes) -> bytes:
     """What the log holds of a key, so that a ciphertext can't be opened under two keys."""
     return hmac.digest(data_key, b"commit", sha256)
+
+
+def secret(lookup_key: bytes, purpose: str) -> bytes:
+    """A book's key for one purpose. It is nowhere written, so that whoever has the database alone lacks it."""
+    # No look-up hash is the same: what they are made of begins as a msgpack array does.
+    return hmac.digest(lookup_key, f"tallybook {purpose}".encode(), sha256)
 
 
 class Keyring:
@@ -258,6 +280,7 @@ class Keyring:
         with self._lock:
             for subject, key in keys.items():
                 self._remember(subject, key)
+                self._checked.add(subject)  # it is what the log is about to commit to
 
     def seal(
         self,
@@ -271,7 +294,7 @@ class Keyring:
         """One blob of an event's personal values, bound to the event, its form and its subject."""
         nonce = os.urandom(NONCE_BYTES)
         bound = self._bound(event_id, stored_name, schema_version, subject, FIRST_KEY_ID, fields)
-        held = self._ciphers.get(subject) or self._cipher(subject)
+        held = self._checked_cipher(subject)
         if held is None:
             raise SealError(f"There is no data key for subject {subject}.")
         return nonce + held[0].encrypt(nonce, msgpack.packb(list(values)), bound)
@@ -282,15 +305,10 @@ class Keyring:
         Only the gate calls this.
         """
         subject = sealed.subject_id
-        held = self._ciphers.get(subject) or self._cipher(subject)
+        held = self._checked_cipher(subject)
         if held is None:
             return None
-        cipher, committed = held
-        if subject not in self._checked:
-            expected = self._commitment_of(subject)
-            if expected is None or not hmac.compare_digest(committed, expected):
-                raise SealError(f"The data key of subject {subject} is not the one that the log commits to.")
-            self._checked.add(subject)
+        cipher, _ = held
         bound = self._bound(
             sealed.event_id, sealed.stored_name, sealed.schema_version, subject, sealed.key_id, sealed.fields
         )
@@ -316,9 +334,18 @@ class Keyring:
         """A keyed hash by which something personal can be found again without being written."""
         return hmac.digest(self.store.lookup_key, msgpack.packb([kind, *parts]), sha256)
 
-    def _cipher(self, subject: UUID) -> tuple[AESGCM, bytes] | None:
-        self.load([subject])
-        return self._ciphers.get(subject)
+    def _checked_cipher(self, subject: UUID) -> tuple[AESGCM, bytes] | None:
+        """What seals and opens for a subject; None without a key. Raises SealError for another key than the log's."""
+        held = self._ciphers.get(subject)
+        if held is None:
+            self.load([subject])
+            held = self._ciphers.get(subject)
+        if held is not None and subject not in self._checked:
+            expected = self._commitment_of(subject)
+            if expected is None or not hmac.compare_digest(held[1], expected):
+                raise SealError(f"The data key of subject {subject} is not the one that the log commits to. {PUT_BACK}")
+            self._checked.add(subject)
+        return held
 
     def _remember(self, subject: UUID, key: bytes) -> None:
         while len(self._ciphers) >= self.CACHED_MAX:

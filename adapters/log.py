@@ -27,7 +27,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import Database, Session, Watch, marks
+from .database import Database, Session, Watch, damaged, marks, sound
 from .form import uuid_from
 from .sqlite import SQLiteDatabase
 
@@ -78,6 +78,8 @@ RECEIPTS = Table(
     ("command_id",),
 )
 CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
+HEAD = Table("head", (("position", "integer"), ("frontier", "blob")), ())
+"""What is read of a log's head."""
 
 
 def _stream(originator_id: UUID | str) -> bytes | str:
@@ -210,7 +212,12 @@ class LogRecorder(ApplicationRecorder):
         self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
         self._select_head = f"SELECT position, frontier FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._lock_head = self._select_head + database.for_update
-        self._move_head = f"UPDATE head SET position=?, frontier=? WHERE log='{name}'"  # noqa: S608 - a name of ours
+        # A head that is ahead of the rows is never moved on: no position is NULL.
+        self._move_head = (
+            f"UPDATE head SET position=CASE WHEN ?=0 OR EXISTS (SELECT 1 FROM {name} WHERE position=?) THEN ? END, "  # noqa: S608 - a name of ours
+            f"frontier=? WHERE log='{name}'"
+        )
+        self._select_end = f"SELECT position, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
 
     def definitions(self) -> list[str]:
         """Statements that make the tables, and an empty head."""
@@ -237,8 +244,12 @@ class LogRecorder(ApplicationRecorder):
 
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         """Append events in one durable transaction, with what belongs to it (see `append_in`); their positions."""
-        with self.database.session(write=True) as session:
-            return self.append_in(session, rows, **kwargs)
+        try:
+            with self.database.session(write=True) as session:
+                return self.append_in(session, rows, **kwargs)
+        except IntegrityError:
+            self.position()  # a head that does not fit its rows is no conflict: to try again would not help
+            raise
 
     def append_in(
         self,
@@ -258,15 +269,14 @@ class LogRecorder(ApplicationRecorder):
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already.
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
-        [(last, packed)] = session.rows(self._lock_head)
+        last, frontier = self._head_in(session.rows(self._lock_head))
         if reads and (moved := self._moved(session.rows, reads)) is not None:
             raise IntegrityError(f"stream {moved[0]} moved on from version {moved[1]}")
         if new:
             rows = [(position, *row) for position, row in enumerate(new, last + 1)]
             session.insert(self.table, rows)  # a server is at work on this while the leaves are hashed
-            frontier = merkle.Frontier(last, packed or b"")
             frontier.append_rows(self.origin, rows)
-            session.run(self._move_head, (frontier.size, frontier.packed()))
+            session.run(self._move_head, (last, last, frontier.size, frontier.packed()))
             session.announce(self.table.name)
         if releases:
             session.run(f"DELETE FROM claims WHERE claim IN ({marks(len(releases))})", releases)  # noqa: S608 - marks only
@@ -423,8 +433,19 @@ class LogRecorder(ApplicationRecorder):
         )
 
     def position(self) -> int:
-        """The head's position; 0 for an empty log."""
-        return int(self.database.rows(self._select_head)[0][0])
+        """The head's position; 0 for an empty log. Raises BookDamaged where it is not that of the last row."""
+        rows = self.database.rows(self._select_end)
+        if len(rows) == 1:
+            position, last = rows[0]
+            if type(position) is int and position == (last or 0):
+                return position
+            if type(position) is int:
+                raise damaged(
+                    f"The head of {self.table.name} says that the log ends at position {position}, and it ends at "
+                    f"{last or 0}",
+                    self.database.place,
+                )
+        raise damaged(f"The head of {self.table.name} is no position", self.database.place)
 
     def max_notification_id(self) -> int:
         """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
@@ -439,28 +460,41 @@ class LogRecorder(ApplicationRecorder):
 
     def head(self) -> Head:
         """Position and frontier, as of one commit."""
-        [(position, packed)] = self.database.rows(self._select_head)
-        return Head(position, merkle.Frontier(position, packed or b""))
+        return Head(*self._head_in(self.database.rows(self._select_head)))
+
+    def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> tuple[int, merkle.Frontier]:
+        """Position and frontier in the head's row. Raises BookDamaged."""
+        place = self.database.place
+        if len(rows) != 1:
+            raise damaged(f"The row of {self.table.name} in the table head is missing", place)
+        position, packed = rows[0]
+        [(position, packed)] = sound(HEAD, [(position, packed or b"")], place)
+        try:
+            if position < 0:
+                raise ValueError(f"its position is {position}")
+            return position, merkle.Frontier(position, packed)
+        except ValueError as error:
+            raise damaged(f"The head of {self.table.name} can't be one ({error})", place) from error
 
     def receipt(self, command_id: bytes) -> Receipt | None:
         """What is kept of a command, if it was recorded."""
-        rows = self.database.rows("SELECT command_id, digest, result FROM receipts WHERE command_id=?", [command_id])
-        return Receipt(*rows[0]) if rows else None
+        rows = self.database.rows("SELECT * FROM receipts WHERE command_id=?", [command_id])
+        for command, digest, _, _, result in sound(RECEIPTS, rows, self.database.place):
+            return Receipt(command, digest, result)
+        return None
 
     def holders(self, claims: Sequence[bytes]) -> dict[bytes, bytes]:
         """Who holds each of many claims; free ones are left out."""
         found: dict[bytes, bytes] = {}
         for start in range(0, len(claims), 500):
             chunk = claims[start : start + 500]
-            found.update(
-                self.database.rows(f"SELECT claim, holder FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
-            )
+            rows = self.database.rows(f"SELECT claim, holder FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
+            found.update(sound(CLAIMS, rows, self.database.place))
         return found
 
     def holder(self, claim: bytes) -> bytes | None:
         """Who holds a claim."""
-        rows = self.database.rows("SELECT holder FROM claims WHERE claim=?", [claim])
-        return rows[0][0] if rows else None
+        return self.holders([claim]).get(claim)
 
     # ── tailing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -476,10 +510,20 @@ class LogRecorder(ApplicationRecorder):
 def check_no_gap(rows: Sequence[Row], after: int, place: str) -> None:
     """Raises BookDamaged where a position after the last one read is missing: it was there, and is gone."""
     if rows and rows[-1][0] - after != len(rows):
-        missing = next(expected for expected, row in enumerate(rows, after + 1) if row[0] != expected)
-        raise BookDamaged(
-            f"Position {missing} is missing from the log.", path=place, remedy="See `tallybook doctor`; restore it."
-        )
+        raise missing(next(expected for expected, row in enumerate(rows, after + 1) if row[0] != expected), place)
+
+
+def missing(position: int, place: str) -> BookDamaged:
+    """The error for a position that was there, and is gone."""
+    return BookDamaged(
+        f"Position {position} is missing from the log.", path=place, remedy="See `tallybook doctor`; restore it."
+    )
+
+
+def check_stream(stream: UUID, last: Any, count: int, place: str) -> None:
+    """Raises BookDamaged where the last of a stream's first versions does not tell how many there are."""
+    if last != count:
+        raise damaged(f"Of the stream {stream}, not all versions up to {last!r} are there", place)
 
 
 class Tail:

@@ -42,7 +42,7 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Table
 
-from .database import NOTES
+from .database import ALTERED, NOTES, damaged
 from .files import FORMAT
 
 try:
@@ -80,6 +80,11 @@ logger = logging.getLogger("tallybook.postgres")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
 _LOST = {"57P01", "57P02", "57P03", "57P05", "25P03"}  # shutdowns, and sessions that the server ended
+_ALTERED = {
+    "3F000", "42P01", "42703",  # no such schema, table, column
+    "42804", "42883",  # a column of another type than the one that was made
+    "42601", "42P10",  # more values than columns, a key is gone
+}  # fmt: skip
 _KINDS: Sequence[tuple[type[psycopg.Error], type[persistence.PersistenceError]]] = (
     (psycopg.IntegrityError, persistence.IntegrityError),
     (psycopg.InterfaceError, persistence.InterfaceError),
@@ -109,6 +114,10 @@ def parse(url: str) -> tuple[dict[str, str], str]:
         parts = urlsplit(url)
     except ValueError:
         raise wrong("can't be understood") from None  # the message might repeat the password
+    if parts.netloc.count("@") > 1:
+        raise wrong(
+            "has more than one @ before its path; one in a password is written %40"
+        )  # and what follows is shown
     given = parse_qsl(parts.query, keep_blank_values=True)
     schemas = [value for name, value in given if name == "schema"]
     schema = schemas[-1] if schemas else DEFAULT_SCHEMA
@@ -161,10 +170,15 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
         )
     if state in ("25006", "42501"):
         return BookReadOnly(
-            f"{place} can't be written: {_said(error)}.",
+            f"{place} can't be {'written' if state == '25006' else 'used'}: {_said(error)}.",
             path=place,
             remedy="Check the user's rights on the schema, and that the server is no standby.",
         )
+    # The last: a statement was prepared for columns that have changed since.
+    if state in _ALTERED or error.diag.source_function == "RevalidateCachedQuery":
+        # A schema that the user may not use is passed over, as if nothing were in it.
+        remedy = f"Check the user's rights on the schema. {ALTERED}"
+        return damaged(f"Something of the book was dropped, altered or hidden ({_said(error)})", place, remedy)
     if state in ("XX001", "XX002"):
         return BookDamaged(
             f"{place} is damaged: {_said(error)}.",
@@ -700,7 +714,7 @@ class PostgresDatabase:
             return None
         noted: dict[str, str] = {}
         if "book" in there:
-            with suppress(persistence.PersistenceError):  # a table of that name with other columns
+            with suppress(persistence.PersistenceError, BookDamaged):  # a table of that name with other columns
                 noted = dict(session.rows("SELECT name, value FROM book"))
         if noted.get("application") != application or "origin" not in noted:
             raise NotABook(
@@ -708,9 +722,12 @@ class PostgresDatabase:
                 path=self.place,
                 remedy="Name another schema: `?schema=`.",
             )
-        if int(noted["format"]) > FORMAT:
+        form = str(noted.get("format"))
+        if not form.isascii() or not form.isdigit():
+            raise damaged(f"The table book notes the format {form}, which is none", self.place)
+        if int(form) > FORMAT:
             raise NewerBook(
-                f"{self.place} has format {noted['format']}; this release reads up to {FORMAT}.",
+                f"{self.place} has format {form}; this release reads up to {FORMAT}.",
                 path=self.place,
                 remedy="Upgrade Tallybook.",
             )

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing
 from tallybook.projections.read_models import Table
 
-from .database import Database, Session, marks
+from .database import Database, Session, marks, sound
 from .form import uuid_from
 from .keys import KEY_BYTES, NONCE_BYTES
 
@@ -151,7 +151,7 @@ class PostgresKeyStore:
                 path=database.place,
                 remedy="Restore the tables of keys from their backup.",
             )
-        [(fingerprint, wrapped)] = rows
+        [(_, fingerprint, wrapped)] = sound(BOOK_KEYS, [(LOOKUP, *rows[0])], database.place)
         self.lookup_key = wrapping_key.unwrap(wrapped, fingerprint, origin, LOOKUP)
 
     @staticmethod
@@ -195,10 +195,11 @@ class PostgresKeyStore:
         found: dict[UUID, bytes] = {}
         for start in range(0, len(wanted), 500):
             chunk = [subject.bytes for subject in wanted[start : start + 500]]
-            for subject, fingerprint, wrapped in self.database.rows(
+            rows = self.database.rows(
                 f"SELECT subject, wrapping_key, wrapped FROM data_keys WHERE subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
                 chunk,
-            ):
+            )
+            for subject, fingerprint, wrapped in sound(DATA_KEYS, rows, self.database.place):
                 found[uuid_from(subject)] = self._wrapping_key.unwrap(wrapped, fingerprint, self.origin, subject)
         return found
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
+from tallybook.domain.errors import BookDamaged
 from tallybook.projections.read_models import BuildRecord, Generation, ReadModel, Rows, Table, shape_of
 
-from .database import Database, Session, definition, marks
+from .database import Database, Session, damaged, definition, flaw, marks
 
 
 def _built(build: Generation, table: Table) -> Table:
@@ -21,6 +24,45 @@ def _built(build: Generation, table: Table) -> Table:
 
 def _name(table: str, number: int) -> str:
     return f"{table}__{number}"
+
+
+BUILDS = Table(
+    "read_model_builds",
+    (
+        ("number", "integer"),
+        ("name", "text"),
+        ("version", "integer"),
+        ("shape", "text"),
+        ("tables", "text"),
+        ("live", "integer"),
+        ("position", "integer"),
+        ("target", "integer"),
+        ("muted", "integer"),
+        ("mark", "blob"),
+        ("failed_position", "integer"),
+        ("failed_error", "text"),
+        ("failed_seen", "integer"),
+    ),
+    ("number",),
+)
+_KEPT = [column for column, _ in BUILDS.columns]
+NUMBER_MAX = 2**53
+_TABLE_NAMES = re.compile(r"(?<!\S)[a-z_][a-z0-9_]*(?!\S)", re.IGNORECASE)
+"""What `tables` holds goes into a statement that drops them: nothing else may."""
+
+
+def _record(row: tuple[Any, ...]) -> BuildRecord:
+    """What a row of a build says. One that can't be ours stands for rows that are of no use."""
+    number, name, version, shape, _, live, position, target, muted, mark, at, error, seen = row
+    wrong = flaw(BUILDS, row, ("failed_position",)) or not (
+        0 < number < NUMBER_MAX
+        and live in (0, 1)
+        and min(position, target, muted, seen) >= 0
+        and (at is None or at > position)
+    )
+    if wrong:
+        return BuildRecord(number, str(name), version, str(shape), True, 0, 0, 0, damaged=True)
+    return BuildRecord(number, name, version, shape, bool(live), position, target, muted, mark, at, error, seen)
 
 
 class TableRows:
@@ -112,11 +154,8 @@ class TableReadModelStore:
     def builds(self) -> list[BuildRecord]:
         """All builds, of other versions too, in the order in which they were begun."""
         return [
-            BuildRecord(number, name, version, shape, bool(live), *rest)
-            for number, name, version, shape, live, *rest in self._rows(
-                "SELECT number, name, version, shape, live, position, target, muted, mark, failed_position, "
-                "failed_error, failed_seen FROM read_model_builds ORDER BY number"
-            )
+            _record(row)
+            for row in self._rows(f"SELECT {', '.join(_KEPT)} FROM read_model_builds ORDER BY number")  # noqa: S608 - names of ours
         ]
 
     def begin(self, model: ReadModel, head: int) -> Generation:
@@ -142,8 +181,10 @@ class TableReadModelStore:
                             b"",
                         ),
                     )
-                    for table in model.tables:
-                        for statement in definition(_built(build, table)):
+                    for table in map(partial(_built, build), model.tables):
+                        # Left by a build whose row is gone, so that its number was free.
+                        session.define(f"DROP TABLE IF EXISTS {table.name}")
+                        for statement in definition(table):
                             session.define(statement)
                     return build
             except IntegrityError:
@@ -176,21 +217,20 @@ class TableReadModelStore:
     def drop(self, name: str, *, version: int | None = None, number: int | None = None) -> int:
         """Drop builds of a read model: all, those of a version, or one; how many there were."""
         with self._session() as session:
-            numbers = [
-                found
-                for found, of_version in session.rows(
-                    "SELECT number, version FROM read_model_builds WHERE name=?" + self.database.for_update,  # noqa: S608 - names of ours
-                    (name,),
-                )
-                if version in (None, of_version) and number in (None, found)
-            ]
+            of, wanted = ("name", name) if number is None else ("number", number)
+            rows = session.rows(
+                f"SELECT {', '.join(_KEPT)} FROM read_model_builds WHERE {of}=?" + self.database.for_update,  # noqa: S608 - names of ours
+                (wanted,),
+            )
+            found = [one for one in map(_record, rows) if one.name == name and version in (None, one.version)]
+            numbers = [one.number for one in found]
             self._drop(session, numbers)
             return len(numbers)
 
     def _drop(self, session: Session, numbers: Sequence[int]) -> None:
         for number in numbers:
             for (tables,) in session.rows("SELECT tables FROM read_model_builds WHERE number=?", (number,)):
-                for table in tables.split():
+                for table in _TABLE_NAMES.findall(tables if type(tables) is str and number > 0 else ""):
                     session.define(f"DROP TABLE IF EXISTS {_name(table, number)}")
             session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
 
@@ -198,6 +238,10 @@ class TableReadModelStore:
         """The position up to which a build is folded; 0 for one that was dropped."""
         lock = "" if self._within is None else self.database.for_update
         rows = self._rows("SELECT position FROM read_model_builds WHERE number=?" + lock, (build.number,))  # noqa: S608 - names of ours
+        if rows and type(rows[0][0]) is not int:
+            raise damaged(
+                f"The position of build {build.number} in the table read_model_builds is none", self.database.place
+            )
         return rows[0][0] if rows else 0
 
     def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
@@ -231,7 +275,7 @@ class TableReadModelStore:
                     f"IN (VALUES {', '.join([mark] * len(chunk))})",
                     [value for key in chunk for value in key],
                 )
-            except PersistenceError:
+            except (PersistenceError, BookDamaged):
                 if self._is_there(build):
                     raise
                 break
@@ -285,7 +329,7 @@ class TableReadModelStore:
             statement = f"SELECT {', '.join(columns)} FROM {_built(build, table).name}"  # noqa: S608 - names of ours
             try:
                 return self._rows(statement + (f" WHERE {where}" if where else ""), params)
-            except PersistenceError:
+            except (PersistenceError, BookDamaged):
                 before, build = build, self.generation(model)
                 if build == before:
                     raise

@@ -1,14 +1,17 @@
 """Snapshots: the state of a long stream at some version, so that loading it does not begin at its first event.
 
 They may be dropped at any time: a snapshot is only a shorter way to what the events add up to. One that is damaged,
-of another release, or ahead of its stream is passed over and later replaced.
+of another release, or ahead of its stream is passed over and later replaced. So is one that the book did not write:
+each bears an HMAC under a key that is not in the database, so that whoever can write there can't make commands
+believe a state.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +35,7 @@ from tallybook.projections.read_models import Table
 
 from .database import Database
 from .form import Source, plain, uuid_from
+from .packing import pack
 
 EVERY = 1024
 """How many events a stream has before it gets a snapshot, and at least from one to the next."""
@@ -52,6 +56,7 @@ _DEFINITION = (
     "CREATE TABLE IF NOT EXISTS snapshots (stream {blob} PRIMARY KEY, version {integer} NOT NULL, "
     "kind {text} NOT NULL, form {blob} NOT NULL, state {blob} NOT NULL, checksum {blob} NOT NULL)"
 )
+_FIND = "SELECT stream, version, kind, form, state, checksum FROM snapshots WHERE stream=? AND form=?"
 
 _FAILURES = (PersistenceError, TallybookError)
 """With these, a snapshot is not written, or taken for none: what the book says does not depend on it."""
@@ -72,11 +77,15 @@ class WrongSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReport:
-    """Snapshots compared with a replay of their streams. Those that can't be used, and so do no harm, were skipped."""
+    """Snapshots compared with a replay of their streams. Those that can't be used, and so do no harm, were skipped.
+
+    `foreign` are the streams of those that the book did not write as they are: altered, damaged, or another key's.
+    """
 
     compared: int
     skipped: int
     wrong: tuple[WrongSnapshot, ...]
+    foreign: tuple[UUID, ...] = ()
 
 
 def is_due(aggregate: Aggregate) -> bool:
@@ -89,24 +98,22 @@ def is_due(aggregate: Aggregate) -> bool:
 
 
 class SnapshotStore:
-    """The snapshots of a book, in the database of its log."""
+    """The snapshots of a book, in the database of its log. `key` must not lie there: it tells ours from others."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, key: bytes) -> None:
         self._database = database
+        self._key = key
 
     def find(self, stream_id: UUID) -> Aggregate | None:
         """A stream as its snapshot has it, whether it reaches that far or not; None if there is none to be used."""
         with suppress(*_FAILURES):
             if not self._database.has_table(SNAPSHOTS.name):
                 return None
-            for row in self._database.rows(
-                "SELECT stream, version, kind, form, state, checksum FROM snapshots WHERE stream=? AND form=?",
-                [stream_id.bytes, current_form()],
-            ):
+            for row in self._database.rows(_FIND, [stream_id.bytes, current_form()]):
                 *parts, checksum = row
-                if checksum == _checksum(*parts):
+                if self._is_ours(parts, checksum):
                     _, version, kind, _, state = parts
-                    return restored(kind, stream_id, version, state)
+                    return restored(kind, stream_id, version, state) if version > 0 else None
         return None
 
     def write(self, aggregate: Aggregate) -> None:
@@ -114,12 +121,12 @@ class SnapshotStore:
         aggregate.snapshot_version = aggregate.version  # if it can't, not again before the next one is due
         with suppress(*_FAILURES, OverflowError):
             kind, state = packed(aggregate)
-            row = (aggregate.id.bytes, aggregate.version, kind, current_form(), state)
+            row = [aggregate.id.bytes, aggregate.version, kind, current_form(), state]
             missing = not self._database.has_table(SNAPSHOTS.name)
             with self._database.session(write=True) as session:
                 if missing:
                     session.define(_DEFINITION)
-                session.upsert(SNAPSHOTS, [(*row, _checksum(*row))])
+                session.upsert(SNAPSHOTS, [(*row, self._checksum(row))])
 
     def streams(self) -> list[UUID]:
         """The streams that have one, whether it can be used or not."""
@@ -127,11 +134,26 @@ class SnapshotStore:
             return []
         return [uuid_from(stream) for (stream,) in self._database.rows("SELECT stream FROM snapshots ORDER BY stream")]
 
+    def foreign(self) -> Iterator[UUID]:
+        """The streams of those in the form of this release that the book did not write as they are."""
+        if self._database.has_table(SNAPSHOTS.name):
+            for stream in self.streams():
+                for row in self._database.rows(_FIND, [stream.bytes, current_form()]):
+                    *parts, checksum = row
+                    if not self._is_ours(parts, checksum):
+                        yield stream
+
     def drop_all(self) -> None:
         """Drop all snapshots. Refuses: busy."""
         if self._database.has_table(SNAPSHOTS.name):
             with self._database.session(write=True) as session:
                 session.run("DELETE FROM snapshots")
+
+    def _is_ours(self, parts: Sequence[Any], checksum: Any) -> bool:
+        return type(checksum) is bytes and hmac.compare_digest(checksum, self._checksum(parts))
+
+    def _checksum(self, parts: Sequence[Any]) -> bytes:
+        return hmac.digest(self._key, pack(parts), "sha256")
 
 
 def differing(one: Aggregate, other: Aggregate) -> tuple[str, ...]:
@@ -151,10 +173,6 @@ def current_form() -> bytes:
                 digest.update(hashlib.sha256(file.name.encode()).digest())
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.digest()
-
-
-def _checksum(stream: bytes, version: int, kind: str, form: bytes, state: bytes) -> bytes:
-    return hashlib.sha256(msgpack.packb([stream, version, kind, form, state])).digest()
 
 
 def packed(aggregate: Aggregate) -> tuple[str, bytes]:

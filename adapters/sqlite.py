@@ -19,6 +19,8 @@ from eventsourcing import persistence
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
 from tallybook.projections.read_models import Table
 
+from .database import ALTERED, damaged
+
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
 """How often a watch looks whether another process has committed."""
@@ -35,6 +37,10 @@ _KINDS: Sequence[tuple[type[sqlite3.Error], type[persistence.PersistenceError]]]
     (sqlite3.NotSupportedError, persistence.NotSupportedError),
     (sqlite3.DatabaseError, persistence.DatabaseError),
 )
+
+_ALTERED = ("no such table", "no such column", "table ", "Could not decode to UTF-8")
+"""What SQLite says of a table or column that is not there or has another shape, and the module of a text that is none:
+errors of SQL have one code."""
 
 
 def moved(place: str) -> BookError:
@@ -75,6 +81,8 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
             path=place,
             remedy="Check the disk, and that the file and its folder are still there.",
         )
+    if str(error).startswith(_ALTERED):
+        return damaged(f"Something of the book was dropped or altered ({error})", place, ALTERED)
     for kind, ours in _KINDS:
         if isinstance(error, kind):
             return ours(error)

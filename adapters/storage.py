@@ -24,7 +24,7 @@ from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsM
 
 from .database import NOTES, Database
 from .files import FORMAT, check_writable, is_ours
-from .keys import FileKeyStore, KeyStore, MemoryKeyStore
+from .keys import PUT_BACK, FileKeyStore, KeyStore, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
 
@@ -38,6 +38,8 @@ READS_TABLE = "access_records"
 BOOK, MODELS = "tallybook", "tallybook read models"
 """What a schema notes to be."""
 BESIDE_THE_LOG = "log:"
+LOOKUP = "lookup key"
+"""Under this name, a book in files notes a commitment to its look-up key. On a server that key is sealed."""
 
 logger = logging.getLogger("tallybook.storage")
 
@@ -94,13 +96,13 @@ def open_storage(
             raise _cant_be_opened(path, error) from error
     try:
         if read_models is None:
-            noted = models_noted(storage.events)
-            if noted is not None:
+            elsewhere = models_noted(storage.events)
+            if elsewhere is not None:
                 logger.warning(
                     "The read models of %s live at %s. It is opened without: they are built anew beside its log. "
                     'Name that place with `read_models`, or give them up with read_models="%s".',
                     storage.url,
-                    noted,
+                    elsewhere,
                     BESIDE_THE_LOG,
                 )
             return storage
@@ -122,9 +124,14 @@ def open_storage(
 
 def models_noted(events: Database) -> str | None:
     """Where a book's read models live, if it was opened with a place of their own: without a password."""
+    return noted(events, "read_models")
+
+
+def noted(events: Database, name: str) -> str | None:
+    """What the database of a log notes of itself under a name."""
     if not events.has_table(NOTES.name):  # in memory
         return None
-    rows = events.rows("SELECT value FROM book WHERE name='read_models'")
+    rows = events.rows("SELECT value FROM book WHERE name=?", [name])
     return str(rows[0][0]) if rows else None
 
 
@@ -247,7 +254,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
                         remedy="Put the book back from its backup, or move the log of reads away.",
                     )
             if not exists:
-                make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s)
+                make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, keys.lookup_key)
         if keys is None:
             keys = FileKeyStore(keys_path, lock_timeout_s=lock_timeout_s)
         origin = note(path, "origin", lock_timeout_s) or ""
@@ -257,6 +264,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
                 path=str(path),
                 remedy="Put back the key file that belongs to this book.",
             )
+        check_lookup_key(note(path, LOOKUP, lock_timeout_s), keys.lookup_key, keys_path)
         _open_reads(path, reads_path, origin, lock_timeout_s)
     except BaseException as error:
         if keys:
@@ -311,15 +319,35 @@ def note(path: Path, name: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) 
         return None if row is None else str(row[0])
 
 
+def check_lookup_key(known: str | None, lookup_key: bytes, path: Path) -> None:
+    """Raises KeysMissing where a look-up key is not the one that the book notes a commitment to: with another, no
+    external id, order or command id would be found again. Books of before that note have none."""
+    if known not in (None, commitment(lookup_key).hex()):
+        raise KeysMissing(f"{path} holds another look-up key than the book's.", path=str(path), remedy=PUT_BACK)
+
+
 def make_log_file(
-    path: Path, application_id: int, table: str, origin: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
+    path: Path,
+    application_id: int,
+    table: str,
+    origin: str,
+    lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
+    lookup_key: bytes | None = None,
 ) -> None:
     """Make a log's file in one transaction, unless another process was faster."""
     definitions = LogRecorder(SQLiteDatabase(str(path)), table).definitions()
-    _make_file(path, application_id, definitions, origin, lock_timeout_s)
+    notes = {} if lookup_key is None else {LOOKUP: commitment(lookup_key).hex()}
+    _make_file(path, application_id, definitions, origin, lock_timeout_s, notes)
 
 
-def _make_file(path: Path, application_id: int, definitions: Sequence[str], origin: str, lock_timeout_s: float) -> None:
+def _make_file(
+    path: Path,
+    application_id: int,
+    definitions: Sequence[str],
+    origin: str,
+    lock_timeout_s: float,
+    notes: Mapping[str, str] | None = None,
+) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=lock_timeout_s)) as connection:
         patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"), lock_timeout_s)
         connection.execute("PRAGMA synchronous=FULL")
@@ -328,7 +356,7 @@ def _make_file(path: Path, application_id: int, definitions: Sequence[str], orig
             for statement in definitions:
                 connection.execute(statement.format_map(DIALECT))
             connection.execute("CREATE TABLE book (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
-            connection.execute("INSERT INTO book VALUES ('origin', ?)", (origin,))
+            connection.executemany("INSERT INTO book VALUES (?, ?)", [("origin", origin), *(notes or {}).items()])
             connection.execute(f"PRAGMA application_id={application_id}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
         connection.execute("COMMIT")

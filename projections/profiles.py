@@ -25,6 +25,7 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
     ReturnRecorded,
 )
+from tallybook.domain.errors import BookDamaged
 from tallybook.domain.events import Event
 from tallybook.domain.ticket import TicketOpened, TicketResolved
 
@@ -56,10 +57,16 @@ class Profile:
 
     @classmethod
     def unpacked(cls, raw: bytes) -> Profile:
-        """From a row's bytes."""
+        """From a row's bytes. Raises BookDamaged."""
         profile = cls()
-        profile.kind, profile.registered_us, entries, profile.counts, profile.spent = msgpack.unpackb(raw)
-        profile.entries = {name: tuple(entry) for name, entry in entries.items()}
+        try:
+            profile.kind, profile.registered_us, entries, profile.counts, profile.spent = msgpack.unpackb(raw)
+            profile.entries = {name: tuple(entry) for name, entry in entries.items()}
+        except (ValueError, TypeError, AttributeError, msgpack.exceptions.UnpackException) as error:
+            raise BookDamaged(
+                "A row of the read model profiles is no profile.",
+                remedy="Build it anew from the log: `tallybook projections rebuild profiles`.",
+            ) from error
         return profile
 
     def apply(self, recorded: Recorded) -> None:

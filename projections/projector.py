@@ -110,7 +110,8 @@ class Projector:
         if all(self._at_head(model, records, head) for model in wanted):
             return head
         operations = self._operations()
-        records = self._without_diverged(records)
+        self._drop_damaged()
+        records = self._without_diverged(self._live_records())
         for model in wanted:
             if operations.stopped.get(model.name) == RETIRED and any(name == model.name for name, _, _ in records):
                 self.store.drop(model.name)
@@ -144,6 +145,7 @@ class Projector:
         `parts` folds the bulk of it in several processes. Raises KeyError, ReadModelFailed.
         """
         models = [self.model(name) for name in names] or self.models
+        self._drop_damaged()
         head = self.log.position()
         builds = [self.store.begin(model, head) for model in models]
         try:
@@ -263,7 +265,7 @@ class Projector:
             )
         known = {(model.name, model.version, shape_of(model)) for model in self.models}
         found += [
-            Status(one.name, one.version, one.position, head, SUPERSEDED)
+            Status(one.name, one.version, one.position, head, DIVERGED if one.damaged else SUPERSEDED)
             for one in records
             if one.live and (one.name, one.version, one.shape) not in known
         ]
@@ -287,7 +289,7 @@ class Projector:
             return DIVERGED
         if self._has_failed(live, operations):
             return FAILED
-        return LIVE if live.position >= live.target else CATCHING_UP
+        return LIVE if live.position >= min(live.target, self.log.position()) else CATCHING_UP
 
     @staticmethod
     def _has_failed(live: BuildRecord, operations: Operations) -> bool:
@@ -298,14 +300,25 @@ class Projector:
 
     def _at_head(self, model: ReadModel, records: Mapping[tuple[str, int, str], BuildRecord], head: int) -> bool:
         record = records.get((model.name, model.version, shape_of(model)))
-        return record is not None and record.position >= head and record.number in self._known
+        if record is None or record.damaged or record.number not in self._known:
+            return False
+        # Beyond the head that was seen there may be more by now; beyond the newest there is nothing.
+        return record.position == head or head < record.position <= self.log.position()
 
     def _diverged(self, record: BuildRecord) -> bool:
-        """Whether rows come from another history: the log was restored to an earlier state, or replaced."""
-        if not record.position:
-            return False
+        """Whether rows come from another history: the log was restored to an earlier state, or replaced. So are those
+        taken of which the store does not know any more what they are."""
+        if record.damaged or not record.position:
+            return record.damaged or record.mark != b""
         found = self.log.mark(record.position)
         return found is None or (record.mark not in (b"", found) and found != b"")
+
+    def _drop_damaged(self) -> None:
+        """Drop builds of which nothing is known but their number: the log gives them again."""
+        for record in self.store.builds():
+            if record.damaged:
+                logger.warning("What is kept of build %d (%s) is damaged: it is dropped.", record.number, record.name)
+                self.store.drop(record.name, number=record.number)
 
     def _without_diverged(
         self, records: Mapping[tuple[str, int, str], BuildRecord]

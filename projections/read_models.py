@@ -139,6 +139,8 @@ class BuildRecord:
     failed_error: str = ""
     failed_seen: int = 0
     """How many decisions about read models were known when it failed."""
+    damaged: bool = False
+    """Whether what is kept can't be what was written: only the number counts then."""
 
 
 class ReadModelStore(Protocol):

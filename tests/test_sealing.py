@@ -243,6 +243,7 @@ def test_a_subject_without_a_commitment_in_the_log_is_refused() -> None:
     subject, event = uuid4(), uuid4()
     keyring.keep({subject: keyring.key_for(subject, fresh=True)[2]})
     blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], ["Ada"])
+    keyring = Keyring(store, lambda _: None)
     with pytest.raises(SealError, match="commits"):
         keyring.open(Sealed(event, "customer.registered", 1, subject, 1, ("name",), blob))
 

@@ -18,6 +18,7 @@ from eventsourcing.persistence import IntegrityError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
 from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
@@ -116,7 +117,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
     def kept(self, desk: D, command_id: str) -> R | None:
         """The result of a command that was recorded under an id before; None if there is none."""
         receipt = desk._core.app.log.receipt(desk._core.keyring.lookup_hash("command", command_id)[:16])
-        return None if receipt is None else self._repeat(receipt, receipt.digest)
+        return None if receipt is None else self._repeat(desk._core, receipt, receipt.digest)
 
     def _run(self, desk: D, *args: P.args, **kwargs: P.kwargs) -> R:
         core = desk._core
@@ -134,7 +135,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             if key is not None:
                 receipt = core.app.log.receipt(key)
                 if receipt is not None:
-                    return self._repeat(receipt, digest)
+                    return self._repeat(core, receipt, digest)
             work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead, newest=newest)
             try:
                 result = self.function(desk, work, *args, **kwargs)
@@ -148,7 +149,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 receipt = None if key is None else core.app.log.receipt(key)
                 if receipt is None:
                     raise _refusal_for(error) from None
-                return self._repeat(receipt, digest)
+                return self._repeat(core, receipt, digest)
             except IntegrityError:
                 lost = None
                 if newest:
@@ -243,13 +244,18 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             return to_json(["refused", work.refused.code, work.refused.message, values])
         return b"+" + self._result.dump_json(result)
 
-    def _repeat(self, receipt: Receipt, digest: bytes) -> R:
+    def _repeat(self, core: Core, receipt: Receipt, digest: bytes) -> R:
         if receipt.digest != digest:
             raise refusal("command_id_reused", "The command id belongs to a command with other arguments.")
-        if receipt.result.startswith(b"+"):
-            return self._result.validate_json(receipt.result[1:])
-        _, code, message, values = json.loads(receipt.result)
-        raise REFUSALS[code].error(code, message, values)
+        try:
+            if receipt.result.startswith(b"+"):
+                return self._result.validate_json(receipt.result[1:])
+            _, code, message, values = json.loads(receipt.result)
+            refused = REFUSALS[code].error(code, message, {**values})
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"The row {receipt.command_id.hex()} of the table receipts holds no result"
+            raise damaged(what, core.app.database.place) from error
+        raise refused
 
 
 def _refusal_for(error: Refused | UnicodeError | ValidationError) -> Refused:
@@ -309,7 +315,7 @@ class Work:
         self._versions: dict[UUID, int] = {}
         self._loaded: set[UUID] = set()
         self._aside: set[UUID] = set()
-        self._claimed: dict[bytes, bytes | None] = {}
+        self._claimed: dict[bytes, UUID | None] = {}
 
     def at(self, effective_us: int) -> Stamp:
         """A stamp for a fact of another time within the same command. Refuses: effective_in_future."""
@@ -420,19 +426,18 @@ class Work:
     def holder(self, claim: bytes) -> UUID | None:
         """Who holds a claim, this command's own changes included."""
         if claim not in self._claimed:
-            self._claimed[claim] = self._core.app.log.holder(claim)
-        held = self._claimed[claim]
-        return None if held is None else uuid_from(held)
+            self.look_up([claim])
+        return self._claimed[claim]
 
     def look_up(self, claims: Sequence[bytes]) -> None:
         """Look many claims up at once, for `holder` to find."""
-        held = self._core.app.log.holders(claims)
+        held = self._core.holders(claims)
         self._claimed.update((claim, held.get(claim)) for claim in claims)
 
     def claim(self, claim: bytes, holder: UUID) -> None:
         """Take a claim that is free."""
         self.claims.append((claim, holder.bytes))
-        self._claimed[claim] = holder.bytes
+        self._claimed[claim] = holder
 
     def release(self, claim: bytes) -> None:
         """Give a claim up."""

@@ -10,10 +10,11 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.database import Session
+from tallybook.adapters.database import Session, damaged
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.log import LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
@@ -100,12 +101,30 @@ class Core:
         until_us = as_of_us(known_at, "known_at")
         return lambda position, recorded_us: recorded_us <= until_us  # noqa: ARG005 - the time decides
 
+    def holders(self, claims: Sequence[bytes]) -> dict[bytes, UUID]:
+        """Who holds each of many claims; free ones are left out. Raises BookDamaged."""
+        found = self.app.log.holders(claims)
+        try:
+            return {claim: uuid_from(holder) for claim, holder in found.items()}
+        except ValueError as error:
+            raise damaged("A holder in the table claims is no id", self.app.database.place) from error
+
+    def customer_of(self, claim: bytes) -> UUID | None:
+        """The customer who holds a claim. Raises BookDamaged where the log knows of none."""
+        holder = self.holders([claim]).get(claim)
+        if holder is not None and not self.app.log.stream_rows(holder, limit=1):
+            raise damaged(f"A row of the table claims names {holder}, who is not in the log", self.app.database.place)
+        return holder
+
     def stream(self, stream_id: UUID) -> list[Recorded]:
         """All events of a stream."""
         read = self.app.codec.read
+        rows = self.app.log.stream_rows(stream_id)
+        if rows:
+            check_stream(stream_id, rows[-1][1], len(rows), self.app.database.place)
         return [
             Recorded(position, read(stream_id, version, name, state, position))
-            for position, version, name, state in self.app.log.stream_rows(stream_id)
+            for position, version, name, state in rows
         ]
 
     def history(self, names: Sequence[str] = ()) -> Iterator[Recorded]:
@@ -123,7 +142,7 @@ class Core:
     def subject_events(self, subject: UUID) -> Iterator[Recorded]:
         """The same one by one, for those who keep none of them."""
         rows = self.store.select(self.trail, Trail.table, ["position"], "subject=? ORDER BY position", [subject.bytes])
-        return self.app.decode(self.app.log.rows_at([position for (position,) in rows]))
+        return self.at([position for (position,) in rows])
 
     def opened(
         self, acting: Metadata, action: str, history: Sequence[Recorded], subject: UUID
@@ -147,7 +166,17 @@ class Core:
 
     def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
         """The events at positions."""
-        return list(self.app.decode(self.app.log.rows_at(positions)))
+        return list(self.at(positions))
+
+    def at(self, positions: Sequence[int]) -> Iterator[Recorded]:
+        """The same one by one. Raises BookDamaged where one is missing."""
+        wanted = iter(positions)
+        for recorded in self.app.decode(self.app.log.rows_at(positions)):
+            if (position := next(wanted)) != recorded.position:
+                raise missing(position, self.storage.url)
+            yield recorded
+        for position in wanted:
+            raise missing(position, self.storage.url)
 
     def _commitment(self, subject: UUID) -> bytes | None:
         rows = self.app.log.stream_rows(subject, limit=1)

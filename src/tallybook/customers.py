@@ -384,8 +384,7 @@ class CustomerDesk(Desk):
     def find(self, system: str, external_id: str) -> UUID | None:
         """The customer who is known by an external id; None if nobody is. Opens nothing: a keyed hash is looked up."""
         self._core.check_open()
-        holder = self._core.app.log.holder(identifier_claim(self, system, external_id))
-        return None if holder is None else UUID(bytes=holder)
+        return self._core.customer_of(identifier_claim(self, system, external_id))
 
 
 def _kind(kind: CustomerKind | str) -> CustomerKind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from tallybook.adapters.keys import (
     KeyStore,
     MemoryKeyStore,
     commitment,
+    secret,
 )
 from tallybook.adapters.log import LogRecorder, NewRow
 from tallybook.commands import Work
@@ -397,3 +399,72 @@ def test_a_key_is_kept_before_any_event_is_stored(book: tallybook.Book, monkeypa
     ada = book.customers.register(name="Ada")
     book.customers.change(ada, name="Ada King")
     assert steps == ["1 kept", "2 stored", "1 stored"]
+
+
+# ── key files that were altered ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[Path, UUID]:
+    """A book that is closed, and a customer of it."""
+    path = tmp_path / "shop.book"
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
+        customer = book.customers.register(name="Ada", identifiers={"crm": "77"}, command_id="first")
+    return path, customer
+
+
+def alter(path: Path, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(path.with_name(path.name + ".keys"))) as raw, raw:
+        raw.execute(statement, values)
+
+
+def test_nothing_is_sealed_under_a_key_that_the_log_does_not_commit_to(shop: tuple[Path, UUID]) -> None:
+    path, customer = shop
+    [key] = sqlite3.connect(path.with_name("shop.book.keys")).execute("SELECT data_key FROM keys").fetchone()
+    alter(path, "UPDATE keys SET data_key=?", os.urandom(32))
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
+        before = book.position()
+        with pytest.raises(SealError, match="commits to"):
+            book.customers.change(customer, name="Ada Lovelace")
+        assert book.position() == before
+    alter(path, "UPDATE keys SET data_key=?", key)
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
+        book.customers.change(customer, name="Ada Lovelace")
+        assert book.profiles.get(customer)["name"] == "Ada Lovelace"
+
+
+def test_a_book_is_not_opened_with_another_look_up_key_than_its_own(shop: tuple[Path, UUID], tmp_path: Path) -> None:
+    path, customer = shop
+    with tallybook.open(f"sqlite:///{path}") as book:
+        book.backup(tmp_path / "backup")
+        book.backup_keys(tmp_path / "keys")
+    alter(path, "UPDATE meta SET value=? WHERE name='lookup_key'", os.urandom(32))
+    with pytest.raises(KeysMissing, match="another look-up key"):
+        tallybook.open(f"sqlite:///{path}")
+    found = [one for one in tallybook.doctor(f"sqlite:///{path}") if one.name == "keys"]
+    assert [(one.state, "another look-up key" in one.what) for one in found] == [("failed", True)]
+    other = path.with_name("shop.book.keys")
+    with pytest.raises(KeysMissing, match="another look-up key"):
+        tallybook.restore(tmp_path / "backup", f"sqlite:///{tmp_path}/again.book", keys=other)
+    assert not (tmp_path / "again.book").exists()
+    tallybook.restore(tmp_path / "backup", f"sqlite:///{tmp_path}/again.book", keys=tmp_path / "keys")
+    with tallybook.open(f"sqlite:///{tmp_path}/again.book") as book:
+        assert book.customers.find("crm", "77") == customer
+
+
+def test_a_book_of_before_the_look_up_key_was_noted_is_opened(shop: tuple[Path, UUID]) -> None:
+    path, customer = shop
+    with closing(sqlite3.connect(path)) as raw, raw:
+        assert raw.execute("DELETE FROM book WHERE name='lookup key'").rowcount == 1
+    with tallybook.open(f"sqlite:///{path}") as book:
+        assert book.customers.find("crm", "77") == customer
+
+
+def test_a_book_never_holds_its_look_up_key(shop: tuple[Path, UUID]) -> None:
+    path, _ = shop
+    store = FileKeyStore(path.with_name("shop.book.keys"))
+    key = store.lookup_key
+    store.close()
+    content = path.read_bytes()
+    assert commitment(key).hex().encode() in content
+    assert not any(one in content for one in (key, key.hex().encode(), secret(key, "snapshots")))

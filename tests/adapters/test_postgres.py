@@ -113,6 +113,7 @@ def test_a_schema_is_a_plain_name(schema: str) -> None:
         ("postgresql://ada@db.example", "names no database"),
         ("postgresql://ada@db.example/shop?service=x", "names a service"),
         ("postgresql://ada@db.example/shop?nonsense=x", "can't be understood"),
+        ("postgresql://ada:a@secret@db.example/shop", "more than one @"),
     ],
 )
 def test_a_url_that_leaves_something_to_the_environment_is_refused(url: str, says: str) -> None:
@@ -184,7 +185,7 @@ def test_a_transaction_whose_error_was_swallowed_is_not_taken_for_committed(data
     with pytest.raises(persistence.PersistenceError), database.session(write=True) as session:  # noqa: PT012 - the session's end is part of it
         session.insert(THINGS, [(1, "", b"")])
         with pytest.raises(persistence.ProgrammingError):
-            session.rows("SELECT nonsense")
+            session.rows("SELECT MAX(MAX(id)) FROM things")
     assert database.rows("SELECT * FROM things") == []
 
 
@@ -284,7 +285,11 @@ def test_of_two_that_wait_for_each_other_one_is_refused_and_the_other_goes_on(da
         (psycopg.errors.IdleInTransactionSessionTimeout, BookUnreachable),
         (psycopg.errors.SerializationFailure, Refused),
         (psycopg.errors.UniqueViolation, persistence.IntegrityError),
-        (psycopg.errors.UndefinedTable, persistence.ProgrammingError),
+        (psycopg.errors.UndefinedTable, BookDamaged),
+        (psycopg.errors.UndefinedColumn, BookDamaged),
+        (psycopg.errors.InvalidSchemaName, BookDamaged),
+        (psycopg.errors.SyntaxError, BookDamaged),
+        (psycopg.errors.GroupingError, persistence.ProgrammingError),
         (psycopg.errors.NumericValueOutOfRange, persistence.DataError),
         (psycopg.errors.QueryCanceled, persistence.OperationalError),
         (psycopg.errors.InternalError_, persistence.InternalError),
@@ -297,9 +302,9 @@ def test_each_error_of_the_server_has_its_kind(error: type[psycopg.Error], kind:
     assert type(ours) is kind or (kind is Refused and isinstance(ours, Refused) and ours.code == "busy")
 
 
-def test_a_user_without_rights_is_told_that_the_book_can_not_be_written(database: PostgresDatabase) -> None:
+def test_a_user_without_rights_is_told_that_the_book_can_not_be_used(database: PostgresDatabase) -> None:
     run_sql(f"GRANT USAGE ON SCHEMA {database.schema} TO pg_monitor")
-    with pytest.raises(BookReadOnly, match="can't be written"), database.session(write=True) as session:  # noqa: PT012 - the session's end is part of it
+    with pytest.raises(BookReadOnly, match="can't be used"), database.session(write=True) as session:  # noqa: PT012 - the session's end is part of it
         session.run("SET LOCAL ROLE pg_monitor")
         session.insert(THINGS, [(1, "", b"")])
 

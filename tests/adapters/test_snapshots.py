@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -24,8 +26,10 @@ import tallybook
 from tallybook.adapters import application, snapshots
 from tallybook.adapters.application import BookApplication
 from tallybook.adapters.database import Database
+from tallybook.adapters.keys import secret
 from tallybook.adapters.snapshots import StateForm, current_form, differing, packed, restored
 from tallybook.adapters.sqlite import SQLiteDatabase
+from tallybook.adapters.storage import file_of
 from tallybook.book import Book
 from tallybook.domain.aggregate import Aggregate, Stamp
 from tallybook.domain.control import Control
@@ -96,14 +100,18 @@ class Shop:
             session.run(statement, params)
 
     def plant(self, stream: UUID, **changes: Any) -> None:
-        """Alter a snapshot, its checksum with it unless that is what is altered."""
+        """Alter a snapshot, its checksum with it unless that is what is altered: as only the book itself could."""
         [row] = self.app.database.rows("SELECT * FROM snapshots WHERE stream=?", [stream.bytes])
         names = ["stream", "version", "kind", "form", "state", "checksum"]
         held = {**dict(zip(names, row, strict=True)), **changes}
         if "checksum" not in changes:
-            held["checksum"] = hashlib.sha256(msgpack.packb([held[name] for name in names[:-1]])).digest()
+            held["checksum"] = hmac.digest(self.key(), msgpack.packb([held[name] for name in names[:-1]]), "sha256")
         self.execute("DELETE FROM snapshots WHERE stream=?", stream.bytes)
         self.execute("INSERT INTO snapshots VALUES (?,?,?,?,?,?)", *held.values())
+
+    def key(self) -> bytes:
+        """What snapshots are sealed with."""
+        return secret(self.book._core.storage.keys.lookup_key, "snapshots")
 
     def state(self, stream: UUID) -> list[Any]:
         [(state,)] = self.app.database.rows("SELECT state FROM snapshots WHERE stream=?", [stream.bytes])
@@ -465,6 +473,76 @@ def test_a_snapshot_that_says_something_else_than_its_stream_is_named(shop: Shop
     assert app.check_snapshots().wrong == ()
     right = app.load(LoyaltyAccount, shop.account)
     assert differing(right, LoyaltyAccount.fold(None, app.store.get(shop.account)) or right) == ()
+
+
+FORGERIES: dict[str, Callable[[bytes], bytes]] = {
+    "a plain hash": lambda parts: hashlib.sha256(parts).digest(),
+    "no key": lambda parts: hmac.digest(b"", parts, "sha256"),
+    "a key of zeros": lambda parts: hmac.digest(bytes(32), parts, "sha256"),
+    "another book's key": lambda parts: hmac.digest(secret(os.urandom(32), "snapshots"), parts, "sha256"),
+    "nothing": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("forged", FORGERIES)
+def test_whoever_can_write_the_database_makes_no_command_believe_a_state(shop: Shop, forged: str) -> None:
+    shop.buy(FEW * 2)
+    before = shop.book.loyalty.account(shop.ada)
+    state = shop.state(shop.account)
+    fields = list(StateForm(LoyaltyAccount).fields)
+    lots, earned = fields.index("lots"), fields.index("earned")
+    state[lots] = [[*lot[:-1], lot[-1] * 1000] for lot in state[lots]]
+    state[earned] *= 1000
+    [row] = shop.rows("SELECT * FROM snapshots WHERE kind='LoyaltyAccount'")
+    parts = msgpack.packb([*row[:4], msgpack.packb(state)])
+    shop.plant(shop.account, state=msgpack.packb(state), checksum=FORGERIES[forged](parts))
+    shop.reopened()
+    looked = [one for one in shop.book.doctor() if one.name == "snapshots"]
+    assert [one.state for one in looked] == ["warning", "ok"]
+    assert str(shop.account) in looked[0].what
+    assert shop.app.check_snapshots().foreign == (shop.account,)
+    assert shop.book.loyalty.account(shop.ada) == before
+    with shop.acting(), pytest.raises(tallybook.NotAllowed) as refused:
+        shop.book.loyalty.redeem(shop.ada, before.active + 1, reward="R1")
+    assert refused.value.code == "insufficient_points"
+    assert shop.book.replay().holds
+    shop.buy(FEW * 2)  # the next one takes its place
+    assert shop.app.check_snapshots().foreign == ()
+
+
+def test_a_forgery_under_the_books_own_key_would_be_believed(shop: Shop) -> None:
+    # What the test before this one alters is indeed what a command decides by: only the key makes the difference.
+    shop.buy(FEW * 2)
+    state = shop.state(shop.account)
+    lots = list(StateForm(LoyaltyAccount).fields).index("lots")
+    state[lots] = [[*lot[:-1], lot[-1] * 1000] for lot in state[lots]]
+    shop.plant(shop.account, state=msgpack.packb(state))
+    shop.reopened()
+    with shop.acting():
+        assert shop.book.loyalty.redeem(shop.ada, 5000, reward="R1").points == 5000
+
+
+def test_all_who_have_the_books_keys_share_its_snapshots(shop: Shop) -> None:
+    shop.buy(FEW * 2)
+    with tallybook.open(shop.url) as other:
+        report = other._core.app.check_snapshots()
+        assert (report.compared, report.skipped, report.foreign) == (2, 0, ())
+    written = [value for row in shop.rows("SELECT * FROM snapshots") for value in row]
+    assert not any(shop.key() in value for value in written if type(value) is bytes)
+
+
+def test_without_the_keys_doctor_does_not_judge_snapshots(few: None, new_shop: Callable[..., Shop]) -> None:
+    shop = new_shop()
+    shop.buy(FEW * 2)
+    shop.book.close()
+    path = file_of(shop.url)
+    assert path is not None
+    keys = path.with_name(f"{path.name}.keys")
+    keys.rename(path.with_name("away"))
+    found = tallybook.doctor(shop.url)
+    assert ("files", "failed") in [(one.name, one.state) for one in found]
+    assert not [one for one in found if one.name == "snapshots"]
+    path.with_name("away").rename(keys)
 
 
 def test_doctor_finds_a_wrong_snapshot_and_dropping_all_mends_it(shop: Shop) -> None:
