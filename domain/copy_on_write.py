@@ -85,10 +85,12 @@ class LayeredDict(MutableMapping[K, V]):
         made._changes = self._changes.copy()
         return made
 
-    def plain(self) -> Mapping[K, V]:
+    def plain(self) -> dict[K, V]:
         """All entries as a dict, not to be changed."""
         if not self._changes:
             return self._base
+        if not self._base:
+            return self._changes  # nothing is marked as gone where there is no base
         merged = {**self._base, **self._changes}
         for key in [key for key, value in self._changes.items() if value is _GONE]:
             del merged[key]
@@ -97,8 +99,7 @@ class LayeredDict(MutableMapping[K, V]):
     def settle(self) -> None:
         """Merge the changes into a new base if they are many: what is shared from now on has few."""
         if len(self._changes) > CHANGES_MAX:
-            self._base = dict(self.plain())
-            self._changes = {}
+            self._base, self._changes = self.plain(), {}
 
 
 class SortedAmounts(Generic[E]):

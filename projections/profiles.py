@@ -189,24 +189,21 @@ class Profiles:
 
     def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
         """Fold events in order."""
-        touched: dict[UUID, Profile] = {}
-        rows.load(
-            self.table,
-            {(event.subject_id.bytes,) for _, event in batch if event.subject_id and type(event) in _APPLIERS},
-        )
-        for recorded in batch:
-            event = recorded.event
-            applier = _APPLIERS.get(type(event))
-            subject = event.subject_id
-            if applier is None or subject is None:
-                continue
-            profile = touched.get(subject)
-            if profile is None:
-                row = rows.get(self.table, (subject.bytes,))
-                profile = touched[subject] = Profile() if row is None else Profile.unpacked(row[1])
-            applier(profile, recorded.position, event)
-        for subject, profile in touched.items():
-            rows.put(self.table, (subject.bytes,), (subject.bytes, profile.packed()))
+        due = [
+            (applier, subject, position, event)
+            for position, event in batch
+            if (applier := _APPLIERS.get(type(event))) is not None and (subject := event.subject_id) is not None
+        ]
+        keys = {subject: (subject.bytes,) for subject in {subject for _, subject, _, _ in due}}
+        rows.load(self.table, keys.values())
+        profiles: dict[UUID, Profile] = {}
+        for subject, key in keys.items():
+            row = rows.get(self.table, key)
+            profiles[subject] = Profile() if row is None else Profile.unpacked(row[1])
+        for applier, subject, position, event in due:
+            applier(profiles[subject], position, event)
+        for subject, key in keys.items():
+            rows.put(self.table, key, (*key, profiles[subject].packed()))
 
 
 def profile_of(history: Sequence[Recorded], known: Callable[[Recorded], bool]) -> Profile | None:

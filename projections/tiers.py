@@ -41,12 +41,13 @@ class Tiers:
 
     def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
         """Fold events in order."""
-        accounts = {(event.originator_id.bytes,) for _, event in batch if isinstance(event, TierChanged)}
+        changes = [(position, event) for position, event in batch if isinstance(event, TierChanged)]
+        accounts = {(event.originator_id.bytes,) for _, event in changes}
         rows.load(self.current, accounts)
         before = [rows.get(self.current, account) for account in accounts]
         rows.load(self.memberships, [row for row in before if row is not None])
-        for position, event in batch:
-            if not isinstance(event, TierChanged) or event.subject_id is None:
+        for position, event in changes:
+            if event.subject_id is None:
                 continue
             account = event.originator_id.bytes
             recorded_us = event.metadata.recorded_us

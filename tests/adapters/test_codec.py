@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
+import pickle
 import re
 import types
 import typing
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID, SafeUUID, uuid4
 
 import msgpack
 import pytest
@@ -196,6 +199,42 @@ def test_what_is_stored_comes_back_the_same(stored_name: str) -> None:
         assert EventMapper(mapper.keyring).to_domain_event(row) == back
 
     check()
+
+
+@pytest.mark.parametrize("stored_name", ALL_NAMES)
+def test_an_event_that_was_read_is_one_that_was_made(stored_name: str) -> None:
+    event_class = REGISTRY[stored_name].event_class
+    mapper = EventMapper(maker.keyring())
+    read = mapper.to_domain_event(mapper.to_stored_event(maker.examples(event_class)["full"]))
+    made = event_class(**dict(read))
+    values = [(read, made), (read.metadata, made.metadata)]
+    values += [(one, type(one)(**dict(one))) for one in getattr(read, "lines", ())]
+    for ours, validated in values:
+        assert type(ours) is type(validated)
+        assert ours == validated
+        assert validated == ours
+        assert (hash(ours), sorted(ours.__repr_args__())) == (hash(validated), sorted(validated.__repr_args__()))
+        assert ours.__dict__.keys() == type(ours).model_fields.keys()
+        assert ours.__getstate__() == validated.__getstate__()
+        assert (ours.model_extra, ours.model_fields_set) == (None, set(type(ours).model_fields))
+        assert ours.__pydantic_private__ is None
+        for copied in (copy.copy(ours), copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), ours.model_copy()):
+            assert type(copied) is type(ours)
+            assert copied == ours
+            assert copied.__getstate__() == validated.__getstate__()
+        first = next(iter(type(ours).model_fields))
+        assert ours.model_copy(update={first: None}) != ours
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(ours, first, None)
+        with pytest.raises(ValidationError, match="frozen"):
+            delattr(ours, first)
+        with pytest.raises(AttributeError, match=f"{type(ours).__name__!r} object has no attribute 'nothing'"):
+            attrgetter("nothing")(ours)
+    kept = {name for name in event_class.model_fields if name not in event_class.personal_fields}
+    for option in ("exclude_unset", "exclude_defaults", "exclude_none", "warnings"):
+        options: Any = {option: True}
+        assert read.model_dump(include=kept, **options) == made.model_dump(include=kept, **options)
+    assert event_class.model_validate(read) is read
 
 
 def test_every_personal_value_comes_back_under_its_own_name() -> None:
@@ -449,8 +488,11 @@ def test_a_flipped_byte_gives_an_event_or_a_stored_form_error(stored_name: str, 
 
 def test_an_id_has_sixteen_bytes() -> None:
     made = uuid4()
-    assert uuid_from(made.bytes) == made
-    assert hash(uuid_from(made.bytes)) == hash(made)
+    found = uuid_from(made.bytes)
+    assert (type(found), found, hash(found), repr(found)) == (UUID, made, hash(made), repr(made))
+    assert (found.is_safe, pickle.dumps(found)) == (SafeUUID.unknown, pickle.dumps(UUID(bytes=made.bytes)))
+    with pytest.raises(TypeError, match="immutable"):
+        found.int = 1  # type: ignore[misc]  # that is the test
     for raw in (b"", made.bytes[:15], made.bytes + b"\0"):
         with pytest.raises(ValueError, match="16 bytes"):
             uuid_from(raw)

@@ -28,10 +28,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(deadline=None, print_blob=True)
-@given(acts=_acts)
-def test_a_layered_dict_is_a_dict_and_its_copies_stay_as_they_were(acts: list[tuple[str, int, int]]) -> None:
-    held: LayeredDict[int, int] = LayeredDict({1: 1, 2: 2})
-    model = {1: 1, 2: 2}
+@given(start=st.sampled_from([{}, {1: 1, 2: 2}]), acts=_acts)
+def test_a_layered_dict_is_a_dict_and_its_copies_stay_as_they_were(
+    start: dict[int, int], acts: list[tuple[str, int, int]]
+) -> None:
+    held: LayeredDict[int, int] = LayeredDict(start)
+    model = dict(start)
     copies: list[tuple[LayeredDict[int, int], dict[int, int]]] = []
     for act, key, value in acts:
         if act == "put":
