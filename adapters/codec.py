@@ -13,7 +13,7 @@ Ids are 16 bytes. Clear fields stand in the order in which their class declares 
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
@@ -69,7 +69,9 @@ class EventMapper(Mapper[UUID]):
             held, name = event.__dict__, event.stored_name
             form = self._forms.get(name)
             if form is None:
-                raise UnknownStoredName(f"{type(event).__qualname__} is not in the registry of stored names.", where=name)
+                raise UnknownStoredName(
+                    f"{type(event).__qualname__} is not in the registry of stored names.", where=name
+                )
             if stream is not held["originator_id"]:
                 stream = held["originator_id"]
                 stream_bytes = stream.bytes
