@@ -107,14 +107,12 @@ class Aggregate:
         """Make the stream's next event, fold it in, and collect it."""
         if self.journal is None:
             raise TypeError("events are recorded on a draft, never on a shared aggregate")
-        fields.update(
-            originator_id=self.id,
-            originator_version=self.version + 1,
-            event_id=stamp.new_id(),
-            effective_us=stamp.effective_us,
-            subject_id=subject_id,
-            metadata=stamp.metadata,
-        )
+        fields["originator_id"] = self.id
+        fields["originator_version"] = self.version + 1
+        fields["event_id"] = stamp.new_id()
+        fields["effective_us"] = stamp.effective_us
+        fields["subject_id"] = subject_id
+        fields["metadata"] = stamp.metadata
         event: EV = event_class.__pydantic_validator__.validate_python(fields)
         self.apply(event)
         self.journal.append(event)
