@@ -40,6 +40,8 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Table
 
+pytestmark = pytest.mark.server
+
 ENOUGH_S = 60.0
 THINGS = Table("things", (("id", "integer"), ("name", "text"), ("data", "blob")), ("id",))
 
