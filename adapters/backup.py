@@ -35,6 +35,7 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Progress
 
+from . import limits
 from .codec import EventMapper
 from .files import FORMAT, is_ours
 from .form import known_uuid
@@ -493,10 +494,10 @@ def _errors(target: Path) -> Iterator[None]:
         raise translated(error, str(target)) from error
     except OSError as error:
         kind = BookReadOnly if isinstance(error, PermissionError) else BookError
-        raise kind(
+        raise limits.of_error(error, str(target)) or kind(
             f"{target} can't be written: {error.strerror or error}.",
             path=str(target),
-            remedy="Check the folder, its owner and mode, and the space that is left.",
+            remedy="Check the disk and the folder, its owner and mode.",
         ) from error
 
 

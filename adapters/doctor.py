@@ -35,6 +35,7 @@ from tallybook.domain.events import REGISTRY
 from tallybook.projections.projector import DIVERGED, FAILED, Status
 from tallybook.projections.read_models import Progress
 
+from . import limits
 from .application import BookEventStore, compared
 from .backup import keys_in
 from .codec import EventMapper
@@ -149,6 +150,8 @@ def unchecked(error: Exception, otherwise: str = RESTORE) -> Word:
 
     `otherwise` mends what none of the errors that Tallybook knows says how to mend.
     """
+    if isinstance(error, OSError):
+        error = limits.of_error(error, error.filename or "the book") or error
     if isinstance(error, Refused):
         remedy = AGAIN if error.code == "busy" else error.remedy
     elif isinstance(error, BookError) and not isinstance(error, BookDamaged):
@@ -274,7 +277,8 @@ def space(patient: Patient) -> Iterator[Word]:
         if patient.log is not None and not isinstance(patient.log.database, SQLiteDatabase):
             yield ok("the free space of a server is not known to its client: look at it there")
         return
-    size = sum(file.stat().st_size for file in (patient.path, *beside(patient.path)) if file.exists())
+    whole = [file.with_name(file.name + wal) for file in (patient.path, *beside(patient.path)) for wal in ("", "-wal")]
+    size = sum(file.stat().st_size for file in whole if file.exists())
     free = shutil.disk_usage(patient.path.parent).free
     told = f"the book takes {_mb(size)}, {_mb(free)} are free"
     if free < size:

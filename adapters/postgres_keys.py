@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing
 from tallybook.projections.read_models import Table
 
+from . import limits
 from .database import Database, Session, marks, sound
 from .form import uuid_from
 from .keys import KEY_BYTES, NONCE_BYTES
@@ -89,7 +90,7 @@ def read_wrapping_key(path: Path) -> WrappingKey:
             remedy=_COPY,
         ) from error
     except OSError as error:
-        raise KeysMissing(
+        raise limits.of_error(error, str(path)) or KeysMissing(
             f"The wrapping key {path} can't be read: {error.strerror or error}.", path=str(path), remedy=_COPY
         ) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -127,7 +128,7 @@ def make_wrapping_key(path: Path) -> WrappingKey:
         finally:
             os.close(folder)
     except OSError as error:
-        raise KeysMissing(
+        raise limits.of_error(error, str(path)) or KeysMissing(
             f"The wrapping key {path} can't be made: {error.strerror or error}.",
             path=str(path),
             remedy="Name a place for it that you may write to, with `wrapping_key`.",

@@ -19,6 +19,7 @@ from eventsourcing import persistence
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
 from tallybook.projections.read_models import Table
 
+from . import limits
 from .database import ALTERED, damaged
 
 DEFAULT_LOCK_TIMEOUT_S = 30
@@ -60,7 +61,7 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return refusal("busy", "The book's write lock was not free in time.")
     if code == sqlite3.SQLITE_FULL:
-        return BookFull(
+        return limits.of_file(place) or BookFull(
             f"There is no space left for {place}; what was being written is not in it.",
             path=place,
             remedy="Make space, and try again.",
@@ -76,7 +77,7 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
             remedy="See `tallybook doctor`; restore the book from a backup.",
         )
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return BookError(
+        return limits.of_file(place) or BookError(
             f"{place} can't be read or written: {error}.",
             path=place,
             remedy="Check the disk, and that the file and its folder are still there.",
@@ -376,7 +377,7 @@ class SQLiteDatabase:
         except BlockingIOError:
             return None
         except OSError as error:
-            raise BookError(
+            raise limits.of_error(error, self.place) or BookError(
                 f"{self.place}.{name}.lock can't be locked: {error.strerror or error}.",
                 path=self.place,
                 remedy="Check owner and mode of the folder.",
