@@ -33,7 +33,6 @@ from tallybook.domain.errors import (
     BookFull,
     BookReadOnly,
     KeysMissing,
-    NewerBook,
     NotABook,
     ReadsMissing,
     text,
@@ -42,7 +41,8 @@ from tallybook.projections.read_models import Progress
 
 from . import limits
 from .codec import EventMapper
-from .files import FORMAT, is_ours
+from .database import check_format
+from .files import is_ours
 from .form import known_uuid
 from .integrity import outline, root_at, verify
 from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
@@ -322,12 +322,7 @@ def _must_be_backup(source: Path) -> tuple[str, str | None]:
                     path=str(source),
                     remedy="Name a file that `tallybook backup` made.",
                 )
-            if version > FORMAT:
-                raise NewerBook(
-                    f"{source} has format {version}; this release reads up to {FORMAT}.",
-                    path=str(source),
-                    remedy="Upgrade Tallybook.",
-                )
+            check_format(version, str(source))
             notes = dict(backup.execute("SELECT name, value FROM book").fetchall())
             if "origin" not in notes:
                 raise _damaged(source, "it does not say which book it is of", ANOTHER)

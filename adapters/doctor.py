@@ -39,8 +39,7 @@ from . import limits
 from .application import BookEventStore, compared
 from .backup import keys_in
 from .codec import EventMapper
-from .database import Database, damaged, marks, sound
-from .files import FORMAT
+from .database import FORMAT, Database, damaged, marks, sound
 from .form import known_uuid
 from .integrity import outline, verify
 from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret

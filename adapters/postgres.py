@@ -36,15 +36,13 @@ from tallybook.domain.errors import (
     BookReadOnly,
     BookUnreachable,
     MissingExtra,
-    NewerBook,
     NotABook,
     refusal,
 )
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, NOTES, damaged
-from .files import FORMAT
+from .database import ALTERED, FORMAT, NOTES, check_format, damaged
 
 try:
     import psycopg
@@ -734,12 +732,7 @@ class PostgresDatabase:
         form = str(noted.get("format"))
         if not form.isascii() or not form.isdigit():
             raise damaged(f"The table book notes the format {form}, which is none", self.place)
-        if int(form) > FORMAT:
-            raise NewerBook(
-                f"{self.place} has format {form}; this release reads up to {FORMAT}.",
-                path=self.place,
-                remedy="Upgrade Tallybook.",
-            )
+        check_format(int(form), self.place)
         return noted
 
     def watch(self, channel: str) -> PostgresWatch:

@@ -20,7 +20,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, damaged
+from .database import ALTERED, check_format, damaged
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -223,6 +223,8 @@ class SQLiteSession:
 
     def _begin_writing(self) -> None:
         patiently(lambda: self._cursor.execute("BEGIN IMMEDIATE"), self._database.lock_timeout_s)
+        # A later release may have changed the file since it was opened; from here on, it stays as it is.
+        check_format(self._cursor.execute("PRAGMA user_version").fetchone()[0], self._database.place)
 
     def __exit__(
         self,

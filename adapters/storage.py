@@ -23,8 +23,8 @@ from uuid import uuid4
 from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
 
 from . import limits
-from .database import NOTES, Database
-from .files import FORMAT, check_writable, is_ours
+from .database import FORMAT, NOTES, Database
+from .files import check_writable, is_ours
 from .keys import PUT_BACK, FileKeyStore, KeyStore, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
