@@ -4,6 +4,9 @@ a key; keys are copied apart. Restoring verifies all of it before anything is pu
 A file is written under a name of its own beside its place, brought to the disk, and then linked into its place: what
 has the right name is whole. A file that a kill left (`*.part`) is removed by the next backup or restore to the same
 place, once it is a day old.
+
+A backup's last bytes are an HMAC of all others, under a key that is made of the book's look-up key. So what the Merkle
+roots don't cover (read models, claims, receipts) comes back as it was written, or not at all.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
+from typing import BinaryIO
 from uuid import UUID, uuid4
 
 from tallybook.domain.customer import KeyCreated
@@ -28,18 +33,19 @@ from tallybook.domain.errors import (
     BookFull,
     BookReadOnly,
     KeysMissing,
-    NewerBook,
     NotABook,
     ReadsMissing,
     text,
 )
 from tallybook.projections.read_models import Progress
 
+from . import limits
 from .codec import EventMapper
-from .files import FORMAT, is_ours
+from .database import check_format
+from .files import is_ours
 from .form import known_uuid
 from .integrity import outline, root_at, verify
-from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment
+from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
 from .log import LogRecorder
 from .sqlite import DIALECT, SQLiteDatabase, translated
 from .storage import (
@@ -61,6 +67,7 @@ LEFTOVER_AGE_S = 86_400
 """A `.part` file that nobody has written to for so long was left by a kill."""
 
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
+SEAL_BYTES = sha256().digest_size
 ANOTHER = "Use another backup; nothing was changed."
 
 _TROUBLE_OF_THE_PLACE = {
@@ -152,6 +159,7 @@ def back_up(
             seen, also_wrong = outline(LogRecorder(written, READS_TABLE))
         if wrong or also_wrong:
             raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
+        _seal(part, storage.keys.lookup_key)
         size = part.stat().st_size
         _publish(part, target, replace=replace)
     return BackupReport(
@@ -204,11 +212,13 @@ def restore(
     source = _named(file, "file")
     path = _free_place(url)
     keys_path, reads_path = beside(path)
-    origin = _must_be_backup(source)
+    origin, known_key = _must_be_backup(source)
     given = None if keys is None else _named(keys, "keys")
     if given == keys_path:
         given = None
-    _must_be_keys(given or keys_path, origin, theirs=given is None)
+    lookup_key = _must_be_keys(given or keys_path, origin, theirs=given is None)
+    check_lookup_key(known_key, lookup_key, given or keys_path)
+    _must_be_sealed(source, lookup_key)
     there = is_ours(reads_path, READS_APPLICATION_ID, "log of reads")
     with _errors(path), ExitStack() as parts:
         _must_fit(path, source.stat().st_size)
@@ -272,8 +282,35 @@ def _journals(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")]
 
 
-def _must_be_backup(source: Path) -> str:
-    """The origin of the book that a backup is of. Looks at its first pages only."""
+def _seal(part: Path, lookup_key: bytes) -> None:
+    with part.open("r+b") as file:
+        seal = _hmac(file, part.stat().st_size, lookup_key)
+        file.write(seal)
+
+
+def _must_be_sealed(source: Path, lookup_key: bytes) -> None:
+    """Raises BookDamaged unless each byte is what `back_up` has written."""
+    try:
+        with source.open("rb") as file:
+            found = _hmac(file, source.stat().st_size - SEAL_BYTES, lookup_key)
+            sealed = hmac.compare_digest(file.read(), found)
+    except OSError as error:
+        raise _unreadable(source, error.strerror or str(error)) from error
+    if not sealed:
+        raise _damaged(source, "its bytes are not those that were written", ANOTHER)
+
+
+def _hmac(file: BinaryIO, length: int, lookup_key: bytes) -> bytes:
+    """Of the first bytes of a file, which is read on from there."""
+    sealing = hmac.new(secret(lookup_key, "backup"), digestmod=sha256)
+    while length > 0 and (chunk := file.read(min(length, 2**20))):
+        sealing.update(chunk)
+        length -= len(chunk)
+    return sealing.digest()
+
+
+def _must_be_backup(source: Path) -> tuple[str, str | None]:
+    """The origin of the book that a backup is of, and its commitment to the look-up key. Looks at some pages only."""
     try:
         with closing(_immutable(source)) as backup:
             [(found,)] = backup.execute("PRAGMA application_id").fetchall()
@@ -285,17 +322,13 @@ def _must_be_backup(source: Path) -> str:
                     path=str(source),
                     remedy="Name a file that `tallybook backup` made.",
                 )
-            if version > FORMAT:
-                raise NewerBook(
-                    f"{source} has format {version}; this release reads up to {FORMAT}.",
-                    path=str(source),
-                    remedy="Upgrade Tallybook.",
-                )
-            return str(backup.execute("SELECT value FROM book WHERE name='origin'").fetchone()[0])
+            check_format(version, str(source))
+            notes = dict(backup.execute("SELECT name, value FROM book").fetchall())
+            if "origin" not in notes:
+                raise _damaged(source, "it does not say which book it is of", ANOTHER)
+            return str(notes["origin"]), notes.get(LOOKUP)
     except sqlite3.OperationalError as error:
-        raise BookError(
-            f"{source} can't be read: {error}.", path=str(source), remedy="Check the name, its owner and its mode."
-        ) from error
+        raise _unreadable(source, str(error)) from error
     except sqlite3.DatabaseError as error:
         if _code(error) == sqlite3.SQLITE_NOTADB:
             raise NotABook(
@@ -306,17 +339,23 @@ def _must_be_backup(source: Path) -> str:
         raise _damaged(source, str(error), ANOTHER) from error
 
 
-def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> None:
-    """Raises KeysMissing unless a key file is of a book. `theirs`: it lies in its place, and may have a hot journal."""
+def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> bytes:
+    """The look-up key in a book's key file. `theirs`: it lies in its place, and may have a hot journal.
+
+    Raises KeysMissing.
+    """
     found: str | None = None
+    lookup_key = b""
     if theirs:
         with closing(FileKeyStore(path)) as store:
-            found = store.origin
+            found, lookup_key = store.origin, store.lookup_key
     elif path.exists():
         try:
             with closing(_read_only(path)) as keys:
                 if keys.execute("PRAGMA application_id").fetchone()[0] == KEYS_APPLICATION_ID:
-                    [(found,)] = keys.execute("SELECT value FROM meta WHERE name='origin'").fetchall()
+                    meta = dict(keys.execute("SELECT name, value FROM meta").fetchall())
+                    found, key = meta.get("origin"), meta.get("lookup_key")
+                    lookup_key = key if type(key) is bytes else b""  # no book's
         except sqlite3.DatabaseError as error:
             raise KeysMissing(
                 f"{path} is no key file: {error}.", path=str(path), remedy="Give a copy that `backup --keys` made."
@@ -327,6 +366,7 @@ def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> None:
             path=str(path),
             remedy="Give the keys of the book that the backup is of.",
         )
+    return lookup_key
 
 
 def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, progress: Progress | None) -> None:
@@ -480,6 +520,12 @@ def _there_already(path: Path) -> BookError:
     return BookError(f"{path} is there already.", path=str(path), remedy="Name another file, or have it replaced.")
 
 
+def _unreadable(source: Path, why: str) -> BookError:
+    return BookError(
+        f"{source} can't be read: {why}.", path=str(source), remedy="Check the name, its owner and its mode."
+    )
+
+
 def _damaged(source: Path, why: str, remedy: str) -> BookDamaged:
     return BookDamaged(f"{source} is damaged or cut short: {why}.", path=str(source), remedy=remedy)
 
@@ -493,10 +539,10 @@ def _errors(target: Path) -> Iterator[None]:
         raise translated(error, str(target)) from error
     except OSError as error:
         kind = BookReadOnly if isinstance(error, PermissionError) else BookError
-        raise kind(
+        raise limits.of_error(error, str(target)) or kind(
             f"{target} can't be written: {error.strerror or error}.",
             path=str(target),
-            remedy="Check the folder, its owner and mode, and the space that is left.",
+            remedy="Check the disk and the folder, its owner and mode.",
         ) from error
 
 

@@ -15,8 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from tallybook.domain.errors import BookDamaged
+from tallybook.domain.errors import BookDamaged, NewerBook
 from tallybook.projections.read_models import Table
+
+FORMAT = 1
+"""Newest layout of a book's files and tables that this release knows."""
 
 NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 """What a log's database notes of itself: its origin, and where its read models live, if not beside it."""
@@ -189,6 +192,14 @@ def sound(table: Table, rows: Sequence[Any], place: str) -> Sequence[Any]:
         if wrong:
             raise damaged(wrong[0].upper() + wrong[1:], place)
     return rows
+
+
+def check_format(found: int, place: str) -> None:
+    """Raises NewerBook for a layout that a later release has made."""
+    if found > FORMAT:
+        raise NewerBook(
+            f"{place} has format {found}; this release reads up to {FORMAT}.", path=place, remedy="Upgrade Tallybook."
+        )
 
 
 def marks(count: int) -> str:

@@ -7,12 +7,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tallybook.domain.errors import BookError, BookReadOnly, NewerBook, NotABook
+from tallybook.domain.errors import BookError, BookReadOnly, NotABook
 
+from .database import check_format
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, translated
-
-FORMAT = 1
-"""Newest layout of a book's files that this release knows."""
 
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
@@ -61,12 +59,7 @@ def is_ours(
         raise NotABook(
             f"{path} is an SQLite file of something else, no {what}.", path=str(path), remedy="Name another file."
         )
-    if version > FORMAT:
-        raise NewerBook(
-            f"{path} has format {version}; this release reads up to {FORMAT}.",
-            path=str(path),
-            remedy="Upgrade Tallybook.",
-        )
+    check_format(version, str(path))
     return True
 
 

@@ -18,11 +18,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.domain.errors import BookClosed, KeysMissing, NewerBook, NotABook, SealError
+from tallybook.domain.errors import BookClosed, KeysMissing, NotABook, SealError
 from tallybook.domain.personal import Sealed
 
-from .database import damaged
-from .files import FORMAT, is_ours
+from .database import FORMAT, check_format, damaged
+from .files import is_ours
 from .sqlite import IN_THIS_PROCESS, check_same_process, translated
 
 KEY_BYTES = 32
@@ -98,12 +98,15 @@ class FileKeyStore:
     """Keys in an SQLite file of their own, readable by its owner only, deleted bytes overwritten."""
 
     def __init__(self, path: Path, *, origin: str | None = None, lock_timeout_s: int = 30) -> None:
-        """Open the key file; with `origin`, make one if there is none. Raises KeysMissing; alters nothing foreign."""
+        """Open the key file; with `origin`, make one if there is none. Raises KeysMissing, NewerBook.
+
+        Nothing foreign is altered.
+        """
         self.path = path
         try:
             exists = is_ours(path, KEYS_APPLICATION_ID, "key file", lock_timeout_s=lock_timeout_s)
-        except (NotABook, NewerBook) as error:
-            raise KeysMissing(f"{error}", path=str(path), remedy="Put back the book's own key file.") from error
+        except NotABook as error:
+            raise KeysMissing(error.message, path=str(path), remedy="Put back the book's own key file.") from error
         if not exists and origin is None:
             raise KeysMissing(
                 f"The key file {path} is not there.",
@@ -181,6 +184,7 @@ class FileKeyStore:
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                check_format(connection.execute("PRAGMA user_version").fetchone()[0], str(self.path))
                 connection.executemany(
                     "INSERT INTO keys VALUES (?, ?)", [(subject.bytes, key) for subject, key in keys.items()]
                 )

@@ -36,14 +36,13 @@ from tallybook.domain.errors import (
     BookReadOnly,
     BookUnreachable,
     MissingExtra,
-    NewerBook,
     NotABook,
     refusal,
 )
 from tallybook.projections.read_models import Table
 
-from .database import ALTERED, NOTES, Answer, damaged
-from .files import FORMAT
+from . import limits
+from .database import ALTERED, FORMAT, NOTES, Answer, check_format, damaged
 
 try:
     import psycopg
@@ -83,6 +82,13 @@ _ALTERED = {
     "42804", "42883",  # a column of another type than the one that was made
     "42601", "42P10",  # more values than columns, a key is gone
 }  # fmt: skip
+_NO_SLOT = ("too many clients", "too many connections", "connection slots")
+"""What a server says to one client too many, of all or of a role or database. An error while connecting has no code."""
+_CHECK = "Check that the server runs, and that its URL, user and password are right."
+_SLOTS = (
+    "Close connections to the server, or raise its `max_connections` (or the limit of the role or the database), "
+    "and try again."
+)
 _KINDS: Sequence[tuple[type[psycopg.Error], type[persistence.PersistenceError]]] = (
     (psycopg.IntegrityError, persistence.IntegrityError),
     (psycopg.InterfaceError, persistence.InterfaceError),
@@ -189,9 +195,10 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
     return persistence.PersistenceError(error)
 
 
-def _said(error: psycopg.Error) -> str:
-    """The server's or the driver's words, on one line."""
-    return " ".join((error.diag.message_primary or str(error)).split()).rstrip(".")
+def _said(error: psycopg.Error | OSError) -> str:
+    """The server's, the driver's or the system's words, on one line."""
+    said = error.strerror if isinstance(error, OSError) else error.diag.message_primary
+    return " ".join((said or str(error)).split()).rstrip(".")
 
 
 # ── values ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -797,12 +804,7 @@ class PostgresDatabase:
         form = str(noted.get("format"))
         if not form.isascii() or not form.isdigit():
             raise damaged(f"The table book notes the format {form}, which is none", self.place)
-        if int(form) > FORMAT:
-            raise NewerBook(
-                f"{self.place} has format {form}; this release reads up to {FORMAT}.",
-                path=self.place,
-                remedy="Upgrade Tallybook.",
-            )
+        check_format(int(form), self.place)
         return noted
 
     def watch(self, channel: str) -> PostgresWatch:
@@ -810,7 +812,10 @@ class PostgresDatabase:
         self.check_usable()
         with self._state:
             if self._listener is None:
-                self._listener = _Listener(self)
+                try:
+                    self._listener = _Listener(self)
+                except OSError as error:
+                    raise limits.of_error(error, self.place) or error from error
             return PostgresWatch(self._listener, channel)
 
     def hold(self, name: str) -> PostgresHold | None:
@@ -859,12 +864,11 @@ class PostgresDatabase:
         """A new connection in autocommit mode, with settings that make it ours whatever the server's defaults are."""
         try:
             connection = psycopg.connect(autocommit=True, context=_ADAPTERS, **self._parameters)
-        except (psycopg.Error, UnicodeError) as error:
-            said = _said(error) if isinstance(error, psycopg.Error) else "a name in the URL can't be encoded"
-            raise BookUnreachable(
-                f"{self.place} can't be reached: {said}.",
-                path=self.place,
-                remedy="Check that the server runs, and that its URL, user and password are right.",
+        except (psycopg.Error, OSError, UnicodeError) as error:
+            said = "a name in the URL can't be encoded" if isinstance(error, UnicodeError) else _said(error)
+            remedy = _SLOTS if any(words in said for words in _NO_SLOT) else _CHECK
+            raise limits.of_process(self.place) or BookUnreachable(
+                f"{self.place} can't be reached: {said}.", path=self.place, remedy=remedy
             ) from None  # a traceback through the driver would hold the password
         try:
             connection.execute(

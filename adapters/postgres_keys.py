@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing
 from tallybook.projections.read_models import Table
 
+from . import limits
 from .database import Database, Session, marks, sound
 from .form import uuid_from
 from .keys import KEY_BYTES, NONCE_BYTES
@@ -89,17 +90,24 @@ def read_wrapping_key(path: Path) -> WrappingKey:
             remedy=_COPY,
         ) from error
     except OSError as error:
-        raise KeysMissing(
+        raise limits.of_error(error, str(path)) or KeysMissing(
             f"The wrapping key {path} can't be read: {error.strerror or error}.", path=str(path), remedy=_COPY
         ) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    others = mode & (stat.S_IRWXG | stat.S_IRWXO)
+    mode_too = f" (mode {stat.S_IMODE(mode):04o})."
+    if len(key) != KEY_BYTES:
+        raise KeysMissing(
+            f"{path} is no wrapping key: {KEY_BYTES} bytes are wanted"
+            + (f"; and others than its owner may use it{mode_too}" if others else "."),
+            path=str(path),
+            remedy=_COPY,
+        )
+    if others:
         raise BookError(
-            f"Others than its owner may use the wrapping key {path} (mode {stat.S_IMODE(mode):04o}).",
+            f"Others than its owner may use the wrapping key {path}{mode_too}",
             path=str(path),
             remedy="Give it mode 0600. If somebody may have read it, treat the book's keys as known to them.",
         )
-    if len(key) != KEY_BYTES:
-        raise KeysMissing(f"{path} is no wrapping key: {KEY_BYTES} bytes are wanted.", path=str(path), remedy=_COPY)
     return WrappingKey(key, path)
 
 
@@ -127,7 +135,7 @@ def make_wrapping_key(path: Path) -> WrappingKey:
         finally:
             os.close(folder)
     except OSError as error:
-        raise KeysMissing(
+        raise limits.of_error(error, str(path)) or KeysMissing(
             f"The wrapping key {path} can't be made: {error.strerror or error}.",
             path=str(path),
             remedy="Name a place for it that you may write to, with `wrapping_key`.",

@@ -19,7 +19,8 @@ from eventsourcing import persistence
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
 from tallybook.projections.read_models import Table
 
-from .database import ALTERED, Answer, damaged
+from . import limits
+from .database import ALTERED, Answer, check_format, damaged
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -60,7 +61,7 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return refusal("busy", "The book's write lock was not free in time.")
     if code == sqlite3.SQLITE_FULL:
-        return BookFull(
+        return limits.of_file(place) or BookFull(
             f"There is no space left for {place}; what was being written is not in it.",
             path=place,
             remedy="Make space, and try again.",
@@ -76,7 +77,7 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
             remedy="See `tallybook doctor`; restore the book from a backup.",
         )
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-        return BookError(
+        return limits.of_file(place) or BookError(
             f"{place} can't be read or written: {error}.",
             path=place,
             remedy="Check the disk, and that the file and its folder are still there.",
@@ -235,6 +236,8 @@ class SQLiteSession:
 
     def _begin_writing(self) -> None:
         patiently(lambda: self._cursor.execute("BEGIN IMMEDIATE"), self._database.lock_timeout_s)
+        # A later release may have changed the file since it was opened; from here on, it stays as it is.
+        check_format(self._cursor.execute("PRAGMA user_version").fetchone()[0], self._database.place)
 
     def __exit__(
         self,
@@ -399,7 +402,7 @@ class SQLiteDatabase:
         except BlockingIOError:
             return None
         except OSError as error:
-            raise BookError(
+            raise limits.of_error(error, self.place) or BookError(
                 f"{self.place}.{name}.lock can't be locked: {error.strerror or error}.",
                 path=self.place,
                 remedy="Check owner and mode of the folder.",

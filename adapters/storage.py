@@ -22,8 +22,9 @@ from uuid import uuid4
 
 from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
 
-from .database import NOTES, Database
-from .files import FORMAT, check_writable, is_ours
+from . import limits
+from .database import FORMAT, NOTES, Database
+from .files import check_writable, is_ours
 from .keys import PUT_BACK, FileKeyStore, KeyStore, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
@@ -185,7 +186,7 @@ def _names_no_book(url: object) -> BookError:
 
 
 def _cant_be_opened(path: Path, error: OSError) -> BookError:
-    return BookError(
+    return limits.of_error(error, str(path)) or BookError(
         f"{path} can't be opened: {error.strerror or error}.",
         path=str(path),
         remedy="Check the name, its owner and its mode.",

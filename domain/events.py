@@ -60,7 +60,13 @@ class Value(BaseModel):
 
 
 class Metadata(Value):
-    """What all events of one command share: who, why, through what, when the book learned of it."""
+    """What all events of one command share.
+
+    - `recorded_us`: when the book learned of it, in microseconds since 1970-01-01T00:00Z;
+    - `actor`, `purpose`, `on_behalf_of`, `channel`: who, why, for whom and through what, as given to `book.acting`;
+    - `correlation_id`: as given to `book.acting`, or None; no command sets `causation_id` yet;
+    - `command_id`: a UUID that stands for the command id of the host (its keyed hash), or None.
+    """
 
     recorded_us: int
     actor: Code
@@ -73,7 +79,16 @@ class Metadata(Value):
 
 
 class Event(Value):
-    """One immutable entry of a stream. `subject_id` is the customer whom it is about; None: nobody."""
+    """One immutable entry of a stream. Beside the fields of its kind (docs/events.md), each has:
+
+    - `stored_name`, `schema_version`: which event it is, as docs/events.md lists them;
+    - `originator_id`, `originator_version`: its stream (a customer, a ticket, an account, the book), and its place in
+      that, from 1 on without gaps;
+    - `event_id`: its own id; decisions name the facts that they rest on by it;
+    - `effective_us`: when it happened in the world, in microseconds since 1970-01-01T00:00Z;
+    - `subject_id`: the customer whom it is about; None: nobody;
+    - `metadata`: who, why, through what, and when the book learned of it.
+    """
 
     stored_name: ClassVar[str]
     schema_version: ClassVar[int]

@@ -38,6 +38,7 @@ from tallybook import (
 )
 from tallybook.adapters import backup as module
 from tallybook.adapters.integrity import root_at
+from tallybook.adapters.keys import FileKeyStore
 from tallybook.cli import app
 
 from .postgres import _programs, run_sql, server_url, with_parameters
@@ -625,6 +626,13 @@ def altered(path: Path, *statements: str) -> None:
             raw.execute(statement)
 
 
+def seal_again(copy: Place) -> None:
+    """Let a backup end as if the book itself had written it so."""
+    os.truncate(copy.file, copy.file.stat().st_size // 4096 * 4096)
+    with closing(FileKeyStore(copy.keys)) as keys:
+        module._seal(copy.file, keys.lookup_key)
+
+
 def test_what_is_no_backup_is_refused(copy: Place, made: Place) -> None:
     good = copy.file.read_bytes()
     copy.file.write_bytes(b"not a database" * 1000)
@@ -650,7 +658,53 @@ def test_a_backup_that_was_cut_short_is_refused(copy: Place, part: float) -> Non
     refused(copy, BookDamaged, "damaged or cut short")
 
 
-def test_a_backup_with_a_page_of_zeros_or_noise_is_refused_wherever_it_is(copy: Place) -> None:
+def test_a_backup_with_a_single_bit_that_is_another_is_refused_wherever_it_is(copy: Place) -> None:
+    good = copy.file.read_bytes()
+    chance = random.Random(7)
+    for at in [*(chance.randrange(len(good)) for _ in range(60)), len(good) - 1]:
+        spoilt = bytearray(good)
+        spoilt[at] ^= 1 << chance.randrange(8)
+        copy.file.write_bytes(spoilt)
+        copy.book.parent.mkdir(exist_ok=True)
+        with pytest.raises((BookDamaged, NotABook, NewerBook, KeysMissing)):
+            tallybook.restore(copy.file, url_of(copy.book), keys=copy.keys)
+        assert not any(copy.book.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {tiers} SET tier='gole'",
+        "DELETE FROM receipts",
+        "DELETE FROM claims",
+        "INSERT INTO book VALUES ('read_models', 'elsewhere')",
+    ],
+)
+def test_a_backup_whose_other_tables_were_altered_is_refused(copy: Place, statement: str) -> None:
+    with closing(sqlite3.connect(copy.file)) as raw:
+        [(tiers,)] = raw.execute(
+            "SELECT name FROM sqlite_master WHERE name LIKE 'tier_memberships\\_\\_%' ESCAPE '\\' AND type='table'"
+        )
+    before = copy.file.read_bytes()
+    altered(copy.file, statement.format(tiers=tiers))
+    assert copy.file.read_bytes() != before
+    refused(copy, BookDamaged, "not those that were written")
+
+
+def test_what_follows_the_end_of_a_backup_is_no_part_of_it(copy: Place) -> None:
+    with copy.file.open("ab") as file:
+        file.write(b"x")
+    refused(copy, BookDamaged, "not those that were written")
+
+
+def test_a_backup_that_somebody_without_the_keys_wrote_is_refused(copy: Place) -> None:
+    altered(copy.file, "DELETE FROM claims")
+    os.truncate(copy.file, copy.file.stat().st_size // 4096 * 4096)
+    module._seal(copy.file, bytes(32))
+    refused(copy, BookDamaged, "not those that were written")
+
+
+def test_a_page_of_zeros_or_noise_is_found_whatever_the_end_of_a_backup_says(copy: Place) -> None:
     good = copy.file.read_bytes()
     pages = len(good) // 4096
     with closing(sqlite3.connect(copy.file)) as raw:
@@ -668,6 +722,7 @@ def test_a_backup_with_a_page_of_zeros_or_noise_is_refused_wherever_it_is(copy: 
         for content in (bytes(4096), random.Random(page).randbytes(4096)):
             start = (page - 1) * 4096
             copy.file.write_bytes(good[:start] + content + good[start + 4096 :])
+            seal_again(copy)
             refused(copy, BookDamaged, "damaged")
 
 
@@ -689,6 +744,7 @@ def has_dbstat() -> bool:
 )
 def test_a_backup_whose_log_was_altered_is_refused(copy: Place, table: str, statement: str) -> None:
     altered(copy.file, statement.format(table=table))
+    seal_again(copy)
     refused(copy, BookDamaged, "log of reads: " if table == "access_records" else ": log: ")
 
 

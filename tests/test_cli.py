@@ -415,3 +415,24 @@ def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:
     assert {"import", "project", "verify", "certificate", "backtest", "total"} <= set(figures["seconds"])
     url = f"sqlite:///{figures['book']}"
     assert run("show", "customer", "cdnow:00111", "--as-of", "1997-09-30", "--book", url, *WHO).status == 0
+
+
+def test_the_command_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tallybook", "--help"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "doctor" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_an_interrupt_while_the_command_is_still_loading_is_quiet(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.path.insert(0, sys.argv[1]); from tallybook.console import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

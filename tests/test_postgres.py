@@ -370,6 +370,22 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", bytes(33)])
+def test_a_wrapping_key_that_is_none_and_may_be_read_by_others_is_told_to_be_both(
+    book: Book, url: str, tmp_path: Path, content: bytes
+) -> None:
+    book.close()
+    other = tmp_path / "other-key"
+    other.write_bytes(content)
+    other.chmod(0o644)
+    with pytest.raises(KeysMissing, match=r"no wrapping key: 32 bytes are wanted; and others .* \(mode 0644\)") as both:
+        tallybook.open(url, wrapping_key=other)
+    assert "mode 0600" in both.value.remedy
+    other.chmod(0o600)
+    with pytest.raises(KeysMissing, match=r"32 bytes are wanted\."):
+        tallybook.open(url, wrapping_key=other)
+
+
 def test_the_wrapping_key_is_made_with_the_book_and_is_readable_by_its_owner_only(book: Book, tmp_path: Path) -> None:
     path = key_file(tmp_path)
     assert path.name == f"{book.origin.removeprefix('tallybook/')}.wrapping-key"

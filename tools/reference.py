@@ -18,7 +18,7 @@ from tallybook.book import Book
 from tallybook.commands import command
 from tallybook.customers import CustomerDesk
 from tallybook.domain.errors import REFUSALS, TallybookError
-from tallybook.domain.events import REGISTRY
+from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
@@ -42,6 +42,8 @@ DESKS: dict[str, type] = {
     "book.audit": AuditView,
     "book.projections": ProjectionsDesk,
     "Follower": Follower,
+    "Event": Event,
+    "Event.metadata": Metadata,
 }
 
 

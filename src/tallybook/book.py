@@ -105,6 +105,8 @@ class Book:
             for position, event in book.follow(after=last):      # or `async for`
                 ...
 
+        What each event tells is under `Event`; its personal fields stay sealed.
+
         `names`: only events of these stored names. `timeout_s`: end when no event has come for so long; 0: at the
         head; None: never. A position beyond the head is waited for.
 

@@ -8,16 +8,18 @@ from tallybook.domain.errors import MissingExtra
 
 
 def main() -> None:
-    """Run the command line. Exit status 0 done, 1 the check failed, 2 wrong use."""
+    """Run the command line. Exit status 0 done, 1 the check failed, 2 wrong use, 130 interrupted."""
     try:
         import rich
         import typer
+
+        del rich, typer
+        from .cli import run
     except ModuleNotFoundError as error:
         if error.name not in ("rich", "typer"):
             raise
         print(MissingExtra(error.name, "cli"), file=sys.stderr)
         raise SystemExit(2) from None
-    del rich, typer
-    from .cli import run
-
+    except KeyboardInterrupt:  # nothing has begun
+        raise SystemExit(130) from None
     run()

@@ -17,7 +17,7 @@ import pytest
 from eventsourcing.persistence import IntegrityError
 
 import tallybook
-from tallybook.adapters.files import FORMAT
+from tallybook.adapters.database import FORMAT
 from tallybook.adapters.keys import (
     FIRST_KEY_ID,
     KEY_BYTES,

@@ -20,7 +20,7 @@ import pytest
 
 import tallybook
 from tallybook.adapters import files, keys, storage
-from tallybook.adapters.files import FORMAT
+from tallybook.adapters.database import FORMAT
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.storage import APPLICATION_ID, READS_APPLICATION_ID
 from tallybook.domain.errors import (
@@ -188,14 +188,37 @@ def test_a_books_other_files_are_no_books(path: Path, suffix: str) -> None:
     refused(path.parent / "other.book", NotABook)
 
 
-@pytest.mark.parametrize("suffix", ["", ".reads"])
+@pytest.mark.parametrize("suffix", ["", ".keys", ".reads"])
 def test_a_file_of_a_newer_format_asks_for_an_upgrade(path: Path, suffix: str) -> None:
     make(path)
     with closing(sqlite3.connect(beside(path, suffix))) as raw:
         raw.execute("PRAGMA journal_mode=DELETE")
         raw.execute(f"PRAGMA user_version={FORMAT + 1}")
-    with pytest.raises(NewerBook, match="Upgrade"):
+    with pytest.raises(NewerBook, match=f"{beside(path, suffix).name} has format 2") as caught:
         tallybook.open(url_of(path))
+    assert caught.value.remedy == "Upgrade Tallybook."
+    assert str(caught.value).count("Upgrade") == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".keys", ".reads"])
+def test_a_format_that_is_raised_under_an_open_book_ends_its_writing(path: Path, suffix: str) -> None:
+    with tallybook.open(url_of(path)) as book, book.acting("agent:lin", purpose="test"):
+        ada = book.customers.register(name="Ada")
+        assert book.profiles.get(ada)["name"] == "Ada"
+        position = book.position()
+        with closing(sqlite3.connect(beside(path, suffix))) as raw:
+            raw.execute(f"PRAGMA user_version={FORMAT + 1}")
+        with pytest.raises(NewerBook, match=f"{beside(path, suffix).name} has format 2"):
+            _ = book.profiles.get(ada) if suffix == ".reads" else book.customers.register(name="Bob")
+        if suffix == "":
+            with pytest.raises(NewerBook):
+                book.projections.rebuild()
+        assert book.position() == position
+        with closing(sqlite3.connect(beside(path, suffix))) as raw:
+            raw.execute(f"PRAGMA user_version={FORMAT}")
+        book.customers.register(name="Bob")
+        assert book.profiles.get(ada)["name"] == "Ada"
+        assert [one.problem for one in book.audit.verify()] == [None, None]
 
 
 def test_a_folder_is_no_book(path: Path) -> None:

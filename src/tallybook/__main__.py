@@ -1,0 +1,5 @@
+"""`python -m tallybook`: the `tallybook` command."""
+
+from .console import main
+
+main()
