@@ -78,7 +78,12 @@ DIALECT: Mapping[str, str] = {"integer": "BIGINT", "text": 'TEXT COLLATE "C"', "
 logger = logging.getLogger("tallybook.postgres")
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
-_BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
+_BUSY = {
+    "55P03": "A lock in the book's database was not free in time",
+    "40P01": "A deadlock in the book's database was broken off, and this transaction with it",
+    "40001": "The book's database could not bring this transaction into an order with others",
+    "57014": "The server broke off a statement",  # somebody cancelled it, or it took longer than is allowed
+}
 _LOST = {"57P01", "57P02", "57P03", "57P05", "25P03"}  # shutdowns, and sessions that the server ended
 _ALTERED = {
     "3F000", "42P01", "42703",  # no such schema, table, column
@@ -161,7 +166,7 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
             unknown=committing,
         )
     if state in _BUSY:
-        return refusal("busy", "A lock in the book's database was not free in time.")
+        return refusal("busy", f"{_BUSY[state]}: {_said(error)}.", sqlstate=state)
     if state == "53100":
         return BookFull(
             f"There is no space left for {place}; what was being written is not in it.",

@@ -223,15 +223,14 @@ class Projector:
         The others follow with the next catch-up. Raises whatever a fold raises.
         """
         store = self.store.within(session)
+        found = [store.generation(self.model(name)) for name in names if name not in operations.stopped]
+        # The builds' rows are locked before any of their rows is read, as whoever swaps or drops one does, and by number,
+        # as `commit` does: else two that fold would wait for each other.
+        builds = sorted((one for one in found if one is not None), key=lambda one: one.number)
         work: list[tuple[Generation, Rows, int]] = []
-        for name in names:
-            model = self.model(name)
-            build = store.generation(model)
-            # The build's row is locked before its rows are read, as whoever swaps or drops it does.
-            if build is None or name in operations.stopped or store.tracked(build) != after:
-                continue
+        for build in [one for one in builds if store.tracked(one) == after]:
             rows = store.rows(build)
-            model.fold(events, rows)
+            build.model.fold(events, rows)
             work.append((build, rows, after))
         if work:
             store.commit(work, events[-1].position, _mark(events, events[-1].position))
