@@ -26,8 +26,6 @@ from types import TracebackType
 from typing import Any, LiteralString, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from eventsourcing import persistence
-
 from tallybook.domain.errors import (
     BookClosed,
     BookDamaged,
@@ -42,7 +40,7 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Table
 
-from .database import ALTERED, NOTES, damaged
+from .database import ALTERED, NOTES, KeyTaken, StatementRefused, damaged, refused, unexpected
 from .files import FORMAT
 
 try:
@@ -90,16 +88,9 @@ _ALTERED = {
     "42804", "42883",  # a column of another type than the one that was made
     "42601", "42P10",  # more values than columns, a key is gone
 }  # fmt: skip
-_KINDS: Sequence[tuple[type[psycopg.Error], type[persistence.PersistenceError]]] = (
-    (psycopg.IntegrityError, persistence.IntegrityError),
-    (psycopg.InterfaceError, persistence.InterfaceError),
-    (psycopg.DataError, persistence.DataError),
-    (psycopg.OperationalError, persistence.OperationalError),
-    (psycopg.InternalError, persistence.InternalError),
-    (psycopg.ProgrammingError, persistence.ProgrammingError),
-    (psycopg.NotSupportedError, persistence.NotSupportedError),
-    (psycopg.DatabaseError, persistence.DatabaseError),
-)
+_REFUSING = {"38", "39", "54", "P0"}
+"""Classes of SQLSTATE that tell of what a statement holds, whatever psycopg calls them: a trigger's or a function's
+refusal, and a row, a key or a statement that is beyond the server's limits."""
 
 
 # ── what a URL names ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -190,10 +181,12 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
             path=place,
             remedy="See `tallybook doctor`; restore the book from a backup.",
         )
-    for kind, ours in _KINDS:
-        if isinstance(error, kind):
-            return ours(error)
-    return persistence.PersistenceError(error)
+    if isinstance(error, psycopg.IntegrityError):
+        return KeyTaken(_said(error))
+    told = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+    if isinstance(error, told) or (state or "")[:2] in _REFUSING:
+        return refused(_said(error), place)
+    return unexpected(_said(error), place)
 
 
 def _said(error: psycopg.Error) -> str:
@@ -244,7 +237,7 @@ class _Column:
             try:
                 items = b"".join(parts)
             except TypeError as error:
-                raise persistence.ProgrammingError("bytes are wanted: streams have UUIDs here, no texts") from error
+                raise StatementRefused("Bytes are wanted: streams have UUIDs here, no texts.") from error
         return _ARRAY(1, 1, _ARRAYS[kind][2], len(values), 1) + items
 
 
@@ -491,7 +484,7 @@ class PostgresSession:
             raise
         self._database._give_back(link)
         if last is None or last.command_status != b"COMMIT":
-            raise persistence.OperationalError(f"a statement failed, and the transaction on {place} was rolled back")
+            raise unexpected("a statement failed, and the transaction was rolled back", place)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and fetch all of its rows."""
@@ -719,7 +712,7 @@ class PostgresDatabase:
             return None
         noted: dict[str, str] = {}
         if "book" in there:
-            with suppress(persistence.PersistenceError, BookDamaged):  # a table of that name with other columns
+            with suppress(StatementRefused, BookDamaged):  # a table of that name with other columns
                 noted = dict(session.rows("SELECT name, value FROM book"))
         if noted.get("application") != application or "origin" not in noted:
             raise NotABook(

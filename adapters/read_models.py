@@ -219,8 +219,8 @@ class TableReadModelStore:
         with self._session() as session:
             of, wanted = ("name", name) if number is None else ("number", number)
             rows = session.rows(
-                f"SELECT {', '.join(_KEPT)} FROM read_model_builds WHERE {of}=? ORDER BY number"
-                + self.database.for_update,  # noqa: S608 - names of ours
+                f"SELECT {', '.join(_KEPT)} FROM read_model_builds WHERE {of}=? "  # noqa: S608 - names of ours
+                "ORDER BY number" + self.database.for_update,
                 (wanted,),
             )
             found = [one for one in map(_record, rows) if one.name == name and version in (None, one.version)]

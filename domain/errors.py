@@ -208,7 +208,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "busy": Refusal(
         Conflict,
-        "another process held the book's write lock for too long",
+        "another process held a lock of the book for too long, or the server broke off a statement",
         "Try again; the command had no effect. See `lock_timeout_s` of `tallybook.open`.",
     ),
 }

@@ -224,8 +224,8 @@ class Projector:
         """
         store = self.store.within(session)
         found = [store.generation(self.model(name)) for name in names if name not in operations.stopped]
-        # The builds' rows are locked before any of their rows is read, as whoever swaps or drops one does, and by number,
-        # as `commit` does: else two that fold would wait for each other.
+        # Builds are locked before their rows are read, as whoever swaps or drops one does, and by number, as `commit`
+        # does: else two that fold would wait for each other.
         builds = sorted((one for one in found if one is not None), key=lambda one: one.number)
         work: list[tuple[Generation, Rows, int]] = []
         for build in [one for one in builds if store.tracked(one) == after]:

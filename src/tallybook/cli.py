@@ -95,7 +95,7 @@ def run() -> None:
         raise SystemExit(2) from None
     except (PersistenceError, sqlite3.Error, OSError) as error:
         err.print(
-            f"{type(error).__name__}: {error}. The book may be locked or damaged: try again, and see `audit verify`.",
+            f"{type(error).__name__}: {error}. Try again; if it stays so, see what `tallybook doctor` finds.",
             markup=False,
         )
         raise SystemExit(2) from None

@@ -16,7 +16,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+from tests.postgres import server_url
 
 import tallybook
 from tallybook.domain.customer import PurchaseRecorded
@@ -451,39 +453,61 @@ def test_side_effects_come_once_for_each_event_and_are_muted_in_replays(
 # ── inline ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stored_rows(path: Path, table: str) -> int:
+def outside(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Run a statement past Tallybook, as another process would."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=10)) as raw, raw:
+            return raw.execute(statement).fetchall()
+    options = f"-c search_path={url.rpartition('=')[2]}"
+    with psycopg.connect(server_url(), autocommit=True, options=options) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def tables_of(url: str) -> list[str]:
+    """All tables of a book."""
+    if url.startswith("sqlite"):
+        return [name for (name,) in outside(url, "SELECT name FROM sqlite_master WHERE type='table'")]
+    return [name for (name,) in outside(url, "SELECT tablename FROM pg_tables WHERE schemaname=current_schema()")]
+
+
+def newest_of(url: str, table: str) -> str:
+    """The table of the newest build."""
+    return max(
+        (name for name in tables_of(url) if name.startswith(f"{table}__")), key=lambda name: int(name.split("__")[1])
+    )
+
+
+def stored_rows(url: str, table: str) -> int:
     """How many rows the newest build of a table has, as another process sees it."""
-    with closing(sqlite3.connect(path)) as raw:
-        names = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-        newest = max(
-            (name for name in names if name.startswith(f"{table}__")), key=lambda name: int(name.split("__")[1])
-        )
-        return int(raw.execute(f"SELECT COUNT(*) FROM {newest}").fetchone()[0])
+    return int(outside(url, f"SELECT COUNT(*) FROM {newest_of(url, table)}")[0][0])
 
 
-def test_inline_read_models_are_there_when_the_command_returns(tmp_path: Path) -> None:
-    path = tmp_path / "shop.book"
-    with tallybook.open(f"sqlite:///{path}", inline=["trail", "tiers"]) as book, book.acting("a", purpose="p"):
+def test_inline_read_models_are_there_when_the_command_returns(book_url: str) -> None:
+    with tallybook.open(book_url, inline=["trail", "tiers"]) as book, book.acting("a", purpose="p"):
         book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
-        assert stored_rows(path, "trail") == book.position()
+        assert stored_rows(book_url, "trail") == book.position()
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
-        assert stored_rows(path, "trail") == book.position()
-        assert stored_rows(path, "tier_current") == 1
+        assert stored_rows(book_url, "trail") == book.position()
+        assert stored_rows(book_url, "tier_current") == 1
         assert {one.name: one.lag for one in book.projections.status()} == {
             "profiles": book.position(), "trail": 0, "tiers": 0,
         }  # fmt: skip
-        with tallybook.open(f"sqlite:///{path}") as other, other.acting("b", purpose="p"):
+        with tallybook.open(book_url) as other, other.acting("b", purpose="p"):
             other.customers.register(name="Bob")  # not inline: they lag by it
         book.customers.register(name="Eve")
-        assert stored_rows(path, "trail") == book.position()
-        rows = stored_rows(path, "trail")
+        assert stored_rows(book_url, "trail") == book.position()
+        rows = stored_rows(book_url, "trail")
         book.projections.rebuild("trail")
-        assert stored_rows(path, "trail") == rows
+        assert stored_rows(book_url, "trail") == rows
 
 
-def test_inline_read_models_in_memory_and_under_threads() -> None:
-    with tallybook.open("memory:", inline=["profiles"]) as book, book.acting("a", purpose="p"):
+@pytest.mark.parametrize("where", ["memory", "files", "server"])
+def test_inline_read_models_under_threads(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> None:
+    urls = {"memory": lambda: "memory:", "files": lambda: f"sqlite:///{tmp_path}/shop.book"}
+    url = urls.get(where, lambda: str(request.getfixturevalue("server_book_url")))()
+    with tallybook.open(url, inline=["profiles"]) as book, book.acting("a", purpose="p"):
         ids: list[Any] = []
 
         def work() -> None:
@@ -502,10 +526,9 @@ def test_inline_read_models_in_memory_and_under_threads() -> None:
 
 
 def test_a_poison_stops_an_inline_read_model_and_never_a_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    book_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "shop.book"
-    with tallybook.open(f"sqlite:///{path}", inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
+    with tallybook.open(book_url, inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
         ada = book.customers.register(name="Ada")
         poison(monkeypatch, Profiles, a_purchase_of(666))
         line = {"sku": "s", "quantity": 1, "net_minor": 666}
@@ -520,15 +543,65 @@ def test_a_poison_stops_an_inline_read_model_and_never_a_command(
         assert [one.problem for one in book.audit.verify()] == [None, None]
 
 
-def test_a_refused_or_failed_command_leaves_no_inline_rows(tmp_path: Path) -> None:
-    path = tmp_path / "shop.book"
-    with tallybook.open(f"sqlite:///{path}", inline=["trail"]) as book, book.acting("a", purpose="p"):
+def too_long(one: Recorded) -> tuple[Any, ...]:
+    """A row whose key PostgreSQL can't keep in an index (SQLSTATE 54000); SQLite keeps any."""
+    return (os.urandom(20_000), one.position, "x")
+
+
+def no_number(one: Recorded) -> tuple[Any, ...]:
+    """A row without its key: a constraint is against it."""
+    return (b"x", None, str(one.position))
+
+
+def no_text(one: Recorded) -> tuple[Any, ...]:
+    """A row with a text that PostgreSQL does not keep."""
+    return (b"\0" * 16, one.position, "a\0b")
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, row: Callable[[Recorded], tuple[Any, ...]]) -> None:
+    """Let the trail write a row that the database refuses, for purchases of 666 cents."""
+    real = Trail.fold
+
+    def fold(self: Trail, batch: Sequence[Recorded], rows: Rows) -> None:
+        real(self, batch, rows)
+        for one in filter(a_purchase_of(666), batch):
+            rows.put(Trail.table, row(one)[:2], row(one))
+
+    monkeypatch.setattr(Trail, "fold", fold)
+
+
+@pytest.mark.parametrize("inline", [[], ["trail", "profiles"]])
+@pytest.mark.parametrize("row", [too_long, no_number, no_text])
+def test_a_row_that_a_server_refuses_stops_its_read_model_at_a_position_and_nothing_else(
+    server_book_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    inline: list[str],
+    row: Callable[[Recorded], tuple[Any, ...]],
+) -> None:
+    with tallybook.open(server_book_url, inline=inline) as book, book.acting("a", purpose="p"):
+        ada = book.customers.register(name="Ada")
+        refusing(monkeypatch, row)
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 666}], command_id="c1")
+        at = book.position()
+        assert book.profiles.get(ada).purchases == 1
+        assert book.tiers.counts() == {}
+        failed = status_of(book, "trail")
+        assert (failed.state, failed.position, failed.failed_position) == ("failed", at - 1, at)
+        assert failed.error
+        monkeypatch.undo()
+        book.projections.retry("trail")
+        assert len(book.audit.trail(ada)) >= 2
+        assert status_of(book, "trail").state == "live"
+
+
+def test_a_refused_or_failed_command_leaves_no_inline_rows(book_url: str) -> None:
+    with tallybook.open(book_url, inline=["trail"]) as book, book.acting("a", purpose="p"):
         ada = book.customers.register(name="Ada")
         book.customers.link_identifier(ada, "crm", "1")
         bob = book.customers.register(name="Bob")
         with pytest.raises(tallybook.Refused):
             book.customers.link_identifier(bob, "crm", "1")
-        assert stored_rows(path, "trail") == book.position()
+        assert stored_rows(book_url, "trail") == book.position()
 
 
 def test_inline_wants_a_read_model_that_is_there(tmp_path: Path) -> None:
