@@ -121,6 +121,11 @@ class Database(Protocol):
         """The same, to keep others from changing or deleting the rows."""
         ...
 
+    @property
+    def table_names(self) -> str:
+        """An expression in SQL: the names of all tables, with spaces between them; NULL where there are none."""
+        ...
+
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """A transaction: committed at the end of a block that writes, rolled back at an exception."""
         ...

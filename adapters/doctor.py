@@ -32,7 +32,7 @@ from tallybook.domain.errors import (
     UnknownStoredName,
 )
 from tallybook.domain.events import REGISTRY
-from tallybook.projections.projector import DIVERGED, FAILED, Status
+from tallybook.projections.projector import DIVERGED, FAILED, Status, remedy_for
 from tallybook.projections.read_models import Progress
 
 from .application import BookEventStore, compared
@@ -565,10 +565,11 @@ def read_models(patient: Patient) -> Iterator[Word]:
         elif one.state == FAILED:
             yield failed(
                 f"{told}; position {one.failed_position}: {one.error}",
-                f"Mend the cause, then `tallybook projections retry {one.name}`, or skip the event.",
+                remedy_for(one.name, one.state),
             )
         elif one.state == DIVERGED:
-            yield warning(f"{told}: its rows are another log's, or damaged", "The next catch-up builds it anew.")
+            why = one.error or "its rows are another log's"
+            yield warning(f"{told}: {why}", "The next question or catch-up builds it anew.")
         else:
             yield ok(told)
 

@@ -572,6 +572,7 @@ class PostgresDatabase:
 
     for_update = " FOR UPDATE"
     for_share = " FOR SHARE"
+    table_names = "(SELECT string_agg(tablename::text, ' ') FROM pg_tables WHERE schemaname=current_schema())"
 
     def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> None:
         """Raises BookError for a URL that names no database; connects when it is first used."""
@@ -902,7 +903,10 @@ class _Listener:
         self._counts: dict[str, int] = {}
         self._gaps = 0
         self._stop = Event()
-        self._waker, self._woken = socket.socketpair()
+        try:
+            self._waker, self._woken = socket.socketpair()
+        except OSError as error:
+            raise unexpected(error.strerror or error, database.place) from error
         self._thread = Thread(
             target=self._run, args=(self._listening(),), name=f"{database.channel} listener", daemon=True
         )

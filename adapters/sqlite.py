@@ -280,6 +280,7 @@ class SQLiteDatabase:
 
     for_update = ""
     for_share = ""
+    table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
 
     def __init__(
         self,

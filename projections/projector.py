@@ -63,8 +63,8 @@ class Status:
     position: int
     head: int
     state: str
-    """new, catching up, live, paused, failed, retired; diverged: rows from another history of the log, which the next
-    catch-up builds anew; superseded: rows of another version that nobody maintains."""
+    """new, catching up, live, paused, failed, retired; diverged: rows from another history of the log, or tables that
+    somebody dropped, which the next catch-up builds anew; superseded: rows of another version that nobody maintains."""
     failed_position: int | None = None
     error: str = ""
     rebuilding: int | None = None
@@ -74,6 +74,15 @@ class Status:
     def lag(self) -> int:
         """Events that it has not folded yet."""
         return self.head - self.position
+
+
+def remedy_for(name: str, state: str) -> str:
+    """What leads out of a state in which a read model stands still; empty where that is no decision."""
+    if state in (PAUSED, RETIRED):
+        return f"`tallybook projections resume {name}` lets it {'go on' if state == PAUSED else 'start anew'}."
+    if state == FAILED:
+        return f"Mend the cause, then `tallybook projections retry {name}`; or skip the event."
+    return ""
 
 
 class _Moved(Exception):
@@ -131,6 +140,7 @@ class Projector:
             raise refusal(
                 "read_model_stopped",
                 f"The read model {model.name} is {status.state} at position {position}, the log at {head}.",
+                remedy=remedy_for(status.name, status.state),
                 read_model=model.name,
                 state=status.state,
                 position=position,
@@ -258,7 +268,7 @@ class Projector:
                     head,
                     self._state(model, live, operations),
                     live.failed_position if live and self._has_failed(live, operations) else None,
-                    live.failed_error if live and self._has_failed(live, operations) else "",
+                    self._error(live, operations),
                     next((one.position for one in mine if one.number == beside), None),
                 )
             )
@@ -290,6 +300,11 @@ class Projector:
             return FAILED
         return LIVE if live.position >= min(live.target, self.log.position()) else CATCHING_UP
 
+    def _error(self, live: BuildRecord | None, operations: Operations) -> str:
+        if live is not None and live.damaged:
+            return _flaw(live)
+        return live.failed_error if live is not None and self._has_failed(live, operations) else ""
+
     @staticmethod
     def _has_failed(live: BuildRecord, operations: Operations) -> bool:
         return live.failed_position is not None and operations.cleared.get(live.name, 0) <= live.failed_seen
@@ -313,10 +328,12 @@ class Projector:
         return found is None or (record.mark not in (b"", found) and found != b"")
 
     def _drop_damaged(self) -> None:
-        """Drop builds of which nothing is known but their number: the log gives them again."""
+        """Drop builds of which nothing is known but their number, or tables are gone: the log gives them again."""
         for record in self.store.builds():
             if record.damaged:
-                logger.warning("What is kept of build %d (%s) is damaged: it is dropped.", record.number, record.name)
+                logger.warning(
+                    "Build %d of the read model %s is dropped: %s.", record.number, record.name, _flaw(record)
+                )
                 self.store.drop(record.name, number=record.number)
 
     def _without_diverged(
@@ -484,6 +501,13 @@ class Projector:
             except Exception:
                 # The rows are durable and others listen, too.
                 logger.exception("What listens to a read model raised an error.")
+
+
+def _flaw(record: BuildRecord) -> str:
+    """What is wrong with a build that is of no use."""
+    if record.missing:
+        return f"the table {', '.join(record.missing)} is gone"
+    return "what is kept of it is damaged"
 
 
 def _after(batch: Sequence[Recorded], position: int) -> Sequence[Recorded]:

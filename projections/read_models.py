@@ -140,7 +140,9 @@ class BuildRecord:
     failed_seen: int = 0
     """How many decisions about read models were known when it failed."""
     damaged: bool = False
-    """Whether what is kept can't be what was written: only the number counts then."""
+    """Whether it is of no use: what is kept can't be what was written, so that only the number counts, or …"""
+    missing: tuple[str, ...] = ()
+    """… these tables of it are not there, since somebody dropped them."""
 
 
 class ReadModelStore(Protocol):

@@ -12,7 +12,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, listed, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
-from tallybook.projections.projector import FAILED, Status
+from tallybook.projections.projector import FAILED, Status, remedy_for
 from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
 
 from .commands import Desk, Work, command
@@ -61,7 +61,11 @@ class ProjectionsDesk(Desk):
         stopped = core.operations().stopped
         if name in stopped:
             raise refusal(
-                "read_model_stopped", f"The read model {name} is {stopped[name]}.", read_model=name, state=stopped[name]
+                "read_model_stopped",
+                f"The read model {name} is {stopped[name]}.",
+                remedy=remedy_for(name, stopped[name]),
+                read_model=name,
+                state=stopped[name],
             )
         models = [self._model(name)] if name else [one for one in core.projector.models if one.name not in stopped]
         options = core.storage.options

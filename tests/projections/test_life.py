@@ -3,8 +3,10 @@ rebuilt in parallel, kept by one of several processes."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -505,8 +507,8 @@ def test_inline_read_models_are_there_when_the_command_returns(book_url: str) ->
 
 @pytest.mark.parametrize("where", ["memory", "files", "server"])
 def test_inline_read_models_under_threads(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> None:
-    urls = {"memory": lambda: "memory:", "files": lambda: f"sqlite:///{tmp_path}/shop.book"}
-    url = urls.get(where, lambda: str(request.getfixturevalue("server_book_url")))()
+    url = {"memory": "memory:", "files": f"sqlite:///{tmp_path}/shop.book"}.get(where)
+    url = url or str(request.getfixturevalue("server_book_url"))
     with tallybook.open(url, inline=["profiles"]) as book, book.acting("a", purpose="p"):
         ids: list[Any] = []
 
@@ -880,3 +882,197 @@ def test_a_stream_whose_id_is_none_is_told_by_its_position(new_shop: NewShop, tm
     assert {(one.state, one.failed_position) for one in shop.book.projections.status()} == {("failed", last)}
     with pytest.raises(tallybook.StoredFormError, match=f"position {last}"):
         list(shop.book.follow(timeout_s=0))
+
+
+# ── tables that somebody dropped ──────────────────────────────────────────────────────────────────────────────────
+
+
+def by_hand(url: str, *tables: str) -> None:
+    """Drop tables past Tallybook."""
+    for table in tables:
+        outside(url, f"DROP TABLE {table}")
+
+
+def small_book(book: tallybook.Book) -> Any:
+    """A member with a purchase; their id."""
+    book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+    ada = book.customers.register(name="Ada")
+    book.loyalty.enrol(ada)
+    book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 100}])
+    book.projections.catch_up()
+    return ada
+
+
+@pytest.mark.parametrize("table", ["tier_current", "tier_memberships"])
+def test_a_table_that_somebody_dropped_is_built_anew_by_the_next_question_and_stops_no_other(
+    book: tallybook.Book, book_url: str, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    ada = small_book(book)
+    members = book.tiers.members("basic")
+    gone = newest_of(book_url, table)
+    by_hand(book_url, gone)
+    found = status_of(book, "tiers")
+    assert (found.state, gone in found.error) == ("diverged", True)
+    assert [one.state for one in book.projections.status() if one.name != "tiers"] == ["live", "live"]
+    [told] = [one for one in book.doctor(quick=True) if one.name == "read models" and one.state != "ok"]
+    assert gone in told.what
+    assert told.state == "warning"
+    caplog.clear()
+    assert book.profiles.get(ada).purchases == 1
+    assert caplog.text == ""
+    assert book.tiers.members("basic") == members
+    assert gone in caplog.text
+    assert book.tiers.counts() == {"basic": 1}
+    assert {one.state for one in book.projections.status()} == {"live"}
+    # While it is missing, the others follow the log.
+    by_hand(book_url, newest_of(book_url, table))
+    book.customers.register(name="Bob")
+    assert len(book.audit.trail(ada)) > 3
+    assert book.tiers.counts() == {"basic": 1}
+
+
+@pytest.mark.parametrize("table", ["trail", "profiles", "read_model_builds"])
+def test_a_table_that_somebody_dropped_is_built_anew_by_the_next_inline_fold(
+    book_url: str, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    with tallybook.open(book_url, inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
+        ada = small_book(book)
+        gone = table if table == "read_model_builds" else newest_of(book_url, table)
+        by_hand(book_url, gone)
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 100}])
+        assert stored_rows(book_url, "trail") == book.position()
+        assert {one.name: one.lag for one in book.projections.status() if one.name != "tiers"} == {
+            "profiles": 0, "trail": 0,
+        }  # fmt: skip
+        assert f"{gone} " in caplog.text
+        assert book.profiles.get(ada).purchases == 2
+        # From then on they are folded in the commit again, without a fallback.
+        caplog.clear()
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 100}])
+        assert stored_rows(book_url, "trail") == book.position()
+        assert caplog.text == ""
+
+
+def test_read_models_are_built_anew_where_nothing_tells_of_their_builds_and_old_tables_go(
+    book: tallybook.Book, book_url: str
+) -> None:
+    ada = small_book(book)
+    for _ in range(2):
+        book.projections.rebuild()
+    before = tables_of(book_url)
+    by_hand(book_url, "read_model_builds")
+    assert book.profiles.get(ada).purchases == 1
+    assert book.tiers.counts() == {"basic": 1}
+    assert len(book.audit.trail(ada)) > 3
+    # As many as before: those of which nothing tells any more are gone.
+    assert len(tables_of(book_url)) == len(before)
+    outside(book_url, "DELETE FROM read_model_builds WHERE name='tiers'")
+    assert book.tiers.counts() == {"basic": 1}
+    assert len(tables_of(book_url)) == len(before)
+
+
+def test_a_rebuild_mends_what_somebody_dropped_and_a_paused_read_model_has_no_rows_until_it_is_resumed(
+    book: tallybook.Book, book_url: str
+) -> None:
+    small_book(book)
+    by_hand(book_url, newest_of(book_url, "tier_current"))
+    book.projections.rebuild("tiers")
+    assert book.tiers.counts() == {"basic": 1}
+    book.projections.pause("tiers")
+    by_hand(book_url, newest_of(book_url, "tier_current"))
+    with pytest.raises(tallybook.Refused) as refused:
+        book.tiers.counts()
+    assert refused.value.code == "read_model_stopped"
+    book.projections.resume("tiers")
+    assert book.tiers.counts() == {"basic": 1}
+
+
+# ── what the system or the server does not let us do ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "open"), (errno.EAGAIN, "ulimit -u"), (1, "one")]
+)
+def test_a_process_of_a_rebuild_that_can_not_be_started_says_why(
+    big: Shop, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    live = all_rows(big)
+    monkeypatch.setattr("tallybook.worker.subprocess.Popen", none)
+    with pytest.raises(BookError, match=says) as caught:
+        big.book.projections.rebuild(processes=2)
+    assert os.strerror(number) in caught.value.message
+    assert all_rows(big) == live
+    assert len(big.book._core.store.builds()) == 3
+
+
+def test_a_part_of_a_rebuild_that_is_dead_before_it_has_its_task_is_made_good(
+    big: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = all_rows(big)
+    real = subprocess.Popen
+
+    def dead(args: list[str], **kwargs: Any) -> Any:
+        process = real(["/bin/false", *args[1:]], **kwargs)
+        process.wait()
+        return process
+
+    monkeypatch.setattr("tallybook.worker.subprocess.Popen", dead)
+    assert big.book.projections.rebuild("trail", processes=2) == big.book.position()
+    assert all_rows(big) == live
+
+
+def test_a_statement_that_somebody_cancels_is_busy_and_the_command_can_be_repeated(server_book_url: str) -> None:
+    with tallybook.open(server_book_url) as book, book.acting("a", purpose="p"):
+        book.customers.register(name="Ada")
+        schema = server_book_url.rpartition("=")[2]
+        caught: list[BaseException] = []
+
+        def register() -> None:
+            try:
+                with book.acting("a", purpose="p"):
+                    book.customers.register(name="Bob", command_id="c1")
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at below
+                caught.append(error)
+
+        with psycopg.connect(server_url()) as holder:
+            holder.execute(f"SELECT * FROM {schema}.head FOR UPDATE".encode())
+            thread = threading.Thread(target=register)
+            thread.start()
+            until = time.monotonic() + 10
+            while thread.is_alive() and time.monotonic() < until:
+                with psycopg.connect(server_url(), autocommit=True) as admin:
+                    admin.execute(
+                        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+                        "WHERE application_name=%s AND wait_event_type='Lock'",
+                        [f"tallybook {schema}"],
+                    )
+                time.sleep(0.02)
+        thread.join()
+        [error] = caught
+        assert isinstance(error, tallybook.Conflict)
+        assert (error.code, error.values["sqlstate"]) == ("busy", "57014")
+        position = book.position()
+        book.customers.register(name="Bob", command_id="c1")
+        assert book.position() > position
+
+
+def test_the_remedy_is_that_of_the_state(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(shop)
+    for decide, says, not_says in (
+        (shop.book.projections.pause, "resume tiers", "retry"),
+        (shop.book.projections.retire, "resume tiers", "retry"),
+    ):
+        decide("tiers")
+        for ask in (shop.book.tiers.counts, lambda: shop.book.projections.rebuild("tiers")):
+            with pytest.raises(tallybook.NotAllowed, match=says) as refused:
+                ask()
+            assert refused.value.code == "read_model_stopped"
+            assert not_says not in refused.value.remedy
+            assert pickle.loads(pickle.dumps(refused.value)).remedy == refused.value.remedy
+        shop.book.projections.resume("tiers")
+    poison(monkeypatch, Tiers, lambda one: isinstance(one.event, ReadModelDirected))
+    with pytest.raises(tallybook.NotAllowed, match="retry tiers"):
+        shop.book.tiers.counts()
