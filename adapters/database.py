@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from eventsourcing.persistence import DataError, IntegrityError, OperationalError
 
 from tallybook.domain.errors import BookDamaged, BookError, TallybookError
-from tallybook.projections.read_models import Table
+from tallybook.projections.read_models import Hold, Table
 
 NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 """What a log's database notes of itself: its origin, and where its read models live, if not beside it."""
@@ -88,18 +88,6 @@ class Watch(Protocol):
 
     def close(self) -> None:
         """Stop; a thread that is waiting returns at once."""
-        ...
-
-
-class Hold(Protocol):
-    """Something that only one holder among all processes has."""
-
-    def alive(self) -> bool:
-        """Whether it is still held: a connection that was lost takes it along."""
-        ...
-
-    def release(self) -> None:
-        """Give it up."""
         ...
 
 

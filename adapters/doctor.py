@@ -558,6 +558,11 @@ def read_models(patient: Patient) -> Iterator[Word]:
     found = patient.status()
     head = patient.log.position() if patient.log else 0  # after them: they follow it
     for one in found:
+        if one.abandoned is not None:
+            yield warning(
+                f"a rebuild of {one.name} was cut off at position {one.abandoned:,}; its tables are left",
+                "`tallybook projections drop-superseded` removes them, and so does the next rebuild.",
+            )
         lag = max(0, one.lag)
         told = f"{one.name} (version {one.version}) is {one.state}, at position {one.position:,}, {lag:,} behind"
         if one.position > head:

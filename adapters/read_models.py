@@ -14,7 +14,7 @@ from typing import Any
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
 from tallybook.domain.errors import BookDamaged
-from tallybook.projections.read_models import BuildRecord, Generation, ReadModel, Rows, Table, shape_of
+from tallybook.projections.read_models import BuildRecord, Generation, Hold, ReadModel, Rows, Table, shape_of
 
 from .database import Database, Session, damaged, definition, flaw, marks
 
@@ -298,6 +298,10 @@ class TableReadModelStore:
                 "WHERE number=? AND position<?",
                 (position, error, seen, build.number, position),
             )
+
+    def hold(self, name: str) -> Hold | None:
+        """Take what only one holder among all processes has."""
+        return self.database.hold(name)
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 

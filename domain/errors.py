@@ -215,7 +215,7 @@ REFUSALS: dict[str, Refusal] = {
 
 
 def refusal(code: str, message: str, *, remedy: str = "", **values: object) -> Refused:
-    """The error for a code of the catalogue, to be raised by the guard that found it; `remedy`, where it knows better."""
+    """The error for a code of the catalogue, to be raised by the guard that found it. `remedy`: if it knows better."""
     return REFUSALS[code].error(code, message, values, remedy)
 
 

@@ -145,6 +145,18 @@ class BuildRecord:
     """… these tables of it are not there, since somebody dropped them."""
 
 
+class Hold(Protocol):
+    """Something that only one holder among all processes has."""
+
+    def alive(self) -> bool:
+        """Whether it is still held: a connection that was lost takes it along."""
+        ...
+
+    def release(self) -> None:
+        """Give it up."""
+        ...
+
+
 class ReadModelStore(Protocol):
     """Where rows and builds live."""
 
@@ -190,6 +202,10 @@ class ReadModelStore(Protocol):
 
     def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
         """Note that a build could not fold the event at a position."""
+        ...
+
+    def hold(self, name: str) -> Hold | None:
+        """Take what only one holder among all processes has; None if somebody has it. It ends with the process."""
         ...
 
     def within(self, session: Any) -> ReadModelStore:

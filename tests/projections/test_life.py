@@ -1076,3 +1076,80 @@ def test_the_remedy_is_that_of_the_state(shop: Shop, monkeypatch: pytest.MonkeyP
     poison(monkeypatch, Tiers, lambda one: isinstance(one.event, ReadModelDirected))
     with pytest.raises(tallybook.NotAllowed, match="retry tiers"):
         shop.book.tiers.counts()
+
+
+# ── rebuilds that were cut off ────────────────────────────────────────────────────────────────────────────────────
+
+CUT_OFF = """
+import sys
+import tallybook
+from tallybook.projections.trail import Trail
+
+book = tallybook.open(sys.argv[1])
+
+def fold(self, batch, rows):
+    print("begun", flush=True)
+    sys.stdin.read()
+
+Trail.fold = fold
+book.projections.rebuild("trail")
+"""
+
+
+@pytest.mark.parametrize("removed_by", ["drop_superseded", "rebuild"])
+def test_a_rebuild_that_is_killed_is_told_from_one_that_runs_and_what_it_left_is_removed(
+    book: tallybook.Book, book_url: str, removed_by: str
+) -> None:
+    small_book(book)
+    numbers = [one.number for one in book._core.store.builds()]
+    other = subprocess.Popen(
+        [sys.executable, "-c", CUT_OFF, book_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "begun\n"
+        running = status_of(book, "trail")
+        assert (running.rebuilding, running.abandoned) == (0, None)
+        assert book.projections.drop_superseded() == 0
+        assert not any("cut off" in one.what for one in book.doctor(quick=True))
+    finally:
+        other.kill()
+        other.communicate()
+    until = time.monotonic() + 20
+    while status_of(book, "trail").abandoned is None and time.monotonic() < until:
+        time.sleep(0.05)  # a server notices that its client is gone
+    left = status_of(book, "trail")
+    assert (left.state, left.rebuilding, left.abandoned) == ("live", None, 0)
+    [told] = [one for one in book.doctor(quick=True) if "cut off" in one.what]
+    assert told.state == "warning"
+    assert "trail__4" in tables_of(book_url)
+    if removed_by == "rebuild":
+        book.projections.rebuild("tiers")  # another one's
+        assert status_of(book, "trail").abandoned == 0
+        book.projections.rebuild("trail")
+    else:
+        assert book.projections.drop_superseded() == 1
+        assert [one.number for one in book._core.store.builds()] == numbers
+    assert status_of(book, "trail").abandoned is None
+    assert sum(name.startswith("trail__") for name in tables_of(book_url)) == 1
+    assert len(book.audit.trail()) >= 4
+
+
+def test_of_two_rebuilds_of_one_read_model_the_second_waits_for_the_first(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(shop)
+    shop.book.projections.catch_up()
+    projector = shop.book._core.projector
+    hold = projector.store.hold("rebuilding-trail")
+    assert hold is not None
+    thread = threading.Thread(target=projector.rebuild, args=("trail",))
+    thread.start()
+    shop.book.projections.rebuild("tiers")
+    thread.join(timeout=0.3)
+    assert thread.is_alive()
+    assert [one.number for one in projector.store.builds() if one.name == "trail"] == [3]
+    hold.release()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert [one.number for one in projector.store.builds() if one.name == "trail"] == [5]
