@@ -12,11 +12,11 @@ from uuid import UUID
 import msgpack
 from eventsourcing.application import AggregateNotFoundError, Application, LRUCache, Repository
 from eventsourcing.domain import DomainEventProtocol
-from eventsourcing.persistence import EventStore, InfrastructureFactory, Mapper, Recording
+from eventsourcing.persistence import DataError, EventStore, InfrastructureFactory, IntegrityError, Mapper, Recording
 from eventsourcing.utils import Environment, EnvType
 
 from tallybook.domain.aggregate import A, Aggregate
-from tallybook.domain.errors import Refused, StoredFormError, refusal
+from tallybook.domain.errors import BookDamaged, Refused, StoredFormError, refusal
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Batch, Progress, Recorded, Unreadable
 
@@ -76,8 +76,9 @@ class BookEventStore(EventStore[UUID]):
                 inline=lambda session, last: fold(session, last, [*map(Recorded, count(last + 1), events)]),
                 **kwargs,
             )
-        except InlineError:
-            # What can't be folded stops a read model, never a command.
+        except (InlineError, IntegrityError, DataError, BookDamaged):
+            # What can't be folded stops a read model, never a command. A server may refuse a row at the commit only;
+            # what the command itself is refused for is refused again.
             self._recorder.append(rows, **kwargs)
         inline.after()
         return []

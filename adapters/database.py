@@ -4,9 +4,13 @@ Statements are written once, with `?` for values and `{integer}`, `{text}`, `{bl
 a table's definition. Nothing outside of `sqlite.py` and `postgres.py` knows which database it talks to, and each of
 the two turns its driver's errors into Tallybook's in one place:
 
-    IntegrityError (eventsourcing's)   a row is there already; the command is tried again
-    refusal("busy")                    a lock was not free in time
-    BookError and its kinds            the disk is full, the file read-only or damaged, the server gone
+    KeyTaken (an IntegrityError)     a row is there already; the command is tried again
+    refusal("busy")                  a lock was not free in time, or the server broke a statement off
+    StatementRefused (a DataError)   a value or a row that the database does not take: nothing is wrong with the book
+    BookError and its kinds          the disk is full, the file read-only or damaged, the server gone
+    DatabaseFailed (a BookError)     anything else
+
+All of them are Tallybook's, whatever else they are: no public method raises another's error because of the database.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from tallybook.domain.errors import BookDamaged, NewerBook
-from tallybook.projections.read_models import Table
+from eventsourcing.persistence import DataError, IntegrityError, OperationalError
+
+from tallybook.domain.errors import BookDamaged, BookError, NewerBook, TallybookError
+from tallybook.projections.read_models import Hold, Table
 
 FORMAT = 1
 """Newest layout of a book's files and tables that this release knows."""
@@ -31,6 +37,18 @@ ALTERED = (
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 
 _TYPES: Mapping[str, type] = {"integer": int, "text": str, "blob": bytes}
+
+
+class KeyTaken(TallybookError, IntegrityError):
+    """A key is there already, or a constraint of a table forbids a row."""
+
+
+class StatementRefused(TallybookError, DataError):
+    """A database does not take a statement for what it says or holds, and would not take it another time."""
+
+
+class DatabaseFailed(BookError, OperationalError):
+    """A database did not do what was asked, for a reason of its own."""
 
 
 class Answer(Protocol):
@@ -95,18 +113,6 @@ class Watch(Protocol):
         ...
 
 
-class Hold(Protocol):
-    """Something that only one holder among all processes has."""
-
-    def alive(self) -> bool:
-        """Whether it is still held: a connection that was lost takes it along."""
-        ...
-
-    def release(self) -> None:
-        """Give it up."""
-        ...
-
-
 class Database(Protocol):
     """A database that a book's log, reads or read models live in. Threads may share it."""
 
@@ -123,6 +129,11 @@ class Database(Protocol):
     @property
     def for_share(self) -> str:
         """The same, to keep others from changing or deleting the rows."""
+        ...
+
+    @property
+    def table_names(self) -> str:
+        """An expression in SQL: the names of all tables, with spaces between them; NULL where there are none."""
         ...
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
@@ -171,6 +182,20 @@ def definition(table: Table, *, temporary: str = "") -> list[str]:
 def damaged(what: str, place: str, remedy: str = EXAMINE) -> BookDamaged:
     """The error for something in a database that Tallybook did not write so."""
     return BookDamaged(f"{what} in {place}.", path=place, remedy=remedy)
+
+
+def refused(said: object, place: str) -> StatementRefused:
+    """The error for what a database does not take."""
+    return StatementRefused(f"{place} does not take what was to be read or written: {said}.")
+
+
+def unexpected(said: object, place: str) -> DatabaseFailed:
+    """The error for what nothing more is known of than the database's own words."""
+    return DatabaseFailed(
+        f"{place} did not do what was asked: {said}.",
+        path=place,
+        remedy="Nothing of it is in the book. Try again; if it stays so, see what `tallybook doctor` finds.",
+    )
 
 
 def flaw(table: Table, row: Sequence[Any], nullable: Collection[str] = ()) -> str | None:

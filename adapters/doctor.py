@@ -34,7 +34,7 @@ from tallybook.domain.errors import (
 )
 from tallybook.domain.events import REGISTRY
 from tallybook.domain.personal import Personal
-from tallybook.projections.projector import DIVERGED, FAILED, Status
+from tallybook.projections.projector import DIVERGED, FAILED, Status, remedy_for
 from tallybook.projections.read_models import Progress
 
 from . import limits
@@ -630,6 +630,11 @@ def read_models(patient: Patient) -> Iterator[Word]:
     found = patient.status()
     head = patient.log.position() if patient.log else 0  # after them: they follow it
     for one in found:
+        if one.abandoned is not None:
+            yield warning(
+                f"a rebuild of {one.name} was cut off at position {one.abandoned:,}; its tables are left",
+                "`tallybook projections drop-superseded` removes them, and so does the next rebuild.",
+            )
         lag = max(0, one.lag)
         told = f"{one.name} (version {one.version}) is {one.state}, at position {one.position:,}, {lag:,} behind"
         if one.position > head:
@@ -637,10 +642,11 @@ def read_models(patient: Patient) -> Iterator[Word]:
         elif one.state == FAILED:
             yield failed(
                 f"{told}; position {one.failed_position}: {one.error}",
-                f"Mend the cause, then `tallybook projections retry {one.name}`, or skip the event.",
+                remedy_for(one.name, one.state),
             )
         elif one.state == DIVERGED:
-            yield warning(f"{told}: its rows are another log's, or damaged", "The next catch-up builds it anew.")
+            why = one.error or "its rows are another log's"
+            yield warning(f"{told}: {why}", "The next question or catch-up builds it anew.")
         else:
             yield ok(told)
 

@@ -26,8 +26,6 @@ from types import TracebackType
 from typing import Any, LiteralString, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from eventsourcing import persistence
-
 from tallybook.domain.errors import (
     BookClosed,
     BookDamaged,
@@ -42,7 +40,18 @@ from tallybook.domain.errors import (
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, FORMAT, NOTES, Answer, check_format, damaged
+from .database import (
+    ALTERED,
+    FORMAT,
+    NOTES,
+    Answer,
+    KeyTaken,
+    StatementRefused,
+    check_format,
+    damaged,
+    refused,
+    unexpected,
+)
 
 try:
     import psycopg
@@ -75,7 +84,12 @@ DIALECT: Mapping[str, str] = {"integer": "BIGINT", "text": 'TEXT COLLATE "C"', "
 logger = logging.getLogger("tallybook.postgres")
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}")
-_BUSY = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
+_BUSY = {
+    "55P03": "A lock in the book's database was not free in time",
+    "40P01": "A deadlock in the book's database was broken off, and this transaction with it",
+    "40001": "The book's database could not bring this transaction into an order with others",
+    "57014": "The server broke off a statement",  # somebody cancelled it, or it took longer than is allowed
+}
 _LOST = {"57P01", "57P02", "57P03", "57P05", "25P03"}  # shutdowns, and sessions that the server ended
 _ALTERED = {
     "3F000", "42P01", "42703",  # no such schema, table, column
@@ -89,16 +103,9 @@ _SLOTS = (
     "Close connections to the server, or raise its `max_connections` (or the limit of the role or the database), "
     "and try again."
 )
-_KINDS: Sequence[tuple[type[psycopg.Error], type[persistence.PersistenceError]]] = (
-    (psycopg.IntegrityError, persistence.IntegrityError),
-    (psycopg.InterfaceError, persistence.InterfaceError),
-    (psycopg.DataError, persistence.DataError),
-    (psycopg.OperationalError, persistence.OperationalError),
-    (psycopg.InternalError, persistence.InternalError),
-    (psycopg.ProgrammingError, persistence.ProgrammingError),
-    (psycopg.NotSupportedError, persistence.NotSupportedError),
-    (psycopg.DatabaseError, persistence.DatabaseError),
-)
+_REFUSING = {"38", "39", "54", "P0"}
+"""Classes of SQLSTATE that tell of what a statement holds, whatever psycopg calls them: a trigger's or a function's
+refusal, and a row, a key or a statement that is beyond the server's limits."""
 
 
 # ── what a URL names ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,7 +172,7 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
             unknown=committing,
         )
     if state in _BUSY:
-        return refusal("busy", "A lock in the book's database was not free in time.")
+        return refusal("busy", f"{_BUSY[state]}: {_said(error)}.", sqlstate=state)
     if state == "53100":
         return BookFull(
             f"There is no space left for {place}; what was being written is not in it.",
@@ -189,10 +196,12 @@ def translated(error: psycopg.Error, place: str, *, lost: bool = False, committi
             path=place,
             remedy="See `tallybook doctor`; restore the book from a backup.",
         )
-    for kind, ours in _KINDS:
-        if isinstance(error, kind):
-            return ours(error)
-    return persistence.PersistenceError(error)
+    if isinstance(error, psycopg.IntegrityError):
+        return KeyTaken(_said(error))
+    told = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+    if isinstance(error, told) or (state or "")[:2] in _REFUSING:
+        return refused(_said(error), place)
+    return unexpected(_said(error), place)
 
 
 def _said(error: psycopg.Error | OSError) -> str:
@@ -249,7 +258,7 @@ class _Column:
             try:
                 items = b"".join(parts)
             except TypeError as error:
-                raise persistence.ProgrammingError("bytes are wanted: streams have UUIDs here, no texts") from error
+                raise StatementRefused("Bytes are wanted: streams have UUIDs here, no texts.") from error
         return _ARRAY(1, 1, _ARRAYS[kind][2], len(values), 1) + items
 
 
@@ -530,7 +539,7 @@ class PostgresSession:
             raise
         self._database._give_back(link)
         if last is None or last.command_status != b"COMMIT":
-            raise persistence.OperationalError(f"a statement failed, and the transaction on {place} was rolled back")
+            raise unexpected("a statement failed, and the transaction was rolled back", place)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and fetch all of its rows."""
@@ -653,6 +662,7 @@ class PostgresDatabase:
 
     for_update = " FOR UPDATE"
     for_share = " FOR SHARE"
+    table_names = "(SELECT string_agg(tablename::text, ' ') FROM pg_tables WHERE schemaname=current_schema())"
 
     def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> None:
         """Raises BookError for a URL that names no database; connects when it is first used."""
@@ -793,7 +803,7 @@ class PostgresDatabase:
             return None
         noted: dict[str, str] = {}
         if "book" in there:
-            with suppress(persistence.PersistenceError, BookDamaged):  # a table of that name with other columns
+            with suppress(StatementRefused, BookDamaged):  # a table of that name with other columns
                 noted = dict(session.rows("SELECT name, value FROM book"))
         if noted.get("application") != application or "origin" not in noted:
             raise NotABook(
@@ -981,7 +991,10 @@ class _Listener:
         self._counts: dict[str, int] = {}
         self._gaps = 0
         self._stop = Event()
-        self._waker, self._woken = socket.socketpair()
+        try:
+            self._waker, self._woken = socket.socketpair()
+        except OSError as error:
+            raise unexpected(error.strerror or error, database.place) from error
         self._thread = Thread(
             target=self._run, args=(self._listening(),), name=f"{database.channel} listener", daemon=True
         )

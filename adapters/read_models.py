@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 from eventsourcing.persistence import IntegrityError, PersistenceError
 
 from tallybook.domain.errors import BookDamaged
-from tallybook.projections.read_models import BuildRecord, Generation, ReadModel, Rows, Table, shape_of
+from tallybook.projections.read_models import BuildRecord, Generation, Hold, ReadModel, Rows, Table, shape_of
 
 from .database import Database, Session, damaged, definition, flaw, marks
 
@@ -47,13 +48,24 @@ BUILDS = Table(
 )
 _KEPT = [column for column, _ in BUILDS.columns]
 NUMBER_MAX = 2**53
+
+logger = logging.getLogger("tallybook.projections")
+
 _TABLE_NAMES = re.compile(r"(?<!\S)[a-z_][a-z0-9_]*(?!\S)", re.IGNORECASE)
 """What `tables` holds goes into a statement that drops them: nothing else may."""
 
 
-def _record(row: tuple[Any, ...]) -> BuildRecord:
-    """What a row of a build says. One that can't be ours stands for rows that are of no use."""
-    number, name, version, shape, _, live, position, target, muted, mark, at, error, seen = row
+def _tables_in(tables: object, number: int) -> list[str]:
+    """The names of a build's tables."""
+    return [_name(table, number) for table in _TABLE_NAMES.findall(tables if type(tables) is str else "")]
+
+
+def _record(row: Sequence[Any], there: Collection[str] | None = None) -> BuildRecord:
+    """What a row of a build says. One that can't be ours stands for rows that are of no use.
+
+    `there`: the tables that the database has.
+    """
+    number, name, version, shape, tables, live, position, target, muted, mark, at, error, seen = row
     wrong = flaw(BUILDS, row, ("failed_position",)) or not (
         0 < number < NUMBER_MAX
         and live in (0, 1)
@@ -62,7 +74,23 @@ def _record(row: tuple[Any, ...]) -> BuildRecord:
     )
     if wrong:
         return BuildRecord(number, str(name), version, str(shape), True, 0, 0, 0, damaged=True)
-    return BuildRecord(number, name, version, shape, bool(live), position, target, muted, mark, at, error, seen)
+    missing = [] if there is None else [one for one in _tables_in(tables, number) if one not in there]
+    return BuildRecord(
+        number,
+        name,
+        version,
+        shape,
+        bool(live),
+        position,
+        target,
+        muted,
+        mark,
+        at,
+        error,
+        seen,
+        damaged=bool(missing),
+        missing=tuple(missing),
+    )
 
 
 class TableRows:
@@ -153,10 +181,18 @@ class TableReadModelStore:
 
     def builds(self) -> list[BuildRecord]:
         """All builds, of other versions too, in the order in which they were begun."""
-        return [
-            _record(row)
-            for row in self._rows(f"SELECT {', '.join(_KEPT)} FROM read_model_builds ORDER BY number")  # noqa: S608 - names of ours
-        ]
+        # With one statement: a build that is swapped out between two would seem to lack its tables.
+        asked = f"SELECT {self.database.table_names}, {', '.join(_KEPT)} FROM read_model_builds ORDER BY number"  # noqa: S608 - names of ours
+        try:
+            rows = self._rows(asked)
+        except BookDamaged:
+            if self._within is not None or self.database.has_table(BUILDS.name):
+                raise
+            logger.warning("The table %s in %s is gone: read models are built anew.", BUILDS.name, self.database.place)
+            self.create_table()
+            rows = self._rows(asked)
+        there = frozenset((rows[0][0] or "").split()) if rows else frozenset()
+        return [_record(row, there) for _, *row in rows]
 
     def begin(self, model: ReadModel, head: int) -> Generation:
         """Make empty tables for a new build."""
@@ -165,6 +201,7 @@ class TableReadModelStore:
                 with self._session() as session:
                     [(last,)] = session.rows("SELECT MAX(number) FROM read_model_builds")
                     build = Generation(model, (last or 0) + 1)
+                    ownerless = self._ownerless(session, model)
                     [(before,)] = session.rows(
                         "SELECT MAX(position) FROM read_model_builds WHERE name=? AND live=1", (model.name,)
                     )
@@ -181,14 +218,22 @@ class TableReadModelStore:
                             b"",
                         ),
                     )
-                    for table in map(partial(_built, build), model.tables):
-                        # Left by a build whose row is gone, so that its number was free.
-                        session.define(f"DROP TABLE IF EXISTS {table.name}")
-                        for statement in definition(table):
+                    for table in ownerless:
+                        session.define(f"DROP TABLE IF EXISTS {table}")
+                    for built in map(partial(_built, build), model.tables):
+                        for statement in definition(built):
                             session.define(statement)
                     return build
             except IntegrityError:
                 continue  # another process took the number
+
+    def _ownerless(self, session: Session, model: ReadModel) -> list[str]:
+        """Tables of a read model that no row of a build speaks of: somebody deleted the row."""
+        [(names,)] = session.rows(f"SELECT {self.database.table_names}")
+        owned = {number for (number,) in session.rows("SELECT number FROM read_model_builds")}
+        patterns = [re.compile(rf"{re.escape(table.name)}__([0-9]+)") for table in model.tables]
+        found = [(name, one.fullmatch(name)) for name in (names or "").split() for one in patterns]
+        return [name for name, match in found if match is not None and int(match[1]) not in owned]
 
     def go_live(self, build: Generation) -> int | None:
         """Swap a build in at once and drop those before it, of the same version; side effects are due after the
@@ -219,7 +264,8 @@ class TableReadModelStore:
         with self._session() as session:
             of, wanted = ("name", name) if number is None else ("number", number)
             rows = session.rows(
-                f"SELECT {', '.join(_KEPT)} FROM read_model_builds WHERE {of}=?" + self.database.for_update,  # noqa: S608 - names of ours
+                f"SELECT {', '.join(_KEPT)} FROM read_model_builds WHERE {of}=? "  # noqa: S608 - names of ours
+                "ORDER BY number" + self.database.for_update,
                 (wanted,),
             )
             found = [one for one in map(_record, rows) if one.name == name and version in (None, one.version)]
@@ -230,8 +276,8 @@ class TableReadModelStore:
     def _drop(self, session: Session, numbers: Sequence[int]) -> None:
         for number in numbers:
             for (tables,) in session.rows("SELECT tables FROM read_model_builds WHERE number=?", (number,)):
-                for table in _TABLE_NAMES.findall(tables if type(tables) is str and number > 0 else ""):
-                    session.define(f"DROP TABLE IF EXISTS {_name(table, number)}")
+                for table in _tables_in(tables, number) if number > 0 else ():
+                    session.define(f"DROP TABLE IF EXISTS {table}")
             session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
 
     def tracked(self, build: Generation) -> int:
@@ -252,6 +298,10 @@ class TableReadModelStore:
                 "WHERE number=? AND position<?",
                 (position, error, seen, build.number, position),
             )
+
+    def hold(self, name: str) -> Hold | None:
+        """Take what only one holder among all processes has."""
+        return self.database.hold(name)
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -14,30 +14,17 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 from weakref import WeakSet
 
-from eventsourcing import persistence
-
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, Answer, check_format, damaged
+from .database import ALTERED, Answer, KeyTaken, check_format, damaged, refused, unexpected
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
 """How often a watch looks whether another process has committed."""
 
 DIALECT: Mapping[str, str] = {"integer": "INTEGER", "text": "TEXT", "blob": "BLOB", "compact": " WITHOUT ROWID"}
-
-_KINDS: Sequence[tuple[type[sqlite3.Error], type[persistence.PersistenceError]]] = (
-    (sqlite3.IntegrityError, persistence.IntegrityError),
-    (sqlite3.InterfaceError, persistence.InterfaceError),
-    (sqlite3.DataError, persistence.DataError),
-    (sqlite3.OperationalError, persistence.OperationalError),
-    (sqlite3.InternalError, persistence.InternalError),
-    (sqlite3.ProgrammingError, persistence.ProgrammingError),
-    (sqlite3.NotSupportedError, persistence.NotSupportedError),
-    (sqlite3.DatabaseError, persistence.DatabaseError),
-)
 
 _ALTERED = ("no such table", "no such column", "table ", "Could not decode to UTF-8")
 """What SQLite says of a table or column that is not there or has another shape, and the module of a text that is none:
@@ -84,10 +71,11 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
         )
     if str(error).startswith(_ALTERED):
         return damaged(f"Something of the book was dropped or altered ({error})", place, ALTERED)
-    for kind, ours in _KINDS:
-        if isinstance(error, kind):
-            return ours(error)
-    return persistence.PersistenceError(error)
+    if isinstance(error, sqlite3.IntegrityError):
+        return KeyTaken(str(error))
+    if isinstance(error, (sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+        return refused(error, place)
+    return unexpected(error, place)
 
 
 def check_same_process(pid: int, place: str) -> None:
@@ -318,6 +306,7 @@ class SQLiteDatabase:
 
     for_update = ""
     for_share = ""
+    table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
 
     def __init__(
         self,

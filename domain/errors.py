@@ -34,15 +34,15 @@ class Refused(TallybookError):
     `code` is stable, `values` are what decided (never personal), `remedy` tells how to mend it.
     """
 
-    def __init__(self, code: str, message: str, values: dict[str, object] | None = None) -> None:
+    def __init__(self, code: str, message: str, values: dict[str, object] | None = None, remedy: str = "") -> None:
         self.code = code
         self.message = message
         self.values: dict[str, object] = values or {}
-        self.remedy = REFUSALS[code].remedy
+        self.remedy = remedy or REFUSALS[code].remedy
         super().__init__(f"{message} [{code}] {self.remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.code, self.message, self.values)
+        return type(self), (self.code, self.message, self.values, self.remedy)
 
 
 class InvalidInput(Refused):
@@ -208,15 +208,15 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "busy": Refusal(
         Conflict,
-        "another process held the book's write lock for too long",
+        "another process held a lock of the book for too long, or the server broke off a statement",
         "Try again; the command had no effect. See `lock_timeout_s` of `tallybook.open`.",
     ),
 }
 
 
-def refusal(code: str, message: str, **values: object) -> Refused:
-    """The error for a code of the catalogue, to be raised by the guard that found it."""
-    return REFUSALS[code].error(code, message, values)
+def refusal(code: str, message: str, *, remedy: str = "", **values: object) -> Refused:
+    """The error for a code of the catalogue, to be raised by the guard that found it. `remedy`: if it knows better."""
+    return REFUSALS[code].error(code, message, values, remedy)
 
 
 def whole(value: object, name: str, least: int = 1, most: int = 10**12) -> int:

@@ -14,7 +14,9 @@ A failure stops that read model alone. A rebuild fills new tables beside the liv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from eventsourcing.persistence import OperationalError
@@ -26,6 +28,7 @@ from .read_models import (
     Batch,
     BuildRecord,
     Generation,
+    Hold,
     Log,
     Progress,
     ReadModel,
@@ -43,6 +46,8 @@ PART_BATCH = 20_000
 NEW, CATCHING_UP, LIVE, PAUSED, FAILED, RETIRED = "new", "catching up", "live", "paused", "failed", "retired"
 SUPERSEDED, DIVERGED = "superseded", "diverged"
 ERROR_CHARS_MAX = 500
+LOOK_AGAIN_S = 0.1
+"""How often a rebuild looks whether another one of the same read model has ended."""
 
 logger = logging.getLogger("tallybook.projections")
 
@@ -63,17 +68,29 @@ class Status:
     position: int
     head: int
     state: str
-    """new, catching up, live, paused, failed, retired; diverged: rows from another history of the log, which the next
-    catch-up builds anew; superseded: rows of another version that nobody maintains."""
+    """new, catching up, live, paused, failed, retired; diverged: rows from another history of the log, or tables that
+    somebody dropped, which the next catch-up builds anew; superseded: rows of another version that nobody maintains."""
     failed_position: int | None = None
     error: str = ""
     rebuilding: int | None = None
     """The position of a build that is being filled beside the live one."""
+    abandoned: int | None = None
+    """The position of one that nobody fills any more: its rebuild was cut off. `drop_superseded` or the next rebuild
+    removes it."""
 
     @property
     def lag(self) -> int:
         """Events that it has not folded yet."""
         return self.head - self.position
+
+
+def remedy_for(name: str, state: str) -> str:
+    """What leads out of a state in which a read model stands still; empty where that is no decision."""
+    if state in (PAUSED, RETIRED):
+        return f"`tallybook projections resume {name}` lets it {'go on' if state == PAUSED else 'start anew'}."
+    if state == FAILED:
+        return f"Mend the cause, then `tallybook projections retry {name}`; or skip the event."
+    return ""
 
 
 class _Moved(Exception):
@@ -131,6 +148,7 @@ class Projector:
             raise refusal(
                 "read_model_stopped",
                 f"The read model {model.name} is {status.state} at position {position}, the log at {head}.",
+                remedy=remedy_for(status.name, status.state),
                 read_model=model.name,
                 state=status.state,
                 position=position,
@@ -145,7 +163,14 @@ class Projector:
         `parts` folds the bulk of it in several processes. Raises KeyError, ReadModelFailed.
         """
         models = [self.model(name) for name in names] or self.models
+        with ExitStack() as held:
+            for name in sorted({model.name for model in models}):
+                held.callback(self._only_rebuild(name).release)
+            return self._rebuild(models, progress, parts)
+
+    def _rebuild(self, models: Sequence[ReadModel], progress: Progress | None, parts: Parts | None) -> int:
         self._drop_damaged()
+        self._drop_begun({model.name for model in models})
         head = self.log.position()
         builds = [self.store.begin(model, head) for model in models]
         try:
@@ -223,27 +248,36 @@ class Projector:
         The others follow with the next catch-up. Raises whatever a fold raises.
         """
         store = self.store.within(session)
+        found = [store.generation(self.model(name)) for name in names if name not in operations.stopped]
+        # Builds are locked before their rows are read, as whoever swaps or drops one does, and by number, as `commit`
+        # does: else two that fold would wait for each other.
+        builds = sorted((one for one in found if one is not None), key=lambda one: one.number)
         work: list[tuple[Generation, Rows, int]] = []
-        for name in names:
-            model = self.model(name)
-            build = store.generation(model)
-            # The build's row is locked before its rows are read, as whoever swaps or drops it does.
-            if build is None or name in operations.stopped or store.tracked(build) != after:
-                continue
+        for build in [one for one in builds if store.tracked(one) == after]:
             rows = store.rows(build)
-            model.fold(events, rows)
+            build.model.fold(events, rows)
             work.append((build, rows, after))
         if work:
             store.commit(work, events[-1].position, _mark(events, events[-1].position))
 
     def drop_superseded(self) -> int:
-        """Drop rows that read models of other versions left; how many builds there were."""
-        return sum(self.store.drop(one.name, version=one.version) for one in self.status() if one.state == SUPERSEDED)
+        """Drop rows that read models of other versions left, and rebuilds that were cut off; how many there were."""
+        dropped = 0
+        for name in self._abandoned(self.store.builds()):
+            hold = self.store.hold(_rebuilding(name))
+            if hold is not None:
+                try:
+                    dropped += self._drop_begun({name})
+                finally:
+                    hold.release()
+        left = [one for one in self.status() if one.state == SUPERSEDED]
+        return dropped + sum(self.store.drop(one.name, version=one.version) for one in left)
 
     def status(self) -> list[Status]:
         """How each read model is, and which rows of other versions are left."""
         operations = self._operations()
         records = self.store.builds()
+        abandoned = self._abandoned(records)
         head = self.log.position()  # after the positions, so that none is beyond it
         found = []
         for model in self.models:
@@ -259,8 +293,9 @@ class Projector:
                     head,
                     self._state(model, live, operations),
                     live.failed_position if live and self._has_failed(live, operations) else None,
-                    live.failed_error if live and self._has_failed(live, operations) else "",
-                    next((one.position for one in mine if one.number == beside), None),
+                    self._error(live, operations),
+                    next((one.position for one in mine if one.number == beside and model.name not in abandoned), None),
+                    abandoned.get(model.name),
                 )
             )
         known = {(model.name, model.version, shape_of(model)) for model in self.models}
@@ -291,6 +326,11 @@ class Projector:
             return FAILED
         return LIVE if live.position >= min(live.target, self.log.position()) else CATCHING_UP
 
+    def _error(self, live: BuildRecord | None, operations: Operations) -> str:
+        if live is not None and live.damaged:
+            return _flaw(live)
+        return live.failed_error if live is not None and self._has_failed(live, operations) else ""
+
     @staticmethod
     def _has_failed(live: BuildRecord, operations: Operations) -> bool:
         return live.failed_position is not None and operations.cleared.get(live.name, 0) <= live.failed_seen
@@ -313,11 +353,35 @@ class Projector:
         found = self.log.mark(record.position)
         return found is None or (record.mark not in (b"", found) and found != b"")
 
+    def _only_rebuild(self, name: str) -> Hold:
+        """What the one process has that rebuilds a read model, once it is free."""
+        while (hold := self.store.hold(_rebuilding(name))) is None:
+            time.sleep(LOOK_AGAIN_S)
+        return hold
+
+    def _abandoned(self, records: Sequence[BuildRecord]) -> Mapping[str, int]:
+        """Of read models with builds that are not live and that nobody fills: how far the last of these got."""
+        found = {}
+        for name in [model.name for model in self.models]:
+            begun = [one.position for one in records if one.name == name and not one.live and not one.damaged]
+            hold = self.store.hold(_rebuilding(name)) if begun else None
+            if hold is not None:
+                hold.release()
+                found[name] = begun[-1]
+        return found
+
+    def _drop_begun(self, names: Collection[str]) -> int:
+        """Drop builds that are not live, for whoever holds their rebuilds; how many there were."""
+        begun = [one for one in self.store.builds() if one.name in names and not one.live]
+        return sum(self.store.drop(one.name, number=one.number) for one in begun)
+
     def _drop_damaged(self) -> None:
-        """Drop builds of which nothing is known but their number: the log gives them again."""
+        """Drop builds of which nothing is known but their number, or tables are gone: the log gives them again."""
         for record in self.store.builds():
             if record.damaged:
-                logger.warning("What is kept of build %d (%s) is damaged: it is dropped.", record.number, record.name)
+                logger.warning(
+                    "Build %d of the read model %s is dropped: %s.", record.number, record.name, _flaw(record)
+                )
                 self.store.drop(record.name, number=record.number)
 
     def _without_diverged(
@@ -485,6 +549,18 @@ class Projector:
             except Exception:
                 # The rows are durable and others listen, too.
                 logger.exception("What listens to a read model raised an error.")
+
+
+def _rebuilding(name: str) -> str:
+    """What the one process holds that rebuilds a read model."""
+    return f"rebuilding-{name}"
+
+
+def _flaw(record: BuildRecord) -> str:
+    """What is wrong with a build that is of no use."""
+    if record.missing:
+        return f"the table {', '.join(record.missing)} is gone"
+    return "what is kept of it is damaged"
 
 
 def _after(batch: Sequence[Recorded], position: int) -> Sequence[Recorded]:

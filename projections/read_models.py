@@ -140,7 +140,21 @@ class BuildRecord:
     failed_seen: int = 0
     """How many decisions about read models were known when it failed."""
     damaged: bool = False
-    """Whether what is kept can't be what was written: only the number counts then."""
+    """Whether it is of no use: what is kept can't be what was written, so that only the number counts, or …"""
+    missing: tuple[str, ...] = ()
+    """… these tables of it are not there, since somebody dropped them."""
+
+
+class Hold(Protocol):
+    """Something that only one holder among all processes has."""
+
+    def alive(self) -> bool:
+        """Whether it is still held: a connection that was lost takes it along."""
+        ...
+
+    def release(self) -> None:
+        """Give it up."""
+        ...
 
 
 class ReadModelStore(Protocol):
@@ -188,6 +202,10 @@ class ReadModelStore(Protocol):
 
     def fail(self, build: Generation, position: int, error: str, seen: int) -> None:
         """Note that a build could not fold the event at a position."""
+        ...
+
+    def hold(self, name: str) -> Hold | None:
+        """Take what only one holder among all processes has; None if somebody has it. It ends with the process."""
         ...
 
     def within(self, session: Any) -> ReadModelStore:

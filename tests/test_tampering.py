@@ -450,9 +450,7 @@ DROPPED = [
     "ALTER SCHEMA {0} RENAME TO {0}_x",
     *(
         f"DROP TABLE {{0}}.{table}"
-        for table in (
-            "stored_events", "head", "receipts", "claims", "data_keys", "access_records", "read_model_builds",
-        )
+        for table in ("stored_events", "head", "receipts", "claims", "data_keys", "access_records")
     ),
     "ALTER TABLE {0}.stored_events DROP COLUMN topic",
     "ALTER TABLE {0}.head DROP COLUMN frontier",

@@ -95,7 +95,7 @@ def run() -> None:
         raise SystemExit(2) from None
     except (PersistenceError, sqlite3.Error, OSError) as error:
         err.print(
-            f"{type(error).__name__}: {error}. The book may be locked or damaged: try again, and see `audit verify`.",
+            f"{type(error).__name__}: {error}. Try again; if it stays so, see what `tallybook doctor` finds.",
             markup=False,
         )
         raise SystemExit(2) from None
@@ -893,6 +893,11 @@ def projections_status(book: BookUrl, as_json: AsJson = False) -> None:
                 out.print(f"{one.name} failed at position {one.failed_position}: {one.error}", markup=False)
             if one.rebuilding is not None:
                 out.print(f"{one.name} is being rebuilt: at position {one.rebuilding:,}.")
+            if one.abandoned is not None:
+                out.print(
+                    f"A rebuild of {one.name} was cut off at position {one.abandoned:,}: "
+                    "`tallybook projections drop-superseded` removes what it left, and so does the next rebuild."
+                )
 
     _say([{**asdict(one), "lag": one.lag} for one in status], as_json, show)
 

@@ -18,7 +18,7 @@ from tallybook.adapters.log import LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import KeyCreated
-from tallybook.domain.errors import BookClosed, BookError, Refused, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.projections.profiles import Profiles
@@ -223,7 +223,7 @@ class Inline:
         """Catch up what could not be folded in the commit. What is committed stands, whatever happens here."""
         try:
             self._core.projector.catch_up(names=self._names)
-        except (BookError, Refused, PersistenceError):
+        except (TallybookError, PersistenceError):
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
 
 

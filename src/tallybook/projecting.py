@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from eventsourcing.persistence import OperationalError
 
 from tallybook.adapters.bulk import rarely_collecting
-from tallybook.adapters.database import Hold
 from tallybook.domain.errors import BookClosed, BookUnreachable, Refused, listed, refusal, whole
 from tallybook.domain.operations import PAUSED, RESUMED, RETIRED, RETRIED, SKIPPED
-from tallybook.projections.projector import FAILED, Status
-from tallybook.projections.read_models import Generation, Progress, ReadModel, Recorded
+from tallybook.projections.projector import FAILED, Status, remedy_for
+from tallybook.projections.read_models import Generation, Hold, Progress, ReadModel, Recorded
 
 from .commands import Desk, Work, command
 from .times import When
@@ -52,8 +51,8 @@ class ProjectionsDesk(Desk):
 
         The live rows answer queries, and writers go on, until the swap. With `processes`, the subjects are divided
         among as many Python processes (a book in memory has only one). Side effects (`on_update`) are muted.
-        One that is paused or retired is left as it is. Refuses: invalid_argument, read_model_stopped. Raises
-        ReadModelFailed; the live rows stay then.
+        One that is paused or retired is left as it is. Waits for another rebuild of the same one.
+        Refuses: invalid_argument, read_model_stopped. Raises ReadModelFailed; the live rows stay then.
         """
         core = self._core
         core.check_open()
@@ -61,7 +60,11 @@ class ProjectionsDesk(Desk):
         stopped = core.operations().stopped
         if name in stopped:
             raise refusal(
-                "read_model_stopped", f"The read model {name} is {stopped[name]}.", read_model=name, state=stopped[name]
+                "read_model_stopped",
+                f"The read model {name} is {stopped[name]}.",
+                remedy=remedy_for(name, stopped[name]),
+                read_model=name,
+                state=stopped[name],
             )
         models = [self._model(name)] if name else [one for one in core.projector.models if one.name not in stopped]
         options = core.storage.options
@@ -126,9 +129,9 @@ class ProjectionsDesk(Desk):
         self._core.projector.listeners.setdefault(name, []).append(listener)
 
     def drop_superseded(self) -> int:
-        """Drop the rows that other versions of the read models left in the book; how many builds there were.
+        """Drop what other versions of the read models and rebuilds that were cut off left; how many builds there were.
 
-        They are kept until then, because hosts that run another release may still ask them.
+        Rows of other versions are kept until then, because hosts that run another release may still ask them.
         """
         self._core.check_open()
         return self._core.projector.drop_superseded()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tallybook.adapters import clock
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.storage import open_storage
+from tallybook.domain.errors import BookError
 from tallybook.projections.read_models import Generation
 
 from .core import Core
@@ -36,16 +39,20 @@ def fold_in_processes(options: Options, builds: Sequence[Generation], head: int,
                 "head": head,
                 "part": [index, processes],
             }
-            process = subprocess.Popen(
-                [sys.executable, "-c", "from tallybook.worker import main; main()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", "from tallybook.worker import main; main()"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                )
+            except OSError as error:
+                raise _not_started(error) from error
             started.append(process)
             assert process.stdin is not None
-            process.stdin.write(json.dumps(task).encode())
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it died at once: its status tells
+                process.stdin.write(json.dumps(task).encode())
+                process.stdin.close()
             process.stdin = None
         sound = True
         for process in started:
@@ -59,6 +66,19 @@ def fold_in_processes(options: Options, builds: Sequence[Generation], head: int,
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def _not_started(error: OSError) -> BookError:
+    """The error for a process that the system does not let us start."""
+    limits = {
+        errno.EMFILE: "Raise the limit of open files (`ulimit -n`), or rebuild in one process.",
+        errno.ENFILE: "Close files of other programs: the whole system has too many open; or rebuild in one process.",
+        errno.EAGAIN: "Raise the limit of processes (`ulimit -u`), or rebuild in one process.",
+    }
+    return BookError(
+        f"A process of the rebuild can't be started: {error.strerror or error}.",
+        remedy=limits.get(error.errno or 0, "Rebuild in one process."),
+    )
 
 
 def main() -> None:

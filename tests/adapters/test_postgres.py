@@ -27,6 +27,7 @@ from tests.postgres import (
 )
 
 from tallybook.adapters import postgres
+from tallybook.adapters.database import DatabaseFailed, KeyTaken, StatementRefused
 from tallybook.adapters.log import LogRecorder, Receipt
 from tallybook.adapters.postgres import PostgresDatabase, parse, place_of, translated
 from tallybook.domain.errors import (
@@ -37,6 +38,7 @@ from tallybook.domain.errors import (
     BookReadOnly,
     BookUnreachable,
     Refused,
+    TallybookError,
 )
 from tallybook.projections.read_models import Table
 
@@ -187,7 +189,7 @@ def test_statements_that_were_cut_off_by_an_error_work_the_next_time(database: P
 def test_a_transaction_whose_error_was_swallowed_is_not_taken_for_committed(database: PostgresDatabase) -> None:
     with pytest.raises(persistence.PersistenceError), database.session(write=True) as session:  # noqa: PT012 - the session's end is part of it
         session.insert(THINGS, [(1, "", b"")])
-        with pytest.raises(persistence.ProgrammingError):
+        with pytest.raises(StatementRefused):
             session.rows("SELECT MAX(MAX(id)) FROM things")
     assert database.rows("SELECT * FROM things") == []
 
@@ -287,21 +289,29 @@ def test_of_two_that_wait_for_each_other_one_is_refused_and_the_other_goes_on(da
         (psycopg.errors.ConnectionFailure, BookUnreachable),
         (psycopg.errors.IdleInTransactionSessionTimeout, BookUnreachable),
         (psycopg.errors.SerializationFailure, Refused),
-        (psycopg.errors.UniqueViolation, persistence.IntegrityError),
+        (psycopg.errors.DeadlockDetected, Refused),
+        (psycopg.errors.UniqueViolation, KeyTaken),
         (psycopg.errors.UndefinedTable, BookDamaged),
         (psycopg.errors.UndefinedColumn, BookDamaged),
         (psycopg.errors.InvalidSchemaName, BookDamaged),
         (psycopg.errors.SyntaxError, BookDamaged),
-        (psycopg.errors.GroupingError, persistence.ProgrammingError),
-        (psycopg.errors.NumericValueOutOfRange, persistence.DataError),
-        (psycopg.errors.QueryCanceled, persistence.OperationalError),
-        (psycopg.errors.InternalError_, persistence.InternalError),
-        (psycopg.errors.FeatureNotSupported, persistence.NotSupportedError),
-        (psycopg.InterfaceError, persistence.InterfaceError),
+        (psycopg.errors.GroupingError, StatementRefused),
+        (psycopg.errors.NumericValueOutOfRange, StatementRefused),
+        (psycopg.errors.ProgramLimitExceeded, StatementRefused),
+        (psycopg.errors.StatementTooComplex, StatementRefused),
+        (psycopg.errors.RaiseException, StatementRefused),
+        (psycopg.errors.ExternalRoutineException, StatementRefused),
+        (psycopg.errors.QueryCanceled, Refused),
+        (psycopg.errors.InternalError_, DatabaseFailed),
+        (psycopg.errors.IoError, DatabaseFailed),
+        (psycopg.errors.OutOfMemory, DatabaseFailed),
+        (psycopg.errors.FeatureNotSupported, StatementRefused),
+        (psycopg.InterfaceError, DatabaseFailed),
     ],
 )
 def test_each_error_of_the_server_has_its_kind(error: type[psycopg.Error], kind: type[Exception]) -> None:
     ours = translated(error("what the server said"), "postgresql://ada@db.example/shop")
+    assert isinstance(ours, TallybookError)
     assert type(ours) is kind or (kind is Refused and isinstance(ours, Refused) and ours.code == "busy")
 
 

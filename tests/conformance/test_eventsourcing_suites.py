@@ -18,7 +18,7 @@ import eventsourcing.tests.persistence as shipped
 import pytest
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
-from eventsourcing.persistence import InfrastructureFactory, IntegrityError, ProgrammingError, StoredEvent, Tracking
+from eventsourcing.persistence import DataError, InfrastructureFactory, IntegrityError, StoredEvent, Tracking
 from eventsourcing.projection import Projection, ProjectionRunner
 from eventsourcing.utils import Environment, get_topic
 from tests.postgres import drop_schema, made_schema, schema_url
@@ -275,7 +275,7 @@ class TestStreamsOnAServer(Server, AggregateExpectations):
 
     def test_stream_ids_may_be_texts_as_the_library_allows(self) -> None:
         # A column has one type here, and that of a book's streams is a UUID's bytes.
-        with pytest.raises(ProgrammingError, match="streams have UUIDs"):
+        with pytest.raises(DataError, match="streams have UUIDs"):
             self.recorder.insert_events([StoredEvent("a stream", 1, "topic", b"x")])
         assert self.recorder.position() == 0
 

@@ -22,7 +22,7 @@ from tallybook.adapters.keys import FileKeyStore, MemoryKeyStore
 from tallybook.adapters.log import CLAIMS, RECEIPTS, LogRecorder, LogSubscription, NewRow
 from tallybook.adapters.read_models import TableReadModelStore, TableRows
 from tallybook.adapters.sqlite import SQLiteDatabase, SQLiteWatch
-from tallybook.projections.read_models import Generation, Table
+from tallybook.projections.read_models import Generation, Hold, Table
 from tallybook.testing import conformance
 from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite
 
@@ -654,6 +654,16 @@ class SwapsWhateverIsBehind(TableReadModelStore):
         return super().go_live(build)
 
 
+class GivesToEverybody(TableReadModelStore):
+    def hold(self, name: str) -> Hold | None:
+        return self.database.hold(f"{name}-{uuid4().hex}")
+
+
+class HoldsOneForAll(TableReadModelStore):
+    def hold(self, name: str) -> Hold | None:
+        return self.database.hold("everything")
+
+
 class SwapsTheOlderIn(TableReadModelStore):
     def go_live(self, build: Generation) -> int | None:
         with self.database.session(write=True) as session:
@@ -756,6 +766,7 @@ READ_MODEL_STORES: dict[str, list[type[TableReadModelStore]]] = {
     "test_builds_that_are_begun_at_once_are_told_apart": [NumbersBuildsBeforeTheLock],
     "test_whoever_asks_during_swaps_sees_one_whole_build": [DropsBeforeItSwaps],
     "test_within_a_transaction_everything_belongs_to_it": [CommitsByItself],
+    "test_what_only_one_has_is_held_until_it_is_released": [GivesToEverybody, HoldsOneForAll],
     "test_another_store_on_the_same_data_shares_builds_and_positions": [RemembersPositions],
     "test_what_was_committed_is_there_after_closing": [RowsElsewhereWhenReopened],
 }

@@ -3,8 +3,10 @@ rebuilt in parallel, kept by one of several processes."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +18,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+from tests.postgres import server_url
 
 import tallybook
 from tallybook.domain.customer import PurchaseRecorded
@@ -451,39 +455,61 @@ def test_side_effects_come_once_for_each_event_and_are_muted_in_replays(
 # ── inline ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stored_rows(path: Path, table: str) -> int:
+def outside(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Run a statement past Tallybook, as another process would."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=10)) as raw, raw:
+            return raw.execute(statement).fetchall()
+    options = f"-c search_path={url.rpartition('=')[2]}"
+    with psycopg.connect(server_url(), autocommit=True, options=options) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def tables_of(url: str) -> list[str]:
+    """All tables of a book."""
+    if url.startswith("sqlite"):
+        return [name for (name,) in outside(url, "SELECT name FROM sqlite_master WHERE type='table'")]
+    return [name for (name,) in outside(url, "SELECT tablename FROM pg_tables WHERE schemaname=current_schema()")]
+
+
+def newest_of(url: str, table: str) -> str:
+    """The table of the newest build."""
+    return max(
+        (name for name in tables_of(url) if name.startswith(f"{table}__")), key=lambda name: int(name.split("__")[1])
+    )
+
+
+def stored_rows(url: str, table: str) -> int:
     """How many rows the newest build of a table has, as another process sees it."""
-    with closing(sqlite3.connect(path)) as raw:
-        names = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-        newest = max(
-            (name for name in names if name.startswith(f"{table}__")), key=lambda name: int(name.split("__")[1])
-        )
-        return int(raw.execute(f"SELECT COUNT(*) FROM {newest}").fetchone()[0])
+    return int(outside(url, f"SELECT COUNT(*) FROM {newest_of(url, table)}")[0][0])
 
 
-def test_inline_read_models_are_there_when_the_command_returns(tmp_path: Path) -> None:
-    path = tmp_path / "shop.book"
-    with tallybook.open(f"sqlite:///{path}", inline=["trail", "tiers"]) as book, book.acting("a", purpose="p"):
+def test_inline_read_models_are_there_when_the_command_returns(book_url: str) -> None:
+    with tallybook.open(book_url, inline=["trail", "tiers"]) as book, book.acting("a", purpose="p"):
         book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
-        assert stored_rows(path, "trail") == book.position()
+        assert stored_rows(book_url, "trail") == book.position()
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
-        assert stored_rows(path, "trail") == book.position()
-        assert stored_rows(path, "tier_current") == 1
+        assert stored_rows(book_url, "trail") == book.position()
+        assert stored_rows(book_url, "tier_current") == 1
         assert {one.name: one.lag for one in book.projections.status()} == {
             "profiles": book.position(), "trail": 0, "tiers": 0,
         }  # fmt: skip
-        with tallybook.open(f"sqlite:///{path}") as other, other.acting("b", purpose="p"):
+        with tallybook.open(book_url) as other, other.acting("b", purpose="p"):
             other.customers.register(name="Bob")  # not inline: they lag by it
         book.customers.register(name="Eve")
-        assert stored_rows(path, "trail") == book.position()
-        rows = stored_rows(path, "trail")
+        assert stored_rows(book_url, "trail") == book.position()
+        rows = stored_rows(book_url, "trail")
         book.projections.rebuild("trail")
-        assert stored_rows(path, "trail") == rows
+        assert stored_rows(book_url, "trail") == rows
 
 
-def test_inline_read_models_in_memory_and_under_threads() -> None:
-    with tallybook.open("memory:", inline=["profiles"]) as book, book.acting("a", purpose="p"):
+@pytest.mark.parametrize("where", ["memory", "files", "server"])
+def test_inline_read_models_under_threads(request: pytest.FixtureRequest, tmp_path: Path, where: str) -> None:
+    url = {"memory": "memory:", "files": f"sqlite:///{tmp_path}/shop.book"}.get(where)
+    url = url or str(request.getfixturevalue("server_book_url"))
+    with tallybook.open(url, inline=["profiles"]) as book, book.acting("a", purpose="p"):
         ids: list[Any] = []
 
         def work() -> None:
@@ -502,10 +528,9 @@ def test_inline_read_models_in_memory_and_under_threads() -> None:
 
 
 def test_a_poison_stops_an_inline_read_model_and_never_a_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    book_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "shop.book"
-    with tallybook.open(f"sqlite:///{path}", inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
+    with tallybook.open(book_url, inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
         ada = book.customers.register(name="Ada")
         poison(monkeypatch, Profiles, a_purchase_of(666))
         line = {"sku": "s", "quantity": 1, "net_minor": 666}
@@ -520,15 +545,65 @@ def test_a_poison_stops_an_inline_read_model_and_never_a_command(
         assert [one.problem for one in book.audit.verify()] == [None, None]
 
 
-def test_a_refused_or_failed_command_leaves_no_inline_rows(tmp_path: Path) -> None:
-    path = tmp_path / "shop.book"
-    with tallybook.open(f"sqlite:///{path}", inline=["trail"]) as book, book.acting("a", purpose="p"):
+def too_long(one: Recorded) -> tuple[Any, ...]:
+    """A row whose key PostgreSQL can't keep in an index (SQLSTATE 54000); SQLite keeps any."""
+    return (os.urandom(20_000), one.position, "x")
+
+
+def no_number(one: Recorded) -> tuple[Any, ...]:
+    """A row without its key: a constraint is against it."""
+    return (b"x", None, str(one.position))
+
+
+def no_text(one: Recorded) -> tuple[Any, ...]:
+    """A row with a text that PostgreSQL does not keep."""
+    return (b"\0" * 16, one.position, "a\0b")
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, row: Callable[[Recorded], tuple[Any, ...]]) -> None:
+    """Let the trail write a row that the database refuses, for purchases of 666 cents."""
+    real = Trail.fold
+
+    def fold(self: Trail, batch: Sequence[Recorded], rows: Rows) -> None:
+        real(self, batch, rows)
+        for one in filter(a_purchase_of(666), batch):
+            rows.put(Trail.table, row(one)[:2], row(one))
+
+    monkeypatch.setattr(Trail, "fold", fold)
+
+
+@pytest.mark.parametrize("inline", [[], ["trail", "profiles"]])
+@pytest.mark.parametrize("row", [too_long, no_number, no_text])
+def test_a_row_that_a_server_refuses_stops_its_read_model_at_a_position_and_nothing_else(
+    server_book_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    inline: list[str],
+    row: Callable[[Recorded], tuple[Any, ...]],
+) -> None:
+    with tallybook.open(server_book_url, inline=inline) as book, book.acting("a", purpose="p"):
+        ada = book.customers.register(name="Ada")
+        refusing(monkeypatch, row)
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 666}], command_id="c1")
+        at = book.position()
+        assert book.profiles.get(ada).purchases == 1
+        assert book.tiers.counts() == {}
+        failed = status_of(book, "trail")
+        assert (failed.state, failed.position, failed.failed_position) == ("failed", at - 1, at)
+        assert failed.error
+        monkeypatch.undo()
+        book.projections.retry("trail")
+        assert len(book.audit.trail(ada)) >= 2
+        assert status_of(book, "trail").state == "live"
+
+
+def test_a_refused_or_failed_command_leaves_no_inline_rows(book_url: str) -> None:
+    with tallybook.open(book_url, inline=["trail"]) as book, book.acting("a", purpose="p"):
         ada = book.customers.register(name="Ada")
         book.customers.link_identifier(ada, "crm", "1")
         bob = book.customers.register(name="Bob")
         with pytest.raises(tallybook.Refused):
             book.customers.link_identifier(bob, "crm", "1")
-        assert stored_rows(path, "trail") == book.position()
+        assert stored_rows(book_url, "trail") == book.position()
 
 
 def test_inline_wants_a_read_model_that_is_there(tmp_path: Path) -> None:
@@ -807,3 +882,274 @@ def test_a_stream_whose_id_is_none_is_told_by_its_position(new_shop: NewShop, tm
     assert {(one.state, one.failed_position) for one in shop.book.projections.status()} == {("failed", last)}
     with pytest.raises(tallybook.StoredFormError, match=f"position {last}"):
         list(shop.book.follow(timeout_s=0))
+
+
+# ── tables that somebody dropped ──────────────────────────────────────────────────────────────────────────────────
+
+
+def by_hand(url: str, *tables: str) -> None:
+    """Drop tables past Tallybook."""
+    for table in tables:
+        outside(url, f"DROP TABLE {table}")
+
+
+def small_book(book: tallybook.Book) -> Any:
+    """A member with a purchase; their id."""
+    book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+    ada = book.customers.register(name="Ada")
+    book.loyalty.enrol(ada)
+    book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 100}])
+    book.projections.catch_up()
+    return ada
+
+
+@pytest.mark.parametrize("table", ["tier_current", "tier_memberships"])
+def test_a_table_that_somebody_dropped_is_built_anew_by_the_next_question_and_stops_no_other(
+    book: tallybook.Book, book_url: str, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    ada = small_book(book)
+    members = book.tiers.members("basic")
+    gone = newest_of(book_url, table)
+    by_hand(book_url, gone)
+    found = status_of(book, "tiers")
+    assert (found.state, gone in found.error) == ("diverged", True)
+    assert [one.state for one in book.projections.status() if one.name != "tiers"] == ["live", "live"]
+    [told] = [one for one in book.doctor(quick=True) if one.name == "read models" and one.state != "ok"]
+    assert gone in told.what
+    assert told.state == "warning"
+    caplog.clear()
+    assert book.profiles.get(ada).purchases == 1
+    assert caplog.text == ""
+    assert book.tiers.members("basic") == members
+    assert gone in caplog.text
+    assert book.tiers.counts() == {"basic": 1}
+    assert {one.state for one in book.projections.status()} == {"live"}
+    # While it is missing, the others follow the log.
+    by_hand(book_url, newest_of(book_url, table))
+    book.customers.register(name="Bob")
+    assert len(book.audit.trail(ada)) > 3
+    assert book.tiers.counts() == {"basic": 1}
+
+
+@pytest.mark.parametrize("table", ["trail", "profiles", "read_model_builds"])
+def test_a_table_that_somebody_dropped_is_built_anew_by_the_next_inline_fold(
+    book_url: str, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    with tallybook.open(book_url, inline=["trail", "profiles"]) as book, book.acting("a", purpose="p"):
+        ada = small_book(book)
+        gone = table if table == "read_model_builds" else newest_of(book_url, table)
+        by_hand(book_url, gone)
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 100}])
+        assert stored_rows(book_url, "trail") == book.position()
+        assert {one.name: one.lag for one in book.projections.status() if one.name != "tiers"} == {
+            "profiles": 0, "trail": 0,
+        }  # fmt: skip
+        assert f"{gone} " in caplog.text
+        assert book.profiles.get(ada).purchases == 2
+        # From then on they are folded in the commit again, without a fallback.
+        caplog.clear()
+        book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 100}])
+        assert stored_rows(book_url, "trail") == book.position()
+        assert caplog.text == ""
+
+
+def test_read_models_are_built_anew_where_nothing_tells_of_their_builds_and_old_tables_go(
+    book: tallybook.Book, book_url: str
+) -> None:
+    ada = small_book(book)
+    for _ in range(2):
+        book.projections.rebuild()
+    before = tables_of(book_url)
+    by_hand(book_url, "read_model_builds")
+    assert book.profiles.get(ada).purchases == 1
+    assert book.tiers.counts() == {"basic": 1}
+    assert len(book.audit.trail(ada)) > 3
+    # As many as before: those of which nothing tells any more are gone.
+    assert len(tables_of(book_url)) == len(before)
+    outside(book_url, "DELETE FROM read_model_builds WHERE name='tiers'")
+    assert book.tiers.counts() == {"basic": 1}
+    assert len(tables_of(book_url)) == len(before)
+
+
+def test_a_rebuild_mends_what_somebody_dropped_and_a_paused_read_model_has_no_rows_until_it_is_resumed(
+    book: tallybook.Book, book_url: str
+) -> None:
+    small_book(book)
+    by_hand(book_url, newest_of(book_url, "tier_current"))
+    book.projections.rebuild("tiers")
+    assert book.tiers.counts() == {"basic": 1}
+    book.projections.pause("tiers")
+    by_hand(book_url, newest_of(book_url, "tier_current"))
+    with pytest.raises(tallybook.Refused) as refused:
+        book.tiers.counts()
+    assert refused.value.code == "read_model_stopped"
+    book.projections.resume("tiers")
+    assert book.tiers.counts() == {"basic": 1}
+
+
+# ── what the system or the server does not let us do ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.EMFILE, "ulimit -n"), (errno.ENFILE, "open"), (errno.EAGAIN, "ulimit -u"), (1, "one")]
+)
+def test_a_process_of_a_rebuild_that_can_not_be_started_says_why(
+    big: Shop, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    live = all_rows(big)
+    monkeypatch.setattr("tallybook.worker.subprocess.Popen", none)
+    with pytest.raises(BookError, match=says) as caught:
+        big.book.projections.rebuild(processes=2)
+    assert os.strerror(number) in caught.value.message
+    assert all_rows(big) == live
+    assert len(big.book._core.store.builds()) == 3
+
+
+def test_a_part_of_a_rebuild_that_is_dead_before_it_has_its_task_is_made_good(
+    big: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = all_rows(big)
+    real = subprocess.Popen
+
+    def dead(args: list[str], **kwargs: Any) -> Any:
+        process = real(["/bin/false", *args[1:]], **kwargs)
+        process.wait()
+        return process
+
+    monkeypatch.setattr("tallybook.worker.subprocess.Popen", dead)
+    assert big.book.projections.rebuild("trail", processes=2) == big.book.position()
+    assert all_rows(big) == live
+
+
+def test_a_statement_that_somebody_cancels_is_busy_and_the_command_can_be_repeated(server_book_url: str) -> None:
+    with tallybook.open(server_book_url) as book, book.acting("a", purpose="p"):
+        book.customers.register(name="Ada")
+        schema = server_book_url.rpartition("=")[2]
+        caught: list[BaseException] = []
+
+        def register() -> None:
+            try:
+                with book.acting("a", purpose="p"):
+                    book.customers.register(name="Bob", command_id="c1")
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at below
+                caught.append(error)
+
+        with psycopg.connect(server_url()) as holder:
+            holder.execute(f"SELECT * FROM {schema}.head FOR UPDATE".encode())
+            thread = threading.Thread(target=register)
+            thread.start()
+            until = time.monotonic() + 10
+            while thread.is_alive() and time.monotonic() < until:
+                with psycopg.connect(server_url(), autocommit=True) as admin:
+                    admin.execute(
+                        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+                        "WHERE application_name=%s AND wait_event_type='Lock'",
+                        [f"tallybook {schema}"],
+                    )
+                time.sleep(0.02)
+        thread.join()
+        [error] = caught
+        assert isinstance(error, tallybook.Conflict)
+        assert (error.code, error.values["sqlstate"]) == ("busy", "57014")
+        position = book.position()
+        book.customers.register(name="Bob", command_id="c1")
+        assert book.position() > position
+
+
+def test_the_remedy_is_that_of_the_state(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisoned(shop)
+    for decide, says, not_says in (
+        (shop.book.projections.pause, "resume tiers", "retry"),
+        (shop.book.projections.retire, "resume tiers", "retry"),
+    ):
+        decide("tiers")
+        for ask in (shop.book.tiers.counts, lambda: shop.book.projections.rebuild("tiers")):
+            with pytest.raises(tallybook.NotAllowed, match=says) as refused:
+                ask()
+            assert refused.value.code == "read_model_stopped"
+            assert not_says not in refused.value.remedy
+            assert pickle.loads(pickle.dumps(refused.value)).remedy == refused.value.remedy
+        shop.book.projections.resume("tiers")
+    poison(monkeypatch, Tiers, lambda one: isinstance(one.event, ReadModelDirected))
+    with pytest.raises(tallybook.NotAllowed, match="retry tiers"):
+        shop.book.tiers.counts()
+
+
+# ── rebuilds that were cut off ────────────────────────────────────────────────────────────────────────────────────
+
+CUT_OFF = """
+import sys
+import tallybook
+from tallybook.projections.trail import Trail
+
+book = tallybook.open(sys.argv[1])
+
+def fold(self, batch, rows):
+    print("begun", flush=True)
+    sys.stdin.read()
+
+Trail.fold = fold
+book.projections.rebuild("trail")
+"""
+
+
+@pytest.mark.parametrize("removed_by", ["drop_superseded", "rebuild"])
+def test_a_rebuild_that_is_killed_is_told_from_one_that_runs_and_what_it_left_is_removed(
+    book: tallybook.Book, book_url: str, removed_by: str
+) -> None:
+    small_book(book)
+    numbers = [one.number for one in book._core.store.builds()]
+    other = subprocess.Popen(
+        [sys.executable, "-c", CUT_OFF, book_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "begun\n"
+        running = status_of(book, "trail")
+        assert (running.rebuilding, running.abandoned) == (0, None)
+        assert book.projections.drop_superseded() == 0
+        assert not any("cut off" in one.what for one in book.doctor(quick=True))
+    finally:
+        other.kill()
+        other.communicate()
+    until = time.monotonic() + 20
+    while status_of(book, "trail").abandoned is None and time.monotonic() < until:
+        time.sleep(0.05)  # a server notices that its client is gone
+    left = status_of(book, "trail")
+    assert (left.state, left.rebuilding, left.abandoned) == ("live", None, 0)
+    [told] = [one for one in book.doctor(quick=True) if "cut off" in one.what]
+    assert told.state == "warning"
+    assert "trail__4" in tables_of(book_url)
+    if removed_by == "rebuild":
+        book.projections.rebuild("tiers")  # another one's
+        assert status_of(book, "trail").abandoned == 0
+        book.projections.rebuild("trail")
+    else:
+        assert book.projections.drop_superseded() == 1
+        assert [one.number for one in book._core.store.builds()] == numbers
+    assert status_of(book, "trail").abandoned is None
+    assert sum(name.startswith("trail__") for name in tables_of(book_url)) == 1
+    assert len(book.audit.trail()) >= 4
+
+
+def test_of_two_rebuilds_of_one_read_model_the_second_waits_for_the_first(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(shop)
+    shop.book.projections.catch_up()
+    projector = shop.book._core.projector
+    hold = projector.store.hold("rebuilding-trail")
+    assert hold is not None
+    thread = threading.Thread(target=projector.rebuild, args=("trail",))
+    thread.start()
+    shop.book.projections.rebuild("tiers")
+    thread.join(timeout=0.3)
+    assert thread.is_alive()
+    assert [one.number for one in projector.store.builds() if one.name == "trail"] == [3]
+    hold.release()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert [one.number for one in projector.store.builds() if one.name == "trail"] == [5]

@@ -1150,6 +1150,20 @@ class ReadModelStoreSuite(Suite[ReadModelStore]):
 
     # ── transactions, other processes, other days ───────────────────────────────────────────────────────────────
 
+    def test_what_only_one_has_is_held_until_it_is_released(self, store: ReadModelStore) -> None:
+        """Whoever rebuilds a read model holds its name."""
+        held = store.hold("one")
+        assert held is not None
+        assert held.alive()
+        assert store.hold("one") is None
+        other = store.hold("other")
+        assert other is not None
+        other.release()
+        held.release()
+        again = store.hold("one")
+        assert again is not None
+        again.release()
+
     def test_within_a_transaction_everything_belongs_to_it(self, store: ReadModelStore) -> None:
         build = self.live(store)
         try:
