@@ -1,7 +1,6 @@
 """The suites that the `eventsourcing` package ships for its recorders, run on ours, in files, in memory, on a server.
 
-Not run: `eventsourcing.tests.projection`, which imports msgspec for its own aggregates; what it asks of a
-`ProjectionRunner` is asked in `TestProjectionRunner…`. The suites print their rates; pytest keeps that to itself.
+The suite of projections is in test_projection_suite.py. The suites print their rates; pytest keeps that to itself.
 """
 
 from __future__ import annotations
@@ -503,7 +502,8 @@ class ServerFactory(BookFactory):
 
     def __init__(self, env: Environment | EnvType | None) -> None:
         assert env is not None
-        super().__init__(env, PostgresDatabase(next(url for name, url in env.items() if name.endswith("SERVER_URL"))))
+        super().__init__(env)
+        self.database = PostgresDatabase(str(self.env.get("SERVER_URL")))
 
 
 @pytest.mark.server
