@@ -451,6 +451,85 @@ def storm_of_commands(url: str, *, seed: int = 1, lives: int = 3, commands: int 
         )
 
 
+# ── a server that crashes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def opened(url: str) -> tallybook.Book:
+    """A book, as soon as its server is there."""
+    while True:
+        try:
+            return tallybook.open(url)
+        except tallybook.BookUnreachable:
+            time.sleep(0.02)
+
+
+def insist(book: tallybook.Book, name: str, commands: int, acknowledge: Callable[[str], None]) -> None:
+    """Give commands with ids, each until it is acknowledged: what a host does whose server goes away."""
+    with book.acting(f"agent:{name}", purpose="storm"):
+        for number in range(commands):
+            while True:
+                try:
+                    customer = book.customers.register(name=f"{name} {number}", command_id=f"{name}/{number}")
+                    break
+                except tallybook.BookUnreachable:
+                    time.sleep(0.02)
+            acknowledge(str(customer))
+
+
+def follow_on(book: tallybook.Book, upto: Callable[[], int | None]) -> list[int]:
+    """The positions that a follower gives up to the end, begun anew after the last one whenever the server is gone."""
+    seen: list[int] = []
+    while seen[-1:] != [upto()]:
+        with suppress(tallybook.BookUnreachable):
+            seen += [position for position, _ in book.follow(seen[-1] if seen else 0, timeout_s=0.2)]
+    return seen
+
+
+def storm_on_a_server_that_crashes(url: str, crash: Callable[[], None], *, commands: int = 60) -> list[str]:
+    """Let 4 threads, 2 processes and a follower work on a book whose server crashes 3 times; what must not be."""
+    acknowledged: list[str] = []
+    wanted = 6 * commands
+    end: list[int] = []
+
+    def acknowledged_by_process(name: str) -> int:
+        with start("insist", [url, name, str(commands)]) as process:
+            assert process.stdout is not None
+            acknowledged.extend(line.strip() for line in process.stdout)
+            return process.wait(PATIENCE_S)
+
+    with tallybook.open(url) as book, ThreadPoolExecutor(7) as pool:
+        following = pool.submit(follow_on, book, lambda: end[0] if end else None)
+        processes = [pool.submit(acknowledged_by_process, f"process-{one}") for one in range(2)]
+        threads = [pool.submit(insist, book, f"thread-{one}", commands, acknowledged.append) for one in range(4)]
+        try:
+            until = time.monotonic() + PATIENCE_S
+            for quarter in (1, 2, 3):
+                while len(acknowledged) < wanted * quarter // 4 and time.monotonic() < until:
+                    time.sleep(0.01)
+                crash()
+            for thread in threads:
+                thread.result(PATIENCE_S)
+            assert [process.result(PATIENCE_S) for process in processes] == [0, 0]
+        finally:
+            end.append(book.position())
+        seen = following.result(PATIENCE_S)
+        registered = list(book._core.history(["customer.registered"]))
+        there = Counter(str(event.originator_id) for _, event in registered)
+        problems = [f"{one} was acknowledged and is not there" for one in {*acknowledged} - {*there}]
+        problems += [f"{one} is there {count} times" for one, count in there.items() if count > 1]
+        ids = {event.metadata.command_id for _, event in registered}
+        if not len(ids) == len(registered) == len(acknowledged) == wanted:
+            problems.append(
+                f"{wanted} commands: {len(acknowledged)} acknowledged, {len(registered)} there, {len(ids)} ids"
+            )
+        if seen != list(range(1, end[0] + 1)):
+            problems.append("the follower did not see each position once and in order")
+        problems += [one.problem for one in book.audit.verify() if one.problem is not None]
+        if not book.replay().holds:
+            problems.append("the certificate fails")
+    return problems
+
+
 # ── one command, many times ───────────────────────────────────────────────────────────────────────────────────────
 
 RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"
@@ -823,6 +902,9 @@ def main(role: str, *arguments: str) -> None:
             dies = None if dies_in == "-1" else int(dies_in)
             claim_coupons(log, int(customer), int(seed), int(rounds), tell, guarded=guarded == "1", dies_in=dies)
             log.database.close()
+        case "insist", (url, name, commands):
+            with opened(url) as book:
+                insist(book, name, int(commands), lambda customer: print(customer, flush=True))
         case "buy", (way, where, buyer, seed, guarded, dies_in):
             log = WAYS[way](where)
             print("ready", flush=True)

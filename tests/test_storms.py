@@ -5,19 +5,34 @@ storm: one winner. 8 threads that share a book, and 4 processes.
 from __future__ import annotations
 
 import lzma
+import os
+import random
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 
 import tallybook
 from tallybook.projections.read_models import Recorded
 
 from .conftest import MASTER, server_book
-from .storm import RULES, Hand, all_at_once, give, place, storm_of_claims, storm_of_stock
+from .postgres import tcp_server_url
+from .storm import (
+    RULES,
+    Hand,
+    all_at_once,
+    give,
+    place,
+    storm_of_claims,
+    storm_of_stock,
+    storm_on_a_server_that_crashes,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -233,3 +248,32 @@ def test_without_claims_more_would_be_sold_than_is_there(way: str, tmp_path: Pat
     with place(way, tmp_path) as where:
         problems = storm_of_stock(way, where, guarded=False)
     assert any("times" in problem for problem in problems)
+
+
+@pytest.mark.server
+def test_a_server_that_crashes_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A backend that is killed makes the whole server start anew from its write-ahead log. Others use the tests' server,
+    # so this one is of its own.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with tcp_server_url() as server:
+        crashes: list[int] = []
+        chance = random.Random(1)
+
+        def crash() -> None:
+            for _ in range(600):
+                # It may be about to start, and a backend may be about to end.
+                with (
+                    suppress(psycopg.OperationalError, ProcessLookupError),
+                    psycopg.connect(server, autocommit=True) as connection,
+                ):
+                    backends = connection.execute(
+                        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tallybook%'"
+                    ).fetchall()
+                    if backends:
+                        os.kill(chance.choice(backends)[0], signal.SIGKILL)
+                        crashes.append(len(backends))
+                        return
+                time.sleep(0.1)
+
+        assert storm_on_a_server_that_crashes(server + "?schema=crashing", crash) == []
+    assert len(crashes) == 3

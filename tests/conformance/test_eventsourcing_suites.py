@@ -1,7 +1,6 @@
 """The suites that the `eventsourcing` package ships for its recorders, run on ours, in files, in memory, on a server.
 
-Not run: `eventsourcing.tests.projection`, which imports msgspec for its own aggregates; what it asks of a
-`ProjectionRunner` is asked in `TestProjectionRunner…`. The suites print their rates; pytest keeps that to itself.
+The suite of projections is in test_projection_suite.py. The suites print their rates; pytest keeps that to itself.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from abc import ABC
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import TestCase
@@ -20,7 +20,7 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import DataError, InfrastructureFactory, IntegrityError, StoredEvent, Tracking
 from eventsourcing.projection import Projection, ProjectionRunner
-from eventsourcing.utils import Environment, get_topic
+from eventsourcing.utils import Environment, EnvType, get_topic
 from tests.postgres import drop_schema, made_schema, schema_url
 
 from tallybook.adapters.log import BookFactory, LogProcessRecorder, LogRecorder, LogTrackingRecorder
@@ -171,9 +171,38 @@ class TestLogProcessRecorderOnAServer(Server, ProcessSuite):
     __test__ = True
 
 
+class WithoutPositions(LogRecorder):
+    """Says nothing of positions, as the suite wants it of a recorder of streams alone. Nothing else is changed."""
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> None:
+        super().insert_events(stored_events, **kwargs)
+
+
+class AggregateSuite(shipped.AggregateRecorderTestCase, ABC):
+    __test__ = False
+
+    make_database: Any
+
+    def create_recorder(self) -> AggregateRecorder:
+        recorder = WithoutPositions(self.make_database(), origin=ORIGIN)
+        recorder.create_table()
+        return recorder
+
+
+class TestAggregateRecorderInFiles(Files, AggregateSuite):
+    __test__ = True
+
+
+class TestAggregateRecorderInMemory(Memory, AggregateSuite):
+    __test__ = True
+
+
+class TestAggregateRecorderOnAServer(Server, AggregateSuite):
+    __test__ = True
+
+
 class AggregateExpectations(TestCase, ABC):
-    """What `AggregateRecorderTestCase` expects of streams. It wants no positions back, and ours gives them, so its
-    test can't run as it stands; everything else that it asks for is asked here."""
+    """More of streams, and of the positions that our recorder gives back for them."""
 
     __test__ = False
 
@@ -423,7 +452,7 @@ class RunnerSuite(TestCase, ABC):
             first.write()
             runner.wait(runner.app.save(first)[-1].notification.id, timeout=30)
             assert runner.view.counts() == {"Created": 1, "Written": 3}
-        if "mode=memory" in self.env["SQLITE_DBNAME"]:
+        if "mode=memory" in self.env.get("SQLITE_DBNAME", ""):
             return  # gone with the runner
         with self.runner() as runner:
             last = runner.app.save(Noted())[-1].notification.id
@@ -465,4 +494,26 @@ class TestProjectionRunnerInMemory(RunnerSuite):
         self.env = {
             "PERSISTENCE_MODULE": FACTORY,
             "SQLITE_DBNAME": f"file:suite-{uuid4().hex}?mode=memory&cache=shared",
+        }
+
+
+class ServerFactory(BookFactory):
+    """Our factory on the schema that an environment names: BookFactory itself opens files only."""
+
+    def __init__(self, env: Environment | EnvType | None) -> None:
+        assert env is not None
+        super().__init__(env)
+        self.database = PostgresDatabase(str(self.env.get("SERVER_URL")))
+
+
+@pytest.mark.server
+class TestProjectionRunnerOnAServer(RunnerSuite):
+    __test__ = True
+
+    def setUp(self) -> None:
+        schema = made_schema()
+        self.addCleanup(drop_schema, schema)
+        self.env = {
+            "PERSISTENCE_MODULE": f"{ServerFactory.__module__}:{ServerFactory.__qualname__}",
+            "SERVER_URL": schema_url(schema),
         }
