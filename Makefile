@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 demo: $(READY) ## the whole main job on 69,659 real purchases
 	@$(BIN)/tallybook demo
 
-test: $(READY) ## all tests (TESTS="-k postgres" some)
+test: $(READY) ## all tests (TESTS="-m server" some)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 check: $(READY) ## lint, types, import contracts

@@ -64,8 +64,7 @@ class BookEventStore(EventStore[UUID]):
     def put(self, domain_events: Sequence[DomainEventProtocol[UUID]], **kwargs: Any) -> list[Recording[UUID]]:
         """Store events, and with them what belongs to the same commit. Makes no recordings: nobody looks at them."""
         events = cast("Sequence[Event]", domain_events)
-        state_of = self._mapper.state_of
-        rows = [(one.originator_id.bytes, one.originator_version, one.stored_name, state_of(one)) for one in events]
+        rows = self._mapper.rows(events)
         inline = self.inline if events else None
         if inline is None:
             self._recorder.append(rows, **kwargs)

@@ -13,7 +13,7 @@ Ids are 16 bytes. Clear fields stand in the order in which their class declares 
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
@@ -29,7 +29,7 @@ from tallybook.domain.personal import Personal, Sealed
 
 from .form import Form, NewerVersion, form_of, known_uuid, make_metadata
 from .keys import FIRST_KEY_ID, NONCE_BYTES, Keyring
-from .packing import pack
+from .packing import packer
 
 SEALED_BYTES_MIN = NONCE_BYTES + 16
 _UNREADABLE = (
@@ -50,30 +50,36 @@ class EventMapper(Mapper[UUID]):
         super().__init__(transcoder=JSONTranscoder())
         self.keyring = keyring
         self._forms = {name: form_of(schema) for name, schema in registry.items()}
-        self._metadata: tuple[Metadata | None, list[Any]] = (None, [])
         self._read: tuple[list[Any] | None, Metadata | None] = (None, None)
 
     def to_stored_event(self, domain_event: DomainEventProtocol[UUID]) -> StoredEvent:
         """The stored form of a new event."""
         event = typing.cast(Event, domain_event)
-        return StoredEvent(event.originator_id, event.originator_version, event.stored_name, self.state_of(event))
+        [(_, version, name, state)] = self.rows([event])
+        return StoredEvent(event.originator_id, version, name, state)
 
-    def state_of(self, event: Event) -> bytes:
-        """The stored state of a new event."""
-        form = self._forms.get(event.stored_name)
-        if form is None:
-            raise UnknownStoredName(
-                f"{type(event).__qualname__} is not in the registry of stored names.", where=event.stored_name
-            )
-        held = event.__dict__
-        metadata: Metadata = held["metadata"]
-        last, packed = self._metadata
-        if last is not metadata:
-            # All events of a command share one metadata object: its packed form is kept for the next.
-            packed = _pack_metadata(metadata)
-            self._metadata = (metadata, packed)
-        sealed = self._seal(form, held) if form.personal else None
-        return pack(form.encode(held, packed, FIRST_KEY_ID if sealed else None, sealed))
+    def rows(self, events: Iterable[Event]) -> list[tuple[bytes, int, str, bytes]]:
+        """The stored form of new events: stream id, version, stored name, state."""
+        pack = packer()
+        rows = []
+        # Neighbours share their stream, and all events of a command one metadata object.
+        stream = metadata = None
+        stream_bytes, packed = b"", []
+        for event in events:
+            held, name = event.__dict__, event.stored_name
+            form = self._forms.get(name)
+            if form is None:
+                raise UnknownStoredName(
+                    f"{type(event).__qualname__} is not in the registry of stored names.", where=name
+                )
+            if stream is not held["originator_id"]:
+                stream = held["originator_id"]
+                stream_bytes = stream.bytes
+            if metadata is not held["metadata"]:
+                metadata = held["metadata"]
+                packed = _pack_metadata(metadata)
+            rows.append((stream_bytes, held["originator_version"], name, pack(form.encode(held, packed, self))))
+        return rows
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
         """The event that a stored form holds. Raises StoredFormError and its kinds."""
@@ -159,7 +165,8 @@ class EventMapper(Mapper[UUID]):
         sealed = Sealed(event_id, form.name, version, known_uuid(subject), key_id, names, blob)
         return {name: Personal(None, sealed=sealed, field=name) for name in names if name in form.personal}
 
-    def _seal(self, form: Form, held: Mapping[str, Any]) -> list[Any] | None:
+    def _seal(self, form: Form, held: Mapping[str, Any]) -> tuple[int, list[Any]]:
+        """The key's id and the sealed part of an event with at least one personal field that is set."""
         mask = 0
         names: list[str] = []
         values: list[object] = []
@@ -172,13 +179,11 @@ class EventMapper(Mapper[UUID]):
                 mask |= 1 << bit
                 names.append(name)
                 values.append(value)
-        if not mask:
-            return None
         subject: UUID | None = held["subject_id"]
         if subject is None:
             raise TypeError(f"{form.name} holds personal data and names no subject")
         blob = self.keyring.seal(subject, held["event_id"], form.name, form.version, names, values)
-        return [mask, blob]
+        return FIRST_KEY_ID, [mask, blob]
 
     def _unpack_metadata(self, values: list[Any]) -> Metadata:
         # Neighbours in the log share their metadata more often than not.

@@ -33,11 +33,23 @@ EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 _TYPES: Mapping[str, type] = {"integer": int, "text": str, "blob": bytes}
 
 
+class Answer(Protocol):
+    """What a statement that was asked answers."""
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """All of its rows, once they are here."""
+        ...
+
+
 class Session(Protocol):
     """The statements of one transaction."""
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and fetch all of its rows."""
+        ...
+
+    def ask(self, statement: str, params: Sequence[Any] = ()) -> Answer:
+        """The same, but what follows may be sent before the rows are here."""
         ...
 
     def run(self, statement: str, params: Sequence[Any] = ()) -> None:
@@ -46,6 +58,13 @@ class Session(Protocol):
 
     def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows. IntegrityError, now or at the commit, if a key is there."""
+        ...
+
+    def insert_after(self, last: Answer, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows without their first column: it counts on from the first value of an answer's only row.
+
+        That statement has no values of its own. IntegrityError, now or later, if a key is there.
+        """
         ...
 
     def upsert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:

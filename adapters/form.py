@@ -63,7 +63,7 @@ known_uuid = lru_cache(maxsize=16_384)(uuid_from)
 class Form:
     """How one event class is stored.
 
-    `encode(held, metadata, key_id, sealed)` gives the values of a state from an event's `__dict__`.
+    `encode(held, metadata, mapper)` gives the values of a state from an event's `__dict__` and its packed metadata.
     `decode(state, originator_id, originator_version, mapper)` gives the event of a state.
     """
 
@@ -79,9 +79,11 @@ class Form:
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
         source = Source()
         fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
+        some = " or ".join(f"held[{name!r}] is not None" for name in self.personal) or "False"
         self.encode: Callable[..., list[Any]] = source.function(
-            "held, metadata, key_id, sealed",
+            "held, metadata, mapper",
             "subject = held['subject_id']",
+            f"key_id, sealed = mapper._seal(form, held) if {some} else (None, None)",
             "return ["
             + ", ".join(
                 [
@@ -92,6 +94,7 @@ class Form:
                 ]
             )
             + "]",
+            form=self,
         )
         checks = [
             ("stream's version", "type(originator_version) is int"),

@@ -71,4 +71,4 @@ class Gate:
             subjects=tuple(subjects),
             fields=tuple(fields),
         )
-        self.reads.append([(event_id.bytes, 1, record.stored_name, self._mapper.state_of(record))])
+        self.reads.append(self._mapper.rows([record]))

@@ -183,6 +183,12 @@ class EventStore(Protocol):
         ...
 
 
+def _moved(reads: Sequence[tuple[UUID, int]], found: Sequence[tuple[Any, ...]]) -> list[tuple[UUID, int]]:
+    """The streams that do not stand where they were seen."""
+    versions = dict(found)
+    return [(stream, version) for stream, version in reads if (versions[stream.bytes] or 0) != version]
+
+
 def _notification(row: Row) -> Notification:
     position, stream, version, name, state = row
     return Notification(
@@ -269,13 +275,15 @@ class LogRecorder(ApplicationRecorder):
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already.
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
-        last, frontier = self._head_in(session.rows(self._lock_head))
-        if reads and (moved := self._moved(session.rows, reads)) is not None:
-            raise IntegrityError(f"stream {moved[0]} moved on from version {moved[1]}")
+        head = session.ask(self._lock_head)
+        versions = [session.ask(*question) for question in self._versions_of(reads)]
         if new:
-            rows = [(position, *row) for position, row in enumerate(new, last + 1)]
-            session.insert(self.table, rows)  # a server is at work on this while the leaves are hashed
-            frontier.append_rows(self.origin, rows)
+            session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
+        last, frontier = self._head_in(head.rows())
+        if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
+            raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
+        if new:
+            frontier.append_rows(self.origin, new)
             session.run(self._move_head, (last, last, frontier.size, frontier.packed()))
             session.announce(self.table.name)
         if releases:
@@ -290,26 +298,19 @@ class LogRecorder(ApplicationRecorder):
 
     def stand(self, reads: Sequence[tuple[UUID, int]]) -> bool:
         """Whether streams have the versions that were seen."""
-        return self._moved(self.database.rows, reads) is None
+        questions = self._versions_of(reads)
+        return not _moved(reads, [row for question in questions for row in self.database.rows(*question)])
 
-    def _moved(
-        self, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], reads: Sequence[tuple[UUID, int]]
-    ) -> tuple[UUID, int] | None:
-        """The first stream that does not stand where it was seen."""
+    def _versions_of(self, reads: Sequence[tuple[UUID, int]]) -> Iterator[tuple[str, list[bytes]]]:
+        """Statements, with their values, that answer the versions of streams."""
         for start in range(0, len(reads), 500):
-            chunk = {stream.bytes: version for stream, version in reads[start : start + 500]}
+            streams = [stream.bytes for stream, _ in reads[start : start + 500]]
             # A look-up for each in the index; a GROUP BY would go through all events of the streams.
-            found = dict(
-                select(
-                    f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
-                    f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(chunk))}) AS streams",
-                    list(chunk),
-                )
+            yield (
+                f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
+                f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(streams))}) AS streams",
+                streams,
             )
-            for stream, version in chunk.items():
-                if (found[stream] or 0) != version:
-                    return uuid_from(stream), version
-        return None
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Insert events in one durable transaction, as `eventsourcing` asks for it; their positions."""

@@ -47,12 +47,12 @@ class Frontier:
             size += 1
         self.size = size
 
-    def append_rows(self, origin: str, rows: Sequence[tuple[int, bytes | str, int, str, bytes]]) -> None:
-        """Add the leaves of a log's rows in order."""
-        pack = packer()
-        entries = [pack((origin, *row)) for row in rows]
+    def append_rows(self, origin: str, rows: Sequence[tuple[bytes | str, int, str, bytes]]) -> None:
+        """Add the leaves of a log's next rows in order: stream, version, stored name, state."""
+        pack, first = packer(), self.size + 1
+        entries = [pack((origin, position, *row)) for position, row in enumerate(rows, first)]
         if entries and max(map(len, entries)) > ENTRY_BYTES_MAX:
-            entries = [leaf(origin, *row) for row in rows]
+            entries = [leaf(origin, position, *row) for position, row in enumerate(rows, first)]
         self.append(entries)
 
     def packed(self) -> bytes:

@@ -42,7 +42,7 @@ from tallybook.domain.errors import (
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, FORMAT, NOTES, check_format, damaged
+from .database import ALTERED, FORMAT, NOTES, Answer, check_format, damaged
 
 try:
     import psycopg
@@ -59,8 +59,6 @@ DEFAULT_SCHEMA = "tallybook"
 DEFAULT_LOCK_TIMEOUT_S = 30
 CONNECTIONS_MAX = 16
 """Connections of one open book for sessions and reads. A thread that has one gets another beyond this."""
-ROWS_AT_ONCE = 20
-"""From how many rows on it pays to send them before the statements that follow are known."""
 IDLE_IN_TRANSACTION_S = 60
 """When the server ends a transaction that its client abandoned, so that it does not hold the head for ever."""
 
@@ -225,6 +223,11 @@ _ARRAY = struct.Struct(">iiIii").pack
 _NULL = _LENGTH(-1)
 
 
+def _arrays(columns: Sequence[tuple[str, str]]) -> str:
+    """Marks for the values of columns."""
+    return ",".join(f"?::{_ARRAYS[kind][0]}" for _, kind in columns)
+
+
 class _Column:
     """A column of rows on its way into `unnest`."""
 
@@ -341,7 +344,9 @@ class _Link:
         self._pgconn = connection.pgconn
         self._poll = select.poll()
         self._poll.register(connection.fileno(), select.POLLIN)
-        self._pending: deque[_Key | None] = deque()  # statements without an answer; by key where they are prepared
+        # What has no answer yet: statements that are being prepared by their keys, those that were asked by the place
+        # for their answers.
+        self._pending: deque[_Key | PostgresAnswer | None] = deque()
         self._seen: set[_Key] = set()
         self._prepared: dict[_Key, bytes] = {}
         self._names = 0
@@ -364,8 +369,18 @@ class _Link:
         """Begin to gather."""
         self._pgconn.enter_pipeline_mode()
 
-    def send(self, statement: str, params: Sequence[Any] = (), *, keep: bool = True) -> None:
-        """Add a statement. With `keep`, it is prepared when it comes a second time."""
+    def send(
+        self,
+        statement: str,
+        params: Sequence[Any] = (),
+        *,
+        keep: bool = True,
+        answer: PostgresAnswer | None = None,
+    ) -> None:
+        """Add a statement, which the server answers at once if there is a place for that, and at the end otherwise.
+
+        With `keep`, it is prepared when it comes a second time.
+        """
         values, kinds = _dumped(params)
         formats = [Format.BINARY] * len(values)
         key = (statement, kinds)
@@ -383,16 +398,15 @@ class _Link:
             self._pgconn.send_query_params(_with_numbers(statement), values, kinds, formats, Format.BINARY)
         else:
             self._pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-        self._pending.append(None)
+        self._pending.append(answer)
+        if answer is not None:
+            self._pgconn.send_flush_request()
 
-    def hurry(self) -> None:
-        """Send what is there, as far as it goes without waiting: the server may begin with it."""
-        self._pgconn.flush()
-
-    def answers(self) -> PGresult | None:
-        """Send all, and take all answers; the last one. Raises the first error."""
-        self._pgconn.send_flush_request()
-        return self._taken()
+    def take(self, until: PostgresAnswer) -> None:
+        """Send all, and take the answers up to one. Raises the first error among them."""
+        self._taken(until)
+        if until.result is None:
+            raise psycopg.OperationalError("the connection was closed")
 
     def close(self) -> PGresult | None:
         """Take all answers and end the pipeline: after an error, this is where the connection works again."""
@@ -413,16 +427,19 @@ class _Link:
             raise error
         return last
 
-    def _taken(self) -> PGresult | None:
+    def _taken(self, until: PostgresAnswer | None = None) -> PGresult | None:
         self._flush()
         last: PGresult | None = None
         error: psycopg.Error | None = None
         while self._pending:
-            key = self._pending.popleft()
+            sent = self._pending.popleft()
             last = self._next()
-            if last is None or last.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-                if key is not None:
-                    del self._prepared[key]
+            if last is not None and last.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                if isinstance(sent, PostgresAnswer):
+                    sent.result = last
+            else:
+                if isinstance(sent, tuple):
+                    del self._prepared[sent]
                 if error is None:
                     error = _error_of(last)
                 if self.lost:
@@ -430,6 +447,8 @@ class _Link:
                     break
             while self._next() is not None:
                 pass
+            if until is not None and sent is until:
+                break
         if error is not None:
             raise error
         return last
@@ -450,6 +469,23 @@ class _Link:
                 self._pgconn.consume_input()
 
 
+class PostgresAnswer:
+    """The answer to a statement that was asked, once it is taken."""
+
+    __slots__ = ("_session", "result", "statement")
+
+    def __init__(self, session: PostgresSession, statement: str) -> None:
+        self._session = session
+        self.statement = statement
+        self.result: PGresult | None = None
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """All of its rows."""
+        if self.result is None:
+            self._session._take(self)
+        return _rows_of(self.result)
+
+
 class PostgresSession:
     """One transaction: what answers nothing is sent together with what follows, so that an append is two round trips.
 
@@ -457,10 +493,11 @@ class PostgresSession:
     left it. A reading one sees one moment.
     """
 
-    __slots__ = ("_begun", "_database", "_link", "_write")
+    __slots__ = ("_begun", "_database", "_link", "_sent", "_write")
 
     _link: _Link
     _begun: bool
+    _sent: list[tuple[str, Sequence[Any], bool, PostgresAnswer | None]]
 
     def __init__(self, database: PostgresDatabase, write: bool) -> None:
         self._database = database
@@ -497,23 +534,33 @@ class PostgresSession:
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement and fetch all of its rows."""
+        return self.ask(statement, params).rows()
+
+    def ask(self, statement: str, params: Sequence[Any] = ()) -> PostgresAnswer:
+        """The same, but what follows may be sent before the rows are here."""
+        answer = PostgresAnswer(self, statement)
+        self._send(statement, params, answer=answer)
+        return answer
+
+    def _take(self, answer: PostgresAnswer) -> None:
         try:
             try:
-                self._send(statement, params)
-                answer = self._link.answers()
+                self._link.take(answer)
             except psycopg.Error as error:
                 if self._begun or not _is_gone(self._link, error):
                     raise
-                # The pooled connection died while nobody used it, and nothing was done on it yet.
+                # The pooled connection died while nobody used it. Without a COMMIT, nothing was done on it yet.
                 self._abandon()
                 self._link = self._database._take(fresh=True)
+                again = self._sent
                 self._begin()
-                self._send(statement, params)
-                answer = self._link.answers()
+                for statement, params, keep, place in again[1:]:
+                    self._send(statement, params, keep=keep, answer=place)
+                self._link.take(answer)
         except psycopg.Error as error:
             raise translated(error, self._database.place, lost=_is_gone(self._link, error)) from error
         self._begun = True
-        return _rows_of(answer)
+        self._sent.clear()
 
     def run(self, statement: str, params: Sequence[Any] = ()) -> None:
         """Run a statement that answers nothing, some time before the next rows or the end."""
@@ -522,14 +569,29 @@ class PostgresSession:
 
     def insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows."""
-        self._put(self._database._insert_statement(table), table, rows)
+        self._begun = True
+        self._put(self._database._insert_statement(table), table.columns, rows)
+
+    def insert_after(self, last: Answer, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows whose first column counts on from an answer: the server needs nobody to tell it."""
+        assert isinstance(last, PostgresAnswer)
+        columns = table.columns[1:]
+        names = ", ".join(name for name, _ in columns)
+        (first, _), *_ = table.columns
+        self._put(
+            f"INSERT INTO {table.name} SELECT answer.{first} + number, {names} FROM ({last.statement}) AS answer, "  # noqa: S608 - names of ours
+            f"unnest({_arrays(columns)}) WITH ORDINALITY AS new({names}, number)",
+            columns,
+            rows,
+        )
 
     def upsert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows, each in the place of the one with its key."""
         changed = [name for name, _ in table.columns if name not in table.key]
         then = f"UPDATE SET {', '.join(f'{name}=excluded.{name}' for name in changed)}" if changed else "NOTHING"
         insert = self._database._insert_statement(table)
-        self._put(f"{insert} ON CONFLICT ({', '.join(table.key)}) DO {then}", table, rows)
+        self._begun = True
+        self._put(f"{insert} ON CONFLICT ({', '.join(table.key)}) DO {then}", table.columns, rows)
 
     def define(self, statement: str) -> None:
         """Run a statement that defines a table or an index."""
@@ -540,22 +602,32 @@ class PostgresSession:
         """Wake those who watch, once this is committed."""
         self.run("SELECT pg_notify(?,?)", (self._database.channel, channel))
 
-    def _put(self, statement: str, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+    def _put(self, statement: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> None:
         if rows:
-            columns = zip(*rows, strict=True)
-            self.run(
-                statement, [_Column(kind, column) for (_, kind), column in zip(table.columns, columns, strict=True)]
-            )
+            values = zip(*rows, strict=True)
+            self._send(statement, [_Column(kind, column) for (_, kind), column in zip(columns, values, strict=True)])
 
     def _begin(self) -> None:
-        self._begun = False
+        self._begun = False  # whether what was sent can't be sent again on another connection
+        self._sent = []
         self._link.open()
         self._send(_BEGIN_WRITING if self._write else _BEGIN_READING, keep=False)
 
-    def _send(self, statement: str, params: Sequence[Any] = (), *, keep: bool = True) -> None:
+    def _send(
+        self,
+        statement: str,
+        params: Sequence[Any] = (),
+        *,
+        keep: bool = True,
+        answer: PostgresAnswer | None = None,
+    ) -> None:
+        if not self._begun:
+            self._sent.append((statement, params, keep, answer))
         try:
-            self._link.send(statement, params, keep=keep)
+            self._link.send(statement, params, keep=keep, answer=answer)
         except psycopg.Error as error:
+            if not self._begun and self._link.lost:
+                return  # whoever takes the first answer finds it, and sends all again
             raise translated(error, self._database.place, lost=self._link.lost) from error
 
     def _roll_back(self) -> None:
@@ -866,8 +938,9 @@ class PostgresDatabase:
     def _insert_statement(self, table: Table) -> str:
         statement = self._inserts.get(table.name)
         if statement is None:
-            arrays = ",".join(f"?::{_ARRAYS[kind][0]}" for _, kind in table.columns)
-            statement = self._inserts[table.name] = f"INSERT INTO {table.name} SELECT * FROM unnest({arrays})"  # noqa: S608 - names of ours
+            statement = self._inserts[table.name] = (
+                f"INSERT INTO {table.name} SELECT * FROM unnest({_arrays(table.columns)})"  # noqa: S608 - names of ours
+            )
         return statement
 
 

@@ -20,7 +20,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, check_format, damaged
+from .database import ALTERED, Answer, check_format, damaged
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -191,6 +191,19 @@ def patiently(run: Callable[[], object], timeout_s: float) -> None:
         pause_s = min(pause_s * 2, 0.002)
 
 
+class SQLiteAnswer:
+    """The rows of a statement."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """All of them."""
+        return self._rows
+
+
 class SQLiteSession:
     """One transaction. A writing one takes the write lock when it begins: a plain BEGIN that reads first and writes
     then fails at once when another writer was in between."""
@@ -258,6 +271,10 @@ class SQLiteSession:
         """Run a statement and fetch all of its rows."""
         return self._cursor.execute(statement, params).fetchall()
 
+    def ask(self, statement: str, params: Sequence[Any] = ()) -> SQLiteAnswer:
+        """The same: here an answer takes no time."""
+        return SQLiteAnswer(self.rows(statement, params))
+
     def run(self, statement: str, params: Sequence[Any] = ()) -> None:
         """Run a statement that answers nothing."""
         self._cursor.execute(statement, params)
@@ -272,6 +289,12 @@ class SQLiteSession:
             self._cursor.execute(statement, rows[0])
         else:
             self._cursor.executemany(statement, rows)
+
+    def insert_after(self, last: Answer, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows whose first column counts on from an answer."""
+        for first, *_ in last.rows():
+            if isinstance(first, int) and first < 2**62:  # whoever asked tells what is wrong with another answer
+                self.insert(table, [(number, *row) for number, row in enumerate(rows, first + 1)])
 
     def upsert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows, each in the place of the one with its key."""

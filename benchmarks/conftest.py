@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -107,6 +108,19 @@ class Measure:
     def sizes(self, **bytes_each: float) -> None:
         """Keep how many bytes an event takes on disk, by what they are of."""
         self._benchmark.extra_info["bytes"] = bytes_each
+
+    def memory(self, load: Callable[[], object]) -> None:
+        """Keep how many bytes Python holds at the peak of a load, and how many stay while its result does."""
+        gc.collect()
+        tracemalloc.start()
+        try:
+            loaded = load()
+            gc.collect()
+            stays, peak = tracemalloc.get_traced_memory()
+            del loaded
+        finally:
+            tracemalloc.stop()
+        self._benchmark.extra_info["memory"] = {"peak": peak, "stays": stays}
 
     def closing(self, closable: Closable) -> None:
         """Close something when the round is over."""

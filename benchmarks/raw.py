@@ -62,6 +62,20 @@ class RawLog:
             count += len(rows)
         return count
 
+    def states(self, topic: str, size: int) -> int:
+        """Position and state of all rows of one name, so many at a time, by the statement of Tallybook's own log; how
+        many there were."""
+        [(stop,)] = self.connection.execute("SELECT max(position) FROM stored_events")
+        position = count = 0
+        while rows := self.connection.execute(
+            "SELECT position, state FROM stored_events WHERE position>? AND position<=? AND topic=? "
+            "ORDER BY position LIMIT ?",
+            (position, stop, topic, size),
+        ).fetchall():
+            position = rows[-1][0]
+            count += len(rows)
+        return count
+
     def close(self) -> None:
         """Release the file."""
         self.connection.close()

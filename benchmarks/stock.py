@@ -58,6 +58,21 @@ class StockCustomer(Aggregate):
             """Keep the lines, as Tallybook's customer does."""
             aggregate.purchases[self.event_id] = self.lines
 
+    class Interacted(Aggregate.Event):
+        """The customer came by, called or wrote."""
+
+        event_id: UUID
+        effective_us: int
+        actor: str
+        purpose: str
+        kind: str
+        direction: str
+        outcome: str | None
+        text: str | None
+
+        def apply(self, aggregate: Any) -> None:
+            """Nothing is kept of it, as in Tallybook's customer."""
+
     def __init__(self, *, event_id: UUID, effective_us: int, actor: str, purpose: str, kind: str, source: str) -> None:
         self.kind = kind
         self.purchases: dict[UUID, list[StockLine]] = {}
@@ -105,6 +120,20 @@ class StockCustomer(Aggregate):
         """Record a purchase of the workload."""
         self.purchase(
             sale.sku, sale.quantity, sale.net_minor, sale.tax_minor, FIRST_US + sale.number * 1_000_000, sale.order_id
+        )
+
+    def interact(self, kind: str, at_us: int) -> None:
+        """Record an interaction."""
+        self.trigger_event(
+            self.Interacted,
+            event_id=new_id(),
+            effective_us=at_us,
+            actor=ACTOR,
+            purpose=PURPOSE,
+            kind=kind,
+            direction="in",
+            outcome=None,
+            text=None,
         )
 
 

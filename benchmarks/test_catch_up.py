@@ -104,7 +104,7 @@ class TestCatchUp:
                 log.head = core.app.position()
                 assert one_by_one.catch_up() == log.head
 
-            measure(key, STOCK, len(rows), run, copied(measure, source), rounds=sizes.single_rounds, warmup=0)
+            measure(key, STOCK, len(rows), run, copied(measure, source), rounds=sizes.catch_up_rounds, warmup=0)
             single, batched = (tmp_path / name for name in ("single", "batched"))
             single.mkdir()
             batched.mkdir()
@@ -134,7 +134,7 @@ class TestCatchUp:
             for event, tracking in shop.events_from_new_log(500):
                 view.process_event(event, tracking)
 
-        measure(key, STOCK, len(rows), run_stock, prepare, rounds=sizes.single_rounds, warmup=0)
+        measure(key, STOCK, len(rows), run_stock, prepare, rounds=sizes.catch_up_rounds, warmup=0)
 
     def test_ours(self, measure: Measure, sizes: Sizes, source: Path, key: str) -> None:
         """Tallybook."""

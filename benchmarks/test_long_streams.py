@@ -81,7 +81,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StockShop,
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_raw(measure: Measure, key: str, ours: tuple[Path, BookApplication, UUID, int]) -> None:
+def test_raw(measure: Measure, tmp_path: Path, key: str, ours: tuple[Path, BookApplication, UUID, int]) -> None:
     """The rows."""
     path, _, account, events = ours
     rows = [row for row in log_rows(path) if row[1] == account.bytes]
@@ -95,6 +95,11 @@ def test_raw(measure: Measure, key: str, ours: tuple[Path, BookApplication, UUID
         assert len(log.stream(account.bytes)) == events
 
     measure(key, RAW, events, run, prepare, rounds=ROUNDS)
+    if key == KEYS[0]:
+        log = RawLog(tmp_path / "memory.db")
+        log.append([rows])
+        measure.memory(lambda: log.stream(account.bytes))
+        log.close()
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -106,10 +111,12 @@ def test_stock(measure: Measure, key: str, stock: tuple[StockShop, UUID]) -> Non
         assert shop.customer_without_assertion(customer).version == EVENTS
 
     measure(key, STOCK, EVENTS, run, lambda folder: (), rounds=ROUNDS, warmup=0)
+    if key == KEYS[0]:
+        measure.memory(lambda: shop.customer_without_assertion(customer))
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_ours(measure: Measure, key: str, ours: tuple[Path, BookApplication, UUID, int]) -> None:
+def test_ours(measure: Measure, tmp_path: Path, key: str, ours: tuple[Path, BookApplication, UUID, int]) -> None:
     """Tallybook."""
     _, app, account, events = ours
 
@@ -126,3 +133,5 @@ def test_ours(measure: Measure, key: str, ours: tuple[Path, BookApplication, UUI
         assert app.load(LoyaltyAccount, account).version == events
 
     measure(key, OURS, events, run, prepare, rounds=ROUNDS)
+    prepare(tmp_path)
+    measure.memory(lambda: app.load(LoyaltyAccount, account))

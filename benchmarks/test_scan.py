@@ -12,13 +12,16 @@ from tallybook.domain.customer import Line, PurchaseRecorded
 
 from .conftest import Measure
 from .ours import Till, open_book, registered
-from .raw import RawLog, log_rows
+from .raw import LogRow, RawLog, log_rows
 from .rows import OURS, RAW, STOCK
 from .stock import StockCustomer, StockShop
-from .workload import Sizes, chunks, sales
+from .workload import SIZES, Sizes, chunks, sales
 
 PAGE = 5000
-KEYS = ["scan", "scan-events"]
+SCAN_CHUNK = 500
+"""As many rows as `BookApplication.scan` reads at a time, unless it is told otherwise."""
+CELLS = [("scan", RAW), ("scan", OURS), ("scan-all", OURS)]
+EVENTS_AND_ALL = ["scan-events", "scan-all"]
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +51,20 @@ def stock(sizes: Sizes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     shop.close()
 
 
+@pytest.fixture(scope="module")
+def rows(ours: tuple[Path, Book]) -> list[LogRow]:
+    """All rows of its log."""
+    return log_rows(ours[0])
+
+
 def total(sizes: Sizes) -> int:
     """What the fold must give."""
     return sum(sale.net_minor for sale in sales(sizes.scan_customers * sizes.scan_events_each))
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_raw(measure: Measure, sizes: Sizes, key: str, ours: tuple[Path, Book]) -> None:
+@pytest.mark.parametrize("key", EVENTS_AND_ALL)
+def test_raw(measure: Measure, sizes: Sizes, key: str, rows: list[LogRow]) -> None:
     """The rows."""
-    rows = log_rows(ours[0])
 
     def prepare(folder: Path) -> tuple[RawLog]:
         log = RawLog(folder / "raw.db")
@@ -69,7 +77,7 @@ def test_raw(measure: Measure, sizes: Sizes, key: str, ours: tuple[Path, Book]) 
     measure(key, RAW, len(rows), run, prepare, rounds=sizes.scan_rounds)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", ["scan", "scan-events"])
 def test_stock(measure: Measure, sizes: Sizes, key: str, stock: StockShop) -> None:
     """The package's recorder and mapper."""
     expected = total(sizes)
@@ -86,20 +94,42 @@ def test_stock(measure: Measure, sizes: Sizes, key: str, stock: StockShop) -> No
     measure(key, STOCK, count, run, lambda folder: (), rounds=sizes.scan_rounds)
 
 
-def test_ours(measure: Measure, sizes: Sizes, ours: tuple[Path, Book]) -> None:
-    """Tallybook: the fields that are wanted."""
+@pytest.mark.parametrize(
+    ("turn", "key", "who"),
+    [
+        (turn, *cell)
+        for turn in range(SIZES.scan_rounds)
+        for cell in (("scan", RAW), ("scan", OURS), ("scan-all", OURS))
+    ],
+)
+def test_in_turns(
+    measure: Measure, sizes: Sizes, ours: tuple[Path, Book], rows: list[LogRow], turn: int, key: str, who: str
+) -> None:
+    """One round of the `SELECT` that Tallybook's scan makes, alone, and one of the scan, in turns."""
     app = ours[1]._core.app
     expected = total(sizes)
     net_minor = list(Line.model_fields).index("net_minor")
+    purchases = sum(row[3] == PurchaseRecorded.stored_name for row in rows)
 
-    def run() -> None:
+    def prepare(folder: Path) -> tuple[RawLog]:
+        log = RawLog(folder / "raw.db")
+        log.append([rows])
+        return (log,)
+
+    def run_raw(log: RawLog) -> None:
+        assert log.states(PurchaseRecorded.stored_name, SCAN_CHUNK) == purchases
+
+    def run_ours() -> None:
         spent = 0
-        for _, (lines,) in app.scan(PurchaseRecorded, ["lines"]):
+        for _, (lines,) in app.scan(PurchaseRecorded, ["lines"], chunk=SCAN_CHUNK):
             for line in lines:
                 spent += line[net_minor]
         assert spent == expected
 
-    measure("scan", OURS, app.position(), run, lambda folder: (), rounds=sizes.scan_rounds)
+    if who == RAW:
+        measure(key, who, len(rows), run_raw, prepare, rounds=1)
+    else:
+        measure(key, who, len(rows), run_ours, lambda folder: (), rounds=1)
 
 
 def test_ours_events(measure: Measure, sizes: Sizes, ours: tuple[Path, Book]) -> None:

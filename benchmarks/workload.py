@@ -38,7 +38,6 @@ class Sizes:
     scan_rounds: int
     catch_up_lines: int
     catch_up_rounds: int
-    single_rounds: int
     import_lines: int | None
     import_rounds: int
     rebuild_rounds: int
@@ -60,7 +59,6 @@ FULL = Sizes(
     scan_rounds=3,
     catch_up_lines=5000,
     catch_up_rounds=3,
-    single_rounds=1,
     import_lines=None,
     import_rounds=1,
     rebuild_rounds=2,
@@ -82,7 +80,6 @@ QUICK = Sizes(
     scan_rounds=2,
     catch_up_lines=300,
     catch_up_rounds=2,
-    single_rounds=1,
     import_lines=3000,
     import_rounds=1,
     rebuild_rounds=1,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from .copy_on_write import LayeredDict
+from .errors import refusal
 from .events import Event, Metadata
 
 Appliers = dict[type[Event], Callable[[Any, Any], None]]
@@ -18,14 +19,37 @@ EV = TypeVar("EV", bound=Event)
 
 
 class Stamp:
-    """What a command gives to each event that it records: metadata, effective time, and fresh event ids."""
+    """What a command gives to each event that it records: metadata, effective time, and fresh event ids.
 
-    __slots__ = ("effective_us", "metadata", "new_id")
+    `given`: somebody said when it happened. Otherwise the effective time is what the host's clock shows.
+    """
 
-    def __init__(self, metadata: Metadata, effective_us: int, new_id: Callable[[], UUID]) -> None:
+    __slots__ = ("effective_us", "given", "metadata", "new_id")
+
+    def __init__(
+        self, metadata: Metadata, effective_us: int, new_id: Callable[[], UUID], *, given: bool = True
+    ) -> None:
         self.metadata = metadata
         self.effective_us = effective_us
         self.new_id = new_id
+        self.given = given
+
+    def not_before(self, earlier_us: int, what: str) -> None:
+        """See that a fact does not lie before what it rests on. Refuses: effective_too_early.
+
+        Where nobody gave a time, this host's clock is behind that of the host which recorded `what`: what happens now
+        happened at that time at the earliest.
+        """
+        if self.effective_us >= earlier_us:
+            return
+        if self.given:
+            raise refusal(
+                "effective_too_early",
+                f"The effective time lies before {what}.",
+                effective_us=self.effective_us,
+                earliest_us=earlier_us,
+            )
+        self.effective_us = earlier_us
 
     def at(self, effective_us: int) -> Stamp:
         """The same, for another effective time."""
@@ -83,14 +107,12 @@ class Aggregate:
         """Make the stream's next event, fold it in, and collect it."""
         if self.journal is None:
             raise TypeError("events are recorded on a draft, never on a shared aggregate")
-        fields.update(
-            originator_id=self.id,
-            originator_version=self.version + 1,
-            event_id=stamp.new_id(),
-            effective_us=stamp.effective_us,
-            subject_id=subject_id,
-            metadata=stamp.metadata,
-        )
+        fields["originator_id"] = self.id
+        fields["originator_version"] = self.version + 1
+        fields["event_id"] = stamp.new_id()
+        fields["effective_us"] = stamp.effective_us
+        fields["subject_id"] = subject_id
+        fields["metadata"] = stamp.metadata
         event: EV = event_class.__pydantic_validator__.validate_python(fields)
         self.apply(event)
         self.journal.append(event)

@@ -76,11 +76,12 @@ class Finished(NamedTuple):
 class RuleBook:
     """The adoptions known at some moment. Immutable."""
 
-    __slots__ = ("_adoptions",)
+    __slots__ = ("_adoptions", "_programmes")
 
     def __init__(self, adoptions: tuple[tuple[int, str, Rules], ...] = ()) -> None:
         # (effective_us, programme, rules) in the order of recording
         self._adoptions = adoptions
+        self._programmes = tuple(dict.fromkeys(name for _, name, _ in adoptions))
 
     def adding(self, effective_us: int, programme: str, rules: Rules) -> RuleBook:
         """The rule book with one more adoption."""
@@ -101,7 +102,7 @@ class RuleBook:
 
     def programmes(self) -> tuple[str, ...]:
         """Programmes with an adoption, in the order of their first."""
-        return tuple(dict.fromkeys(name for _, name, _ in self._adoptions))
+        return self._programmes
 
     def count(self, programme: str) -> int:
         """How many adoptions a programme has."""

@@ -238,7 +238,7 @@ class Customer(Aggregate):
                 customer=self.id,
                 system=system,
             )
-        _not_before(stamp, self.identifiers[system])
+        stamp.not_before(self.identifiers[system], "that of what it rests on")
         return self.record(IdentifierRemoved, stamp, self.id, system=system)
 
     def add_contact_point(self, stamp: Stamp, kind: str, value: str) -> ContactPointAdded:
@@ -256,7 +256,7 @@ class Customer(Aggregate):
                 customer=self.id,
                 point=point_id,
             )
-        _not_before(stamp, self.contact_points[point_id])
+        stamp.not_before(self.contact_points[point_id], "that of what it rests on")
         return self.record(ContactPointRemoved, stamp, self.id, point_id=point_id)
 
     def record_interaction(
@@ -320,6 +320,11 @@ class Customer(Aggregate):
         Refuses: invalid_argument, unknown_customer, no_lines, unknown_purchase, unknown_line, returned_too_much,
         effective_too_early.
         """
+        lines = self.returnable(stamp, purchase_id, quantities)
+        return self.record(ReturnRecorded, stamp, self.id, purchase_id=purchase_id, lines=lines, reason=reason)
+
+    def returnable(self, stamp: Stamp, purchase_id: UUID, quantities: Mapping[int, int]) -> tuple[ReturnLine, ...]:
+        """What such a return gives back, at the stamp's time. Refuses as `record_return` does."""
         self.check_return(quantities)
         purchase = self.purchases.get(purchase_id)
         if purchase is None:
@@ -344,22 +349,12 @@ class Customer(Aggregate):
                 )
             net = net_minor * (back + quantity) // pieces - net_back
             lines.append(ReturnLine(line=number, quantity=quantity, net_minor=net))
-        _not_before(stamp, bought_us)
-        return self.record(ReturnRecorded, stamp, self.id, purchase_id=purchase_id, lines=tuple(lines), reason=reason)
+        stamp.not_before(bought_us, "that of what it rests on")
+        return tuple(lines)
 
     def _must_be_registered(self) -> None:
         if not self.registered:
             raise refusal("unknown_customer", "There is no such customer.", customer=self.id)
-
-
-def _not_before(stamp: Stamp, earlier_us: int) -> None:
-    if stamp.effective_us < earlier_us:
-        raise refusal(
-            "effective_too_early",
-            "The effective time lies before that of what it rests on.",
-            effective_us=stamp.effective_us,
-            earliest_us=earlier_us,
-        )
 
 
 @applies(Customer.APPLIERS, KeyCreated)

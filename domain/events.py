@@ -16,10 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from .personal import PersonalData
 
+CODE_CHARS_MAX = 64
 # A code is written in the clear and for ever: no spaces and no "@", so that names and mail addresses don't slip in.
-Code = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]{1,64}$")]
-RulesLabel = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]{1,64}@[\w.:/+\-]{1,64}$")]
-"""A rule set and its version: `name@version`."""
+# The length stands beside the pattern: `{1,64}` in it makes an automaton that takes as long as the rest of the event.
+Code = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX)]
+RulesLabel = Annotated[
+    str, StringConstraints(pattern=r"^[\w.:/+\-]+@[\w.:/+\-]+$", max_length=2 * CODE_CHARS_MAX + len("@"))
+]
+"""A rule set and its version, both a code: `name@version`."""
 Points = Annotated[int, Field(ge=0, le=10**12)]
 Minor = Annotated[int, Field(ge=0, le=10**15)]
 """Money in minor units of its currency (cents)."""

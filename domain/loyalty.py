@@ -246,13 +246,7 @@ class LoyaltyAccount(Aggregate):
         return fact
 
     def _must_be_open(self, stamp: Stamp, control: Control) -> None:
-        if stamp.effective_us < self.enrolled_us:
-            raise refusal(
-                "effective_too_early",
-                "The effective time lies before the account was opened.",
-                effective_us=stamp.effective_us,
-                earliest_us=self.enrolled_us,
-            )
+        stamp.not_before(self.enrolled_us, "the account was opened")
         if control.rule_book.in_force(self.programme, stamp.effective_us) is None:
             raise refusal(
                 "no_rule_set",

@@ -169,13 +169,7 @@ class Ticket(Aggregate):
             raise refusal("unknown_ticket", "There is no such ticket.", ticket=self.id)
         if live and self.state is TicketState.CLOSED:
             raise refusal("ticket_closed", "The ticket is closed.", ticket=self.id)
-        if stamp.effective_us < self.opened_us:
-            raise refusal(
-                "effective_too_early",
-                "The effective time lies before the ticket was opened.",
-                effective_us=stamp.effective_us,
-                earliest_us=self.opened_us,
-            )
+        stamp.not_before(self.opened_us, "the ticket was opened")
 
     def _must_be_live(self, stamp: Stamp) -> None:
         self._must_exist(stamp, live=True)

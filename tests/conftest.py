@@ -14,12 +14,15 @@ import pytest
 import tallybook
 from tallybook import Book
 
-from .postgres import drop_schema, new_schema, password_of, schema_url, server_url
+from .postgres import UNMARKED_VARIABLE, drop_schema, new_schema, password_of, schema_url, server_url
 
 DATA = Path(__file__).parent.parent / "src" / "tallybook" / "data"
 MASTER = DATA / "cdnow_master.txt.xz"
 STANDARD = DATA / "standard.toml"
 CANDIDATE = DATA / "candidate.toml"
+
+ON_A_SERVER = {"server", "postgresql", "postgresql without order"}
+"""Parameters by which a test has its book, log or store on a server."""
 
 IN_MEMORY = Path("/dev/shm")
 WANTED_BYTES = 4 << 30
@@ -32,6 +35,32 @@ def pytest_configure() -> None:
     usable = "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK | os.X_OK)
     if usable and shutil.disk_usage(IN_MEMORY).free >= WANTED_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(IN_MEMORY)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL server, as far as its fixtures and parameters tell; the rest is marked where it
+    stands. `pytest_runtest_setup` sees to it that nothing is left out.
+    """
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if "server_book_url" in getattr(item, "fixturenames", ()) or not ON_A_SERVER.isdisjoint(
+            one for one in parameters if isinstance(one, str)
+        ):
+            item.add_marker("server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test without the mark `server` gets none."""
+    os.environ.pop(UNMARKED_VARIABLE, None)
+    if item.get_closest_marker("server") is None:
+        os.environ[UNMARKED_VARIABLE] = item.nodeid
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """What is put away may be a module's, and of other tests than the last."""
+    os.environ.pop(UNMARKED_VARIABLE, None)
 
 
 @contextmanager

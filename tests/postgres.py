@@ -33,13 +33,32 @@ LOCKED_USER = "tallybook_locked"
 """A role that needs a password, on the server that the tests start."""
 
 
+UNMARKED_VARIABLE = "TALLYBOOK_TEST_WITHOUT_SERVER"
+"""Names the test that is at work and isn't marked `server`: neither it nor a process that it starts gets one."""
+
+
 class PostgresUnavailable(Exception):
     """There is no server to test with. That is a failure, never a skip."""
 
 
-@cache
+class UnmarkedTest(Exception):
+    """A test asks for a server that `-m server` would not select."""
+
+
+def refuse_unmarked() -> None:
+    """Raises UnmarkedTest in a test without the mark `server`."""
+    if test := os.environ.get(UNMARKED_VARIABLE):
+        raise UnmarkedTest(f"{test} asks for a server and isn't marked `server`: mark it, or teach tests/conftest.py.")
+
+
 def server_url() -> str:
     """The URL of a database to test in; starts the server when it is first asked for."""
+    refuse_unmarked()
+    return _server_url()
+
+
+@cache
+def _server_url() -> str:
     given = os.environ.get("TALLYBOOK_TEST_POSTGRES_URL")
     if given:
         return given
@@ -59,6 +78,7 @@ def server_url() -> str:
 @contextmanager
 def tcp_server_url() -> Iterator[str]:
     """A server of its own that is reached over TCP, for what its other sockets don't have."""
+    refuse_unmarked()
     keeper = subprocess.Popen(
         [sys.executable, __file__, "tcp"],
         stdin=subprocess.PIPE,
@@ -240,6 +260,7 @@ def _programs() -> Path:
 
 def keep(*, tcp: bool = False) -> None:
     """Run a server until standard input ends; write its URL to standard output when it takes connections."""
+    refuse_unmarked()
     port = 5432
     if tcp:
         with socket.create_server(("127.0.0.1", 0)) as free:

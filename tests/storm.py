@@ -150,10 +150,6 @@ def write(
     def fail(_session: Session, _last: int) -> None:
         raise RolledBackError
 
-    def die(session: Session, _last: int) -> None:
-        session.rows("SELECT 1")  # a server has got what was held back for it
-        os.kill(os.getpid(), signal.SIGKILL)
-
     for number in range(transactions):
         size = chance.randint(1, 5)
         states = [f"{name}/{number}/{one}" for one in range(1, size + 1)]
@@ -571,11 +567,22 @@ def coupon(number: int) -> bytes:
     return b"coupon" + bytes([number])
 
 
-def claim_coupons(log: LogRecorder, customer: int, seed: int, rounds: int, *, guarded: bool = True) -> None:
-    """Claim and release coupons for a customer, whom others serve as well. Unguarded: without the claims."""
+def claim_coupons(
+    log: LogRecorder,
+    customer: int,
+    seed: int,
+    rounds: int,
+    acknowledge: Callable[[int], None] = lambda position: None,
+    *,
+    guarded: bool = True,
+    dies_in: int | None = None,
+) -> None:
+    """Claim and release coupons for a customer, whom others serve as well. Unguarded: without the claims. From the
+    round numbered `dies_in` on, the process kills itself in the first transaction that comes to its commit: before
+    it, or in every second round after it."""
     chance = random.Random(seed)
     stream = customer.to_bytes(16, "big")
-    for _ in range(rounds):
+    for number in range(rounds):
         events = log.stream_rows(UUID(bytes=stream))
         held = {int(state) for _, _, name, state in events if name == "taken"}
         for _, _, name, state in events:  # in order: what was released is not held, unless it was taken again
@@ -585,34 +592,56 @@ def claim_coupons(log: LogRecorder, customer: int, seed: int, rounds: int, *, gu
         if not releases and not free:
             continue
         wanted = chance.choice(sorted(held) if releases else free)
-        row = (stream, len(events) + 1, "released" if releases else "taken", str(wanted).encode())
+        doomed = dies_in is not None and number >= dies_in
+        before_commit = doomed and number % 2 == 0
+        name = "never" if before_commit else "released" if releases else "taken"
+        row = (stream, len(events) + 1, name, str(wanted).encode())
+        claims = [(coupon(wanted), stream)] if guarded and not releases else []
+        released = [coupon(wanted)] if guarded and releases else []
         with suppress(IntegrityError):  # another was faster: with the coupon, or with this customer
-            if not guarded:
-                log.append([row])
-            elif releases:
-                log.append([row], releases=[coupon(wanted)])
-            else:
-                log.append([row], claims=[(coupon(wanted), stream)])
+            positions = log.append([row], claims=claims, releases=released, inline=die if before_commit else None)
+            if doomed:
+                die()
+            acknowledge(positions[0])
+
+
+def die(session: Session | None = None, _last: int = 0) -> None:
+    """Kill this process, in a transaction whose inserts a server has got, or outside of any."""
+    if session is not None:
+        session.rows("SELECT 1")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def storm_of_claims(way: str, where: str, *, seed: int = 1, rounds: int = 60, guarded: bool = True) -> list[str]:
-    """Let 8 threads and 4 processes claim coupons for 6 customers; what the log then says that must not be."""
+    """Let 8 threads and 4 processes, each killed once and begun anew, claim coupons for 6 customers; what the log then
+    says that must not be."""
     log = WAYS[way](where)
     chance = random.Random(seed)
-    processes = []
-    with ThreadPoolExecutor(8) as pool:
-        for customer in range(4):
-            arguments = [way, where, str(customer), str(chance.getrandbits(32)), str(rounds), str(int(guarded))]
-            processes.append(start("claim", arguments))
+    acknowledged: list[int] = []
+
+    def live(customer: int, seeds: Sequence[int]) -> int:
+        killed = 0
+        for life, own in enumerate(seeds):
+            dies_in = own % (rounds // 2) // 2 * 2 + customer % 2 if life == 0 else -1
+            long = rounds if life else 100 * rounds  # until it comes to a commit, and dies of it
+            arguments = [way, where, str(customer), str(own), str(long), str(int(guarded)), str(dies_in)]
+            with start("claim", arguments) as process:
+                assert process.stdout is not None
+                acknowledged.extend(int(line) for line in process.stdout)
+                killed += process.wait(PATIENCE_S) == -signal.SIGKILL
+        return killed
+
+    with ThreadPoolExecutor(12) as pool:
+        living = [pool.submit(live, customer, [chance.getrandbits(32) for _ in range(2)]) for customer in range(4)]
         jobs = [
-            pool.submit(claim_coupons, log, one % 6, chance.getrandbits(32), rounds, guarded=guarded)
+            pool.submit(
+                claim_coupons, log, one % 6, chance.getrandbits(32), rounds, acknowledged.append, guarded=guarded
+            )
             for one in range(8)
         ]
         for job in jobs:
             job.result(PATIENCE_S)
-    for process in processes:
-        process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0
+        killed = sum(future.result(PATIENCE_S) for future in living)
     problems = []
     holders: dict[bytes, bytes] = {}
     taken = released = 0
@@ -623,13 +652,118 @@ def storm_of_claims(way: str, where: str, *, seed: int = 1, rounds: int = 60, gu
             if claim in holders:
                 problems.append(f"position {position}: coupon {int(state)} is taken while another holds it")
             holders[claim] = stream
-        else:
+        elif name == "released":
             released += 1
             if holders.pop(claim, None) != stream:
                 problems.append(f"position {position}: coupon {int(state)} is released by one who does not hold it")
+        else:
+            problems.append(f"position {position}: this transaction was killed before its commit")
     if log.holders([coupon(number) for number in range(COUPONS)]) != holders:
         problems.append("the claims are not what the log says")
+    if max(acknowledged) > log.position() or len(acknowledged) != len(set(acknowledged)):
+        problems.append("what was acknowledged is not there once")
+    assert killed == 4, f"only {killed} processes were killed"
     assert min(taken, released) > 20, f"only {taken} taken, {released} released: no storm"
+    log.database.close()
+    return problems
+
+
+UNITS = 100
+FIRST_UNITS = 6
+"""What each buyer buys at most until those that are to be killed are dead: so there is something left for them."""
+
+
+def unit(number: int) -> bytes:
+    """The claim on one unit of an article in stock."""
+    return b"stock" + number.to_bytes(2, "big")
+
+
+def buy_units(
+    log: LogRecorder,
+    buyer: int,
+    seed: int,
+    acknowledge: Callable[[int], None],
+    *,
+    most: int = UNITS,
+    guarded: bool = True,
+    dies_in: int | None = None,
+) -> None:
+    """Buy units until so many are bought or none is free. In the purchase numbered `dies_in` the process kills itself,
+    before the commit or, if the number is odd, after it. Unguarded: what is free is looked up, and not claimed."""
+    chance = random.Random(seed)
+    stream, bought = (1000 + buyer).to_bytes(16, "big"), 0
+    while bought < most:
+        version = len(log.stream_rows(UUID(bytes=stream)))
+        sold = (
+            {number for number in range(UNITS) if log.holder(unit(number)) is not None}
+            if guarded
+            else {int(row[4]) for row in log.iterate()}
+        )
+        free = [number for number in range(UNITS) if number not in sold]
+        if not free:
+            return
+        wanted = chance.choice(free[:3])  # all want the same few
+        doomed = bought == dies_in
+        before_commit = doomed and bought % 2 == 0
+        row = (stream, version + 1, "never" if before_commit else "sold", str(wanted).encode())
+        with suppress(IntegrityError):  # another was faster
+            log.append([row], claims=[(unit(wanted), stream)] if guarded else [], inline=die if before_commit else None)
+            if doomed:
+                die()
+            acknowledge(wanted)
+            bought += 1
+
+
+def storm_of_stock(way: str, where: str, *, seed: int = 1, guarded: bool = True) -> list[str]:
+    """Let 8 threads and 4 processes, two of which are killed, buy all units of an article; what must not be."""
+    log = WAYS[way](where)
+    chance = random.Random(seed)
+    acknowledged: list[int] = []
+
+    def buy(buyer: int, most: int) -> None:
+        buy_units(log, buyer, chance.getrandbits(32), acknowledged.append, most=most, guarded=guarded)
+
+    with ThreadPoolExecutor(8) as pool:
+        processes = [
+            start("buy", [way, where, str(8 + one), str(one), str(int(guarded)), str({0: 2, 1: 3}.get(one, -1))])
+            for one in range(4)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for job in [pool.submit(buy, buyer, FIRST_UNITS) for buyer in range(8)]:
+            job.result(PATIENCE_S)
+        assert [process.wait(PATIENCE_S) for process in processes[:2]] == [-signal.SIGKILL] * 2
+        jobs = [pool.submit(buy, buyer, UNITS) for buyer in range(8)]
+        for process in processes[2:]:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for job in jobs:
+            job.result(PATIENCE_S)
+        for process in processes:
+            with process:
+                assert process.stdout is not None
+                acknowledged.extend(int(line) for line in process.stdout)
+        assert [process.returncode for process in processes[2:]] == [0, 0]
+    rows = list(log.iterate())
+    sold = [int(state) for *_, state in rows]
+    problems = [f"position {row[0]}: this transaction was killed before its commit" for row in rows if row[3] != "sold"]
+    problems += [f"unit {one} is sold {count} times" for one, count in Counter(sold).items() if count > 1]
+    problems += [f"unit {one} was sold and is not in the log" for one in {*acknowledged} - {*sold}]
+    if len(sold) != UNITS:
+        problems.append(f"{len(sold)} of {UNITS} units are sold")
+    # One purchase was committed by a process that was killed before it could tell.
+    if len(acknowledged) != len(sold) - 1:
+        problems.append(f"{len(acknowledged)} sales were acknowledged of {len(sold)}")
+    if guarded and log.holders([unit(number) for number in range(UNITS)]) != {
+        unit(int(state)): stream for _, stream, _, _, state in rows
+    }:
+        problems.append("the claims are not what the log says")
     log.database.close()
     return problems
 
@@ -657,6 +791,11 @@ def run_reader(arguments: Sequence[str], role: str = "read") -> Seen:
     return [(position, state) for position, state in json.loads(out)]
 
 
+def tell(number: int) -> None:
+    """A line for whoever started this process."""
+    print(number, flush=True)
+
+
 def main(role: str, *arguments: str) -> None:
     """What a process does."""
     match role, arguments:
@@ -679,9 +818,17 @@ def main(role: str, *arguments: str) -> None:
         case "follow", (url, names):
             with tallybook.open(url) as book:
                 print(json.dumps(follow(book, json.loads(names))))
-        case "claim", (way, where, customer, seed, rounds, guarded):
+        case "claim", (way, where, customer, seed, rounds, guarded, dies_in):
             log = WAYS[way](where)
-            claim_coupons(log, int(customer), int(seed), int(rounds), guarded=guarded == "1")
+            dies = None if dies_in == "-1" else int(dies_in)
+            claim_coupons(log, int(customer), int(seed), int(rounds), tell, guarded=guarded == "1", dies_in=dies)
+            log.database.close()
+        case "buy", (way, where, buyer, seed, guarded, dies_in):
+            log = WAYS[way](where)
+            print("ready", flush=True)
+            for most, dies in ((FIRST_UNITS, int(dies_in)), (UNITS, -1)):
+                sys.stdin.readline()
+                buy_units(log, int(buyer), int(seed), tell, most=most, guarded=guarded == "1", dies_in=dies)
             log.database.close()
         case "hand", (url,):
             with tallybook.open(url) as book:

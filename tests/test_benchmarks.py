@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from benchmarks.rows import OURS, RAW, ROWS, STOCK
 
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.server
 def test_a_quick_run_measures_ours_beside_stock_and_raw(tmp_path: Path) -> None:
     results, page = tmp_path / "results.json", tmp_path / "page.md"
     done = subprocess.run(

@@ -177,7 +177,8 @@ def reseal(path: Path, table: str = "stored_events") -> None:
     with closing(sqlite3.connect(path)) as raw, raw:
         [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'")
         frontier = merkle.Frontier()
-        frontier.append_rows(origin, raw.execute(f"SELECT * FROM {table} ORDER BY position").fetchall())
+        rows = raw.execute(f"SELECT * FROM {table} ORDER BY position").fetchall()
+        frontier.append_rows(origin, [row[1:] for row in rows])
         raw.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (frontier.size, frontier.packed(), table))
 
 

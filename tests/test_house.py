@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 from tools.reference import DESKS, DOCS, PAGES, public
 
 from tallybook.domain.errors import REFUSALS
+
+from .postgres import UnmarkedTest, run_sql, server_url, tcp_server_url
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("domain", "projections", "adapters")
@@ -63,6 +66,32 @@ def test_every_silenced_check_has_its_reason() -> None:
         if (match := silenced.search(line)) and len(match.group(3).strip(" -#")) < 4
     ]
     assert bare == []
+
+
+def test_a_test_that_is_not_marked_server_gets_none_nor_does_a_process_that_it_starts() -> None:
+    # So `-m server`, by which .ci/run selects what it runs on every Python, leaves nothing out that needs a server.
+    with pytest.raises(UnmarkedTest, match="test_a_test_that_is_not_marked_server"):
+        server_url()
+    with pytest.raises(UnmarkedTest), tcp_server_url():
+        pass
+    keeper = subprocess.run(
+        [sys.executable, ROOT / "tests" / "postgres.py"], input="", capture_output=True, text=True, check=False
+    )
+    assert keeper.returncode == 1
+    assert "UnmarkedTest" in keeper.stderr
+
+
+@pytest.mark.server
+def test_one_that_is_marked_gets_one() -> None:
+    assert run_sql("SELECT 1") == [(1,)]
+
+
+def test_ci_runs_what_is_marked_on_every_python_that_is_promised() -> None:
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert 'TESTS="-m server"' in run
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    promised = [one.rpartition(" ")[2] for one in project["classifiers"] if "Python :: 3." in one]
+    assert f"for version in {' '.join(promised)};" in run
 
 
 @pytest.fixture(scope="module")

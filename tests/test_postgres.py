@@ -627,6 +627,7 @@ def test_the_command_line_opens_a_book_on_a_server(url: str, tmp_path: Path) -> 
     assert "Copy the wrapping key" in refused.stderr
 
 
+@pytest.mark.server
 def test_the_server_gives_up_a_host_that_vanished_within_seconds() -> None:
     # What holds a projector's lock must not hold it for the two hours of TCP's own patience.
     from tallybook.adapters.postgres import VANISHED_S, PostgresDatabase

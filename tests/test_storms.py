@@ -17,7 +17,7 @@ import tallybook
 from tallybook.projections.read_models import Recorded
 
 from .conftest import MASTER, server_book
-from .storm import RULES, Hand, all_at_once, give, place, storm_of_claims
+from .storm import RULES, Hand, all_at_once, give, place, storm_of_claims, storm_of_stock
 
 pytestmark = pytest.mark.slow
 
@@ -220,3 +220,16 @@ def test_without_claims_coupons_would_have_two_holders(way: str, tmp_path: Path)
     with place(way, tmp_path) as where:
         problems = storm_of_claims(way, where, guarded=False)
     assert any("while another holds it" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("way", ["sqlite", "postgresql"])
+def test_an_article_in_stock_is_sold_as_often_as_it_is_there(way: str, tmp_path: Path) -> None:
+    with place(way, tmp_path) as where:
+        assert storm_of_stock(way, where) == []
+
+
+@pytest.mark.parametrize("way", ["sqlite", "postgresql"])
+def test_without_claims_more_would_be_sold_than_is_there(way: str, tmp_path: Path) -> None:
+    with place(way, tmp_path) as where:
+        problems = storm_of_stock(way, where, guarded=False)
+    assert any("times" in problem for problem in problems)

@@ -293,9 +293,9 @@ class Work:
         self.id = core.book_id  # the library saves things that have an id and a version
         self.version = 0
         self.now_us = core.now_us()
-        self.effective_us = self.now_us if effective_at is None else moment_us(effective_at, "effective_at")
+        effective_us = self.now_us if effective_at is None else moment_us(effective_at, "effective_at")
         if not may_lie_ahead:
-            self._must_have_happened(self.effective_us)
+            self._must_have_happened(effective_us)
         self.metadata = acting.model_copy(
             update={
                 "recorded_us": self.now_us,
@@ -304,7 +304,8 @@ class Work:
         )
         # One random id a command; the ids of its events count on from there.
         first = core.new_id().int
-        self.stamp = Stamp(self.metadata, self.effective_us, map(uuid_of, count(first)).__next__)
+        new_event_id = map(uuid_of, count(first)).__next__
+        self.stamp = Stamp(self.metadata, effective_us, new_event_id, given=effective_at is not None)
         self.journal: list[Event] = []
         self.keys: dict[UUID, bytes] = {}
         self.claims: list[tuple[bytes, bytes]] = []

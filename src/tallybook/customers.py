@@ -369,8 +369,9 @@ class CustomerDesk(Desk):
         control = work.control()
         accounts = work.accounts_of(customer_id)
         before = {account.programme: account.reversed for account in accounts}
+        draft.returnable(work.stamp, found, lines)  # from here on the time stands
         for account in accounts:
-            account.settle(work.stamp, work.effective_us, control)
+            account.settle(work.stamp, work.stamp.effective_us, control)
         fact = draft.record_return(work.stamp, found, lines, reason)
         for account in accounts:
             account.receive(fact, work.stamp, control)

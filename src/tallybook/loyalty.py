@@ -167,9 +167,14 @@ class LoyaltyDesk(Desk):
     def _announce_sweep(
         self, work: Work, until: When | None, *, effective_at: When | None = None, command_id: str | None = None
     ) -> None:
-        until_us = work.effective_us if until is None else moment_us(until, "until")
-        work.at(until_us)
-        work.control().sweep(work.stamp, until_us)
+        control = work.control()
+        if until is None and effective_at is None:
+            # Where another host, whose clock is ahead, swept a moment ago: as far as it did.
+            until_us = max(work.stamp.effective_us, control.horizon_us or 0)
+        else:
+            until_us = work.stamp.effective_us if until is None else moment_us(until, "until")
+            work.at(until_us)
+        control.sweep(work.stamp, until_us)
 
     @command
     def _settle(

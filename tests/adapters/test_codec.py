@@ -654,7 +654,7 @@ def test_a_scan_gives_the_fields_that_reading_gives(stored_name: str) -> None:
     fields = ["event_id", "effective_us", "subject_id", "metadata", *event_class.clear_fields]
     mapper = EventMapper(maker.keyring())
     events = list(maker.examples(event_class).values())
-    rows = [(position, mapper.state_of(event)) for position, event in enumerate(events, 7)]
+    rows = [(position, state) for position, (_, _, _, state) in enumerate(mapper.rows(events), 7)]
     found = list(mapper.scan(stored_name, fields, rows))
     assert found == [
         (position, tuple(_raw(getattr(event, name)) for name in fields)) for position, event in enumerate(events, 7)

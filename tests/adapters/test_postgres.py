@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -26,7 +27,7 @@ from tests.postgres import (
 )
 
 from tallybook.adapters import postgres
-from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.log import LogRecorder, Receipt
 from tallybook.adapters.postgres import PostgresDatabase, parse, place_of, translated
 from tallybook.domain.errors import (
     BookClosed,
@@ -38,6 +39,8 @@ from tallybook.domain.errors import (
     Refused,
 )
 from tallybook.projections.read_models import Table
+
+pytestmark = pytest.mark.server
 
 ENOUGH_S = 60.0
 THINGS = Table("things", (("id", "integer"), ("name", "text"), ("data", "blob")), ("id",))
@@ -599,18 +602,58 @@ def test_a_database_of_another_encoding_is_refused(schema: str) -> None:
 def test_an_append_is_two_round_trips(database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     log = LogRecorder(database, origin="tallybook/test")
     log.create_table()
-    waits = 0
-    taken = postgres._Link._taken
+    log.append([(bytes(16), 1, "made.up", b"state")])
+    done: list[str] = []
 
-    def counted(link: Any) -> Any:
-        nonlocal waits
-        waits += 1
-        return taken(link)
+    def noting(name: str, method: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if name not in done[-1:]:
+                done.append(name)
+            return method(*args, **kwargs)
 
-    monkeypatch.setattr(postgres._Link, "_taken", counted)
-    log.append([(bytes(16), version, "made.up", b"state") for version in range(1, 51)], claims=[(b"claim", bytes(16))])
-    assert waits == 2
+        return noted
+
+    for name in ("send", "_taken"):
+        monkeypatch.setattr(postgres._Link, name, noting(name, getattr(postgres._Link, name)))
+    log.append(
+        [(bytes(16), version, "made.up", b"state") for version in range(2, 51)],
+        reads=[(UUID(int=0), 1), *((UUID(int=number), 0) for number in range(1, 600))],
+        claims=[(b"claim", bytes(16))],
+        receipt=Receipt(bytes(16), bytes(32), b"+1"),
+    )
+    assert done == ["send", "_taken"] * 2
     assert log.position() == 50
+
+
+@pytest.mark.parametrize("size", [10, 200_000], ids=["buffered", "more than a buffer"])
+def test_an_append_survives_a_connection_that_was_lost_while_nobody_used_it(
+    schema: str, proxy: Proxy, size: int
+) -> None:
+    database = PostgresDatabase(proxy.url(schema))
+    log = LogRecorder(database, origin="tallybook/test")
+    log.create_table()
+    for version in range(1, 8, 2):
+        proxy.cut_all()
+        assert log.append([(bytes(16), version, "made.up", bytes(size))], reads=[(UUID(int=0), version - 1)]) == range(
+            version, version + 1
+        )
+        run_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name=%s", f"tallybook {schema}"
+        )
+        log.append([(bytes(16), version + 1, "made.up", bytes(size))], reads=[(UUID(int=0), version)])
+    assert [row[:3] for row in log.iterate()] == [(number, bytes(16), number) for number in range(1, 9)]
+    database.close()
+
+
+def test_nothing_is_kept_of_an_append_whose_reads_moved_though_its_rows_were_sent(database: PostgresDatabase) -> None:
+    log = LogRecorder(database, origin="tallybook/test")
+    log.create_table()
+    log.append([(bytes(16), 1, "made.up", b"state")])
+    for reads in ([(UUID(int=0), 0)], [(UUID(int=0), 2)], [(UUID(int=1), 1)]):
+        with pytest.raises(persistence.IntegrityError, match="moved on"):
+            log.append([(bytes(16), 2, "made.up", b"state")], reads=reads)
+    assert log.append([(bytes(16), 2, "made.up", b"state")], reads=[(UUID(int=0), 1)]) == range(2, 3)
+    assert log.extent() == (2, 1, 2)
 
 
 def test_text_is_ordered_by_its_bytes_as_in_files(database: PostgresDatabase) -> None:

@@ -445,7 +445,7 @@ def test_an_event_of_three_versions_is_stored_upcast_read_projected_and_certifie
                 metadata=core.gate_metadata(core.acting_now()),
                 **given,
             )
-            core.app.log.append([(make.SPACE.bytes, version, NAME, core.app.codec.state_of(event))])
+            core.app.log.append(core.app.codec.rows([event]))
             # Nothing that was written before was touched: the log commits to stored bytes.
             found = list(core.app.log.iterate())
             assert found[: len(rows)] == rows

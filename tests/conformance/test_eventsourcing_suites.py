@@ -63,6 +63,7 @@ class Memory(TestCase):
         return database
 
 
+@pytest.mark.server
 class Server(TestCase):
     """Each test has a schema of its own on a PostgreSQL server."""
 

@@ -53,6 +53,7 @@ class TestEventsInMemory(OnDatabase):
         return recorder(SQLiteDatabase(f"file:suite-{uuid4().hex}?mode=memory&cache=shared"))
 
 
+@pytest.mark.server
 class OnServer:
     """Each store has a schema of its own."""
 

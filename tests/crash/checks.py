@@ -32,25 +32,28 @@ class Finding:
 def check(url: str, ledger: Ledger, chance: random.Random, *, thorough: bool) -> list[Finding]:
     """Open the book as its host would, and compare it with the ledger; what the first check that fails finds.
 
-    `thorough`: decisions and the rows of read models too.
+    The rows of read models are compared as the crash left them, before a question brings them up to date; with
+    `thorough` once more after they caught up.
     """
     try:
         with tallybook.open(url) as book:
             return (
                 _ledger_agrees(book, ledger)
-                or _sound(book, thorough)
+                or _sound(book)
+                or _rows_agree(book)
                 or _import_agrees(book, ledger)
                 or _keys_open(book, ledger, chance)
                 or _repeats(book, ledger, chance)
-                or (_rows_agree(book) if thorough else [])
+                or (_caught_up(book) if thorough else [])
             )
     except Exception as error:  # noqa: BLE001 - whatever it is, a book that can't be used is what is looked for
         return [Finding("broken", f"{type(error).__name__}: {error}")]
 
 
-def _sound(book: Book, thorough: bool) -> list[Finding]:
+def _sound(book: Book) -> list[Finding]:
+    """The frontiers fit the logs, and the decisions the facts."""
     found = [Finding("broken", f"{one.log}: {one.problem}") for one in book.audit.verify() if one.problem is not None]
-    if not found and thorough:
+    if not found:
         certificate = book.replay()
         if not certificate.holds:
             found.append(Finding("broken", f"the certificate fails: {certificate.first}"))
@@ -174,7 +177,7 @@ def check_backups(folder: Path, ledger: Ledger) -> list[Finding]:
             tallybook.restore(file, f"sqlite:///{again}", keys=keys)
             then = Ledger(ledger.begun, {token: ledger.outcomes[token] for token in tokens})
             with tallybook.open(f"sqlite:///{again}") as book:
-                found += _ledger_agrees(book, then) or _sound(book, thorough=False)
+                found += _ledger_agrees(book, then) or _sound(book)
         except Exception as error:  # noqa: BLE001 - whatever it is, a backup that can't be restored is looked for
             found.append(Finding("broken", f"a backup: {type(error).__name__}: {error}"))
         shutil.rmtree(again.parent)
@@ -199,15 +202,22 @@ class _Folded:
         self.rows[table.name][key] = row
 
 
-def _rows_agree(book: Book) -> list[Finding]:
-    """Read models that caught up hold the rows that a fold of the whole log from its beginning gives."""
-    core = book._core
+def _caught_up(book: Book) -> list[Finding]:
+    """The same of read models that caught up."""
     book.projections.catch_up()
+    return _rows_agree(book)
+
+
+def _rows_agree(book: Book) -> list[Finding]:
+    """Read models hold the rows that a fold of the log from its beginning to their position gives."""
+    core = book._core
     history = list(core.history())
     found = []
     for model in core.projector.models:
+        build = core.store.generation(model)
+        reached = 0 if build is None else core.store.tracked(build)
         folded = _Folded(model)
-        model.fold(history, folded)
+        model.fold([one for one in history if one.position <= reached], folded)
         for table in model.tables:
             rows = core.store.select(model, table, [name for name, _ in table.columns])
             differing = set(rows) ^ set(folded.rows[table.name].values())

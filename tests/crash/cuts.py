@@ -13,13 +13,15 @@ from typing import Any
 from unittest import mock
 
 import tallybook
+from tallybook import imports
 from tallybook.adapters.keys import FileKeyStore
 from tallybook.adapters.sqlite import SQLiteDatabase
 
 from . import workload
 from .checks import Finding, check
 from .disk import Disk, failure
-from .ledger import Ledger
+from .kills import LINES_PER_COMMIT, slice_of_master
+from .ledger import ACTOR, PURPOSE, Ledger
 from .report import Life
 
 CUTS_PER_BOOK = 20
@@ -52,6 +54,7 @@ def live(folder: Path, seed: str, cuts: int, synchronous: str = "FULL", mistake:
     """One book from its making through some cuts, on the disk that each of them left."""
     assert SQLiteDatabase.__init__.__kwdefaults__ is not None
     with (
+        mock.patch.object(imports, "ROWS_PER_COMMIT", LINES_PER_COMMIT),
         mock.patch.dict(SQLiteDatabase.__init__.__kwdefaults__, synchronous=synchronous),
         MISTAKES[mistake]() if mistake is not None else nullcontext(),
     ):
@@ -60,7 +63,7 @@ def live(folder: Path, seed: str, cuts: int, synchronous: str = "FULL", mistake:
 
 def _live(folder: Path, seed: str, cuts: int) -> Life:
     chance = random.Random(seed)
-    life, ledger, platter = Life(seed), Ledger(), dict[str, bytes]()
+    life, ledger, platter = Life(seed), Ledger(imported=slice_of_master(folder)), dict[str, bytes]()
     clock = count(1_700_000_000_000_000, 1_000)
     with predictable(random.Random(f"{seed}/ids")):
         for number in range(1, cuts + 1):
@@ -89,6 +92,9 @@ def _live(folder: Path, seed: str, cuts: int) -> Life:
             url = f"sqlite:///{check_folder / 'shop.book'}"
             findings = check(url, ledger, chance, thorough=number % 5 == 0 or number == cuts)
             life.add(number, findings, disk.last)
+            if ledger.imported is not None and ledger.imported.under_way:
+                life.moments["in the middle of an import"] += 1
+                ledger.imported.under_way = False
             if findings:
                 break
     life.acknowledged = sum(outcome.recorded for outcome in ledger.outcomes.values())
@@ -108,6 +114,11 @@ def _work(disk: Disk, url: str, ledger: Ledger, chance: random.Random, now_us: w
             workload.perform(book, deed, ledger.begin, ledger.end)
             if deed.verb == "register" and chance.random() < 0.8:
                 workload.enrol(book, ledger.customers[-1])
+            if chance.random() < 0.03 and ledger.imported is not None:
+                ledger.imported.under_way = True
+                with book.acting(ACTOR, purpose=PURPOSE):
+                    book.imports.cdnow(ledger.imported.path, progress=ledger.imported.reached)
+                ledger.imported.under_way = False
             if chance.random() < 0.05:
                 book.projections.catch_up()
             if chance.random() < 0.02:

@@ -11,7 +11,7 @@ import random
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -22,9 +22,12 @@ from unittest import mock
 from uuid import UUID
 
 import tallybook
-from tallybook import Book, imports
+from tallybook import Book, imports, loyalty
+from tallybook.adapters.database import Session
 from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.sqlite import SQLiteSession
+from tallybook.projections.read_models import Generation, Rows
 
 from . import workload
 from .checks import Finding, check, check_backups
@@ -36,6 +39,8 @@ WORKERS_MAX = 3
 TELLS = (1, 10, 60)
 """A worker dies within DELAY_S after it told its parent something for up to one of these times; some die before."""
 DELAY_S = 0.01
+REBUILD_S = 1.0
+"""About what a rebuild in processes takes: it tells nothing meanwhile, and its end falls anywhere in this time."""
 GIVE_UP_S = 60
 LINES = 400
 LINES_PER_COMMIT = 20
@@ -104,6 +109,21 @@ def rebuild(worker: Worker) -> None:
     worker.commands(1, 0.5)
 
 
+def rebuild_in_processes(worker: Worker) -> None:
+    """The same in two processes, which outlive the one that is killed."""
+    worker.commands(1, 0.5)
+    worker.tell(("rebuilding",))
+    worker.book.projections.rebuild(processes=2)
+
+
+def sweep(worker: Worker) -> None:
+    """Sweeps, each of some commits, while facts come in."""
+    worker.commands(3, 0.5)
+    loyalty.ACCOUNTS_PER_COMMIT = 3
+    with worker.book.acting(ACTOR, purpose=PURPOSE):
+        worker.book.loyalty.sweep(progress=lambda done, total: worker.tell(("swept", done)))
+
+
 def back_up(worker: Worker) -> None:
     """Backups, each after some commands."""
     worker.commands(3, 0.5)
@@ -118,6 +138,8 @@ ACTIVITIES: Mapping[str, Callable[[Worker], None]] = {
     "import": import_lines,
     "project": project,
     "rebuild": rebuild,
+    "rebuild in processes": rebuild_in_processes,
+    "sweep": sweep,
     "back up": back_up,
 }
 
@@ -145,14 +167,49 @@ def forget_receipts() -> None:
     mock.patch.object(LogRecorder, "append_in", append_in).start()
 
 
-MISTAKES: Mapping[str, Callable[[], None]] = {"commits": forget_commits, "receipts": forget_receipts}
+def forget_frontiers() -> None:
+    """A mistake on purpose: every 20th commit leaves the frontier as it was."""
+    append, commits = LogRecorder.append_in, itertools.count(1)
+
+    def append_in(recorder: LogRecorder, session: Session, *args: Any, **kwargs: Any) -> Any:
+        before = session.rows("SELECT frontier FROM head")
+        positions = append(recorder, session, *args, **kwargs)
+        if next(commits) % 20 == 0:
+            session.run("UPDATE head SET frontier=?", before[0])
+        return positions
+
+    mock.patch.object(LogRecorder, "append_in", append_in).start()
+
+
+def part_positions_from_rows() -> None:
+    """A mistake on purpose: the position of a read model is committed before its rows."""
+    commit = TableReadModelStore.commit
+
+    def in_two(
+        store: TableReadModelStore, work: Sequence[tuple[Generation, Rows, int]], position: int, mark: bytes = b""
+    ) -> bool:
+        if not commit(store, [(build, store.rows(build), start) for build, _, start in work], position, mark):
+            return False
+        time.sleep(DELAY_S / 2)  # as when the system gives another process its turn
+        written = [store.write(build, rows) for build, rows, _ in work]
+        return all(written)
+
+    mock.patch.object(TableReadModelStore, "commit", in_two).start()
+
+
+MISTAKES: Mapping[str, Callable[[], None]] = {
+    "commits": forget_commits,
+    "receipts": forget_receipts,
+    "frontiers": forget_frontiers,
+    "positions": part_positions_from_rows,
+}
 
 
 def live(folder: Path, seed: str, kills: int, mistake: str | None = None) -> Life:
     """One book from its making through some kills."""
     chance = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    life, ledger = Life(seed), Ledger(imported=_slice(folder))
+    life, ledger = Life(seed), Ledger(imported=slice_of_master(folder))
     url = f"sqlite:///{folder / 'shop.book'}"
     number = 0
     while number < kills:
@@ -179,7 +236,8 @@ def live(folder: Path, seed: str, kills: int, mistake: str | None = None) -> Lif
     return life
 
 
-def _slice(folder: Path) -> Import:
+def slice_of_master(folder: Path) -> Import:
+    """The first lines of the file that ships with the package, to be imported."""
     with lzma.open(MASTER, "rb") as file:
         content = b"".join(next(file) for _ in range(LINES))
     path = folder / "slice.txt"
@@ -242,6 +300,9 @@ def _run(
                 ends[ready] = min(ends[ready], time.monotonic() + chance.random() * DELAY_S)
             if message[0] == "failed":
                 findings.append(Finding("broken", message[1]))
+            elif message[0] == "rebuilding":
+                ends[ready] = min(ends[ready], time.monotonic() + chance.random() * REBUILD_S)
+                patient.discard(ready)
             elif message[0] != "open":
                 _enter(ledger, message)
     for one, pid in pids.items():

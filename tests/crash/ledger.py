@@ -80,12 +80,17 @@ class Outcome:
 
 @dataclass
 class Import:
-    """A file that is imported, and how many of its lines were acknowledged."""
+    """A file that is imported, how many of its lines were acknowledged, and whether that is being done."""
 
     path: str
     digest: str
     lines: int
     acknowledged: int = 0
+    under_way: bool = False
+
+    def reached(self, done: int, total: int) -> None:
+        """So many lines are in the log: what an import tells."""
+        self.acknowledged = max(self.acknowledged, done)
 
 
 @dataclass

@@ -67,7 +67,7 @@ def test_power_cuts_at_random_writes_lose_and_double_nothing(tmp_path: Path) -> 
     assert found["crashes"] >= CUTS
     assert found["acknowledged"] > 5 * CUTS
     assert found["lost"] == found["doubled"] == found["broken"] == 0
-    for part in ("write shop.book-wal", "write shop.book ", "shop.book.keys", "shop.book.reads"):
+    for part in ("write shop.book-wal", "write shop.book ", "shop.book.keys", "shop.book.reads", "an import"):
         assert part in output, f"no cut fell on {part}"
 
 
@@ -80,7 +80,13 @@ def test_the_same_campaign_finds_losses_where_commits_are_not_synced(tmp_path: P
 
 @pytest.mark.parametrize(
     ("mistake", "kind", "found"),
-    [("commits", "kills", "lost"), ("receipts", "kills", "doubled"), ("keys", "cuts", "lost")],
+    [
+        ("commits", "kills", "lost"),
+        ("receipts", "kills", "doubled"),
+        ("frontiers", "kills", "broken"),
+        ("positions", "kills", "broken"),
+        ("keys", "cuts", "lost"),
+    ],
 )
 def test_the_same_campaign_finds_a_mistake_that_is_planted(tmp_path: Path, mistake: str, kind: str, found: str) -> None:
     code, output = campaign(tmp_path, f"--{kind}", "60", "--mistake", mistake)

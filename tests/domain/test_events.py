@@ -189,7 +189,7 @@ def test_a_code_is_written_in_the_clear_so_no_name_and_no_address_fits_in(code: 
         Metadata(recorded_us=0, actor=code, purpose="support")
 
 
-@pytest.mark.parametrize("label", ["standard", "@1", "a@", "a b@1", "a@1@2"])
+@pytest.mark.parametrize("label", ["standard", "@1", "a@", "a b@1", "a@1@2", "a@" + "1" * 128])
 def test_a_decision_names_a_rule_set_with_its_version(label: str) -> None:
     with pytest.raises(ValidationError):
         RedemptionRefused.model_validate(
