@@ -12,7 +12,7 @@ import platform
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +28,10 @@ from tallybook.domain.errors import (
     BookError,
     NewerSchema,
     Refused,
-    SealError,
     StoredFormError,
     UnknownStoredName,
 )
 from tallybook.domain.events import REGISTRY
-from tallybook.domain.personal import Personal
 from tallybook.projections.projector import DIVERGED, FAILED, Status, remedy_for
 from tallybook.projections.read_models import Progress
 
@@ -44,7 +42,7 @@ from .codec import EventMapper
 from .database import FORMAT, Database, damaged, marks, sound
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEY_BYTES, KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
+from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, RECEIPTS, LogRecorder
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -399,10 +397,7 @@ def contents(patient: Patient) -> Iterator[Word]:
 
 
 def claims(patient: Patient) -> Iterator[Word]:
-    """Claims, against the external ids and orders that the log tells of.
-
-    They are opened to be hashed, in memory; nobody sees them. Of a subject without a key, only the holder is known.
-    """
+    """Claims by their holders, against the external ids and orders that the log tells of."""
     log = patient.log
     if log is None:
         return
@@ -410,90 +405,25 @@ def claims(patient: Patient) -> Iterator[Word]:
     with log.database.session(write=False) as session:
         rows = session.rows("SELECT claim, holder FROM claims")
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
-    held = {pair for pair in sound(CLAIMS, rows, log.database.place) if len(pair[0]) == HASH_BYTES}
-    try:
-        given, unnamed = _given(patient, log, stop)
-    except StoredFormError:
-        return  # the check of the events tells; whose claims these are can't be told
-    missing = len(given - held)
-    beyond = Counter(holder for _, holder in held - given)
-    missing += sum((unnamed - beyond).values())
-    left = sum((beyond - unnamed).values())
-    if missing or left:
-        told = f"of {len(held):,} claims, {left:,} are held by those to whom the log gives none"
+    whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
+    held = Counter(whole)
+    read = patient.mapper.read
+    for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
+        try:
+            event = read(known_uuid(stream), version_, name, state, position)
+        except StoredFormError:
+            return  # the check of the events tells; whose claims these are can't be told
+        if not isinstance(event, PurchaseRecorded):
+            held[stream] += 1 if isinstance(event, IdentifierRemoved) else -1
+        elif event.order_id is not None:
+            held[event.event_id.bytes] -= 1  # a purchase is called by its event
+    missing = -sum(count for count in held.values() if count < 0)
+    beyond = sum(count for count in held.values() if count > 0)
+    if missing or beyond:
+        told = f"of {len(whole):,} claims, {beyond:,} are held by those to whom the log gives none"
         yield failed(f"{told}; {missing:,} that it gives are missing: those ids could be given out again", RESTORE)
     else:
         yield ok(f"{len(rows):,} claims are held by those to whom the log gives them")
-
-
-def _given(patient: Patient, log: LogRecorder, stop: int) -> tuple[set[tuple[bytes, bytes]], Counter[bytes]]:
-    """The claims with their holders that a log tells of, and how many more each holder has that can't be opened."""
-    read = patient.mapper.read
-    keyring = _keyring(patient, log)
-    given: dict[tuple[bytes, str | None], bytes | None] = {}  # a holder, and the system of an external id → the claim
-    some: list[tuple[bytes, IdentifierLinked | PurchaseRecorded]] = []
-
-    def open_them() -> None:
-        if keyring is not None:
-            keyring.load({event.subject_id for _, event in some if event.subject_id is not None})
-        for stream, event in some:
-            if isinstance(event, IdentifierLinked):
-                given[stream, event.system] = _claim(keyring, event.external_id, "identifier", event.system)
-            else:  # a purchase is called by its event
-                given[event.event_id.bytes, None] = _claim(keyring, event.order_id, "order")
-        some.clear()
-
-    for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
-        event = read(known_uuid(stream), version_, name, state, position)
-        if isinstance(event, IdentifierRemoved):
-            open_them()
-            given.pop((stream, event.system), None)
-        elif isinstance(event, IdentifierLinked) or (
-            isinstance(event, PurchaseRecorded) and event.order_id is not None
-        ):
-            some.append((stream, event))
-            if len(some) == 5000:
-                open_them()
-    open_them()
-    named = {(claim, holder) for (holder, _), claim in given.items() if claim is not None}
-    return named, Counter(holder for (holder, _), claim in given.items() if claim is None)
-
-
-def _keyring(patient: Patient, log: LogRecorder) -> Keyring | None:
-    if patient.keys is None or patient.lookup_key is None:
-        return None
-    _check_lookup_key(patient, log, patient.lookup_key())
-    committed = {subject: known for subject, known, _ in keys_in(log, patient.keys)}
-    return Keyring(_KeysAsTheyAre(log.origin, patient.lookup_key(), patient.keys), committed.get)
-
-
-def _claim(keyring: Keyring | None, handle: Personal[str] | None, kind: str, *parts: str) -> bytes | None:
-    """The claim on a sealed id; None where it can't be opened: the check of the keys tells."""
-    if keyring is None or handle is None or handle.sealed is None:
-        return None
-    try:
-        values = keyring.open(handle.sealed)
-    except SealError:
-        return None
-    return None if values is None else keyring.lookup_hash(kind, *parts, str(values[handle.field]))
-
-
-def _check_lookup_key(patient: Patient, log: LogRecorder, lookup_key: bytes) -> None:
-    place = Path(log.database.place) if patient.path is None else beside(patient.path)[0]
-    check_lookup_key(noted(log.database, LOOKUP), lookup_key, place)
-
-
-class _KeysAsTheyAre(MemoryKeyStore):
-    """The keys of a book that is looked at for reading only."""
-
-    def __init__(self, origin: str, lookup_key: bytes, keys: Keys) -> None:
-        super().__init__(origin)
-        self.lookup_key = lookup_key
-        self._found = keys
-
-    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
-        """Those that there are, and can be one."""
-        return {subject: key for subject, key in self._found(list(subjects)).items() if len(key) == KEY_BYTES}
 
 
 def receipts(patient: Patient) -> Iterator[Word]:
@@ -571,7 +501,8 @@ def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
     if patient.log is None or patient.keys is None or patient.lookup_key is None:
         return
-    _check_lookup_key(patient, patient.log, patient.lookup_key())
+    place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
+    check_lookup_key(noted(patient.log.database, LOOKUP), patient.lookup_key(), place)
     count = missing = 0
     other: list[UUID] = []
     for subject, committed, key in keys_in(patient.log, patient.keys):

@@ -262,16 +262,6 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
         {("claims", "failed")},
         "1 are held by those to whom the log gives none; 1 that it gives are missing",
     ),
-    "a claim is of something else": (
-        lambda path: altered(path, "UPDATE claims SET claim=zeroblob(32) WHERE claim=(SELECT MIN(claim) FROM claims)"),
-        {("claims", "failed")},
-        "1 are held by those to whom the log gives none; 1 that it gives are missing",
-    ),
-    "all claims are gone": (
-        lambda path: altered(path, "DELETE FROM claims"),
-        {("claims", "failed")},
-        "of 0 claims, 0 are held .* [1-9][0-9,]* that it gives are missing",
-    ),
     "a receipt tells of lost events": (
         lambda path: altered(path, "UPDATE receipts SET last_position=last_position+1000000"),
         {("receipts", "failed")},
