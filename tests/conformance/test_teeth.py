@@ -388,7 +388,7 @@ EVENT_STORES: dict[str, list[type[LogRecorder]]] = {
     "test_a_reader_sees_a_log_that_only_grows_and_a_head_that_fits_it": [ShowsAPositionLate],
     "test_a_commit_wakes_a_watch_and_one_between_two_waits_counts": [ForgetsCommitsBetweenWaits, NeverWakes],
     "test_a_watch_that_is_closed_lets_its_thread_go": [NeverWakes],
-    "test_whoever_follows_by_a_watch_misses_nothing": [ShowsAPositionLate, NeverWakes],
+    "test_whoever_follows_by_a_watch_misses_nothing": [ShowsAPositionLate],
     "test_another_store_on_the_same_data_follows_too": [SeesItsOwnCommitsOnly],
     "test_a_subscription_misses_nothing_and_ends_when_it_is_stopped": [SubscribesFromTheHead],
     "test_another_store_on_the_same_data_sees_what_is_committed_and_writes_on": [RemembersTheHead],
