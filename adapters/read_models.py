@@ -182,7 +182,10 @@ class TableReadModelStore:
     def builds(self) -> list[BuildRecord]:
         """All builds, of other versions too, in the order in which they were begun."""
         # With one statement: a build that is swapped out between two would seem to lack its tables.
-        asked = f"SELECT {self.database.table_names}, {', '.join(_KEPT)} FROM read_model_builds ORDER BY number"  # noqa: S608 - names of ours
+        asked = (
+            f"SELECT {self.database.table_names}, {', '.join(_KEPT)} FROM read_model_builds "  # noqa: S608 - names of ours
+            "WHERE name<>'' ORDER BY number"
+        )
         try:
             rows = self._rows(asked)
         except BookDamaged:
@@ -218,6 +221,7 @@ class TableReadModelStore:
                             b"",
                         ),
                     )
+                    session.run("DELETE FROM read_model_builds WHERE name='' AND number<?", (build.number,))
                     for table in ownerless:
                         session.define(f"DROP TABLE IF EXISTS {table}")
                     for built in map(partial(_built, build), model.tables):
@@ -230,7 +234,7 @@ class TableReadModelStore:
     def _ownerless(self, session: Session, model: ReadModel) -> list[str]:
         """Tables of a read model that no row of a build speaks of: somebody deleted the row."""
         [(names,)] = session.rows(f"SELECT {self.database.table_names}")
-        owned = {number for (number,) in session.rows("SELECT number FROM read_model_builds")}
+        owned = {number for (number,) in session.rows("SELECT number FROM read_model_builds WHERE name<>''")}
         patterns = [re.compile(rf"{re.escape(table.name)}__([0-9]+)") for table in model.tables]
         found = [(name, one.fullmatch(name)) for name in (names or "").split() for one in patterns]
         return [name for name, match in found if match is not None and int(match[1]) not in owned]
@@ -274,16 +278,24 @@ class TableReadModelStore:
             return len(numbers)
 
     def _drop(self, session: Session, numbers: Sequence[int]) -> None:
+        """Drop builds. The highest number stays taken, by a row without a name: no number is given twice, so that a
+        part of a rebuild that outlived it can't write into another build."""
         for number in numbers:
             for (tables,) in session.rows("SELECT tables FROM read_model_builds WHERE number=?", (number,)):
                 for table in _tables_in(tables, number) if number > 0 else ():
                     session.define(f"DROP TABLE IF EXISTS {table}")
-            session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
+            [(last,)] = session.rows("SELECT MAX(number) FROM read_model_builds")
+            if number == last and 0 < number < NUMBER_MAX:
+                session.run(
+                    "UPDATE read_model_builds SET name='', tables='', live=0, position=-1 WHERE number=?", (number,)
+                )
+            else:
+                session.run("DELETE FROM read_model_builds WHERE number=?", (number,))
 
     def tracked(self, build: Generation) -> int:
         """The position up to which a build is folded; 0 for one that was dropped."""
         lock = "" if self._within is None else self.database.for_update
-        rows = self._rows("SELECT position FROM read_model_builds WHERE number=?" + lock, (build.number,))  # noqa: S608 - names of ours
+        rows = self._rows("SELECT position FROM read_model_builds WHERE number=? AND name<>''" + lock, (build.number,))  # noqa: S608 - names of ours
         if rows and type(rows[0][0]) is not int:
             raise damaged(
                 f"The position of build {build.number} in the table read_model_builds is none", self.database.place
@@ -334,7 +346,7 @@ class TableReadModelStore:
         return found
 
     def _is_there(self, build: Generation) -> bool:
-        return bool(self._rows("SELECT 1 FROM read_model_builds WHERE number=?", (build.number,)))
+        return bool(self._rows("SELECT 1 FROM read_model_builds WHERE number=? AND name<>''", (build.number,)))
 
     def commit(self, work: Sequence[tuple[Generation, Rows, int]], position: int, mark: bytes = b"") -> bool:
         """Write rows and position of a batch, unless a build moved or was dropped meanwhile."""
@@ -362,7 +374,7 @@ class TableReadModelStore:
         """Write a unit of work of one part of the subjects; the position stays. False if the build was dropped."""
         with self._session() as session:
             if not session.rows(
-                "SELECT number FROM read_model_builds WHERE number=?" + self.database.for_share,  # noqa: S608 - names of ours
+                "SELECT number FROM read_model_builds WHERE number=? AND name<>''" + self.database.for_share,  # noqa: S608 - names of ours
                 (build.number,),
             ):
                 return False

@@ -1099,6 +1099,8 @@ class ReadModelStoreSuite(Suite[ReadModelStore]):
         # A later build is another one, and has none of its rows.
         assert self.things(store) == []
         self.live(store)
+        assert not store.write(build, unit)
+        assert not store.commit([(build, unit, 0)], 4)
         assert self.things(store) == []
 
     def test_a_failure_is_noted_and_forgotten_with_the_next_commit(self, store: ReadModelStore) -> None:
