@@ -14,6 +14,7 @@ import tallybook
 import tallybook.domain.access
 from tallybook import cli
 from tallybook.adapters.form import ENVELOPE_ARITY
+from tallybook.audit import AuditView
 from tallybook.book import Book
 from tallybook.commands import command
 from tallybook.customers import CustomerDesk
@@ -24,7 +25,7 @@ from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
 from tallybook.projecting import ProjectionsDesk
 from tallybook.tickets import TicketDesk
-from tallybook.views import AuditView, ProfilesView, TiersView
+from tallybook.views import ProfilesView, TiersView
 from tools import forms
 
 DOCS = Path(__file__).parent.parent / "docs"

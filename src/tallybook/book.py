@@ -22,6 +22,7 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
+from .audit import AuditView
 from .core import ACTING, Core
 from .customers import CustomerDesk
 from .follow import Follower, follow
@@ -29,7 +30,7 @@ from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
 from .projecting import ProjectionsDesk
 from .tickets import TicketDesk
-from .views import AuditView, ProfilesView, TiersView
+from .views import ProfilesView, TiersView
 
 
 class Book:

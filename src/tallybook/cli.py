@@ -9,31 +9,46 @@ import signal
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
 from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from tallybook.adapters.rule_files import load_rule_set
-from tallybook.domain.errors import Refused, RuleSetError, TallybookError, refusal
+from tallybook.domain.errors import RuleSetError, TallybookError, refusal
 from tallybook.domain.events import from_us
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
-from . import book as front
-from .book import Book
+from .cli_audit import audit_app
 from .demo import run_demo
+from .terminal import (
+    READ_MODELS,
+    WRAPPING_KEY,
+    Actor,
+    AsJson,
+    AsOf,
+    BookUrl,
+    KnownAt,
+    Purpose,
+    ReadModelName,
+    ReadModelOrAll,
+    acting_as,
+    err,
+    fail,
+    in_json,
+    known_moment,
+    open_book,
+    out,
+    show_table,
+    tell,
+    the_customer,
+    watched,
+)
 from .times import iso
 from .upkeep import doctor as examine_book
 from .upkeep import restore as restore_book
@@ -47,7 +62,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 show_app = typer.Typer(help="Current or past state, with the event that set each field.", no_args_is_help=True)
-audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=True)
 rules_app = typer.Typer(help="Check, show and adopt rule sets.", no_args_is_help=True)
 projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.", no_args_is_help=True)
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
@@ -57,33 +71,6 @@ app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
-READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
-
-BookUrl = Annotated[
-    str,
-    typer.Option(
-        "--book",
-        envvar="TALLYBOOK_URL",
-        help="The book: sqlite:///shop.book, or postgresql://user@host/database?schema=shop",
-        show_default=False,
-    ),
-]
-Actor = Annotated[
-    str | None, typer.Option("--actor", envvar="TALLYBOOK_ACTOR", help="Who acts: a surrogate such as agent:lin")
-]
-Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURPOSE", help="Why: support, audit, …")]
-ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
-ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
-AsOf = Annotated[
-    str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
-]
-KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book knew it: a time, or a position")]
-
 
 def run() -> None:
     """Run the command line, and turn errors into messages and exit status."""
@@ -91,7 +78,7 @@ def run() -> None:
     try:
         app()
     except TallybookError as error:
-        _fail(error, as_json)
+        fail(error, as_json)
         raise SystemExit(2) from None
     except (PersistenceError, sqlite3.Error, OSError) as error:
         err.print(
@@ -130,90 +117,6 @@ def options(
     READ_MODELS.set(read_models)
 
 
-def open_book(url: str, *, create: bool = True) -> Book:
-    """Open the book that a command works on."""
-    return front.open(url, create=create, wrapping_key=WRAPPING_KEY.get(), read_models=READ_MODELS.get())
-
-
-def _fail(error: TallybookError, as_json: bool) -> None:
-    if as_json:
-        code = error.code if isinstance(error, Refused) else type(error).__name__
-        values = error.values if isinstance(error, Refused) else {}
-        print(_text({"error": {"code": code, "message": str(error), "values": values}}), file=sys.stderr)
-    else:
-        err.print(str(error), markup=False)
-
-
-def _text(answer: Any) -> str:
-    if is_dataclass(answer) and not isinstance(answer, type):
-        answer = asdict(answer)
-    return json.dumps(json.loads(to_json(answer, fallback=str)), indent=2, ensure_ascii=False)
-
-
-def _say(answer: Any, as_json: bool, show: Callable[[], None]) -> None:
-    if as_json:
-        print(_text(answer))
-    else:
-        show()
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*["" if value is None else str(value) for value in row])
-    out.print(table)
-
-
-@contextmanager
-def _progress(label: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr with rate and time left; nothing where nobody watches."""
-    if as_json or not err.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(label, total=None, rate="")
-
-        def advance(done: int, total: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
-
-        yield advance
-
-
-def _acting(book: Book, actor: str | None, purpose: str | None) -> AbstractContextManager[None]:
-    if not actor or not purpose:
-        return nullcontext()
-    return book.acting(actor, purpose=purpose, channel="cli")
-
-
-def _known(known_at: str | None) -> str | int | None:
-    return int(known_at) if known_at is not None and known_at.isdecimal() else known_at
-
-
-def _customer(book: Book, given: str) -> UUID:
-    """A customer by id, or by `system:external id`."""
-    try:
-        return UUID(given)
-    except ValueError:
-        pass
-    system, colon, external_id = given.partition(":")
-    if not colon:
-        raise refusal("invalid_argument", f"{given!r} is neither a customer's id nor system:external_id.")
-    found = book.customers.find(system, external_id)
-    if found is None:
-        raise refusal("unknown_customer", f"Nobody is known by that external id in {system}.", system=system)
-    return found
-
-
 # ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -228,10 +131,10 @@ def demo(
         if not as_json:
             out.print(line, markup=False)
 
-    with _progress("import", as_json) as progress:
+    with watched("import", as_json) as progress:
         figures = run_demo(directory, say, progress)
     if as_json:
-        print(_text(figures))
+        print(in_json(figures))
     clear = figures["personal_values_in_the_clear"]
     if clear or not (figures["verified"] and figures["certificate"]["holds"]):
         raise typer.Exit(1)
@@ -248,7 +151,7 @@ def import_cdnow(
     as_json: AsJson = False,
 ) -> None:
     """Import purchases. Broken off, it goes on where it stopped; done, importing again records nothing."""
-    with open_book(book) as opened, _acting(opened, actor, purpose), _progress("import", as_json) as progress:
+    with open_book(book) as opened, acting_as(opened, actor, purpose), watched("import", as_json) as progress:
         report = opened.imports.cdnow(file, skip_bad=skip_bad, enrol=enrol, progress=progress)
 
     def show() -> None:
@@ -265,7 +168,7 @@ def import_cdnow(
         if report.rejected:
             out.print(f"{report.rejected:,} lines could not be read; they are in {skip_bad}.")
 
-    _say(report, as_json, show)
+    tell(report, as_json, show)
 
 
 @app.command()
@@ -279,11 +182,11 @@ def sweep(
     """Record what time made due: expired points, tiers whose window moved on."""
     with (
         open_book(book, create=False) as opened,
-        _acting(opened, actor, purpose),
-        _progress("sweep", as_json) as progress,
+        acting_as(opened, actor, purpose),
+        watched("sweep", as_json) as progress,
     ):
         result = opened.loyalty.sweep(until, progress=progress)
-    _say(
+    tell(
         result,
         as_json,
         lambda: out.print(f"Swept to {result.until}: {result.accounts:,} accounts, {result.decisions:,} decisions."),
@@ -293,7 +196,7 @@ def sweep(
 @app.command()
 def replay(book: BookUrl, as_json: AsJson = False) -> None:
     """The certificate: do the facts, under the rule sets then in force, give the recorded decisions? Exit 1 if not."""
-    with open_book(book, create=False) as opened, _progress("replay", as_json) as progress:
+    with open_book(book, create=False) as opened, watched("replay", as_json) as progress:
         certificate = opened.replay(progress)
 
     def show() -> None:
@@ -308,7 +211,7 @@ def replay(book: BookUrl, as_json: AsJson = False) -> None:
             out.print(f"The certificate fails for {certificate.divergent_accounts:,} accounts. First: ", end="")
             out.print(str(certificate.first), markup=False)
 
-    _say({"holds": certificate.holds, **asdict(certificate)}, as_json, show)
+    tell({"holds": certificate.holds, **asdict(certificate)}, as_json, show)
     if not certificate.holds:
         raise typer.Exit(1)
 
@@ -320,7 +223,7 @@ def show_backtest(report: Backtest) -> None:
         "Behaviour is assumed unchanged."
     )
     tiers = report.tiers
-    _table(
+    show_table(
         "Tier under the baseline (rows) and under the candidate (columns)",
         ["", *tiers],
         [[tier, *[f"{report.matrix.get(tier, {}).get(other, 0):,}" for other in tiers]] for tier in tiers],
@@ -328,7 +231,7 @@ def show_backtest(report: Backtest) -> None:
     )
     before, after = report.before, report.after
     names = ("earned", "redeemed", "expired", "reversed", "outstanding", "debt")
-    _table(
+    show_table(
         "Points",
         ["", "baseline", "candidate", "change"],
         [
@@ -369,9 +272,9 @@ def backtest(
     as_json: AsJson = False,
 ) -> None:
     """Replay history under a candidate rule set: who moves tier, what it costs."""
-    with open_book(book, create=False) as opened, _progress("backtest", as_json) as progress:
+    with open_book(book, create=False) as opened, watched("backtest", as_json) as progress:
         report = opened.backtest(file, baseline=baseline, progress=progress)
-        difference = report.explain(_customer(opened, explain)) if explain else None
+        difference = report.explain(the_customer(opened, explain)) if explain else None
 
     def show() -> None:
         show_backtest(report)
@@ -390,7 +293,7 @@ def backtest(
     answer = backtest_answer(report)
     if explain:
         answer["explain"] = None if difference is None else asdict(difference)
-    _say(answer, as_json, show)
+    tell(answer, as_json, show)
 
 
 # ── running a book ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -409,7 +312,7 @@ def backup(
 ) -> None:
     """Copy a book into one file while others write: the log, its read models, the log of reads. Without its keys."""
     with open_book(book, create=False) as opened:
-        with _progress("backup", as_json) as progress:
+        with watched("backup", as_json) as progress:
             report = opened.backup(file, replace=replace, progress=progress)
         copied = None if keys is None else opened.backup_keys(keys, replace=replace)
 
@@ -423,7 +326,7 @@ def backup(
         if copied is not None:
             out.print(f"{copied.path}: the keys of {copied.subjects:,} subjects.", markup=False)
 
-    _say({**asdict(report), "keys": None if copied is None else asdict(copied)}, as_json, show)
+    tell({**asdict(report), "keys": None if copied is None else asdict(copied)}, as_json, show)
 
 
 @app.command()
@@ -439,7 +342,7 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Put a book back from a backup, at a place where there is none, after all of it was verified."""
-    with _progress("restore", as_json) as progress:
+    with watched("restore", as_json) as progress:
         report = restore_book(file, book, keys=keys, checkpoint=_checkpoint(checkpoint), progress=progress)
 
     def show() -> None:
@@ -453,7 +356,7 @@ def restore(
                 f"{report.without_key:,} of {report.subjects:,} subjects have no key: their data can't be opened."
             )
 
-    _say(report, as_json, show)
+    tell(report, as_json, show)
 
 
 @app.command()
@@ -464,7 +367,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Is the book well? Files, pages, positions, roots, events, keys, read models, space. Exit 1 if a check failed."""
-    with _progress("doctor", as_json) as progress:
+    with watched("doctor", as_json) as progress:
         findings = examine_book(
             book,
             quick=quick,
@@ -475,12 +378,12 @@ def doctor(
         )
 
     def show() -> None:
-        _table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])
+        show_table("Findings", ["check", "state", "what"], [(one.name, one.state, one.what) for one in findings])
         for one in findings:
             if one.remedy:
                 out.print(f"{one.name}: {one.remedy}", markup=False)
 
-    _say(findings, as_json, show)
+    tell(findings, as_json, show)
     if any(one.state == "failed" for one in findings):
         raise typer.Exit(1)
 
@@ -508,8 +411,8 @@ def show_customer(
     as_json: AsJson = False,
 ) -> None:
     """A profile, each field with the event that set it. Opens personal data: a recorded read."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
-        profile = opened.profiles.get(_customer(opened, customer), as_of=as_of, known_at=_known(known_at))
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        profile = opened.profiles.get(the_customer(opened, customer), as_of=as_of, known_at=known_moment(known_at))
 
     def show() -> None:
         out.print(f"{profile.kind} {profile.customer_id}, registered {profile.registered_at}")
@@ -517,7 +420,7 @@ def show_customer(
             *profile.fields.items(),
             *((f"id in {system}", view) for system, view in profile.identifiers.items()),
         ]
-        _table(
+        show_table(
             "Fields",
             ["field", "value", "since", "set by event"],
             [
@@ -532,7 +435,7 @@ def show_customer(
             f"first purchase {profile.first_purchase_at}, last {profile.last_purchase_at}"
         )
 
-    _say(profile, as_json, show)
+    tell(profile, as_json, show)
 
 
 @show_app.command("account")
@@ -547,7 +450,7 @@ def show_account(
     """A loyalty account: balance, tier and lots."""
     with open_book(book, create=False) as opened:
         account = opened.loyalty.account(
-            _customer(opened, customer), programme=programme, as_of=as_of, known_at=_known(known_at)
+            the_customer(opened, customer), programme=programme, as_of=as_of, known_at=known_moment(known_at)
         )
 
     def show() -> None:
@@ -556,14 +459,14 @@ def show_account(
             f"spent {account.spent:,}, expired {account.expired:,}, reversed {account.reversed:,}, "
             f"debt {account.debt:,}"
         )
-        _table(
+        show_table(
             "Lots, in the order of use",
             ["points", "earned", "expires", "fact"],
             [(f"{lot.points:,}", lot.earned_at, lot.expires_at or "never", lot.lot_id) for lot in account.lots],
             ["points"],
         )
 
-    _say(account, as_json, show)
+    tell(account, as_json, show)
 
 
 @show_app.command("ticket")
@@ -578,14 +481,14 @@ def show_ticket(
     as_json: AsJson = False,
 ) -> None:
     """Where a case stands; with --texts, what was written in it."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
-        view = opened.tickets.get(ticket, as_of=as_of, known_at=_known(known_at))
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        view = opened.tickets.get(ticket, as_of=as_of, known_at=known_moment(known_at))
         entries = opened.tickets.read(ticket) if texts else []
 
     def show() -> None:
-        _table("Ticket", ["", ""], list(asdict(view).items()))
+        show_table("Ticket", ["", ""], list(asdict(view).items()))
         if texts:
-            _table(
+            show_table(
                 "What happened",
                 ["at", "actor", "action", "texts"],
                 [
@@ -597,7 +500,7 @@ def show_ticket(
     answer = asdict(view)
     if texts:
         answer["texts"] = [asdict(one) for one in entries]
-    _say(answer, as_json, show)
+    tell(answer, as_json, show)
 
 
 @app.command()
@@ -612,20 +515,20 @@ def tiers(
     """How many accounts hold each tier, or who holds one."""
     with open_book(book, create=False) as opened:
         if tier is None:
-            counts = opened.tiers.counts(programme=programme, as_of=as_of, known_at=_known(known_at))
-            _say(
+            counts = opened.tiers.counts(programme=programme, as_of=as_of, known_at=known_moment(known_at))
+            tell(
                 counts,
                 as_json,
-                lambda: _table(
+                lambda: show_table(
                     "Tiers", ["tier", "accounts"], [(name, f"{n:,}") for name, n in counts.items()], ["accounts"]
                 ),
             )
         else:
-            members = opened.tiers.members(tier, programme=programme, as_of=as_of, known_at=_known(known_at))
-            _say(
+            members = opened.tiers.members(tier, programme=programme, as_of=as_of, known_at=known_moment(known_at))
+            tell(
                 members,
                 as_json,
-                lambda: _table(
+                lambda: show_table(
                     f"Members of {tier}",
                     ["customer", "since", "until", "why", "rules"],
                     [(one.customer_id, one.since, one.until, one.reason, one.rules) for one in members],
@@ -645,8 +548,8 @@ def segments(
     as_json: AsJson = False,
 ) -> None:
     """Frequency, recency, tenure and value of each customer at a date. Opens external ids: one recorded read."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
-        found = opened.profiles.segments(as_of=as_of, known_at=_known(known_at), system=system)
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        found = opened.profiles.segments(as_of=as_of, known_at=known_moment(known_at), system=system)
     columns = ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
     rows = [(name, one.frequency, one.recency_days, one.tenure_days, one.monetary_minor) for name, one in found]
     if as_csv:
@@ -662,9 +565,9 @@ def segments(
             f"{len(found):,} customers, {repeat:,} with a repeat purchase, {total / 100:,.2f} spent. "
             "--csv prints one line each."
         )
-        _table("The first 20", columns, rows[:20], columns[1:])
+        show_table("The first 20", columns, rows[:20], columns[1:])
 
-    _say([{"external_id": name, **asdict(one)} for name, one in found], as_json, show)
+    tell([{"external_id": name, **asdict(one)} for name, one in found], as_json, show)
 
 
 @app.command()
@@ -701,60 +604,6 @@ def follow(
                 print(position, line["effective_at"], event.stored_name, event.subject_id or "-", fields, flush=True)
 
 
-# ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@audit_app.command("verify")
-def audit_verify(book: BookUrl, as_json: AsJson = False) -> None:
-    """Recompute the Merkle root of each log from the stored bytes. Exit 1 if a log was altered."""
-    with open_book(book, create=False) as opened, _progress("verify", as_json) as progress:
-        found = opened.audit.verify(progress)
-
-    def show() -> None:
-        for one in found:
-            verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
-            out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
-
-    _say([{**asdict(one), "holds": one.holds} for one in found], as_json, show)
-    if not all(one.holds for one in found):
-        raise typer.Exit(1)
-
-
-@audit_app.command("trail")
-def audit_trail(
-    book: BookUrl,
-    subject: Annotated[str | None, typer.Option("--subject", help="A customer's id, or system:external_id")] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Only what this actor did")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the last N entries")] = None,
-    actor: Actor = None,
-    purpose: Purpose = None,
-    as_json: AsJson = False,
-) -> None:
-    """Who did what, about whom, which fields, when, why. Names personal fields, opens none; is itself recorded."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
-        entries = opened.audit.trail(None if subject is None else _customer(opened, subject), actor=by, limit=limit)
-    _say(
-        entries,
-        as_json,
-        lambda: _table(
-            "Audit trail",
-            ["entry", "effective", "actor", "purpose", "action", "fields", "why"],
-            [
-                (
-                    f"{entry.log} {entry.position}",
-                    entry.effective_at[:10],
-                    entry.actor,
-                    entry.purpose,
-                    entry.action if entry.outcome != "refused" else f"{entry.action} (refused)",
-                    ", ".join(entry.fields),
-                    entry.why,
-                )
-                for entry in entries
-            ],
-        ),
-    )
-
-
 # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 RuleFile = Annotated[Path, typer.Argument(help="A rule set: a TOML file, or standard, candidate")]
@@ -772,9 +621,9 @@ def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
             for problem in problems:
                 out.print(f"{file}: {problem}", markup=False)
 
-        _say({"valid": False, "problems": problems}, as_json, show)
+        tell({"valid": False, "problems": problems}, as_json, show)
         raise typer.Exit(1) from None
-    _say(
+    tell(
         {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest()},
         as_json,
         lambda: out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}"),
@@ -796,13 +645,13 @@ def show_rule_set(rule_set: RuleSet) -> None:
             gives = f"times {rule.factor}"
         when = rule.when.model_dump_json(exclude_none=True, by_alias=True) if rule.when else "always"
         rows.append((rule.id, gives, when))
-    _table("Earning", ["rule", "gives", "when"], rows)
+    show_table("Earning", ["rule", "gives", "when"], rows)
     expiry = rule_set.expiry
     life = "never" if expiry.never else f"after {expiry.days} days" if expiry.days else f"after {expiry.months} months"
     out.print(
         f"Points expire {life} ({expiry.until}); rounding {rule_set.rounding}; refunds: {rule_set.refunds.policy}"
     )
-    _table(
+    show_table(
         f"Tiers by the qualifying points of {rule_set.tiers.window_months} months",
         ["tier", "from"],
         [(level.name, f"{level.threshold:,}") for level in rule_set.tiers.levels],
@@ -821,7 +670,7 @@ def rules_show(
     """Explain a rule set, or list the adoptions of a book."""
     if file is not None:
         rule_set = load_rule_set(file)
-        _say(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))
+        tell(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))
         return
     if book is None:
         raise typer.BadParameter("Name a rule set file, or a book with --book.")
@@ -830,7 +679,7 @@ def rules_show(
         now = opened.rules.in_force()
 
     def show() -> None:
-        _table(
+        show_table(
             "Adopted",
             ["rule set", "programme", "in force from", "by", "position", "sha256"],
             [(one.label, one.programme, one.effective_at, one.actor, one.position, one.digest[:16]) for one in adopted],
@@ -838,7 +687,7 @@ def rules_show(
         if now is not None:
             show_rule_set(now)
 
-    _say(adopted, as_json, show)
+    tell(adopted, as_json, show)
 
 
 @rules_app.command("adopt")
@@ -853,12 +702,12 @@ def rules_adopt(
     as_json: AsJson = False,
 ) -> None:
     """Put a rule set in force: an event that names who and from when on."""
-    with open_book(book) as opened, _acting(opened, actor, purpose):
+    with open_book(book) as opened, acting_as(opened, actor, purpose):
         before = opened.position()
         label = opened.rules.adopt(file, effective_at=effective_at)
         recorded = opened.position() > before
     start = effective_at or "now"
-    _say(
+    tell(
         {"rule_set": label, "recorded": recorded},
         as_json,
         lambda: out.print(
@@ -879,7 +728,7 @@ def projections_status(book: BookUrl, as_json: AsJson = False) -> None:
         status = opened.projections.status()
 
     def show() -> None:
-        _table(
+        show_table(
             "Read models",
             ["read model", "version", "state", "position", "head", "lag"],
             [
@@ -899,13 +748,13 @@ def projections_status(book: BookUrl, as_json: AsJson = False) -> None:
                     "`tallybook projections drop-superseded` removes what it left, and so does the next rebuild."
                 )
 
-    _say([{**asdict(one), "lag": one.lag} for one in status], as_json, show)
+    tell([{**asdict(one), "lag": one.lag} for one in status], as_json, show)
 
 
 @projections_app.command("catch-up")
 def projections_catch_up(book: BookUrl, as_json: AsJson = False) -> None:
     """Fold what is not folded yet. Exit status 1 if a read model has failed."""
-    with open_book(book, create=False) as opened, _progress("catch up", as_json) as progress:
+    with open_book(book, create=False) as opened, watched("catch up", as_json) as progress:
         position = opened.projections.catch_up(progress)
         failed = [one for one in opened.projections.status() if one.state == FAILED]
 
@@ -914,7 +763,7 @@ def projections_catch_up(book: BookUrl, as_json: AsJson = False) -> None:
         for one in failed:
             out.print(f"{one.name} failed at position {one.failed_position}: {one.error}", markup=False)
 
-    _say({"position": position, "failed": [asdict(one) for one in failed]}, as_json, show)
+    tell({"position": position, "failed": [asdict(one) for one in failed]}, as_json, show)
     if failed:
         raise typer.Exit(1)
 
@@ -927,9 +776,9 @@ def projections_rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Build read models anew beside the live ones, and swap them in."""
-    with open_book(book, create=False) as opened, _progress("rebuild", as_json) as progress:
+    with open_book(book, create=False) as opened, watched("rebuild", as_json) as progress:
         position = opened.projections.rebuild(name, progress, processes=processes)
-    _say(
+    tell(
         {"rebuilt": name or "all", "position": position},
         as_json,
         lambda: out.print(f"{name or 'All read models'} rebuilt up to position {position:,}."),
@@ -949,7 +798,7 @@ def projections_run(
     with open_book(book, create=False) as opened:
         opened.projections.run(names=names or None, stop=stop)
         status = opened.projections.status()
-    _say([asdict(one) for one in status], as_json, lambda: out.print("Stopped."))
+    tell([asdict(one) for one in status], as_json, lambda: out.print("Stopped."))
 
 
 @projections_app.command("pause")
@@ -957,9 +806,9 @@ def projections_pause(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Stop folding into a read model, by a recorded decision."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         opened.projections.pause(name)
-    _say({"read_model": name, "decision": "paused"}, as_json, lambda: out.print(f"{name} is paused."))
+    tell({"read_model": name, "decision": "paused"}, as_json, lambda: out.print(f"{name} is paused."))
 
 
 @projections_app.command("resume")
@@ -967,9 +816,9 @@ def projections_resume(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a paused read model go on; a retired one starts anew."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         opened.projections.resume(name)
-    _say({"read_model": name, "decision": "resumed"}, as_json, lambda: out.print(f"{name} goes on."))
+    tell({"read_model": name, "decision": "resumed"}, as_json, lambda: out.print(f"{name} goes on."))
 
 
 @projections_app.command("retry")
@@ -977,9 +826,9 @@ def projections_retry(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a failed read model try its event again."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         opened.projections.retry(name)
-    _say(
+    tell(
         {"read_model": name, "decision": "retried"},
         as_json,
         lambda: out.print(f"{name} tries again with the next catch-up."),
@@ -996,10 +845,10 @@ def projections_skip(
     as_json: AsJson = False,
 ) -> None:
     """Let a failed read model leave out the event that it failed at."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         opened.projections.skip(name, position)
     answer = {"read_model": name, "decision": "skipped", "position": position}
-    _say(answer, as_json, lambda: out.print(f"{name} leaves out the event at position {position:,}."))
+    tell(answer, as_json, lambda: out.print(f"{name} leaves out the event at position {position:,}."))
 
 
 @projections_app.command("retire")
@@ -1007,10 +856,10 @@ def projections_retire(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Give a read model up, and drop its rows."""
-    with open_book(book, create=False) as opened, _acting(opened, actor, purpose):
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         opened.projections.retire(name)
         opened.projections.catch_up(names=[name])
-    _say({"read_model": name, "decision": "retired"}, as_json, lambda: out.print(f"{name} is retired."))
+    tell({"read_model": name, "decision": "retired"}, as_json, lambda: out.print(f"{name} is retired."))
 
 
 @projections_app.command("drop-superseded")
@@ -1018,4 +867,4 @@ def projections_drop_superseded(book: BookUrl, as_json: AsJson = False) -> None:
     """Drop the rows that other versions of the read models left."""
     with open_book(book, create=False) as opened:
         dropped = opened.projections.drop_superseded()
-    _say({"dropped": dropped}, as_json, lambda: out.print(f"{dropped} dropped."))
+    tell({"dropped": dropped}, as_json, lambda: out.print(f"{dropped} dropped."))

@@ -7,12 +7,13 @@ from uuid import UUID
 
 import tallybook
 from tallybook import Book, Follower, Line, Recorded, RuleSet
+from tallybook.audit import TrailEntry, Verification
 from tallybook.customers import PurchaseResult, ReturnResult
 from tallybook.domain.events import Event
 from tallybook.loyalty import AccountView, RedemptionResult, SweepResult
 from tallybook.projections.replay import Backtest, Certificate
 from tallybook.tickets import TicketView
-from tallybook.views import Membership, ProfileView, TrailEntry, Verification
+from tallybook.views import Membership, ProfileView
 
 
 def synchronous(book: Book) -> None:

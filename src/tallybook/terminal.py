@@ -1,0 +1,135 @@
+"""What the commands of the command line share: options, the book that they open, and how they answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tallybook.domain.errors import Refused, TallybookError, refusal
+
+from . import book as front
+from .book import Book
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
+READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
+
+BookUrl = Annotated[
+    str,
+    typer.Option(
+        "--book",
+        envvar="TALLYBOOK_URL",
+        help="The book: sqlite:///shop.book, or postgresql://user@host/database?schema=shop",
+        show_default=False,
+    ),
+]
+Actor = Annotated[
+    str | None, typer.Option("--actor", envvar="TALLYBOOK_ACTOR", help="Who acts: a surrogate such as agent:lin")
+]
+Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURPOSE", help="Why: support, audit, …")]
+ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
+ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
+AsOf = Annotated[
+    str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
+]
+KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book knew it: a time, or a position")]
+
+
+def open_book(url: str, *, create: bool = True) -> Book:
+    """Open the book that a command works on."""
+    return front.open(url, create=create, wrapping_key=WRAPPING_KEY.get(), read_models=READ_MODELS.get())
+
+
+def fail(error: TallybookError, as_json: bool) -> None:
+    if as_json:
+        code = error.code if isinstance(error, Refused) else type(error).__name__
+        values = error.values if isinstance(error, Refused) else {}
+        print(in_json({"error": {"code": code, "message": str(error), "values": values}}), file=sys.stderr)
+    else:
+        err.print(str(error), markup=False)
+
+
+def in_json(answer: Any) -> str:
+    if is_dataclass(answer) and not isinstance(answer, type):
+        answer = asdict(answer)
+    return json.dumps(json.loads(to_json(answer, fallback=str)), indent=2, ensure_ascii=False)
+
+
+def tell(answer: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        print(in_json(answer))
+    else:
+        show()
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*["" if value is None else str(value) for value in row])
+    out.print(table)
+
+
+@contextmanager
+def watched(label: str, as_json: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr with rate and time left; nothing where nobody watches."""
+    if as_json or not err.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(label, total=None, rate="")
+
+        def advance(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+
+        yield advance
+
+
+def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractContextManager[None]:
+    if not actor or not purpose:
+        return nullcontext()
+    return book.acting(actor, purpose=purpose, channel="cli")
+
+
+def known_moment(known_at: str | None) -> str | int | None:
+    return int(known_at) if known_at is not None and known_at.isdecimal() else known_at
+
+
+def the_customer(book: Book, given: str) -> UUID:
+    """A customer by id, or by `system:external id`."""
+    try:
+        return UUID(given)
+    except ValueError:
+        pass
+    system, colon, external_id = given.partition(":")
+    if not colon:
+        raise refusal("invalid_argument", f"{given!r} is neither a customer's id nor system:external_id.")
+    found = book.customers.find(system, external_id)
+    if found is None:
+        raise refusal("unknown_customer", f"Nobody is known by that external id in {system}.", system=system)
+    return found
