@@ -141,8 +141,7 @@ class RetentionDesk(Desk):
         """Erase every customer who is due as a whole at a moment (default: now), then record the sweep.
 
         Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated.
-        `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument,
-        effective_in_future.
+        `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
 

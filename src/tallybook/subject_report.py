@@ -450,7 +450,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     yield Section(
         "Decisions about you, and why",
         "Each was made by rules, from the facts that it names. The rules stand below.",
-        (Column("when", Kind.TIME), Column("decision"), Column("rules"), Column("inputs"), Column("what it says")),
+        (Column("when", Kind.TIME), Column("decision", Kind.ID), Column("rules", Kind.ID), Column("inputs", Kind.ID), Column("what it says")),
         [
             (
                 one["effective_at"],
@@ -465,7 +465,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     yield Section(
         "The rules behind the decisions",
         "",
-        (Column("rules"), Column("in force from", Kind.TIME), Column("what they say")),
+        (Column("rules", Kind.ID), Column("in force from", Kind.TIME), Column("what they say")),
         [
             (one["rule_set"], one["in_force_from"], json.dumps(one["document"], indent=1, ensure_ascii=False))
             for one in data["rule_sets"]
@@ -480,7 +480,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "Who looked at your data",
         "",
         (
-            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what"), Column("details"),
+            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what", Kind.ID), Column("details"),
             Column("with others", Kind.COUNT),
         ),
         [_looked(one) for one in data["consulted"]],
@@ -489,7 +489,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "Exports that held your data",
         "",
         (
-            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what"), Column("details"),
+            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what", Kind.ID), Column("details"),
             Column("with others", Kind.COUNT),
         ),
         [_looked(one) for one in data["exports"]],
@@ -498,7 +498,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "Everything that is recorded",
         "Every event about you with every field, in the order of recording.",
         (
-            Column("entry", Kind.COUNT), Column("what"), Column("field"), Column("value"), Column("category"),
+            Column("entry", Kind.COUNT), Column("what", Kind.ID), Column("field"), Column("value"), Column("category"),
             Column("sensitivity"), Column("since", Kind.TIME), Column("recorded", Kind.TIME), Column("by"),
             Column("channel"), Column("purpose"),
         ),
@@ -530,7 +530,7 @@ def _table(
 
 def _topic(title: str, rows: Sequence[Mapping[str, Any]]) -> Section:
     columns = (
-        Column("when", Kind.TIME), Column("what"), Column("details"), Column("recorded", Kind.TIME), Column("by"),
+        Column("when", Kind.TIME), Column("what", Kind.ID), Column("details"), Column("recorded", Kind.TIME), Column("by"),
         Column("channel"),
     )  # fmt: skip
     return Section(
@@ -555,7 +555,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return "yes" if value else "no"
     answer = json.loads(_json(value))
-    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    if isinstance(answer, list):
+        return "; ".join(map(_item, answer))
+    return answer if isinstance(answer, str) else _item(answer)
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_item(one)}" for name, one in value.items() if one is not None)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _json(value: Any) -> str:
