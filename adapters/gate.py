@@ -43,7 +43,7 @@ class Gate:
         if not subjects:
             return {}
         self.record(metadata, action, list(subjects), sorted(fields))
-        self._keyring.load(subjects)
+        self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
         for key, handle in handles.items():

@@ -300,6 +300,10 @@ class KeysMissing(BookError):
     """The book's key file is not there, or belongs to another book."""
 
 
+class KeyLost(KeysMissing):
+    """A subject's data key is gone, and nobody destroyed it: the store was damaged, or put back from too old a copy."""
+
+
 class ReadsMissing(BookError):
     """The book's log of reads is not there, or belongs to another book."""
 

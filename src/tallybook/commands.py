@@ -20,6 +20,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
+from tallybook.adapters.keys import KeyName
 from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
@@ -307,7 +308,7 @@ class Work:
         new_event_id = map(uuid_of, count(first)).__next__
         self.stamp = Stamp(self.metadata, effective_us, new_event_id, given=effective_at is not None)
         self.journal: list[Event] = []
-        self.keys: dict[UUID, bytes] = {}
+        self.keys: dict[KeyName, bytes] = {}
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
         self.refused: Refused | None = None
@@ -357,7 +358,8 @@ class Work:
     def key_for(self, customer: Customer) -> tuple[int, bytes]:
         """Id and commitment of the data key of a customer who is being registered; it is kept with the commit."""
         fresh = customer.id not in self._loaded
-        key_id, committed, self.keys[customer.id] = self._core.keyring.key_for(customer.id, fresh=fresh)
+        key_id, committed, key = self._core.keyring.key_for(customer.id, fresh=fresh)
+        self.keys[customer.id, key_id] = key
         return key_id, committed
 
     def account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:

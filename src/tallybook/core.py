@@ -178,13 +178,13 @@ class Core:
         for position in wanted:
             raise missing(position, self.storage.url)
 
-    def _commitment(self, subject: UUID) -> bytes | None:
+    def _commitment(self, subject: UUID, key_id: int) -> bytes | None:
         rows = self.app.log.stream_rows(subject, limit=1)
         if not rows:
             return None
         position, version, name, state = rows[0]
         event = self.app.codec.read(subject, version, name, state, position)
-        return event.commitment if isinstance(event, KeyCreated) else None
+        return event.commitment if isinstance(event, KeyCreated) and event.key_id == key_id else None
 
 
 class Inline:

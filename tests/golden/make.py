@@ -58,8 +58,8 @@ REAL: Mapping[tuple[str, str], object] = {
 def keyring() -> Keyring:
     """A keyring whose only subject has the fixed key."""
     store = MemoryKeyStore(ORIGIN)
-    store.add({SUBJECT: DATA_KEY})
-    return Keyring(store, lambda subject: commitment(DATA_KEY) if subject == SUBJECT else None)
+    store.add({(SUBJECT, 1): DATA_KEY})
+    return Keyring(store, lambda subject, _: commitment(DATA_KEY) if subject == SUBJECT else None)
 
 
 @contextmanager
