@@ -123,6 +123,26 @@ REFUSALS: dict[str, Refusal] = {
         "the customer has no such contact point",
         "See `show customer` for the ids of contact points.",
     ),
+    "unknown_consent": Refusal(
+        NotFound,
+        "the customer has no such consent, or it is withdrawn",
+        "See `consent show` for the consents and their ids.",
+    ),
+    "consent_confirmed": Refusal(Conflict, "the consent is confirmed already", "Nothing is left to do."),
+    "already_restricted": Refusal(
+        Conflict, "the processing of the customer's data is restricted already", "Lift that restriction first."
+    ),
+    "not_restricted": Refusal(
+        NotAllowed, "the processing of the customer's data is not restricted", "See `consent show` for what holds."
+    ),
+    "already_objected": Refusal(Conflict, "the customer objects to that already", "Nothing is left to do."),
+    "no_objection": Refusal(NotAllowed, "the customer does not object to that", "See `consent show` for what holds."),
+    "unknown_request": Refusal(
+        NotFound, "the customer has no such data-subject request", "See `request list` for the requests and their ids."
+    ),
+    "request_completed": Refusal(
+        Conflict, "the data-subject request was answered before", "Record a new request if the customer made one."
+    ),
     "nothing_changed": Refusal(
         InvalidInput, "a change without any field", "Give at least one field to set or to clear."
     ),

@@ -25,6 +25,7 @@ from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
 from .cli_audit import audit_app
+from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
     READ_MODELS,
@@ -70,6 +71,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
+app.add_typer(privacy_app)
 
 
 def run() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
@@ -17,7 +18,7 @@ from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
-from tallybook.domain.customer import KeyCreated
+from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
@@ -30,6 +31,13 @@ from tallybook.projections.trail import Trail
 from .times import When, as_of_us
 
 logger = logging.getLogger("tallybook.projections")
+
+
+class Standing(NamedTuple):
+    """Whether a subject's data is restricted, and the text version of their consent to a purpose that is in force."""
+
+    restricted: bool
+    text_version: str | None
 
 
 class Core:
@@ -134,6 +142,11 @@ class Core:
     def reads(self) -> Iterator[Recorded]:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
+
+    def standing(self, subject: UUID, purpose: str) -> Standing:
+        """What a subject's own stream says now about the use of their data for a purpose. Mostly one cached look."""
+        customer = self.app.load(Customer, subject)
+        return Standing(customer.restricted, customer.text_version_for(purpose, self.now_us()))
 
     def subject_history(self, subject: UUID) -> list[Recorded]:
         """All events about a subject, in order."""
