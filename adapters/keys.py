@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, NotABook, SealError
+from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, NotABook, SealError, refusal
 from tallybook.domain.personal import Sealed
 
 from .database import FORMAT, check_format, damaged
@@ -437,6 +437,8 @@ class Keyring:
         bound = self._bound(event_id, stored_name, schema_version, subject, key_id, fields)
         held = self._checked_cipher((subject, key_id))
         if held is None:
+            if self.store.destroyed([(subject, key_id)]):
+                raise refusal("customer_erased", f"The customer {subject} was erased.", customer=subject)
             raise SealError(f"There is no data key for subject {subject}.")
         return nonce + held[0].encrypt(nonce, msgpack.packb(list(values)), bound)
 

@@ -102,6 +102,21 @@ REFUSALS: dict[str, Refusal] = {
         "no customer with that id",
         "Register the customer first, or look the id up with `book.customers.find(system, external_id)`.",
     ),
+    "customer_erased": Refusal(
+        NotAllowed,
+        "the customer was erased: nothing new can be recorded of them",
+        "Register a person who comes back as a new customer. See `tallybook erasures show` for the receipt.",
+    ),
+    "not_erased": Refusal(
+        NotFound,
+        "the customer was not erased",
+        "See `tallybook erasures list` for who was.",
+    ),
+    "still_kept": Refusal(
+        NotAllowed,
+        "a retention schedule demands to keep what an erasure kept for longer",
+        "Wait until the moment that the message names; `tallybook retention due` lists what is due.",
+    ),
     "already_registered": Refusal(
         Conflict, "a customer with that id exists", "Use the existing customer, or leave the id out."
     ),

@@ -23,8 +23,9 @@ from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
 from .audit import AuditView
-from .core import ACTING, Core
+from .core import Core
 from .customers import CustomerDesk
+from .erasures import ErasureDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
@@ -42,6 +43,7 @@ class Book:
         self.tickets = TicketDesk(core)
         self.loyalty = LoyaltyDesk(core)
         self.rules = RulesDesk(core)
+        self.erasures = ErasureDesk(core)
         self.imports = ImportDesk(core)
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
@@ -85,20 +87,8 @@ class Book:
             problem = error.errors(include_input=False, include_url=False)[0]
             name = ".".join(map(str, problem["loc"]))
             raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
-        core = self._core
-        before = ACTING.get({})
-        ACTING.set({**before, core: acting})
-        try:
+        with self._core.acting(acting):
             yield
-        finally:
-            # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
-            # collector, must not bring back an actor who has gone.
-            held = dict(ACTING.get({}))
-            if held.get(core) is acting:
-                held.pop(core)
-                if core in before:
-                    held[core] = before[core]
-                ACTING.set(held)
 
     def follow(self, after: int = 0, *, names: Sequence[str] = (), timeout_s: float | None = None) -> Follower:
         """The events after a position in order, each once, none left out; then those to come, as they are committed.
@@ -239,7 +229,9 @@ def open(  # noqa: A001 - the name of the front door
             url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
         )
     try:
-        return Book(Core(storage, now_us, new_id, kept_inline))
+        book = Book(Core(storage, now_us, new_id, kept_inline))
+        book.erasures.repeat()
+        return book
     except BaseException:
         storage.close()
         raise

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -19,6 +22,7 @@ from tallybook.adapters.log import LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.customer import Customer, KeyCreated
+from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
@@ -59,10 +63,13 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
+        self.gate = Gate(
+            self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id, self.app.log.erased_keys
+        )
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
+        self.follow_erasures()
         if inline:
             self.app.events_inline(Inline(self, inline))
 
@@ -78,9 +85,55 @@ class Core:
             raise refusal("acting_required", "Nobody is acting.")
         return acting
 
+    @contextmanager
+    def acting(self, acting: Metadata) -> Iterator[None]:
+        """Act as somebody, for a purpose, in this thread or task."""
+        before = ACTING.get({})
+        ACTING.set({**before, self: acting})
+        try:
+            yield
+        finally:
+            # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
+            # collector, must not bring back an actor who has gone.
+            held = dict(ACTING.get({}))
+            if held.get(self) is acting:
+                held.pop(self)
+                if self in before:
+                    held[self] = before[self]
+                ACTING.set(held)
+
     def gate_metadata(self, acting: Metadata) -> Metadata:
         """The acting context, with the time of the read."""
         return acting.model_copy(update={"recorded_us": self.now_us()})
+
+    def follow_erasures(self) -> None:
+        """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
+
+        After an erasure, after one that was cut short, and after a key store was put back from a copy of before.
+        """
+        keys = self.storage.keys
+        rows = self.app.log.erasures(keys.erased_up_to())
+        for position, of_commit in groupby(rows, key=itemgetter(2)):
+            names = [(uuid_from(subject), key_id) for subject, key_id, _ in of_commit]
+            self.keyring.destroy(names, position)
+            keys.set_erased_up_to(position)
+
+    def clear_after_erasure(self) -> dict[str, str]:
+        """Bring what follows the log up to it, and overwrite what was deleted; what was done, by place."""
+        self.projector.catch_up()
+        cleared = [database.scrub() for database in dict.fromkeys((self.storage.events, self.storage.models))]
+        return {
+            "keys": "destroyed; copies of the key store are followed by the log when the book is opened",
+            "look-ups": "released in the commit of the erasure",
+            "caches": "forgotten; every read asks the log first, in all processes",
+            "read models": "brought up to the log; they hold no personal value",
+            "snapshots": "hold no personal value",
+            "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
+        }
+
+    def proof_of(self, position: int) -> str | None:  # noqa: ARG002 - until checkpoints are here
+        """A tlog-proof of an event, under a checkpoint of now; None in a book that signs nothing."""
+        return None
 
     def operations(self) -> Operations:
         """What was decided about read models."""
@@ -192,6 +245,8 @@ class Core:
             raise missing(position, self.storage.url)
 
     def _commitment(self, subject: UUID, key_id: int) -> bytes | None:
+        if key_id != ORDINARY_KEY:
+            return self.app.load(Customer, subject).commitments.get(key_id)
         rows = self.app.log.stream_rows(subject, limit=1)
         if not rows:
             return None

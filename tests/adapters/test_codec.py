@@ -55,7 +55,9 @@ LIMITS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthC
 
 def fresh_mapper(*subjects: UUID) -> EventMapper:
     keyring = Keyring(MemoryKeyStore("tallybook/test"), lambda *_: None)
-    keyring.keep({(subject, 1): keyring.key_for(subject, fresh=True)[2] for subject in subjects})
+    keyring.keep(
+        {(subject, key_id): keyring.key_for(subject, fresh=True)[2] for subject in subjects for key_id in (1, 2)}
+    )
     return EventMapper(keyring)
 
 

@@ -27,6 +27,7 @@ import tallybook.domain
 import tallybook.domain.access
 import tallybook.domain.control
 import tallybook.domain.customer
+import tallybook.domain.erasure
 import tallybook.domain.loyalty
 import tallybook.domain.operations
 import tallybook.domain.privacy
@@ -59,7 +60,7 @@ REAL: Mapping[tuple[str, str], object] = {
 def keyring() -> Keyring:
     """A keyring whose only subject has the fixed key."""
     store = MemoryKeyStore(ORIGIN)
-    store.add({(SUBJECT, 1): DATA_KEY})
+    store.add({(SUBJECT, 1): DATA_KEY, (SUBJECT, 2): DATA_KEY})
     return Keyring(store, lambda subject, _: commitment(DATA_KEY) if subject == SUBJECT else None)
 
 
