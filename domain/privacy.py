@@ -309,7 +309,7 @@ class DataSubject(Aggregate):
         return any(one.to == to and one.holds for one in self.objections)
 
     def text_version_for(self, purpose: str, at_us: int) -> str | None:
-        """The text version of the consent to a purpose that is in force; of several the last given. None: no consent."""
+        """The text version of the consent to a purpose in force; of several the last given. None: there is none."""
         found = self.consents.in_force(at_us, purpose)
         return max(found, key=lambda one: one.captured_us).text_version if found else None
 

@@ -124,6 +124,7 @@ class Book:
     ) -> Backtest:
         """Replay all facts under a candidate and compare with the recorded rule sets (or `baseline`).
 
+        Customers whose data is restricted, and those who object to automated decisions, are left out and counted.
         Raises RuleSetError.
         """
         core = self._core
@@ -131,7 +132,8 @@ class Book:
         rules = self.rules.rules_of(candidate)
         against = None if baseline is None else self.rules.rules_of(baseline)
         with rarely_collecting():
-            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
+            left_out = core.left_out(core.now_us(), core.known_at(None))
+            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
 
     def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of

@@ -15,7 +15,7 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.database import Session, damaged
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import LogRecorder, check_stream, missing
@@ -26,6 +26,8 @@ from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
+from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import ReadModel, Recorded
@@ -33,6 +35,9 @@ from tallybook.projections.tiers import Tiers
 from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
+
+RECORDED_US = list(Metadata.model_fields).index("recorded_us")
+"""Where it stands in the metadata that a scan of the log gives."""
 
 logger = logging.getLogger("tallybook.projections")
 
@@ -200,6 +205,20 @@ class Core:
         """What a subject's own stream says now about the use of their data for a purpose. Mostly one cached look."""
         customer = self.app.load(Customer, subject)
         return Standing(customer.restricted, customer.text_version_for(purpose, self.now_us()))
+
+    def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
+        """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
+
+        def notices() -> Iterator[Notice]:
+            for kind in EXCLUDING:
+                restricts, holds = kind in (Restricted, RestrictionLifted), kind in (Restricted, Objected)
+                fields = ["subject_id", "effective_us", "metadata", *([] if restricts else ["to"])]
+                for position, (subject, effective_us, metadata, *to) in self.app.scan(kind, fields):
+                    about = restricts or to == [ObjectionTo.AUTOMATED_DECISIONS]
+                    if about and effective_us <= at_us and known(position, metadata[RECORDED_US]):
+                        yield Notice(position, known_uuid(subject), restricts, holds)
+
+        return exclusions(notices())
 
     def subject_history(self, subject: UUID) -> list[Recorded]:
         """All events about a subject, in order."""
