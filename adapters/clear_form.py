@@ -7,6 +7,7 @@ array can be had back from its JSON form, and compared with it.
 from __future__ import annotations
 
 import base64
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import msgpack
 
-from tallybook.domain.events import REGISTRY, Event, Metadata, Schema, Value
+from tallybook.domain.events import REGISTRY, Event, Metadata, Schema, Value, from_us
 
 from .form import ENVELOPE, ENVELOPE_ARITY, Form, form_of, plain
 
@@ -66,6 +67,44 @@ def schemas(registry: Mapping[str, Schema] = REGISTRY) -> dict[str, Any]:
             for name, schema in sorted(registry.items())
         },
     }
+
+
+def clear_fields(event: Event) -> dict[str, Any]:
+    """The clear fields of an event as JSON values."""
+    held = event.__dict__
+    return {name: as_plain(held[name]) for name in event.clear_fields}
+
+
+def personal_set(event: Event) -> list[str]:
+    """The names of the personal fields that an event holds, sealed."""
+    held = event.__dict__
+    return [name for name in event.personal_fields if held[name] is not None]
+
+
+def as_plain(value: Any) -> Any:
+    """A field's value as a JSON value."""
+    if isinstance(value, (tuple, list)):
+        return [as_plain(one) for one in value]
+    if isinstance(value, Value):
+        return {name: as_plain(value.__dict__[name]) for name in type(value).model_fields}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value) if isinstance(value, UUID) else value
+
+
+def as_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON in UTF-8, ended by a newline. Half of a surrogate pair, which UTF-8 can't hold, is escaped."""
+    separators = (",", ": " if indent else ":")
+    text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent, allow_nan=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, separators=separators, indent=indent, allow_nan=False) + "\n").encode()
+
+
+def rfc3339(us: int) -> str:
+    """Microseconds since 1970-01-01T00:00Z as an RFC 3339 time in UTC, always with six decimals."""
+    return from_us(us).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
 
 
 class ClearForm:
