@@ -160,6 +160,10 @@ class Database(Protocol):
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
         ...
 
+    def in_use_here(self) -> bool:
+        """Whether this thread is in the middle of using it, or can't use it any more."""
+        ...
+
     def close(self) -> None:
         """Release connections, once the threads that use one have given it back. Raises BookError in one of them."""
         ...

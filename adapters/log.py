@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -183,6 +184,38 @@ class EventStore(Protocol):
         ...
 
 
+class Fresh:
+    """Hashes of the leaves that this process committed last: whoever writes tiles need not hash them again."""
+
+    LEAVES_MAX = 32_768
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._parts: dict[int, tuple[list[bytes], dict[int, bytes]]] = {}
+        self.count = 0
+
+    def add(self, size: int, hashes: list[bytes], roots: dict[int, bytes]) -> None:
+        """Keep what a commit appended to a log of a size, and the roots of the tiles that it made whole."""
+        with self._lock:
+            if self.count > self.LEAVES_MAX:  # nobody takes them
+                self._parts.clear()
+                self.count = 0
+            self._parts[size] = (hashes, roots)
+            self.count += len(hashes)
+
+    def take(self, size: int, stop: int) -> tuple[list[bytes], dict[int, bytes]] | None:
+        """What follows a size without a gap, up to a position; None if that is not known. What is older is dropped."""
+        hashes: list[bytes] = []
+        roots: dict[int, bytes] = {}
+        with self._lock:
+            while (part := self._parts.get(size + len(hashes))) is not None and size + len(hashes) < stop:
+                hashes += part[0]
+                roots.update(part[1])
+            self._parts = {at: part for at, part in self._parts.items() if at >= size + len(hashes)}
+            self.count = sum(len(part[0]) for part in self._parts.values())
+        return (hashes, roots) if hashes else None
+
+
 def _moved(reads: Sequence[tuple[UUID, int]], found: Sequence[tuple[Any, ...]]) -> list[tuple[UUID, int]]:
     """The streams that do not stand where they were seen."""
     versions = dict(found)
@@ -202,6 +235,10 @@ class LogRecorder(ApplicationRecorder):
     def __init__(self, database: Database, events_table_name: str = EVENTS_TABLE, origin: str = "") -> None:
         self.database = database
         self.origin = origin
+        self.fresh: Fresh | None = None
+        """Where the hashes of new leaves are kept for whoever writes tiles, if somebody does."""
+        self.committed: Callable[[], None] | None = None
+        """Called after each commit of events. Raises nothing."""
         self.table = Table(
             events_table_name,
             (
@@ -238,6 +275,11 @@ class LogRecorder(ApplicationRecorder):
             "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
             "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
+            "CREATE TABLE IF NOT EXISTS tiles (log {text} NOT NULL, level {integer} NOT NULL, tile {integer} NOT NULL, "
+            "hashes {blob} NOT NULL, PRIMARY KEY (log, level, tile))",
+            "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
+            "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
+            "PRIMARY KEY (log, size, signed_us))",
         ]
 
     def create_table(self) -> None:
@@ -250,12 +292,19 @@ class LogRecorder(ApplicationRecorder):
 
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         """Append events in one durable transaction, with what belongs to it (see `append_in`); their positions."""
+        made: list[tuple[int, list[bytes], dict[int, bytes]]] = []
         try:
             with self.database.session(write=True) as session:
-                return self.append_in(session, rows, **kwargs)
+                positions = self.append_in(session, rows, leaves=made, **kwargs)
         except IntegrityError:
             self.position()  # a head that does not fit its rows is no conflict: to try again would not help
             raise
+        if self.fresh is not None:
+            for one in made:
+                self.fresh.add(*one)
+        if self.committed is not None and rows:
+            self.committed()
+        return positions
 
     def append_in(
         self,
@@ -267,12 +316,14 @@ class LogRecorder(ApplicationRecorder):
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
         inline: Inline | None = None,
+        leaves: list[tuple[int, list[bytes], dict[int, bytes]]] | None = None,
         **_: Any,
     ) -> Sequence[int]:
         """Insert events, and with them all that belongs to the same commit.
 
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already.
+        `leaves` takes the hashes of the new leaves: not to be used before this is committed.
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
@@ -283,7 +334,9 @@ class LogRecorder(ApplicationRecorder):
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
         if new:
-            frontier.append_rows(self.origin, new)
+            hashes, roots = frontier.append_rows(self.origin, new)
+            if leaves is not None:
+                leaves.append((last, hashes, roots))
             session.run(self._move_head, (last, last, frontier.size, frontier.packed()))
             session.announce(self.table.name)
         if releases:

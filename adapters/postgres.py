@@ -847,6 +847,10 @@ class PostgresDatabase:
         digest = sha256(f"tallybook\0{self.schema}\0{name}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
+    def in_use_here(self) -> bool:
+        """Whether this thread is in the middle of using it, or can't use it any more."""
+        return self._closed or self._pid != os.getpid() or get_ident() in self._users.values()
+
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError in one of them."""
         if self._pid != os.getpid():

@@ -402,6 +402,10 @@ class SQLiteDatabase:
         self.check_usable()
         return SQLiteWatch(self)
 
+    def in_use_here(self) -> bool:
+        """Whether this thread is in the middle of using it, or can't use it any more."""
+        return self._closed or self._pid != os.getpid() or get_ident() in self._users.values()
+
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError.
 

@@ -12,6 +12,7 @@
     ├── SealError             a sealed value can't be opened: wrong key, moved or altered bytes
     ├── RuleSetError          a rule set document is wrong; `problems` name the path
     ├── ImportFileError       a line of an import file can't be read; names file and line
+    ├── NoteError             a checkpoint, a proof or a key is malformed, or not signed by whom it must be
     └── MissingExtra          an optional dependency is not installed; names the command that installs it
 
 A refusal's code is stable: hosts may switch on it. `REFUSALS` is the one catalogue of them. Within one command,
@@ -300,6 +301,10 @@ class KeysMissing(BookError):
     """The book's key file is not there, or belongs to another book."""
 
 
+class SigningKeyMissing(BookError):
+    """The key that signs the book's checkpoints is not there, or is another's."""
+
+
 class ReadsMissing(BookError):
     """The book's log of reads is not there, or belongs to another book."""
 
@@ -356,6 +361,10 @@ class ImportFileError(TallybookError):
         self.file = file
         self.line = line
         super().__init__(f"{file}, line {line}: {message}")
+
+
+class NoteError(TallybookError):
+    """A checkpoint, a proof or a key is malformed, or is not signed by whom it must be."""
 
 
 class MissingExtra(TallybookError):

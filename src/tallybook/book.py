@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
 from tallybook.domain.errors import listed, refusal
@@ -184,6 +185,7 @@ class Book:
         """Release all files. A closed book refuses every call."""
         if not self._core.closed:
             self._core.closed = True
+            self._core.last_checkpoints()
             self._core.app.close()
             self._core.storage.close()
 
@@ -210,6 +212,8 @@ def open(  # noqa: A001 - the name of the front door
     inline: Sequence[str] = (),
     wrapping_key: str | Path | None = None,
     read_models: str | None = None,
+    signing_key: str | Path | None = None,
+    checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
 ) -> Book:
@@ -223,23 +227,32 @@ def open(  # noqa: A001 - the name of the front door
     book. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere than the log; give
     it at each opening. The book notes the place, and one that is opened without says so in the log `tallybook.storage`;
     `"log:"` gives the place up, and keeps them beside the log again.
+    `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
+    (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
+    environment variable; `"unsigned"` opens the book without. After a commit, a checkpoint is signed if the last one is
+    older than `checkpoint_s`, and one at closing.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
-    Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, BookUnreachable.
-    Refuses: invalid_argument, busy.
+    Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, SigningKeyMissing,
+    BookUnreachable. Refuses: invalid_argument, busy.
     """
     kept_inline = listed(inline, "inline", "read models")
     if isinstance(url, Storage):
-        if wrapping_key is not None or read_models is not None:
-            name = "read_models" if wrapping_key is None else "wrapping_key"
+        own = {"wrapping_key": wrapping_key, "read_models": read_models, "signing_key": signing_key}
+        for name in [name for name, given in own.items() if given is not None]:
             raise refusal("invalid_argument", f"{name}: a Storage has its own already.", argument=name)
         storage = url
     else:
         storage = open_storage(
-            url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
+            url,
+            create=create,
+            lock_timeout_s=lock_timeout_s,
+            wrapping_key=wrapping_key,
+            read_models=read_models,
+            signing_key=signing_key,
         )
     try:
-        return Book(Core(storage, now_us, new_id, kept_inline))
+        return Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s))
     except BaseException:
         storage.close()
         raise

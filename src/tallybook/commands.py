@@ -28,6 +28,7 @@ from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
+from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 
 from .core import Core
@@ -338,6 +339,10 @@ class Work:
     def operations(self) -> Operations:
         """A draft of what was decided about read models."""
         return self._draft(Operations, self._core.operations_id)
+
+    def signing(self) -> Signing:
+        """A draft of which key signed checkpoints when."""
+        return self._draft(Signing, self._core.signing_id)
 
     def customer(self, customer_id: UUID) -> Customer:
         """A draft of a registered customer. Refuses: unknown_customer."""

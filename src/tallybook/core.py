@@ -10,17 +10,20 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
+from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History
 from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
+from tallybook.adapters.tiles import TileStore
 from tallybook.domain.customer import KeyCreated
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
+from tallybook.domain.signing import SigningKeyRotated
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import ReadModel, Recorded
@@ -41,6 +44,7 @@ class Core:
         now_us: Callable[[], int],
         new_id: Callable[[], UUID],
         inline: Sequence[str] = (),
+        checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     ) -> None:
         self.storage = storage
         self.origin = storage.origin
@@ -51,12 +55,58 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
+        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
+        self.gate = Gate(self.keyring, reads, new_id)
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
         if inline:
             self.app.events_inline(Inline(self, inline))
+        self.signing_id = uuid5(self.book_id, "signing")
+        self.checkpoints = {
+            log: Checkpoints(TileStore(recorder), name, storage.signing, self.signed_by, now_us, checkpoint_s)
+            for log, recorder, name in (
+                ("events", self.app.log, storage.origin),
+                ("reads", reads, f"{storage.origin}/reads"),
+            )
+        }
+        """Of each of the two logs."""
+        for checkpoints in self.checkpoints.values():
+            checkpoints.log.fresh = Fresh()
+            checkpoints.log.committed = checkpoints.after_commit
+        if storage.signing is not None:
+            self.finish_rotation()
+
+    def signed_by(self) -> History:
+        """The public keys of the book, in their order. Raises BookDamaged, and BookError for a book that has none."""
+        signing = self.storage.signing
+        if signing is None:
+            raise BookError("The book was opened without a signing key.", path=self.storage.url)
+        vkeys = [signing.vkey]
+        for recorded in self.stream(self.signing_id):
+            event = recorded.event
+            if not isinstance(event, SigningKeyRotated) or event.old_vkey != vkeys[-1]:
+                raise damaged("The key that signs checkpoints is not the one that was noted", self.storage.url)
+            vkeys.append(event.new_vkey)
+        return History(vkeys)
+
+    def finish_rotation(self) -> None:
+        """See that the present key is at hand, and finish a rotation that was cut short. Raises SigningKeyMissing."""
+        signing = self.storage.signing
+        assert signing is not None
+        history = self.signed_by()
+        signer = signing.signer(history.now)
+        if len(history.vkeys) > 1 and signing.writable and len(signing.signers()) > 1:
+            for one in self.checkpoints.values():
+                one.sign()
+            signing.put(signer)
+
+    def last_checkpoints(self) -> None:
+        """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
+        signal handler that closes the book would wait for itself."""
+        for one in self.checkpoints.values():
+            if not one.log.database.in_use_here():
+                one.at_close()
 
     def check_open(self) -> None:
         """Raises BookClosed."""

@@ -29,6 +29,7 @@ import tallybook.domain.control
 import tallybook.domain.customer
 import tallybook.domain.loyalty
 import tallybook.domain.operations
+import tallybook.domain.signing
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
