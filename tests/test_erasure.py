@@ -141,13 +141,14 @@ def test_erasing_twice_gives_the_receipt_again(book: Book) -> None:
 
 def test_refusals(book: Book) -> None:
     ada = lived(book)
-    for call, code in (
+    calls: list[tuple[Callable[[], object], str]] = [
         (lambda: book.erasures.erase(uuid4(), reason="gdpr-17"), "unknown_customer"),
         (lambda: book.erasures.erase(ada, reason="two words"), "invalid_argument"),
         (lambda: book.erasures.erase("nobody", reason="gdpr-17"), "invalid_argument"),
         (lambda: book.erasures.receipt(ada), "not_erased"),
         (lambda: book.erasures.erase_kept(ada), "not_erased"),
-    ):
+    ]
+    for call, code in calls:
         with pytest.raises(Refused) as refused:
             call()
         assert refused.value.code == code

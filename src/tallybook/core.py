@@ -22,15 +22,15 @@ from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
+from tallybook.adapters.tiles import TileStore
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
-from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
-from tallybook.adapters.tiles import TileStore
 from tallybook.domain.signing import SigningKeyRotated
+from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import ReadModel, Recorded
