@@ -237,6 +237,14 @@ REFUSALS: dict[str, Refusal] = {
         "the read model has not failed at that position: there is nothing to retry or to skip",
         "See `tallybook projections status` for what failed, and where.",
     ),
+    "schedule_declared": Refusal(
+        Conflict,
+        "a retention schedule of that name is in force with other content",
+        "Withdraw it first, or give the new one a name of its own.",
+    ),
+    "unknown_schedule": Refusal(
+        NotFound, "no retention schedule of that name is in force", "See `retention show` for those that are."
+    ),
     "conflict": Refusal(
         Conflict,
         "other writers changed the same streams each time that the command was tried",

@@ -24,6 +24,7 @@ from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
 from tallybook.projecting import ProjectionsDesk
+from tallybook.retention import RetentionDesk
 from tallybook.tickets import TicketDesk
 from tallybook.views import ProfilesView, TiersView
 from tools import forms
@@ -42,6 +43,7 @@ DESKS: dict[str, type] = {
     "book.tiers": TiersView,
     "book.audit": AuditView,
     "book.projections": ProjectionsDesk,
+    "book.retention": RetentionDesk,
     "Follower": Follower,
     "Event": Event,
     "Event.metadata": Metadata,
@@ -97,7 +99,7 @@ def api() -> str:
         for name, member in public(desk):
             lines += _entry(path, name, member)
     lines.append("## What they return\n")
-    for module in ("customers", "loyalty", "tickets", "views", "imports"):
+    for module in ("customers", "loyalty", "tickets", "views", "imports", "retention", "subject_report"):
         for name, kind in vars(__import__(f"tallybook.{module}", fromlist=["_"])).items():
             if name.startswith("_") or not hasattr(kind, "__dataclass_fields__"):
                 continue

@@ -20,6 +20,7 @@ from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
 from .commands import Desk, Work, command
 from .customers import as_id
+from .subject_report import SubjectReport, subject_report
 from .times import When, iso
 
 
@@ -255,6 +256,18 @@ class AuditView(Desk):
         # Each log keeps its own order, whatever the clock did.
         merged = [entry for _, entry in heapq.merge(entries, reads, key=lambda pair: pair[0])]
         return merged if limit is None else merged[-limit:]
+
+    def subject_report(self, customer: UUID | str) -> SubjectReport:
+        """All that the book holds about a customer, by topic and field by field: `json()`, `html()`, `portable()`.
+
+        For access (GDPR 15, PIPL 45) and portability (GDPR 20): values with category and source, consents, decisions
+        with their rules and inputs, retention, who looked at the data and why. One recorded read.
+        Refuses: acting_required, unknown_customer, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        core.acting_now()
+        return subject_report(core, as_id(customer, "customer"))
 
 
 def _entry(position: int, event: Event) -> TrailEntry:

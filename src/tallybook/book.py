@@ -31,6 +31,7 @@ from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
 from .projecting import ProjectionsDesk
+from .retention import RetentionDesk
 from .tickets import TicketDesk
 from .views import ProfilesView, TiersView
 
@@ -50,6 +51,7 @@ class Book:
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self.projections = ProjectionsDesk(core)
+        self.retention = RetentionDesk(core)
 
     @property
     def origin(self) -> str:

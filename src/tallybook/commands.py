@@ -32,6 +32,7 @@ from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.privacy import RequestCompleted
 from tallybook.domain.signing import Signing
+from tallybook.domain.retention import Retention
 from tallybook.domain.ticket import Ticket
 
 from .core import Core
@@ -367,6 +368,10 @@ class Work:
     def signing(self) -> Signing:
         """A draft of which key signed checkpoints when."""
         return self._draft(Signing, self._core.signing_id)
+
+    def retention(self) -> Retention:
+        """A draft of the retention schedules."""
+        return self._draft(Retention, self._core.retention_id)
 
     def customer(self, customer_id: UUID) -> Customer:
         """A draft of a registered customer. Refuses: unknown_customer."""

@@ -67,6 +67,7 @@ class Core:
         self.origin = storage.origin
         self.book_id = uuid5(NAMESPACE_OID, storage.origin)
         self.operations_id = uuid5(self.book_id, "operations")
+        self.retention_id = uuid5(self.book_id, "retention")
         self.now_us = now_us
         self.new_id = new_id
         self.closed = False
