@@ -20,8 +20,15 @@ K = TypeVar("K")
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value."""
 
-    def __init__(self, keyring: Keyring, reads: EventStore, new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        reads: EventStore,
+        new_id: Callable[[], UUID],
+        erased: Callable[[Sequence[bytes]], set[tuple[bytes, int]]],
+    ) -> None:
         self._keyring = keyring
+        self._erased = erased
         self._mapper = EventMapper(keyring)
         self.reads = reads
         self._new_id = new_id
@@ -43,7 +50,9 @@ class Gate:
         if not subjects:
             return {}
         self.record(metadata, action, list(subjects), sorted(fields))
-        self._keyring.load(subjects)
+        # The log says who is erased, whatever another process did and this one still has in its cache.
+        gone = self._erased([subject.bytes for subject in subjects])
+        self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
         for key, handle in handles.items():
@@ -51,7 +60,8 @@ class Gate:
             assert sealed is not None
             blob = (sealed.subject_id, sealed.event_id)
             if blob not in opened:
-                opened[blob] = self._keyring.open(sealed)
+                erased = (sealed.subject_id.bytes, sealed.key_id) in gone
+                opened[blob] = None if erased else self._keyring.open(sealed)
             values = opened[blob]
             released[key] = Erased(sealed.subject_id) if values is None else values[handle.field]
         return released

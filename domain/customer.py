@@ -168,11 +168,16 @@ class ReturnRecorded(Fact):
 class Customer(DataSubject):
     """A customer's own stream, folded: what the guards of commands ask for. What a customer is like is in profiles."""
 
-    CONTAINERS = ("identifiers", "contact_points", "purchases", "returned")
+    CONTAINERS = ("commitments", "identifiers", "contact_points", "purchases", "returned")
     APPLIERS: ClassVar[Appliers] = {**DataSubject.APPLIERS}
 
     kind: CustomerKind | None = None
-    key_id: int = 0
+    commitments: dict[int, bytes]
+    """Id of each data key → the commitment to it."""
+    erased: tuple[int, ...] = ()
+    """Ids of the keys that are destroyed."""
+    kept_until_us: int | None = None
+    """Until when what an erasure kept must be kept."""
     identifiers: dict[str, int]
     """System → since when."""
     purchases: LayeredDict[UUID, tuple[int, tuple[tuple[int, int], ...]]]
@@ -182,6 +187,7 @@ class Customer(DataSubject):
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
+        self.commitments = {}
         self.identifiers = {}
         self.contact_points = {}
         self.purchases = LayeredDict()
@@ -354,7 +360,7 @@ class Customer(DataSubject):
 
 @applies(Customer.APPLIERS, KeyCreated)
 def _key_created(customer: Customer, event: KeyCreated) -> None:
-    customer.key_id = event.key_id
+    customer.commitments[event.key_id] = event.commitment
 
 
 @applies(Customer.APPLIERS, CustomerRegistered)

@@ -12,6 +12,7 @@
     ├── SealError             a sealed value can't be opened: wrong key, moved or altered bytes
     ├── RuleSetError          a rule set document is wrong; `problems` name the path
     ├── ImportFileError       a line of an import file can't be read; names file and line
+    ├── NoteError             a checkpoint, a proof or a key is malformed, or not signed by whom it must be
     └── MissingExtra          an optional dependency is not installed; names the command that installs it
 
 A refusal's code is stable: hosts may switch on it. `REFUSALS` is the one catalogue of them. Within one command,
@@ -101,6 +102,21 @@ REFUSALS: dict[str, Refusal] = {
         NotFound,
         "no customer with that id",
         "Register the customer first, or look the id up with `book.customers.find(system, external_id)`.",
+    ),
+    "customer_erased": Refusal(
+        NotAllowed,
+        "the customer was erased: nothing new can be recorded of them",
+        "Register a person who comes back as a new customer. See `tallybook erasures show` for the receipt.",
+    ),
+    "not_erased": Refusal(
+        NotFound,
+        "the customer was not erased",
+        "See `tallybook erasures list` for who was.",
+    ),
+    "still_kept": Refusal(
+        NotAllowed,
+        "a retention schedule demands to keep what an erasure kept for longer",
+        "Wait until the moment that the message names; `tallybook retention due` lists what is due.",
     ),
     "already_registered": Refusal(
         Conflict, "a customer with that id exists", "Use the existing customer, or leave the id out."
@@ -328,6 +344,14 @@ class KeysMissing(BookError):
     """The book's key file is not there, or belongs to another book."""
 
 
+class KeyLost(KeysMissing):
+    """A subject's data key is gone, and nobody destroyed it: the store was damaged, or put back from too old a copy."""
+
+
+class SigningKeyMissing(BookError):
+    """The key that signs the book's checkpoints is not there, or is another's."""
+
+
 class ReadsMissing(BookError):
     """The book's log of reads is not there, or belongs to another book."""
 
@@ -384,6 +408,10 @@ class ImportFileError(TallybookError):
         self.file = file
         self.line = line
         super().__init__(f"{file}, line {line}: {message}")
+
+
+class NoteError(TallybookError):
+    """A checkpoint, a proof or a key is malformed, or is not signed by whom it must be."""
 
 
 class MissingExtra(TallybookError):

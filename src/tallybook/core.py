@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
+from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History
 from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
+from tallybook.adapters.tiles import TileStore
 from tallybook.domain.customer import Customer, KeyCreated
+from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.domain.signing import SigningKeyRotated
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -54,6 +61,7 @@ class Core:
         now_us: Callable[[], int],
         new_id: Callable[[], UUID],
         inline: Sequence[str] = (),
+        checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     ) -> None:
         self.storage = storage
         self.origin = storage.origin
@@ -65,12 +73,59 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
+        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
+        self.gate = Gate(self.keyring, reads, new_id, self.app.log.erased_keys)
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
+        self.follow_erasures()
         if inline:
             self.app.events_inline(Inline(self, inline))
+        self.signing_id = uuid5(self.book_id, "signing")
+        self.checkpoints = {
+            log: Checkpoints(TileStore(recorder), name, storage.signing, self.signed_by, now_us, checkpoint_s)
+            for log, recorder, name in (
+                ("events", self.app.log, storage.origin),
+                ("reads", reads, f"{storage.origin}/reads"),
+            )
+        }
+        """Of each of the two logs."""
+        for checkpoints in self.checkpoints.values():
+            checkpoints.log.fresh = Fresh()
+            checkpoints.log.committed = checkpoints.after_commit
+        if storage.signing is not None:
+            self.finish_rotation()
+
+    def signed_by(self) -> History:
+        """The public keys of the book, in their order. Raises BookDamaged, and BookError for a book that has none."""
+        signing = self.storage.signing
+        if signing is None:
+            raise BookError("The book was opened without a signing key.", path=self.storage.url)
+        vkeys = [signing.vkey]
+        for recorded in self.stream(self.signing_id):
+            event = recorded.event
+            if not isinstance(event, SigningKeyRotated) or event.old_vkey != vkeys[-1]:
+                raise damaged("The key that signs checkpoints is not the one that was noted", self.storage.url)
+            vkeys.append(event.new_vkey)
+        return History(vkeys)
+
+    def finish_rotation(self) -> None:
+        """See that the present key is at hand, and finish a rotation that was cut short. Raises SigningKeyMissing."""
+        signing = self.storage.signing
+        assert signing is not None
+        history = self.signed_by()
+        signer = signing.signer(history.now)
+        if len(history.vkeys) > 1 and signing.writable and len(signing.signers()) > 1:
+            for one in self.checkpoints.values():
+                one.sign()
+            signing.put(signer)
+
+    def last_checkpoints(self) -> None:
+        """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
+        signal handler that closes the book would wait for itself."""
+        for one in self.checkpoints.values():
+            if not one.log.database.in_use_here():
+                one.at_close()
 
     def check_open(self) -> None:
         """Raises BookClosed."""
@@ -84,9 +139,58 @@ class Core:
             raise refusal("acting_required", "Nobody is acting.")
         return acting
 
+    @contextmanager
+    def acting(self, acting: Metadata) -> Iterator[None]:
+        """Act as somebody, for a purpose, in this thread or task."""
+        before = ACTING.get({})
+        ACTING.set({**before, self: acting})
+        try:
+            yield
+        finally:
+            # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
+            # collector, must not bring back an actor who has gone.
+            held = dict(ACTING.get({}))
+            if held.get(self) is acting:
+                held.pop(self)
+                if self in before:
+                    held[self] = before[self]
+                ACTING.set(held)
+
     def gate_metadata(self, acting: Metadata) -> Metadata:
         """The acting context, with the time of the read."""
         return acting.model_copy(update={"recorded_us": self.now_us()})
+
+    def follow_erasures(self) -> None:
+        """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
+
+        After an erasure, after one that was cut short, and after a key store was put back from a copy of before.
+        """
+        keys = self.storage.keys
+        rows = self.app.log.erasures(keys.erased_up_to())
+        for position, of_commit in groupby(rows, key=itemgetter(2)):
+            names = [(uuid_from(subject), key_id) for subject, key_id, _ in of_commit]
+            self.keyring.destroy(names, position)
+            keys.set_erased_up_to(position)
+
+    def clear_after_erasure(self) -> dict[str, str]:
+        """Bring what follows the log up to it, and overwrite what was deleted; what was done, by place."""
+        self.projector.catch_up()
+        cleared = [database.scrub() for database in dict.fromkeys((self.storage.events, self.storage.models))]
+        return {
+            "keys": "destroyed; copies of the key store are followed by the log when the book is opened",
+            "look-ups": "released in the commit of the erasure",
+            "caches": "forgotten; every read asks the log first, in all processes",
+            "read models": "brought up to the log; they hold no personal value",
+            "snapshots": "hold no personal value",
+            "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
+        }
+
+    def proof_of(self, position: int) -> str | None:
+        """A tlog-proof of an event, under a checkpoint of now; None in a book that signs nothing."""
+        if self.storage.signing is None:
+            return None
+        checkpoints = self.checkpoints["events"]
+        return checkpoints.proof(position, checkpoints.sign()).text
 
     def operations(self) -> Operations:
         """What was decided about read models."""
@@ -211,13 +315,15 @@ class Core:
         for position in wanted:
             raise missing(position, self.storage.url)
 
-    def _commitment(self, subject: UUID) -> bytes | None:
+    def _commitment(self, subject: UUID, key_id: int) -> bytes | None:
+        if key_id != ORDINARY_KEY:
+            return self.app.load(Customer, subject).commitments.get(key_id)
         rows = self.app.log.stream_rows(subject, limit=1)
         if not rows:
             return None
         position, version, name, state = rows[0]
         event = self.app.codec.read(subject, version, name, state, position)
-        return event.commitment if isinstance(event, KeyCreated) else None
+        return event.commitment if isinstance(event, KeyCreated) and event.key_id == key_id else None
 
 
 class Inline:
