@@ -51,7 +51,7 @@ class Book:
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core)
+        self.retention = RetentionDesk(core, self.erasures)
 
     @property
     def origin(self) -> str:

@@ -472,7 +472,7 @@ def retention_sweep(
     purpose: Purpose = "retention",
     as_json: AsJson = False,
 ) -> None:
-    """Erase whoever is due as a whole, and record the sweep. Exit 1 if some are left."""
+    """Erase whoever is due as a whole, and record the sweep. There is no way back: see `retention due` first."""
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         found = opened.retention.sweep(at)
 
@@ -483,5 +483,3 @@ def retention_sweep(
         )
 
     tell(found, as_json, show)
-    if found.left:
-        raise typer.Exit(1)

@@ -23,6 +23,7 @@ from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.adapters.tiles import TileStore
+from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
@@ -39,6 +40,8 @@ from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
+"""For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
 """Where it stands in the metadata that a scan of the log gives."""
 

@@ -49,7 +49,7 @@ from tallybook.domain.ticket import (
 from tallybook.projections.profiles import CLEAR, PERSONAL, profile_of
 from tallybook.projections.read_models import Recorded
 
-from .core import Core
+from .core import LOOKING, Core
 from .customers import consent_view, request_views
 from .times import iso
 
@@ -269,7 +269,7 @@ def _data(
         "returns": of(ReturnRecorded),
         "interactions": of(InteractionRecorded),
         "tickets": [{"ticket": ticket, "entries": said} for ticket, said in tickets.items()],
-        "accounts": list(_accounts(core, history)),
+        "accounts": list(_accounts(core, history, now_us)),
         "decisions": decisions,
         "rule_sets": _rule_sets(core, {str(one["values"]["rules"]) for one in decisions}),
         "retention": [one._asdict() for one in core.app.load(Retention, core.retention_id).schedules],
@@ -345,10 +345,12 @@ def _field_history(history: Sequence[Recorded], by_position: Mapping[int, EventE
     return sorted(found, key=lambda one: (one["field"], one["since"], one["position"]))
 
 
-def _accounts(core: Core, history: Sequence[Recorded]) -> Iterator[dict[str, Any]]:
+def _accounts(core: Core, history: Sequence[Recorded], now_us: int) -> Iterator[dict[str, Any]]:
+    control = core.app.load(Control, core.book_id)
     for _, event in history:
         if isinstance(event, Enrolled):
-            account = core.app.load(LoyaltyAccount, event.originator_id)
+            account = core.app.load(LoyaltyAccount, event.originator_id).draft([])
+            account.settle(LOOKING, now_us, control)  # what is due by now counts, recorded or not
             yield {
                 "account": account.id,
                 "programme": account.programme,
@@ -450,7 +452,13 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     yield Section(
         "Decisions about you, and why",
         "Each was made by rules, from the facts that it names. The rules stand below.",
-        (Column("when", Kind.TIME), Column("decision", Kind.ID), Column("rules", Kind.ID), Column("inputs", Kind.ID), Column("what it says")),
+        (
+            Column("when", Kind.TIME),
+            Column("decision", Kind.ID),
+            Column("rules", Kind.ID),
+            Column("inputs", Kind.ID),
+            Column("what it says"),
+        ),
         [
             (
                 one["effective_at"],

@@ -35,7 +35,7 @@ from tallybook.domain.personal import Erased
 HOSTILE = [
     "<script>alert(1)</script>",
     "</script><img src=x onerror=alert(1)>",
-    "\"' onmouseover=alert(1) x=\"",
+    '"\' onmouseover=alert(1) x="',
     "<a href='https://evil.example/?q='>click</a>",
     "&lt;b&gt; &amp;amp;",
     "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe",
