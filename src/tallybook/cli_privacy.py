@@ -146,7 +146,7 @@ def consent_show(
                 (
                     one.consent_id,
                     one.purpose,
-                    "yes" if one.in_force else "no" if one.confirmed_at else "not confirmed",
+                    "yes" if one.in_force else "no" if one.confirmed_at else "unconfirmed",
                     one.text_version,
                     one.captured_at,
                     one.valid_until,
