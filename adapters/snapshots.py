@@ -30,8 +30,8 @@ from tallybook.domain.customer import Customer
 from tallybook.domain.errors import TallybookError
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
-from tallybook.domain.signing import Signing
 from tallybook.domain.retention import Retention
+from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table
 

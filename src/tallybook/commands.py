@@ -31,8 +31,8 @@ from tallybook.domain.events import Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.privacy import RequestCompleted
-from tallybook.domain.signing import Signing
 from tallybook.domain.retention import Retention
+from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 
 from .core import Core

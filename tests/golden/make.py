@@ -31,8 +31,8 @@ import tallybook.domain.erasure
 import tallybook.domain.loyalty
 import tallybook.domain.operations
 import tallybook.domain.privacy
-import tallybook.domain.signing
 import tallybook.domain.retention
+import tallybook.domain.signing
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
