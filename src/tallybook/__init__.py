@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .release import RELEASE
+
 if TYPE_CHECKING:
     from tallybook.domain.customer import CustomerKind, Line
     from tallybook.domain.errors import (
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         NotABook,
         NotAllowed,
         NotFound,
+        PolicyError,
         ReadModelFailed,
         ReadsMissing,
         Refused,
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
         TallybookError,
         UnknownStoredName,
     )
-    from tallybook.domain.personal import Erased
+    from tallybook.domain.personal import Erased, Masked, Withheld
     from tallybook.domain.rules import RuleSet
     from tallybook.domain.ticket import Author, TicketKind, TicketState
     from tallybook.projections.read_models import Recorded
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     from .follow import Follower
     from .upkeep import doctor, restore
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 _HOMES = {
     "Author": "tallybook.domain.ticket",
@@ -72,12 +75,14 @@ _HOMES = {
     "InvalidInput": "tallybook.domain.errors",
     "KeysMissing": "tallybook.domain.errors",
     "Line": "tallybook.domain.customer",
+    "Masked": "tallybook.domain.personal",
     "MissingExtra": "tallybook.domain.errors",
     "NewerBook": "tallybook.domain.errors",
     "NewerSchema": "tallybook.domain.errors",
     "NotABook": "tallybook.domain.errors",
     "NotAllowed": "tallybook.domain.errors",
     "NotFound": "tallybook.domain.errors",
+    "PolicyError": "tallybook.domain.errors",
     "ReadModelFailed": "tallybook.domain.errors",
     "ReadsMissing": "tallybook.domain.errors",
     "Recorded": "tallybook.projections.read_models",
@@ -90,6 +95,7 @@ _HOMES = {
     "TicketKind": "tallybook.domain.ticket",
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
+    "Withheld": "tallybook.domain.personal",
     "doctor": "tallybook.upkeep",
     "open": "tallybook.book",
     "restore": "tallybook.upkeep",
@@ -113,12 +119,14 @@ __all__ = [
     "InvalidInput",
     "KeysMissing",
     "Line",
+    "Masked",
     "MissingExtra",
     "NewerBook",
     "NewerSchema",
     "NotABook",
     "NotAllowed",
     "NotFound",
+    "PolicyError",
     "ReadModelFailed",
     "ReadsMissing",
     "Recorded",
@@ -131,6 +139,7 @@ __all__ = [
     "TicketKind",
     "TicketState",
     "UnknownStoredName",
+    "Withheld",
     "__version__",
     "doctor",
     "open",

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from tallybook.adapters import integrity
 from tallybook.adapters.integrity import Verification
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import text, whole
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Progress
@@ -22,7 +22,12 @@ from .times import iso
 
 @dataclass(frozen=True, slots=True)
 class TrailEntry:
-    """One entry of the audit trail. `log` is "events" or "reads"; `position` is its place in that log."""
+    """One entry of the audit trail. `log` is "events" or "reads"; `position` is its place in that log.
+
+    `outcome` is "recorded", "refused" (a redemption), "released" or "denied". `fields` were touched: set by an event;
+    by a read, released as they are. `masked` and `withheld` are those of which a read gave a part, or nothing. `policy`
+    is the digest of the access policy that decided, with the rules that `why` names; None: none was in force.
+    """
 
     log: str
     position: int
@@ -37,6 +42,11 @@ class TrailEntry:
     fields: tuple[str, ...]
     outcome: str
     why: str
+    application: str | None = None
+    address: str | None = None
+    masked: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    policy: str | None = None
 
 
 class AuditView(Desk):
@@ -56,8 +66,9 @@ class AuditView(Desk):
     ) -> list[TrailEntry]:
         """Events and reads about a subject (default: all), by an actor (default: any), in order of recording.
 
-        Personal fields are named, never opened. Looking at the trail of a subject is itself recorded as a read.
-        Refuses: acting_required, invalid_argument.
+        Of no subject, also denied commands, exports, and when the book was opened and closed. Personal fields are
+        named, never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
+        invalid_argument.
         """
         core = self._core
         core.check_open()
@@ -84,11 +95,8 @@ class AuditView(Desk):
         ]
         reads: list[tuple[int, TrailEntry]] = []
         for position, event in core.reads():
-            if (
-                isinstance(event, PersonalDataRead)
-                and (subject_id is None or subject_id in event.subjects)
-                and (actor is None or event.metadata.actor == actor)
-            ):
+            about = subject_id is None or (isinstance(event, PersonalDataRead) and subject_id in event.subjects)
+            if about and (actor is None or event.metadata.actor == actor):
                 reads.append((event.metadata.recorded_us, _read_entry(position, event, subject_id)))
         # Each log keeps its own order, whatever the clock did.
         merged = [entry for _, entry in heapq.merge(entries, reads, key=lambda pair: pair[0])]
@@ -111,11 +119,25 @@ def _entry(position: int, event: Event) -> TrailEntry:
         tuple(fields_touched(event)),
         outcome_of(event),
         why(event),
+        metadata.application,
     )
 
 
-def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) -> TrailEntry:
+def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
+    """An entry of the log of reads."""
     metadata = event.metadata
+    action, outcome, why = event.stored_name, "recorded", metadata.purpose
+    fields: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    policy: str | None = None
+    if isinstance(event, PersonalDataRead):
+        action, outcome, policy = f"read:{event.action}", event.outcome, event.policy
+        fields, masked, withheld = event.fields, event.masked, event.withheld
+    elif isinstance(event, CommandDenied):
+        action, outcome, policy = f"command:{event.command}", "denied", event.policy
+    if isinstance(event, (PersonalDataRead, CommandDenied)) and event.policy is not None:
+        why = f"policy rule {', '.join(event.rules)}" if event.rules else "no policy rule allows it"
     return TrailEntry(
         "reads",
         position,
@@ -125,11 +147,16 @@ def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) ->
         metadata.on_behalf_of,
         metadata.purpose,
         metadata.channel,
-        f"read:{event.action}",
+        action,
         subject or event.subject_id,
-        event.fields,
-        "released",
-        metadata.purpose,
+        fields,
+        outcome,
+        why,
+        metadata.application,
+        getattr(event, "remote_address", None),
+        masked,
+        withheld,
+        policy,
     )
 
 

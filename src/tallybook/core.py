@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.database import Session, damaged
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.form import unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import LogRecorder, check_stream, missing
+from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
+from tallybook.domain.access import Standing
 from tallybook.domain.customer import KeyCreated
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
+from tallybook.domain.policy import InForce, Policy, Verdict
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import ReadModel, Recorded
@@ -46,12 +50,20 @@ class Core:
         self.origin = storage.origin
         self.book_id = uuid5(NAMESPACE_OID, storage.origin)
         self.operations_id = uuid5(self.book_id, "operations")
+        self.policy_id = uuid5(self.book_id, "policy")
         self.now_us = now_us
         self.new_id = new_id
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        self.gate = Gate(self.keyring, LogRecorder(storage.reads, READS_TABLE, storage.origin), new_id)
+        self.gate = Gate(
+            self.keyring,
+            LogRecorder(storage.reads, READS_TABLE, storage.origin),
+            new_id,
+            self.policy,
+            self.standings,
+            self.address_now,
+        )
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
@@ -68,11 +80,29 @@ class Core:
         acting = ACTING.get({}).get(self)
         if acting is None:
             raise refusal("acting_required", "Nobody is acting.")
-        return acting
+        return acting.metadata
+
+    def address_now(self) -> str | None:
+        """Where the request comes from, if the host said so: for the log of reads alone."""
+        acting = ACTING.get({}).get(self)
+        return None if acting is None else acting.address
 
     def gate_metadata(self, acting: Metadata) -> Metadata:
         """The acting context, with the time of the read."""
-        return acting.model_copy(update={"recorded_us": self.now_us()})
+        return unvalidated(Metadata, {**acting.__dict__, "recorded_us": self.now_us()})
+
+    def policy(self, *, newest: bool = True) -> Policy:
+        """The access policy and the roles, in force now; without `newest`, as this process saw them last."""
+        return self.app.load(Policy, self.policy_id, newest=newest)
+
+    def verdict(self, policy: Policy, in_force: InForce, acting: Metadata, command: str) -> Verdict:
+        """Whether the policy in force lets somebody give a command now."""
+        roles = policy.roles_of(acting.actor, self.now_us())
+        return decider_of(in_force).command(roles, acting.purpose, command)
+
+    def standings(self, subjects: Sequence[UUID], consent: str | None) -> Mapping[UUID, Standing]:  # noqa: ARG002 - nobody restricts or consents yet
+        """Whose data is restricted, and who has given the consent of a purpose; who is left out: neither."""
+        return {}
 
     def operations(self) -> Operations:
         """What was decided about read models."""
@@ -100,6 +130,15 @@ class Core:
             return lambda position, recorded_us: position <= last  # noqa: ARG005 - the place decides
         until_us = as_of_us(known_at, "known_at")
         return lambda position, recorded_us: recorded_us <= until_us  # noqa: ARG005 - the time decides
+
+    def time_of(self, known_at: When | int | None) -> int:
+        """The time at which the book knew what it knew by a time or a position (default: now)."""
+        if known_at is None:
+            return self.now_us()
+        if not isinstance(known_at, int):
+            return as_of_us(known_at, "known_at")
+        position = min(known_at, self.app.position())
+        return max([0, *(one.event.metadata.recorded_us for one in self.at_positions([position] if position else []))])
 
     def holders(self, claims: Sequence[bytes]) -> dict[bytes, UUID]:
         """Who holds each of many claims; free ones are left out. Raises BookDamaged."""
@@ -227,5 +266,12 @@ class Inline:
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
 
 
-ACTING: ContextVar[dict[Core, Metadata]] = ContextVar("tallybook_acting")
+class Acting(NamedTuple):
+    """Who acts, and where from: the address is in records of reads alone, never in the events of commands."""
+
+    metadata: Metadata
+    address: str | None
+
+
+ACTING: ContextVar[dict[Core, Acting]] = ContextVar("tallybook_acting")
 """Who acts in this thread or task, in which open book."""
