@@ -57,7 +57,6 @@ class CedarPolicy(Remembered):
             resource = _entity(
                 "Field",
                 field,
-                name=field,
                 category=sorted(marks.categories),
                 sensitivity=sorted(marks.sensitivities),
             )
@@ -72,7 +71,7 @@ class CedarPolicy(Remembered):
         return Decision(declared, permitting, decide)
 
     def _commanded(self, roles: frozenset[str], purpose: str, command: str) -> Verdict:
-        resource = _entity("Command", command, name=command)
+        resource = _entity("Command", command)
         [verdict] = self._ask(roles, ("command",), resource, {"purpose": purpose, "action": command})
         return verdict
 
@@ -100,7 +99,7 @@ _ACTOR = {"type": "Actor", "id": "actor"}
 
 
 def _entity(kind: str, name: str, **attributes: object) -> dict[str, Any]:
-    return {"uid": {"type": kind, "id": name}, "attrs": attributes, "parents": []}
+    return {"uid": {"type": kind, "id": name}, "attrs": {"name": name, **attributes}, "parents": []}
 
 
 def _verdict(result: Any) -> Verdict:

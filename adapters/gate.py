@@ -200,7 +200,7 @@ class Gate:
     ) -> str:
         """Why nothing at all is released; empty, where something is."""
         verdicts = list(verdicts)
-        if decision.permitted is None or (verdicts and all(verdict.effect == DENY for verdict in verdicts)):
+        if all(verdict.effect == DENY for verdict in verdicts) if verdicts else decision.permitted is None:
             return WITHHELD_DENIED
         if subjects and len(withheld) == len(subjects):
             return withheld[subjects[0]]
