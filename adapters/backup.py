@@ -12,41 +12,36 @@ roots don't cover (read models, claims, receipts) comes back as it was written, 
 from __future__ import annotations
 
 import hmac
-import os
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
     BookFull,
-    BookReadOnly,
     KeysMissing,
     NotABook,
     ReadsMissing,
-    text,
 )
 from tallybook.projections.read_models import Progress
 
-from . import limits
 from .codec import EventMapper
 from .database import check_format
 from .files import is_ours
 from .form import known_uuid
 from .integrity import outline, root_at, verify
-from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
+from .keys import KEYS_APPLICATION_ID, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
 from .log import LogRecorder
+from .outputs import named, part_of, publish, there_already, trouble
 from .sqlite import DIALECT, SQLiteDatabase, translated
 from .storage import (
     APPLICATION_ID,
@@ -63,8 +58,6 @@ from .storage import (
 
 BACKUP_APPLICATION_ID = 0x7A11B010
 PAGES_A_STEP = 4096
-LEFTOVER_AGE_S = 86_400
-"""A `.part` file that nobody has written to for so long was left by a kill."""
 
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 SEAL_BYTES = sha256().digest_size
@@ -135,7 +128,7 @@ def back_up(
     target = _target(file, Path(events.name), replace)
     with (
         _errors(target),
-        _part(target, 0o600) as part,
+        part_of(target, 0o600) as part,
         _snapshot(reads) as looked,
         _snapshot(events) as logged,
         _errors(target),
@@ -161,7 +154,7 @@ def back_up(
             raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
         _seal(part, storage.keys.lookup_key)
         size = part.stat().st_size
-        _publish(part, target, replace=replace)
+        publish(part, target, replace=replace)
     return BackupReport(
         str(target), head.position, head.frontier.root().hex(), seen.position, size, perf_counter() - started
     )
@@ -180,14 +173,14 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
             remedy="Copy them by the means of the place where they lie.",
         )
     target = _target(file, _book_of(keys), replace)
-    with _errors(target), _part(target, 0o600) as part:
+    with _errors(target), part_of(target, 0o600) as part:
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
             with _source_errors(keys.path, EXAMINE):
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
             [(subjects,)] = copy.execute("SELECT COUNT(*) FROM keys").fetchall()
         size = part.stat().st_size
-        _publish(part, target, replace=replace)
+        publish(part, target, replace=replace)
     return KeysReport(str(target), subjects, size)
 
 
@@ -209,11 +202,11 @@ def restore(
     must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
     """
     started = perf_counter()
-    source = _named(file, "file")
+    source = named(file, "file")
     path = _free_place(url)
     keys_path, reads_path = beside(path)
     origin, known_key = _must_be_backup(source)
-    given = None if keys is None else _named(keys, "keys")
+    given = None if keys is None else named(keys, "keys")
     if given == keys_path:
         given = None
     lookup_key = _must_be_keys(given or keys_path, origin, theirs=given is None)
@@ -222,12 +215,12 @@ def restore(
     there = is_ours(reads_path, READS_APPLICATION_ID, "log of reads")
     with _errors(path), ExitStack() as parts:
         _must_fit(path, source.stat().st_size)
-        book_part = parts.enter_context(_part(path, 0o666))
-        reads_part = parts.enter_context(_part(reads_path, 0o666))
+        book_part = parts.enter_context(part_of(path, 0o666))
+        reads_part = parts.enter_context(part_of(reads_path, 0o666))
         _take_apart(source, book_part, reads_part, origin, progress)
         keys_part = keys_path
         if given is not None:
-            keys_part = parts.enter_context(_part(keys_path, 0o600))
+            keys_part = parts.enter_context(part_of(keys_path, 0o600))
             with closing(_read_only(given)) as copied, closing(sqlite3.connect(keys_part)) as copy:
                 copied.backup(copy)
         with (
@@ -250,8 +243,8 @@ def restore(
         if given is not None:
             _publish_keys(keys_part, keys_path)
         if not there:
-            _publish(reads_part, reads_path)
-        _publish(book_part, path)  # last: before this, there is no book at the place that could be opened
+            publish(reads_part, reads_path)
+        publish(book_part, path)  # last: before this, there is no book at the place that could be opened
     return RestoreReport(str(path), position, root, count, subjects, without_key, perf_counter() - started)
 
 
@@ -429,16 +422,16 @@ def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int,
 
 
 def keys_in(
-    log: LogRecorder, get: Callable[[list[UUID]], dict[UUID, bytes]]
+    log: LogRecorder, get: Callable[[list[KeyName]], dict[KeyName, bytes]]
 ) -> Iterator[tuple[UUID, bytes, bytes | None]]:
     """The subjects that a log made a key for, what it commits to, and the key, if there is one."""
-    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda _: None)).read
+    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     made: list[KeyCreated] = []
 
     def held() -> Iterator[tuple[UUID, bytes, bytes | None]]:
-        found = get([event.originator_id for event in made])
+        found = get([(event.originator_id, event.key_id) for event in made])
         for event in made:
-            yield event.originator_id, event.commitment, found.get(event.originator_id)
+            yield event.originator_id, event.commitment, found.get((event.originator_id, event.key_id))
         made.clear()
 
     for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):
@@ -467,7 +460,7 @@ def _must_go_on(reads_path: Path, origin: str, count: int, root: str) -> int:
 def _publish_keys(part: Path, path: Path) -> None:
     """Put keys in place, unless a restore that was cut short, or the host, did so already."""
     try:
-        _publish(part, path)
+        publish(part, path)
     except BookError:
         with closing(FileKeyStore(part)) as given, closing(FileKeyStore(path)) as there:
             if (there.origin, there.lookup_key) != (given.origin, given.lookup_key) or not given.is_within(there):
@@ -493,13 +486,9 @@ def _in_file(database: object) -> SQLiteDatabase:
     return database
 
 
-def _named(file: Path | str, argument: str) -> Path:
-    return Path(os.path.abspath(text(str(file), argument)))
-
-
 def _target(file: Path | str, book: Path, replace: bool) -> Path:
     """Where a copy is to lie."""
-    target = _named(file, "file")
+    target = named(file, "file")
     if not target.parent.is_dir():
         raise BookError(f"The folder {target.parent} is not there.", path=str(target), remedy="Make it first.")
     if target.exists() or target.is_symlink():
@@ -508,16 +497,12 @@ def _target(file: Path | str, book: Path, replace: bool) -> Path:
         if any(one.exists() and target.exists() and one.samefile(target) for one in own):
             raise BookError(f"{target} is a file of the book itself.", path=str(target), remedy="Name another file.")
         if not replace:
-            raise _there_already(target)
+            raise there_already(target)
     return target
 
 
 def _book_of(keys: FileKeyStore) -> Path:
     return keys.path.with_name(keys.path.name.removesuffix(".keys"))
-
-
-def _there_already(path: Path) -> BookError:
-    return BookError(f"{path} is there already.", path=str(path), remedy="Name another file, or have it replaced.")
 
 
 def _unreadable(source: Path, why: str) -> BookError:
@@ -538,12 +523,7 @@ def _errors(target: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise translated(error, str(target)) from error
     except OSError as error:
-        kind = BookReadOnly if isinstance(error, PermissionError) else BookError
-        raise limits.of_error(error, str(target)) or kind(
-            f"{target} can't be written: {error.strerror or error}.",
-            path=str(target),
-            remedy="Check the disk and the folder, its owner and mode.",
-        ) from error
+        raise trouble(error, target) from error
 
 
 @contextmanager
@@ -559,47 +539,6 @@ def _source_errors(source: Path, remedy: str) -> Iterator[None]:
 
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-@contextmanager
-def _part(target: Path, mode: int) -> Iterator[Path]:
-    """An empty file beside another, for what is not whole yet. It is removed at the end."""
-    for left in target.parent.glob(f"{escape(target.name)}.*.part*"):
-        with suppress(OSError):
-            if left.stat().st_mtime < time.time() - LEFTOVER_AGE_S:
-                left.unlink()
-    part = target.with_name(f"{target.name}.{uuid4().hex[:12]}.part")
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
-    try:
-        yield part
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            part.with_name(part.name + suffix).unlink(missing_ok=True)
-
-
-def _publish(part: Path, target: Path, *, replace: bool = False) -> None:
-    """Give a file its name, once it is on the disk; the name is on the disk when this returns."""
-    _sync(part)
-    if replace:
-        part.replace(target)
-    else:
-        try:
-            os.link(part, target)
-        except FileExistsError:
-            raise _there_already(target) from None
-        except OSError:  # a file system without hard links
-            if target.exists():
-                raise _there_already(target) from None
-            part.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

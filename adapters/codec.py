@@ -28,7 +28,7 @@ from tallybook.domain.events import REGISTRY, Event, Metadata, Schema
 from tallybook.domain.personal import Personal, Sealed
 
 from .form import Form, NewerVersion, form_of, known_uuid, make_metadata
-from .keys import FIRST_KEY_ID, NONCE_BYTES, Keyring
+from .keys import NONCE_BYTES, Keyring
 from .packing import packer
 
 SEALED_BYTES_MIN = NONCE_BYTES + 16
@@ -187,8 +187,9 @@ class EventMapper(Mapper[UUID]):
         subject: UUID | None = held["subject_id"]
         if subject is None:
             raise TypeError(f"{form.name} holds personal data and names no subject")
-        blob = self.keyring.seal(subject, held["event_id"], form.name, form.version, names, values)
-        return FIRST_KEY_ID, [mask, blob]
+        key_id = form.schema.event_class.sealed_under
+        blob = self.keyring.seal(subject, held["event_id"], form.name, form.version, names, values, key_id)
+        return key_id, [mask, blob]
 
     def _unpack_metadata(self, values: list[Any]) -> Metadata:
         # Neighbours in the log share their metadata more often than not.

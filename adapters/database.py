@@ -152,12 +152,20 @@ class Database(Protocol):
         """Watch a channel from now on."""
         ...
 
+    def scrub(self) -> bool:
+        """Overwrite what was deleted, where the database lets us. False where its bytes may still lie somewhere."""
+        ...
+
     def hold(self, name: str) -> Hold | None:
         """Take what only one holder among all processes has; None if somebody has it. It ends with the process."""
         ...
 
     def check_usable(self) -> None:
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
+        ...
+
+    def in_use_here(self) -> bool:
+        """Whether this thread is in the middle of using it, or can't use it any more."""
         ...
 
     def close(self) -> None:

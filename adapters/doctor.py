@@ -42,7 +42,7 @@ from .codec import EventMapper
 from .database import FORMAT, Database, damaged, marks, sound
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
+from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, RECEIPTS, LogRecorder
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -73,7 +73,7 @@ OK: State = "ok"
 WARNING: State = "warning"
 FAILURE: State = "failed"
 Word = tuple[State, str, str]
-Keys = Callable[[list[UUID]], dict[UUID, bytes]]
+Keys = Callable[[list[KeyName]], dict[KeyName, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Patient:
     @property
     def mapper(self) -> EventMapper:
         """Reads events; opens nothing."""
-        return EventMapper(Keyring(MemoryKeyStore(self.log.origin if self.log else ""), lambda _: None))
+        return EventMapper(Keyring(MemoryKeyStore(self.log.origin if self.log else ""), lambda *_: None))
 
 
 class Check(NamedTuple):
@@ -721,13 +721,18 @@ def _run(name: str, words: Iterator[Word]) -> list[Finding]:
 
 
 def _keys_of(database: SQLiteDatabase) -> Keys:
-    def get(subjects: list[UUID]) -> dict[UUID, bytes]:
-        found: dict[UUID, bytes] = {}
-        for start in range(0, len(subjects), 500):
-            chunk = [subject.bytes for subject in subjects[start : start + 500]]
-            rows = database.rows(f"SELECT subject, data_key FROM keys WHERE subject IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
+    def get(names: list[KeyName]) -> dict[KeyName, bytes]:
+        found: dict[KeyName, bytes] = {}
+        for start in range(0, len(names), 500):
+            chunk = [subject.bytes for subject, _ in names[start : start + 500]]
+            rows = database.rows(
+                f"SELECT subject, key_id, data_key FROM keys WHERE destroyed=0 AND subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
+                chunk,
+            )
             # What is no key can't be the one that the log commits to.
-            found.update((known_uuid(subject), key if type(key) is bytes else b"") for subject, key in rows)
+            found.update(
+                ((known_uuid(subject), key_id), key if type(key) is bytes else b"") for subject, key_id, key in rows
+            )
         return found
 
     return get

@@ -53,8 +53,8 @@ class Ruling(NamedTuple):
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value.
 
-    `policy` gives the policy and the roles in force now. `standings` tells whose data is restricted and who consented.
-    `address` tells where the request came from.
+    `erased` tells which keys the log has destroyed, `policy` gives the policy and the roles in force now, `standings`
+    tells whose data is restricted and who consented, `address` where the request came from.
     """
 
     def __init__(
@@ -62,11 +62,13 @@ class Gate:
         keyring: Keyring,
         reads: EventStore,
         new_id: Callable[[], UUID],
+        erased: Callable[[Sequence[bytes]], set[tuple[bytes, int]]],
         policy: Callable[[], Policy],
         standings: Standings,
         address: Callable[[], str | None],
     ) -> None:
         self._keyring = keyring
+        self._erased = erased
         self._mapper = EventMapper(keyring)
         self.reads = reads
         self._group = GroupCommit(reads)
@@ -98,7 +100,9 @@ class Gate:
         if not subjects and (ruling is None or ruling.decision.permitted):
             return {}
         withheld = self._record(metadata, action, subjects, sorted(fields), ruling)
-        self._keyring.load(subjects)
+        # The log says who is erased, whatever another process did and this one still has in its cache.
+        gone = self._erased([subject.bytes for subject in subjects])
+        self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         decision = None if ruling is None else ruling.decision
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
@@ -115,7 +119,8 @@ class Gate:
                 continue
             blob = (subject, sealed.event_id)
             if blob not in opened:
-                opened[blob] = self._keyring.open(sealed)
+                erased = (subject.bytes, sealed.key_id) in gone
+                opened[blob] = None if erased else self._keyring.open(sealed)
             values = opened[blob]
             if values is None:
                 released[key] = Erased(subject)

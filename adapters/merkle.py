@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from .packing import pack, packer
 
 _sha256 = hashlib.sha256
+
+TILE = 256
+"""How many hashes a tile holds, as C2SP's tlog-tiles has it."""
+TILE_LEVELS = 8
+"""How many levels of the tree lie between a tile's hashes and its root."""
 
 EMPTY_ROOT = _sha256(b"").digest()
 ENTRY_BYTES_MAX = 65_535
@@ -20,6 +26,109 @@ def leaf(origin: str, position: int, stream: bytes | str, version: int, stored_n
     if len(entry) > ENTRY_BYTES_MAX:
         entry = pack((origin, position, stream, version, stored_name, None, _sha256(state).digest()))
     return entry
+
+
+def hashes_of(leaves: Iterable[bytes]) -> list[bytes]:
+    """The hashes of leaves."""
+    sha256 = _sha256
+    return [sha256(b"\x00" + entry).digest() for entry in leaves]
+
+
+def parents(nodes: Sequence[bytes]) -> list[bytes]:
+    """The hashes of pairs of neighbours; one that is left over has no parent yet."""
+    sha256 = _sha256
+    return [sha256(b"\x01" + left + right).digest() for left, right in zip(nodes[::2], nodes[1::2], strict=False)]
+
+
+def parent(left: bytes, right: bytes) -> bytes:
+    """The hash of two neighbours."""
+    return _sha256(b"\x01" + left + right).digest()
+
+
+def row_hashes(origin: str, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """The hashes of the leaves of rows: position, stream, version, stored name, state."""
+    pack = packer()
+    entries = [pack((origin, *row)) for row in rows]
+    if entries and max(map(len, entries)) > ENTRY_BYTES_MAX:
+        entries = [leaf(origin, *row) for row in rows]
+    return hashes_of(entries)
+
+
+def whole_root(nodes: Sequence[bytes]) -> bytes:
+    """The root over 1, 2, 4, … neighbours."""
+    while len(nodes) > 1:
+        nodes = parents(nodes)
+    return nodes[0]
+
+
+Node = Callable[[int, int], bytes]
+"""The hash of the whole subtree at a level (0: leaves), by its number from the left."""
+
+
+def subtree(node: Node, start: int, end: int) -> bytes:
+    """The root over the leaves from `start` up to before `end`, which is one that occurs in a tree or its proofs."""
+    count = end - start
+    if count == 0:
+        return EMPTY_ROOT
+    if count & (count - 1) == 0:
+        level = count.bit_length() - 1
+        return node(level, start >> level)
+    middle = start + (1 << (count - 1).bit_length() - 1)
+    return parent(subtree(node, start, middle), subtree(node, middle, end))
+
+
+def inclusion(node: Node, index: int, size: int) -> list[bytes]:
+    """The proof that a leaf (from 0) is in the tree of a size: RFC 6962, 2.1.1."""
+    path: list[bytes] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + (1 << (end - start - 1).bit_length() - 1)
+        if index < middle:
+            path.append(subtree(node, middle, end))
+            end = middle
+        else:
+            path.append(subtree(node, start, middle))
+            start = middle
+    return path[::-1]
+
+
+def consistency(node: Node, old: int, size: int) -> list[bytes]:
+    """The proof that the tree of a size begins with that of an older size: RFC 6962, 2.1.2."""
+    path: list[bytes] = []
+    start, end, whole = 0, size, True
+    if old in (0, size):
+        return path
+    while old != end:
+        middle = start + (1 << (end - start - 1).bit_length() - 1)
+        if old <= middle:
+            path.append(subtree(node, middle, end))
+            end = middle
+        else:
+            path.append(subtree(node, start, middle))
+            start, whole = middle, False
+    if not whole:
+        path.append(subtree(node, start, end))
+    return path[::-1]
+
+
+def root_of_inclusion(index: int, size: int, leaf_hash: bytes, path: Sequence[bytes]) -> bytes:
+    """The root that a proof gives. Raises ValueError where it has not the length that it must have."""
+    if not 0 <= index < size:
+        raise ValueError(f"a tree of {size} leaves has none with the index {index}")
+    node, last, rest = leaf_hash, size - 1, iter(path)
+    used = 0
+    while last:
+        if index & 1 or index != last:
+            beside = next(rest, None)
+            if beside is None:
+                raise ValueError("the proof is too short")
+            used += 1
+            node = parent(beside, node) if index & 1 else parent(node, beside)
+        index >>= 1
+        last >>= 1
+    if used != len(path):
+        raise ValueError("the proof is too long")
+    return node
 
 
 class Frontier:
@@ -35,25 +144,38 @@ class Frontier:
 
     def append(self, leaves: Iterable[bytes]) -> None:
         """Add leaves in order."""
-        hashes, size, sha256 = self.hashes, self.size, _sha256
-        pop = hashes.pop
-        for entry in leaves:
-            node = sha256(b"\x00" + entry).digest()
-            rest = size
-            while rest & 1:
-                node = sha256(b"\x01" + pop() + node).digest()
-                rest >>= 1
-            hashes.append(node)
-            size += 1
-        self.size = size
+        self.append_hashes(hashes_of(leaves))
 
-    def append_rows(self, origin: str, rows: Sequence[tuple[bytes | str, int, str, bytes]]) -> None:
-        """Add the leaves of a log's next rows in order: stream, version, stored name, state."""
-        pack, first = packer(), self.size + 1
-        entries = [pack((origin, position, *row)) for position, row in enumerate(rows, first)]
-        if entries and max(map(len, entries)) > ENTRY_BYTES_MAX:
-            entries = [leaf(origin, position, *row) for position, row in enumerate(rows, first)]
-        self.append(entries)
+    def append_hashes(self, nodes: list[bytes]) -> dict[int, bytes]:
+        """Add the hashes of leaves in order; the roots of the tiles that this made whole, by their number.
+
+        Level by level: pairs are hashed in one go, and what is left over at the right is the frontier's.
+        """
+        hashes, rest, level, whole = self.hashes, self.size, 0, dict[int, bytes]()
+        self.size += len(nodes)
+        kept: list[bytes] = []
+        while rest or nodes:
+            if level == TILE_LEVELS:
+                whole = dict(enumerate(nodes, rest))
+            if rest & 1:
+                nodes = [hashes.pop(), *nodes]
+            if len(nodes) & 1:
+                kept.append(nodes[-1])
+            nodes = parents(nodes)
+            rest >>= 1
+            level += 1
+        hashes += reversed(kept)
+        return whole
+
+    def append_rows(
+        self, origin: str, rows: Sequence[tuple[bytes | str, int, str, bytes]]
+    ) -> tuple[list[bytes], dict[int, bytes]]:
+        """Add the leaves of a log's next rows in order (stream, version, stored name, state).
+
+        Gives their hashes, and the roots of the tiles that this made whole (see `append_hashes`).
+        """
+        added = row_hashes(origin, [(position, *row) for position, row in enumerate(rows, self.size + 1)])
+        return added, self.append_hashes(added)
 
     def packed(self) -> bytes:
         """The hashes as bytes, for storage."""

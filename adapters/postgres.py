@@ -828,6 +828,10 @@ class PostgresDatabase:
                     raise limits.of_error(error, self.place) or error from error
             return PostgresWatch(self._listener, channel)
 
+    def scrub(self) -> bool:
+        """A server keeps deleted rows in its pages, its log and its backups: nothing that a client could do."""
+        return False
+
     def hold(self, name: str) -> PostgresHold | None:
         """Take what only one holder among all processes has: an advisory lock on a connection of its own."""
         self.check_usable()
@@ -846,6 +850,10 @@ class PostgresDatabase:
         """The number of an advisory lock of this schema: locks are the whole database's."""
         digest = sha256(f"tallybook\0{self.schema}\0{name}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
+
+    def in_use_here(self) -> bool:
+        """Whether this thread is in the middle of using it, or can't use it any more."""
+        return self._closed or self._pid != os.getpid() or get_ident() in self._users.values()
 
     def close(self) -> None:
         """Close all connections, once the threads that use one have given it back. Raises BookError in one of them."""

@@ -31,6 +31,7 @@ from tallybook.domain.errors import TallybookError
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import Policy
+from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table
 
@@ -290,4 +291,6 @@ def _parts(annotation: Any) -> list[Any]:
     return []
 
 
-_FORMS = {kind.__name__: StateForm(kind) for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy)}
+_FORMS = {
+    kind.__name__: StateForm(kind) for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing)
+}

@@ -3,6 +3,7 @@
 shop.book         the log with its head, claims, receipts, and the read models
 shop.book.keys    the subjects' data keys (mode 0600; back it up apart, and for a short time)
 shop.book.reads   the log of reads of personal data
+shop.book.signing-key   what signs its checkpoints (mode 0600), unless another place is named
 
 A schema holds the same, with the data keys wrapped under a key that lies on each host, in a file.
 Read models may live elsewhere than the log: in an SQLite file or a schema of their own.
@@ -23,10 +24,11 @@ from uuid import uuid4
 from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
 
 from . import limits
-from .database import FORMAT, NOTES, Database
+from .database import FORMAT, NOTES, Database, damaged
 from .files import check_writable, is_ours
 from .keys import PUT_BACK, FileKeyStore, KeyStore, MemoryKeyStore, commitment
 from .log import LogRecorder
+from .signing import ENVIRONMENT, UNSIGNED, SigningKeys, in_memory, keys_at, make_keys
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ READS_TABLE = "access_records"
 BOOK, MODELS = "tallybook", "tallybook read models"
 """What a schema notes to be."""
 BESIDE_THE_LOG = "log:"
+SIGNING = "vkey"
+"""Under this name, a book notes the public key that signed its checkpoints when it was made."""
 LOOKUP = "lookup key"
 """Under this name, a book in files notes a commitment to its look-up key. On a server that key is sealed."""
 
@@ -62,6 +66,8 @@ class Storage:
     keys: KeyStore
     options: Mapping[str, Any] | None = None
     """What `open_storage` needs to open it in another process; None for a book that only this process has."""
+    signing: SigningKeys | None = None
+    """What signs the checkpoints of both logs; None for a book that signs none."""
 
     def close(self) -> None:
         """Release all files and connections."""
@@ -77,22 +83,24 @@ def open_storage(
     lock_timeout_s: int,
     wrapping_key: str | Path | None = None,
     read_models: str | None = None,
+    signing_key: str | Path | None = None,
 ) -> Storage:
     """Open or make a book: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`, `memory:`.
 
     `wrapping_key` is a file, for PostgreSQL; `read_models` a URL, where they live elsewhere than the log. The log notes
     that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them anew.
+    `signing_key` is a file, "env:NAME", or "unsigned".
     """
     if not isinstance(url, str):
         raise _names_no_book(url)
     if url in ("memory:", "memory://"):
         storage = _in_memory(url, lock_timeout_s)
     elif url.startswith(SERVER_SCHEMES):
-        storage = _on_server(url, create, lock_timeout_s, wrapping_key)
+        storage = _on_server(url, create, lock_timeout_s, wrapping_key, signing_key)
     else:
         path = _path_of(url)
         try:
-            storage = _in_files(url, path, create, lock_timeout_s)
+            storage = _in_files(url, path, create, lock_timeout_s, signing_key)
         except OSError as error:
             raise _cant_be_opened(path, error) from error
     try:
@@ -218,10 +226,31 @@ def _in_memory(url: str, lock_timeout_s: int) -> Storage:
     ]
     LogRecorder(stores[0]).create_table()
     LogRecorder(stores[1], READS_TABLE).create_table()
-    return Storage(url, origin, stores[0], stores[1], stores[0], MemoryKeyStore(origin))
+    return Storage(url, origin, stores[0], stores[1], stores[0], MemoryKeyStore(origin), signing=in_memory(origin))
 
 
-def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storage:
+def signing_place(given: str | Path | None, default: Path) -> str:
+    """Where a book's signing key is: as given ("env:NAME", "unsigned" or a file), or at its default."""
+    if isinstance(given, str) and (given.startswith(ENVIRONMENT) or given == UNSIGNED):
+        return given
+    return os.path.abspath(default if given is None else given)
+
+
+def signing_file(path: Path) -> Path:
+    """The default place of the signing key of the book in a file."""
+    return path.with_name(path.name + ".signing-key")
+
+
+def _signing(origin: str, place: str, vkey: str | None, book: str) -> SigningKeys | None:
+    if place == UNSIGNED:
+        return None
+    if vkey is None:
+        raise damaged("The table book does not note the key that signs the book's checkpoints", book)
+    return keys_at(origin, place, vkey)
+
+
+def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int, signing_key: str | Path | None) -> Storage:
+    place = signing_place(signing_key, signing_file(path))
     keys_path, reads_path = beside(path)
     if not path.parent.is_dir():
         raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")
@@ -255,7 +284,8 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
                         remedy="Put the book back from its backup, or move the log of reads away.",
                     )
             if not exists:
-                make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, keys.lookup_key)
+                notes = {LOOKUP: commitment(keys.lookup_key).hex(), SIGNING: _made(keys.origin, place)}
+                make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, notes)
         if keys is None:
             keys = FileKeyStore(keys_path, lock_timeout_s=lock_timeout_s)
         origin = note(path, "origin", lock_timeout_s) or ""
@@ -267,6 +297,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
             )
         check_lookup_key(note(path, LOOKUP, lock_timeout_s), keys.lookup_key, keys_path)
         _open_reads(path, reads_path, origin, lock_timeout_s)
+        signing = _signing(origin, place, note(path, SIGNING, lock_timeout_s), str(path))
     except BaseException as error:
         if keys:
             keys.close()
@@ -281,7 +312,8 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int) -> Storag
         stores[1],
         stores[0],
         keys,
-        {"url": f"sqlite:///{path}", "lock_timeout_s": lock_timeout_s},
+        {"url": f"sqlite:///{path}", "lock_timeout_s": lock_timeout_s, "signing_key": place},
+        signing,
     )
 
 
@@ -309,6 +341,17 @@ def _open_reads(path: Path, reads_path: Path, origin: str, lock_timeout_s: int) 
             connection.execute("INSERT OR IGNORE INTO book VALUES ('reads', 'made')")
 
 
+def _made(origin: str, place: str) -> str:
+    """The public key that a new book notes. On disk before the book is."""
+    if place == UNSIGNED:
+        raise BookError(
+            "A new book has a signing key from its beginning.",
+            path=place,
+            remedy='Leave `signing_key` out, or name a place for it: a file, or "env:NAME".',
+        )
+    return make_keys(origin, place)
+
+
 def _new_origin() -> str:
     return f"tallybook/{uuid4().hex}"
 
@@ -333,11 +376,10 @@ def make_log_file(
     table: str,
     origin: str,
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
-    lookup_key: bytes | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Make a log's file in one transaction, unless another process was faster."""
     definitions = LogRecorder(SQLiteDatabase(str(path)), table).definitions()
-    notes = {} if lookup_key is None else {LOOKUP: commitment(lookup_key).hex()}
     _make_file(path, application_id, definitions, origin, lock_timeout_s, notes)
 
 
@@ -366,7 +408,13 @@ def _make_file(
 # ── on a server ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _on_server(url: str, create: bool, lock_timeout_s: int, wrapping_key: str | Path | None) -> Storage:
+def _on_server(
+    url: str,
+    create: bool,
+    lock_timeout_s: int,
+    wrapping_key: str | Path | None,
+    signing_key: str | Path | None,
+) -> Storage:
     from .postgres import PostgresDatabase
     from .postgres_keys import PostgresKeyStore, read_wrapping_key, wrapping_key_path
 
@@ -381,18 +429,32 @@ def _on_server(url: str, create: bool, lock_timeout_s: int, wrapping_key: str | 
                     path=database.place,
                     remedy="Check the schema, or make a book with `tallybook.open`.",
                 )
-            notes = _made_on_server(database, wrapping_key)
+            notes = _made_on_server(database, wrapping_key, signing_key)
         origin = notes["origin"]
         key_path = wrapping_key_path(wrapping_key, origin)
+        place = signing_place(signing_key, _signing_file_of(origin, key_path))
+        signing = _signing(origin, place, noted(database, SIGNING), database.place)
         keys = PostgresKeyStore(database, origin, read_wrapping_key(key_path))
     except BaseException:
         database.close()
         raise
-    options = {"url": url, "lock_timeout_s": lock_timeout_s, "wrapping_key": os.path.abspath(key_path)}
-    return Storage(database.place, origin, database, database, database, keys, options)
+    options = {
+        "url": url,
+        "lock_timeout_s": lock_timeout_s,
+        "wrapping_key": os.path.abspath(key_path),
+        "signing_key": place,
+    }
+    return Storage(database.place, origin, database, database, database, keys, options, signing)
 
 
-def _made_on_server(database: PostgresDatabase, wrapping_key: str | Path | None) -> dict[str, str]:
+def _signing_file_of(origin: str, wrapping_key: Path) -> Path:
+    """The default place of the signing key of a book on a server: beside its wrapping key."""
+    return wrapping_key.with_name(f"{origin.rpartition('/')[2]}.signing-key")
+
+
+def _made_on_server(
+    database: PostgresDatabase, wrapping_key: str | Path | None, signing_key: str | Path | None
+) -> dict[str, str]:
     """Make a book's schema and tables in one transaction, unless another host was faster; what the schema notes."""
     from .postgres_keys import PostgresKeyStore, make_wrapping_key, wrapping_key_path
 
@@ -400,7 +462,10 @@ def _made_on_server(database: PostgresDatabase, wrapping_key: str | Path | None)
     with database.making(BOOK, origin) as (session, notes):
         if session is not None:
             # The wrapping key is on disk before anything is wrapped under it.
-            key = make_wrapping_key(wrapping_key_path(wrapping_key, origin))
+            key_path = wrapping_key_path(wrapping_key, origin)
+            key = make_wrapping_key(key_path)
+            place = signing_place(signing_key, _signing_file_of(origin, key_path))
+            session.insert(NOTES, [(SIGNING, _made(origin, place))])
             for statement in (
                 *LogRecorder(database).definitions(),
                 *LogRecorder(database, READS_TABLE).definitions(),

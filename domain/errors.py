@@ -13,6 +13,7 @@
     ├── RuleSetError          a rule set document is wrong; `problems` name the path
     ├── PolicyError           an access policy document is wrong; `problems` name the path
     ├── ImportFileError       a line of an import file can't be read; names file and line
+    ├── NoteError             a checkpoint, a proof or a key is malformed, or not signed by whom it must be
     └── MissingExtra          an optional dependency is not installed; names the command that installs it
 
 A refusal's code is stable: hosts may switch on it. `REFUSALS` is the one catalogue of them. Within one command,
@@ -109,6 +110,21 @@ REFUSALS: dict[str, Refusal] = {
         "no customer with that id",
         "Register the customer first, or look the id up with `book.customers.find(system, external_id)`.",
     ),
+    "customer_erased": Refusal(
+        NotAllowed,
+        "the customer was erased: nothing new can be recorded of them",
+        "Register a person who comes back as a new customer. See `tallybook erasures show` for the receipt.",
+    ),
+    "not_erased": Refusal(
+        NotFound,
+        "the customer was not erased",
+        "See `tallybook erasures list` for who was.",
+    ),
+    "still_kept": Refusal(
+        NotAllowed,
+        "a retention schedule demands to keep what an erasure kept for longer",
+        "Wait until the moment that the message names; `tallybook retention due` lists what is due.",
+    ),
     "already_registered": Refusal(
         Conflict, "a customer with that id exists", "Use the existing customer, or leave the id out."
     ),
@@ -129,6 +145,26 @@ REFUSALS: dict[str, Refusal] = {
         NotFound,
         "the customer has no such contact point",
         "See `show customer` for the ids of contact points.",
+    ),
+    "unknown_consent": Refusal(
+        NotFound,
+        "the customer has no such consent, or it is withdrawn",
+        "See `consent show` for the consents and their ids.",
+    ),
+    "consent_confirmed": Refusal(Conflict, "the consent is confirmed already", "Nothing is left to do."),
+    "already_restricted": Refusal(
+        Conflict, "the processing of the customer's data is restricted already", "Lift that restriction first."
+    ),
+    "not_restricted": Refusal(
+        NotAllowed, "the processing of the customer's data is not restricted", "See `consent show` for what holds."
+    ),
+    "already_objected": Refusal(Conflict, "the customer objects to that already", "Nothing is left to do."),
+    "no_objection": Refusal(NotAllowed, "the customer does not object to that", "See `consent show` for what holds."),
+    "unknown_request": Refusal(
+        NotFound, "the customer has no such data-subject request", "See `request list` for the requests and their ids."
+    ),
+    "request_completed": Refusal(
+        Conflict, "the data-subject request was answered before", "Record a new request if the customer made one."
     ),
     "nothing_changed": Refusal(
         InvalidInput, "a change without any field", "Give at least one field to set or to clear."
@@ -322,6 +358,14 @@ class KeysMissing(BookError):
     """The book's key file is not there, or belongs to another book."""
 
 
+class KeyLost(KeysMissing):
+    """A subject's data key is gone, and nobody destroyed it: the store was damaged, or put back from too old a copy."""
+
+
+class SigningKeyMissing(BookError):
+    """The key that signs the book's checkpoints is not there, or is another's."""
+
+
 class ReadsMissing(BookError):
     """The book's log of reads is not there, or belongs to another book."""
 
@@ -387,6 +431,10 @@ class ImportFileError(TallybookError):
         self.file = file
         self.line = line
         super().__init__(f"{file}, line {line}: {message}")
+
+
+class NoteError(TallybookError):
+    """A checkpoint, a proof or a key is malformed, or is not signed by whom it must be."""
 
 
 class MissingExtra(TallybookError):

@@ -153,8 +153,8 @@ def events() -> str:
         "stored array; what stands before is the same for all events: schema version, key id, event id, effective "
         "time, subject and metadata (recorded time, actor, purpose, on-behalf-of, channel, application, correlation, "
         "causation and command id). A *sealed* field is personal: it is encrypted under its subject's key in the "
-        "array's last item, and `place` is its bit in the mask. All others are in the clear, and for ever. `?` means: or "
-        "nil; `[…]` a list; `{…}` an array of those fields; an `id` is 16 bytes.\n",
+        "array's last item, and `place` is its bit in the mask. All others are in the clear, and for ever. `?` means: "
+        "or nil; `[…]` a list; `{…}` an array of those fields; an `id` is 16 bytes.\n",
         "| stored name | version | kind |",
         "|---|---|---|",
     ]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from tallybook.adapters import integrity
+from tallybook.adapters import integrity, merkle
+from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.integrity import Verification
+from tallybook.adapters.notes import Checkpoint, Signer
 from tallybook.domain.access import CommandDenied, PersonalDataRead
-from tallybook.domain.errors import text, whole
+from tallybook.domain.errors import BookError, refusal, text, whole
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Progress
 from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
-from .commands import Desk
+from .commands import Desk, Work, command
 from .customers import as_id
-from .times import iso
+from .times import When, iso
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,58 @@ class TrailEntry:
     policy: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A log's head, signed. `note` is all that a stranger needs beside the public key: size and root are in it."""
+
+    log: str
+    size: int
+    root: str
+    signed_at: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """That an event is in a log, under a checkpoint. `leaf` holds the bytes that the log commits to for the event.
+
+    `text` is the proof in the form of C2SP's tlog-proof, for a file that ends with `.tlog-proof`.
+    """
+
+    log: str
+    position: int
+    size: int
+    root: str
+    leaf: bytes
+    hashes: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """That the tree of a size goes on from that of an older size: the proof of RFC 6962."""
+
+    log: str
+    old_size: int
+    new_size: int
+    hashes: tuple[str, ...]
+
+
+def _signed(log: str, stored: Stored) -> SignedCheckpoint:
+    return SignedCheckpoint(log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note)
+
+
+def _head(checkpoints: Checkpoints, given: SignedCheckpoint) -> Checkpoint:
+    """What a checkpoint's signed note says, whatever stands beside it. Raises NoteError."""
+    head, _ = checkpoints.opened(given.note)
+    return head
+
+
 class AuditView(Desk):
     """Who did what, and that nothing was altered."""
+
+    _name = "audit"
+    _parts = {"_rotate": "rotate_signing_key"}  # noqa: RUF012 - as declared in Desk
 
     def verify(self, progress: Progress | None = None) -> list[Verification]:
         """Recompute the Merkle root of both logs from the stored bytes, and compare with their frontiers."""
@@ -60,6 +113,118 @@ class AuditView(Desk):
             integrity.verify("events", core.app.log, progress),
             integrity.verify("reads", core.gate.reads),
         ]
+
+    # ── the Merkle log ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def vkey(self) -> str:
+        """The public key that signs the checkpoints of the log of events now, as a text: give it to whoever verifies.
+
+        The log of reads is signed by the same key, under the name `…/reads`. Raises BookError in an unsigned book.
+        """
+        self._core.check_open()
+        return self._core.signed_by().now
+
+    def vkeys(self) -> list[str]:
+        """All public keys that the book ever signed with, in their order."""
+        self._core.check_open()
+        return list(self._core.signed_by().vkeys)
+
+    def checkpoint(self, log: str = "events") -> SignedCheckpoint:
+        """Sign the head of a log ("events" or "reads") as it is now, with the time, and keep that.
+
+        Keep it elsewhere too: whoever holds it can prove later that the log was not rewritten (see `verify`). Nothing
+        is signed that does not go on from the last checkpoint. Raises BookDamaged, BookError.
+        Refuses: invalid_argument.
+        """
+        checkpoints = self._checkpoints(log)
+        return _signed(log, checkpoints.sign())
+
+    def checkpoints(self, log: str = "events") -> Iterator[SignedCheckpoint]:
+        """The checkpoints that are kept of a log, by size and time. Refuses: invalid_argument."""
+        checkpoints = self._checkpoints(log)
+        return (_signed(log, one) for one in checkpoints.stored())
+
+    def proof(self, position: int, *, log: str = "events", checkpoint: SignedCheckpoint | None = None) -> Inclusion:
+        """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.
+
+        `checkpoint`: of which (default: the newest that covers the position; one is signed if there is none).
+        Raises BookDamaged where the log's bytes are not what was signed. Refuses: invalid_argument.
+        """
+        checkpoints = self._checkpoints(log)
+        whole(position, "position", 1, max(1, checkpoints.log.position()))
+        if checkpoint is None:
+            last = checkpoints.last()
+            stored = checkpoints.sign() if last is None or last.size < position else last
+        else:
+            head = _head(checkpoints, checkpoint)
+            whole(head.size, "checkpoint", position, checkpoints.log.position())
+            stored = Stored(head.size, 0, head.root, checkpoint.note, b"")
+        found = checkpoints.proof(position, stored)
+        [row] = checkpoints.log.rows_at([position])
+        return Inclusion(
+            log,
+            position,
+            stored.size,
+            stored.root.hex(),
+            merkle.leaf(self._core.origin, *row),
+            tuple(one.hex() for one in found.hashes),
+            found.text,
+        )
+
+    def consistency(self, old: SignedCheckpoint, new: SignedCheckpoint) -> Consistency:
+        """That a log's later checkpoint goes on from an earlier one. Raises BookDamaged. Refuses: invalid_argument."""
+        checkpoints = self._checkpoints(old.log)
+        first, second = _head(checkpoints, old), _head(checkpoints, new)
+        whole(second.size, "new", first.size, checkpoints.log.position())
+        hashes = checkpoints.consistency(first, second)
+        return Consistency(old.log, first.size, second.size, tuple(one.hex() for one in hashes))
+
+    def rotate_signing_key(self, *, command_id: str | None = None) -> str:
+        """Have another key sign the checkpoints from now on; the new public key. The next checkpoints bear both.
+
+        The new key is put into the key's file, and the old one is taken out at the end. Where the key comes from the
+        environment, put the new one before the old one there first, and take the old one out afterwards.
+        Raises BookError and SigningKeyMissing. Refuses: acting_required.
+        """
+        core = self._core
+        core.check_open()
+        if core.storage.signing is None:
+            raise BookError("The book was opened without a signing key.", path=core.storage.url)
+        vkey = self._rotate(command_id=command_id)
+        core.finish_rotation()
+        return vkey
+
+    @command
+    def _rotate(self, work: Work, *, effective_at: When | None = None, command_id: str | None = None) -> str:
+        core = self._core
+        keys = core.storage.signing
+        assert keys is not None
+        history = core.signed_by()
+        present = keys.signer(history.now)
+        # One that a rotation left which was cut short before its event is taken, else a new one is made.
+        waiting = [one for one in keys.signers(newest=True) if one.vkey not in history.vkeys]
+        if waiting:
+            new = waiting[0]
+        elif keys.writable:
+            new = Signer.new(core.origin)
+            keys.put(new, present)
+        else:
+            raise BookError(
+                f"{keys.place} holds no key but the present one.",
+                path=keys.place,
+                remedy="Put a new key before the present one, with a space between them, and open the book again. "
+                "`tallybook audit new-key` prints one.",
+            )
+        work.signing().rotate(work.stamp, history.now, new.vkey)
+        return new.vkey
+
+    def _checkpoints(self, log: str) -> Checkpoints:
+        self._core.check_open()
+        found = self._core.checkpoints.get(log)
+        if found is None:
+            raise refusal("invalid_argument", 'log: "events" or "reads" is wanted.', argument="log")
+        return found
 
     def trail(
         self, subject: UUID | str | None = None, *, actor: str | None = None, limit: int | None = None
@@ -160,4 +325,4 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
     )
 
 
-__all__ = ["AuditView", "TrailEntry", "Verification"]
+__all__ = ["AuditView", "Consistency", "Inclusion", "SignedCheckpoint", "TrailEntry", "Verification"]

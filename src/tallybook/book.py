@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
 from tallybook.domain.errors import Refused, listed, refusal
@@ -23,8 +24,9 @@ from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
 from .audit import AuditView
-from .core import ACTING, Acting, Core
+from .core import Acting, Core
 from .customers import CustomerDesk
+from .erasures import ErasureDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
@@ -47,6 +49,7 @@ class Book:
         self.loyalty = LoyaltyDesk(core)
         self.rules = RulesDesk(core)
         self.policy = PolicyDesk(core)
+        self.erasures = ErasureDesk(core)
         self.imports = ImportDesk(core)
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
@@ -96,20 +99,8 @@ class Book:
             acting = Acting(metadata, _ADDRESS.validate_python(address))
         except ValidationError as error:
             raise _invalid("address", error) from None
-        core = self._core
-        before = ACTING.get({})
-        ACTING.set({**before, core: acting})
-        try:
+        with self._core.acting(acting):
             yield
-        finally:
-            # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
-            # collector, must not bring back an actor who has gone.
-            held = dict(ACTING.get({}))
-            if held.get(core) is acting:
-                held.pop(core)
-                if core in before:
-                    held[core] = before[core]
-                ACTING.set(held)
 
     def follow(self, after: int = 0, *, names: Sequence[str] = (), timeout_s: float | None = None) -> Follower:
         """The events after a position in order, each once, none left out; then those to come, as they are committed.
@@ -145,6 +136,7 @@ class Book:
     ) -> Backtest:
         """Replay all facts under a candidate and compare with the recorded rule sets (or `baseline`).
 
+        Customers whose data is restricted, and those who object to automated decisions, are left out and counted.
         Raises RuleSetError.
         """
         core = self._core
@@ -152,7 +144,8 @@ class Book:
         rules = self.rules.rules_of(candidate)
         against = None if baseline is None else self.rules.rules_of(baseline)
         with rarely_collecting():
-            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress)
+            left_out = core.left_out(core.now_us(), core.known_at(None))
+            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
 
     def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
@@ -196,6 +189,7 @@ class Book:
         if not self._core.closed:
             self._note_closed()
             self._core.closed = True
+            self._core.last_checkpoints()
             self._core.app.close()
             self._core.storage.close()
 
@@ -231,6 +225,8 @@ def open(  # noqa: A001 - the name of the front door
     inline: Sequence[str] = (),
     wrapping_key: str | Path | None = None,
     read_models: str | None = None,
+    signing_key: str | Path | None = None,
+    checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     application: str | None = None,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
@@ -246,24 +242,35 @@ def open(  # noqa: A001 - the name of the front door
     it at each opening. The book notes the place, and one that is opened without says so in the log `tallybook.storage`;
     `"log:"` gives the place up, and keeps them beside the log again.
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
+    `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
+    (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
+    environment variable; `"unsigned"` opens the book without. After a commit, a checkpoint is signed if the last one is
+    older than `checkpoint_s`, and one at closing.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
-    Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, BookUnreachable.
-    Refuses: invalid_argument, busy.
+    Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, SigningKeyMissing,
+    BookUnreachable. Refuses: invalid_argument, busy.
     """
     kept_inline = listed(inline, "inline", "read models")
     if isinstance(url, Storage):
-        if wrapping_key is not None or read_models is not None:
-            name = "read_models" if wrapping_key is None else "wrapping_key"
+        own = {"wrapping_key": wrapping_key, "read_models": read_models, "signing_key": signing_key}
+        for name in [name for name, given in own.items() if given is not None]:
             raise refusal("invalid_argument", f"{name}: a Storage has its own already.", argument=name)
         storage = url
     else:
         storage = open_storage(
-            url, create=create, lock_timeout_s=lock_timeout_s, wrapping_key=wrapping_key, read_models=read_models
+            url,
+            create=create,
+            lock_timeout_s=lock_timeout_s,
+            wrapping_key=wrapping_key,
+            read_models=read_models,
+            signing_key=signing_key,
         )
     try:
-        book = Book(Core(storage, now_us, new_id, kept_inline), application)
+        book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
         book._note_opened()
+        book.erasures.repeat()
+        return book
     except BaseException:
         storage.close()
         raise

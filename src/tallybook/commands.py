@@ -20,15 +20,19 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
+from tallybook.adapters.keys import KeyName
 from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
+from tallybook.domain.erasure import SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
-from tallybook.domain.events import Event, Metadata
+from tallybook.domain.events import Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, Policy
+from tallybook.domain.privacy import RequestCompleted
+from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 
 from .core import Core
@@ -43,6 +47,9 @@ SETTLE_S = 30.0
 """How long a command tries to find out what became of a commit whose answer was lost."""
 COMMAND_ID_CHARS_MAX = 200
 
+
+AFTER_ERASURE = (SubjectErased, RequestCompleted)
+"""Facts about a subject that may follow an erasure."""
 
 _encode = json.JSONEncoder(sort_keys=True).encode
 _decode = json.JSONDecoder().decode
@@ -76,6 +83,21 @@ class BoundCommand(Generic[P, R]):
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The same without blocking the event loop. Once begun, it is carried out even if the waiting is cancelled."""
         return await asyncio.to_thread(partial(self._run, *args, **kwargs))
+
+
+class awaitable(Generic[D, P, R]):  # noqa: N801 - used as a decorator
+    """Give a desk's method an awaitable form, as commands have it."""
+
+    def __init__(self, function: Callable[Concatenate[D, P], R]) -> None:
+        self.function = function
+        update_wrapper(self, function)  # type: ignore[arg-type]  # it is callable through __get__ only
+
+    @overload
+    def __get__(self, desk: None, owner: type[D]) -> awaitable[D, P, R]: ...
+    @overload
+    def __get__(self, desk: D, owner: type[D]) -> BoundCommand[P, R]: ...
+    def __get__(self, desk: D | None, owner: type[D]) -> awaitable[D, P, R] | BoundCommand[P, R]:
+        return self if desk is None else BoundCommand(partial(self.function, desk), self.function)
 
 
 class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
@@ -200,6 +222,8 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 claims=work.claims,
                 releases=work.releases,
                 receipt=kept,
+                erased=work.erased,
+                about=work.about(),
                 drafts=work.written(),
             )
         except BookUnreachable as lost:
@@ -325,9 +349,10 @@ class Work:
         new_event_id = map(uuid_of, count(first)).__next__
         self.stamp = Stamp(self.metadata, effective_us, new_event_id, given=effective_at is not None)
         self.journal: list[Event] = []
-        self.keys: dict[UUID, bytes] = {}
+        self.keys: dict[KeyName, bytes] = {}
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
+        self.erased: list[tuple[bytes, int]] = []
         self.refused: Refused | None = None
         self.policy_seen: Policy | None = None
         """By which the command was allowed: at the commit, it must stand."""
@@ -368,6 +393,10 @@ class Work:
             self._drafts[seen.id] = seen.draft(self.journal)
         return self._draft(Policy, seen.id)
 
+    def signing(self) -> Signing:
+        """A draft of which key signed checkpoints when."""
+        return self._draft(Signing, self._core.signing_id)
+
     def customer(self, customer_id: UUID) -> Customer:
         """A draft of a registered customer. Refuses: unknown_customer."""
         customer = self._draft(Customer, customer_id)
@@ -386,7 +415,8 @@ class Work:
     def key_for(self, customer: Customer) -> tuple[int, bytes]:
         """Id and commitment of the data key of a customer who is being registered; it is kept with the commit."""
         fresh = customer.id not in self._loaded
-        key_id, committed, self.keys[customer.id] = self._core.keyring.key_for(customer.id, fresh=fresh)
+        key_id, committed, key = self._core.keyring.key_for(customer.id, fresh=fresh)
+        self.keys[customer.id, key_id] = key
         return key_id, committed
 
     def account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:
@@ -474,6 +504,10 @@ class Work:
         self.releases.append(claim)
         self._claimed[claim] = None
 
+    def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
+        """Keys of a subject are to be destroyed once this is committed."""
+        self.erased += [(subject.bytes, key_id) for key_id in key_ids]
+
     # ── for the application's save ──────────────────────────────────────────────────────────────────────────────
 
     def collect_events(self) -> list[Event]:
@@ -487,6 +521,11 @@ class Work:
             for stream, draft in self._drafts.items()
             if draft.version > self._versions[stream] and stream not in self._aside
         ]
+
+    def about(self) -> list[bytes]:
+        """The subjects of the facts that are to be stored: none of them may be erased, but for what ends an erasure."""
+        facts = (one for one in self.journal if isinstance(one, Fact) and not isinstance(one, AFTER_ERASURE))
+        return list({one.subject_id.bytes: None for one in facts if one.subject_id is not None})
 
     def seen(self) -> list[tuple[UUID, int]]:
         """All streams that were read, with the version that was seen."""

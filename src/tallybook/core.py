@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
+from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History
 from tallybook.adapters.database import Session, damaged
-from tallybook.adapters.form import unvalidated, uuid_from
+from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
+from tallybook.adapters.tiles import TileStore
 from tallybook.domain.access import Standing
-from tallybook.domain.customer import KeyCreated
+from tallybook.domain.customer import Customer, KeyCreated
+from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
-from tallybook.domain.policy import InForce, Policy, Verdict
+from tallybook.domain.policy import ALLOW, InForce, Policy, Verdict
+from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.domain.signing import SigningKeyRotated
+from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import ReadModel, Recorded
@@ -33,7 +42,14 @@ from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+RECORDED_US = list(Metadata.model_fields).index("recorded_us")
+"""Where it stands in the metadata that a scan of the log gives."""
+
 logger = logging.getLogger("tallybook.projections")
+
+
+FEW = 100
+"""Up to how many subjects are loaded one by one, by way of what this process saw of them last."""
 
 
 class Core:
@@ -45,6 +61,7 @@ class Core:
         now_us: Callable[[], int],
         new_id: Callable[[], UUID],
         inline: Sequence[str] = (),
+        checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     ) -> None:
         self.storage = storage
         self.origin = storage.origin
@@ -56,19 +73,61 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
+        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
         self.gate = Gate(
-            self.keyring,
-            LogRecorder(storage.reads, READS_TABLE, storage.origin),
-            new_id,
-            self.policy,
-            self.standings,
-            self.address_now,
+            self.keyring, reads, new_id, self.app.log.erased_keys, self.policy, self.standings, self.address_now
         )
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
+        self.follow_erasures()
         if inline:
             self.app.events_inline(Inline(self, inline))
+        self.signing_id = uuid5(self.book_id, "signing")
+        self.checkpoints = {
+            log: Checkpoints(TileStore(recorder), name, storage.signing, self.signed_by, now_us, checkpoint_s)
+            for log, recorder, name in (
+                ("events", self.app.log, storage.origin),
+                ("reads", reads, f"{storage.origin}/reads"),
+            )
+        }
+        """Of each of the two logs."""
+        for checkpoints in self.checkpoints.values():
+            checkpoints.log.fresh = Fresh()
+            checkpoints.log.committed = checkpoints.after_commit
+        if storage.signing is not None:
+            self.finish_rotation()
+
+    def signed_by(self) -> History:
+        """The public keys of the book, in their order. Raises BookDamaged, and BookError for a book that has none."""
+        signing = self.storage.signing
+        if signing is None:
+            raise BookError("The book was opened without a signing key.", path=self.storage.url)
+        vkeys = [signing.vkey]
+        for recorded in self.stream(self.signing_id):
+            event = recorded.event
+            if not isinstance(event, SigningKeyRotated) or event.old_vkey != vkeys[-1]:
+                raise damaged("The key that signs checkpoints is not the one that was noted", self.storage.url)
+            vkeys.append(event.new_vkey)
+        return History(vkeys)
+
+    def finish_rotation(self) -> None:
+        """See that the present key is at hand, and finish a rotation that was cut short. Raises SigningKeyMissing."""
+        signing = self.storage.signing
+        assert signing is not None
+        history = self.signed_by()
+        signer = signing.signer(history.now)
+        if len(history.vkeys) > 1 and signing.writable and len(signing.signers()) > 1:
+            for one in self.checkpoints.values():
+                one.sign()
+            signing.put(signer)
+
+    def last_checkpoints(self) -> None:
+        """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
+        signal handler that closes the book would wait for itself."""
+        for one in self.checkpoints.values():
+            if not one.log.database.in_use_here():
+                one.at_close()
 
     def check_open(self) -> None:
         """Raises BookClosed."""
@@ -87,6 +146,23 @@ class Core:
         acting = ACTING.get({}).get(self)
         return None if acting is None else acting.address
 
+    @contextmanager
+    def acting(self, acting: Acting) -> Iterator[None]:
+        """Act as somebody, for a purpose, in this thread or task."""
+        before = ACTING.get({})
+        ACTING.set({**before, self: acting})
+        try:
+            yield
+        finally:
+            # Only this book's entry, and only if it is still ours: a context that is left late, or by the garbage
+            # collector, must not bring back an actor who has gone.
+            held = dict(ACTING.get({}))
+            if held.get(self) is acting:
+                held.pop(self)
+                if self in before:
+                    held[self] = before[self]
+                ACTING.set(held)
+
     def gate_metadata(self, acting: Metadata) -> Metadata:
         """The acting context, with the time of the read."""
         return unvalidated(Metadata, {**acting.__dict__, "recorded_us": self.now_us()})
@@ -97,12 +173,56 @@ class Core:
 
     def verdict(self, policy: Policy, in_force: InForce, acting: Metadata, command: str) -> Verdict:
         """Whether the policy in force lets somebody give a command now."""
+        if ACTING.get({})[self].by_book:
+            return Verdict(ALLOW)
         roles = policy.roles_of(acting.actor, self.now_us())
         return decider_of(in_force).command(roles, acting.purpose, command)
 
-    def standings(self, subjects: Sequence[UUID], consent: str | None) -> Mapping[UUID, Standing]:  # noqa: ARG002 - nobody restricts or consents yet
-        """Whose data is restricted, and who has given the consent of a purpose; who is left out: neither."""
-        return {}
+    def standings(self, subjects: Sequence[UUID], consent: str | None) -> Mapping[UUID, Standing]:
+        """Whose data is restricted, and the text version of the consent to a purpose that is in force now."""
+        now_us = self.now_us()
+        if len(subjects) > FEW:
+            found = self.app.load_many(Customer, subjects)
+        else:
+            found = {subject: self.app.load(Customer, subject) for subject in subjects}
+        return {
+            subject: Standing(
+                customer.restricted, None if consent is None else customer.text_version_for(consent, now_us)
+            )
+            for subject, customer in found.items()
+        }
+
+    def follow_erasures(self) -> None:
+        """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
+
+        After an erasure, after one that was cut short, and after a key store was put back from a copy of before.
+        """
+        keys = self.storage.keys
+        rows = self.app.log.erasures(keys.erased_up_to())
+        for position, of_commit in groupby(rows, key=itemgetter(2)):
+            names = [(uuid_from(subject), key_id) for subject, key_id, _ in of_commit]
+            self.keyring.destroy(names, position)
+            keys.set_erased_up_to(position)
+
+    def clear_after_erasure(self) -> dict[str, str]:
+        """Bring what follows the log up to it, and overwrite what was deleted; what was done, by place."""
+        self.projector.catch_up()
+        cleared = [database.scrub() for database in dict.fromkeys((self.storage.events, self.storage.models))]
+        return {
+            "keys": "destroyed; copies of the key store are followed by the log when the book is opened",
+            "look-ups": "released in the commit of the erasure",
+            "caches": "forgotten; every read asks the log first, in all processes",
+            "read models": "brought up to the log; they hold no personal value",
+            "snapshots": "hold no personal value",
+            "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
+        }
+
+    def proof_of(self, position: int) -> str | None:
+        """A tlog-proof of an event, under a checkpoint of now; None in a book that signs nothing."""
+        if self.storage.signing is None:
+            return None
+        checkpoints = self.checkpoints["events"]
+        return checkpoints.proof(position, checkpoints.sign()).text
 
     def operations(self) -> Operations:
         """What was decided about read models."""
@@ -174,6 +294,20 @@ class Core:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
 
+    def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
+        """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
+
+        def notices() -> Iterator[Notice]:
+            for kind in EXCLUDING:
+                restricts, holds = kind in (Restricted, RestrictionLifted), kind in (Restricted, Objected)
+                fields = ["subject_id", "effective_us", "metadata", *([] if restricts else ["to"])]
+                for position, (subject, effective_us, metadata, *to) in self.app.scan(kind, fields):
+                    about = restricts or to == [ObjectionTo.AUTOMATED_DECISIONS]
+                    if about and effective_us <= at_us and known(position, metadata[RECORDED_US]):
+                        yield Notice(position, known_uuid(subject), restricts, holds)
+
+        return exclusions(notices())
+
     def subject_history(self, subject: UUID) -> list[Recorded]:
         """All events about a subject, in order."""
         return list(self.subject_events(subject))
@@ -217,13 +351,15 @@ class Core:
         for position in wanted:
             raise missing(position, self.storage.url)
 
-    def _commitment(self, subject: UUID) -> bytes | None:
+    def _commitment(self, subject: UUID, key_id: int) -> bytes | None:
+        if key_id != ORDINARY_KEY:
+            return self.app.load(Customer, subject).commitments.get(key_id)
         rows = self.app.log.stream_rows(subject, limit=1)
         if not rows:
             return None
         position, version, name, state = rows[0]
         event = self.app.codec.read(subject, version, name, state, position)
-        return event.commitment if isinstance(event, KeyCreated) else None
+        return event.commitment if isinstance(event, KeyCreated) and event.key_id == key_id else None
 
 
 class Inline:
@@ -270,7 +406,9 @@ class Acting(NamedTuple):
     """Who acts, and where from: the address is in records of reads alone, never in the events of commands."""
 
     metadata: Metadata
-    address: str | None
+    address: str | None = None
+    by_book: bool = False
+    """The book acts by itself, as the law of its log demands; no access policy forbids that. No host can say so."""
 
 
 ACTING: ContextVar[dict[Core, Acting]] = ContextVar("tallybook_acting")

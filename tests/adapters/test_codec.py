@@ -54,8 +54,10 @@ LIMITS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthC
 
 
 def fresh_mapper(*subjects: UUID) -> EventMapper:
-    keyring = Keyring(MemoryKeyStore("tallybook/test"), lambda _: None)
-    keyring.keep({subject: keyring.key_for(subject, fresh=True)[2] for subject in subjects})
+    keyring = Keyring(MemoryKeyStore("tallybook/test"), lambda *_: None)
+    keyring.keep(
+        {(subject, key_id): keyring.key_for(subject, fresh=True)[2] for subject in subjects for key_id in (1, 2)}
+    )
     return EventMapper(keyring)
 
 

@@ -27,9 +27,12 @@ import tallybook.domain
 import tallybook.domain.access
 import tallybook.domain.control
 import tallybook.domain.customer
+import tallybook.domain.erasure
 import tallybook.domain.loyalty
 import tallybook.domain.operations
 import tallybook.domain.policy
+import tallybook.domain.privacy
+import tallybook.domain.signing
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
@@ -61,8 +64,8 @@ REAL: Mapping[tuple[str, str], object] = {
 def keyring() -> Keyring:
     """A keyring whose only subject has the fixed key."""
     store = MemoryKeyStore(ORIGIN)
-    store.add({SUBJECT: DATA_KEY})
-    return Keyring(store, lambda subject: commitment(DATA_KEY) if subject == SUBJECT else None)
+    store.add({(SUBJECT, 1): DATA_KEY, (SUBJECT, 2): DATA_KEY})
+    return Keyring(store, lambda subject, _: commitment(DATA_KEY) if subject == SUBJECT else None)
 
 
 @contextmanager

@@ -1,0 +1,307 @@
+"""The signed checkpoints of a log: when one is due, what is checked before it is signed, and where they are kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from threading import RLock
+from typing import NamedTuple
+
+from eventsourcing.persistence import PersistenceError
+
+from tallybook.domain.errors import BookDamaged, BookError, NoteError, TallybookError
+from tallybook.projections.read_models import Table
+
+from . import merkle, notes
+from .database import EXAMINE, damaged, sound
+from .log import LogRecorder
+from .notes import Checkpoint, Proof, Signer, Verifier
+from .signing import SigningKeys, verifiers
+from .tiles import Tiles, TileStore
+
+CHECKPOINTS = Table(
+    "checkpoints",
+    (
+        ("log", "text"),
+        ("size", "integer"),
+        ("signed_us", "integer"),
+        ("root", "blob"),
+        ("note", "text"),
+        ("token", "blob"),
+    ),
+    ("log", "size", "signed_us"),
+)
+_SELECT = "SELECT log, size, signed_us, root, note, token FROM checkpoints WHERE log=?"
+
+DEFAULT_CHECKPOINT_S = 60
+FRESH_MAX = 8192
+"""So many leaves may wait for their tiles."""
+
+logger = logging.getLogger("tallybook.log")
+
+
+class Stored(NamedTuple):
+    """A checkpoint as it is kept: with its signatures, and with the token of a timestamp authority, or empty."""
+
+    size: int
+    signed_us: int
+    root: bytes
+    note: str
+    token: bytes
+
+
+class History(NamedTuple):
+    """The public keys of a book in their order, the present one last."""
+
+    vkeys: Sequence[str]
+
+    @property
+    def now(self) -> str:
+        """The one that signs now."""
+        return self.vkeys[-1]
+
+
+class Checkpoints:
+    """The checkpoints of one log."""
+
+    def __init__(
+        self,
+        tiles: TileStore,
+        name: str,
+        keys: SigningKeys | None,
+        history: Callable[[], History],
+        now_us: Callable[[], int],
+        checkpoint_s: float = DEFAULT_CHECKPOINT_S,
+    ) -> None:
+        self.tiles = tiles
+        self.log: LogRecorder = tiles.log
+        self.name = name
+        """The log's name in its checkpoints."""
+        self._keys = keys
+        self._history = history
+        self._now_us = now_us
+        self._checkpoint_s = checkpoint_s
+        self._due = 0.0
+        self._lock = RLock()
+
+    # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stored(self, after: int = -1) -> Iterator[Stored]:
+        """Those of sizes after one, by size and time. Raises BookDamaged."""
+        last = (after, 2**63 - 1)
+        while rows := self.log.database.rows(
+            f"{_SELECT} AND (size>? OR (size=? AND signed_us>?)) ORDER BY size, signed_us LIMIT 500",
+            [self.log.table.name, last[0], *last],
+        ):
+            for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
+                yield Stored(*row)
+            last = rows[-1][1:3]
+
+    def last(self) -> Stored | None:
+        """The one of the greatest size, of those the newest. Raises BookDamaged."""
+        rows = self.log.database.rows(f"{_SELECT} ORDER BY size DESC, signed_us DESC LIMIT 1", [self.log.table.name])
+        for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
+            return Stored(*row)
+        return None
+
+    def verifiers(self) -> list[Verifier]:
+        """What verifies them: all keys that the book ever had."""
+        keys = self._must_have_keys()
+        return verifiers(self._history().vkeys, keys.origin, self.name)
+
+    def opened(self, note: str | bytes) -> tuple[Checkpoint, notes.Note]:
+        """What a note tells that a key of this book signed. Raises NoteError for any other."""
+        found = notes.opened(note, self.verifiers())
+        checkpoint = Checkpoint.parse(found.text)
+        if checkpoint.origin != self.name:
+            raise NoteError(f"This is a checkpoint of {checkpoint.origin}, not of {self.name}.")
+        return checkpoint, found
+
+    # ── signing ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def sign(self) -> Stored:
+        """Sign the log's head as it is now, with the time. The tiles are brought up to it first.
+
+        Never without a look: the head's root must be that of the tiles, and they must go on from the last checkpoint.
+        Raises BookDamaged where not, BookError where the book is unsigned.
+        """
+        with self._lock:
+            keys = self._must_have_keys()
+            last = self.last()  # before the head, which is then never behind it
+            head = self.log.head()
+            if last is not None and last.size > head.position:
+                raise damaged(
+                    f"The log of {self.name} ends at position {head.position}, and its last checkpoint tells of "
+                    f"{last.size} leaves",
+                    self.log.database.place,
+                )
+            root = head.frontier.root()
+            self._must_agree(head.position, root, last)
+            checkpoint = Checkpoint(self.name, head.position, root)
+            history = self._history()
+            signers = [keys.signer(history.now)]
+            if len(history.vkeys) > 1 and (last is None or not self._signed_by(last, history.now)):
+                # The first one after a rotation bears the old key's signature too, if that is at hand.
+                signers += [one for one in keys.signers(newest=True) if one.vkey == history.vkeys[-2]]
+            signed_us = self._now_us()
+            made = Stored(head.position, signed_us, root, self._note(checkpoint, signers, signed_us), b"")
+            table = self.log.table.name
+            with self.log.database.session(write=True) as session:
+                # Of those of one size, the first and the last tell all: since when, and until when it stood so.
+                session.run(
+                    "DELETE FROM checkpoints WHERE log=? AND size=? AND length(token)=0 AND signed_us>("
+                    "SELECT MIN(signed_us) FROM checkpoints WHERE log=? AND size=?)",
+                    [table, made.size, table, made.size],
+                )
+                session.upsert(CHECKPOINTS, [(table, *made)])
+            self._due = time.monotonic() + self._checkpoint_s
+            return made
+
+    def keep_token(self, stored: Stored, token: bytes) -> None:
+        """Keep what a timestamp authority says of a checkpoint."""
+        with self.log.database.session(write=True) as session:
+            session.upsert(CHECKPOINTS, [(self.log.table.name, *stored._replace(token=token))])
+
+    def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
+        text, seconds = checkpoint.text, signed_us // 1_000_000
+        lines: list[str] = []
+        for one in signers:
+            lines += [one.named(self.name).sign(text), one.cosign(text, seconds)]
+        return notes.made(text, lines)
+
+    def _signed_by(self, stored: Stored, vkey: str) -> bool:
+        try:
+            notes.opened(stored.note, [Verifier(self.name, Verifier.parse(vkey).public)])
+        except NoteError:
+            return False
+        return True
+
+    def _must_agree(self, size: int, root: bytes, last: Stored | None) -> None:
+        """Raises BookDamaged unless tiles, made anew if need be, give the head's root and the last checkpoint's."""
+        try:
+            self.tiles.catch_up(size)
+            told = self._disagreement(size, root, last)
+        except BookDamaged as error:
+            told = error.message
+        if told is None:
+            return
+        logger.warning("The tiles of %s are made anew: %s", self.name, told)
+        self.tiles.rebuild(size)
+        told = self._disagreement(size, root, last)
+        if told is not None:
+            raise damaged(told, self.log.database.place, f"No checkpoint is signed. {EXAMINE}")
+
+    def _disagreement(self, size: int, root: bytes, last: Stored | None) -> str | None:
+        tree = self.tiles.reader(size)
+        if tree.root() != root:
+            return f"The stored bytes of {self.name} do not give the root of its head"
+        if last is not None and last.size <= size and tree.root(last.size) != last.root:
+            return f"The log of {self.name} was rewritten: at size {last.size}, its root is another than was signed"
+        return None
+
+    # ── by itself ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def after_commit(self) -> None:
+        """After a commit: sign if the last checkpoint is too old; write tiles if many leaves wait for theirs.
+
+        What is committed stands, whatever happens here.
+        """
+        fresh = self.log.fresh
+        now = time.monotonic()
+        if now >= self._due and self._keys is not None:
+            self._due = now + self._checkpoint_s
+            self._quietly(self._sign_if_due)
+        elif fresh is not None and fresh.count >= FRESH_MAX:
+            self._quietly(self.tiles.catch_up)
+
+    def heartbeat(self) -> None:
+        """Sign if the last checkpoint is too old, though nothing was added: the log still stands as it stood."""
+        if time.monotonic() >= self._due and self._keys is not None:
+            self._due = time.monotonic() + self._checkpoint_s
+            self._quietly(self._sign_if_due)
+
+    def at_close(self) -> None:
+        """Sign what was added since the last checkpoint, by whomever."""
+        if self._keys is not None:
+            self._quietly(self._sign_if_behind)
+
+    def _sign_if_due(self) -> None:
+        last = self.last()  # another process may have signed one
+        age_s = None if last is None else (self._now_us() - last.signed_us) / 1e6
+        if age_s is None or not 0 <= age_s < self._checkpoint_s:
+            self.sign()
+        else:
+            self._due = time.monotonic() + self._checkpoint_s - age_s
+
+    def _sign_if_behind(self) -> None:
+        last = self.last()
+        position = self.log.position()
+        if position and (last is None or last.size < position):
+            self.sign()
+
+    def _quietly(self, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except (TallybookError, PersistenceError) as error:
+            logger.warning("No checkpoint of %s was signed: %s", self.name, error)
+
+    # ── proofs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def proof(self, position: int, stored: Stored) -> Proof:
+        """That the leaf at a position is in the tree of a checkpoint. It is verified before it is given.
+
+        Raises BookDamaged where the log's bytes are not those that the checkpoint tells of.
+        """
+        index = position - 1
+        [leaf] = merkle.row_hashes(self.log.origin, list(self.log.rows_at([position])))
+
+        def made(tree: Tiles) -> Sequence[bytes] | None:
+            path = tree.inclusion(index)
+            return path if merkle.root_of_inclusion(index, stored.size, leaf, path) == stored.root else None
+
+        found = self._from_tiles(stored.size, made)
+        if found is None:
+            raise damaged(
+                f"The event at position {position} of {self.name} is not the one that the checkpoint of size "
+                f"{stored.size} tells of",
+                self.log.database.place,
+            )
+        return Proof(index, found, stored.note)
+
+    def consistency(self, old: Checkpoint, new: Checkpoint) -> Sequence[bytes]:
+        """That the tree of a checkpoint goes on from that of an older one. Raises BookDamaged where it does not."""
+
+        def made(tree: Tiles) -> Sequence[bytes] | None:
+            fits = tree.root() == new.root and tree.root(old.size) == old.root
+            return tree.consistency(old.size) if fits else None
+
+        found = self._from_tiles(new.size, made)
+        if found is None:
+            raise damaged(
+                f"The log of {self.name} is not the one that the checkpoints of size {old.size} and {new.size} tell of",
+                self.log.database.place,
+            )
+        return found
+
+    def _from_tiles(self, size: int, made: Callable[[Tiles], Sequence[bytes] | None]) -> Sequence[bytes] | None:
+        """A proof from the tiles. Where they don't give one that holds, they are made anew, and it is tried again."""
+        try:
+            self.tiles.catch_up(size)
+            found = made(self.tiles.reader(size))
+            if found is not None:
+                return found
+        except BookDamaged:
+            logger.warning("The tiles of %s are damaged", self.name, exc_info=True)
+        logger.warning("The tiles of %s are made anew.", self.name)
+        self.tiles.rebuild()
+        return made(self.tiles.reader(size))
+
+    def _must_have_keys(self) -> SigningKeys:
+        if self._keys is None:
+            raise BookError(
+                "The book was opened without a signing key: no checkpoint of it can be signed or checked.",
+                path=self.log.database.place,
+                remedy="Open it with its key: see `signing_key` of `tallybook.open`.",
+            )
+        return self._keys

@@ -1,0 +1,255 @@
+"""An auditor's pack: a log in a folder, in forms that tools of others read (C2SP tlog-tiles, JSON lines, sha256sum).
+
+Tiles and entries are made from the stored rows, and have to give the root that is signed: a book that does not is
+refused, not exported.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tallybook.domain.errors import BookDamaged
+from tallybook.domain.events import REGISTRY, Schema
+from tallybook.projections.read_models import Progress
+
+from . import merkle
+from .clear_form import ClearForm, as_json, plain_json, schemas
+from .log import EventStore
+from .notes import Signer, made
+from .snapshots import current_form
+
+WIDTH = 256
+"""Hashes of a full tile, and entries of a full bundle."""
+FORM = "tallybook-pack/v1"
+SUMS = "SHA256SUMS"
+
+Opener = Callable[[int, bytes, int, str, bytes], Mapping[str, Any] | None]
+"""The personal values of a row, by field; None where it has none that may be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A log's signed head: what a pack is measured by."""
+
+    size: int
+    root: bytes
+    checkpoint: str
+    vkeys: tuple[str, ...]
+    """Verifier keys, the one that signs now first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What is in a pack. `digest` is that of its list of files (SHA256SUMS): it stands for all of them."""
+
+    folder: str
+    origin: str
+    size: int
+    root: str
+    first: int
+    last: int
+    reads: int
+    personal: str
+    digest: str
+    files: int
+
+
+def tile_path(level: int | str, index: int, width: int) -> str:
+    """The path of a tile, or of a bundle of entries (level "entries")."""
+    name = f"{index % 1000:03d}"
+    while index >= 1000:
+        index //= 1000
+        name = f"x{index % 1000:03d}/{name}"
+    return f"tile/{level}/{name}" + (f".p/{width}" if width < WIDTH else "")
+
+
+class Tiles:
+    """Writes the tiles of a growing tree below a folder. Holds up to one tile of each level."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._levels: list[list[bytes]] = [[]]
+        self._counts = [0]
+
+    def append(self, leaf: bytes) -> None:
+        """Add the hash of a leaf."""
+        level, node = 0, leaf
+        while True:
+            held = self._levels[level]
+            held.append(node)
+            if len(held) < WIDTH:
+                return
+            self._write(level)
+            node = merkle_root(held)
+            held.clear()
+            self._counts[level] += 1
+            level += 1
+            if level == len(self._levels):
+                self._levels.append([])
+                self._counts.append(0)
+
+    def close(self) -> None:
+        """Write what is not full."""
+        for level, held in enumerate(self._levels):
+            if held:
+                self._write(level)
+
+    def _write(self, level: int) -> None:
+        held = self._levels[level]
+        written(self._folder / tile_path(level, self._counts[level], len(held)), b"".join(held))
+
+
+def merkle_root(hashes: list[bytes]) -> bytes:
+    """The root over the hashes of a full tile."""
+    sha256 = hashlib.sha256
+    while len(hashes) > 1:
+        hashes = [sha256(b"\x01" + hashes[at] + hashes[at + 1]).digest() for at in range(0, len(hashes), 2)]
+    return hashes[0]
+
+
+def written(path: Path, content: bytes) -> None:
+    """Write a file of the pack, and the folders that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def write_log(
+    folder: Path,
+    log: EventStore,
+    head: Head,
+    *,
+    first: int = 1,
+    last: int | None = None,
+    opener: Opener | None = None,
+    registry: Mapping[str, Schema] = REGISTRY,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Write one log: checkpoint, keys, tiles, entries, events. The documents that its events adopted, by digest.
+
+    Events, and the bundles of entries that they are in, are those from `first` to `last`; tiles are always all.
+    Raises BookDamaged where the rows do not give the root that is signed.
+    """
+    folder.mkdir(exist_ok=True)
+    written(folder / "checkpoint", head.checkpoint.encode())
+    written(folder / "log.vkey", "".join(f"{one}\n" for one in head.vkeys).encode())
+    written(folder / "schemas.json", as_json(schemas(registry), indent=1))
+    last = head.size if last is None else last
+    frontier, tiles, clear = merkle.Frontier(), Tiles(folder), ClearForm(registry)
+    documents: dict[str, str] = {}
+    bundle: list[bytes] = []
+    with (folder / "events.jsonl").open("xb") as lines:
+        for row in log.iterate(stop=head.size):
+            position, stream, version, name, state = row
+            if position != frontier.size + 1:
+                raise _damaged(f"position {frontier.size + 1} is missing", folder)
+            entry = merkle.leaf(log.origin, position, stream, version, name, state)
+            tiles.append(hashlib.sha256(b"\x00" + entry).digest())
+            frontier.append([entry])
+            if first <= last:
+                bundle.append(len(entry).to_bytes(2, "big") + entry)
+                if len(bundle) == WIDTH or position == head.size:
+                    start = position - len(bundle) + 1
+                    if start <= last and position >= first:
+                        written(folder / tile_path("entries", (start - 1) // WIDTH, len(bundle)), b"".join(bundle))
+                    bundle.clear()
+            if first <= position <= last:
+                line = _line(clear, row, len(entry), opener)
+                lines.write(as_json(line))
+                document = line["event"]["fields"]
+                if isinstance(document, dict) and isinstance(document.get("document"), str) and "digest" in document:
+                    documents[str(document["digest"])] = document["document"]
+            if progress and position % 10_000 == 0:
+                progress(position, head.size)
+    tiles.close()
+    if frontier.size != head.size or frontier.root() != head.root:
+        raise _damaged(
+            f"its {frontier.size:,} events do not give the root that is signed for {head.size:,}: one was altered",
+            folder,
+        )
+    return documents
+
+
+def _damaged(why: str, folder: Path) -> BookDamaged:
+    return BookDamaged(
+        f"This log can't be exported: {why}.", path=str(folder), remedy="See what `tallybook audit verify` finds."
+    )
+
+
+def _line(clear: ClearForm, row: tuple[Any, ...], entry_bytes: int, opener: Opener | None) -> dict[str, Any]:
+    position, stream, version, name, state = row
+    line: dict[str, Any] = {
+        "position": position,
+        "stream": plain_json(stream),
+        "version": version,
+        "name": name,
+    }
+    try:
+        line.update(clear.event(name, state))
+    except ValueError as error:
+        raise _damaged(f"position {position}: {error}", Path(name)) from error
+    if entry_bytes < len(state):
+        # The log holds only the hash of so large a state: whoever checks the line needs its bytes.
+        line["state"] = base64.b64encode(state).decode()
+    if opener is not None and (opened := opener(*row)):
+        line["opened"] = opened
+    return line
+
+
+def write_code(folder: Path, registry: Mapping[str, Schema] = REGISTRY) -> None:
+    """Write the upcasters as source, with their digests: what makes events of older versions what they are now."""
+    listed: list[dict[str, Any]] = []
+    for name, schema in sorted(registry.items()):
+        for version, upcaster in sorted(schema.upcasters.items()):
+            source = inspect.getsource(upcaster).encode()
+            file = f"upcasters/{name}.v{version}.py"
+            written(folder / file, source)
+            listed.append({"name": name, "from": version, "file": file, "sha256": hashlib.sha256(source).hexdigest()})
+    written(folder / "upcasters.json", as_json({"code": current_form().hex(), "upcasters": listed}, indent=1))
+
+
+def write_documents(folder: Path, documents: Mapping[str, str]) -> None:
+    """Write rule sets and policies, each under its digest."""
+    for digest, document in sorted(documents.items()):
+        written(folder / "documents" / f"{digest}.txt", document.encode())
+
+
+def write_guide(folder: Path, values: Mapping[str, object]) -> None:
+    """Write the verifier, and what the auditor is to read first."""
+    data = files("tallybook") / "data"
+    written(folder / "verify.py", (data / "verify.py").read_bytes())
+    text = (data / "pack.md").read_text(encoding="utf-8")
+    for name, value in values.items():
+        text = text.replace(f"{{{{{name}}}}}", str(value))
+    written(folder / "README.md", text.encode())
+
+
+def sums_of(folder: Path) -> str:
+    """The digests of all files below a folder, in the form of sha256sum, by path."""
+
+    def digests() -> Iterator[str]:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                yield f"{digest_of(file)}  {path.relative_to(folder).as_posix()}\n"
+
+    return "".join(digests())
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, sums: str, says: Mapping[str, object], signer: Signer) -> None:
+    """Write the list of files, and last of all the manifest that makes a pack of them: a note that the log's key signs."""
+    written(folder / SUMS, sums.encode())
+    digest = hashlib.sha256(sums.encode()).hexdigest()
+    text = "".join([f"{FORM}\n", *(f"{name}: {value}\n" for name, value in says.items()), f"sha256sums: {digest}\n"])
+    written(folder / "manifest", made(text, [signer.sign(text)]).encode())

@@ -1,0 +1,223 @@
+"""`book.exports` and `book.audit.export`: what leaves the book for tools of others. Each is recorded as an export."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from tallybook.adapters import ocel, outputs
+from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.clear_form import as_json
+from tallybook.adapters.cloudevents import cloud_event
+from tallybook.adapters.log import EventStore
+from tallybook.adapters.ocsf import VERSION as OCSF_VERSION
+from tallybook.adapters.ocsf import ocsf_event
+from tallybook.adapters.sqlite import translated
+from tallybook.domain.errors import refusal, whole
+from tallybook.domain.events import Metadata
+from tallybook.projections.read_models import Progress, Recorded
+
+from .commands import Desk
+
+EVENTS, READS, BOTH = "events", "reads", "both"
+RELEASE = version("tallybook")
+REPORT_EVERY = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written. `digest` is the file's SHA-256, which the log of reads has noted too; `first` and `last` are
+    positions of the log of events (0 and 0: none)."""
+
+    file: str
+    format: str
+    count: int
+    first: int
+    last: int
+    bytes: int
+    digest: str
+
+
+class ExportDesk(Desk):
+    """The book in forms that other tools read: no personal values, every file whole or not there, every export recorded."""
+
+    def cloudevents(
+        self,
+        file: Path | str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        batch: bool = False,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> ExportReport:
+        """Write events as CloudEvents 1.0: one in a line, or all as one JSON array (`batch`).
+
+        `after`, `until`: only events after a position, and up to one. A file that is there is refused, unless `replace`
+        is given. Raises BookError and its kinds. Refuses: acting_required, invalid_argument.
+        """
+        acting, until = self._begin("export.cloudevents", after, until)
+        name = "cloudevents-1.0-batch" if batch else "cloudevents-1.0"
+        with rarely_collecting(), outputs.new_file(file, replace=replace) as part:
+            with part.open("wb") as raw:
+                lines = _Lines(raw, batch=batch)
+                for recorded in _watched(self._history(after, until), until - after, progress):
+                    lines.write(cloud_event(recorded, self._core.origin))
+                lines.end()
+            return self._done(acting, file, part, name, lines.count, after, until)
+
+    def ocsf(
+        self,
+        file: Path | str,
+        *,
+        log: str = BOTH,
+        after: int = 0,
+        until: int | None = None,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> ExportReport:
+        """Write events and recorded reads as OCSF 1.8 events, one in a line, by the time when they were recorded.
+
+        `log`: "events", "reads" or "both". `after` and `until` are positions, of one log only. A file that is there is
+        refused, unless `replace` is given. Raises BookError and its kinds. Refuses: acting_required, invalid_argument.
+        """
+        if log not in (EVENTS, READS, BOTH):
+            raise refusal("invalid_argument", 'log: "events", "reads" or "both" is wanted.', argument="log")
+        if log == BOTH and (after or until is not None):
+            raise refusal(
+                "invalid_argument",
+                "after, until: each log has positions of its own; name one with `log`.",
+                argument="log",
+            )
+        reads_head = self._core.gate.reads.position() if log != EVENTS else 0
+        acting, until = self._begin("export.ocsf", after, until, reads_head if log == READS else None)
+        with rarely_collecting(), outputs.new_file(file, replace=replace) as part:
+            with part.open("wb") as raw:
+                lines = _Lines(raw)
+                total = until - after + (reads_head if log == BOTH else 0)
+                merged = heapq.merge(
+                    self._as_ocsf(EVENTS, after, until) if log != READS else iter(()),
+                    self._as_ocsf(READS, after, until if log == READS else reads_head) if log != EVENTS else iter(()),
+                    key=lambda pair: pair[0],
+                )
+                for _, event in _watched(merged, total, progress):
+                    lines.write(event)
+            return self._done(acting, file, part, f"ocsf-{OCSF_VERSION}-{log}", lines.count, after, until)
+
+    def ocel(
+        self,
+        file: Path | str,
+        *,
+        sqlite: bool = False,
+        after: int = 0,
+        until: int | None = None,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> ExportReport:
+        """Write customers, tickets, loyalty accounts and orders with their events as an OCEL 2.0 log: JSON, or SQLite.
+
+        `after`, `until`: only events after a position, and up to one; objects are then those that these events name. A
+        file that is there is refused, unless `replace` is given. Raises BookError and its kinds. Refuses:
+        acting_required, invalid_argument.
+        """
+        acting, until = self._begin("export.ocel", after, until)
+        name = "ocel-2.0-sqlite" if sqlite else "ocel-2.0-json"
+        with rarely_collecting(), outputs.new_file(file, replace=replace) as part:
+            history = _watched(self._history(after, until), until - after, progress)
+            with _sqlite_errors(part):
+                if sqlite:
+                    count, _ = ocel.write_sqlite(part, history)
+                else:
+                    with outputs.part_of(part) as database:
+                        count, _ = ocel.write_sqlite(database, history)
+                        ocel.write_json(part, database)
+            return self._done(acting, file, part, name, count, after, until)
+
+    def _begin(self, action: str, after: int, until: int | None, head: int | None = None) -> tuple[Metadata, int]:
+        """Who exports, and up to where. Refuses: acting_required, invalid_argument, access_denied."""
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        head = core.app.position() if head is None else head
+        whole(after, "after", 0, 2**62)
+        until = head if until is None else min(whole(until, "until", 0, 2**62), head)
+        core.gate.record(core.gate_metadata(acting), action, [], [])
+        return acting, max(until, after)
+
+    def _history(self, after: int, until: int) -> Iterator[Recorded]:
+        core = self._core
+        return core.app.decode(core.app.log.iterate(after, stop=until))
+
+    def _as_ocsf(self, log: str, after: int, until: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        core = self._core
+        store: EventStore = core.app.log if log == EVENTS else core.gate.reads
+        for recorded in core.app.decode(store.iterate(after, stop=until)):
+            yield recorded.event.metadata.recorded_us, ocsf_event(recorded, core.origin, log, RELEASE)
+
+    def _done(
+        self, acting: Metadata, file: Path | str, part: Path, name: str, count: int, after: int, until: int
+    ) -> ExportReport:
+        """Record what was written, before it gets its name: without the record nobody gets it."""
+        core = self._core
+        with part.open("rb") as raw:
+            digest = hashlib.file_digest(raw, "sha256").hexdigest()
+        first, last = (after + 1, until) if until > after else (0, 0)
+        core.gate.exported(
+            core.gate_metadata(acting), format=name, digest=digest, count=count, from_position=first, to_position=last
+        )
+        return ExportReport(str(outputs.named(file, "file")), name, count, first, last, part.stat().st_size, digest)
+
+
+class _Lines:
+    """JSON values in a file: one in a line, or together an array."""
+
+    def __init__(self, file: BinaryIO, *, batch: bool = False) -> None:
+        self._file = file
+        self._batch = batch
+        self.count = 0
+        if batch:
+            file.write(b"[")
+
+    def write(self, value: Any) -> None:
+        """Add a value."""
+        line = as_json(value)
+        if self._batch:
+            line = (b",\n" if self.count else b"\n") + line.removesuffix(b"\n")
+        self._file.write(line)
+        self.count += 1
+
+    def end(self) -> None:
+        """Finish what is an array."""
+        if self._batch:
+            self._file.write(b"\n]\n")
+
+
+T = TypeVar("T")
+
+
+def _watched(values: Iterator[T], total: int, progress: Progress | None) -> Iterator[T]:
+    done = 0
+    for done, value in enumerate(values, 1):
+        if progress and done % REPORT_EVERY == 0:
+            progress(done, max(total, done))
+        yield value
+    if progress:
+        progress(done, done)
+
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translated(error, str(path)) from error
+
+
+__all__ = ["ExportDesk", "ExportReport"]
