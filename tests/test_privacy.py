@@ -53,16 +53,18 @@ def test_all_that_was_said_of_a_consent_is_kept(book: Book, ada: UUID) -> None:
 
 
 def test_what_the_gate_asks_for_is_what_is_live_now(book: Book, ada: UUID) -> None:
-    core = book._core
-    assert core.standing(ada, "marketing") == (False, None)
+    def standing(purpose: str) -> tuple[bool, str | None]:
+        return book._core.standings([ada], purpose)[ada]
+
+    assert standing("marketing") == (False, None)
     book.customers.grant_consent(ada, "marketing", source="web", text_version="v1")
-    assert core.standing(ada, "marketing") == (False, "v1")
-    assert core.standing(ada, "profiling") == (False, None)
+    assert standing("marketing") == (False, "v1")
+    assert standing("profiling") == (False, None)
     book.customers.restrict(ada, "unlawful")
     book.customers.object_to(ada, "marketing")
-    assert core.standing(ada, "marketing") == (True, None)
+    assert standing("marketing") == (True, None)
     book.customers.lift_restriction(ada)
-    assert core.standing(ada, "marketing") == (False, None)
+    assert standing("marketing") == (False, None)
 
 
 def test_restriction_and_objections_are_told(book: Book, ada: UUID) -> None:
@@ -163,7 +165,9 @@ def test_consents_on_the_command_line(shop: list[str]) -> None:
     assert "withdrawn" in run("consent", "withdraw", "crm:A-1", "marketing", *shop)
     [shown] = json.loads(run("consent", "show", "crm:A-1", "--json", *shop))["consents"]
     assert shown["in_force"] is False
-    [then] = json.loads(run("consent", "show", "crm:A-1", "--as-of", "2024-01-15", "--json", *shop))["consents"] or [None]
+    [then] = json.loads(run("consent", "show", "crm:A-1", "--as-of", "2024-01-15", "--json", *shop))["consents"] or [
+        None
+    ]
     assert then is None
 
 

@@ -115,9 +115,7 @@ def test_the_end_of_a_relation_counts_from_when_it_was_recorded_to_have_ended(bo
 
 
 def test_records_of_reads_past_their_period_are_counted(book: Book, clock: Clock) -> None:
-    book.retention.declare(
-        "reads", "access_records", purpose="audit", legal_basis="GDPR:5.2", period=1, unit="years"
-    )
+    book.retention.declare("reads", "access_records", purpose="audit", legal_basis="GDPR:5.2", period=1, unit="years")
     ada = book.customers.register(name="Ada")
     book.profiles.get(ada)
     clock.now = datetime(2020, 6, 1, tzinfo=UTC)

@@ -196,7 +196,7 @@ def test_it_tells_who_looked_and_is_itself_one_recorded_read(lived: tuple[Book, 
     ]
     last = [entry for entry in book.audit.trail(ada) if entry.log == "reads"][-2]
     assert last.action == "read:audit.subject_report"
-    assert {"name", "text", "order_id", "value", "external_id", "subject"} <= set(last.fields)
+    assert {"name", "text", "order_id", "contact.email", "identifier.crm", "subject"} <= set(last.fields)
     assert [entry for entry in book.audit.trail(bob) if entry.action == "read:audit.subject_report"] == []
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import known_uuid
+from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import refusal, text, whole
@@ -81,6 +82,9 @@ class RetentionSweep:
 
 class RetentionDesk(Desk):
     """Retention schedules, and what they make due."""
+
+    _name = "retention"
+    _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
 
     def __init__(self, core: Core, erasures: ErasureDesk) -> None:
         super().__init__(core)
@@ -257,7 +261,8 @@ class RetentionDesk(Desk):
         return sum(
             1
             for _, event in self._core.reads()
-            if any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
+            if isinstance(event, PersonalDataRead)
+            and any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
         )
 
 

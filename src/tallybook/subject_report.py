@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from tallybook.adapters.reports import Column, Kind, Report, Section, as_html
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.domain.control import Control
 from tallybook.domain.customer import (
     PROFILE_FIELDS,
@@ -250,7 +250,7 @@ def _data(
             tickets.setdefault(event.originator_id, []).append(_said(by_position[position]))
     restrictions = of(Restricted, RestrictionLifted)
     decisions = of(Decision)
-    consulted, exports = _reads(core, customer_id)
+    consulted, exports = _reads(core, customer_id, [position for position, _ in history])
     return {
         "schema": SCHEMA,
         "subject": customer_id,
@@ -379,29 +379,45 @@ def _rule_sets(core: Core, labels: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _reads(core: Core, customer_id: UUID) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Who consulted the subject's data, and the exports that held it. Of other subjects, only how many they were."""
+def _reads(
+    core: Core, customer_id: UUID, positions: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Who asked for the subject's data, and the exports that held it. Of other subjects, only how many they were."""
     consulted: list[dict[str, Any]] = []
     exports: list[dict[str, Any]] = []
     for position, event in core.reads():
-        subjects = getattr(event, "subjects", ())
-        if customer_id not in (event.subject_id, *subjects):
-            continue
-        read = isinstance(event, PersonalDataRead)
-        said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
-        entry = {
-            "position": position,
-            "at": iso(event.metadata.recorded_us),
-            "by": event.metadata.actor,
-            "on_behalf_of": event.metadata.on_behalf_of,
-            "purpose": event.metadata.purpose,
-            "channel": event.metadata.channel,
-            "what": event.action if isinstance(event, PersonalDataRead) else event.stored_name,
-            "with_others": max(len(subjects) - 1, 0),
-            **said,
-        }
-        (consulted if read else exports).append(entry)
+        if isinstance(event, PersonalDataRead) and customer_id in event.subjects:
+            others = len(event.subjects) - 1
+            said = _own(event, customer_id)
+            consulted.append({**_record(position, event, event.action), "with_others": others, **said})
+        elif isinstance(event, Exported) and any(event.from_position <= one <= event.to_position for one in positions):
+            said = {name: getattr(event, name) for name in event.clear_fields}
+            exports.append({**_record(position, event, event.stored_name), **said})
     return consulted, exports
+
+
+def _record(position: int, event: Event, what: str) -> dict[str, Any]:
+    metadata = event.metadata
+    return {
+        "position": position,
+        "at": iso(metadata.recorded_us),
+        "by": metadata.actor,
+        "on_behalf_of": metadata.on_behalf_of,
+        "purpose": metadata.purpose,
+        "channel": metadata.channel,
+        "application": metadata.application,
+        "what": what,
+    }
+
+
+def _own(event: PersonalDataRead, customer_id: UUID) -> dict[str, Any]:
+    """What a record of a read says of one subject: what it says of the others is theirs."""
+    said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
+    said["restricted"] = customer_id in event.restricted
+    said["consents"] = [
+        consent for subject, consent in zip(event.subjects, event.consents, strict=False) if subject == customer_id
+    ]
+    return said
 
 
 # ── as tables ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -521,12 +537,14 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     )  # fmt: skip
 
 
-_LOOKED = ("position", "at", "by", "on_behalf_of", "purpose", "channel", "what", "with_others")
+_LOOKED = ("position", "at", "by", "on_behalf_of", "purpose", "channel", "application", "what", "with_others")
 
 
 def _looked(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    rest = {name: value for name, value in one.items() if name not in _LOOKED and value not in (None, (), "")}
-    return one["at"], one["by"], one["purpose"], one["what"], _listed(rest), one["with_others"]
+    rest = {
+        name: value for name, value in one.items() if name not in _LOOKED and value not in (None, (), [], "", False)
+    }
+    return one["at"], one["by"], one["purpose"], one["what"], _listed(rest), one.get("with_others")
 
 
 def _table(
