@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -139,11 +138,11 @@ def test_nobody_is_made_by_them(book: Book, method: str, given: tuple[object, ..
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[list[str]]:
+def shop(tmp_path: Path) -> list[str]:
     url = f"sqlite:///{tmp_path}/shop.book"
     with tallybook.open(url) as opened, opened.acting("agent:lin", purpose="setup"):
         opened.customers.register(name="Ada", identifiers={"crm": "A-1"}, effective_at=JAN)
-    yield ["--book", url, "--actor", "agent:lin", "--purpose", "support"]
+    return ["--book", url, "--actor", "agent:lin", "--purpose", "support"]
 
 
 def run(*args: str) -> str:
