@@ -314,3 +314,16 @@ def test_a_report_that_a_policy_left_gaps_in_says_so(book: Book) -> None:
     assert values == {"name": "Ada Lovelace", "value": "(withheld: denied)"}
     assert json.loads(report.json())["withheld"] == 1
     assert "NOT COMPLETE: 1 values were withheld" in report.html()
+
+
+def test_the_page_on_it_names_every_key(lived: tuple[Book, UUID, UUID]) -> None:
+    book, ada, _ = lived
+    page = (Path(__file__).parent.parent / "docs" / "subject-report.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    report = book.audit.subject_report(ada)
+    data, copy = json.loads(report.json()), json.loads(report.portable())
+    assert (data["schema"], f"`{data['schema']}`" in page, f"`{copy['schema']}`" in page) == (
+        "tallybook/subject-report@1", True, True,
+    )  # fmt: skip
+    keys = {*data, *copy, *copy["derived"][0], *data["profile"][0], *data["events"][0]["fields"][0]}
+    assert keys - named == set()

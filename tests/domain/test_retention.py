@@ -179,6 +179,6 @@ def test_schedules_are_declared_once_and_withdrawn() -> None:
         {"category": "access_records", "since": "recorded", "action": "keep"},
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(change: dict[str, str]) -> None:
+def test_what_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     retention = Retention(UUID(int=1)).draft([])
     refused("invalid_argument", lambda: retention.declare(stamp(), QUIET._replace(**change)), retention)
