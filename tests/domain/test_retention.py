@@ -166,7 +166,7 @@ def test_schedules_are_declared_once_and_withdrawn() -> None:
     refused("schedule_declared", lambda: retention.declare(stamp(), QUIET._replace(period=24)), retention)
     refused("unknown_schedule", lambda: retention.withdraw(stamp(), "other"), retention)
     retention.withdraw(stamp(), "quiet")
-    assert retention.schedules == ()
+    assert not retention.schedules
     retention.declare(stamp(), QUIET._replace(period=24))
     assert [one.period for one in retention.schedules] == [24]
 
