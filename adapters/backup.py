@@ -39,7 +39,8 @@ from .database import check_format
 from .files import is_ours
 from .form import known_uuid
 from .integrity import outline, root_at, verify
-from .keys import KEYS_APPLICATION_ID, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
+from .key_tables import FileKeyStore, WrappedKeyStore
+from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, MemoryKeyStore, commitment, secret
 from .log import LogRecorder
 from .outputs import named, part_of, publish, there_already, trouble
 from .sqlite import DIALECT, SQLiteDatabase, translated
@@ -54,7 +55,9 @@ from .storage import (
     file_of,
     make_log_file,
     noted,
+    wrapping_key_beside,
 )
+from .wrapping import WrappingKeys, wrapping_keys
 
 BACKUP_APPLICATION_ID = 0x7A11B010
 PAGES_A_STEP = 4096
@@ -178,7 +181,7 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
             with _source_errors(keys.path, EXAMINE):
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
-            [(subjects,)] = copy.execute("SELECT COUNT(*) FROM keys").fetchall()
+            [(subjects,)] = copy.execute("SELECT COUNT(*) FROM data_keys WHERE destroyed=0").fetchall()
         size = part.stat().st_size
         publish(part, target, replace=replace)
     return KeysReport(str(target), subjects, size)
@@ -192,24 +195,26 @@ def restore(
     url: str,
     *,
     keys: Path | str | None = None,
+    wrapping_key: Path | str | WrappingKeys | None = None,
     checkpoint: tuple[int, str] | None = None,
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Put a book back from a backup, at a place where there is none, after all of it was verified.
 
-    The keys are those of a copy (`keys`), or those that lie beside the place already. A log of reads that lies there
-    is kept, if it goes on from the backup's. `checkpoint`: a position and a root (hex) kept elsewhere, that the log
-    must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
+    The keys are those of a copy (`keys`), or those that lie beside the place already; so is the wrapping key. A log of
+    reads that lies there is kept, if it goes on from the backup's. `checkpoint`: a position and a root (hex) kept
+    elsewhere, that the log must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
     """
     started = perf_counter()
     source = named(file, "file")
     path = _free_place(url)
     keys_path, reads_path = beside(path)
+    source_of_wrapping = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     origin, known_key = _must_be_backup(source)
     given = None if keys is None else named(keys, "keys")
     if given == keys_path:
         given = None
-    lookup_key = _must_be_keys(given or keys_path, origin, theirs=given is None)
+    lookup_key = _must_be_keys(given or keys_path, source_of_wrapping, origin, theirs=given is None)
     check_lookup_key(known_key, lookup_key, given or keys_path)
     _must_be_sealed(source, lookup_key)
     there = is_ours(reads_path, READS_APPLICATION_ID, "log of reads")
@@ -226,7 +231,7 @@ def restore(
         with (
             closing(SQLiteDatabase(str(book_part), read_only=True)) as events,
             closing(SQLiteDatabase(str(reads_part), read_only=True)) as reads,
-            closing(FileKeyStore(keys_part)) as store,
+            closing(FileKeyStore(keys_part, source_of_wrapping)) as store,
         ):
             log, seen = LogRecorder(events, origin=origin), LogRecorder(reads, READS_TABLE, origin)
             position, root = _must_hold(source, "log", log, progress)
@@ -241,7 +246,7 @@ def restore(
             count = _must_go_on(reads_path, origin, count, reads_root)
         # Subjects that the lost log had erased since the backup are to be shredded again here, before the book opens.
         if given is not None:
-            _publish_keys(keys_part, keys_path)
+            _publish_keys(keys_part, keys_path, source_of_wrapping)
         if not there:
             publish(reads_part, reads_path)
         publish(book_part, path)  # last: before this, there is no book at the place that could be opened
@@ -332,34 +337,37 @@ def _must_be_backup(source: Path) -> tuple[str, str | None]:
         raise _damaged(source, str(error), ANOTHER) from error
 
 
-def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> bytes:
+def _must_be_keys(path: Path, source: WrappingKeys, origin: str, *, theirs: bool) -> bytes:
     """The look-up key in a book's key file. `theirs`: it lies in its place, and may have a hot journal.
 
     Raises KeysMissing.
     """
-    found: str | None = None
-    lookup_key = b""
     if theirs:
-        with closing(FileKeyStore(path)) as store:
-            found, lookup_key = store.origin, store.lookup_key
-    elif path.exists():
+        with closing(FileKeyStore(path, source)) as store:
+            _must_be_of(path, store.origin, origin)
+            return store.lookup_key
+    found: str | None = None
+    if path.exists():
         try:
             with closing(_read_only(path)) as keys:
                 if keys.execute("PRAGMA application_id").fetchone()[0] == KEYS_APPLICATION_ID:
-                    meta = dict(keys.execute("SELECT name, value FROM meta").fetchall())
-                    found, key = meta.get("origin"), meta.get("lookup_key")
-                    lookup_key = key if type(key) is bytes else b""  # no book's
+                    found = dict(keys.execute("SELECT name, value FROM book").fetchall()).get("origin")
         except sqlite3.DatabaseError as error:
             raise KeysMissing(
                 f"{path} is no key file: {error}.", path=str(path), remedy="Give a copy that `backup --keys` made."
             ) from error
+    _must_be_of(path, found, origin)
+    with closing(SQLiteDatabase(str(path), read_only=True)) as database:
+        return WrappedKeyStore(database, origin, source).lookup_key
+
+
+def _must_be_of(path: Path, found: str | None, origin: str) -> None:
     if found != origin:
         raise KeysMissing(
             f"{path} does not hold the keys of the book {origin}, but {found or 'nothing'}.",
             path=str(path),
             remedy="Give the keys of the book that the backup is of.",
         )
-    return lookup_key
 
 
 def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, progress: Progress | None) -> None:
@@ -457,12 +465,12 @@ def _must_go_on(reads_path: Path, origin: str, count: int, root: str) -> int:
         return found.size
 
 
-def _publish_keys(part: Path, path: Path) -> None:
+def _publish_keys(part: Path, path: Path, source: WrappingKeys) -> None:
     """Put keys in place, unless a restore that was cut short, or the host, did so already."""
     try:
         publish(part, path)
     except BookError:
-        with closing(FileKeyStore(part)) as given, closing(FileKeyStore(path)) as there:
+        with closing(FileKeyStore(part, source)) as given, closing(FileKeyStore(path, source)) as there:
             if (there.origin, there.lookup_key) != (given.origin, given.lookup_key) or not given.is_within(there):
                 raise
 
@@ -492,7 +500,7 @@ def _target(file: Path | str, book: Path, replace: bool) -> Path:
     if not target.parent.is_dir():
         raise BookError(f"The folder {target.parent} is not there.", path=str(target), remedy="Make it first.")
     if target.exists() or target.is_symlink():
-        own = [book.with_name(book.name + suffix) for suffix in ("", ".keys", ".reads")]
+        own = [book.with_name(book.name + suffix) for suffix in ("", ".keys", ".reads", ".wrapping-key")]
         own += [one.with_name(one.name + suffix) for one in own for suffix in ("-wal", "-shm", "-journal")]
         if any(one.exists() and target.exists() and one.samefile(target) for one in own):
             raise BookError(f"{target} is a file of the book itself.", path=str(target), remedy="Name another file.")

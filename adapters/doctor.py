@@ -40,10 +40,11 @@ from . import limits
 from .application import BookEventStore, compared
 from .backup import keys_in
 from .codec import EventMapper
-from .database import FORMAT, Database, damaged, marks, sound
+from .database import FORMAT, Database, marks, sound
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
+from .key_tables import FileKeyStore, WrappedKeyStore
+from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, RECEIPTS, LogRecorder
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -57,7 +58,9 @@ from .storage import (
     check_lookup_key,
     models_noted,
     noted,
+    wrapping_key_beside,
 )
+from .wrapping import WrappingKeys, wrapping_keys
 
 CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
 """Events that take or release a claim."""
@@ -74,7 +77,6 @@ OK: State = "ok"
 WARNING: State = "warning"
 FAILURE: State = "failed"
 Word = tuple[State, str, str]
-Keys = Callable[[list[KeyName]], dict[KeyName, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,7 @@ class Patient:
     path: Path | None
     log: LogRecorder | None
     reads: LogRecorder | None
-    keys: Keys | None
-    lookup_key: Callable[[], bytes] | None
+    keys: Callable[[], KeyStore] | None
     status: Callable[[], Sequence[Status]] | None
     progress: Progress | None
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
@@ -218,8 +219,7 @@ def _look_at(
             if form > FORMAT:
                 told = f"{file.name} has format {form}; this release reads up to {FORMAT}"
                 return [failed(told, "Upgrade Tallybook.")], None
-            table = "meta" if application_id == KEYS_APPLICATION_ID else "book"
-            [(origin,)] = raw.execute(f"SELECT value FROM {table} WHERE name='origin'").fetchall()  # noqa: S608 - two names of ours
+            [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'").fetchall()
             return [], str(origin)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
@@ -500,14 +500,15 @@ def command_ids(patient: Patient) -> Iterator[Word]:
 
 def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
-    if patient.log is None or patient.keys is None or patient.lookup_key is None:
+    if patient.log is None or patient.keys is None:
         return
+    store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
-    check_lookup_key(noted(patient.log.database, LOOKUP), patient.lookup_key(), place)
+    check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
     count = missing = gone = 0
     other: list[UUID] = []
     erased = {subject for subject, _, _ in patient.log.erasures()}
-    for subject, committed, key in keys_in(patient.log, patient.keys):
+    for subject, committed, key in keys_in(patient.log, store.get):
         count += 1
         if key is None and subject.bytes in erased:
             gone += 1
@@ -546,7 +547,7 @@ def erasures(patient: Patient) -> Iterator[Word]:
         name = min(told.keys() ^ noted)
         which = "lacks" if name in told else "holds, and the log does not,"
         yield failed(f"the table erased {which} the erasure of {name[0]}", RESTORE)
-    held = [] if patient.keys is None else sorted(patient.keys(sorted(told)), key=lambda name: told[name])
+    held = [] if patient.keys is None else sorted(patient.keys().get(sorted(told)), key=lambda name: told[name])
     if held:
         yield failed(
             f"{len(held):,} keys of erased subjects are in the key store; first: of {held[0][0]}",
@@ -617,9 +618,9 @@ def read_models(patient: Patient) -> Iterator[Word]:
 
 def snapshots(patient: Patient) -> Iterator[Word]:
     """Snapshots of long streams: written by this book, and the same as a replay of their events."""
-    if patient.log is None or patient.lookup_key is None:
+    if patient.log is None or patient.keys is None:
         return
-    store = SnapshotStore(patient.log.database, secret(patient.lookup_key(), SNAPSHOTS.name))
+    store = SnapshotStore(patient.log.database, secret(patient.keys().lookup_key, SNAPSHOTS.name))
     report = compared(store, BookEventStore(patient.mapper, patient.log))
     if report.foreign:
         yield warning(
@@ -682,8 +683,10 @@ def examine(
     progress: Progress | None,
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     models_elsewhere: bool = False,
+    wrapping_key: str | Path | WrappingKeys | None = None,
 ) -> list[Finding]:
     """Check a book in files, whether or not it can be opened."""
+    source = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     usable: dict[Path, str] = {}
     findings = _run("files", files(path, usable, lock_timeout_s))
     if any(one.remedy == AGAIN for one in findings):
@@ -697,8 +700,7 @@ def examine(
             path,
             LogRecorder(opened[path], origin=usable[path]) if path in opened else None,
             LogRecorder(opened[reads_path], READS_TABLE, usable[reads_path]) if reads_path in opened else None,
-            _keys_of(opened[keys_path]) if keys_path in opened else None,
-            partial(_lookup_key_of, opened[keys_path]) if keys_path in opened else None,
+            partial(WrappedKeyStore, opened[keys_path], usable[keys_path], source) if keys_path in opened else None,
             status,
             progress,
             lock_timeout_s,
@@ -720,13 +722,13 @@ def examine_open(
             progress=progress,
             lock_timeout_s=events.lock_timeout_s,
             models_elsewhere=storage.models is not events,
+            wrapping_key=storage.keys.source,
         )
     patient = Patient(
         None,
         LogRecorder(events, origin=storage.origin),
         LogRecorder(storage.reads, READS_TABLE, storage.origin),
-        storage.keys.get,
-        lambda: storage.keys.lookup_key,
+        lambda: storage.keys,
         status,
         progress,
         models_elsewhere=storage.models is not events,
@@ -752,32 +754,6 @@ def _run(name: str, words: Iterator[Word]) -> list[Finding]:
     except Exception as error:  # noqa: BLE001 - whatever a damaged book throws is what was found
         findings.append(Finding(name, *unchecked(error)))
     return findings
-
-
-def _keys_of(database: SQLiteDatabase) -> Keys:
-    def get(names: list[KeyName]) -> dict[KeyName, bytes]:
-        found: dict[KeyName, bytes] = {}
-        for start in range(0, len(names), 500):
-            chunk = [subject.bytes for subject, _ in names[start : start + 500]]
-            rows = database.rows(
-                f"SELECT subject, key_id, data_key FROM keys WHERE destroyed=0 AND subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
-                chunk,
-            )
-            # What is no key can't be the one that the log commits to.
-            found.update(
-                ((known_uuid(subject), key_id), key if type(key) is bytes else b"") for subject, key_id, key in rows
-            )
-        return found
-
-    return get
-
-
-def _lookup_key_of(database: SQLiteDatabase) -> bytes:
-    rows = database.rows("SELECT value FROM meta WHERE name='lookup_key'")
-    if not rows or type(rows[0][0]) is not bytes:
-        raise damaged("The table meta holds no look-up key", database.place, PUT_BACK)
-    key: bytes = rows[0][0]
-    return key
 
 
 def _stream(stream: bytes) -> str:

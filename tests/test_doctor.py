@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import msgpack
 import psycopg
@@ -26,6 +27,8 @@ from tallybook import BookNotFound, upkeep
 from tallybook.adapters import doctor as module
 from tallybook.adapters import merkle
 from tallybook.adapters.doctor import Finding
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.cli import app
 
 from .postgres import Proxy, run_sql, server_url
@@ -67,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may spoil."""
-    for suffix in ("", ".keys", ".reads"):
+    for suffix in ("", ".keys", ".wrapping-key", ".reads"):
         shutil.copy2(f"{made}{suffix}", tmp_path / f"shop.book{suffix}")
     return tmp_path / "shop.book"
 
@@ -186,6 +189,14 @@ def version_of(values: list[Any]) -> None:
     values[0] = 99
 
 
+def with_another_key(path: Path) -> None:
+    with closing(FileKeyStore(Path(f"{path}.keys"), FileWrappingKeys(f"{path}.wrapping-key"))) as store:
+        [[subject]] = store.database.rows("SELECT MIN(subject) FROM data_keys")
+        with store.database.session(write=True) as session:
+            session.run("DELETE FROM data_keys WHERE subject=?", [subject])
+        store.add({(UUID(bytes=subject), 1): bytes(32)})
+
+
 def too_short(values: list[Any]) -> None:
     values.pop()
 
@@ -276,18 +287,23 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
     ),
     "a key is missing": (
         lambda path: altered(
-            path.with_name("shop.book.keys"), "DELETE FROM keys WHERE subject=(SELECT MIN(subject) FROM keys)"
+            path.with_name("shop.book.keys"), "DELETE FROM data_keys WHERE subject=(SELECT MIN(subject) FROM data_keys)"
         ),
         {("keys", "warning")},
         "1 of [0-9,]+ subjects have no key",
     ),
     "a key is another": (
-        lambda path: altered(
-            path.with_name("shop.book.keys"),
-            "UPDATE keys SET data_key=zeroblob(32) WHERE subject=(SELECT MIN(subject) FROM keys)",
-        ),
+        with_another_key,
         {("keys", "failed")},
         "have another key than the log commits to",
+    ),
+    "a wrapped key was altered": (
+        lambda path: altered(
+            path.with_name("shop.book.keys"),
+            "UPDATE data_keys SET wrapped=zeroblob(60) WHERE subject=(SELECT MIN(subject) FROM data_keys)",
+        ),
+        {("keys", "failed")},
+        "altered or moved",
     ),
     "a read model is ahead of the log": (
         lambda path: altered(path, "UPDATE read_model_builds SET position=position+500 WHERE name='tiers'"),
@@ -300,7 +316,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
         "has mode 644",
     ),
     "the key file is another book's": (
-        lambda path: altered(path.with_name("shop.book.keys"), "UPDATE meta SET value='other' WHERE name='origin'"),
+        lambda path: altered(path.with_name("shop.book.keys"), "UPDATE book SET value='other' WHERE name='origin'"),
         {("files", "failed")},
         "shop.book.keys belongs to another book",
     ),
@@ -384,7 +400,8 @@ def test_a_hot_journal_of_the_keys_is_told_and_undone_by_opening(path: Path) -> 
         "raw = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "raw.execute('PRAGMA journal_mode=TRUNCATE'); raw.execute('PRAGMA cache_size=1')\n"
         "raw.execute('BEGIN IMMEDIATE')\n"
-        "raw.executemany('INSERT INTO keys VALUES (?,1,?,0)', [(os.urandom(16), bytes(32)) for _ in range(3000)])\n"
+        "rows = [(os.urandom(16), bytes(60)) for _ in range(3000)]\n"
+        "raw.executemany('INSERT INTO data_keys VALUES (?,1,zeroblob(16),?,0)', rows)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path) + ".keys"], check=False)
@@ -459,7 +476,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("suffix", "row"), [("", "head SET position=position"), (".keys", "meta SET value=value")])
+@pytest.mark.parametrize(("suffix", "row"), [("", "head SET position=position"), (".keys", "book SET value=value")])
 def test_a_file_that_another_process_holds_is_no_damage(
     path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, row: str
 ) -> None:

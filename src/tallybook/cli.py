@@ -26,6 +26,7 @@ from tallybook.projections.replay import Backtest
 
 from .cli_audit import audit_app
 from .cli_erasure import erasure_app
+from .cli_keys import keys_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
@@ -69,6 +70,7 @@ projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.",
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
 app.add_typer(show_app, name="show")
 app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
@@ -357,7 +359,14 @@ def restore(
 ) -> None:
     """Put a book back from a backup, at a place where there is none, after all of it was verified."""
     with watched("restore", as_json) as progress:
-        report = restore_book(file, book, keys=keys, checkpoint=_checkpoint(checkpoint), progress=progress)
+        report = restore_book(
+            file,
+            book,
+            keys=keys,
+            wrapping_key=WRAPPING_KEY.get(),
+            checkpoint=_checkpoint(checkpoint),
+            progress=progress,
+        )
 
     def show() -> None:
         out.print(

@@ -10,6 +10,7 @@ from tallybook.adapters.backup import RestoreReport
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.doctor import Finding, examine
 from tallybook.adapters.storage import beside, file_of
+from tallybook.adapters.wrapping import WrappingKeys
 from tallybook.projections.projector import Status
 from tallybook.projections.read_models import Progress
 
@@ -22,18 +23,20 @@ def restore(
     url: str,
     *,
     keys: Path | str | None = None,
+    wrapping_key: Path | str | WrappingKeys | None = None,
     checkpoint: tuple[int, str] | None = None,
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Put a book back from a backup, at a place where there is none. All of it is verified first.
 
-    `keys` is a copy of its keys; by default they lie beside the place already. A log of reads that lies there is kept
-    if it goes on from the backup's. `checkpoint` is a position with the root (hex) that was noted for it: the restored
-    log must reach and reproduce it. Raises BookError and its kinds: NotABook, NewerBook, BookDamaged, BookFull,
-    KeysMissing, ReadsMissing; nothing is then put in place.
+    `keys` is a copy of its keys; by default they lie beside the place already. `wrapping_key` is where the key lies
+    that those are wrapped under, by default `….wrapping-key` beside the place: no backup holds it. A log of reads that
+    lies there is kept if it goes on from the backup's. `checkpoint` is a position with the root (hex) that was noted
+    for it: the restored log must reach and reproduce it. Raises BookError and its kinds: NotABook, NewerBook,
+    BookDamaged, BookFull, KeysMissing, ReadsMissing; nothing is then put in place.
     """
     with rarely_collecting():
-        return backup.restore(file, url, keys=keys, checkpoint=checkpoint, progress=progress)
+        return backup.restore(file, url, keys=keys, wrapping_key=wrapping_key, checkpoint=checkpoint, progress=progress)
 
 
 def doctor(
@@ -41,7 +44,7 @@ def doctor(
     *,
     quick: bool = False,
     progress: Progress | None = None,
-    wrapping_key: Path | str | None = None,
+    wrapping_key: Path | str | WrappingKeys | None = None,
     read_models: str | None = None,
     lock_timeout_s: int = 30,
 ) -> list[Finding]:
@@ -73,4 +76,5 @@ def doctor(
             progress=progress,
             lock_timeout_s=lock_timeout_s,
             models_elsewhere=read_models is not None,
+            wrapping_key=wrapping_key,
         )

@@ -290,7 +290,7 @@ def test_a_problem_says_where_the_head_ends_the_log(path: Path) -> None:
 def test_a_book_under_another_origin_does_not_hold(path: Path) -> None:
     for suffix in ("", ".reads"):
         tamper(path.with_name(path.name + suffix), "UPDATE book SET value='tallybook/forged' WHERE name='origin'")
-    tamper(path.with_name(path.name + ".keys"), "UPDATE meta SET value='tallybook/forged' WHERE name='origin'")
+    tamper(path.with_name(path.name + ".keys"), "UPDATE book SET value='tallybook/forged' WHERE name='origin'")
     assert all(problems(path).values())
 
 
