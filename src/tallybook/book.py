@@ -155,7 +155,8 @@ class Book:
         return back_up(self._core.storage, file, replace=replace, progress=progress)
 
     def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
-        """Copy the keys into a file of their own (mode 0600), after the backup that they belong to.
+        """Copy the keys into a file of their own (mode 0600), after the backup that they belong to; the key that signs
+        the checkpoints into another beside it (`.signing-key`).
 
         Whoever has both can read everything: keep them apart, and the keys for a short time only. Raises BookError.
         """
