@@ -173,7 +173,7 @@ def back_up(
 
 
 def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -> KeysReport:
-    """Copy the key file, and beside it the file of the signing key, for their owner's eyes only. Keep them apart from the
+    """Copy the key file, and beside it that of the signing key, for their owner's eyes only. Keep them apart from the
     book's backups, and for a short time.
 
     Take it after the backup that it belongs to: a key is there before any event that needs it. Raises BookError.

@@ -330,7 +330,11 @@ class _Check:
             tile = (self.differs - 1) // TILE
             self._altered_tile(f"tile {tile} of level 0 is not what the log gives, at position {self.differs}")
         self._compare_upper()
-        size = self._tiled
+        try:
+            size = self.tiles.size()
+        except UNREADABLE as error:
+            self._altered_tile(f"its last tile makes no sense: {error}")
+            return
         if size > self.head.position and size > self.log.position():
             self._altered_tile(f"there are tiles for {size} leaves, and the log ends at {self.head.position}")
 
