@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from glob import escape
 from importlib.metadata import version
@@ -38,7 +39,8 @@ from tallybook.projections.read_models import Progress
 
 from . import limits
 from .application import BookEventStore, compared
-from .backup import keys_in
+from .backup import kept_of, keys_in
+from .checkpoints import Checkpoints, History, signed_by
 from .codec import EventMapper
 from .database import FORMAT, Database, marks, sound
 from .form import known_uuid
@@ -46,6 +48,7 @@ from .integrity import outline, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, RECEIPTS, LogRecorder
+from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
 from .storage import (
@@ -53,13 +56,17 @@ from .storage import (
     LOOKUP,
     READS_APPLICATION_ID,
     READS_TABLE,
+    SIGNING,
     Storage,
     beside,
     check_lookup_key,
     models_noted,
     noted,
+    signing_file,
+    signing_place,
     wrapping_key_beside,
 )
+from .tiles import TileStore
 from .wrapping import WrappingKeys, wrapping_keys
 
 CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
@@ -102,6 +109,10 @@ class Patient:
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
     models_elsewhere: bool = False
     """Whether a place for the read models was named."""
+    signing_place: str | None = None
+    """Where its signing key lies; None where that is not known."""
+    vkey: str | None = None
+    """The first public key, of a book that notes nothing."""
     in_sqlite: bool = True
     """Whether something of the book is a file of SQLite."""
     failed: bool = False
@@ -321,11 +332,43 @@ def positions(patient: Patient) -> Iterator[Word]:
 def roots(patient: Patient) -> Iterator[Word]:
     """The Merkle roots, recomputed from the stored bytes."""
     for name, log in patient.logs:
-        found = verify(name, log, patient.progress if name == "log" else None)
+        checkpoints = None
+        if patient.log is not None:
+            checkpoints = kept_of(log, patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
+        found = verify(name, log, patient.progress if name == "log" else None, checkpoints=checkpoints)
         if found.problem:
             yield failed(f"{name}: {found.problem}", RESTORE)
         else:
-            yield ok(f"{name}: the root of {found.size:,} leaves is {found.root}")
+            told = f"the root of {found.size:,} leaves is {found.root}"
+            yield ok(f"{name}: {told}, as {found.checkpoints:,} signed checkpoints tell")
+
+
+def signed(patient: Patient) -> Iterator[Word]:
+    """How far tiles and checkpoints are behind their log."""
+    for name, log in patient.logs:
+        _, _, position = log.extent()
+        tiles = TileStore(log)
+        last = Checkpoints(tiles, name, lambda: History("", ())).last()
+        told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
+        if last is None:
+            told += "; no checkpoint was signed yet"
+        else:
+            since = datetime.fromtimestamp(last.signed_us // 1_000_000, UTC).isoformat()
+            told += f", the last checkpoint {max(0, position - last.size):,}; it was signed at {since}"
+        yield ok(told)
+
+
+def signing_key(patient: Patient) -> Iterator[Word]:
+    """The signing key: there, of this book, and its owner's alone."""
+    if patient.log is None or patient.signing_place is None:
+        return
+    place = patient.signing_place
+    history = signed_by(patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
+    if place == UNSIGNED:
+        yield warning("the signing key was not looked at: the book is opened without", "Name its place.")
+        return
+    keys_at(patient.log.origin, place).signer(history.now)
+    yield ok(f"the signing key is there, and is {history.now}")
 
 
 def streams(patient: Patient) -> Iterator[Word]:
@@ -662,6 +705,8 @@ CHECKS: Sequence[Check] = (
     Check("pages", pages, deep=True),
     Check("positions", positions),
     Check("root", roots, deep=True),
+    Check("checkpoints", signed),
+    Check("signing key", signing_key),
     Check("streams", streams),
     Check("stored names", names),
     Check("events", contents, deep=True),
@@ -684,6 +729,7 @@ def examine(
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     models_elsewhere: bool = False,
     wrapping_key: str | Path | WrappingKeys | None = None,
+    signing_key: str | Path | None = None,
 ) -> list[Finding]:
     """Check a book in files, whether or not it can be opened."""
     source = wrapping_keys(wrapping_key, wrapping_key_beside(path))
@@ -705,6 +751,7 @@ def examine(
             progress,
             lock_timeout_s,
             models_elsewhere,
+            signing_place(signing_key, signing_file(path)),
         )
         return [*findings, *_checked(patient, findings, quick)]
 
@@ -723,6 +770,7 @@ def examine_open(
             lock_timeout_s=events.lock_timeout_s,
             models_elsewhere=storage.models is not events,
             wrapping_key=storage.keys.source,
+            signing_key=UNSIGNED if storage.signing is None else storage.signing.place,
         )
     patient = Patient(
         None,
@@ -732,6 +780,7 @@ def examine_open(
         status,
         progress,
         models_elsewhere=storage.models is not events,
+        vkey=storage.vkey,
         in_sqlite=any(isinstance(one, SQLiteDatabase) and not one.in_memory for one in (events, storage.models)),
     )
     return _checked(patient, [], quick)

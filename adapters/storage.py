@@ -71,6 +71,9 @@ class Storage:
     """What `open_storage` needs to open it in another process; None for a book that only this process has."""
     signing: SigningKeys | None = None
     """What signs the checkpoints of both logs; None for a book that signs none."""
+    vkey: str | None = None
+    """The public key that was noted when the book was made: rotations, which are events, lead from it to the present
+    one."""
 
     def close(self) -> None:
         """Release all files and connections."""
@@ -234,7 +237,9 @@ def _in_memory(url: str, lock_timeout_s: int) -> Storage:
     ]
     LogRecorder(stores[0]).create_table()
     LogRecorder(stores[1], READS_TABLE).create_table()
-    return Storage(url, origin, stores[0], stores[1], stores[0], MemoryKeyStore(origin), signing=in_memory(origin))
+    keys, signing = MemoryKeyStore(origin), in_memory(origin)
+    vkey = signing.signers()[0].vkey
+    return Storage(url, origin, stores[0], stores[1], stores[0], keys, signing=signing, vkey=vkey)
 
 
 def signing_place(given: str | Path | None, default: Path) -> str:
@@ -250,11 +255,9 @@ def signing_file(path: Path) -> Path:
 
 
 def _signing(origin: str, place: str, vkey: str | None, book: str) -> SigningKeys | None:
-    if place == UNSIGNED:
-        return None
     if vkey is None:
         raise damaged("The table book does not note the key that signs the book's checkpoints", book)
-    return keys_at(origin, place, vkey)
+    return None if place == UNSIGNED else keys_at(origin, place)
 
 
 def _in_files(
@@ -313,7 +316,8 @@ def _in_files(
             )
         check_lookup_key(note(path, LOOKUP, lock_timeout_s), keys.lookup_key, keys_path)
         _open_reads(path, reads_path, origin, lock_timeout_s)
-        signing = _signing(origin, place, note(path, SIGNING, lock_timeout_s), str(path))
+        vkey = note(path, SIGNING, lock_timeout_s)
+        signing = _signing(origin, place, vkey, str(path))
     except BaseException as error:
         if keys:
             keys.close()
@@ -330,6 +334,7 @@ def _in_files(
         keys,
         _options(f"sqlite:///{path}", lock_timeout_s, source, place),
         signing,
+        vkey,
     )
 
 
@@ -450,12 +455,13 @@ def _on_server(
         keys = WrappedKeyStore(database, origin, source)
         keys.finish_rotation()
         place = signing_place(signing_key, _signing_file_of(origin, source))
-        signing = _signing(origin, place, noted(database, SIGNING), database.place)
+        vkey = noted(database, SIGNING)
+        signing = _signing(origin, place, vkey, database.place)
     except BaseException:
         database.close()
         raise
     options = _options(url, lock_timeout_s, source, place)
-    return Storage(database.place, origin, database, database, database, keys, options, signing)
+    return Storage(database.place, origin, database, database, database, keys, options, signing, vkey)
 
 
 def _signing_file_of(origin: str, source: WrappingKeys) -> Path:

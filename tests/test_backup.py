@@ -40,6 +40,7 @@ from tallybook.adapters import backup as module
 from tallybook.adapters import doctor, storage
 from tallybook.adapters.integrity import root_at
 from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.storage import signing_file
 from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.cli import app
 
@@ -129,7 +130,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture
 def copy(made: Place, tmp_path: Path) -> Place:
     """Copies of a backup that a test may spoil. Their book is elsewhere."""
-    for one in (made.file, made.keys):
+    for one in (made.file, made.keys, signing_file(made.keys)):
         shutil.copy2(one, tmp_path / one.name)
     return Place(tmp_path / "again" / "shop.book", tmp_path / made.file.name, tmp_path / made.keys.name)
 
@@ -804,6 +805,7 @@ def test_subjects_without_a_key_are_counted(copy: Place) -> None:
 def test_keys_that_lie_in_their_place_are_used(copy: Place) -> None:
     copy.book.parent.mkdir()
     shutil.copy2(copy.keys, copy.book.with_name("shop.book.keys"))
+    shutil.copy2(signing_file(copy.keys), signing_file(copy.book))
     tallybook.restore(copy.file, url_of(copy.book))
     with tallybook.open(url_of(copy.book), create=False) as book:
         sound(book)

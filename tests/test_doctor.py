@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may spoil."""
-    for suffix in ("", ".keys", ".wrapping-key", ".reads"):
+    for suffix in ("", ".keys", ".wrapping-key", ".reads", ".signing-key"):
         shutil.copy2(f"{made}{suffix}", tmp_path / f"shop.book{suffix}")
     return tmp_path / "shop.book"
 
@@ -176,13 +176,15 @@ def with_state(path: Path, position: int, change: Callable[[list[Any]], None]) -
 
 
 def reseal(path: Path, table: str = "stored_events") -> None:
-    """Make the head what the rows give."""
+    """Make the head what the rows give, and leave nothing that tells of others."""
     with closing(sqlite3.connect(path)) as raw, raw:
         [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'")
         frontier = merkle.Frontier()
         rows = raw.execute(f"SELECT * FROM {table} ORDER BY position").fetchall()
         frontier.append_rows(origin, [row[1:] for row in rows])
         raw.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (frontier.size, frontier.packed(), table))
+        for derived in ("tiles", "checkpoints"):
+            raw.execute(f"DELETE FROM {derived} WHERE log=?", (table,))
 
 
 def version_of(values: list[Any]) -> None:
@@ -229,7 +231,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
     "the recorded root is another": (
         lambda path: altered(path, "UPDATE head SET frontier=zeroblob(length(frontier))"),
         {("root", "failed")},
-        "do not give the recorded root",
+        "the head was altered",
     ),
     "a frontier can't be one": (
         lambda path: altered(path, "UPDATE head SET frontier=x'00'"),
@@ -283,7 +285,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
             path.with_name("shop.book.reads"), "UPDATE access_records SET originator_id=zeroblob(16) WHERE position=2"
         ),
         {("root", "failed")},
-        "log of reads: the stored bytes",
+        "log of reads: the event at position 2 was altered",
     ),
     "a key is missing": (
         lambda path: altered(

@@ -28,6 +28,7 @@ FEW = 8
 NOW_US = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 LINES = [{"sku": "a", "category": "c", "quantity": 1, "net_minor": 5000}]
 FILES = ("shop.book", "shop.book.keys", "shop.book.reads")
+"""Those with tables; the signing key is a text beside them."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -256,6 +257,8 @@ def cells() -> list[tuple[str, str, str]]:
 
 LOG = {
     "head": "log position frontier",
+    "tiles": "log level tile hashes",
+    "checkpoints": "log size signed_us root note token",
     "receipts": "command_id digest first_position last_position result",
     "claims": "claim holder",
     "book": "name value",

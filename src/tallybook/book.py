@@ -163,7 +163,8 @@ class Book:
         return back_up(self._core.storage, file, replace=replace, progress=progress)
 
     def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
-        """Copy the wrapped keys into a file of their own (mode 0600), after the backup that they belong to.
+        """Copy the wrapped keys into a file of their own (mode 0600), after the backup that they belong to; the key
+        that signs the checkpoints into another beside it (`.signing-key`).
 
         They open nothing without the wrapping key, which is not copied: keep that one apart, and the copy for a short
         time only. Whoever has both and a backup can read everything. Raises BookError.

@@ -24,13 +24,14 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
-from .cli_audit import audit_app
 from .cli_erasure import erasure_app
 from .cli_keys import keys_app
+from .cli_log import audit_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
     READ_MODELS,
+    SIGNING_KEY,
     WRAPPING_KEY,
     Actor,
     AsJson,
@@ -108,6 +109,15 @@ def options(
             show_default=False,
         ),
     ] = None,
+    signing_key: Annotated[
+        str | None,
+        typer.Option(
+            "--signing-key",
+            envvar="TALLYBOOK_SIGNING_KEY",
+            help='File of the key that signs checkpoints, "env:NAME", or "unsigned"; by default, beside the book',
+            show_default=False,
+        ),
+    ] = None,
     read_models: Annotated[
         str | None,
         typer.Option(
@@ -121,6 +131,7 @@ def options(
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
+    SIGNING_KEY.set(signing_key)
 
 
 # ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -397,6 +408,7 @@ def doctor(
             progress=progress,
             wrapping_key=WRAPPING_KEY.get(),
             read_models=READ_MODELS.get(),
+            signing_key=SIGNING_KEY.get(),
             lock_timeout_s=lock_timeout,
         )
 
