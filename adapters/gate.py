@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
 
@@ -43,7 +43,51 @@ class Gate:
         if not subjects:
             return {}
         self.record(metadata, action, list(subjects), sorted(fields))
-        self._keyring.load(subjects)
+        return self._released(handles)
+
+    def bulk(
+        self, metadata: Metadata, action: str, subjects: Sequence[UUID], fields: Sequence[str]
+    ) -> Callable[[Mapping[K, Personal[Any]]], dict[K, object]]:
+        """What opens handles of subjects, a part at a time: one record for all of it, which is made here."""
+        self.record(metadata, action, subjects, fields)
+        wanted = frozenset(subjects)
+
+        def opened(handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
+            if any(handle.sealed is None or handle.sealed.subject_id not in wanted for handle in handles.values()):
+                raise TypeError("only what was recorded can be opened")
+            return self._released(handles)
+
+        return opened
+
+    def exported(
+        self,
+        metadata: Metadata,
+        *,
+        format: str,  # noqa: A002 - what it is
+        digest: str,
+        count: int,
+        from_position: int,
+        to_position: int,
+    ) -> None:
+        """Record that data left the book. Durable when this returns; before anybody gets what was written."""
+        event_id = self._new_id()
+        record = Exported(
+            originator_id=event_id,
+            originator_version=1,
+            event_id=event_id,
+            effective_us=metadata.recorded_us,
+            subject_id=None,
+            metadata=metadata,
+            format=format,
+            digest=digest,
+            count=count,
+            from_position=from_position,
+            to_position=to_position,
+        )
+        self.reads.append(self._mapper.rows([record]))
+
+    def _released(self, handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
+        self._keyring.load(dict.fromkeys(handle.sealed.subject_id for handle in handles.values() if handle.sealed))
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
         for key, handle in handles.items():

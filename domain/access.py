@@ -14,3 +14,15 @@ class PersonalDataRead(Fact):
     action: Code
     subjects: tuple[UUID, ...]
     fields: tuple[Code, ...]
+
+
+@stored("access.exported")
+class Exported(Fact):
+    """Data left the book: in which format, the SHA-256 of what was written, how many entries, from where to where."""
+
+    format: Code
+    digest: str
+    count: int
+    from_position: int
+    to_position: int
+    address: Code | None = None

@@ -26,6 +26,7 @@ from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, C
 from .audit import AuditView
 from .core import ACTING, Core
 from .customers import CustomerDesk
+from .exports import ExportDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
@@ -44,6 +45,7 @@ class Book:
         self.loyalty = LoyaltyDesk(core)
         self.rules = RulesDesk(core)
         self.imports = ImportDesk(core)
+        self.exports = ExportDesk(core)
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
