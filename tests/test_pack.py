@@ -40,7 +40,7 @@ def fill(book: Book) -> None:
     for number in range(CUSTOMERS):
         customer = book.customers.register(name=f"Zoë {number}", email=f"zoe{number}@example.com", country="DE")
     ticket = book.tickets.open(customer, kind="complaint", subject="ü" * 20_000, text="€" * 20_000)
-    book.tickets.reply(ticket, text="We are sorry", author="agent", public=True)
+    book.tickets.reply(ticket, text="We are sorry", author="human", public=True)
     book.rules.adopt(tallybook.__path__[0] + "/data/standard.toml")
     assert book.profiles.get(customer)["name"] == f"Zoë {CUSTOMERS - 1}"
 
@@ -55,7 +55,7 @@ class Made:
             self.older = folder / "older"
             self.older.write_text(older.note, encoding="utf-8")
             fill(book)
-            self.vkey = book.audit.vkey()
+            self.vkey = book.audit.vkey
             self.older_size = older.size
             self.sealed = folder / "sealed"
             self.clear = folder / "clear"
@@ -536,8 +536,8 @@ def test_a_log_rewritten_and_signed_with_the_real_key_is_found_by_an_older_check
         kept = book.audit.checkpoint().note
         core = book._core
         assert core.storage.signing is not None
-        signer: Signer = core.storage.signing.signer(book.audit.vkey())
-        rows = [row for row in core.app.log.iterate()]
+        signer: Signer = core.storage.signing.signer(book.audit.vkey)
+        rows = list(core.app.log.iterate())
     rows[1] = (*rows[1][:3], rows[1][3], rows[1][4][:-1] + bytes([rows[1][4][-1] ^ 1]))
 
     class Forged:
@@ -582,7 +582,7 @@ def test_the_verifier_answers_in_json(files_pack: Made) -> None:
     answer = json.loads(run(files_pack.sealed, "--json").stdout)
     assert answer["holds"] is True
     assert answer["first_bad"] is None
-    assert [(log["log"], log["size"]) for log in answer["logs"]][0] == ("events", files_pack.packed.size)
+    assert (answer["logs"][0]["log"], answer["logs"][0]["size"]) == ("events", files_pack.packed.size)
 
 
 def test_the_verifier_imports_nothing_but_the_standard_library() -> None:

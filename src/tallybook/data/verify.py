@@ -780,7 +780,7 @@ def _leaves(
     except Bad as error:
         problems.append(error)
     except OSError as error:
-        problems.append(Bad(f"events.jsonl can't be read: {error.strerror or error}"))
+        problems.append(Bad(f"events.jsonl can't be read: {error.strerror or error}", first))
     failed: set[str] = set()
 
     def note(kind: str, error: Bad) -> None:
@@ -1004,7 +1004,7 @@ def check_proof(
     elif tree is not None and inside:
         leaf = tree.leaves_of(proof.leaf // WIDTH)[proof.leaf % WIDTH]
     else:
-        raise Bad(f"{what}: it proves position {position}, whose entry is not here (--entry names its file)", position)
+        raise Bad(f"{what}: the entry of position {position} is not here (--entry names its file)", position)
     if not check_inclusion(leaf, proof.leaf, checkpoint.size, proof.hashes, checkpoint.root):
         raise Bad(
             f"{what}: it does not lead from the entry of position {position} to the root that was signed", position
