@@ -8,11 +8,11 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
+import tallybook
 from tallybook.adapters import ocel, outputs, pack
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.clear_form import as_json, rfc3339
@@ -32,7 +32,7 @@ from .commands import Desk
 from .core import Core
 
 EVENTS, READS, BOTH = "events", "reads", "both"
-RELEASE = version("tallybook")
+RELEASE = tallybook.__version__
 REPORT_EVERY = 5_000
 PACK_ACTION = "audit.export"
 
