@@ -39,7 +39,7 @@ from .database import check_format
 from .files import is_ours
 from .form import known_uuid
 from .integrity import outline, root_at, verify
-from .keys import KEYS_APPLICATION_ID, FileKeyStore, Keyring, MemoryKeyStore, commitment, secret
+from .keys import KEYS_APPLICATION_ID, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
 from .log import LogRecorder
 from .outputs import named, part_of, publish, there_already, trouble
 from .sqlite import DIALECT, SQLiteDatabase, translated
@@ -422,16 +422,16 @@ def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int,
 
 
 def keys_in(
-    log: LogRecorder, get: Callable[[list[UUID]], dict[UUID, bytes]]
+    log: LogRecorder, get: Callable[[list[KeyName]], dict[KeyName, bytes]]
 ) -> Iterator[tuple[UUID, bytes, bytes | None]]:
     """The subjects that a log made a key for, what it commits to, and the key, if there is one."""
-    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda _: None)).read
+    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     made: list[KeyCreated] = []
 
     def held() -> Iterator[tuple[UUID, bytes, bytes | None]]:
-        found = get([event.originator_id for event in made])
+        found = get([(event.originator_id, event.key_id) for event in made])
         for event in made:
-            yield event.originator_id, event.commitment, found.get(event.originator_id)
+            yield event.originator_id, event.commitment, found.get((event.originator_id, event.key_id))
         made.clear()
 
     for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):

@@ -152,6 +152,10 @@ class Database(Protocol):
         """Watch a channel from now on."""
         ...
 
+    def scrub(self) -> bool:
+        """Overwrite what was deleted, where the database lets us. False where its bytes may still lie somewhere."""
+        ...
+
     def hold(self, name: str) -> Hold | None:
         """Take what only one holder among all processes has; None if somebody has it. It ends with the process."""
         ...

@@ -1,4 +1,4 @@
-"""Data keys: one for each subject, in a store of their own, and the sealing done with them."""
+"""Data keys: each of one subject, in a store of their own, and the sealing done with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.domain.errors import BookClosed, KeysMissing, NotABook, SealError
+from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, NotABook, SealError, refusal
 from tallybook.domain.personal import Sealed
 
 from .database import FORMAT, check_format, damaged
@@ -28,14 +28,21 @@ from .sqlite import IN_THIS_PROCESS, check_same_process, translated
 KEY_BYTES = 32
 NONCE_BYTES = 12
 FIRST_KEY_ID = 1
+"""What a subject's values are sealed under."""
+KEPT_KEY_ID = 2
+"""What the law demands to keep is sealed under, once the first is destroyed."""
 KEYS_APPLICATION_ID = 0x7A11B00E
 PUT_BACK = "Put the key file back from its backup."
+HAS_A_KEY = "a subject has this key already, or had it and it was destroyed"
+
+KeyName = tuple[UUID, int]
+"""A data key's subject and its id."""
 
 
 class KeyStore(Protocol):
-    """Where data keys live. Each subject has one; a destroyed key is gone for good. Threads may share it.
+    """Where data keys live. Each is named by its subject and its key id; a destroyed key is gone for good.
 
-    `tallybook.testing.conformance.KeyStoreSuite` is its contract.
+    Threads and processes may share it. `tallybook.testing.conformance.KeyStoreSuite` is its contract.
     """
 
     @property
@@ -48,16 +55,44 @@ class KeyStore(Protocol):
         """The book's key for look-up hashes and argument digests."""
         ...
 
-    def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys, durably. A key that is there is never replaced: IntegrityError, and nothing is kept."""
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:
+        """Keep new keys, durably. A key that is there is never replaced, and one that was destroyed never comes back:
+        IntegrityError, and nothing is kept.
+        """
         ...
 
-    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are."""
         ...
 
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        """Destroy keys, durably, and leave a tombstone for each, of a key that never was there too.
+
+        `position` is that of the event that says so, from 1. A tombstone that is there keeps its position.
+        """
+        ...
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
+        """The tombstones that there are, each with its position."""
+        ...
+
+    def erased_up_to(self) -> int:
+        """The position up to which every erasure of the log was carried out here; 0 at first.
+
+        It is as old as the keys are: in a copy that was put back, it tells which erasures are to be done again.
+        """
+        ...
+
+    def set_erased_up_to(self, position: int) -> None:
+        """Note that position, durably: as given, and not only upwards, since a log may be put back too."""
+        ...
+
+    def count(self) -> int:
+        """How many keys there are; tombstones are none."""
+        ...
+
     def close(self) -> None:
-        """Release files. After that, `add` and `get` raise BookClosed."""
+        """Release files. After that, all but the name and the look-up key raise BookClosed."""
         ...
 
 
@@ -67,31 +102,62 @@ class MemoryKeyStore:
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.lookup_key = os.urandom(KEY_BYTES)
-        self._keys: dict[UUID, bytes] = {}
+        self._keys: dict[KeyName, bytes] = {}
+        self._destroyed: dict[KeyName, int] = {}
+        self._erased_up_to = 0
         self._lock = threading.Lock()
         self._closed = False
 
-    def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys. Raises IntegrityError if one is there."""
-        with self._lock:
-            self._check_open()
-            if not self._keys.keys().isdisjoint(keys):
-                raise IntegrityError("a subject has a key already")
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:
+        """Keep new keys. Raises IntegrityError if one is there, or was destroyed."""
+        with self._open():
+            if not (self._keys.keys() | self._destroyed.keys()).isdisjoint(keys):
+                raise IntegrityError(HAS_A_KEY)
             self._keys.update(keys)
 
-    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are."""
-        with self._lock:
-            self._check_open()
-            return {subject: self._keys[subject] for subject in subjects if subject in self._keys}
+        with self._open():
+            return {name: self._keys[name] for name in names if name in self._keys}
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        """Destroy keys, and leave tombstones."""
+        check_position(position)
+        with self._open():
+            for name in names:
+                self._keys.pop(name, None)
+                self._destroyed.setdefault(name, position)
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
+        """The tombstones that there are."""
+        with self._open():
+            return {name: self._destroyed[name] for name in names if name in self._destroyed}
+
+    def erased_up_to(self) -> int:
+        """The position up to which erasures were carried out."""
+        with self._open():
+            return self._erased_up_to
+
+    def set_erased_up_to(self, position: int) -> None:
+        """Note it."""
+        with self._open():
+            self._erased_up_to = position
+
+    def count(self) -> int:
+        """How many keys there are."""
+        with self._open():
+            return len(self._keys)
 
     def close(self) -> None:
         """Answer no more."""
         self._closed = True
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BookClosed("The book is closed.", path="the book in memory", remedy="Open it again.")
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise BookClosed("The book is closed.", path="the book in memory", remedy="Open it again.")
+            yield
 
 
 class FileKeyStore:
@@ -152,9 +218,13 @@ class FileKeyStore:
         execute("BEGIN IMMEDIATE")
         if execute("PRAGMA application_id").fetchone()[0] == 0:
             execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
-            execute("CREATE TABLE keys (subject BLOB PRIMARY KEY, data_key BLOB NOT NULL) WITHOUT ROWID")
+            execute(
+                "CREATE TABLE keys (subject BLOB, key_id INTEGER, data_key BLOB NOT NULL, destroyed INTEGER NOT NULL, "
+                "PRIMARY KEY (subject, key_id)) WITHOUT ROWID"
+            )
             execute("INSERT INTO meta VALUES ('origin', ?)", (origin,))
             execute("INSERT INTO meta VALUES ('lookup_key', ?)", (os.urandom(KEY_BYTES),))
+            execute("INSERT INTO meta VALUES ('erased_up_to', 0)")
             execute(f"PRAGMA application_id={KEYS_APPLICATION_ID}")
             execute(f"PRAGMA user_version={FORMAT}")
         execute("COMMIT")
@@ -175,19 +245,18 @@ class FileKeyStore:
         return [self._connection]
 
     def count(self) -> int:
-        """How many subjects have a key."""
+        """How many keys there are."""
         with self._open() as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM keys").fetchone()[0])
+            return int(connection.execute("SELECT COUNT(*) FROM keys WHERE destroyed=0").fetchone()[0])
 
-    def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys: committed when this returns. Raises IntegrityError if one is there."""
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: committed, and on disk, when the block ends."""
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 check_format(connection.execute("PRAGMA user_version").fetchone()[0], str(self.path))
-                connection.executemany(
-                    "INSERT INTO keys VALUES (?, ?)", [(subject.bytes, key) for subject, key in keys.items()]
-                )
+                yield connection
                 connection.execute("COMMIT")
             except BaseException:
                 # SQLite may have rolled back by itself, and a commit that failed leaves the transaction open.
@@ -196,26 +265,69 @@ class FileKeyStore:
                         connection.execute("ROLLBACK")
                 raise
 
-    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:
+        """Keep new keys: committed when this returns. Raises IntegrityError if one is there, or was destroyed."""
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT INTO keys VALUES (?, ?, ?, 0)",
+                [(subject.bytes, key_id, key) for (subject, key_id), key in keys.items()],
+            )
+
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are."""
-        wanted = list(subjects)
-        found: dict[UUID, bytes] = {}
+        return {name: key for name, key, destroyed in self._rows(names) if not destroyed}
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        """Destroy keys, and leave tombstones: committed, and the bytes overwritten, when this returns."""
+        check_position(position)
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT INTO keys VALUES (?, ?, x'', ?) ON CONFLICT DO UPDATE SET data_key=x'', "
+                "destroyed=excluded.destroyed WHERE destroyed=0",
+                [(subject.bytes, key_id, position) for subject, key_id in names],
+            )
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
+        """The tombstones that there are."""
+        return {name: destroyed for name, _, destroyed in self._rows(names) if destroyed}
+
+    def erased_up_to(self) -> int:
+        """The position up to which erasures were carried out."""
         with self._open() as connection:
-            for start in range(0, len(wanted), 500):
-                chunk = [subject.bytes for subject in wanted[start : start + 500]]
+            row = connection.execute("SELECT value FROM meta WHERE name='erased_up_to'").fetchone()
+        if row is None or type(row[0]) is not int:
+            raise damaged("The table meta does not say how far erasures were followed", str(self.path), PUT_BACK)
+        position: int = row[0]
+        return position
+
+    def set_erased_up_to(self, position: int) -> None:
+        """Note it: committed when this returns."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('erased_up_to', ?)", (position,))
+
+    def _rows(self, names: Iterable[KeyName]) -> Iterator[tuple[KeyName, bytes, int]]:
+        wanted = set(names)
+        subjects = list({subject.bytes for subject, _ in wanted})
+        rows: list[tuple[Any, ...]] = []
+        with self._open() as connection:
+            for start in range(0, len(subjects), 500):
+                chunk = subjects[start : start + 500]
                 marks = ",".join("?" * len(chunk))
-                rows = connection.execute(
-                    f"SELECT subject, data_key FROM keys WHERE subject IN ({marks})",  # noqa: S608 - marks only
+                rows += connection.execute(
+                    f"SELECT subject, key_id, data_key, destroyed FROM keys WHERE subject IN ({marks})",  # noqa: S608 - marks only
                     chunk,
                 )
-                found.update(self._sound(rows))
-        return found
+        return (row for row in self._sound(rows) if row[0] in wanted)
 
-    def _sound(self, rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[UUID, bytes]]:
-        for subject, key in rows:
-            if type(subject) is not bytes or len(subject) != 16 or type(key) is not bytes or len(key) != KEY_BYTES:
+    def _sound(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[KeyName, bytes, int]]:
+        for subject, key_id, key, destroyed in rows:
+            if (
+                (type(subject), type(key_id), type(key), type(destroyed)) != (bytes, int, bytes, int)
+                or len(subject) != 16
+                or len(key) != (0 if destroyed else KEY_BYTES)
+            ):
                 raise damaged("A row of the table keys holds no subject and key", str(self.path), PUT_BACK)
-            yield UUID(bytes=subject), key
+            yield (UUID(bytes=subject), key_id), key, destroyed
 
     def copy_to(self, copy: sqlite3.Connection) -> None:
         """Copy the file as it is, page by page."""
@@ -225,8 +337,8 @@ class FileKeyStore:
     def is_within(self, other: FileKeyStore) -> bool:
         """Whether another file holds all keys of this one."""
         with self._open() as connection:
-            rows = connection.execute("SELECT subject, data_key FROM keys").fetchall()
-        held = dict(self._sound(rows))
+            rows = connection.execute("SELECT subject, key_id, data_key, destroyed FROM keys").fetchall()
+        held = {name: key for name, key, destroyed in self._sound(rows) if not destroyed}
         return other.get(held) == held
 
     def close(self) -> None:
@@ -236,6 +348,12 @@ class FileKeyStore:
         with self._lock:
             self._closed = True
             self._connection.close()
+
+
+def check_position(position: int) -> None:
+    """Raises ValueError for what can't be the position of an event."""
+    if position < 1:
+        raise ValueError("an erasure is an event, and stands at a position from 1")
 
 
 def commitment(data_key: bytes) -> bytes:
@@ -250,41 +368,59 @@ def secret(lookup_key: bytes, purpose: str) -> bytes:
 
 
 class Keyring:
-    """Seals and opens with the keys of a store; caches a cipher for each subject."""
+    """Seals and opens with the keys of a store; caches a cipher for each key, up to a number."""
 
     CACHED_MAX = 100_000
 
-    def __init__(self, store: KeyStore, commitment_of: Callable[[UUID], bytes | None]) -> None:
+    def __init__(self, store: KeyStore, commitment_of: Callable[[UUID, int], bytes | None]) -> None:
+        """`commitment_of` is what the log holds of a key, by subject and key id."""
         self.store = store
         self.origin = store.origin
         self._commitment_of = commitment_of
-        self._ciphers: dict[UUID, tuple[AESGCM, bytes]] = {}  # with the key's commitment
-        self._checked: set[UUID] = set()
+        self._ciphers: dict[KeyName, tuple[AESGCM, bytes]] = {}  # with the key's commitment
+        self._checked: set[KeyName] = set()
+        self._forgotten = 0
         self._lock = threading.Lock()
 
-    def key_for(self, subject: UUID, *, fresh: bool) -> tuple[int, bytes, bytes]:
+    def key_for(self, subject: UUID, *, fresh: bool, key_id: int = FIRST_KEY_ID) -> tuple[int, bytes, bytes]:
         """Key id, commitment and key for a subject that is being registered.
 
         A subject whose registration failed once may have a key already: it is used again. `fresh`: the id is new, so
         that there is none. The key counts from `keep` on.
         """
-        key = None if fresh else self.store.get([subject]).get(subject)
+        name = (subject, key_id)
+        key = None if fresh else self.store.get([name]).get(name)
         if key is None:
             key = os.urandom(KEY_BYTES)
-        return FIRST_KEY_ID, commitment(key), key
+        return key_id, commitment(key), key
 
-    def keep(self, keys: Mapping[UUID, bytes]) -> None:
+    def keep(self, keys: Mapping[KeyName, bytes]) -> None:
         """Commit new keys to the store: before any event sealed with them. Raises IntegrityError if one is another."""
         held = self.store.get(keys)
-        if any(keys[subject] != key for subject, key in held.items()):
+        if any(keys[name] != key for name, key in held.items()):
             raise IntegrityError("a subject was given a key meanwhile")
-        new = {subject: key for subject, key in keys.items() if subject not in held}
+        new = {name: key for name, key in keys.items() if name not in held}
         if new:
             self.store.add(new)
         with self._lock:
-            for subject, key in keys.items():
-                self._remember(subject, key)
-                self._checked.add(subject)  # it is what the log is about to commit to
+            for name, key in keys.items():
+                self._remember(name, key)
+                self._checked.add(name)  # it is what the log is about to commit to
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        """Destroy keys for good, here and in the store; `position` is that of the event that says so."""
+        gone = list(names)
+        self.store.destroy(gone, position)
+        self.forget(subject for subject, _ in gone)
+
+    def forget(self, subjects: Iterable[UUID]) -> None:
+        """Drop what is cached of subjects' keys: another process may have destroyed them."""
+        with self._lock:
+            self._forgotten += 1  # a load that is under way must not bring them back
+            for subject in subjects:
+                for key_id in (FIRST_KEY_ID, KEPT_KEY_ID):
+                    self._ciphers.pop((subject, key_id), None)
+                    self._checked.discard((subject, key_id))
 
     def seal(
         self,
@@ -294,24 +430,33 @@ class Keyring:
         schema_version: int,
         fields: Sequence[str],
         values: Sequence[object],
+        key_id: int = FIRST_KEY_ID,
     ) -> bytes:
         """One blob of an event's personal values, bound to the event, its form and its subject."""
         nonce = os.urandom(NONCE_BYTES)
-        bound = self._bound(event_id, stored_name, schema_version, subject, FIRST_KEY_ID, fields)
-        held = self._checked_cipher(subject)
+        bound = self._bound(event_id, stored_name, schema_version, subject, key_id, fields)
+        held = self._checked_cipher((subject, key_id))
         if held is None:
+            if self.store.destroyed([(subject, key_id)]):
+                raise refusal("customer_erased", f"The customer {subject} was erased.", customer=subject)
             raise SealError(f"There is no data key for subject {subject}.")
         return nonce + held[0].encrypt(nonce, msgpack.packb(list(values)), bound)
 
     def open(self, sealed: Sealed) -> dict[str, object] | None:
-        """The values of a blob by field; None where the subject's key was destroyed. Raises SealError.
+        """The values of a blob by field; None where the subject's key was destroyed. Raises KeyLost, SealError.
 
         Only the gate calls this.
         """
-        subject = sealed.subject_id
-        held = self._checked_cipher(subject)
+        subject, name = sealed.subject_id, (sealed.subject_id, sealed.key_id)
+        held = self._checked_cipher(name)
         if held is None:
-            return None
+            if self.store.destroyed([name]):
+                return None
+            raise KeyLost(
+                f"The data key {sealed.key_id} of subject {subject} is not in the key store, and nobody destroyed it.",
+                path=self.origin,
+                remedy=PUT_BACK,
+            )
         cipher, _ = held
         bound = self._bound(
             sealed.event_id, sealed.stored_name, sealed.schema_version, subject, sealed.key_id, sealed.fields
@@ -325,38 +470,41 @@ class Keyring:
             ) from error
         return dict(zip(sealed.fields, values, strict=True))
 
-    def load(self, subjects: Iterable[UUID]) -> None:
-        """Read many subjects' keys at once."""
-        missing = [subject for subject in subjects if subject not in self._ciphers]
-        if missing:
+    def load(self, names: Iterable[KeyName]) -> None:
+        """Read many keys at once."""
+        missing = [name for name in names if name not in self._ciphers]
+        while missing:
+            forgotten = self._forgotten
             found = self.store.get(missing)
             with self._lock:
-                for subject, key in found.items():
-                    self._remember(subject, key)
+                if forgotten == self._forgotten:
+                    for name, key in found.items():
+                        self._remember(name, key)
+                    return
 
     def lookup_hash(self, kind: str, *parts: str) -> bytes:
         """A keyed hash by which something personal can be found again without being written."""
         return hmac.digest(self.store.lookup_key, msgpack.packb([kind, *parts]), sha256)
 
-    def _checked_cipher(self, subject: UUID) -> tuple[AESGCM, bytes] | None:
-        """What seals and opens for a subject; None without a key. Raises SealError for another key than the log's."""
-        held = self._ciphers.get(subject)
+    def _checked_cipher(self, name: KeyName) -> tuple[AESGCM, bytes] | None:
+        """What seals and opens under a key; None without it. Raises SealError for another key than the log's."""
+        held = self._ciphers.get(name)
         if held is None:
-            self.load([subject])
-            held = self._ciphers.get(subject)
-        if held is not None and subject not in self._checked:
-            expected = self._commitment_of(subject)
+            self.load([name])
+            held = self._ciphers.get(name)
+        if held is not None and name not in self._checked:
+            expected = self._commitment_of(*name)
             if expected is None or not hmac.compare_digest(held[1], expected):
-                raise SealError(f"The data key of subject {subject} is not the one that the log commits to. {PUT_BACK}")
-            self._checked.add(subject)
+                raise SealError(f"The data key of subject {name[0]} is not the one that the log commits to. {PUT_BACK}")
+            self._checked.add(name)
         return held
 
-    def _remember(self, subject: UUID, key: bytes) -> None:
+    def _remember(self, name: KeyName, key: bytes) -> None:
         while len(self._ciphers) >= self.CACHED_MAX:
             oldest = next(iter(self._ciphers))
             del self._ciphers[oldest]
             self._checked.discard(oldest)
-        self._ciphers[subject] = (AESGCM(key), commitment(key))
+        self._ciphers[name] = (AESGCM(key), commitment(key))
 
     def _bound(
         self,

@@ -24,7 +24,8 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
-from tallybook.domain.errors import BookClosed, BookDamaged
+from tallybook.domain.erasure import ORDINARY_KEY
+from tallybook.domain.errors import BookClosed, BookDamaged, refusal
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -79,6 +80,13 @@ RECEIPTS = Table(
     ("command_id",),
 )
 CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
+ERASED = Table(
+    "erased",
+    (("subject", "blob"), ("key_id", "integer"), ("position", "integer")),
+    ("subject", "key_id"),
+    (("position",),),
+)
+"""Which keys of which subjects are destroyed, and the last position of the commit that says so."""
 HEAD = Table("head", (("position", "integer"), ("frontier", "blob")), ())
 """What is read of a log's head."""
 
@@ -110,12 +118,16 @@ class EventStore(Protocol):
         claims: Sequence[tuple[bytes, bytes]] = (),
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
+        erased: Sequence[tuple[bytes, int]] = (),
+        about: Sequence[bytes] = (),
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
 
         `reads` are streams that were read and not written, with the version seen. IntegrityError, and nothing is kept,
-        if one moved, or if an event, claim or receipt is there already. Releases count before claims.
+        if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
+        subjects with the id of a key that is to be destroyed. `about` are subjects whom nothing new is recorded of once
+        their first key is: refused, customer_erased.
         """
         ...
 
@@ -175,6 +187,14 @@ class EventStore(Protocol):
         """Who holds a claim."""
         ...
 
+    def erased_keys(self, subjects: Sequence[bytes]) -> set[tuple[bytes, int]]:
+        """Of some subjects, those that were erased, each with the id of a key that is destroyed."""
+        ...
+
+    def erasures(self, after: int = 0) -> Sequence[tuple[bytes, int, int]]:
+        """What was erased by commits after a position: subject, key id, position; in order."""
+        ...
+
     def watch(self) -> Watch:
         """Watch for commits from now on."""
         ...
@@ -220,6 +240,13 @@ def _moved(reads: Sequence[tuple[UUID, int]], found: Sequence[tuple[Any, ...]]) 
     """The streams that do not stand where they were seen."""
     versions = dict(found)
     return [(stream, version) for stream, version in reads if (versions[stream.bytes] or 0) != version]
+
+
+def _erased_of(subjects: Sequence[bytes], only: str = "") -> Iterator[tuple[str, Sequence[bytes]]]:
+    """Statements, with their values, that answer which of some subjects were erased."""
+    for start in range(0, len(subjects), 500):
+        chunk = subjects[start : start + 500]
+        yield f"SELECT subject, key_id FROM erased WHERE subject IN ({marks(len(chunk))}) {only}", chunk  # noqa: S608 - marks only
 
 
 def _notification(row: Row) -> Notification:
@@ -275,6 +302,9 @@ class LogRecorder(ApplicationRecorder):
             "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
             "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
+            "CREATE TABLE IF NOT EXISTS erased (subject {blob} NOT NULL, key_id {integer} NOT NULL, "
+            "position {integer} NOT NULL, PRIMARY KEY (subject, key_id)){compact}",
+            "CREATE INDEX IF NOT EXISTS erased__position ON erased (position)",
             "CREATE TABLE IF NOT EXISTS tiles (log {text} NOT NULL, level {integer} NOT NULL, tile {integer} NOT NULL, "
             "hashes {blob} NOT NULL, PRIMARY KEY (log, level, tile))",
             "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
@@ -315,6 +345,8 @@ class LogRecorder(ApplicationRecorder):
         claims: Sequence[tuple[bytes, bytes]] = (),
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
+        erased: Sequence[tuple[bytes, int]] = (),
+        about: Sequence[bytes] = (),
         inline: Inline | None = None,
         leaves: list[tuple[int, list[bytes], dict[int, bytes]]] | None = None,
         **_: Any,
@@ -322,29 +354,37 @@ class LogRecorder(ApplicationRecorder):
         """Insert events, and with them all that belongs to the same commit.
 
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
-        commit fails with IntegrityError, as it does for an event, claim or receipt that is there already.
+        commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
+        subjects who must not be erased. Refuses: customer_erased.
         `leaves` takes the hashes of the new leaves: not to be used before this is committed.
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
         versions = [session.ask(*question) for question in self._versions_of(reads)]
+        gone = [session.ask(*question) for question in _erased_of(about, f"AND key_id={ORDINARY_KEY}")]
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
         last, frontier = self._head_in(head.rows())
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
+        for subject, _ in (row for answer in gone for row in answer.rows()):
+            customer = uuid_from(subject)
+            raise refusal("customer_erased", f"The customer {customer} was erased.", customer=customer)
         if new:
             hashes, roots = frontier.append_rows(self.origin, new)
             if leaves is not None:
                 leaves.append((last, hashes, roots))
             session.run(self._move_head, (last, last, frontier.size, frontier.packed()))
             session.announce(self.table.name)
-        if releases:
-            session.run(f"DELETE FROM claims WHERE claim IN ({marks(len(releases))})", releases)  # noqa: S608 - marks only
+        for start in range(0, len(releases), 500):
+            chunk = releases[start : start + 500]
+            session.run(f"DELETE FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
         if claims:
             session.insert(CLAIMS, claims)
         if receipt is not None:
             session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
+        if erased:
+            session.insert(ERASED, [(subject, key_id, last + len(new)) for subject, key_id in erased])
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
@@ -549,6 +589,21 @@ class LogRecorder(ApplicationRecorder):
     def holder(self, claim: bytes) -> bytes | None:
         """Who holds a claim."""
         return self.holders([claim]).get(claim)
+
+    def claims_of(self, holders: Sequence[bytes]) -> list[bytes]:
+        """All claims that some holders have. Goes through all claims of the book."""
+        wanted = set(holders)
+        rows = sound(CLAIMS, self.database.rows("SELECT claim, holder FROM claims"), self.database.place)
+        return [claim for claim, holder in rows if holder in wanted]
+
+    def erased_keys(self, subjects: Sequence[bytes]) -> set[tuple[bytes, int]]:
+        """Of some subjects, those that were erased, each with the id of a key that is destroyed."""
+        return {row for question in _erased_of(subjects) for row in self.database.rows(*question)}
+
+    def erasures(self, after: int = 0) -> Sequence[tuple[bytes, int, int]]:
+        """What was erased by commits after a position: subject, key id, position; in order."""
+        rows = self.database.rows("SELECT * FROM erased WHERE position>? ORDER BY position, subject, key_id", [after])
+        return sound(ERASED, rows, self.database.place)
 
     # ── tailing ─────────────────────────────────────────────────────────────────────────────────────────────────
 

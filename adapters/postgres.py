@@ -828,6 +828,10 @@ class PostgresDatabase:
                     raise limits.of_error(error, self.place) or error from error
             return PostgresWatch(self._listener, channel)
 
+    def scrub(self) -> bool:
+        """A server keeps deleted rows in its pages, its log and its backups: nothing that a client could do."""
+        return False
+
     def hold(self, name: str) -> PostgresHold | None:
         """Take what only one holder among all processes has: an advisory lock on a connection of its own."""
         self.check_usable()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgpack
@@ -24,11 +25,24 @@ from tallybook.projections.read_models import Table
 from . import limits
 from .database import Database, Session, marks, sound
 from .form import uuid_from
-from .keys import KEY_BYTES, NONCE_BYTES
+from .keys import KEY_BYTES, NONCE_BYTES, KeyName, check_position
 
-DATA_KEYS = Table("data_keys", (("subject", "blob"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("subject",))
+DATA_KEYS = Table(
+    "data_keys",
+    (
+        ("subject", "blob"),
+        ("key_id", "integer"),
+        ("wrapping_key", "blob"),
+        ("wrapped", "blob"),
+        ("destroyed", "integer"),
+    ),
+    ("subject", "key_id"),
+)
+"""A key, or its tombstone: the position of its erasure, and nothing wrapped."""
 BOOK_KEYS = Table("book_keys", (("name", "text"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("name",))
+KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name",))
 LOOKUP = "lookup"
+ERASED_UP_TO = "erased_up_to"
 
 _COPY = "Copy the wrapping key from the host that made the book, with mode 0600, and name it with `wrapping_key`."
 
@@ -41,12 +55,12 @@ class WrappingKey:
         self.fingerprint = sha256(b"tallybook wrapping key\0" + key).digest()[:16]
         self._cipher = AESGCM(key)
 
-    def wrap(self, key: bytes, origin: str, purpose: bytes | str) -> bytes:
-        """A key, sealed and bound to a book and to what it is for (a subject's bytes, or a name)."""
+    def wrap(self, key: bytes, origin: str, owner: UUID | str, key_id: int) -> bytes:
+        """A key, sealed and bound to a book and to what it is for: a subject or a name, and the key's id."""
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, key, _bound(origin, purpose))
+        return nonce + self._cipher.encrypt(nonce, key, _bound(origin, owner, key_id))
 
-    def unwrap(self, wrapped: bytes, fingerprint: bytes, origin: str, purpose: bytes | str) -> bytes:
+    def unwrap(self, wrapped: bytes, fingerprint: bytes, origin: str, owner: UUID | str, key_id: int) -> bytes:
         """The key. Raises KeysMissing, if it was wrapped under another key, or altered, or moved."""
         if fingerprint != self.fingerprint:
             raise KeysMissing(
@@ -56,7 +70,7 @@ class WrappingKey:
                 remedy=_COPY,
             )
         try:
-            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _bound(origin, purpose))
+            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _bound(origin, owner, key_id))
         except (InvalidTag, ValueError) as error:
             raise KeysMissing(
                 f"A key of the book {origin} can't be unwrapped: it was altered or moved in the database.",
@@ -65,8 +79,8 @@ class WrappingKey:
             ) from error
 
 
-def _bound(origin: str, purpose: bytes | str) -> bytes:
-    bound: bytes = msgpack.packb([origin, purpose])
+def _bound(origin: str, owner: UUID | str, key_id: int) -> bytes:
+    bound: bytes = msgpack.packb([origin, owner if isinstance(owner, str) else owner.bytes, key_id])
     return bound
 
 
@@ -160,56 +174,106 @@ class PostgresKeyStore:
                 remedy="Restore the tables of keys from their backup.",
             )
         [(_, fingerprint, wrapped)] = sound(BOOK_KEYS, [(LOOKUP, *rows[0])], database.place)
-        self.lookup_key = wrapping_key.unwrap(wrapped, fingerprint, origin, LOOKUP)
+        self.lookup_key = wrapping_key.unwrap(wrapped, fingerprint, origin, LOOKUP, 0)
 
     @staticmethod
     def definitions() -> list[str]:
         """Statements that make the tables."""
         return [
-            "CREATE TABLE data_keys "
-            "(subject {blob} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
+            "CREATE TABLE data_keys (subject {blob}, key_id {integer}, wrapping_key {blob} NOT NULL, "
+            "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, PRIMARY KEY (subject, key_id))",
+            "CREATE TABLE key_notes (name {text} PRIMARY KEY, value {integer} NOT NULL)",
             "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
         ]
 
     @staticmethod
     def begin(session: Session, origin: str, wrapping_key: WrappingKey) -> None:
         """Write the look-up key of a new book."""
-        wrapped = wrapping_key.wrap(os.urandom(KEY_BYTES), origin, LOOKUP)
+        wrapped = wrapping_key.wrap(os.urandom(KEY_BYTES), origin, LOOKUP, 0)
         session.insert(BOOK_KEYS, [(LOOKUP, wrapping_key.fingerprint, wrapped)])
 
     def count(self) -> int:
-        """How many subjects have a key."""
-        return int(self.database.rows("SELECT COUNT(*) FROM data_keys")[0][0])
+        """How many keys there are."""
+        self._check_open()
+        return int(self.database.rows("SELECT COUNT(*) FROM data_keys WHERE destroyed=0")[0][0])
 
-    def add(self, keys: Mapping[UUID, bytes]) -> None:
-        """Keep new keys: committed when this returns. Raises IntegrityError if one is there."""
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:
+        """Keep new keys: committed when this returns. Raises IntegrityError if one is there, or was destroyed."""
         self._check_open()
         wrapping_key = self._wrapping_key
         rows = [
             (
                 subject.bytes,
+                key_id,
                 wrapping_key.fingerprint,
-                wrapping_key.wrap(key, self.origin, subject.bytes),
+                wrapping_key.wrap(key, self.origin, subject, key_id),
+                0,
             )
-            for subject, key in keys.items()
+            for (subject, key_id), key in keys.items()
         ]
         with self.database.session(write=True) as session:
             session.insert(DATA_KEYS, rows)
 
-    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
         self._check_open()
-        wanted = list(subjects)
-        found: dict[UUID, bytes] = {}
-        for start in range(0, len(wanted), 500):
-            chunk = [subject.bytes for subject in wanted[start : start + 500]]
-            rows = self.database.rows(
-                f"SELECT subject, wrapping_key, wrapped FROM data_keys WHERE subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
+        return {
+            name: self._wrapping_key.unwrap(wrapped, fingerprint, self.origin, *name)
+            for name, fingerprint, wrapped, destroyed in self._rows(self.database.rows, names)
+            if not destroyed
+        }
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        """Destroy keys, and leave tombstones: committed when this returns.
+
+        What they were wrapped in may still stand in the server's pages and its log, until the wrapping key is another.
+        """
+        self._check_open()
+        check_position(position)
+        gone = set(names)
+        with self.database.session(write=True) as session:
+            gone.difference_update(
+                name for name, _, _, destroyed in self._rows(session.rows, gone, self.database.for_update) if destroyed
+            )
+            tombstones = [(subject.bytes, key_id, b"", b"", position) for subject, key_id in sorted(gone)]
+            session.upsert(DATA_KEYS, tombstones)
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
+        """The tombstones that there are."""
+        self._check_open()
+        return {name: destroyed for name, _, _, destroyed in self._rows(self.database.rows, names) if destroyed}
+
+    def erased_up_to(self) -> int:
+        """The position up to which erasures were carried out."""
+        self._check_open()
+        rows = self.database.rows("SELECT value FROM key_notes WHERE name=?", [ERASED_UP_TO])
+        if not rows:
+            return 0
+        [(_, position)] = sound(KEY_NOTES, [(ERASED_UP_TO, *rows[0])], self.database.place)
+        return int(position)
+
+    def set_erased_up_to(self, position: int) -> None:
+        """Note it: committed when this returns."""
+        self._check_open()
+        with self.database.session(write=True) as session:
+            session.upsert(KEY_NOTES, [(ERASED_UP_TO, position)])
+
+    def _rows(
+        self, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], names: Iterable[KeyName], lock: str = ""
+    ) -> Iterator[tuple[KeyName, bytes, bytes, int]]:
+        wanted = set(names)
+        subjects = sorted({subject.bytes for subject, _ in wanted})
+        for start in range(0, len(subjects), 500):
+            chunk = subjects[start : start + 500]
+            rows = select(
+                "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys "  # noqa: S608 - marks only
+                f"WHERE subject IN ({marks(len(chunk))}) ORDER BY subject, key_id{lock}",
                 chunk,
             )
-            for subject, fingerprint, wrapped in sound(DATA_KEYS, rows, self.database.place):
-                found[uuid_from(subject)] = self._wrapping_key.unwrap(wrapped, fingerprint, self.origin, subject)
-        return found
+            for subject, key_id, fingerprint, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+                name = (uuid_from(subject), key_id)
+                if name in wanted:
+                    yield name, fingerprint, wrapped, destroyed
 
     def close(self) -> None:
         """Answer no more."""

@@ -31,6 +31,10 @@ _ALTERED = ("no such table", "no such column", "table ", "Could not decode to UT
 errors of SQL have one code."""
 
 
+SCRUB_S = 5.0
+"""How long the emptying of a -wal waits for readers."""
+
+
 def moved(place: str) -> BookError:
     """The error for a file that is no longer where it was opened."""
     return BookError(
@@ -383,6 +387,26 @@ class SQLiteDatabase:
         finally:
             self._give_back(connection, write=False)
 
+    def scrub(self) -> bool:
+        """Bring all commits into the file and empty the -wal: what was deleted is overwritten in both.
+
+        False where a reader of another process keeps it from being emptied.
+        """
+        if self.in_memory or self.read_only:
+            return True
+        connection = self._take(write=True)
+        until = time.monotonic() + SCRUB_S
+        try:
+            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.01)
+            return True
+        except sqlite3.Error as error:
+            raise translated(error, self.place) from error
+        finally:
+            self._give_back(connection, write=True)
+
     def hold(self, name: str) -> SQLiteHold | None:
         """Take what only one holder among all processes has: the lock on an empty file beside the book."""
         self.check_usable()
@@ -462,6 +486,7 @@ class SQLiteDatabase:
                 elif not self.in_memory:
                     self._file = OpenFile(self.name)
                 if write:
+                    connection.execute("PRAGMA secure_delete=ON")  # deleted look-ups are overwritten
                     connection.execute("PRAGMA busy_timeout=0")  # a session waits for the write lock itself
             except BaseException:
                 connection.close()

@@ -17,6 +17,7 @@ from .customer import (
     ReturnLine,
     ReturnRecorded,
 )
+from .erasure import RecordKept, SubjectErased
 from .events import REGISTRY, Decision, Event, Fact, Metadata
 from .loyalty import (
     EarningReversed,
@@ -81,6 +82,7 @@ __all__ = [
     "PointsRedeemed",
     "PurchaseRecorded",
     "ReadModelDirected",
+    "RecordKept",
     "RedemptionRefused",
     "RedemptionRequested",
     "ReturnLine",
@@ -90,6 +92,7 @@ __all__ = [
     "RuleSetAdopted",
     "SatisfactionRecorded",
     "Sensitivity",
+    "SubjectErased",
     "SweepFinished",
     "Swept",
     "Ticket",

@@ -10,10 +10,11 @@ from uuid import UUID
 from pydantic import Field
 
 from . import personal
-from .aggregate import Aggregate, Appliers, Stamp, applies
+from .aggregate import Appliers, Stamp, applies
 from .copy_on_write import LayeredDict
 from .errors import refusal, whole
 from .events import Code, Fact, Minor, Value, stored
+from .privacy import DataSubject
 from .rules import ORDER_MINOR_MAX
 
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
@@ -164,18 +165,21 @@ class ReturnRecorded(Fact):
         return sum(line.net_minor for line in self.lines)
 
 
-class Customer(Aggregate):
+class Customer(DataSubject):
     """A customer's own stream, folded: what the guards of commands ask for. What a customer is like is in profiles."""
 
-    CONTAINERS = ("identifiers", "contact_points", "purchases", "returned")
-    APPLIERS: ClassVar[Appliers] = {}
+    CONTAINERS = ("commitments", "identifiers", "contact_points", "purchases", "returned")
+    APPLIERS: ClassVar[Appliers] = {**DataSubject.APPLIERS}
 
     kind: CustomerKind | None = None
-    key_id: int = 0
+    commitments: dict[int, bytes]
+    """Id of each data key → the commitment to it."""
+    erased: tuple[int, ...] = ()
+    """Ids of the keys that are destroyed."""
+    kept_until_us: int | None = None
+    """Until when what an erasure kept must be kept."""
     identifiers: dict[str, int]
     """System → since when."""
-    contact_points: dict[UUID, int]
-    """Contact point → since when."""
     purchases: LayeredDict[UUID, tuple[int, tuple[tuple[int, int], ...]]]
     """Purchase → when, and of each line quantity and net amount. None leaves: any may come back at any time."""
     returned: LayeredDict[tuple[UUID, int], tuple[int, int]]
@@ -183,6 +187,7 @@ class Customer(Aggregate):
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
+        self.commitments = {}
         self.identifiers = {}
         self.contact_points = {}
         self.purchases = LayeredDict()
@@ -210,7 +215,7 @@ class Customer(Aggregate):
 
     def change(self, stamp: Stamp, fields: Mapping[str, object], clear: Sequence[str]) -> CustomerChanged:
         """Refuses: unknown_customer, nothing_changed."""
-        self._must_be_registered()
+        self.must_be_registered()
         cleared = tuple(name for name in clear if name in PROFILE_FIELDS)
         if not fields and not cleared:
             raise refusal("nothing_changed", "No field is set or cleared.", customer=self.id)
@@ -218,7 +223,7 @@ class Customer(Aggregate):
 
     def link_identifier(self, stamp: Stamp, system: str, external_id: str) -> IdentifierLinked:
         """Refuses: unknown_customer, identifier_linked. That nobody else has the id is the book's claim."""
-        self._must_be_registered()
+        self.must_be_registered()
         if system in self.identifiers:
             raise refusal(
                 "identifier_linked",
@@ -230,7 +235,7 @@ class Customer(Aggregate):
 
     def remove_identifier(self, stamp: Stamp, system: str) -> IdentifierRemoved:
         """Refuses: unknown_customer, unknown_identifier."""
-        self._must_be_registered()
+        self.must_be_registered()
         if system not in self.identifiers:
             raise refusal(
                 "unknown_identifier",
@@ -243,12 +248,12 @@ class Customer(Aggregate):
 
     def add_contact_point(self, stamp: Stamp, kind: str, value: str) -> ContactPointAdded:
         """Refuses: unknown_customer."""
-        self._must_be_registered()
+        self.must_be_registered()
         return self.record(ContactPointAdded, stamp, self.id, point_id=stamp.new_id(), kind=kind, value=value)
 
     def remove_contact_point(self, stamp: Stamp, point_id: UUID) -> ContactPointRemoved:
         """Refuses: unknown_customer, unknown_contact_point."""
-        self._must_be_registered()
+        self.must_be_registered()
         if point_id not in self.contact_points:
             raise refusal(
                 "unknown_contact_point",
@@ -263,7 +268,7 @@ class Customer(Aggregate):
         self, stamp: Stamp, kind: str, direction: str, outcome: str | None, text: str | None
     ) -> InteractionRecorded:
         """Refuses: unknown_customer, invalid_argument."""
-        self._must_be_registered()
+        self.must_be_registered()
         if direction not in ("in", "out"):
             raise refusal("invalid_argument", 'direction is "in" or "out".', direction=direction)
         return self.record(
@@ -299,7 +304,7 @@ class Customer(Aggregate):
             raise refusal(
                 "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
             )
-        self._must_be_registered()
+        self.must_be_registered()
         if not lines:
             raise refusal("no_lines", "The purchase has no lines.", customer=self.id)
 
@@ -308,7 +313,7 @@ class Customer(Aggregate):
         for number, quantity in quantities.items():
             whole(number, "line number")
             whole(quantity, f"quantity of line {number}")
-        self._must_be_registered()
+        self.must_be_registered()
         if not quantities:
             raise refusal("no_lines", "The return names no lines.", customer=self.id)
 
@@ -352,14 +357,10 @@ class Customer(Aggregate):
         stamp.not_before(bought_us, "that of what it rests on")
         return tuple(lines)
 
-    def _must_be_registered(self) -> None:
-        if not self.registered:
-            raise refusal("unknown_customer", "There is no such customer.", customer=self.id)
-
 
 @applies(Customer.APPLIERS, KeyCreated)
 def _key_created(customer: Customer, event: KeyCreated) -> None:
-    customer.key_id = event.key_id
+    customer.commitments[event.key_id] = event.commitment
 
 
 @applies(Customer.APPLIERS, CustomerRegistered)

@@ -63,8 +63,9 @@ class Metadata(Value):
     """What all events of one command share.
 
     - `recorded_us`: when the book learned of it, in microseconds since 1970-01-01T00:00Z;
-    - `actor`, `purpose`, `on_behalf_of`, `channel`: who, why, for whom and through what, as given to `book.acting`;
-    - `correlation_id`: as given to `book.acting`, or None; no command sets `causation_id` yet;
+    - `actor`, `purpose`, `on_behalf_of`, `channel`, `application`: who, why, for whom, through what and by which
+      program of the host, as given to `book.acting`;
+    - `correlation_id`, `causation_id`: as given to `book.acting`, or None;
     - `command_id`: a UUID that stands for the command id of the host (its keyed hash), or None.
     """
 
@@ -73,6 +74,7 @@ class Metadata(Value):
     purpose: Code
     on_behalf_of: Code | None = None
     channel: Code | None = None
+    application: Code | None = None
     correlation_id: UUID | None = None
     causation_id: UUID | None = None
     command_id: UUID | None = None
@@ -94,6 +96,7 @@ class Event(Value):
     schema_version: ClassVar[int]
     personal_fields: ClassVar[Mapping[str, PersonalData]]
     clear_fields: ClassVar[tuple[str, ...]]
+    sealed_under: ClassVar[int]
     TOPIC: ClassVar[str]
 
     originator_id: UUID
@@ -169,12 +172,14 @@ def stored(
     *,
     upcasters: Mapping[int, Upcaster] | None = None,
     former_personal: Mapping[int, Sequence[str]] | None = None,
+    sealed_under: int = 1,
     registry: dict[str, Schema] | None = None,
 ) -> Callable[[type[EventT]], type[EventT]]:
     """Register an event class under its stored name and schema version.
 
     `upcasters[v]` turns the clear fields of version v into those of v + 1; all from 1 to `version` - 1 are needed.
-    `former_personal[v]` names the personal fields of version v where they differ from today's.
+    `former_personal[v]` names the personal fields of version v where they differ from today's. `sealed_under`: id of
+    the subject's data key that seals them.
     """
     upcasters = upcasters or {}
     registry = REGISTRY if registry is None else registry
@@ -192,6 +197,7 @@ def stored(
         event_class.stored_name = event_class.TOPIC = name
         event_class.schema_version = version
         event_class.personal_fields = personal
+        event_class.sealed_under = sealed_under
         event_class.clear_fields = tuple(
             field for field in event_class.model_fields if field not in ENVELOPE and field not in personal
         )

@@ -29,6 +29,7 @@ from tallybook.domain.loyalty import (
 )
 from tallybook.domain.rules import Rules
 
+from .exclusions import NOBODY, Exclusions
 from .read_models import Progress, Recorded
 
 _NO_ID = UUID(int=0)
@@ -286,7 +287,7 @@ class Backtest:
 
     `matrix[baseline tier][candidate tier]` counts accounts; `tiers` is their order from low to high. Gains and losses
     count accounts by outstanding points, moves by the order of the candidate's levels (a tier that it lacks counts as
-    its first).
+    its first). `restricted` and `objecting` count the customers with an account who are left out of scoring.
     """
 
     candidate: str
@@ -301,6 +302,8 @@ class Backtest:
     gain_points: int = 0
     lose_points: int = 0
     changed: int = 0
+    restricted: int = 0
+    objecting: int = 0
     unfunded_redemptions: int = 0
     newly_funded_redemptions: int = 0
     before: Totals = field(default_factory=Totals)
@@ -318,13 +321,23 @@ def backtest(
     baseline: Rules | None = None,
     total: int = 0,
     progress: Progress | None = None,
+    left_out: Exclusions = NOBODY,
 ) -> Backtest:
-    """Replay all facts under a candidate and under the baseline: the recorded rule sets, or one rule set."""
+    """Replay all facts under a candidate and under the baseline: the recorded rule sets, or one rule set.
+
+    Facts about customers who are left out of scoring are not replayed.
+    """
     old, new = Derivation(baseline), Derivation(candidate)
     report = Backtest(candidate.label, baseline.label if baseline else "as recorded")
+    excluded = left_out.restricted | left_out.objecting
+    members: set[UUID] = set()
     for position, event in history:
         report.position = position
         if not isinstance(event, Fact):
+            continue
+        if event.subject_id in excluded:
+            if isinstance(event, Enrolled) and event.programme == candidate.rule_set.programme:
+                members.add(event.subject_id)
             continue
         report.facts += 1
         _compare(report, position, event, old.feed(event), new.feed(event))
@@ -332,6 +345,8 @@ def backtest(
             progress(position, total)
     _compare(report, report.position, None, list(old.follow_sweep()), list(new.follow_sweep()))
     report.position = max(report.position, total)
+    report.restricted = len(members & left_out.restricted)
+    report.objecting = len(members & left_out.objecting)
     _sum_up(report, old, new, candidate)
     return report
 

@@ -6,8 +6,9 @@ Journal of Marketing Research 42 (2005): several purchases on one day are one; t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 from uuid import UUID
 
 from tallybook.domain.calendar import UTC_ZONE, Zone
@@ -29,6 +30,28 @@ class Segment:
     tenure_days: int
     monetary_minor: int
     total_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segments(Sequence[tuple[str, Segment]]):
+    """Segments of customers, each under its name; and how many who bought are left out of scoring, by the reason."""
+
+    customers: tuple[tuple[str, Segment], ...]
+    restricted: int = 0
+    objecting: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Segment]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[str, Segment]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, Segment] | Sequence[tuple[str, Segment]]:
+        return self.customers[index]
+
+    def __len__(self) -> int:
+        return len(self.customers)
+
+    def __iter__(self) -> Iterator[tuple[str, Segment]]:
+        return iter(self.customers)
 
 
 Purchase = tuple[UUID, int, int]

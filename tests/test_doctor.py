@@ -384,7 +384,7 @@ def test_a_hot_journal_of_the_keys_is_told_and_undone_by_opening(path: Path) -> 
         "raw = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "raw.execute('PRAGMA journal_mode=TRUNCATE'); raw.execute('PRAGMA cache_size=1')\n"
         "raw.execute('BEGIN IMMEDIATE')\n"
-        "raw.executemany('INSERT INTO keys VALUES (?,?)', [(os.urandom(16), bytes(32)) for _ in range(3000)])\n"
+        "raw.executemany('INSERT INTO keys VALUES (?,1,?,0)', [(os.urandom(16), bytes(32)) for _ in range(3000)])\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path) + ".keys"], check=False)

@@ -169,8 +169,8 @@ REFUSED = """
         lambda: book.profiles.get(ada),
         lambda: book.profiles.segments(system="crm"),
         lambda: book.customers.find("crm", "Ada"),
-        lambda: book._core.storage.keys.get([ada]),
-        lambda: book._core.storage.keys.add({ada: bytes(32)}),
+        lambda: book._core.storage.keys.get([(ada, 1)]),
+        lambda: book._core.storage.keys.add({(ada, 1): bytes(32)}),
         book.projections.catch_up,
         book.position,
         book.audit.verify,
@@ -197,7 +197,7 @@ store = book._core.storage.keys
 store._connection.execute("PRAGMA cache_size=1")
 store._connection.execute("BEGIN IMMEDIATE")
 more = [(os.urandom(16), bytes(32)) for _ in range(2000)]
-store._connection.executemany("INSERT INTO keys VALUES (?, ?)", more)
+store._connection.executemany("INSERT INTO keys VALUES (?, 1, ?, 0)", more)
 """
 
 KEYS_COMMITTED = """

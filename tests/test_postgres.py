@@ -450,7 +450,7 @@ def test_a_wrapping_key_that_is_not_right_refuses_and_none_is_made(
 
 def test_no_data_key_and_no_wrapping_key_is_in_the_database_in_the_clear(book: Book, url: str, tmp_path: Path) -> None:
     customers = [book.customers.register(name=f"Customer {number}") for number in range(20)]
-    keys = book._core.storage.keys.get(customers)
+    keys = book._core.storage.keys.get([(one, 1) for one in customers])
     assert len(keys) == 20
     secrets = [*keys.values(), key_file(tmp_path).read_bytes(), book._core.storage.keys.lookup_key]
     found = all_bytes(schema_of(url))
@@ -483,7 +483,7 @@ def test_a_wrapped_key_that_was_moved_or_altered_is_refused(book: Book, url: str
 def test_a_destroyed_key_reads_as_erased(url: str) -> None:
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
         ada = book.customers.register(name="Ada")
-    run_sql(f"DELETE FROM {schema_of(url)}.data_keys WHERE subject=%s", ada.bytes)
+        book._core.keyring.destroy([(ada, 1)], book.position())
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
         assert isinstance(book.profiles.get(ada)["name"], tallybook.Erased)
         sound(book)

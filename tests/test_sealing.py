@@ -18,7 +18,7 @@ from eventsourcing.persistence import OperationalError
 import tallybook
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
 from tallybook.adapters.log import LogRecorder
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import LogOpened, PersonalDataRead
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, CustomerChanged, CustomerKind
 from tallybook.domain.errors import Refused, SealError, TallybookError
@@ -74,6 +74,8 @@ def two(book: tallybook.Book) -> tuple[Keyring, Sealed, Sealed, Sealed]:
     book.customers.change(ada, name="Ada King", note="likes engines more")
     grace = book.customers.register(name="Grace Hopper", note="likes compilers")
     mine, hers = handles_of(book, ada), handles_of(book, grace)
+    store = book._core.storage.keys
+    store.add({(one, 2): key for (one, _), key in store.get([(ada, 1), (grace, 1)]).items()})
     return (
         book._core.keyring,
         sealed_of(mine["customer.registered", "name"]),
@@ -131,8 +133,8 @@ def test_every_byte_of_a_blob_counts(two: tuple[Keyring, Sealed, Sealed, Sealed]
 def test_a_blob_does_not_open_in_another_book_that_has_the_key(two: tuple[Keyring, Sealed, Sealed, Sealed]) -> None:
     keyring, registered, _, _ = two
     store = MemoryKeyStore("tallybook/another")
-    store.add(keyring.store.get([registered.subject_id]))
-    other = Keyring(store, lambda subject: commitment(store.get([subject])[subject]))
+    store.add(keyring.store.get([(registered.subject_id, 1)]))
+    other = Keyring(store, lambda *name: commitment(store.get([name])[name]))
     with pytest.raises(SealError):
         other.open(registered)
 
@@ -140,8 +142,8 @@ def test_a_blob_does_not_open_in_another_book_that_has_the_key(two: tuple[Keyrin
 def test_a_blob_belongs_to_its_subject_even_where_two_subjects_have_the_same_key() -> None:
     store = MemoryKeyStore("tallybook/test")
     ada, grace, event = uuid4(), uuid4(), uuid4()
-    store.add(dict.fromkeys((ada, grace), bytes(32)))
-    keyring = Keyring(store, lambda _: commitment(bytes(32)))
+    store.add(dict.fromkeys(((ada, 1), (grace, 1)), bytes(32)))
+    keyring = Keyring(store, lambda *_: commitment(bytes(32)))
     sealed = Sealed(
         event,
         "customer.registered",
@@ -205,8 +207,8 @@ def test_another_key_for_the_subject_is_refused_even_where_it_opens_the_blob(pat
     # Whoever can write both files seals another name under another key.
     forged_key = bytes(range(32))
     store = MemoryKeyStore(origin)
-    store.add({ada: forged_key})
-    forger = Keyring(store, lambda _: commitment(forged_key))
+    store.add({(ada, 1): forged_key})
+    forger = Keyring(store, lambda *_: commitment(forged_key))
     blob = forger.seal(ada, UUID(bytes=values[2]), "customer.registered", values[0], ["name"], ["Eve"])
     sealed = Sealed(UUID(bytes=values[2]), "customer.registered", values[0], ada, values[1], ("name",), blob)
     assert forger.open(sealed) == {"name": "Eve"}, "the forgery is sound but for the commitment"
@@ -239,11 +241,11 @@ def test_swapped_keys_of_two_subjects_are_refused(path: Path) -> None:
 
 def test_a_subject_without_a_commitment_in_the_log_is_refused() -> None:
     store = MemoryKeyStore("tallybook/test")
-    keyring = Keyring(store, lambda _: None)
+    keyring = Keyring(store, lambda *_: None)
     subject, event = uuid4(), uuid4()
-    keyring.keep({subject: keyring.key_for(subject, fresh=True)[2]})
+    keyring.keep({(subject, 1): keyring.key_for(subject, fresh=True)[2]})
     blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], ["Ada"])
-    keyring = Keyring(store, lambda _: None)
+    keyring = Keyring(store, lambda *_: None)
     with pytest.raises(SealError, match="commits"):
         keyring.open(Sealed(event, "customer.registered", 1, subject, 1, ("name",), blob))
 
@@ -252,7 +254,7 @@ def test_the_log_commits_to_the_key_that_seals(book: tallybook.Book) -> None:
     ada = book.customers.register(name="Ada")
     created: Any = book._core.stream(ada)[0].event
     assert created.stored_name == "customer.key_created"
-    assert created.commitment == commitment(book._core.storage.keys.get([ada])[ada])
+    assert created.commitment == commitment(book._core.storage.keys.get([(ada, 1)])[ada, 1])
 
 
 # ── a key that is gone ────────────────────────────────────────────────────────────────────────────────────────────
@@ -266,8 +268,7 @@ def test_where_the_key_is_destroyed_reading_gives_erased_and_all_else_holds(path
         book.customers.record_purchase(ada, [{"sku": "cd", "quantity": 1, "net_minor": 12_000}], order_id="A-1")
         grace = book.customers.register(name="Grace")
         points = book.loyalty.balance(ada)
-    with closing(sqlite3.connect(f"{path}.keys")) as raw, raw:
-        raw.execute("DELETE FROM keys WHERE subject=?", (ada.bytes,))
+        book._core.keyring.destroy([(ada, 1)], book.position())
     with opened(path) as book, book.acting("agent:lin", purpose="support"):
         profile = book.profiles.get(ada)
         assert profile["name"] == Erased(ada)
@@ -398,14 +399,15 @@ def test_a_read_is_on_disk_with_actor_purpose_and_fields_before_a_value_is_opene
     monkeypatch.setattr(Keyring, "open", watched)
     with book.acting("agent:kim", purpose="fraud", on_behalf_of="agent:boss", channel="phone"):
         book.profiles.get(ada)
-    assert set(seen) == {1}
-    [recorded] = book._core.reads()
+    assert set(seen) == {2}
+    opening, recorded = book._core.reads()
+    assert isinstance(opening.event, LogOpened)
     event = recorded.event
     assert isinstance(event, PersonalDataRead)
     assert (event.metadata.actor, event.metadata.purpose) == ("agent:kim", "fraud")
     assert (event.metadata.on_behalf_of, event.metadata.channel) == ("agent:boss", "phone")
     assert (event.action, event.subjects, event.subject_id) == ("profiles.get", (ada,), ada)
-    assert set(event.fields) == {"name", "note", "value"}
+    assert set(event.fields) == {"name", "note", "contact.email"}
     assert event.metadata.recorded_us > 0
 
 
@@ -470,7 +472,7 @@ def test_nobody_reads_without_an_actor_and_a_purpose(path: Path, read: str) -> N
         with pytest.raises(Refused) as caught:
             READS[read](book, ada)
         assert caught.value.code == "acting_required"
-        assert book._core.gate.reads.position() == 0
+        assert book._core.gate.reads.position() == 1  # the opening
 
 
 def test_a_read_with_a_moved_blob_is_on_record_though_nothing_is_released(
@@ -484,7 +486,7 @@ def test_a_read_with_a_moved_blob_is_on_record_though_nothing_is_released(
     monkeypatch.setattr(Keyring, "open", moved)
     with pytest.raises(SealError):
         book.profiles.get(ada)
-    assert book._core.gate.reads.position() == 1
+    assert book._core.gate.reads.position() == 2
 
 
 def test_what_holds_no_personal_value_is_no_read(book: tallybook.Book) -> None:
@@ -498,7 +500,7 @@ def test_what_holds_no_personal_value_is_no_read(book: tallybook.Book) -> None:
     book.profiles.segments()
     book.customers.find("crm", "77")
     book.replay()
-    assert book._core.gate.reads.position() == 0
+    assert book._core.gate.reads.position() == 1  # the opening
 
 
 # ── the byte search ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -739,7 +741,7 @@ def test_a_time_that_can_not_be_shown_is_refused_so_that_it_never_blocks_the_tra
         with pytest.raises(Refused) as caught:
             call()
         assert caught.value.code == "invalid_argument"
-    assert len(book.audit.trail()) == 3  # key, registration, and this look
+    assert len(book.audit.trail()) == 4  # the opening, key, registration, and this look
 
 
 @pytest.mark.parametrize("moment", ["0001-01-02T00:00:00Z", "0001-01-02T14:00:00+14:00"])

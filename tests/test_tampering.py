@@ -269,7 +269,7 @@ TABLES: dict[str, dict[str, str]] = {
         "read_model_builds": "number name version shape tables live position target muted mark failed_position "
         "failed_error failed_seen",
     },
-    "shop.book.keys": {"meta": "name value", "keys": "subject data_key"},
+    "shop.book.keys": {"meta": "name value", "keys": "subject key_id data_key destroyed"},
     "shop.book.reads": {**LOG, "access_records": EVENTS},
 }
 
@@ -457,6 +457,7 @@ DROPPED = [
     "ALTER TABLE {0}.receipts DROP COLUMN result",
     "ALTER TABLE {0}.claims DROP COLUMN holder",
     "ALTER TABLE {0}.data_keys DROP COLUMN wrapped",
+    "ALTER TABLE {0}.data_keys DROP COLUMN destroyed",
     "ALTER TABLE {0}.read_model_builds DROP COLUMN mark",
     "ALTER TABLE {0}.head ALTER COLUMN position TYPE text",
     "ALTER TABLE {0}.claims ALTER COLUMN holder TYPE text USING 'nonsense'",
@@ -507,6 +508,7 @@ def test_nonsense_on_a_server_is_named(served: tuple[Book, str], server_book_url
     [
         ("UPDATE {0}.data_keys SET wrapped='nonsense'", "can't be unwrapped"),
         ("UPDATE {0}.data_keys SET wrapping_key='nonsense'", "not the wrapping key"),
+        ("UPDATE {0}.data_keys SET key_id=7", "nobody destroyed it"),
         ("ALTER TABLE {0}.data_keys ALTER wrapped DROP NOT NULL; UPDATE {0}.data_keys SET wrapped=NULL", "data_keys"),
     ],
 )

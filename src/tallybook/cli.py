@@ -25,6 +25,8 @@ from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
 from .cli_audit import audit_app
+from .cli_erasure import erasure_app
+from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
     READ_MODELS,
@@ -70,6 +72,8 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
+app.add_typer(privacy_app)
+app.add_typer(erasure_app)
 
 
 def run() -> None:
@@ -216,12 +220,22 @@ def replay(book: BookUrl, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def show_left_out(restricted: int, objecting: int) -> None:
+    """Who is not scored, if anybody."""
+    if restricted or objecting:
+        out.print(
+            f"Left out: {restricted:,} customers whose data is restricted, {objecting:,} who object to automated "
+            "decisions."
+        )
+
+
 def show_backtest(report: Backtest) -> None:
     """A backtest as tables."""
     out.print(
         f"{report.candidate} against {report.baseline}: {report.facts:,} facts, {report.accounts:,} accounts. "
         "Behaviour is assumed unchanged."
     )
+    show_left_out(report.restricted, report.objecting)
     tiers = report.tiers
     show_table(
         "Tier under the baseline (rows) and under the candidate (columns)",
@@ -556,6 +570,10 @@ def segments(
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+        if found.restricted or found.objecting:
+            err.print(
+                f"Left out: {found.restricted:,} restricted, {found.objecting:,} who object to automated decisions."
+            )
         return
 
     def show() -> None:
@@ -565,9 +583,15 @@ def segments(
             f"{len(found):,} customers, {repeat:,} with a repeat purchase, {total / 100:,.2f} spent. "
             "--csv prints one line each."
         )
+        show_left_out(found.restricted, found.objecting)
         show_table("The first 20", columns, rows[:20], columns[1:])
 
-    tell([{"external_id": name, **asdict(one)} for name, one in found], as_json, show)
+    answer = {
+        "customers": [{"external_id": name, **asdict(one)} for name, one in found],
+        "restricted": found.restricted,
+        "objecting": found.objecting,
+    }
+    tell(answer, as_json, show)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
 from itertools import count
 from types import MappingProxyType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
 from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError
@@ -20,14 +20,19 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
+from tallybook.adapters.keys import KeyName
 from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
+from tallybook.domain.erasure import SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
-from tallybook.domain.events import Event, Metadata
+from tallybook.domain.events import Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
+from tallybook.domain.policy import ALLOW, Policy
+from tallybook.domain.privacy import RequestCompleted
+from tallybook.domain.retention import Retention
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 
@@ -44,12 +49,20 @@ SETTLE_S = 30.0
 COMMAND_ID_CHARS_MAX = 200
 
 
+AFTER_ERASURE = (SubjectErased, RequestCompleted)
+"""Facts about a subject that may follow an erasure."""
+
 _encode = json.JSONEncoder(sort_keys=True).encode
 _decode = json.JSONDecoder().decode
 
 
 class Desk:
     """Base of the desks at which commands are given: `book.customers` and its kind."""
+
+    _name: ClassVar[str] = ""
+    """What the book calls it; access policies name commands by it: `customers.register`."""
+    _parts: ClassVar[Mapping[str, str]] = {}
+    """Commands that are parts of a larger one: whoever may give that one may give them."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -71,6 +84,21 @@ class BoundCommand(Generic[P, R]):
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The same without blocking the event loop. Once begun, it is carried out even if the waiting is cancelled."""
         return await asyncio.to_thread(partial(self._run, *args, **kwargs))
+
+
+class awaitable(Generic[D, P, R]):  # noqa: N801 - used as a decorator
+    """Give a desk's method an awaitable form, as commands have it."""
+
+    def __init__(self, function: Callable[Concatenate[D, P], R]) -> None:
+        self.function = function
+        update_wrapper(self, function)  # type: ignore[arg-type]  # it is callable through __get__ only
+
+    @overload
+    def __get__(self, desk: None, owner: type[D]) -> awaitable[D, P, R]: ...
+    @overload
+    def __get__(self, desk: D, owner: type[D]) -> BoundCommand[P, R]: ...
+    def __get__(self, desk: D | None, owner: type[D]) -> awaitable[D, P, R] | BoundCommand[P, R]:
+        return self if desk is None else BoundCommand(partial(self.function, desk), self.function)
 
 
 class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
@@ -128,16 +156,28 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         command_id = given.get("command_id")
         effective_at: When | None = given.get("effective_at")
         key, digest = (None, b"") if command_id is None else self._identity(desk, command_id, args, kwargs)
+        name = self.function.__name__
+        asked = f"{desk._name}.{desk._parts.get(name, name)}"
         # The first try trusts what this process saw last of the streams. Its commit finds out whether they moved.
         newest = False
         pause_s = FIRST_PAUSE_S
         lost: BookUnreachable | None = None
         for _ in range(TRIES):
+            policy = core.policy(newest=newest)
+            if policy.in_force is not None:
+                verdict = core.verdict(policy, policy.in_force, acting, asked)
+                if verdict.effect != ALLOW:
+                    if not newest:
+                        newest = True  # it may be allowed meanwhile
+                        continue
+                    metadata = core.gate_metadata(acting)
+                    raise core.gate.deny(metadata, asked, policy.in_force.digest, verdict)
             if key is not None:
                 receipt = core.app.log.receipt(key)
                 if receipt is not None:
                     return self._repeat(core, receipt, digest)
             work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead, newest=newest)
+            work.policy_seen = policy
             try:
                 result = self.function(desk, work, *args, **kwargs)
                 kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
@@ -183,6 +223,8 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 claims=work.claims,
                 releases=work.releases,
                 receipt=kept,
+                erased=work.erased,
+                about=work.about(),
                 drafts=work.written(),
             )
         except BookUnreachable as lost:
@@ -308,10 +350,13 @@ class Work:
         new_event_id = map(uuid_of, count(first)).__next__
         self.stamp = Stamp(self.metadata, effective_us, new_event_id, given=effective_at is not None)
         self.journal: list[Event] = []
-        self.keys: dict[UUID, bytes] = {}
+        self.keys: dict[KeyName, bytes] = {}
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
+        self.erased: list[tuple[bytes, int]] = []
         self.refused: Refused | None = None
+        self.policy_seen: Policy | None = None
+        """By which the command was allowed: at the commit, it must stand."""
         self._control: Control | None = None
         self._drafts: dict[UUID, Aggregate] = {}
         self._versions: dict[UUID, int] = {}
@@ -340,9 +385,22 @@ class Work:
         """A draft of what was decided about read models."""
         return self._draft(Operations, self._core.operations_id)
 
+    def policy(self) -> Policy:
+        """A draft of the access policy and the roles, as they were when the command was allowed."""
+        seen = self.policy_seen
+        assert seen is not None
+        if seen.id not in self._drafts:
+            self._versions[seen.id] = seen.version
+            self._drafts[seen.id] = seen.draft(self.journal)
+        return self._draft(Policy, seen.id)
+
     def signing(self) -> Signing:
         """A draft of which key signed checkpoints when."""
         return self._draft(Signing, self._core.signing_id)
+
+    def retention(self) -> Retention:
+        """A draft of the retention schedules."""
+        return self._draft(Retention, self._core.retention_id)
 
     def customer(self, customer_id: UUID) -> Customer:
         """A draft of a registered customer. Refuses: unknown_customer."""
@@ -362,7 +420,8 @@ class Work:
     def key_for(self, customer: Customer) -> tuple[int, bytes]:
         """Id and commitment of the data key of a customer who is being registered; it is kept with the commit."""
         fresh = customer.id not in self._loaded
-        key_id, committed, self.keys[customer.id] = self._core.keyring.key_for(customer.id, fresh=fresh)
+        key_id, committed, key = self._core.keyring.key_for(customer.id, fresh=fresh)
+        self.keys[customer.id, key_id] = key
         return key_id, committed
 
     def account(self, customer_id: UUID, programme: str) -> LoyaltyAccount:
@@ -450,6 +509,10 @@ class Work:
         self.releases.append(claim)
         self._claimed[claim] = None
 
+    def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
+        """Keys of a subject are to be destroyed once this is committed."""
+        self.erased += [(subject.bytes, key_id) for key_id in key_ids]
+
     # ── for the application's save ──────────────────────────────────────────────────────────────────────────────
 
     def collect_events(self) -> list[Event]:
@@ -464,6 +527,11 @@ class Work:
             if draft.version > self._versions[stream] and stream not in self._aside
         ]
 
+    def about(self) -> list[bytes]:
+        """The subjects of the facts that are to be stored: none of them may be erased, but for what ends an erasure."""
+        facts = (one for one in self.journal if isinstance(one, Fact) and not isinstance(one, AFTER_ERASURE))
+        return list({one.subject_id.bytes: None for one in facts if one.subject_id is not None})
+
     def seen(self) -> list[tuple[UUID, int]]:
         """All streams that were read, with the version that was seen."""
         return list(self._versions.items())
@@ -473,8 +541,11 @@ class Work:
 
         A new one that is written needs no look: its first version can be written once.
         """
-        drafts = self._drafts
-        return [(stream, seen) for stream, seen in self._versions.items() if seen or drafts[stream].version == seen]
+        drafts, policy = self._drafts, self.policy_seen
+        reads = [(stream, seen) for stream, seen in self._versions.items() if seen or drafts[stream].version == seen]
+        if policy is not None and policy.id not in drafts:
+            reads.append((policy.id, policy.version))
+        return reads
 
     def _must_have_happened(self, effective_us: int) -> None:
         if effective_us > self.now_us:

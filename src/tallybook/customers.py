@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypedDict, TypeVar, Unpack
 from uuid import UUID
 
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal, text
+from tallybook.domain.events import Event
 from tallybook.domain.loyalty import PointsEarned
+from tallybook.domain.privacy import (
+    Consent,
+    ObjectionTo,
+    RequestCompleted,
+    RequestKind,
+    RequestOutcome,
+    RequestReceived,
+)
 
 from .commands import Desk, Work, command
-from .times import When
+from .times import When, as_of_us, iso, moment_us
+
+E = TypeVar("E", bound=StrEnum)
 
 _BIRTH_DATE = re.compile(r"(\d{4}|-)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 DEFAULT_CURRENCY = "USD"
@@ -79,6 +91,60 @@ class ReturnResult:
     def tier(self) -> str | None:
         """The tier in the programme `main`; None without an account there."""
         return self.tiers.get(DEFAULT_PROGRAMME)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentView:
+    """A consent, and whether it is in force at the moment that was asked for. None: for all contact points or brands.
+
+    `confirmed_at`: None while a second step is awaited. `withdrawn_at`: also by an objection to marketing.
+    """
+
+    consent_id: UUID
+    purpose: str
+    in_force: bool
+    text_version: str
+    basis: str
+    source: str
+    point_id: UUID | None
+    brand: str | None
+    captured_at: str | None
+    valid_from: str | None
+    valid_until: str | None
+    confirmed_at: str | None
+    withdrawn_at: str | None
+    separate: bool
+    cross_border: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """A data-subject request. `outcome` is None while it is open."""
+
+    request_id: UUID
+    customer_id: UUID
+    kind: str
+    channel: str | None
+    received_at: str
+    due_at: str
+    completed_at: str | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyView:
+    """What a customer said about the use of their data: consents with what became of them, and what holds.
+
+    `objections`: what they object to → since when.
+    """
+
+    customer_id: UUID
+    consents: Sequence[ConsentView]
+    restricted_since: str | None
+    restriction_reason: str | None
+    objections: Mapping[str, str]
 
 
 def as_id(value: UUID | str, name: str) -> UUID:
@@ -149,6 +215,8 @@ def record_purchase(
 class CustomerDesk(Desk):
     """Commands about customers. Each also has an awaitable form: `await book.customers.register.aio(…)`."""
 
+    _name = "customers"
+
     @command
     def register(
         self,
@@ -173,7 +241,7 @@ class CustomerDesk(Desk):
         key_id, commitment = (0, b"") if customer.registered else work.key_for(customer)
         customer.register(
             work.stamp,
-            _kind(kind),
+            one_of(CustomerKind, kind, "kind"),
             key_id=key_id,
             commitment=commitment,
             fields=_profile_fields(fields),
@@ -382,19 +450,305 @@ class CustomerDesk(Desk):
             {account.programme: account.tier or "" for account in accounts},
         )
 
+    @command
+    def grant_consent(
+        self,
+        work: Work,
+        customer: UUID | str,
+        purpose: str,
+        *,
+        source: str,
+        text_version: str,
+        point_id: UUID | str | None = None,
+        brand: str | None = None,
+        basis: str = "consent",
+        captured_at: When | None = None,
+        valid_from: When | None = None,
+        valid_until: When | None = None,
+        separate: bool = False,
+        cross_border: bool = False,
+        confirmed: bool = True,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record that a customer agreed to a purpose; the consent's id.
+
+        For one contact point and one brand, or (None) all of them. `text_version` names what they were told, `source`
+        where they said so, `captured_at` when (default: the effective time). In force from `valid_from` (default: when
+        it was given) until `valid_until`; with `confirmed=False` not before `confirm_consent` (double opt-in).
+        `separate` and `cross_border`: a consent of its own, and one to a transfer abroad (PIPL 14, 39).
+        Refuses: invalid_argument, unknown_customer, unknown_contact_point.
+        """
+        draft = work.new_customer(as_id(customer, "customer"))
+        return draft.grant_consent(
+            work.stamp,
+            purpose,
+            point_id=None if point_id is None else as_id(point_id, "point_id"),
+            brand=brand,
+            basis=basis,
+            source=source,
+            text_version=text_version,
+            captured_us=None if captured_at is None else moment_us(captured_at, "captured_at"),
+            from_us=None if valid_from is None else moment_us(valid_from, "valid_from"),
+            until_us=None if valid_until is None else moment_us(valid_until, "valid_until"),
+            separate=separate,
+            cross_border=cross_border,
+            confirmed=confirmed,
+        ).event_id
+
+    @command
+    def confirm_consent(
+        self,
+        work: Work,
+        customer: UUID | str,
+        consent_id: UUID | str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record the second step of a double opt-in: the consent is in force from then on.
+
+        Refuses: unknown_customer, unknown_consent, consent_confirmed, effective_too_early.
+        """
+        draft = work.new_customer(as_id(customer, "customer"))
+        draft.confirm_consent(work.stamp, as_id(consent_id, "consent_id"))
+
+    @command
+    def withdraw_consent(
+        self,
+        work: Work,
+        customer: UUID | str,
+        purpose: str,
+        *,
+        point_id: UUID | str | None = None,
+        brand: str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """End all consents to a purpose, or those for a contact point or brand. Does not act backwards.
+
+        Refuses: unknown_customer, unknown_consent.
+        """
+        draft = work.new_customer(as_id(customer, "customer"))
+        point = None if point_id is None else as_id(point_id, "point_id")
+        draft.withdraw_consent(work.stamp, purpose, point_id=point, brand=brand)
+
+    @command
+    def restrict(
+        self,
+        work: Work,
+        customer: UUID | str,
+        reason: str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Restrict the use of a customer's data (GDPR 18): left out of scoring, read only where a policy allows it.
+
+        Refuses: unknown_customer, already_restricted, effective_too_early.
+        """
+        work.new_customer(as_id(customer, "customer")).restrict(work.stamp, reason)
+
+    @command
+    def lift_restriction(
+        self,
+        work: Work,
+        customer: UUID | str,
+        reason: str | None = None,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Let a customer's data be used again. Refuses: unknown_customer, not_restricted, effective_too_early."""
+        work.new_customer(as_id(customer, "customer")).lift_restriction(work.stamp, reason)
+
+    @command
+    def object_to(
+        self,
+        work: Work,
+        customer: UUID | str,
+        what: ObjectionTo | str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record an objection: to automated_decisions (left out of scoring) or to marketing (ends consents to it).
+
+        Refuses: invalid_argument, unknown_customer, already_objected, effective_too_early.
+        """
+        work.new_customer(as_id(customer, "customer")).object_to(work.stamp, one_of(ObjectionTo, what, "what"))
+
+    @command
+    def withdraw_objection(
+        self,
+        work: Work,
+        customer: UUID | str,
+        what: ObjectionTo | str,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record that a customer no longer objects. Revives no consent.
+
+        Refuses: invalid_argument, unknown_customer, no_objection, effective_too_early.
+        """
+        work.new_customer(as_id(customer, "customer")).withdraw_objection(work.stamp, one_of(ObjectionTo, what, "what"))
+
+    @command
+    def record_request(
+        self,
+        work: Work,
+        customer: UUID | str,
+        kind: RequestKind | str,
+        *,
+        channel: str | None = None,
+        due: When | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record that a customer made use of a right (access, rectification, erasure, …), due in a month; its id.
+
+        Refuses: invalid_argument, unknown_customer.
+        """
+        draft = work.new_customer(as_id(customer, "customer"))
+        due_us = None if due is None else as_of_us(due, "due")
+        return draft.receive_request(work.stamp, one_of(RequestKind, kind, "kind"), channel, due_us).event_id
+
+    @command
+    def complete_request(
+        self,
+        work: Work,
+        customer: UUID | str,
+        request_id: UUID | str,
+        outcome: RequestOutcome | str = RequestOutcome.FULFILLED,
+        reason: str | None = None,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record how a request was answered: fulfilled, partly_fulfilled, refused (both with a reason), withdrawn.
+
+        Refuses: invalid_argument, unknown_customer, unknown_request, request_completed, effective_too_early.
+        """
+        draft = work.new_customer(as_id(customer, "customer"))
+        draft.complete_request(
+            work.stamp, as_id(request_id, "request_id"), one_of(RequestOutcome, outcome, "outcome"), reason
+        )
+
+    @command
+    def end_relation(
+        self,
+        work: Work,
+        customer: UUID | str,
+        reason: str | None = None,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record that the relation with a customer is over: retention schedules may count from then.
+
+        Refuses: unknown_customer.
+        """
+        work.new_customer(as_id(customer, "customer")).end_relation(work.stamp, reason)
+
+    def privacy(
+        self, customer: UUID | str, *, as_of: When | None = None, known_at: When | int | None = None
+    ) -> PrivacyView:
+        """Consents, restriction and objections now, at a moment (`as_of`), as the book knew it (`known_at`).
+
+        One recorded read. Refuses: acting_required, unknown_customer, naive_time, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        customer_id = as_id(customer, "customer")
+        at_us = core.now_us() if as_of is None else as_of_us(as_of)
+        known = core.known(known_at)
+        found = Customer(customer_id)
+        for recorded in core.stream(customer_id):
+            if recorded.event.effective_us <= at_us and known(recorded):
+                found.apply(recorded.event)
+        if not found.registered:
+            raise refusal("unknown_customer", "There is no such customer, or not by then.", customer=customer_id)
+        core.gate.open(core.gate_metadata(acting), "customers.privacy", {}, [customer_id])
+        restriction = found.restriction if found.restricted else None
+        return PrivacyView(
+            customer_id,
+            [consent_view(one, at_us) for one in found.consents.given],
+            None if restriction is None else iso(restriction.since_us),
+            None if restriction is None else restriction.to,
+            {one.to: iso(one.since_us) or "" for one in found.objections if one.holds},
+        )
+
+    def requests(self, customer: UUID | str | None = None, *, open_only: bool = False) -> list[RequestView]:
+        """Data-subject requests, of one customer or of all, in the order of recording. Holds no personal value."""
+        core = self._core
+        core.check_open()
+        customer_id = None if customer is None else as_id(customer, "customer")
+        names = [RequestReceived.stored_name, RequestCompleted.stored_name]
+        history = core.history(names) if customer_id is None else core.stream(customer_id)
+        found = request_views((event for _, event in history), core.now_us())
+        return [one for one in found if not (open_only and one.outcome)]
+
     def find(self, system: str, external_id: str) -> UUID | None:
         """The customer who is known by an external id; None if nobody is. Opens nothing: a keyed hash is looked up."""
         self._core.check_open()
         return self._core.customer_of(identifier_claim(self, system, external_id))
 
 
-def _kind(kind: CustomerKind | str) -> CustomerKind:
+def consent_view(consent: Consent, at_us: int) -> ConsentView:
+    """A consent as it stands at a moment."""
+    return ConsentView(
+        consent.consent_id,
+        consent.purpose,
+        consent.in_force(at_us),
+        consent.text_version,
+        consent.basis,
+        consent.source,
+        consent.point_id,
+        consent.brand,
+        iso(consent.captured_us),
+        iso(consent.from_us),
+        iso(consent.until_us),
+        iso(consent.confirmed_us),
+        iso(consent.ended_us),
+        consent.separate,
+        consent.cross_border,
+    )
+
+
+def request_views(events: Iterable[Event], now_us: int) -> list[RequestView]:
+    """The requests among events, each with its answer."""
+    found: dict[UUID, RequestView] = {}
+    for event in events:
+        if isinstance(event, RequestReceived):
+            assert event.subject_id is not None
+            found[event.event_id] = RequestView(
+                event.event_id,
+                event.subject_id,
+                event.kind,
+                event.channel,
+                iso(event.effective_us) or "",
+                iso(event.due_us) or "",
+                overdue=event.due_us < now_us,
+            )
+        elif isinstance(event, RequestCompleted):
+            found[event.request_id] = replace(
+                found[event.request_id],
+                completed_at=iso(event.effective_us),
+                outcome=event.outcome,
+                reason=event.reason,
+                overdue=False,
+            )
+    return list(found.values())
+
+
+def one_of(kind: type[E], value: E | str, name: str) -> E:
+    """A member of an enumeration, as given by a host. Refuses: invalid_argument."""
     try:
-        return CustomerKind(kind)
+        return kind(value)
     except ValueError:
-        raise refusal(
-            "invalid_argument", f"kind: one of {', '.join(CustomerKind)} is wanted.", argument="kind"
-        ) from None
+        raise refusal("invalid_argument", f"{name}: one of {', '.join(kind)} is wanted.", argument=name) from None
 
 
 def _profile_fields(fields: ProfileFields) -> dict[str, object]:

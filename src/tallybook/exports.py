@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from uuid import UUID
 
-import tallybook
 from tallybook.adapters import ocel, outputs, pack
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.clear_form import as_json, rfc3339
@@ -25,14 +24,14 @@ from tallybook.adapters.pack import Packed
 from tallybook.adapters.sqlite import translated
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.events import Event, Metadata
-from tallybook.domain.personal import Erased, Personal
+from tallybook.domain.personal import Erased, Masked, Personal, Withheld
 from tallybook.projections.read_models import Progress, Recorded
 
 from .commands import Desk
 from .core import Core
+from .release import RELEASE
 
 EVENTS, READS, BOTH = "events", "reads", "both"
-RELEASE = tallybook.__version__
 REPORT_EVERY = 5_000
 PACK_ACTION = "audit.export"
 
@@ -265,7 +264,7 @@ def _opener(core: Core, acting: Metadata, first: int, last: int) -> pack.Opener:
         for handle in _handles(event).values():
             assert handle.sealed is not None
             subjects[handle.sealed.subject_id] = None
-            fields.add(handle.field)
+            fields.add(handle.known_as)
     release = core.gate.bulk(core.gate_metadata(acting), PACK_ACTION, list(subjects), sorted(fields))
 
     def opened(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -275,9 +274,9 @@ def _opener(core: Core, acting: Metadata, first: int, last: int) -> pack.Opener:
         )
         return [
             {
-                name: None if isinstance(value, Erased) else value
+                name: _shown(value)
                 for name in event.personal_fields
-                if (value := values.get((position, name), _ABSENT)) is not _ABSENT
+                if (position, name) in values and not isinstance(value := values[position, name], Withheld)
             }
             for position, event in events
         ]
@@ -285,7 +284,11 @@ def _opener(core: Core, acting: Metadata, first: int, last: int) -> pack.Opener:
     return opened
 
 
-_ABSENT = object()
+def _shown(value: object) -> object:
+    """A released value as it stands in a pack: null where it was erased, `{"masked": …}` for a part of it."""
+    if isinstance(value, Erased):
+        return None
+    return {"masked": value.text} if isinstance(value, Masked) else value
 
 
 def _handles(event: Event) -> dict[str, Personal[Any]]:

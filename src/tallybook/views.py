@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,16 +15,15 @@ from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
 from tallybook.projections.read_models import OPEN_END, Recorded
-from tallybook.projections.segments import Purchase, Segment, segments
+from tallybook.projections.segments import Purchase, Segments, segments
 from tallybook.projections.tiers import Tiers, membership_filter
 
 from .commands import Desk
-from .core import Core
+from .core import RECORDED_US, Core
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso
 
-# Where fields stand in what a scan of the log gives.
-_RECORDED_US = list(Metadata.model_fields).index("recorded_us")
+# Where it stands in what a scan of the log gives.
 _NET_MINOR = list(Line.model_fields).index("net_minor")
 
 
@@ -198,9 +197,10 @@ class ProfilesView(Desk):
 
     def segments(
         self, *, as_of: When | None = None, known_at: When | int | None = None, system: str | None = None
-    ) -> list[tuple[str, Segment]]:
+    ) -> Segments:
         """Frequency, recency, tenure and value of all customers who bought by a date, by external id.
 
+        Customers whose data is restricted then, and those who object to automated decisions, are left out and counted.
         With `system`, the first of each pair is the external id there (opened in one recorded read; "" for none);
         without, the customer id. Sorted by it. Refuses: acting_required (with `system`), naive_time.
         """
@@ -213,13 +213,21 @@ class ProfilesView(Desk):
         def purchases() -> Iterator[Purchase]:
             fields = ["subject_id", "effective_us", "metadata", "lines"]
             for position, (subject, effective_us, metadata, lines) in core.app.scan(PurchaseRecorded, fields):
-                if subject is not None and known(position, metadata[_RECORDED_US]):
+                if subject is not None and known(position, metadata[RECORDED_US]):
                     yield known_uuid(subject), effective_us, sum([line[_NET_MINOR] for line in lines])
 
         with rarely_collecting():
-            found = segments(purchases(), at_us)
+            left_out = core.left_out(at_us, known)
+            everybody = segments(purchases(), at_us)
+        found = [one for one in everybody if one.customer_id not in left_out]
+        buyers = {one.customer_id for one in everybody if one.customer_id in left_out}
+
+        def by_name(named: Callable[[UUID], str]) -> Segments:
+            pairs = sorted(((named(one.customer_id), one) for one in found), key=lambda pair: pair[0])
+            return Segments(tuple(pairs), len(buyers & left_out.restricted), len(buyers & left_out.objecting))
+
         if acting is None:
-            return sorted(((str(one.customer_id), one) for one in found), key=lambda pair: pair[0])
+            return by_name(str)
         linked: dict[UUID, tuple[int, Personal[Any] | None]] = {}
         for recorded in core.history([IdentifierLinked.stored_name, IdentifierRemoved.stored_name]):
             event = recorded.event
@@ -243,7 +251,7 @@ class ProfilesView(Desk):
             if handle is not None
         }
         names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)
-        return sorted(((str(names.get(one.customer_id, "")), one) for one in found), key=lambda pair: pair[0])
+        return by_name(lambda customer: str(names.get(customer, "")))
 
 
 def _handle(event: Event, name: str) -> Personal[Any]:

@@ -6,7 +6,7 @@ import hmac
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +20,12 @@ import tallybook
 from tallybook.adapters.database import FORMAT
 from tallybook.adapters.keys import (
     FIRST_KEY_ID,
+    KEPT_KEY_ID,
     KEY_BYTES,
     KEYS_APPLICATION_ID,
     NONCE_BYTES,
     FileKeyStore,
+    KeyName,
     Keyring,
     KeyStore,
     MemoryKeyStore,
@@ -32,7 +34,7 @@ from tallybook.adapters.keys import (
 )
 from tallybook.adapters.log import LogRecorder, NewRow
 from tallybook.commands import Work
-from tallybook.domain.errors import BookClosed, KeysMissing, Refused, SealError
+from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, Refused, SealError
 from tallybook.domain.personal import Sealed
 
 ORIGIN = "tallybook/test"
@@ -48,35 +50,35 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyStore]:
 
 
 def ring(store: KeyStore) -> Keyring:
-    return Keyring(store, lambda subject: commitment(store.get([subject])[subject]))
+    return Keyring(store, lambda *name: commitment(store.get([name])[name]))
 
 
 def new_key(keyring: Keyring, *subjects: UUID) -> None:
-    keyring.keep({subject: keyring.key_for(subject, fresh=True)[2] for subject in subjects})
+    keyring.keep({(subject, 1): keyring.key_for(subject, fresh=True)[2] for subject in subjects})
 
 
-def seal(keyring: Keyring, subject: UUID, value: object = "Ada") -> Sealed:
+def seal(keyring: Keyring, subject: UUID, value: object = "Ada", key_id: int = FIRST_KEY_ID) -> Sealed:
     event = uuid4()
-    blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], [value])
-    return Sealed(event, "customer.registered", 1, subject, FIRST_KEY_ID, ("name",), blob)
+    blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], [value], key_id)
+    return Sealed(event, "customer.registered", 1, subject, key_id, ("name",), blob)
 
 
 # ── stores ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_store_gives_back_what_it_keeps_and_nothing_else(store: KeyStore) -> None:
-    keys = {uuid4(): bytes([number % 256]) * KEY_BYTES for number in range(1100)}
+    keys = {(uuid4(), 1): bytes([number % 256]) * KEY_BYTES for number in range(1100)}
     store.add(keys)
     assert store.get(keys) == keys
-    assert store.get([uuid4()]) == {}
+    assert store.get([(uuid4(), 1)]) == {}
     assert store.get([]) == {}
     some = list(keys)[:3]
-    assert store.get([*some, uuid4()]) == {subject: keys[subject] for subject in some}
+    assert store.get([*some, (uuid4(), 1)]) == {subject: keys[subject] for subject in some}
 
 
 def test_a_key_that_is_there_is_never_replaced(store: KeyStore) -> None:
     # What was sealed under the first key could never be opened again.
-    subject, other = uuid4(), uuid4()
+    subject, other = (uuid4(), 1), (uuid4(), 1)
     store.add({subject: b"1" * KEY_BYTES})
     with pytest.raises(IntegrityError):
         store.add({other: b"2" * KEY_BYTES, subject: b"3" * KEY_BYTES})
@@ -89,7 +91,7 @@ def test_a_key_that_is_there_is_never_replaced(store: KeyStore) -> None:
 
 def test_a_file_keeps_keys_origin_and_lookup_key(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
-    subject = uuid4()
+    subject = (uuid4(), 1)
     first = FileKeyStore(path, origin=ORIGIN)
     first.add({subject: b"1" * KEY_BYTES})
     first.close()
@@ -103,17 +105,17 @@ def test_a_file_keeps_keys_origin_and_lookup_key(tmp_path: Path) -> None:
 def test_a_key_is_on_disk_when_add_returns(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
     store = FileKeyStore(path, origin=ORIGIN)
-    subject = uuid4()
+    subject = (uuid4(), 1)
     store.add({subject: b"1" * KEY_BYTES})
     with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute("SELECT data_key FROM keys WHERE subject=?", (subject.bytes,)).fetchone() == (b"1" * 32,)
+        assert raw.execute("SELECT data_key FROM keys WHERE subject=?", (subject[0].bytes,)).fetchone() == (b"1" * 32,)
     store.close()
 
 
 def test_a_key_that_was_deleted_leaves_no_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
     store = FileKeyStore(path, origin=ORIGIN)
-    keys = {uuid4(): bytes([200, number]) * (KEY_BYTES // 2) for number in range(50)}
+    keys = {(uuid4(), 1): bytes([200, number]) * (KEY_BYTES // 2) for number in range(50)}
     store.add(keys)
     assert all(key in path.read_bytes() for key in keys.values())
     store._connection.execute("DELETE FROM keys")
@@ -149,75 +151,76 @@ def test_keys_are_random_and_long_enough(store: KeyStore) -> None:
     keyring = ring(store)
     subjects = [uuid4() for _ in range(50)]
     made = {subject: keyring.key_for(subject, fresh=number % 2 == 0) for number, subject in enumerate(subjects)}
-    keyring.keep({subject: key for subject, (_, _, key) in made.items()})
-    keys = store.get(subjects)
-    assert keys == {subject: key for subject, (_, _, key) in made.items()}
+    keyring.keep({(subject, 1): key for subject, (_, _, key) in made.items()})
+    keys = store.get([(subject, 1) for subject in subjects])
+    assert keys == {(subject, 1): key for subject, (_, _, key) in made.items()}
     assert len(set(keys.values())) == 50
     assert {len(key) for key in keys.values()} == {KEY_BYTES}
     for subject, (key_id, committed, _) in made.items():
-        assert (key_id, committed) == (FIRST_KEY_ID, commitment(keys[subject]))
+        assert (key_id, committed) == (FIRST_KEY_ID, commitment(keys[subject, 1]))
 
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_new_key_counts_and_is_stored_when_it_is_kept_and_once(store: KeyStore, fresh: bool) -> None:
     keyring = ring(store)
     subject = uuid4()
+    name = (subject, 1)
     _, _, key = keyring.key_for(subject, fresh=fresh)
-    assert store.get([subject]) == {}
+    assert store.get([name]) == {}
     with pytest.raises(SealError, match="no data key"):
         seal(keyring, subject)
-    keyring.keep({subject: key})
-    assert store.get([subject]) == {subject: key}
-    keyring.keep({subject: key})
-    assert store.get([subject]) == {subject: key}
+    keyring.keep({name: key})
+    assert store.get([name]) == {name: key}
+    keyring.keep({name: key})
+    assert store.get([name]) == {name: key}
     assert keyring.open(seal(keyring, subject)) == {"name": "Ada"}
 
 
 def test_a_subject_that_has_a_key_already_gets_the_same_again(store: KeyStore) -> None:
-    subject, other = uuid4(), uuid4()
+    subject, other = (uuid4(), 1), (uuid4(), 1)
     store.add({subject: b"1" * KEY_BYTES})
     keyring = ring(store)
-    again = keyring.key_for(subject, fresh=False)
+    again = keyring.key_for(subject[0], fresh=False)
     assert again == (FIRST_KEY_ID, commitment(b"1" * KEY_BYTES), b"1" * KEY_BYTES)
     keyring.keep({subject: again[2], other: b"2" * KEY_BYTES})
     assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES, other: b"2" * KEY_BYTES}
-    assert keyring.open(seal(keyring, subject)) == {"name": "Ada"}
+    assert keyring.open(seal(keyring, subject[0])) == {"name": "Ada"}
 
 
 def test_keeping_another_key_for_a_subject_is_refused_and_keeps_nothing(store: KeyStore) -> None:
-    subject, other = uuid4(), uuid4()
+    subject, other = (uuid4(), 1), (uuid4(), 1)
     keyring = ring(store)
     keyring.keep({subject: b"1" * KEY_BYTES})
-    sealed = seal(keyring, subject)
+    sealed = seal(keyring, subject[0])
     for ring_of in (keyring, ring(store)):  # whether it knows the first key or not
         with pytest.raises(IntegrityError):
             ring_of.keep({other: b"2" * KEY_BYTES, subject: b"3" * KEY_BYTES})
         assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES}
         with pytest.raises(SealError, match="no data key"):
-            seal(ring_of, other)
+            seal(ring_of, other[0])
         assert ring_of.open(sealed) == {"name": "Ada"}
-        assert ring_of.open(seal(ring_of, subject, "Eve")) == {"name": "Eve"}
+        assert ring_of.open(seal(ring_of, subject[0], "Eve")) == {"name": "Eve"}
 
 
 def test_a_key_that_another_process_keeps_between_the_look_and_the_keeping_is_not_replaced(
     store: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = uuid4()
+    subject = (uuid4(), 1)
     keyring = ring(store)
     with monkeypatch.context() as patched:
         patched.setattr(store, "get", lambda subjects: {})
-        _, _, key = keyring.key_for(subject, fresh=False)
+        _, _, key = keyring.key_for(subject[0], fresh=False)
         store.add({subject: b"1" * KEY_BYTES})
         with pytest.raises(IntegrityError):
             keyring.keep({subject: key})
     assert store.get([subject]) == {subject: b"1" * KEY_BYTES} != {subject: key}
-    assert keyring.open(seal(keyring, subject)) == {"name": "Ada"}
+    assert keyring.open(seal(keyring, subject[0])) == {"name": "Ada"}
 
 
 def test_a_key_file_that_is_locked_says_so_and_keeps_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
     store = FileKeyStore(path, origin=ORIGIN, lock_timeout_s=0)
-    subject = uuid4()
+    subject = (uuid4(), 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for use in (lambda: store.add({subject: b"1" * KEY_BYTES}), lambda: store.get([subject])):
@@ -270,12 +273,65 @@ def test_sealing_for_a_subject_without_a_key_is_refused(store: KeyStore) -> None
         seal(ring(store), uuid4())
 
 
-def test_opening_where_there_is_no_key_gives_nothing(store: KeyStore) -> None:
-    other = MemoryKeyStore(ORIGIN)
+def test_opening_gives_nothing_where_the_key_was_destroyed_and_is_refused_where_it_was_lost(store: KeyStore) -> None:
     subject = uuid4()
-    keyring = ring(other)
+    keyring = ring(MemoryKeyStore(ORIGIN))
     new_key(keyring, subject)
-    assert ring(store).open(seal(keyring, subject)) is None
+    sealed = seal(keyring, subject)
+    with pytest.raises(KeyLost, match=f"subject {subject} .* nobody destroyed it") as lost:
+        ring(store).open(sealed)
+    assert "backup" in lost.value.remedy
+    store.destroy([(subject, 1)], 7)
+    assert ring(store).open(sealed) is None
+
+
+def test_what_was_destroyed_is_no_longer_sealed_or_opened_here(store: KeyStore) -> None:
+    ada, bob = uuid4(), uuid4()
+    keyring = ring(store)
+    new_key(keyring, ada, bob)
+    keyring.keep({(ada, KEPT_KEY_ID): b"2" * KEY_BYTES})
+    sealed, kept, other = seal(keyring, ada), seal(keyring, ada, key_id=KEPT_KEY_ID), seal(keyring, bob)
+    keyring.destroy([(ada, 1)], 7)
+    assert keyring.open(sealed) is None
+    with pytest.raises(SealError, match="no data key"):
+        seal(keyring, ada)
+    assert keyring.open(kept) == keyring.open(other) == {"name": "Ada"}
+    with pytest.raises(IntegrityError):
+        keyring.keep({(ada, 1): b"3" * KEY_BYTES})
+
+
+def test_a_key_that_another_process_destroyed_is_used_until_it_is_forgotten(store: KeyStore) -> None:
+    ada, bob = uuid4(), uuid4()
+    keyring = ring(store)
+    new_key(keyring, ada, bob)
+    sealed, other = seal(keyring, ada), seal(keyring, bob)
+    store.destroy([(ada, 1), (bob, 1)], 7)
+    assert keyring.open(sealed) == {"name": "Ada"}
+    keyring.forget([ada])
+    assert keyring.open(sealed) is None
+    assert keyring.open(other) == {"name": "Ada"}
+
+
+def test_a_load_that_is_under_way_does_not_bring_back_what_is_forgotten_meanwhile(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = uuid4()
+    keyring = ring(store)
+    new_key(keyring, ada)
+    sealed = seal(keyring, ada)
+    keyring.forget([ada])
+    get, slow = store.get, [True]
+
+    def getting(names: Iterable[KeyName]) -> dict[KeyName, bytes]:
+        found = get(names)
+        if slow.pop() if slow else False:
+            keyring.destroy([(ada, 1)], 7)
+        return found
+
+    monkeypatch.setattr(store, "get", getting)
+    keyring.load([(ada, 1)])
+    assert not slow
+    assert keyring.open(sealed) is None
 
 
 def test_many_threads_seal_and_open_without_losing_a_key(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +414,7 @@ def test_a_registration_that_is_tried_again_keeps_the_key_that_the_log_commits_t
     assert book.customers.register(customer_id=wanted, name="Ada") == wanted
     assert len(tries) == 2
     committed: Any = book._core.stream(wanted)[0].event
-    assert committed.commitment == commitment(book._core.storage.keys.get([wanted])[wanted])
+    assert committed.commitment == commitment(book._core.storage.keys.get([(wanted, 1)])[wanted, 1])
     assert book.profiles.get(wanted)["name"] == "Ada"
     assert book.profiles.get(book.customers.register(name="Bella"))["name"] == "Bella"
 
@@ -379,14 +435,14 @@ def test_a_refused_registration_leaves_no_key_behind(book: tallybook.Book, faili
     with pytest.raises(Refused):
         FAILING[failing](book, wanted)
     book.customers.register(name="Bella")
-    assert book._core.storage.keys.get([wanted]) == {}
+    assert book._core.storage.keys.get([(wanted, 1)]) == {}
 
 
 def test_a_key_is_kept_before_any_event_is_stored(book: tallybook.Book, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     keep, append = Keyring.keep, LogRecorder.append
 
-    def keeping(self: Keyring, keys: Mapping[UUID, bytes]) -> None:
+    def keeping(self: Keyring, keys: Mapping[KeyName, bytes]) -> None:
         keep(self, keys)
         steps.append(f"{len(self.store.get(keys))} kept")
 

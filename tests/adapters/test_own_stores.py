@@ -14,12 +14,18 @@ from eventsourcing.persistence import IntegrityError
 
 import tallybook
 from tallybook import Book
-from tallybook.adapters.keys import KeyStore
+from tallybook.adapters.keys import KeyName, KeyStore
 from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.errors import BookClosed
 from tallybook.testing.conformance import KeyStoreSuite
+
+GONE = "gone "
+
+
+def path_of(name: KeyName) -> str:
+    return f"{name[0]}/{name[1]}"
 
 
 class Vault:
@@ -30,7 +36,7 @@ class Vault:
         self._open = True
         with closing(self._connect()) as connection, connection:
             connection.execute("CREATE TABLE IF NOT EXISTS vault (name TEXT PRIMARY KEY, secret TEXT NOT NULL)")
-            connection.execute("INSERT OR IGNORE INTO vault VALUES ('origin', 'tallybook/vaulted')")
+            connection.execute("INSERT OR IGNORE INTO vault VALUES ('origin', 'vaulted')")
             connection.execute("INSERT OR IGNORE INTO vault VALUES ('lookup', lower(hex(randomblob(32))))")
 
     def _connect(self) -> sqlite3.Connection:
@@ -51,20 +57,49 @@ class Vault:
     def lookup_key(self) -> bytes:
         return bytes.fromhex(self._secret("lookup") or "")
 
-    def add(self, keys: Mapping[UUID, bytes]) -> None:
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:
         with closing(self._connect()) as connection, connection:
             try:
                 connection.executemany(
-                    "INSERT INTO vault VALUES (?,?)", [(str(one), key.hex()) for one, key in keys.items()]
+                    "INSERT INTO vault VALUES (?,?)", [(path_of(one), key.hex()) for one, key in keys.items()]
                 )
             except sqlite3.IntegrityError as error:
                 raise IntegrityError("a subject has a key already") from error
 
-    def get(self, subjects: Iterable[UUID]) -> dict[UUID, bytes]:
-        found = {subject: self._secret(str(subject)) for subject in subjects}
-        if not found:
-            self._connect().close()
-        return {subject: bytes.fromhex(secret) for subject, secret in found.items() if secret is not None}
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
+        found = self._found(names)
+        return {name: bytes.fromhex(secret) for name, secret in found.items() if not secret.startswith(GONE)}
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        if position < 1:
+            raise ValueError("no such position")
+        with closing(self._connect()) as connection, connection:
+            connection.executemany(
+                "INSERT INTO vault VALUES (?,?) ON CONFLICT DO UPDATE SET secret=excluded.secret "
+                "WHERE secret NOT LIKE 'gone %'",
+                [(path_of(one), f"{GONE}{position}") for one in names],
+            )
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
+        found = self._found(names)
+        return {name: int(secret[len(GONE) :]) for name, secret in found.items() if secret.startswith(GONE)}
+
+    def erased_up_to(self) -> int:
+        return int(self._secret("erased up to") or 0)
+
+    def set_erased_up_to(self, position: int) -> None:
+        with closing(self._connect()) as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO vault VALUES ('erased up to', ?)", (str(position),))
+
+    def count(self) -> int:
+        with closing(self._connect()) as connection:
+            [(count,)] = connection.execute("SELECT COUNT(*) FROM vault WHERE name LIKE '%/%' AND secret NOT LIKE 'g%'")
+            return int(count)
+
+    def _found(self, names: Iterable[KeyName]) -> dict[KeyName, str]:
+        self._connect().close()
+        found = {name: self._secret(path_of(name)) for name in names}
+        return {name: secret for name, secret in found.items() if secret is not None}
 
     def close(self) -> None:
         self._open = False
@@ -138,4 +173,7 @@ def test_with_other_keys_nothing_is_opened(tmp_path: Path) -> None:
         ada = use(book)
     (tmp_path / "vault").unlink()
     with tallybook.open(vaulted(tmp_path)) as book, book.acting("agent:lin", purpose="support"):
+        with pytest.raises(tallybook.KeyLost):
+            book.profiles.get(ada)
+        book._core.keyring.destroy([(ada, 1)], book.position())
         assert isinstance(book.profiles.get(ada)["name"], tallybook.Erased)

@@ -19,7 +19,7 @@ from eventsourcing.persistence import IntegrityError
 import tallybook
 from tallybook.adapters import merkle
 from tallybook.adapters.database import Session
-from tallybook.adapters.keys import FileKeyStore, MemoryKeyStore
+from tallybook.adapters.keys import FileKeyStore, KeyName, MemoryKeyStore
 from tallybook.adapters.log import CLAIMS, RECEIPTS, LogRecorder, LogSubscription, NewRow
 from tallybook.adapters.read_models import TableReadModelStore, TableRows
 from tallybook.adapters.sqlite import SQLiteDatabase, SQLiteWatch
@@ -424,19 +424,19 @@ class EventStores(EventStoreSuite):
 
 
 class InventsKeys(MemoryKeyStore):
-    def get(self, subjects: Any) -> dict[UUID, bytes]:
-        wanted = list(subjects)
-        return {subject: bytes(32) for subject in wanted} | super().get(wanted)
+    def get(self, names: Any) -> dict[KeyName, bytes]:
+        wanted = list(names)
+        return {name: bytes(32) for name in wanted} | super().get(wanted)
 
 
 class GivesAnotherType(FileKeyStore):
-    def get(self, subjects: Any) -> dict[UUID, bytes]:
-        return {subject: bytearray(key) for subject, key in super().get(subjects).items()}  # type: ignore[misc]  # meant
+    def get(self, names: Any) -> dict[KeyName, bytes]:
+        return {name: bytearray(key) for name, key in super().get(names).items()}  # type: ignore[misc]  # meant
 
 
 class ReadsFiveHundredKeys(FileKeyStore):
-    def get(self, subjects: Any) -> dict[UUID, bytes]:
-        return super().get(list(subjects)[:500])
+    def get(self, names: Any) -> dict[KeyName, bytes]:
+        return super().get(list(names)[:500])
 
 
 class ReplacesKeys(MemoryKeyStore):
@@ -496,6 +496,104 @@ class ChangesItsName(MemoryKeyStore):
         self.origin += "x"
 
 
+class FollowedOneAlready(MemoryKeyStore):
+    def __init__(self, origin: str) -> None:
+        super().__init__(origin)
+        self._erased_up_to = 1
+
+
+class HasOneKeyForEachSubject(MemoryKeyStore):
+    """Its second key is found under the name of the first."""
+
+    def get(self, names: Any) -> dict[KeyName, bytes]:
+        by_subject = {subject: key for (subject, _), key in self._keys.items()}
+        return {name: by_subject[name[0]] for name in names if name[0] in by_subject}
+
+
+class DestroysAllOfASubject(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        subjects = {subject for subject, _ in names}
+        super().destroy([name for name in self._keys if name[0] in subjects], position)
+
+
+class DestroysAThousand(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        super().destroy(list(names)[:1000], position)
+
+
+class LeavesNoTombstone(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        super().destroy(names, position)
+        self._destroyed.clear()
+
+
+class KeepsWhatItDestroyed(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        self._destroyed.update(dict.fromkeys(names, position))
+
+
+class TakesItBack(MemoryKeyStore):
+    def add(self, keys: Any) -> None:
+        for name in keys:
+            self._destroyed.pop(name, None)
+        super().add(keys)
+
+
+class NeedsAKeyToDestroy(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        super().destroy([name for name in names if name in self._keys], position)
+
+
+class MovesTombstones(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        gone = list(names)
+        super().destroy(gone, position)
+        self._destroyed.update(dict.fromkeys(gone, position))
+
+
+class DestroysAtAnyPosition(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        super().destroy(names, abs(position) + 1)
+
+
+class BuriesLate(MemoryKeyStore):
+    """A key that is added between the destruction and its tombstone stays."""
+
+    def add(self, keys: Any) -> None:
+        time.sleep(A_MOMENT_S / 2)
+        super().add(keys)
+
+    def destroy(self, names: Any, position: int) -> None:
+        gone = list(names)
+        for name in gone:
+            self._keys.pop(name, None)
+        time.sleep(A_MOMENT_S)
+        self._destroyed.update(dict.fromkeys(gone, position))
+
+
+class FollowsOnlyUpwards(MemoryKeyStore):
+    def set_erased_up_to(self, position: int) -> None:
+        super().set_erased_up_to(max(position, self.erased_up_to()))
+
+
+class FollowsWhatItDestroys(MemoryKeyStore):
+    def destroy(self, names: Any, position: int) -> None:
+        super().destroy(names, position)
+        self.set_erased_up_to(position)
+
+
+class FollowsForItself(FileKeyStore):
+    """How far it followed is known to this process alone."""
+
+    noted = 0
+
+    def set_erased_up_to(self, position: int) -> None:
+        self.noted = position
+
+    def erased_up_to(self) -> int:
+        return self.noted
+
+
 class HasOneLookUpKeyForAll(FileKeyStore):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -521,9 +619,20 @@ class AnswersWhenClosed(MemoryKeyStore):
 
 
 KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
-    "test_a_new_store_holds_no_key": [InventsKeys],
+    "test_a_new_store_holds_no_key_and_followed_no_erasure": [InventsKeys, FollowedOneAlready],
     "test_what_was_kept_is_found": [GivesAnotherType],
+    "test_keys_of_one_subject_are_told_apart_by_their_ids": [HasOneKeyForEachSubject, DestroysAllOfASubject],
     "test_many_are_found_at_once_and_those_that_are_missing_left_out": [ReadsFiveHundredKeys, InventsKeys],
+    "test_what_was_destroyed_is_gone_and_leaves_a_tombstone": [
+        DestroysAThousand,
+        LeavesNoTombstone,
+        KeepsWhatItDestroyed,
+    ],
+    "test_a_key_that_was_destroyed_never_comes_back": [TakesItBack, LeavesNoTombstone, NeedsAKeyToDestroy],
+    "test_destroying_again_changes_nothing": [MovesTombstones],
+    "test_an_erasure_stands_at_a_position": [DestroysAtAnyPosition],
+    "test_of_one_who_adds_and_one_who_destroys_at_once_no_key_outlives_the_tombstone": [BuriesLate],
+    "test_how_far_erasures_were_followed_is_noted_as_given": [FollowsOnlyUpwards, FollowsWhatItDestroys],
     "test_a_key_is_never_replaced": [ReplacesKeys, IgnoresKeysThatAreThere, TakesTheSameKeyTwice],
     "test_of_several_keys_all_are_kept_or_none": [AddsOneByOne, AddsAThousand],
     "test_what_is_done_with_an_answer_or_an_argument_changes_nothing": [HandsItsKeysOut],
@@ -531,8 +640,15 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
     "test_many_who_give_keys_of_their_own_at_once_lose_none": [LosesWhatOthersAdd],
     "test_the_books_name_and_look_up_key_stay_what_they_are": [ChangesItsName],
     "test_no_two_books_share_a_look_up_key": [HasOneLookUpKeyForAll],
-    "test_another_store_on_the_same_data_sees_what_is_kept_and_can_not_replace_it": [HasANewLookUpKeyEachTime],
-    "test_what_was_kept_is_there_after_closing": [ForgetsAtTheEnd, HasANewLookUpKeyEachTime],
+    "test_another_store_on_the_same_data_sees_what_is_kept_and_can_not_replace_it": [
+        HasANewLookUpKeyEachTime,
+        FollowsForItself,
+    ],
+    "test_what_was_kept_and_destroyed_is_so_after_closing": [
+        ForgetsAtTheEnd,
+        HasANewLookUpKeyEachTime,
+        FollowsForItself,
+    ],
     "test_a_closed_store_refuses": [AnswersWhenClosed],
 }
 

@@ -29,7 +29,7 @@ import msgpack
 import pytest
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.adapters.keys import KEY_BYTES, KeyStore
+from tallybook.adapters.keys import KEY_BYTES, KeyName, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
 from tallybook.domain.errors import BookClosed
 from tallybook.projections.read_models import (
@@ -680,31 +680,50 @@ class EventStoreSuite(Suite[EventStore]):
             self.close(again)
 
 
+def key_name(key_id: int = 1) -> KeyName:
+    """The name of a key of a new subject."""
+    return uuid4(), key_id
+
+
 class KeyStoreSuite(Suite[KeyStore]):
     """The contract of `tallybook.adapters.keys.KeyStore`."""
 
-    def test_a_new_store_holds_no_key(self, store: KeyStore) -> None:
-        assert store.get([uuid4()]) == store.get([]) == {}
+    def test_a_new_store_holds_no_key_and_followed_no_erasure(self, store: KeyStore) -> None:
+        assert store.get([key_name()]) == store.get([]) == {}
+        assert store.destroyed([key_name()]) == store.destroyed([]) == {}
+        assert (store.count(), store.erased_up_to()) == (0, 0)
 
     def test_what_was_kept_is_found(self, store: KeyStore) -> None:
-        keys = {uuid4(): bytes([index]) * KEY_BYTES for index in range(5)}
-        keys[uuid4()] = bytes(KEY_BYTES)
+        keys = {key_name(): bytes([index]) * KEY_BYTES for index in range(5)}
+        keys[key_name()] = bytes(KEY_BYTES)
         store.add(keys)
-        for subject, key in keys.items():
-            assert store.get([subject]) == {subject: key}
-            assert type(store.get([subject])[subject]) is bytes
+        for name, key in keys.items():
+            assert store.get([name]) == {name: key}
+            assert type(store.get([name])[name]) is bytes
         store.add({})
         assert store.get(keys) == keys
+        assert store.count() == 6
+
+    def test_keys_of_one_subject_are_told_apart_by_their_ids(self, store: KeyStore) -> None:
+        ada = uuid4()
+        store.add({(ada, 2): b"2" * KEY_BYTES})
+        assert store.get([(ada, 1)]) == {}
+        store.add({(ada, 1): b"1" * KEY_BYTES, (ada, 70_000): b"7" * KEY_BYTES})
+        assert store.get([(ada, 1)]) == {(ada, 1): b"1" * KEY_BYTES}
+        store.destroy([(ada, 1)], 9)
+        assert store.get([(ada, 1), (ada, 2)]) == {(ada, 2): b"2" * KEY_BYTES}
+        assert store.destroyed([(ada, 1), (ada, 2)]) == {(ada, 1): 9}
+        assert store.get([(ada, 70_000)]) == {(ada, 70_000): b"7" * KEY_BYTES}
 
     def test_many_are_found_at_once_and_those_that_are_missing_left_out(self, store: KeyStore) -> None:
-        keys = {uuid4(): seeded(index).randbytes(KEY_BYTES) for index in range(1300)}
+        keys = {key_name(): seeded(index).randbytes(KEY_BYTES) for index in range(1300)}
         store.add(keys)
         wanted = list(keys)[:1250]
-        asked = [*wanted, uuid4(), *wanted[:3]]
-        assert store.get(iter(asked)) == {subject: keys[subject] for subject in wanted}
+        asked = [*wanted, key_name(), *wanted[:3]]
+        assert store.get(iter(asked)) == {name: keys[name] for name in wanted}
 
     def test_a_key_is_never_replaced(self, store: KeyStore) -> None:
-        ada = uuid4()
+        ada = key_name()
         store.add({ada: b"a" * KEY_BYTES})
         for other in (b"b" * KEY_BYTES, b"a" * KEY_BYTES):
             with pytest.raises(IntegrityError):
@@ -712,21 +731,23 @@ class KeyStoreSuite(Suite[KeyStore]):
             assert store.get([ada]) == {ada: b"a" * KEY_BYTES}
 
     def test_of_several_keys_all_are_kept_or_none(self, store: KeyStore) -> None:
-        ada = uuid4()
+        ada, bob = key_name(), key_name()
         store.add({ada: b"a" * KEY_BYTES})
-        for before, after in ((0, 3), (3, 0), (700, 700)):
-            new = {uuid4(): b"n" * KEY_BYTES for _ in range(before)}
-            new[ada] = b"b" * KEY_BYTES
-            new.update({uuid4(): b"n" * KEY_BYTES for _ in range(after)})
-            with pytest.raises(IntegrityError):
+        store.destroy([bob], 1)
+        for one in (ada, bob):
+            for before, after in ((0, 3), (3, 0), (700, 700)):
+                new = {key_name(): b"n" * KEY_BYTES for _ in range(before)}
+                new[one] = b"b" * KEY_BYTES
+                new.update({key_name(): b"n" * KEY_BYTES for _ in range(after)})
+                with pytest.raises(IntegrityError):
+                    store.add(new)
+                assert store.get(new) == store.get([one])
+                del new[one]
                 store.add(new)
-            assert store.get(new) == {ada: b"a" * KEY_BYTES}
-            del new[ada]
-            store.add(new)
-            assert store.get(new) == new
+                assert store.get(new) == new
 
     def test_what_is_done_with_an_answer_or_an_argument_changes_nothing(self, store: KeyStore) -> None:
-        ada = uuid4()
+        ada = key_name()
         given = {ada: b"a" * KEY_BYTES}
         store.add(given)
         given[ada] = b"b" * KEY_BYTES
@@ -735,31 +756,82 @@ class KeyStoreSuite(Suite[KeyStore]):
 
     def test_of_many_who_give_a_key_at_once_one_wins_and_all_of_what_it_gave_is_kept(self, store: KeyStore) -> None:
         for _ in range(10):
-            ada = uuid4()
-            given = [{uuid4(): bytes([index]) * KEY_BYTES, ada: bytes([index]) * KEY_BYTES} for index in range(6)]
+            ada = key_name()
+            given = [{key_name(): bytes([index]) * KEY_BYTES, ada: bytes([index]) * KEY_BYTES} for index in range(6)]
             results = together(*(partial(store.add, keys) for keys in given))
             winners = [keys for keys, result in zip(given, results, strict=True) if result is None]
             assert len(winners) == 1
-            assert store.get([subject for keys in given for subject in keys]) == winners[0]
+            assert store.get([name for keys in given for name in keys]) == winners[0]
 
     def test_many_who_give_keys_of_their_own_at_once_lose_none(self, store: KeyStore) -> None:
-        given = [{uuid4(): bytes([index]) * KEY_BYTES for _ in range(40)} for index in range(6)]
+        given = [{key_name(): bytes([index]) * KEY_BYTES for _ in range(40)} for index in range(6)]
 
-        def work(keys: dict[UUID, bytes]) -> None:
-            for subject, key in keys.items():
-                store.add({subject: key})
-                assert store.get([subject]) == {subject: key}
+        def work(keys: dict[KeyName, bytes]) -> None:
+            for name, key in keys.items():
+                store.add({name: key})
+                assert store.get([name]) == {name: key}
 
         together(*(partial(work, keys) for keys in given))
-        together_kept = {subject: key for keys in given for subject, key in keys.items()}
+        together_kept = {name: key for keys in given for name, key in keys.items()}
         assert store.get(together_kept) == together_kept
+
+    def test_what_was_destroyed_is_gone_and_leaves_a_tombstone(self, store: KeyStore) -> None:
+        keys = {key_name(): seeded(index).randbytes(KEY_BYTES) for index in range(1300)}
+        store.add(keys)
+        gone = list(keys)[:1250]
+        store.destroy(iter([*gone, gone[0]]), 2**40)
+        assert store.get(keys) == {name: keys[name] for name in list(keys)[1250:]}
+        assert store.destroyed(iter([*keys, key_name()])) == dict.fromkeys(gone, 2**40)
+        assert store.count() == 50
+        store.destroy([], 1)
+
+    def test_a_key_that_was_destroyed_never_comes_back(self, store: KeyStore) -> None:
+        ada, never = key_name(), key_name()
+        store.add({ada: b"a" * KEY_BYTES})
+        store.destroy([ada, never], 7)
+        for name in (ada, never):
+            for key in (b"a" * KEY_BYTES, b"b" * KEY_BYTES):
+                with pytest.raises(IntegrityError):
+                    store.add({name: key})
+            assert store.get([name]) == {}
+            assert store.destroyed([name]) == {name: 7}
+
+    def test_destroying_again_changes_nothing(self, store: KeyStore) -> None:
+        ada, bob = key_name(), key_name()
+        store.add({bob: b"b" * KEY_BYTES})
+        store.destroy([ada], 7)
+        store.destroy([ada, bob], 9)
+        store.destroy([ada], 3)
+        assert store.destroyed([ada, bob]) == {ada: 7, bob: 9}
+
+    def test_an_erasure_stands_at_a_position(self, store: KeyStore) -> None:
+        ada = key_name()
+        store.add({ada: b"a" * KEY_BYTES})
+        for position in (0, -1):
+            with pytest.raises(ValueError, match="position"):
+                store.destroy([ada], position)
+        assert store.get([ada]) == {ada: b"a" * KEY_BYTES}
+
+    def test_of_one_who_adds_and_one_who_destroys_at_once_no_key_outlives_the_tombstone(self, store: KeyStore) -> None:
+        for index in range(20):
+            ada = key_name()
+            together(partial(store.add, {ada: bytes([index]) * KEY_BYTES}), partial(store.destroy, [ada], index + 1))
+            assert store.get([ada]) == {}
+            assert store.destroyed([ada]) == {ada: index + 1}
+
+    def test_how_far_erasures_were_followed_is_noted_as_given(self, store: KeyStore) -> None:
+        for position in (5, 2**40, 3):
+            store.set_erased_up_to(position)
+            assert store.erased_up_to() == position
+        store.destroy([key_name()], 9)
+        assert store.erased_up_to() == 3
 
     def test_the_books_name_and_look_up_key_stay_what_they_are(self, store: KeyStore) -> None:
         assert store.origin
         assert len(store.lookup_key) == KEY_BYTES
         assert len(set(store.lookup_key)) > 4, "the look-up key is random"
         before = (store.origin, store.lookup_key)
-        store.add({uuid4(): b"a" * KEY_BYTES})
+        store.add({key_name(): b"a" * KEY_BYTES})
         assert (store.origin, store.lookup_key) == before
 
     def test_no_two_books_share_a_look_up_key(self, store: KeyStore, tmp_path: Path) -> None:
@@ -772,7 +844,7 @@ class KeyStoreSuite(Suite[KeyStore]):
             self.close(other)
 
     def test_another_store_on_the_same_data_sees_what_is_kept_and_can_not_replace_it(self, store: KeyStore) -> None:
-        ada, bob = uuid4(), uuid4()
+        ada, bob = key_name(), key_name()
         store.add({ada: b"a" * KEY_BYTES})
         other = self.opened_again(store)
         try:
@@ -782,28 +854,43 @@ class KeyStoreSuite(Suite[KeyStore]):
                 other.add({ada: b"b" * KEY_BYTES, bob: b"b" * KEY_BYTES})
             other.add({bob: b"b" * KEY_BYTES})
             assert store.get([ada, bob]) == {ada: b"a" * KEY_BYTES, bob: b"b" * KEY_BYTES}
+            other.destroy([ada], 7)
+            assert (store.get([ada]), store.destroyed([ada])) == ({}, {ada: 7})
+            other.set_erased_up_to(7)
+            assert store.erased_up_to() == 7
         finally:
             self.close(other)
 
-    def test_what_was_kept_is_there_after_closing(self, store: KeyStore) -> None:
-        keys = {uuid4(): seeded(index).randbytes(KEY_BYTES) for index in range(20)}
+    def test_what_was_kept_and_destroyed_is_so_after_closing(self, store: KeyStore) -> None:
+        keys = {key_name(): seeded(index).randbytes(KEY_BYTES) for index in range(20)}
         store.add(keys)
+        gone = list(keys)[:5]
+        store.destroy(gone, 30)
+        store.set_erased_up_to(30)
         before = (store.origin, store.lookup_key)
         again = self.lasting(store)
         try:
-            assert again.get(keys) == keys
-            assert (again.origin, again.lookup_key) == before
+            assert again.get(keys) == {name: keys[name] for name in list(keys)[5:]}
+            assert again.destroyed(keys) == dict.fromkeys(gone, 30)
+            assert (again.origin, again.lookup_key, again.erased_up_to()) == (*before, 30)
         finally:
             self.close(again)
 
     def test_a_closed_store_refuses(self, store: KeyStore) -> None:
-        ada = uuid4()
+        ada = key_name()
         store.add({ada: b"a" * KEY_BYTES})
         store.close()
-        with pytest.raises(BookClosed):
-            store.get([ada])
-        with pytest.raises(BookClosed):
-            store.add({uuid4(): b"b" * KEY_BYTES})
+        for use in (
+            partial(store.get, [ada]),
+            partial(store.add, {key_name(): b"b" * KEY_BYTES}),
+            partial(store.destroy, [ada], 1),
+            partial(store.destroyed, [ada]),
+            partial(store.set_erased_up_to, 1),
+            store.erased_up_to,
+            store.count,
+        ):
+            with pytest.raises(BookClosed):
+                use()
         store.close()
 
 

@@ -1,0 +1,215 @@
+"""`book.erasures`: a subject's key is destroyed, the look-ups go, and a receipt says so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from uuid import UUID
+
+from tallybook.domain.customer import Customer, KeyCreated
+from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept
+from tallybook.domain.errors import Refused, refusal
+from tallybook.domain.events import Metadata
+
+from .commands import Desk, Work, awaitable, command
+from .core import Acting
+from .customers import as_id
+from .times import When, iso
+
+logger = logging.getLogger("tallybook.erasures")
+
+
+@dataclass(frozen=True, slots=True)
+class ErasureReceipt:
+    """What shows that a subject was erased. `proof` can be checked by anybody who has the log's verifier key.
+
+    `commitments`: of each destroyed key, by its id, what the log holds of it (hex). `kept` records stay sealed under a
+    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where. `proof` is a C2SP
+    tlog-proof of the event at `position`, with the checkpoint that it leads to; None in a book that signs nothing.
+    """
+
+    origin: str
+    subject: UUID
+    position: int
+    event_id: UUID
+    erased_at: str
+    recorded_at: str
+    actor: str
+    reason: str
+    request_id: UUID | None
+    commitments: Mapping[int, str]
+    lookups: int
+    kept: int
+    kept_until: str | None
+    done: Mapping[str, str]
+    proof: str | None
+
+
+class ErasureDesk(Desk):
+    """Erasing what is personal, and showing that it is gone. What was decided from coarse data stays."""
+
+    _name = "erasures"
+    _parts = {"_record": "erase", "_record_kept": "erase_kept"}  # noqa: RUF012 - as declared in Desk
+
+    @awaitable
+    def erase(
+        self,
+        customer: UUID | str,
+        *,
+        reason: str,
+        request_id: UUID | str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> ErasureReceipt:
+        """Erase a customer: destroy the data key, so that no personal value can be opened again, by anybody.
+
+        The log, its proofs, points, tiers and SLA figures stay as they are; reading gives `Erased`. What a retention
+        schedule demands to keep is sealed anew under a key of its own, and erased when its time is over. `reason` is a
+        code (`gdpr-17`), written in the clear. Of a customer who was erased before, the work is finished where it was
+        cut short, and the receipt given again. Refuses: acting_required, unknown_customer, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        core.acting_now()
+        customer_id = as_id(customer, "customer")
+        if ORDINARY_KEY not in core.app.load(Customer, customer_id).erased:
+            try:
+                self._record(
+                    customer_id,
+                    reason=reason,
+                    request_id=None if request_id is None else as_id(request_id, "request_id"),
+                    effective_at=effective_at,
+                    command_id=command_id,
+                )
+            except Refused as refused:
+                if refused.code != "customer_erased":  # by somebody else, meanwhile
+                    raise
+        return self._completed(customer_id)
+
+    @command
+    def _record(
+        self,
+        work: Work,
+        customer: UUID,
+        *,
+        reason: str,
+        request_id: UUID | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        draft = work.new_customer(customer)
+        check_erasable(draft)
+        lookups = self._core.app.log.claims_of([draft.id.bytes, *(purchase.bytes for purchase in draft.purchases)])
+        for claim in lookups:
+            work.release(claim)
+        event = erase(
+            draft, work.stamp, reason, lookups=len(lookups), kept=0, kept_until_us=None, request_id=request_id
+        )
+        work.erase(draft.id, event.key_ids)
+        return event.event_id
+
+    @awaitable
+    def erase_kept(self, customer: UUID | str, *, reason: str = "retention-over") -> ErasureReceipt:
+        """Erase what an erasure kept, once no schedule demands it any more.
+
+        Refuses: acting_required, not_erased, still_kept.
+        """
+        core = self._core
+        core.check_open()
+        core.acting_now()
+        customer_id = as_id(customer, "customer")
+        self._record_kept(customer_id, reason=reason)
+        return self._completed(customer_id)
+
+    @command
+    def _record_kept(
+        self,
+        work: Work,
+        customer: UUID,
+        *,
+        reason: str,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        draft = work.new_customer(customer)
+        if ORDINARY_KEY not in draft.erased:
+            raise refusal("not_erased", "The customer was not erased.", customer=customer)
+        event = erase_kept(draft, work.stamp, reason)
+        if event is not None:
+            work.erase(draft.id, event.key_ids)
+
+    def receipt(self, customer: UUID | str) -> ErasureReceipt:
+        """The receipt of a customer who was erased, with a proof under a checkpoint of now.
+
+        Refuses: not_erased.
+        """
+        self._core.check_open()
+        return self._completed(as_id(customer, "customer"))
+
+    def repeat(self) -> list[UUID]:
+        """Erase again whom the key store has destroyed keys of, and a log that was put back from before knows nothing.
+
+        `tallybook.open` does it. Without the keys nothing could be read of them, but their look-ups are back.
+        """
+        core = self._core
+        log, keys = core.app.log, core.storage.keys
+        if keys.erased_up_to() <= log.position():
+            return []
+        again: list[UUID] = []
+        streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
+        while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
+            known = log.erased_keys([subject.bytes for subject, _ in names])
+            again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
+        with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
+            for customer_id in again:
+                self._record(customer_id, reason="restored")
+        keys.set_erased_up_to(log.position())
+        if again:
+            logger.warning(
+                "The log of %s was put back from before the erasure of %d customers: they were erased again.",
+                core.storage.url,
+                len(again),
+            )
+        return again
+
+    def all(self) -> list[UUID]:
+        """All customers who were erased, in the order of their erasures."""
+        core = self._core
+        core.check_open()
+        return list(dict.fromkeys(UUID(bytes=subject) for subject, _, _ in core.app.log.erasures()))
+
+    def _completed(self, customer_id: UUID) -> ErasureReceipt:
+        core = self._core
+        found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
+        if not found:
+            raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
+        core.follow_erasures()
+        done = core.clear_after_erasure()
+        position, event = found[0]
+        last = found[-1].event
+        assert isinstance(event, SubjectErased)
+        assert isinstance(last, SubjectErased)
+        customer = core.app.load(Customer, customer_id)
+        return ErasureReceipt(
+            core.origin,
+            customer_id,
+            position,
+            event.event_id,
+            iso(event.effective_us) or "",
+            iso(event.metadata.recorded_us) or "",
+            event.metadata.actor,
+            event.reason,
+            event.request_id,
+            {
+                key_id: customer.commitments[key_id].hex()
+                for key_id in customer.erased
+                if key_id in customer.commitments
+            },
+            event.lookups,
+            event.kept,
+            iso(event.kept_until_us),
+            done,
+            core.proof_of(position),
+        )

@@ -1,0 +1,283 @@
+"""Erasure: nothing personal can be opened again, nothing else changes, and a receipt shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+import tallybook
+from tallybook import Book, Erased
+from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
+from tallybook.domain.errors import Refused
+
+from .conftest import STANDARD
+
+LINE = {"sku": "cd", "quantity": 2, "net_minor": 5000}
+NAME, MAIL, TEXT, ORDER = "Ada Lovelace", "ada@example.org", "The parcel was wet", "ORDER-4711"
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "server":
+        return str(request.getfixturevalue("server_book_url"))
+    return f"sqlite:///{tmp_path / 'shop.book'}"
+
+
+def lived(book: Book) -> UUID:
+    """A customer with something in every corner."""
+    book.rules.adopt(STANDARD, effective_at="1990-01-01T00:00:00Z")
+    ada = book.customers.register(name=NAME, email=MAIL, identifiers={"crm": "C-1"}, birth_date="1985-12-10")
+    book.loyalty.enrol(ada)
+    book.customers.record_purchase(ada, [LINE], order_id=ORDER)
+    case = book.tickets.open(ada, subject=TEXT, kind="complaint")
+    book.tickets.reply(case, "We are sorry")
+    return ada
+
+
+@pytest.fixture
+def book(url: str) -> Iterator[Book]:
+    with tallybook.open(url) as opened, opened.acting("agent:lin", purpose="support"):
+        yield opened
+
+
+def test_nothing_personal_can_be_read_after_an_erasure(book: Book) -> None:
+    ada = lived(book)
+    assert book.profiles.get(ada)["name"] == NAME
+    receipt = book.erasures.erase(ada, reason="gdpr-17")
+    profile = book.profiles.get(ada)
+    assert isinstance(profile["name"], Erased)
+    assert [type(point.value) for point in profile.contact_points] == [Erased]
+    assert isinstance(profile.identifiers["crm"].value, Erased)
+    assert profile["birth_month"] == 12  # coarse, for scoring
+    for entry in book.profiles.timeline(ada):
+        assert all(isinstance(value, Erased) for value in entry.texts.values())
+    assert receipt.subject == ada
+    assert receipt.reason == "gdpr-17"
+    assert receipt.lookups == 2  # the external id, and the order
+    assert receipt.commitments.keys() == {ORDINARY_KEY}
+
+
+def test_points_tiers_and_proofs_stay(book: Book) -> None:
+    ada = lived(book)
+    before = (book.loyalty.balance(ada), book.tiers.history(ada), book.backtest(STANDARD).matrix)
+    book.erasures.erase(ada, reason="gdpr-17")
+    assert (book.loyalty.balance(ada), book.tiers.history(ada), book.backtest(STANDARD).matrix) == before
+    assert book.replay().holds
+    assert all(one.holds for one in book.audit.verify())
+
+
+def test_look_ups_are_gone_and_free_again(book: Book) -> None:
+    ada = lived(book)
+    book.erasures.erase(ada, reason="gdpr-17")
+    assert book.customers.find("crm", "C-1") is None
+    again = book.customers.register(name="Ada", identifiers={"crm": "C-1"})
+    assert again != ada
+    book.customers.record_purchase(again, [LINE], order_id=ORDER)
+
+
+AFTER: dict[str, Callable[[Book, UUID, UUID], object]] = {
+    "change": lambda book, ada, _: book.customers.change(ada, name="Ada again"),
+    "purchase": lambda book, ada, _: book.customers.record_purchase(ada, [LINE]),
+    "contact point": lambda book, ada, _: book.customers.add_contact_point(ada, "email", "new@example.org"),
+    "ticket": lambda book, ada, _: book.tickets.open(ada, subject="Again", kind="enquiry"),
+    "reply": lambda book, _, case: book.tickets.reply(case, "One more word"),
+    "reply without a text to seal": lambda book, _, case: book.tickets.assign(case, "agent:bo"),
+    "redemption": lambda book, ada, _: book.loyalty.redeem(ada, 1, reward="R1"),
+}
+
+
+@pytest.mark.parametrize("what", AFTER)
+def test_nothing_new_is_recorded_of_whoever_was_erased(book: Book, what: str) -> None:
+    ada = lived(book)
+    case = book.tickets.open(ada, subject=TEXT, kind="complaint")
+    book.erasures.erase(ada, reason="gdpr-17")
+    position = book.position()
+    with pytest.raises(Refused) as refused:
+        AFTER[what](book, ada, case)
+    assert refused.value.code == "customer_erased"
+    assert book.position() == position
+
+
+def test_sweeps_go_on(book: Book) -> None:
+    ada = lived(book)
+    book.erasures.erase(ada, reason="gdpr-17")
+    book.loyalty.sweep(datetime.now(UTC))
+    assert book.replay().holds
+
+
+def test_another_process_that_still_has_the_key_opens_nothing(url: str) -> None:
+    with (
+        tallybook.open(url) as one,
+        tallybook.open(url) as other,
+        one.acting("agent:lin", purpose="support"),
+        other.acting("agent:bo", purpose="support"),
+    ):
+        ada = lived(one)
+        case = one.tickets.open(ada, subject=TEXT, kind="complaint")
+        assert other.profiles.get(ada)["name"] == NAME  # its cipher is cached now
+        one.erasures.erase(ada, reason="gdpr-17")
+        assert isinstance(other.profiles.get(ada)["name"], Erased)
+        with pytest.raises(Refused, match="customer_erased"):
+            other.tickets.reply(case, "I did not know")
+
+
+def test_erasing_twice_gives_the_receipt_again(book: Book) -> None:
+    ada = lived(book)
+    first = book.erasures.erase(ada, reason="gdpr-17")
+    position = book.position()
+    again = book.erasures.erase(ada, reason="another")
+    assert (again.position, again.reason, again.event_id) == (first.position, "gdpr-17", first.event_id)
+    assert book.position() == position
+    assert book.erasures.receipt(ada).event_id == first.event_id
+    assert book.erasures.all() == [ada]
+
+
+def test_refusals(book: Book) -> None:
+    ada = lived(book)
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: book.erasures.erase(uuid4(), reason="gdpr-17"), "unknown_customer"),
+        (lambda: book.erasures.erase(ada, reason="two words"), "invalid_argument"),
+        (lambda: book.erasures.erase("nobody", reason="gdpr-17"), "invalid_argument"),
+        (lambda: book.erasures.receipt(ada), "not_erased"),
+        (lambda: book.erasures.erase_kept(ada), "not_erased"),
+    ]
+    for call, code in calls:
+        with pytest.raises(Refused) as refused:
+            call()
+        assert refused.value.code == code
+    assert book.profiles.get(ada)["name"] == NAME
+
+
+def test_it_can_be_awaited(book: Book) -> None:
+    ada = lived(book)
+    receipt = asyncio.run(book.erasures.erase.aio(ada, reason="gdpr-17"))
+    assert receipt.subject == ada
+
+
+# ── files: copies that are put back, kills, bytes ───────────────────────────────────────────────────────────────────
+
+
+def put_back(folder: Path, copies: Path, *names: str) -> None:
+    for name in names:
+        for side in ("-wal", "-shm", "-journal"):
+            (folder / (name + side)).unlink(missing_ok=True)
+        shutil.copy2(copies / name, folder / name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    return folder
+
+
+def erased_book(folder: Path, copies: Path) -> tuple[str, UUID]:
+    """A book with an erasure, and copies of its files from just before it."""
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+    shutil.copytree(folder, copies)
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        book.erasures.erase(ada, reason="gdpr-17")
+    return url, ada
+
+
+def test_keys_that_are_put_back_are_destroyed_again_before_the_book_opens(folder: Path, tmp_path: Path) -> None:
+    url, ada = erased_book(folder, tmp_path / "before")
+    put_back(folder, tmp_path / "before", "shop.book.keys")
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
+        assert isinstance(book.profiles.get(ada)["name"], Erased)
+
+
+def test_a_log_that_is_put_back_erases_again(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    url, ada = erased_book(folder, tmp_path / "before")
+    put_back(folder, tmp_path / "before", "shop.book", "shop.book.reads")
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert "erased again" in caplog.text
+        assert isinstance(book.profiles.get(ada)["name"], Erased)
+        assert book.customers.find("crm", "C-1") is None
+        assert book.erasures.receipt(ada).reason == "restored"
+        position = book.position()
+    with tallybook.open(url) as book:
+        assert book.position() == position
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", ["destroy", "set_erased_up_to"])
+def test_an_erasure_that_is_cut_short_after_its_commit_is_finished_at_the_next_opening(
+    folder: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+
+        def killed(*_: Any) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(book._core.storage.keys), step, killed)
+            with pytest.raises(Killed):
+                book.erasures.erase(ada, reason="gdpr-17")
+        assert isinstance(book.profiles.get(ada)["name"], Erased)  # at once, whatever the key store still has
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
+        assert book.erasures.erase(ada, reason="gdpr-17").reason == "gdpr-17"
+
+
+def test_no_plaintext_and_no_usable_key_is_left_in_any_file(folder: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        key = book._core.storage.keys.get([(ada, ORDINARY_KEY)])[ada, ORDINARY_KEY]
+        claim = book._core.keyring.lookup_hash("identifier", "crm", "C-1")
+        held = {file.name for file in folder.iterdir() if claim in file.read_bytes()}
+        assert held, "the search finds what is there"
+        book.erasures.erase(ada, reason="gdpr-17")
+        book.backup(tmp_path / "later.backup")
+        book.backup_keys(tmp_path / "later.keys")
+        files = [*folder.iterdir(), tmp_path / "later.backup", tmp_path / "later.keys"]
+        for file in files:
+            found = file.read_bytes()
+            for secret in (NAME, MAIL, TEXT, ORDER, "C-1"):
+                assert secret.encode() not in found, (file.name, secret)
+            assert key not in found, file.name
+            assert claim not in found, file.name
+
+
+def test_doubled_ids_of_erasures_are_no_second_erasure(book: Book) -> None:
+    ada = lived(book)
+    first = book.erasures.erase(ada, reason="gdpr-17", command_id="erase-ada")
+    assert book.erasures.erase(ada, reason="gdpr-17", command_id="erase-ada").event_id == first.event_id
+    found = [one.event for one in book._core.history([SubjectErased.stored_name])]
+    assert [event.event_id for event in found] == [first.event_id]
+
+
+def states(book: Book, check: str) -> list[str]:
+    return [one.state for one in book.doctor() if one.name == check]
+
+
+def test_doctor_tells_erased_from_lost(folder: Path, tmp_path: Path) -> None:
+    url, ada = erased_book(folder, tmp_path / "before")
+    with tallybook.open(url) as book:
+        assert states(book, "keys") == states(book, "erasures") == ["ok"]
+        book._core.storage.keys.close()
+        put_back(folder, tmp_path / "before", "shop.book.keys")
+        assert states(book, "erasures") == ["failed"]  # the next opening destroys it
+    with tallybook.open(url) as book:
+        assert states(book, "erasures") == ["ok"]
+        with book._core.storage.events.session(write=True) as session:
+            session.run("DELETE FROM erased")
+        assert states(book, "erasures") == ["failed"]
+        with book.acting("agent:lin", purpose="support"):
+            assert isinstance(book.profiles.get(ada)["name"], Erased)  # the tombstone stands
