@@ -21,6 +21,7 @@ from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
 from .commands import Desk, Work, command
 from .customers import as_id
+from .exports import Packed, export_pack
 from .subject_report import SubjectReport, subject_report
 from .times import When, iso
 
@@ -293,6 +294,25 @@ class AuditView(Desk):
         if found is None:
             raise refusal("invalid_argument", 'log: "events" or "reads" is wanted.', argument="log")
         return found
+
+    def export(
+        self,
+        folder: Path | str,
+        *,
+        sealed: bool = True,
+        after: int = 0,
+        until: int | None = None,
+        progress: Progress | None = None,
+    ) -> Packed:
+        """Write an auditor's pack into a folder that is new or empty: both logs as C2SP tlog-tiles with their signed
+        checkpoints, events as JSON lines, rule sets and policies, a verifier and a guide (docs/auditors-guide.md).
+
+        Personal fields stay `sealed`; otherwise they are opened, as one recorded bulk read. `after`, `until`: only the
+        events after a position, and up to one; tiles are always all, and bundles of entries whole (256 events). The
+        folder is whole under its name, or not there. The export is recorded. Raises BookError and its kinds. Refuses:
+        acting_required, invalid_argument.
+        """
+        return export_pack(self._core, folder, sealed=sealed, after=after, until=until, progress=progress)
 
     def trail(
         self, subject: UUID | str | None = None, *, actor: str | None = None, limit: int | None = None

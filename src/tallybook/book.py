@@ -28,6 +28,7 @@ from .audit import AuditView
 from .core import Acting, Core
 from .customers import CustomerDesk
 from .erasures import ErasureDesk
+from .exports import ExportDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
@@ -54,6 +55,7 @@ class Book:
         self.policy = PolicyDesk(core)
         self.erasures = ErasureDesk(core)
         self.imports = ImportDesk(core)
+        self.exports = ExportDesk(core)
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
