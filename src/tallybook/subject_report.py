@@ -438,8 +438,8 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "data and why, and how long it is kept. Times are in UTC. What was erased is shown as (erased). The last table "
         "holds everything; those before it show the same by topic."
         + (
-            f"\nNOT COMPLETE: {data['withheld']:,} values were withheld or shown in part only, because the access policy "
-            "does not release them to whoever asked for this report."
+            f"\nNOT COMPLETE: {data['withheld']:,} values were withheld or shown in part only, because the access "
+            "policy does not release them to whoever asked for this report."
             if data["withheld"]
             else ""
         ),
