@@ -274,3 +274,56 @@ def test_files_that_hold_it_are_for_their_owner_only(tmp_path: Path) -> None:
         assert "Ada" in place.read_text(encoding="utf-8")
     assert json.loads(CliRunner().invoke(app, ["subject-report", "crm:A-1", "--json", *who]).stdout)["profile"]
     assert "Everything that is recorded" in CliRunner().invoke(app, ["subject-report", "crm:A-1", *who]).stdout
+
+
+def test_exports_that_held_the_subject_are_told_and_others_are_not(book: Book) -> None:
+    ada = book.customers.register(name="Ada")
+    upto = book.position()
+    book.customers.register(name="Bob")
+    core = book._core
+    for start, end in ((1, upto), (upto + 1, book.position())):
+        core.gate.exported(
+            core.gate_metadata(core.acting_now()), format="ocel", digest=f"{start:064}", count=1, from_position=start,
+            to_position=end,
+        )  # fmt: skip
+    [found] = json.loads(book.audit.subject_report(ada).json())["exports"]
+    assert (found["what"], found["format"], found["digest"], found["by"]) == (
+        "access.exported", "ocel", f"{1:064}", "agent:dpo",
+    )  # fmt: skip
+
+
+def test_a_report_that_a_policy_left_gaps_in_says_so(book: Book) -> None:
+    ada = book.customers.register(name="Ada Lovelace", email="ada@example.org")
+    assert json.loads(book.audit.subject_report(ada).json())["withheld"] == 0
+    book.policy.grant("agent:dpo", "dpo")
+    book.policy.adopt(
+        {
+            "name": "house",
+            "version": "1",
+            "purposes": {"subject_request": {"text": "Answers to those whose data it is", "basis": "legal_obligation"}},
+            "rules": [
+                {
+                    "id": "names", "roles": ["dpo"], "purposes": ["subject_request"], "actions": ["audit.*"],
+                    "fields": ["name"], "commands": ["policy.*"],
+                },
+            ],
+        }
+    )  # fmt: skip
+    report = book.audit.subject_report(ada)
+    values = {one.name: one.value for entry in report.events for one in entry.fields if one.personal}
+    assert values == {"name": "Ada Lovelace", "value": "(withheld: denied)"}
+    assert json.loads(report.json())["withheld"] == 1
+    assert "NOT COMPLETE: 1 values were withheld" in report.html()
+
+
+def test_the_page_on_it_names_every_key(lived: tuple[Book, UUID, UUID]) -> None:
+    book, ada, _ = lived
+    page = (Path(__file__).parent.parent / "docs" / "subject-report.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    report = book.audit.subject_report(ada)
+    data, copy = json.loads(report.json()), json.loads(report.portable())
+    assert (data["schema"], f"`{data['schema']}`" in page, f"`{copy['schema']}`" in page) == (
+        "tallybook/subject-report@1", True, True,
+    )  # fmt: skip
+    keys = {*data, *copy, *copy["derived"][0], *data["profile"][0], *data["events"][0]["fields"][0]}
+    assert keys - named == set()

@@ -33,7 +33,7 @@ from tallybook.domain.customer import (
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import Enrolled, GoodwillGranted, LoyaltyAccount
-from tallybook.domain.personal import Personal
+from tallybook.domain.personal import Masked, Personal, Withheld
 from tallybook.domain.privacy import Restricted, RestrictionLifted
 from tallybook.domain.retention import Retention
 from tallybook.domain.ticket import (
@@ -103,7 +103,9 @@ class EventEntry:
 class SubjectReport:
     """All that a book holds about one person. Values are `Erased` where the subject's key was destroyed.
 
-    `json()` and `html()` hold the same; `portable()` is the copy to take elsewhere. `data` is what `json()` writes.
+    `json()` and `html()` hold the same; `portable()` is the copy to take elsewhere. `data` is what `json()` writes;
+    `data["withheld"]` counts the values that the access policy does not release to whoever asked: then it is not
+    complete.
     """
 
     customer_id: UUID
@@ -170,6 +172,7 @@ def subject_report(core: Core, customer_id: UUID) -> SubjectReport:
     now_us = core.now_us()
     data = _data(core, customer_id, history, entries, now_us)
     data["made_of"] |= {"asked_by": acting.actor, "purpose": acting.purpose}
+    data["withheld"] = sum(isinstance(value, (Withheld, Masked)) for value in opened.values())
     return SubjectReport(customer_id, iso(now_us) or "", entries, data)
 
 
@@ -430,7 +433,13 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "What this is",
         "All that this book holds about you: each field with its source, what was decided and why, who looked at your "
         "data and why, and how long it is kept. Times are in UTC. What was erased is shown as (erased). The last table "
-        "holds everything; those before it show the same by topic.",
+        "holds everything; those before it show the same by topic."
+        + (
+            f"\nNOT COMPLETE: {data['withheld']:,} values were withheld or shown in part only, because the access policy "
+            "does not release them to whoever asked for this report."
+            if data["withheld"]
+            else ""
+        ),
     )
     yield _table("Profile", data["profile"], ("field", "value", "category", "sensitivity"), ("since",), "set_by")
     times = ("since", "recorded_at")

@@ -166,7 +166,7 @@ def test_schedules_are_declared_once_and_withdrawn() -> None:
     refused("schedule_declared", lambda: retention.declare(stamp(), QUIET._replace(period=24)), retention)
     refused("unknown_schedule", lambda: retention.withdraw(stamp(), "other"), retention)
     retention.withdraw(stamp(), "quiet")
-    assert retention.schedules == ()
+    assert not retention.schedules
     retention.declare(stamp(), QUIET._replace(period=24))
     assert [one.period for one in retention.schedules] == [24]
 
@@ -179,6 +179,6 @@ def test_schedules_are_declared_once_and_withdrawn() -> None:
         {"category": "access_records", "since": "recorded", "action": "keep"},
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(change: dict[str, str]) -> None:
+def test_what_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     retention = Retention(UUID(int=1)).draft([])
     refused("invalid_argument", lambda: retention.declare(stamp(), QUIET._replace(**change)), retention)
