@@ -26,6 +26,7 @@ from tallybook.projections.replay import Backtest
 
 from .cli_audit import audit_app
 from .cli_erasure import erasure_app
+from .cli_export import export_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
@@ -72,6 +73,7 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 
