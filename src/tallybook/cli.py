@@ -25,9 +25,13 @@ from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
 from .cli_erasure import erasure_app
+<<<<<<< HEAD
 from .cli_keys import keys_app
 from .cli_log import audit_app
 from .cli_policy import policy_app
+=======
+from .cli_export import export_app
+>>>>>>> exports
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
@@ -77,6 +81,7 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 
