@@ -25,13 +25,10 @@ from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
 from .cli_erasure import erasure_app
-<<<<<<< HEAD
+from .cli_export import export_app
 from .cli_keys import keys_app
 from .cli_log import audit_app
 from .cli_policy import policy_app
-=======
-from .cli_export import export_app
->>>>>>> exports
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
