@@ -25,8 +25,10 @@ from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
 from .cli_erasure import erasure_app
+from .cli_export import export_app
 from .cli_keys import keys_app
 from .cli_log import audit_app
+from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
@@ -72,9 +74,11 @@ import_app = typer.Typer(help="History from other systems: resumable, and record
 app.add_typer(show_app, name="show")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 
