@@ -20,6 +20,7 @@ from tallybook.commands import command
 from tallybook.customers import CustomerDesk
 from tallybook.domain.errors import REFUSALS, TallybookError
 from tallybook.domain.events import REGISTRY, Event, Metadata
+from tallybook.exports import ExportDesk
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
@@ -41,6 +42,7 @@ DESKS: dict[str, type] = {
     "book.rules": RulesDesk,
     "book.policy": PolicyDesk,
     "book.imports": ImportDesk,
+    "book.exports": ExportDesk,
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
@@ -109,6 +111,7 @@ def api() -> str:
         "views",
         "audit",
         "imports",
+        "exports",
         "retention",
         "subject_report",
     ):
