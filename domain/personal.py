@@ -32,14 +32,18 @@ class Sensitivity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PersonalData:
-    """The mark on a personal field's type."""
+    """The mark on a personal field's type.
+
+    `of` is the clear field that names whom the value is about, where that is not the event's subject.
+    """
 
     category: Category
     sensitivity: Sensitivity = Sensitivity.ORDINARY
+    of: str | None = None
 
 
 class Sealed(NamedTuple):
-    """The one sealed blob of an event and what its encryption is bound to, beside the book's origin."""
+    """One subject's sealed blob of an event and what its encryption is bound to, beside the book's origin."""
 
     event_id: UUID
     stored_name: str

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -208,7 +209,8 @@ def test_a_rotation_is_recorded(tmp_path: Path) -> None:
             rotated = book.rotate_wrapping_key()
         [recorded] = book.follow(after=position, timeout_s=0)
         assert (recorded.event.stored_name, recorded.event.metadata.actor) == ("book.wrapping_key_rotated", "agent:sec")
-        assert (recorded.event.old, recorded.event.new) == (rotated.old, rotated.new)  # type: ignore[attr-defined]
+        event: Any = recorded.event
+        assert (event.old, event.new) == (rotated.old, rotated.new)
         assert rotated.new == fingerprint((tmp_path / "shop.book.wrapping-key").read_bytes()).hex() != rotated.old
         assert rotated.keys == 1
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
