@@ -339,12 +339,13 @@ class AuditView(Desk):
             params.append(text(actor, "actor"))
         core.gate.record(core.gate_metadata(acting), "audit.trail", [] if subject_id is None else [subject_id], [])
         where = " AND ".join(conditions) + " ORDER BY position"
-        positions = [
-            position for (position,) in core.store.select(core.trail, Trail.table, ["position"], where, params)
-        ]
+        found = core.store.select(core.trail, Trail.table, ["position"], where, params)
+        # What is about two subjects has two rows.
+        positions = list(dict.fromkeys(position for (position,) in found))
         wanted = positions if limit is None else positions[-limit:]
         entries = [
-            (event.metadata.recorded_us, _entry(position, event)) for position, event in core.at_positions(wanted)
+            (event.metadata.recorded_us, _entry(position, event, subject_id))
+            for position, event in core.at_positions(wanted)
         ]
         reads: list[tuple[int, TrailEntry]] = []
         for position, event in core.reads():
@@ -368,7 +369,7 @@ class AuditView(Desk):
         return subject_report(core, as_id(customer, "customer"))
 
 
-def _entry(position: int, event: Event) -> TrailEntry:
+def _entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
     metadata = event.metadata
     return TrailEntry(
         "events",
@@ -380,7 +381,7 @@ def _entry(position: int, event: Event) -> TrailEntry:
         metadata.purpose,
         metadata.channel,
         event.stored_name,
-        event.subject_id,
+        subject or event.subject_id,
         tuple(fields_touched(event)),
         outcome_of(event),
         why(event),
