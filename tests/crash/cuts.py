@@ -103,7 +103,7 @@ def _live(folder: Path, seed: str, cuts: int) -> Life:
 
 def _work(disk: Disk, url: str, ledger: Ledger, chance: random.Random, now_us: workload.Clock) -> None:
     """Commands until the power goes."""
-    book = tallybook.open(url, now_us=now_us)
+    book = tallybook.open(url, now_us=now_us, checkpoint_s=workload.CHECKPOINT_S)
     try:
         workload.prepare(book)
         for deed in ledger.in_doubt():
@@ -126,7 +126,7 @@ def _work(disk: Disk, url: str, ledger: Ledger, chance: random.Random, now_us: w
             if chance.random() < 0.03:
                 # Closed and opened: the last connection brings the log into the file, and removes it.
                 book.close()
-                book = tallybook.open(url, now_us=now_us)
+                book = tallybook.open(url, now_us=now_us, checkpoint_s=workload.CHECKPOINT_S)
     finally:
         with suppress(Exception):
             book.close()
