@@ -87,6 +87,9 @@ def _live(folder: Path, seed: str, cuts: int) -> Life:
                     )
                     break
             platter = disk.after_cut()
+            signing_key = disk_folder / "shop.book.signing-key"
+            if signing_key.exists():  # no file of SQLite; on the disk, by fsync, before there is a book
+                platter[signing_key.name] = signing_key.read_bytes()
             # The check works on a copy: the next run meets the disk as the cut left it, and may cut its recovery short.
             _filled(check_folder, platter)
             url = f"sqlite:///{check_folder / 'shop.book'}"
@@ -137,4 +140,5 @@ def _filled(folder: Path, files: Mapping[str, bytes]) -> Path:
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
+        (folder / name).chmod(0o600)
     return folder
