@@ -348,7 +348,7 @@ class _Check:
 
 
 def _check_token(token: bytes) -> None:
-    """Raises NoteError for a token that is none, where what reads tokens is installed. Whose it is, it does not tell."""
+    """Raises NoteError for a token that is none, where what reads tokens is installed. Not whose it is."""
     with suppress(MissingExtra):
         if token:
             from .timestamps import said_at

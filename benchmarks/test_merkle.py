@@ -68,7 +68,7 @@ class Whole(LogRecorder):
 def commits_of(folder: Path, sizes: Sizes) -> list[list[NewRow]]:
     """Purchases as they are stored, a hundred in a list."""
     rows = rows_of(folder, sizes.append_commits[SIZE] * SIZE)
-    many = [
+    many: list[NewRow] = [
         (stream[:-1] + bytes([number]), version, name, state)
         for number in range(TIMES)
         for _, stream, version, name, state in rows
