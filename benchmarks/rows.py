@@ -81,6 +81,23 @@ ROWS = (
     _recorder("recorder-100", "Recorder, 100 events a commit", 0.6),
     _recorder("bulk", "Recorder, one writer, 1,000 ready rows a commit", 0.6),
     Row(
+        "merkle-append",
+        "Recorder with the Merkle log, 100 events a commit",
+        "The same recorder with no tree at all.",
+        "",
+        "Frontier in each commit, tiles written as the log grows, signed checkpoints, one at the end.",
+        least_raw_ratio=0.85,
+    ),
+    Row(
+        "merkle-verify",
+        "`audit verify` of a log",
+        "SHA-256 over the same leaves, which lie in memory.",
+        "",
+        "Rows read, leaves packed and hashed, the tree, every tile and every checkpoint compared.",
+        unit="leaves",
+        least_rate=400_000,
+    ),
+    Row(
         "import",
         "Import CDNOW end to end",
         "`executemany` of all blobs that Tallybook stored, about as many a transaction; nothing read or decided.",

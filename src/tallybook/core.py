@@ -116,6 +116,11 @@ class Core:
                 one.sign()
             signing.put(signer)
 
+    def heartbeat(self) -> None:
+        """Sign the logs' heads where their last checkpoints are too old."""
+        for one in self.checkpoints.values():
+            one.heartbeat()
+
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
         signal handler that closes the book would wait for itself."""
