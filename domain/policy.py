@@ -112,7 +112,7 @@ class Rule(Value):
             raise ValueError("give `fields` (what may be read), `commands`, or both")
         if self.commands and self.effect == "mask":
             raise ValueError("a command can't be masked: give `commands` to a rule that allows or denies")
-        if "actions" in self.model_fields_set and not self.fields:
+        if self.actions != ["*"] and not self.fields:
             raise ValueError("`actions` are those of reading: give `fields`, too")
         for name in self.fields:
             if not is_selector(name):
