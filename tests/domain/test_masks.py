@@ -70,7 +70,9 @@ def test_a_mask_never_raises_and_never_shows_the_value_whole(field: str, value: 
     assert shown == HIDDEN or value.strip() not in shown
 
 
-@given(st.sampled_from(["identifier.crm", "order_id", "source_ref", "contact.phone"]), st.text("0123456789", max_size=40))
+@given(
+    st.sampled_from(["identifier.crm", "order_id", "source_ref", "contact.phone"]), st.text("0123456789", max_size=40)
+)
 def test_no_more_than_the_last_four_are_shown_and_they_do_not_tell_how_many_there_were(field: str, value: str) -> None:
     shown = masked(field, value).text
     assert shown == (f"…{value[-LAST:]}" if len(value) >= LAST_OF_MIN else HIDDEN)
