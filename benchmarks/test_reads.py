@@ -12,26 +12,27 @@ from uuid import UUID
 import pytest
 
 from tallybook.book import Book
-from tallybook.domain.customer import CustomerRegistered
+from tallybook.domain.customer import IdentifierLinked
 
 from .conftest import Measure
 from .ours import open_book
 from .raw import LogRow, RawLog
 from .rows import OURS, RAW
-from .workload import SIZES, Sizes
+from .workload import SIZES, Sizes, cdnow_lines
 
 THREADS = 64
-SUBJECTS = 50
+SUBJECTS = 20
+LINES_EACH = 4
+"""More than CDNOW has for each customer."""
 COUNTS = {"reads": SIZES.reads, "reads-alone": SIZES.reads_alone, "reads-open": SIZES.reads}
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A book of customers with a name each."""
+    """A book of customers with an external id each."""
     folder = tmp_path_factory.mktemp("reads")
     with open_book(folder / "ours.book") as book, book.acting("agent:bench", purpose="support"):
-        for number in range(SIZES.bulk_subjects):
-            book.customers.register(name=f"Customer {number}")
+        book.imports.cdnow(cdnow_lines(folder, LINES_EACH * SIZES.bulk_subjects))
     return folder
 
 
@@ -44,11 +45,12 @@ class Reader:
         self.book: Book = open_book(folder / "ours.book")
         self.core = self.book._core
         self.names: dict[UUID, Any] = {}
-        for recorded in self.core.history([CustomerRegistered.stored_name]):
+        for recorded in self.core.history([IdentifierLinked.stored_name]):
             if len(self.names) < subjects:
                 event = recorded.event
-                assert isinstance(event, CustomerRegistered)
-                self.names[event.originator_id] = event.name
+                assert isinstance(event, IdentifierLinked)
+                self.names[event.originator_id] = event.external_id
+        assert len(self.names) == subjects
         self.each = list(self.names.items())
 
     def record(self, number: int) -> None:

@@ -684,7 +684,11 @@ def public_calls(book: tallybook.Book) -> Iterator[tuple[str, Any]]:
             continue
         for inner in dir(member):
             # What only reads a file asks for no open book.
-            if not inner.startswith("_") and (name, inner) not in {("rules", "check"), ("rules", "rules_of"), ("policy", "check")}:
+            if not inner.startswith("_") and (name, inner) not in {
+                ("rules", "check"),
+                ("rules", "rules_of"),
+                ("policy", "check"),
+            }:
                 yield f"{name}.{inner}", getattr(member, inner)
 
 
