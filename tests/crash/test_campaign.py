@@ -126,7 +126,7 @@ def test_a_power_cut_at_any_write_while_a_book_is_made_leaves_what_can_be_made(t
         for found in range(2):
             again = folder / str(found)
             again.mkdir()
-            for name, data in (disk.after_cut() | wrapping_key(folder)).items():
+            for name, data in (disk.after_cut() | key_files(folder)).items():
                 (again / name).touch(mode=0o600)
                 (again / name).write_bytes(data)
             url = f"sqlite:///{again / 'shop.book'}"
