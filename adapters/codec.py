@@ -3,7 +3,7 @@
 The stored state of an event is a msgpack array:
 
     [schema version, key id or nil, event id, effective µs, subject id or nil,
-     [recorded µs, actor, purpose, on behalf of, channel, correlation id, causation id, command id],
+     [recorded µs, actor, purpose, on behalf of, channel, application, correlation id, causation id, command id],
      clear field, clear field, …,
      nil or [mask of the personal fields that are set, nonce and ciphertext]]
 
@@ -163,7 +163,12 @@ class EventMapper(Mapper[UUID]):
             raise ValueError("a sealed part needs the id of its key")
         names = form.fields_set(version, mask)
         sealed = Sealed(event_id, form.name, version, known_uuid(subject), key_id, names, blob)
-        return {name: Personal(None, sealed=sealed, field=name) for name in names if name in form.personal}
+        known_as = form.known_as(values) if form.named_by else {}
+        return {
+            name: Personal(None, sealed=sealed, field=name, known_as=known_as.get(name, name))
+            for name in names
+            if name in form.personal
+        }
 
     def _seal(self, form: Form, held: Mapping[str, Any]) -> tuple[int, list[Any]]:
         """The key's id and the sealed part of an event with at least one personal field that is set."""
@@ -191,7 +196,7 @@ class EventMapper(Mapper[UUID]):
         last, made = self._read
         if last == values and made is not None and type(values[0]) is int:
             return made
-        _must_be_context(*values[1:5])
+        _must_be_context(*values[1:6])
         made = make_metadata(values)
         self._read = (values, made)
         return made
@@ -205,9 +210,18 @@ def _as_tuples(value: Any) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _must_be_context(actor: str, purpose: str, on_behalf_of: str | None, channel: str | None) -> None:
+def _must_be_context(
+    actor: str, purpose: str, on_behalf_of: str | None, channel: str | None, application: str | None
+) -> None:
     """Raises ValidationError. Few of them are in a log, and many events of each."""
-    Metadata(recorded_us=0, actor=actor, purpose=purpose, on_behalf_of=on_behalf_of, channel=channel)
+    Metadata(
+        recorded_us=0,
+        actor=actor,
+        purpose=purpose,
+        on_behalf_of=on_behalf_of,
+        channel=channel,
+        application=application,
+    )
 
 
 def _pack_metadata(metadata: Metadata) -> list[Any]:
@@ -217,6 +231,7 @@ def _pack_metadata(metadata: Metadata) -> list[Any]:
         metadata.purpose,
         metadata.on_behalf_of,
         metadata.channel,
+        metadata.application,
         metadata.correlation_id and metadata.correlation_id.bytes,
         metadata.causation_id and metadata.causation_id.bytes,
         metadata.command_id and metadata.command_id.bytes,

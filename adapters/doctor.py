@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
+from tallybook.domain.erasure import SubjectErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -503,15 +504,18 @@ def keys(patient: Patient) -> Iterator[Word]:
         return
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), patient.lookup_key(), place)
-    count = missing = 0
+    count = missing = gone = 0
     other: list[UUID] = []
+    erased = {subject for subject, _, _ in patient.log.erasures()}
     for subject, committed, key in keys_in(patient.log, patient.keys):
         count += 1
-        if key is None:
+        if key is None and subject.bytes in erased:
+            gone += 1
+        elif key is None:
             missing += 1
         elif not hmac.compare_digest(commitment(key), committed):
             other.append(subject)
-    put_back = "Put the key file back from its backup, unless they were destroyed on purpose."
+    put_back = "Put the key file back from its backup."
     if other:
         yield failed(
             f"{len(other):,} of {count:,} subjects have another key than the log commits to; first: {other[0]}",
@@ -520,7 +524,36 @@ def keys(patient: Patient) -> Iterator[Word]:
     if missing:
         yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
     if not other and not missing:
-        yield ok(f"the keys of all {count:,} subjects are there, and are those that the log commits to")
+        there = f"the keys of all {count - gone:,} subjects"
+        yield ok(f"{there} are there, and are those that the log commits to" + (f"; {gone:,} erased" if gone else ""))
+
+
+def erasures(patient: Patient) -> Iterator[Word]:
+    """What the log says to be erased, the table of erasures, and the key store agree."""
+    log = patient.log
+    if log is None:
+        return
+    told: dict[KeyName, int] = {}
+    read = patient.mapper.read
+    for position, stream, version_, name, state in log.iterate(
+        stop=log.extent()[2], topics=[SubjectErased.stored_name]
+    ):
+        event = read(known_uuid(stream), version_, name, state, position)
+        assert isinstance(event, SubjectErased)
+        told.update(((event.originator_id, key_id), position) for key_id in event.key_ids)
+    noted = {(known_uuid(subject), key_id) for subject, key_id, _ in log.erasures()}
+    if told.keys() != noted:
+        name = min(told.keys() ^ noted)
+        which = "lacks" if name in told else "holds, and the log does not,"
+        yield failed(f"the table erased {which} the erasure of {name[0]}", RESTORE)
+    held = [] if patient.keys is None else sorted(patient.keys(sorted(told)), key=lambda name: told[name])
+    if held:
+        yield failed(
+            f"{len(held):,} keys of erased subjects are in the key store; first: of {held[0][0]}",
+            "Open the book: it destroys them again.",
+        )
+    if told.keys() == noted and not held:
+        yield ok(f"{len({subject for subject, _ in told}):,} subjects were erased, and none of them has a key")
 
 
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -635,6 +668,7 @@ CHECKS: Sequence[Check] = (
     Check("receipts", receipts),
     Check("command ids", command_ids, deep=True),
     Check("keys", keys),
+    Check("erasures", erasures, deep=True),
     Check("read models", read_models),
     Check("snapshots", snapshots, deep=True),
 )

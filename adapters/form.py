@@ -26,6 +26,7 @@ ENVELOPE = ("version", "key_id", "event_id", "effective_us", "subject_id", "meta
 ENVELOPE_ARITY = len(ENVELOPE)
 _SCALARS = (int, str, bytes, bool)
 _UNKNOWN = SafeUUID.unknown
+V = typing.TypeVar("V", bound=Value)
 
 
 def _draft(base: type, **namespace: Any) -> Any:
@@ -39,6 +40,7 @@ def _draft(base: type, **namespace: Any) -> Any:
 
 
 _UUIDDraft = _draft(UUID, __slots__=())
+_ValueDraft = _draft(BaseModel)
 
 
 def uuid_from(raw: bytes) -> UUID:
@@ -67,7 +69,7 @@ class Form:
     `decode(state, originator_id, originator_version, mapper)` gives the event of a state.
     """
 
-    __slots__ = ("_masks", "arity", "decode", "encode", "name", "personal", "schema", "version")
+    __slots__ = ("_masks", "arity", "decode", "encode", "name", "named_by", "personal", "schema", "version")
 
     def __init__(self, schema: Schema) -> None:
         event_class = schema.event_class
@@ -77,6 +79,8 @@ class Form:
         self.personal = tuple(event_class.personal_fields)
         self._masks: dict[tuple[int, int], tuple[str, ...]] = {}
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
+        self.named_by = [(name, mark.known_as) for name, mark in event_class.personal_fields.items() if mark.known_as]
+        """Personal fields that policies call by the value of a clear one, and how."""
         source = Source()
         fields = [(name, event_class.model_fields[name].annotation) for name in event_class.clear_fields]
         some = " or ".join(f"held[{name!r}] is not None" for name in self.personal) or "False"
@@ -155,6 +159,11 @@ class Form:
             clear = self.schema.upcasters[older](clear)
         return [*values[:ENVELOPE_ARITY], *clear, values[-1]]
 
+    def known_as(self, values: Sequence[Any]) -> dict[str, str]:
+        """What policies call the fields of `named_by`, in a state of the newest version."""
+        clear = dict(zip(self.schema.event_class.clear_fields, values[ENVELOPE_ARITY:-1], strict=True))
+        return {name: template.format_map(clear) for name, template in self.named_by}
+
     def places(self, fields: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
         """What picks fields out of the values of a state: those of the envelope, and clear ones. Raises KeyError."""
         places = {name: index for index, name in enumerate(ENVELOPE) if name in Event.model_fields}
@@ -183,6 +192,14 @@ class Form:
 def form_of(schema: Schema) -> Form:
     """The form of a schema, compiled once for all who read and write."""
     return Form(schema)
+
+
+def unvalidated(kind: type[V], held: dict[str, Any]) -> V:
+    """An instance of values that are known to be right, past validation (see `Value.__getattr__`)."""
+    made = _ValueDraft()
+    made.__dict__ = held
+    made.__class__ = kind
+    return typing.cast("V", made)
 
 
 class NewerVersion(Exception):

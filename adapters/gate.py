@@ -1,24 +1,61 @@
-"""The gate: the one place where personal data is opened. It records the read first, then releases."""
+"""The gate: the one place where personal data is opened. It decides, records the read, and only then releases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.events import Metadata
-from tallybook.domain.personal import Erased, Personal
+from eventsourcing.persistence import IntegrityError, PersistenceError
+
+from tallybook.domain.access import (
+    DENIED,
+    NO_CONSENT,
+    RELEASED,
+    WITHHELD_DENIED,
+    WITHHELD_NO_CONSENT,
+    WITHHELD_RESTRICTED,
+    CommandDenied,
+    Exported,
+    LogClosed,
+    LogOpened,
+    PersonalDataRead,
+    Standing,
+    Standings,
+)
+from tallybook.domain.errors import Refused, TallybookError, refusal
+from tallybook.domain.events import Event, Metadata
+from tallybook.domain.masks import masked
+from tallybook.domain.personal import Erased, Personal, Withheld
+from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, Policy, Verdict
 
 from .codec import EventMapper
+from .form import unvalidated, uuid_from
+from .group_commit import GroupCommit
 from .keys import Keyring
-from .log import EventStore
+from .log import EventStore, NewRow
+from .policy_files import decider_of
 
 K = TypeVar("K")
 
+logger = logging.getLogger("tallybook.storage")
+
+
+class Ruling(NamedTuple):
+    """What the access policy in force says of a request."""
+
+    policy: str
+    decision: Decision
+
 
 class Gate:
-    """Opens handles for an actor with a purpose. Fails closed: no record, no value."""
+    """Opens handles for an actor with a purpose. Fails closed: no record, no value.
+
+    `erased` tells which keys the log has destroyed, `policy` gives the policy and the roles in force now, `standings`
+    tells whose data is restricted and who consented, `address` where the request came from.
+    """
 
     def __init__(
         self,
@@ -26,19 +63,31 @@ class Gate:
         reads: EventStore,
         new_id: Callable[[], UUID],
         erased: Callable[[Sequence[bytes]], set[tuple[bytes, int]]],
+        policy: Callable[[], Policy],
+        standings: Standings,
+        address: Callable[[], str | None],
     ) -> None:
         self._keyring = keyring
         self._erased = erased
         self._mapper = EventMapper(keyring)
         self.reads = reads
+        self._group = GroupCommit(reads)
         self._new_id = new_id
+        self._policy = policy
+        self._standings = standings
+        self._address = address
+        self._opening: NewRow | None = None
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(
         self, metadata: Metadata, action: str, handles: Mapping[K, Personal[Any]], about: Sequence[UUID] = ()
     ) -> dict[K, object]:
-        """The values of handles, `Erased` where the subject's key was destroyed. One call is one record.
+        """The values of handles: `Erased` where the subject's key was destroyed, `Masked` or `Withheld` where the
+        access policy says so. One call is one record.
 
-        `about`: subjects who are looked at even where nothing of theirs is sealed.
+        `about`: subjects who are looked at even where nothing of theirs is sealed. Refuses: access_denied, where
+        nothing of what was asked for is released.
         """
         subjects: dict[UUID, None] = dict.fromkeys(about)
         fields: dict[str, None] = {}
@@ -46,39 +95,246 @@ class Gate:
             if handle.sealed is None:
                 raise TypeError("only what was stored can be opened")
             subjects[handle.sealed.subject_id] = None
-            fields[handle.field] = None
-        if not subjects:
+            fields[handle.known_as] = None
+        ruling = self.ruling(metadata, action)
+        if not subjects and (ruling is None or ruling.decision.permitted):
             return {}
-        self.record(metadata, action, list(subjects), sorted(fields))
+        withheld = self._record(metadata, action, subjects, sorted(fields), ruling)
         # The log says who is erased, whatever another process did and this one still has in its cache.
         gone = self._erased([subject.bytes for subject in subjects])
         self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
+        decision = None if ruling is None else ruling.decision
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
         for key, handle in handles.items():
             sealed = handle.sealed
             assert sealed is not None
-            blob = (sealed.subject_id, sealed.event_id)
+            subject = sealed.subject_id
+            effect = ALLOW if decision is None else decision.of(handle.known_as).effect
+            if withheld and subject in withheld:
+                released[key] = Withheld(subject, withheld[subject])
+                continue
+            if effect == DENY:
+                released[key] = Withheld(subject, WITHHELD_DENIED)
+                continue
+            blob = (subject, sealed.event_id)
             if blob not in opened:
-                erased = (sealed.subject_id.bytes, sealed.key_id) in gone
+                erased = (subject.bytes, sealed.key_id) in gone
                 opened[blob] = None if erased else self._keyring.open(sealed)
             values = opened[blob]
-            released[key] = Erased(sealed.subject_id) if values is None else values[handle.field]
+            if values is None:
+                released[key] = Erased(subject)
+            else:
+                value = values[handle.field]
+                released[key] = value if effect == ALLOW else masked(handle.known_as, value)
         return released
 
-    def record(self, metadata: Metadata, action: str, subjects: Sequence[UUID], fields: Sequence[str]) -> None:
-        """Record a read. Durable when this returns."""
-        event_id = self._new_id()
-        only = subjects[0] if len(subjects) == 1 else None
-        record = PersonalDataRead(
-            originator_id=event_id,
-            originator_version=1,
-            event_id=event_id,
-            effective_us=metadata.recorded_us,
-            subject_id=only,
-            metadata=metadata,
-            action=action,
-            subjects=tuple(subjects),
-            fields=tuple(fields),
+    def record(self, metadata: Metadata, action: str, subjects: Iterable[UUID], fields: Sequence[str]) -> None:
+        """Record a read of what is not sealed, or is opened elsewhere. Durable when this returns.
+
+        Refuses: access_denied, where the access policy allows nothing of it.
+        """
+        self._record(metadata, action, subjects, fields, self.ruling(metadata, action))
+
+    def ruling(self, metadata: Metadata, action: str) -> Ruling | None:
+        """What the access policy in force says of a read; None: none is in force."""
+        policy = self._policy()
+        if policy.in_force is None:
+            return None
+        roles = policy.roles_of(metadata.actor, metadata.recorded_us)
+        return Ruling(policy.in_force.digest, decider_of(policy.in_force).decide(roles, metadata.purpose, action))
+
+    def _record(
+        self,
+        metadata: Metadata,
+        action: str,
+        subjects: Iterable[UUID],
+        fields: Sequence[str],
+        ruling: Ruling | None,
+    ) -> dict[UUID, str]:
+        """Record a read, released or denied; the subjects of whom nothing is released, and why."""
+        subjects = tuple(dict.fromkeys(subjects))
+        record: dict[str, Any] = {"action": action, "outcome": RELEASED, "subjects": subjects}
+        if ruling is None:
+            self._append(PersonalDataRead, metadata, {**record, "fields": tuple(fields)}, subjects)
+            return {}
+        decision = ruling.decision
+        withheld = self._withheld(decision, subjects, record)
+        verdicts = {field: decision.of(field) for field in fields}
+        denied = self._denial(decision, subjects, withheld, verdicts.values())
+        if denied:
+            record["outcome"] = DENIED
+        effects = {
+            effect: tuple([field for field, verdict in verdicts.items() if verdict.effect == effect])
+            for effect in (ALLOW, MASK, DENY)
+        }
+        rules = dict.fromkeys([verdict.rule for verdict in verdicts.values()] or [decision.permitted])
+        record |= {
+            "fields": () if denied else effects[ALLOW],
+            "masked": () if denied else effects[MASK],
+            "withheld": tuple(fields) if denied else effects[DENY],
+            "policy": ruling.policy,
+            "rules": tuple([rule for rule in rules if rule is not None]),
+            "legal_basis": None if decision.purpose is None else decision.purpose.basis,
+        }
+        self._append(PersonalDataRead, metadata, record, subjects)
+        if denied:
+            raise _access_denied(metadata, action, denied)
+        return withheld
+
+    def _withheld(self, decision: Decision, subjects: tuple[UUID, ...], record: dict[str, Any]) -> dict[UUID, str]:
+        """Subjects whose data may not be used for the purpose, and why; notes in the record what that rests on."""
+        purpose = decision.purpose
+        if purpose is None or not subjects or (purpose.consent is None and purpose.during_restriction):
+            return {}
+        found = self._standings(subjects, purpose.consent)
+        standing = {subject: found.get(subject, _UNKNOWN) for subject in subjects}
+        withheld: dict[UUID, str] = {}
+        if purpose.consent is not None:
+            withheld = {subject: WITHHELD_NO_CONSENT for subject, one in standing.items() if one.consent is None}
+            record["consents"] = tuple([one.consent or NO_CONSENT for one in standing.values()])
+        if not purpose.during_restriction:
+            restricted = tuple([subject for subject, one in standing.items() if one.restricted])
+            record["restricted"] = restricted
+            withheld |= dict.fromkeys(restricted, WITHHELD_RESTRICTED)
+        return withheld
+
+    @staticmethod
+    def _denial(
+        decision: Decision, subjects: tuple[UUID, ...], withheld: Mapping[UUID, str], verdicts: Iterable[Verdict]
+    ) -> str:
+        """Why nothing at all is released; empty, where something is."""
+        verdicts = list(verdicts)
+        if all(verdict.effect == DENY for verdict in verdicts) if verdicts else decision.permitted is None:
+            return WITHHELD_DENIED
+        if subjects and len(withheld) == len(subjects):
+            return withheld[subjects[0]]
+        return ""
+
+    # ── what else the log of reads holds ────────────────────────────────────────────────────────────────────────
+
+    def deny(self, metadata: Metadata, command: str, policy: str, verdict: Verdict) -> Refused:
+        """Record that a command was denied; the refusal, to be raised."""
+        rules = () if verdict.rule is None else (verdict.rule,)
+        self._append(CommandDenied, metadata, {"command": command, "policy": policy, "rules": rules})
+        return _access_denied(metadata, command, WITHHELD_DENIED)
+
+    def exported(
+        self,
+        metadata: Metadata,
+        *,
+        format: str,  # noqa: A002 - what it is called everywhere
+        digest: str,
+        count: int,
+        from_position: int,
+        to_position: int,
+    ) -> None:
+        """Record that data left the book. Durable when this returns; to be called before anybody gets what was written.
+
+        `digest` is the SHA-256 of what was written, in hex. That somebody may export is decided by `record` before.
+        """
+        self._append(
+            Exported,
+            metadata,
+            {
+                "format": format,
+                "digest": digest,
+                "count": count,
+                "from_position": from_position,
+                "to_position": to_position,
+            },
         )
-        self.reads.append(self._mapper.rows([record]))
+
+    def opened(self, metadata: Metadata, release: str) -> UUID:
+        """Record that a process opened the book; the stream to close it by.
+
+        A book whose log of reads can't be written opens all the same: it can be examined, and takes commands. The
+        record is tried again before the first read, which is not released without it.
+        """
+        run = self._new_id()
+        self._opening = self._row(LogOpened, metadata, {"release": release, "process": os.getpid()}, run, 1, run)
+        try:
+            self._write_opening()
+        except (TallybookError, PersistenceError):
+            logger.warning("That the book was opened could not be recorded yet.", exc_info=True)
+        return run
+
+    def closed(self, metadata: Metadata, run: UUID) -> None:
+        """Record that it closed the book, if it is on record that it opened it."""
+        if self._opening is not None:
+            return
+        try:
+            self._group.append(self._row(LogClosed, metadata, {}, run, 2, self._new_id()))
+        except (TallybookError, PersistenceError):
+            # Whoever looks finds no end of this run, as after a kill.
+            logger.warning("That the book was closed could not be recorded.", exc_info=True)
+
+    def _write_opening(self) -> None:
+        row = self._opening
+        if row is not None:
+            try:
+                self._group.append(row)
+            except IntegrityError:
+                if not self.reads.stream_rows(_stream_of(row)):  # else another thread was faster
+                    raise
+            self._opening = None
+
+    def _append(
+        self, kind: type[Event], metadata: Metadata, fields: dict[str, Any], subjects: tuple[UUID, ...] = ()
+    ) -> None:
+        if self._opening is not None:
+            self._write_opening()
+        event_id = self._new_id()
+        fields["remote_address"] = self._address()
+        self._group.append(self._row(kind, metadata, fields, event_id, 1, event_id, subjects))
+
+    def _row(
+        self,
+        kind: type[Event],
+        metadata: Metadata,
+        fields: dict[str, Any],
+        stream: UUID,
+        version: int,
+        event_id: UUID,
+        subjects: tuple[UUID, ...] = (),
+    ) -> NewRow:
+        # Past validation: what the host gave was validated where it was given, all else is Tallybook's.
+        held = {
+            **_DEFAULTS[kind],
+            "originator_id": stream,
+            "originator_version": version,
+            "event_id": event_id,
+            "effective_us": metadata.recorded_us,
+            "subject_id": subjects[0] if len(subjects) == 1 else None,
+            "metadata": metadata,
+            **fields,
+        }
+        [row] = self._mapper.rows([unvalidated(kind, held)])
+        return row
+
+
+_UNKNOWN = Standing()
+_DEFAULTS: dict[type[Event], dict[str, Any]] = {
+    kind: {name: info.default for name, info in kind.model_fields.items() if not info.is_required()}
+    for kind in (PersonalDataRead, CommandDenied, Exported, LogOpened, LogClosed)
+}
+_REASONS = {
+    WITHHELD_DENIED: "The access policy does not allow it.",
+    WITHHELD_RESTRICTED: "The data is restricted: it is kept, and not used for this purpose.",
+    WITHHELD_NO_CONSENT: "The purpose rests on a consent, and there is none.",
+}
+
+
+def _stream_of(row: NewRow) -> UUID | str:
+    return uuid_from(row[0]) if isinstance(row[0], bytes) else row[0]
+
+
+def _access_denied(metadata: Metadata, what: str, reason: str) -> Refused:
+    return refusal(
+        "access_denied",
+        f"{what} for {metadata.purpose}: {_REASONS[reason]}",
+        actor=metadata.actor,
+        purpose=metadata.purpose,
+        action=what,
+        reason=reason,
+    )

@@ -30,6 +30,8 @@ from tallybook.domain.customer import Customer
 from tallybook.domain.errors import TallybookError
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
+from tallybook.domain.policy import Policy
+from tallybook.domain.retention import Retention
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table
@@ -290,4 +292,7 @@ def _parts(annotation: Any) -> list[Any]:
     return []
 
 
-_FORMS = {kind.__name__: StateForm(kind) for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Signing)}
+_FORMS = {
+    kind.__name__: StateForm(kind)
+    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention)
+}

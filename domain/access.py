@@ -1,16 +1,94 @@
-"""What the second log holds: who opened personal data, whose, which fields, and why."""
+"""What the second log holds: who opened personal data or was denied it, whose, which fields, why, under which policy;
+when the log was opened and closed; what left the book."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
-from .events import Code, Fact, stored
+from pydantic import StringConstraints
+
+from .events import CODE_CHARS_MAX, Code, Fact, stored
+
+FieldName = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX + len("identifier."))]
+"""A personal field as policies call it: `name`, `contact.email`, `identifier.crm`."""
+
+RELEASED, DENIED = "released", "denied"
+WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricted", "no_consent"
 
 
 @stored("access.personal_data_read")
 class PersonalDataRead(Fact):
-    """Personal data was released. A bulk read is one record with its list of subjects."""
+    """Personal data was asked for. A bulk read is one record with its list of subjects.
+
+    - `outcome`: `released` or `denied` (nothing was released);
+    - `subjects`: whose data was asked for;
+    - `fields`, `masked`, `withheld`: which fields were released as they are, in part, not at all;
+    - `restricted`: subjects of whom nothing was released, because their data is restricted;
+    - `consents`: where the purpose rests on a consent, the version of its text for each of `subjects`; `-` where there
+      is none, and nothing of that subject was released;
+    - `policy`: digest of the access policy that decided, `rules`: ids of its rules that did; nil: none was in force;
+    - `legal_basis`: of the purpose, as the policy says;
+    - `remote_address`: where the request came from, if the host said so.
+    """
 
     action: Code
+    outcome: Code
     subjects: tuple[UUID, ...]
-    fields: tuple[Code, ...]
+    fields: tuple[FieldName, ...]
+    masked: tuple[FieldName, ...] = ()
+    withheld: tuple[FieldName, ...] = ()
+    restricted: tuple[UUID, ...] = ()
+    consents: tuple[Code, ...] = ()
+    policy: str | None = None
+    rules: tuple[Code, ...] = ()
+    legal_basis: Code | None = None
+    remote_address: Code | None = None
+
+
+@stored("access.command_denied")
+class CommandDenied(Fact):
+    """Somebody gave a command that the access policy does not allow him. Nothing of it is in the book."""
+
+    command: Code
+    policy: str
+    rules: tuple[Code, ...] = ()
+    remote_address: Code | None = None
+
+
+@stored("access.exported")
+class Exported(Fact):
+    """Data left the book: in which format, the SHA-256 of what was written, how many entries, from where to where."""
+
+    format: Code
+    digest: str
+    count: int
+    from_position: int
+    to_position: int
+    remote_address: Code | None = None
+
+
+@stored("log.opened")
+class LogOpened(Fact):
+    """A process opened the book: from here on it records reads. `release` is Tallybook's, `process` the system's id."""
+
+    release: Code
+    process: int
+
+
+@stored("log.closed")
+class LogClosed(Fact):
+    """It closed the book: of this stream, LogOpened is the first event and this the second. None: it was killed."""
+
+
+class Standing(NamedTuple):
+    """Whether a subject's data is restricted, and the text version of the consent that is in force, if there is one."""
+
+    restricted: bool = False
+    consent: str | None = None
+
+
+Standings = Callable[[Sequence[UUID], str | None], Mapping[UUID, Standing]]
+"""Gives the standing of subjects with regard to a consent's purpose. Left out: neither restricted nor consenting."""
+NO_CONSENT = "-"

@@ -11,6 +11,7 @@
     ├── ReadModelFailed       a read model can't fold an event; names its position
     ├── SealError             a sealed value can't be opened: wrong key, moved or altered bytes
     ├── RuleSetError          a rule set document is wrong; `problems` name the path
+    ├── PolicyError           an access policy document is wrong; `problems` name the path
     ├── ImportFileError       a line of an import file can't be read; names file and line
     ├── NoteError             a checkpoint, a proof or a key is malformed, or not signed by whom it must be
     └── MissingExtra          an optional dependency is not installed; names the command that installs it
@@ -77,6 +78,12 @@ REFUSALS: dict[str, Refusal] = {
         NotAllowed,
         "a command or a read of personal data outside of `book.acting(…)`",
         "Wrap it in `with book.acting(actor, purpose=…)`, or give --actor and --purpose.",
+    ),
+    "access_denied": Refusal(
+        NotAllowed,
+        "the access policy does not allow the command or the read to whoever acts, for the purpose; the attempt is "
+        "recorded",
+        "See `tallybook policy explain` for what is allowed to whom; ask for a role, or act for another purpose.",
     ),
     "command_id_reused": Refusal(
         Conflict,
@@ -227,6 +234,21 @@ REFUSALS: dict[str, Refusal] = {
         "a rule set of that name and version was adopted with other content",
         "Give the changed rule set a new version.",
     ),
+    "policy_adopted": Refusal(
+        Conflict,
+        "an access policy of that name and version was adopted with other content",
+        "Give the changed policy a new version.",
+    ),
+    "no_policy": Refusal(NotFound, "no access policy is in force", "Adopt one: `tallybook policy adopt FILE`."),
+    "role_not_granted": Refusal(
+        NotFound, "the actor does not have that role", "See `tallybook policy roles` for who has which."
+    ),
+    "policy_locks_out": Refusal(
+        NotAllowed,
+        "after it nobody could adopt another access policy: no role without end is allowed the command policy.adopt",
+        "First grant such a role to somebody: `tallybook policy grant ACTOR ROLE`; or give the command to a role that "
+        "somebody has.",
+    ),
     "read_model_stopped": Refusal(
         NotAllowed,
         "a read model is paused, failed or retired, and behind the log: its answer would be stale",
@@ -236,6 +258,14 @@ REFUSALS: dict[str, Refusal] = {
         NotAllowed,
         "the read model has not failed at that position: there is nothing to retry or to skip",
         "See `tallybook projections status` for what failed, and where.",
+    ),
+    "schedule_declared": Refusal(
+        Conflict,
+        "a retention schedule of that name is in force with other content",
+        "Withdraw it first, or give the new one a name of its own.",
+    ),
+    "unknown_schedule": Refusal(
+        NotFound, "no retention schedule of that name is in force", "See `retention show` for those that are."
     ),
     "conflict": Refusal(
         Conflict,
@@ -386,6 +416,15 @@ class SealError(TallybookError):
 
 class RuleSetError(TallybookError):
     """A rule set document is wrong; each of `problems` names the path and what to write there."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        super().__init__(f"{source}: " + "; ".join(self.problems))
+
+
+class PolicyError(TallybookError):
+    """An access policy document is wrong; each of `problems` names the path and what to write there."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source

@@ -69,8 +69,9 @@ class Metadata(Value):
     """What all events of one command share.
 
     - `recorded_us`: when the book learned of it, in microseconds since 1970-01-01T00:00Z;
-    - `actor`, `purpose`, `on_behalf_of`, `channel`: who, why, for whom and through what, as given to `book.acting`;
-    - `correlation_id`: as given to `book.acting`, or None; no command sets `causation_id` yet;
+    - `actor`, `purpose`, `on_behalf_of`, `channel`, `application`: who, why, for whom, through what and by which
+      program of the host, as given to `book.acting`;
+    - `correlation_id`, `causation_id`: as given to `book.acting`, or None;
     - `command_id`: a UUID that stands for the command id of the host (its keyed hash), or None.
     """
 
@@ -79,6 +80,7 @@ class Metadata(Value):
     purpose: Code
     on_behalf_of: Code | None = None
     channel: Code | None = None
+    application: Code | None = None
     correlation_id: UUID | None = None
     causation_id: UUID | None = None
     command_id: UUID | None = None

@@ -32,10 +32,15 @@ class Sensitivity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PersonalData:
-    """The mark on a personal field's type."""
+    """The mark on a personal field's type.
+
+    `known_as` is how access policies and records of reads call it, where that depends on a clear field of the event:
+    `contact.{kind}`. All others are called as in their events.
+    """
 
     category: Category
     sensitivity: Sensitivity = Sensitivity.ORDINARY
+    known_as: str = ""
 
 
 class Sealed(NamedTuple):
@@ -57,12 +62,15 @@ class Personal(Generic[T]):
     event that was loaded, the handle holds sealed bytes, and only the gate can open it. It never shows its value.
     """
 
-    __slots__ = ("_field", "_held", "_sealed")
+    __slots__ = ("_field", "_held", "_known_as", "_sealed")
 
-    def __init__(self, held: T | None = None, *, sealed: Sealed | None = None, field: str = "") -> None:
+    def __init__(
+        self, held: T | None = None, *, sealed: Sealed | None = None, field: str = "", known_as: str = ""
+    ) -> None:
         self._held = held
         self._sealed = sealed
         self._field = field
+        self._known_as = known_as
 
     @property
     def sealed(self) -> Sealed | None:
@@ -73,6 +81,11 @@ class Personal(Generic[T]):
     def field(self) -> str:
         """The field's name within the blob."""
         return self._field
+
+    @property
+    def known_as(self) -> str:
+        """What access policies and records of reads call the field."""
+        return self._known_as or self._field
 
     def _take(self) -> T | None:
         """The value, for the codec that seals it. None once sealed."""
@@ -114,6 +127,31 @@ class Erased:
         return "(erased)"
 
 
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """What reading gives where the access policy shows a part of a value only: `text` is that part."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """What reading gives where a value is not released.
+
+    `reason`: "denied" (the access policy does not allow the field), "restricted" (the subject's data is kept and not
+    used, but for purposes that the policy lets go on), "no_consent" (the purpose rests on one, and there is none).
+    """
+
+    subject_id: UUID
+    reason: str
+
+    def __str__(self) -> str:
+        return f"(withheld: {self.reason})"
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
@@ -121,8 +159,8 @@ Name = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY)]
 Detail = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY)]
 BirthDate = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY, Sensitivity.HIGH)]
 Income = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY, Sensitivity.HIGH)]
-ContactValue = Annotated[Personal[ShortText] | None, PersonalData(Category.CONTACT)]
-ExternalId = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY)]
+ContactValue = Annotated[Personal[ShortText] | None, PersonalData(Category.CONTACT, known_as="contact.{kind}")]
+ExternalId = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY, known_as="identifier.{system}")]
 OrderId = Annotated[Personal[ShortText] | None, PersonalData(Category.TRANSACTION)]
 FreeText = Annotated[Personal[Text] | None, PersonalData(Category.COMMUNICATION, Sensitivity.HIGH)]
 Preference = Annotated[Personal[ShortText] | None, PersonalData(Category.PREFERENCE)]

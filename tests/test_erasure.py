@@ -261,3 +261,23 @@ def test_doubled_ids_of_erasures_are_no_second_erasure(book: Book) -> None:
     assert book.erasures.erase(ada, reason="gdpr-17", command_id="erase-ada").event_id == first.event_id
     found = [one.event for one in book._core.history([SubjectErased.stored_name])]
     assert [event.event_id for event in found] == [first.event_id]
+
+
+def states(book: Book, check: str) -> list[str]:
+    return [one.state for one in book.doctor() if one.name == check]
+
+
+def test_doctor_tells_erased_from_lost(folder: Path, tmp_path: Path) -> None:
+    url, ada = erased_book(folder, tmp_path / "before")
+    with tallybook.open(url) as book:
+        assert states(book, "keys") == states(book, "erasures") == ["ok"]
+        book._core.storage.keys.close()
+        put_back(folder, tmp_path / "before", "shop.book.keys")
+        assert states(book, "erasures") == ["failed"]  # the next opening destroys it
+    with tallybook.open(url) as book:
+        assert states(book, "erasures") == ["ok"]
+        with book._core.storage.events.session(write=True) as session:
+            session.run("DELETE FROM erased")
+        assert states(book, "erasures") == ["failed"]
+        with book.acting("agent:lin", purpose="support"):
+            assert isinstance(book.profiles.get(ada)["name"], Erased)  # the tombstone stands

@@ -18,7 +18,7 @@ from eventsourcing.persistence import OperationalError
 import tallybook
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
 from tallybook.adapters.log import LogRecorder
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import LogOpened, PersonalDataRead
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, CustomerChanged, CustomerKind
 from tallybook.domain.errors import Refused, SealError, TallybookError
@@ -399,14 +399,15 @@ def test_a_read_is_on_disk_with_actor_purpose_and_fields_before_a_value_is_opene
     monkeypatch.setattr(Keyring, "open", watched)
     with book.acting("agent:kim", purpose="fraud", on_behalf_of="agent:boss", channel="phone"):
         book.profiles.get(ada)
-    assert set(seen) == {1}
-    [recorded] = book._core.reads()
+    assert set(seen) == {2}
+    opening, recorded = book._core.reads()
+    assert isinstance(opening.event, LogOpened)
     event = recorded.event
     assert isinstance(event, PersonalDataRead)
     assert (event.metadata.actor, event.metadata.purpose) == ("agent:kim", "fraud")
     assert (event.metadata.on_behalf_of, event.metadata.channel) == ("agent:boss", "phone")
     assert (event.action, event.subjects, event.subject_id) == ("profiles.get", (ada,), ada)
-    assert set(event.fields) == {"name", "note", "value"}
+    assert set(event.fields) == {"name", "note", "contact.email"}
     assert event.metadata.recorded_us > 0
 
 
@@ -471,7 +472,7 @@ def test_nobody_reads_without_an_actor_and_a_purpose(path: Path, read: str) -> N
         with pytest.raises(Refused) as caught:
             READS[read](book, ada)
         assert caught.value.code == "acting_required"
-        assert book._core.gate.reads.position() == 0
+        assert book._core.gate.reads.position() == 1  # the opening
 
 
 def test_a_read_with_a_moved_blob_is_on_record_though_nothing_is_released(
@@ -485,7 +486,7 @@ def test_a_read_with_a_moved_blob_is_on_record_though_nothing_is_released(
     monkeypatch.setattr(Keyring, "open", moved)
     with pytest.raises(SealError):
         book.profiles.get(ada)
-    assert book._core.gate.reads.position() == 1
+    assert book._core.gate.reads.position() == 2
 
 
 def test_what_holds_no_personal_value_is_no_read(book: tallybook.Book) -> None:
@@ -499,7 +500,7 @@ def test_what_holds_no_personal_value_is_no_read(book: tallybook.Book) -> None:
     book.profiles.segments()
     book.customers.find("crm", "77")
     book.replay()
-    assert book._core.gate.reads.position() == 0
+    assert book._core.gate.reads.position() == 1  # the opening
 
 
 # ── the byte search ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -740,7 +741,7 @@ def test_a_time_that_can_not_be_shown_is_refused_so_that_it_never_blocks_the_tra
         with pytest.raises(Refused) as caught:
             call()
         assert caught.value.code == "invalid_argument"
-    assert len(book.audit.trail()) == 3  # key, registration, and this look
+    assert len(book.audit.trail()) == 4  # the opening, key, registration, and this look
 
 
 @pytest.mark.parametrize("moment", ["0001-01-02T00:00:00Z", "0001-01-02T14:00:00+14:00"])

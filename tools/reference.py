@@ -23,7 +23,9 @@ from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
+from tallybook.policy import PolicyDesk
 from tallybook.projecting import ProjectionsDesk
+from tallybook.retention import RetentionDesk
 from tallybook.tickets import TicketDesk
 from tallybook.views import ProfilesView, TiersView
 from tools import forms
@@ -37,11 +39,13 @@ DESKS: dict[str, type] = {
     "book.loyalty": LoyaltyDesk,
     "book.tickets": TicketDesk,
     "book.rules": RulesDesk,
+    "book.policy": PolicyDesk,
     "book.imports": ImportDesk,
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
     "book.projections": ProjectionsDesk,
+    "book.retention": RetentionDesk,
     "Follower": Follower,
     "Event": Event,
     "Event.metadata": Metadata,
@@ -97,7 +101,17 @@ def api() -> str:
         for name, member in public(desk):
             lines += _entry(path, name, member)
     lines.append("## What they return\n")
-    for module in ("customers", "loyalty", "tickets", "views", "imports"):
+    for module in (
+        "customers",
+        "loyalty",
+        "tickets",
+        "policy",
+        "views",
+        "audit",
+        "imports",
+        "retention",
+        "subject_report",
+    ):
         for name, kind in vars(__import__(f"tallybook.{module}", fromlist=["_"])).items():
             if name.startswith("_") or not hasattr(kind, "__dataclass_fields__"):
                 continue
@@ -149,10 +163,10 @@ def events() -> str:
         "[stored-form.md](stored-form.md).\n",
         "A *fact* is what the world caused, a *decision* what a rule derived from facts. `place` is the index in the "
         "stored array; what stands before is the same for all events: schema version, key id, event id, effective "
-        "time, subject and metadata (recorded time, actor, purpose, on-behalf-of, channel, correlation, causation and "
-        "command id). A *sealed* field is personal: it is encrypted under its subject's key in the array's last item, "
-        "and `place` is its bit in the mask. All others are in the clear, and for ever. `?` means: or nil; `[…]` a "
-        "list; `{…}` an array of those fields; an `id` is 16 bytes.\n",
+        "time, subject and metadata (recorded time, actor, purpose, on-behalf-of, channel, application, correlation, "
+        "causation and command id). A *sealed* field is personal: it is encrypted under its subject's key in the "
+        "array's last item, and `place` is its bit in the mask. All others are in the clear, and for ever. `?` means: "
+        "or nil; `[…]` a list; `{…}` an array of those fields; an `id` is 16 bytes.\n",
         "| stored name | version | kind |",
         "|---|---|---|",
     ]

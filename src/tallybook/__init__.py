@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .release import RELEASE
+
 if TYPE_CHECKING:
     from tallybook.domain.customer import CustomerKind, Line
     from tallybook.domain.errors import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         NotABook,
         NotAllowed,
         NotFound,
+        PolicyError,
         ReadModelFailed,
         ReadsMissing,
         Refused,
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
         TallybookError,
         UnknownStoredName,
     )
-    from tallybook.domain.personal import Erased
+    from tallybook.domain.personal import Erased, Masked, Withheld
     from tallybook.domain.rules import RuleSet
     from tallybook.domain.ticket import Author, TicketKind, TicketState
     from tallybook.projections.read_models import Recorded
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from .follow import Follower
     from .upkeep import doctor, restore
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 _HOMES = {
     "Author": "tallybook.domain.ticket",
@@ -74,12 +77,14 @@ _HOMES = {
     "KeyLost": "tallybook.domain.errors",
     "KeysMissing": "tallybook.domain.errors",
     "Line": "tallybook.domain.customer",
+    "Masked": "tallybook.domain.personal",
     "MissingExtra": "tallybook.domain.errors",
     "NewerBook": "tallybook.domain.errors",
     "NewerSchema": "tallybook.domain.errors",
     "NotABook": "tallybook.domain.errors",
     "NotAllowed": "tallybook.domain.errors",
     "NotFound": "tallybook.domain.errors",
+    "PolicyError": "tallybook.domain.errors",
     "ReadModelFailed": "tallybook.domain.errors",
     "ReadsMissing": "tallybook.domain.errors",
     "Recorded": "tallybook.projections.read_models",
@@ -92,6 +97,7 @@ _HOMES = {
     "TicketKind": "tallybook.domain.ticket",
     "TicketState": "tallybook.domain.ticket",
     "UnknownStoredName": "tallybook.domain.errors",
+    "Withheld": "tallybook.domain.personal",
     "doctor": "tallybook.upkeep",
     "open": "tallybook.book",
     "restore": "tallybook.upkeep",
@@ -116,12 +122,14 @@ __all__ = [
     "KeyLost",
     "KeysMissing",
     "Line",
+    "Masked",
     "MissingExtra",
     "NewerBook",
     "NewerSchema",
     "NotABook",
     "NotAllowed",
     "NotFound",
+    "PolicyError",
     "ReadModelFailed",
     "ReadsMissing",
     "Recorded",
@@ -134,6 +142,7 @@ __all__ = [
     "TicketKind",
     "TicketState",
     "UnknownStoredName",
+    "Withheld",
     "__version__",
     "doctor",
     "open",

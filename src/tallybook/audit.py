@@ -12,7 +12,7 @@ from tallybook.adapters import integrity, merkle
 from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.notes import Checkpoint, Signer
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import BookError, refusal, text, whole
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Progress
@@ -20,12 +20,18 @@ from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
 from .commands import Desk, Work, command
 from .customers import as_id
+from .subject_report import SubjectReport, subject_report
 from .times import When, iso
 
 
 @dataclass(frozen=True, slots=True)
 class TrailEntry:
-    """One entry of the audit trail. `log` is "events" or "reads"; `position` is its place in that log."""
+    """One entry of the audit trail. `log` is "events" or "reads"; `position` is its place in that log.
+
+    `outcome` is "recorded", "refused" (a redemption), "released" or "denied". `fields` were touched: set by an event;
+    by a read, released as they are. `masked` and `withheld` are those of which a read gave a part, or nothing. `policy`
+    is the digest of the access policy that decided, with the rules that `why` names; None: none was in force.
+    """
 
     log: str
     position: int
@@ -40,6 +46,11 @@ class TrailEntry:
     fields: tuple[str, ...]
     outcome: str
     why: str
+    application: str | None = None
+    address: str | None = None
+    masked: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,9 @@ def _head(checkpoints: Checkpoints, given: SignedCheckpoint) -> Checkpoint:
 
 class AuditView(Desk):
     """Who did what, and that nothing was altered."""
+
+    _name = "audit"
+    _parts = {"_rotate": "rotate_signing_key"}  # noqa: RUF012 - as declared in Desk
 
     def verify(self, progress: Progress | None = None) -> list[Verification]:
         """Recompute the Merkle root of both logs from the stored bytes, and compare with their frontiers."""
@@ -218,8 +232,9 @@ class AuditView(Desk):
     ) -> list[TrailEntry]:
         """Events and reads about a subject (default: all), by an actor (default: any), in order of recording.
 
-        Personal fields are named, never opened. Looking at the trail of a subject is itself recorded as a read.
-        Refuses: acting_required, invalid_argument.
+        Of no subject, also denied commands, exports, and when the book was opened and closed. Personal fields are
+        named, never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
+        invalid_argument.
         """
         core = self._core
         core.check_open()
@@ -246,15 +261,24 @@ class AuditView(Desk):
         ]
         reads: list[tuple[int, TrailEntry]] = []
         for position, event in core.reads():
-            if (
-                isinstance(event, PersonalDataRead)
-                and (subject_id is None or subject_id in event.subjects)
-                and (actor is None or event.metadata.actor == actor)
-            ):
+            about = subject_id is None or (isinstance(event, PersonalDataRead) and subject_id in event.subjects)
+            if about and (actor is None or event.metadata.actor == actor):
                 reads.append((event.metadata.recorded_us, _read_entry(position, event, subject_id)))
         # Each log keeps its own order, whatever the clock did.
         merged = [entry for _, entry in heapq.merge(entries, reads, key=lambda pair: pair[0])]
         return merged if limit is None else merged[-limit:]
+
+    def subject_report(self, customer: UUID | str) -> SubjectReport:
+        """All that the book holds about a customer, by topic and field by field: `json()`, `html()`, `portable()`.
+
+        For access (GDPR 15, PIPL 45) and portability (GDPR 20): values with category and source, consents, decisions
+        with their rules and inputs, retention, who looked at the data and why. One recorded read.
+        Refuses: acting_required, unknown_customer, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        core.acting_now()
+        return subject_report(core, as_id(customer, "customer"))
 
 
 def _entry(position: int, event: Event) -> TrailEntry:
@@ -273,11 +297,25 @@ def _entry(position: int, event: Event) -> TrailEntry:
         tuple(fields_touched(event)),
         outcome_of(event),
         why(event),
+        metadata.application,
     )
 
 
-def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) -> TrailEntry:
+def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
+    """An entry of the log of reads."""
     metadata = event.metadata
+    action, outcome, why = event.stored_name, "recorded", metadata.purpose
+    fields: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    policy: str | None = None
+    if isinstance(event, PersonalDataRead):
+        action, outcome, policy = f"read:{event.action}", event.outcome, event.policy
+        fields, masked, withheld = event.fields, event.masked, event.withheld
+    elif isinstance(event, CommandDenied):
+        action, outcome, policy = f"command:{event.command}", "denied", event.policy
+    if isinstance(event, (PersonalDataRead, CommandDenied)) and event.policy is not None:
+        why = f"policy rule {', '.join(event.rules)}" if event.rules else "no policy rule allows it"
     return TrailEntry(
         "reads",
         position,
@@ -287,11 +325,16 @@ def _read_entry(position: int, event: PersonalDataRead, subject: UUID | None) ->
         metadata.on_behalf_of,
         metadata.purpose,
         metadata.channel,
-        f"read:{event.action}",
+        action,
         subject or event.subject_id,
-        event.fields,
-        "released",
-        metadata.purpose,
+        fields,
+        outcome,
+        why,
+        metadata.application,
+        getattr(event, "remote_address", None),
+        masked,
+        withheld,
+        policy,
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
@@ -17,20 +17,23 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
-from tallybook.domain.errors import listed, refusal
-from tallybook.domain.events import Metadata
+from tallybook.domain.errors import Refused, listed, refusal
+from tallybook.domain.events import Code, Metadata
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
 from .audit import AuditView
-from .core import Core
+from .core import Acting, Core
 from .customers import CustomerDesk
 from .erasures import ErasureDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk, RulesDesk
+from .policy import PolicyDesk
 from .projecting import ProjectionsDesk
+from .release import RELEASE
+from .retention import RetentionDesk
 from .tickets import TicketDesk
 from .views import ProfilesView, TiersView
 
@@ -38,18 +41,22 @@ from .views import ProfilesView, TiersView
 class Book:
     """One event log with its projections and keys. Threads may share it; so may processes, each with its own."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, application: str | None = None) -> None:
         self._core = core
+        self._itself = _metadata("system:book", "operation", application=application)
+        self._run: UUID | None = None
         self.customers = CustomerDesk(core)
         self.tickets = TicketDesk(core)
         self.loyalty = LoyaltyDesk(core)
         self.rules = RulesDesk(core)
+        self.policy = PolicyDesk(core)
         self.erasures = ErasureDesk(core)
         self.imports = ImportDesk(core)
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self.projections = ProjectionsDesk(core)
+        self.retention = RetentionDesk(core)
 
     @property
     def origin(self) -> str:
@@ -69,25 +76,31 @@ class Book:
         purpose: str,
         on_behalf_of: str | None = None,
         channel: str | None = None,
+        application: str | None = None,
+        address: str | None = None,
         correlation_id: UUID | None = None,
+        causation_id: UUID | None = None,
     ) -> Iterator[None]:
         """Act as somebody, for a purpose, in this thread or task. May be nested; the inner one counts.
 
-        Actor and purpose are surrogates (`agent:lin`, `support`), written in the clear. Refuses: invalid_argument.
+        Actor and purpose are surrogates (`agent:lin`, `support`), written in the clear. `application` is the program of
+        the host (default: as the book was opened); `address` where the request came from: it is written into records of
+        reads and of denied attempts alone. `causation_id` names what caused the command, such as the event that is
+        reacted to. Refuses: invalid_argument.
         """
+        metadata = _metadata(
+            actor,
+            purpose,
+            on_behalf_of=on_behalf_of,
+            channel=channel,
+            application=self._itself.application if application is None else application,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+        )
         try:
-            acting = Metadata(
-                recorded_us=0,
-                actor=actor,
-                purpose=purpose,
-                on_behalf_of=on_behalf_of,
-                channel=channel,
-                correlation_id=correlation_id,
-            )
+            acting = Acting(metadata, _ADDRESS.validate_python(address))
         except ValidationError as error:
-            problem = error.errors(include_input=False, include_url=False)[0]
-            name = ".".join(map(str, problem["loc"]))
-            raise refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name) from None
+            raise _invalid("address", error) from None
         with self._core.acting(acting):
             yield
 
@@ -176,10 +189,20 @@ class Book:
     def close(self) -> None:
         """Release all files. A closed book refuses every call."""
         if not self._core.closed:
+            self._note_closed()
             self._core.closed = True
             self._core.last_checkpoints()
             self._core.app.close()
             self._core.storage.close()
+
+    def _note_opened(self) -> None:
+        core = self._core
+        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE)
+
+    def _note_closed(self) -> None:
+        core, run, self._run = self._core, self._run, None
+        if run is not None:
+            core.gate.closed(core.gate_metadata(self._itself), run)
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +229,7 @@ def open(  # noqa: A001 - the name of the front door
     read_models: str | None = None,
     signing_key: str | Path | None = None,
     checkpoint_s: float = DEFAULT_CHECKPOINT_S,
+    application: str | None = None,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
 ) -> Book:
@@ -219,6 +243,7 @@ def open(  # noqa: A001 - the name of the front door
     book. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere than the log; give
     it at each opening. The book notes the place, and one that is opened without says so in the log `tallybook.storage`;
     `"log:"` gives the place up, and keeps them beside the log again.
+    `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
     environment variable; `"unsigned"` opens the book without. After a commit, a checkpoint is signed if the last one is
@@ -244,9 +269,26 @@ def open(  # noqa: A001 - the name of the front door
             signing_key=signing_key,
         )
     try:
-        book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s))
+        book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
+        book._note_opened()
         book.erasures.repeat()
         return book
     except BaseException:
         storage.close()
         raise
+    return book
+
+
+_ADDRESS: TypeAdapter[str | None] = TypeAdapter(Code | None)
+
+
+def _metadata(actor: str, purpose: str, **rest: Any) -> Metadata:
+    try:
+        return Metadata(recorded_us=0, actor=actor, purpose=purpose, **rest)
+    except ValidationError as error:
+        raise _invalid(".".join(map(str, error.errors()[0]["loc"])), error) from None
+
+
+def _invalid(name: str, error: ValidationError) -> Refused:
+    problem = error.errors(include_input=False, include_url=False)[0]
+    return refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name)

@@ -58,15 +58,22 @@ def audit_trail(
         as_json,
         lambda: show_table(
             "Audit trail",
-            ["entry", "effective", "actor", "purpose", "action", "fields", "why"],
+            ["entry", "effective", "actor", "purpose", "action", "fields", "outcome", "why"],
             [
                 (
                     f"{entry.log} {entry.position}",
                     entry.effective_at[:10],
                     entry.actor,
                     entry.purpose,
-                    entry.action if entry.outcome != "refused" else f"{entry.action} (refused)",
-                    ", ".join(entry.fields),
+                    entry.action,
+                    ", ".join(
+                        [
+                            *entry.fields,
+                            *(f"{name} (masked)" for name in entry.masked),
+                            *(f"{name} (withheld)" for name in entry.withheld),
+                        ]
+                    ),
+                    entry.outcome,
                     entry.why,
                 )
                 for entry in entries

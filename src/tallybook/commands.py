@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
 from itertools import count
 from types import MappingProxyType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints, overload
 from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError
@@ -30,7 +30,9 @@ from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
+from tallybook.domain.policy import ALLOW, Policy
 from tallybook.domain.privacy import RequestCompleted
+from tallybook.domain.retention import Retention
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 
@@ -56,6 +58,11 @@ _decode = json.JSONDecoder().decode
 
 class Desk:
     """Base of the desks at which commands are given: `book.customers` and its kind."""
+
+    _name: ClassVar[str] = ""
+    """What the book calls it; access policies name commands by it: `customers.register`."""
+    _parts: ClassVar[Mapping[str, str]] = {}
+    """Commands that are parts of a larger one: whoever may give that one may give them."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -149,16 +156,28 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         command_id = given.get("command_id")
         effective_at: When | None = given.get("effective_at")
         key, digest = (None, b"") if command_id is None else self._identity(desk, command_id, args, kwargs)
+        name = self.function.__name__
+        asked = f"{desk._name}.{desk._parts.get(name, name)}"
         # The first try trusts what this process saw last of the streams. Its commit finds out whether they moved.
         newest = False
         pause_s = FIRST_PAUSE_S
         lost: BookUnreachable | None = None
         for _ in range(TRIES):
+            policy = core.policy(newest=newest)
+            if policy.in_force is not None:
+                verdict = core.verdict(policy, policy.in_force, acting, asked)
+                if verdict.effect != ALLOW:
+                    if not newest:
+                        newest = True  # it may be allowed meanwhile
+                        continue
+                    metadata = core.gate_metadata(acting)
+                    raise core.gate.deny(metadata, asked, policy.in_force.digest, verdict)
             if key is not None:
                 receipt = core.app.log.receipt(key)
                 if receipt is not None:
                     return self._repeat(core, receipt, digest)
             work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead, newest=newest)
+            work.policy_seen = policy
             try:
                 result = self.function(desk, work, *args, **kwargs)
                 kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
@@ -336,6 +355,8 @@ class Work:
         self.releases: list[bytes] = []
         self.erased: list[tuple[bytes, int]] = []
         self.refused: Refused | None = None
+        self.policy_seen: Policy | None = None
+        """By which the command was allowed: at the commit, it must stand."""
         self._control: Control | None = None
         self._drafts: dict[UUID, Aggregate] = {}
         self._versions: dict[UUID, int] = {}
@@ -364,9 +385,22 @@ class Work:
         """A draft of what was decided about read models."""
         return self._draft(Operations, self._core.operations_id)
 
+    def policy(self) -> Policy:
+        """A draft of the access policy and the roles, as they were when the command was allowed."""
+        seen = self.policy_seen
+        assert seen is not None
+        if seen.id not in self._drafts:
+            self._versions[seen.id] = seen.version
+            self._drafts[seen.id] = seen.draft(self.journal)
+        return self._draft(Policy, seen.id)
+
     def signing(self) -> Signing:
         """A draft of which key signed checkpoints when."""
         return self._draft(Signing, self._core.signing_id)
+
+    def retention(self) -> Retention:
+        """A draft of the retention schedules."""
+        return self._draft(Retention, self._core.retention_id)
 
     def customer(self, customer_id: UUID) -> Customer:
         """A draft of a registered customer. Refuses: unknown_customer."""
@@ -507,8 +541,11 @@ class Work:
 
         A new one that is written needs no look: its first version can be written once.
         """
-        drafts = self._drafts
-        return [(stream, seen) for stream, seen in self._versions.items() if seen or drafts[stream].version == seen]
+        drafts, policy = self._drafts, self.policy_seen
+        reads = [(stream, seen) for stream, seen in self._versions.items() if seen or drafts[stream].version == seen]
+        if policy is not None and policy.id not in drafts:
+            reads.append((policy.id, policy.version))
+        return reads
 
     def _must_have_happened(self, effective_us: int) -> None:
         if effective_us > self.now_us:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import groupby
@@ -16,18 +16,21 @@ from eventsourcing.persistence import PersistenceError
 from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History
 from tallybook.adapters.database import Session, damaged
-from tallybook.adapters.form import known_uuid, uuid_from
+from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
+from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.adapters.tiles import TileStore
+from tallybook.domain.access import Standing
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
+from tallybook.domain.policy import ALLOW, InForce, Policy, Verdict
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
 from tallybook.domain.signing import SigningKeyRotated
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
@@ -45,11 +48,8 @@ RECORDED_US = list(Metadata.model_fields).index("recorded_us")
 logger = logging.getLogger("tallybook.projections")
 
 
-class Standing(NamedTuple):
-    """Whether a subject's data is restricted, and the text version of their consent to a purpose that is in force."""
-
-    restricted: bool
-    text_version: str | None
+FEW = 100
+"""Up to how many subjects are loaded one by one, by way of what this process saw of them last."""
 
 
 class Core:
@@ -67,13 +67,17 @@ class Core:
         self.origin = storage.origin
         self.book_id = uuid5(NAMESPACE_OID, storage.origin)
         self.operations_id = uuid5(self.book_id, "operations")
+        self.retention_id = uuid5(self.book_id, "retention")
+        self.policy_id = uuid5(self.book_id, "policy")
         self.now_us = now_us
         self.new_id = new_id
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
         reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
-        self.gate = Gate(self.keyring, reads, new_id, self.app.log.erased_keys)
+        self.gate = Gate(
+            self.keyring, reads, new_id, self.app.log.erased_keys, self.policy, self.standings, self.address_now
+        )
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
@@ -136,10 +140,15 @@ class Core:
         acting = ACTING.get({}).get(self)
         if acting is None:
             raise refusal("acting_required", "Nobody is acting.")
-        return acting
+        return acting.metadata
+
+    def address_now(self) -> str | None:
+        """Where the request comes from, if the host said so: for the log of reads alone."""
+        acting = ACTING.get({}).get(self)
+        return None if acting is None else acting.address
 
     @contextmanager
-    def acting(self, acting: Metadata) -> Iterator[None]:
+    def acting(self, acting: Acting) -> Iterator[None]:
         """Act as somebody, for a purpose, in this thread or task."""
         before = ACTING.get({})
         ACTING.set({**before, self: acting})
@@ -157,7 +166,30 @@ class Core:
 
     def gate_metadata(self, acting: Metadata) -> Metadata:
         """The acting context, with the time of the read."""
-        return acting.model_copy(update={"recorded_us": self.now_us()})
+        return unvalidated(Metadata, {**acting.__dict__, "recorded_us": self.now_us()})
+
+    def policy(self, *, newest: bool = True) -> Policy:
+        """The access policy and the roles, in force now; without `newest`, as this process saw them last."""
+        return self.app.load(Policy, self.policy_id, newest=newest)
+
+    def verdict(self, policy: Policy, in_force: InForce, acting: Metadata, command: str) -> Verdict:
+        """Whether the policy in force lets somebody give a command now."""
+        if ACTING.get({})[self].by_book:
+            return Verdict(ALLOW)
+        roles = policy.roles_of(acting.actor, self.now_us())
+        return decider_of(in_force).command(roles, acting.purpose, command)
+
+    def standings(self, subjects: Sequence[UUID], consent: str | None) -> Mapping[UUID, Standing]:
+        """Whose data is restricted, and who has given the consent of a purpose; who is left out: neither."""
+        now_us = self.now_us()
+        if len(subjects) == 1:
+            customers = {subjects[0]: self.app.load(Customer, subjects[0])}
+        else:
+            customers = self.app.load_many(Customer, subjects)
+        return {
+            subject: Standing(one.restricted, None if consent is None else one.text_version_for(consent, now_us))
+            for subject, one in customers.items()
+        }
 
     def follow_erasures(self) -> None:
         """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
@@ -218,6 +250,15 @@ class Core:
         until_us = as_of_us(known_at, "known_at")
         return lambda position, recorded_us: recorded_us <= until_us  # noqa: ARG005 - the time decides
 
+    def time_of(self, known_at: When | int | None) -> int:
+        """The time at which the book knew what it knew by a time or a position (default: now)."""
+        if known_at is None:
+            return self.now_us()
+        if not isinstance(known_at, int):
+            return as_of_us(known_at, "known_at")
+        position = min(known_at, self.app.position())
+        return max([0, *(one.event.metadata.recorded_us for one in self.at_positions([position] if position else []))])
+
     def holders(self, claims: Sequence[bytes]) -> dict[bytes, UUID]:
         """Who holds each of many claims; free ones are left out. Raises BookDamaged."""
         found = self.app.log.holders(claims)
@@ -251,11 +292,6 @@ class Core:
     def reads(self) -> Iterator[Recorded]:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
-
-    def standing(self, subject: UUID, purpose: str) -> Standing:
-        """What a subject's own stream says now about the use of their data for a purpose. Mostly one cached look."""
-        customer = self.app.load(Customer, subject)
-        return Standing(customer.restricted, customer.text_version_for(purpose, self.now_us()))
 
     def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
@@ -365,5 +401,14 @@ class Inline:
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
 
 
-ACTING: ContextVar[dict[Core, Metadata]] = ContextVar("tallybook_acting")
+class Acting(NamedTuple):
+    """Who acts, and where from: the address is in records of reads alone, never in the events of commands."""
+
+    metadata: Metadata
+    address: str | None = None
+    by_book: bool = False
+    """The book acts by itself, as the law of its log demands; no access policy forbids that. No host can say so."""
+
+
+ACTING: ContextVar[dict[Core, Acting]] = ContextVar("tallybook_acting")
 """Who acts in this thread or task, in which open book."""

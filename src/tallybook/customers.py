@@ -215,6 +215,8 @@ def record_purchase(
 class CustomerDesk(Desk):
     """Commands about customers. Each also has an awaitable form: `await book.customers.register.aio(…)`."""
 
+    _name = "customers"
+
     @command
     def register(
         self,

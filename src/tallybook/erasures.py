@@ -14,6 +14,7 @@ from tallybook.domain.errors import Refused, refusal
 from tallybook.domain.events import Metadata
 
 from .commands import Desk, Work, awaitable, command
+from .core import Acting
 from .customers import as_id
 from .times import When, iso
 
@@ -48,6 +49,9 @@ class ErasureReceipt:
 
 class ErasureDesk(Desk):
     """Erasing what is personal, and showing that it is gone. What was decided from coarse data stays."""
+
+    _name = "erasures"
+    _parts = {"_record": "erase", "_record_kept": "erase_kept"}  # noqa: RUF012 - as declared in Desk
 
     @awaitable
     def erase(
@@ -158,7 +162,7 @@ class ErasureDesk(Desk):
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
             known = log.erased_keys([subject.bytes for subject, _ in names])
             again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
-        with core.acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure")):
+        with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in again:
                 self._record(customer_id, reason="restored")
         keys.set_erased_up_to(log.position())

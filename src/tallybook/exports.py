@@ -92,7 +92,9 @@ class ExportDesk(Desk):
             raise refusal("invalid_argument", 'log: "events", "reads" or "both" is wanted.', argument="log")
         if log == BOTH and (after or until is not None):
             raise refusal(
-                "invalid_argument", "after, until: each log has positions of its own; name one with `log`.", argument="log"
+                "invalid_argument",
+                "after, until: each log has positions of its own; name one with `log`.",
+                argument="log",
             )
         reads_head = self._core.gate.reads.position() if log != EVENTS else 0
         acting, until = self._begin("export.ocsf", after, until, reads_head if log == READS else None)

@@ -78,6 +78,9 @@ class AccountView:
 class LoyaltyDesk(Desk):
     """Commands about accounts. Each also has an awaitable form: `await book.loyalty.redeem.aio(…)`."""
 
+    _name = "loyalty"
+    _parts = {"_announce_sweep": "sweep", "_settle": "sweep", "_finish_sweep": "sweep"}  # noqa: RUF012 - as declared in Desk
+
     @command
     def enrol(
         self,
@@ -296,6 +299,8 @@ class Adoption:
 
 class RulesDesk(Desk):
     """Rule sets: check, adopt, look up."""
+
+    _name = "rules"
 
     @command_ahead
     def adopt(

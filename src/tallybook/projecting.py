@@ -27,6 +27,8 @@ logger = logging.getLogger("tallybook.projections")
 class ProjectionsDesk(Desk):
     """Read models: how they are, catching up, rebuilding; pausing, retrying, retiring by recorded decisions."""
 
+    _name = "projections"
+
     # ── looking and working ─────────────────────────────────────────────────────────────────────────────────────
 
     def status(self) -> list[Status]:

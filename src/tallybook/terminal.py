@@ -17,7 +17,9 @@ from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from tallybook.adapters.reports import NUMERIC, Report, shown
 from tallybook.domain.errors import Refused, TallybookError, refusal
 
 from . import book as front
@@ -83,8 +85,26 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*["" if value is None else str(value) for value in row])
+        # As text: what a cell holds is no markup.
+        table.add_row(*[Text("" if value is None else str(value)) for value in row])
     out.print(table)
+
+
+def show_report(report: Report) -> None:
+    """A report as tables."""
+    out.print(f"{report.title}, made {report.generated_at}", markup=False, style="bold")
+    for name, value in report.made_of.items():
+        out.print(f"{name}: {value}", markup=False)
+    for section in report.sections:
+        out.print()
+        if section.text:
+            out.print(section.text, markup=False)
+        rows = [[shown(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)] for row in section.rows]
+        if rows:
+            right = [one.name for one in section.columns if one.kind in NUMERIC]
+            show_table(section.title, [one.name for one in section.columns], rows, right)
+        else:
+            out.print(f"{section.title}: nothing.", markup=False)
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class TicketView:
 class TicketDesk(Desk):
     """Commands about tickets. Each also has an awaitable form: `await book.tickets.open.aio(…)`."""
 
+    _name = "tickets"
+
     @command
     def open(
         self,

@@ -17,7 +17,8 @@ from tallybook.domain.calendar import UTC_ZONE
 from tallybook.domain.errors import RuleSetError
 from tallybook.domain.events import from_us, to_us
 
-SHIPPED = sorted((Path(tallybook.__file__).parent / "data").glob("*.toml"))
+DATA = Path(tallybook.__file__).parent / "data"
+SHIPPED = sorted(set(DATA.glob("*.toml")) - set(DATA.glob("*.policy.toml")))
 STANDARD = Path(tallybook.__file__).parent / "data" / "standard.toml"
 
 

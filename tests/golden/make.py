@@ -30,7 +30,9 @@ import tallybook.domain.customer
 import tallybook.domain.erasure
 import tallybook.domain.loyalty
 import tallybook.domain.operations
+import tallybook.domain.policy
 import tallybook.domain.privacy
+import tallybook.domain.retention
 import tallybook.domain.signing
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
@@ -55,6 +57,8 @@ REAL: Mapping[tuple[str, str], object] = {
     ("ticket.replied", "author"): "human",
     ("book.rule_set_adopted", "zone_starts_us"): (-(2**62), 1_000_000_000_000_000),
     ("book.rule_set_adopted", "zone_offsets_s"): (-18_000, -14_400),
+    ("policy.adopted", "zone_starts_us"): (-(2**62), 1_000_000_000_000_000),
+    ("policy.adopted", "zone_offsets_s"): (-18_000, -14_400),
 }
 
 
@@ -137,6 +141,7 @@ def examples(event_class: type[Event]) -> dict[str, Event]:
             purpose="support",
             on_behalf_of="agent:kim",
             channel="email",
+            application="shop/1.2",
             correlation_id=uuid5(SPACE, "correlation"),
             causation_id=uuid5(SPACE, "causation"),
             command_id=uuid5(SPACE, "command"),

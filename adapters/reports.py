@@ -1,0 +1,496 @@
+"""Reports: one model, and its forms for machines and people: JSON, CSV, and one HTML page that needs nothing else.
+
+Whatever a cell holds is shown as text: escaped in HTML, whose policy lets no script run but the page's own, and kept
+from being taken for a formula in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .bulk import rarely_collecting
+
+
+class Kind(StrEnum):
+    """What a column holds, and so how it is written.
+
+    text; id (UUID or text); time (ISO 8601 in UTC); count (int); share (part, whole: two ints); money (minor units,
+    currency). None is an empty cell.
+    """
+
+    TEXT = "text"
+    ID = "id"
+    TIME = "time"
+    COUNT = "count"
+    SHARE = "share"
+    MONEY = "money"
+
+
+NUMERIC = (Kind.COUNT, Kind.SHARE, Kind.MONEY)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its name, for machines and people alike, and what it holds."""
+
+    name: str
+    kind: Kind = Kind.TEXT
+
+
+class ChartKind(StrEnum):
+    """bars: a label and a number each; line: the same in an order; matrix: a label, and a number for each column."""
+
+    BARS = "bars"
+    LINE = "line"
+    MATRIX = "matrix"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """How a section's rows are drawn: `label` names the column of labels, `values` those of numbers (count or share)."""
+
+    kind: ChartKind
+    label: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, some text, and at most one table with its chart. Each row has a cell for each column."""
+
+    title: str
+    text: str = ""
+    columns: tuple[Column, ...] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    chart: Chart | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a review found. `made_of`: what it was made of (book, checkpoint, question), so that it can be made again."""
+
+    title: str
+    generated_at: str
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+
+
+# ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+def shown(value: Any, kind: Kind) -> str:
+    """A cell as people read it."""
+    if value is None:
+        return ""
+    if kind is Kind.COUNT and isinstance(value, int):
+        return f"{value:,}"
+    if kind is Kind.SHARE and isinstance(value, tuple):
+        part, whole = value
+        return f"{part / whole:.1%}" if whole else ""
+    if kind is Kind.MONEY and isinstance(value, tuple):
+        minor, currency = value
+        return f"{'-' if minor < 0 else ''}{abs(minor) // 100:,}.{abs(minor) % 100:02} {currency}"
+    # What can't be shown is marked, so that it can't hide.
+    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", str(value))
+
+
+def machine(value: Any, kind: Kind) -> Any:
+    """A cell for machines: JSON values only."""
+    if kind is Kind.SHARE and isinstance(value, tuple):
+        return {"part": value[0], "whole": value[1]}
+    if kind is Kind.MONEY and isinstance(value, tuple):
+        return {"minor": value[0], "currency": value[1]}
+    return value if value is None or isinstance(value, (bool, int)) else shown(value, Kind.TEXT)
+
+
+# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_json(report: Report) -> str:
+    """The report as JSON: the same report gives the same bytes."""
+    answer = {
+        "title": report.title,
+        "generated_at": report.generated_at,
+        "made_of": dict(report.made_of),
+        "sections": [
+            {
+                "title": section.title,
+                "text": section.text,
+                "columns": [{"name": one.name, "kind": one.kind.value} for one in section.columns],
+                "rows": [
+                    [machine(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)]
+                    for row in section.rows
+                ],
+            }
+            for section in report.sections
+        ],
+    }
+    return json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+
+
+# ── CSV ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_FORMULA = re.compile(
+    "\\s*[-=+@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}"
+    "\N{FULLWIDTH COMMERCIAL AT}]"
+)
+
+
+def as_csv(section: Section) -> str:
+    """A section's table as RFC 4180 has it. What a spreadsheet would take for a formula begins with an apostrophe."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    writer.writerow([_csv_cell(one.name, Kind.TEXT) for one in section.columns])
+    for row in section.rows:
+        writer.writerow([_csv_cell(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)])
+    return buffer.getvalue()
+
+
+def write_csv(report: Report, place: Path) -> list[Path]:
+    """Write the tables: one into a file `NAME.csv`, several into a folder, or into an archive `NAME.zip`; the files.
+
+    Raises OSError; ValueError for several tables and the name of one file.
+    """
+    tables = [section for section in report.sections if section.columns]
+    if place.suffix == ".csv":
+        if len(tables) != 1:
+            raise ValueError(f"{place}: the report has {len(tables)} tables; name a folder, or a file ending in .zip.")
+        place.write_bytes(as_csv(tables[0]).encode())
+        return [place]
+    names = [f"{number:02}-{slug(section.title)}.csv" for number, section in enumerate(tables, 1)]
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, section in zip(names, tables, strict=True):
+                # A time of its own would make each archive of the same report another file.
+                archive.writestr(zipfile.ZipInfo(name), as_csv(section), zipfile.ZIP_DEFLATED)
+        return [place]
+    place.mkdir(parents=True, exist_ok=True)
+    for name, section in zip(names, tables, strict=True):
+        (place / name).write_bytes(as_csv(section).encode())
+    return [place / name for name in names]
+
+
+def slug(title: str) -> str:
+    """A title as a part of a file name or of an address within the page."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "table"
+
+
+def _csv_cell(value: Any, kind: Kind) -> str:
+    if kind is Kind.COUNT and isinstance(value, int):
+        return str(value)
+    if kind is Kind.SHARE and isinstance(value, tuple):
+        return f"{value[0] / value[1]:.6f}" if value[1] else ""
+    if kind is Kind.MONEY and isinstance(value, tuple):
+        return shown(value, kind).replace(",", "")
+    text = shown(value, kind)
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+# ── HTML ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_STYLE = """
+:root{color-scheme:light dark;--bg:#fbfaf7;--card:#fff;--ink:#1d2433;--soft:#5d6575;--line:#e3e1da;--head:#f4f2ec;
+--mark:#1f5f8b;--bar:#2f7fb5;--heat:47,127,181}
+@media (prefers-color-scheme:dark){:root{--bg:#12161d;--card:#1a2029;--ink:#e6e9ef;--soft:#9aa4b4;--line:#2c3541;
+--head:#202833;--mark:#8cc4ea;--bar:#5aa9dc;--heat:90,169,220}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:2.2rem 1.4rem 4rem}
+h1{font-size:1.75rem;line-height:1.2;margin:0 0 .3rem;letter-spacing:-.01em;overflow-wrap:anywhere}
+h2{font-size:1.12rem;margin:0 0 .35rem;overflow-wrap:anywhere}
+p{margin:.2rem 0 .8rem;max-width:75ch;overflow-wrap:anywhere;white-space:pre-line}
+.when{color:var(--soft);margin-bottom:1rem}
+dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.15rem 1.1rem;margin:0 0 1.4rem;font-size:.86rem}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;font-family:ui-monospace,Menlo,Consolas,monospace}
+nav{margin:0 0 1.6rem;display:flex;flex-wrap:wrap;gap:.35rem .5rem}
+nav a{color:var(--mark);text-decoration:none;border:1px solid var(--line);border-radius:99px;padding:.1rem .7rem;
+font-size:.85rem;background:var(--card)}
+nav a:hover,nav a:focus{border-color:var(--mark)}
+section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1.1rem 1.2rem;margin:0 0 1.1rem}
+.tools{display:flex;gap:.8rem;align-items:center;margin:.4rem 0 .5rem;font-size:.85rem;color:var(--soft);
+flex-wrap:wrap}
+.tools input{font:inherit;color:inherit;background:var(--bg);border:1px solid var(--line);border-radius:6px;
+padding:.25rem .6rem;min-width:0;width:16rem;max-width:100%}
+.scroll{overflow-x:auto;max-height:42rem;border:1px solid var(--line);border-radius:7px}
+table{border-collapse:collapse;width:100%;font-size:.88rem}
+th,td{padding:.38rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+tr:last-child td{border-bottom:0}
+th{position:sticky;top:0;background:var(--head);font-weight:600;white-space:nowrap;z-index:1}
+th button{all:unset;cursor:pointer;display:inline-block}
+th button:focus-visible{outline:2px solid var(--mark);outline-offset:2px}
+th[aria-sort=ascending] button::after{content:" \\25b2";font-size:.7em}
+th[aria-sort=descending] button::after{content:" \\25bc";font-size:.7em}
+td{overflow-wrap:anywhere;min-width:5.5rem;white-space:pre-wrap}
+.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9rem}
+.time{font-variant-numeric:tabular-nums;min-width:8.5rem}
+.num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
+tbody tr:hover td{background:var(--head)}
+.none{color:var(--soft);font-style:italic}
+figure{margin:.4rem 0 1rem}
+figcaption{color:var(--soft);font-size:.84rem;margin-bottom:.3rem}
+svg{display:block;overflow:visible}
+svg text{fill:var(--ink);font-size:12px}
+svg .soft{fill:var(--soft)}
+svg .grid{stroke:var(--line);stroke-width:1}
+svg .bar{fill:var(--bar)}svg .line{fill:none;stroke:var(--bar);stroke-width:2;vector-effect:non-scaling-stroke}
+svg .area{fill:rgba(var(--heat),.14)}
+svg .cell{fill:rgb(var(--heat))}
+@media (max-width:560px){main{padding:1.2rem .7rem 3rem}section{padding:.9rem .8rem}dl{grid-template-columns:1fr;gap:0}
+dd{margin-bottom:.35rem}h1{font-size:1.4rem}th,td{padding:.32rem .5rem}}
+@media print{:root{--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--head:#eee}body{font-size:10pt}
+main{max-width:none;padding:0}nav,.tools{display:none}section{border:0;padding:0;margin-bottom:1.2rem}
+.scroll{overflow:visible;max-height:none;border:0}th{position:static}thead{display:table-header-group}
+tr,figure{break-inside:avoid}h2{break-after:avoid}tr[hidden]{display:table-row}}
+"""
+
+_SCRIPT = """
+for (const box of document.querySelectorAll('.scroll')) {
+  const table = box.querySelector('table'), body = table.tBodies[0], rows = [...body.rows];
+  const heads = [...table.tHead.rows[0].cells];
+  const value = (row, at, numeric) => {
+    const given = row.cells[at].dataset.v ?? row.cells[at].textContent;
+    return numeric ? (given === '' ? -Infinity : Number(given)) : given.toLocaleLowerCase();
+  };
+  heads.forEach((head, at) => {
+    const button = document.createElement('button'), numeric = head.classList.contains('num');
+    button.type = 'button'; button.textContent = head.textContent; head.replaceChildren(button);
+    button.addEventListener('click', () => {
+      const down = head.getAttribute('aria-sort') === 'ascending';
+      heads.forEach(one => one.removeAttribute('aria-sort'));
+      head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+      const keyed = rows.map((row, was) => [value(row, at, numeric), was, row]);
+      keyed.sort((a, b) => (a[0] < b[0] ? -1 : a[0] > b[0] ? 1 : 0) * (down ? -1 : 1) || a[1] - b[1]);
+      body.append(...keyed.map(one => one[2]));
+    });
+  });
+  if (rows.length > 8) {
+    const make = name => document.createElement(name);
+    const tools = make('div'), input = make('input'), said = make('span');
+    tools.className = 'tools'; input.type = 'search'; input.placeholder = 'Filter rows';
+    input.setAttribute('aria-label', 'Filter rows');
+    const count = n => n.toLocaleString('en');
+    const tell = n => { said.textContent = count(n) + ' of ' + count(rows.length) + ' rows'; };
+    input.addEventListener('input', () => {
+      const wanted = input.value.toLocaleLowerCase(); let n = 0;
+      for (const row of rows) {
+        row.hidden = !row.textContent.toLocaleLowerCase().includes(wanted); n += !row.hidden;
+      }
+      tell(n);
+    });
+    tell(rows.length); tools.append(input, said); box.before(tools);
+  }
+}
+"""
+
+
+def _digest(text: str) -> str:
+    return "'sha256-" + b64encode(sha256(text.encode()).digest()).decode() + "'"
+
+
+# Only this page's own style and script, told by their digests; nothing is loaded, sent or framed.
+_POLICY = (
+    f"default-src 'none'; style-src {_digest(_STYLE)}; script-src {_digest(_SCRIPT)}; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+BARS_MAX = 40
+"""A chart of bars shows so many; the table has them all."""
+MATRIX_MAX = 14
+
+
+def as_html(report: Report) -> str:
+    """The report as one page without any reference to elsewhere: tables that sort and filter, charts, dark and light."""
+    with rarely_collecting():
+        anchors = [f"s{number}-{slug(one.title)}" for number, one in enumerate(report.sections, 1)]
+        made = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in report.made_of.items())
+        links = "".join(
+            f'<a href="#{anchor}">{_text(one.title)}</a>' for anchor, one in zip(anchors, report.sections, strict=True)
+        )
+        return "".join(
+            [
+                '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+                f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+                '<meta name="viewport" content="width=device-width, initial-scale=1">',
+                '<meta name="referrer" content="no-referrer">',
+                f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head>\n<body><main>",
+                f"<h1>{_text(report.title)}</h1>",
+                f'<p class="when">Made {_text(report.generated_at)}</p>',
+                f"<dl>{made}</dl>" if made else "",
+                f"<nav>{links}</nav>" if len(report.sections) > 2 else "",
+                *(_section(one, anchor) for one, anchor in zip(report.sections, anchors, strict=True)),
+                f"</main><script>{_SCRIPT}</script></body></html>\n",
+            ]
+        )
+
+
+def _text(value: Any, kind: Kind = Kind.TEXT) -> str:
+    return escape(shown(value, kind), quote=True)
+
+
+def _section(section: Section, anchor: str) -> str:
+    parts = [f'\n<section id="{anchor}"><h2>{_text(section.title)}</h2>']
+    if section.text:
+        parts.append(f"<p>{_text(section.text)}</p>")
+    if section.columns and not section.rows:
+        parts.append('<p class="none">Nothing.</p>')
+    elif section.columns:
+        if section.chart is not None:
+            parts.append(_chart(section, section.chart))
+        heads = "".join(f'<th scope="col"{_class(one.kind)}>{_text(one.name)}</th>' for one in section.columns)
+        parts.append(f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>')
+        marks = [(_class(one.kind), one.kind) for one in section.columns]
+        for row in section.rows:
+            cells = "".join(_cell(cell, mark, kind) for cell, (mark, kind) in zip(row, marks, strict=True))
+            parts.append(f"\n<tr>{cells}</tr>")
+        parts.append("</tbody></table></div>")
+    parts.append("</section>")
+    return "".join(parts)
+
+
+def _class(kind: Kind) -> str:
+    name = "num" if kind in NUMERIC else kind.value if kind in (Kind.ID, Kind.TIME) else ""
+    return f' class="{name}"' if name else ""
+
+
+def _cell(value: Any, mark: str, kind: Kind) -> str:
+    if kind in NUMERIC:
+        return f'<td{mark} data-v="{_sort_key(value)}">{_text(value, kind)}</td>'
+    # Isolated, so that a value written from right to left, or its control characters, turns nothing else round.
+    return f"<td{mark}><bdi>{_text(value, kind)}</bdi></td>"
+
+
+def _sort_key(value: Any) -> str:
+    if isinstance(value, tuple):
+        first, second = value
+        number = first / second if isinstance(second, int) and second else first
+        return f"{number}"
+    return str(value) if isinstance(value, int) else ""
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, tuple):
+        return value[0] / value[1] if isinstance(value[1], int) and value[1] else 0.0
+    return float(value or 0)
+
+
+def _chart(section: Section, chart: Chart) -> str:
+    names = [one.name for one in section.columns]
+    label = names.index(chart.label)
+    values = [names.index(name) for name in chart.values]
+    kinds = [section.columns[index].kind for index in values]
+    rows = [(shown(row[label], Kind.TEXT), [row[index] for index in values]) for row in section.rows]
+    caption = f"{', '.join(chart.values)} by {chart.label}"
+    if chart.kind is ChartKind.BARS:
+        if len(rows) > BARS_MAX:
+            rows = sorted(rows, key=lambda row: -_number(row[1][0]))[:BARS_MAX]
+            caption = f"{caption}: the {BARS_MAX} highest of {len(section.rows):,}"
+        drawn = _bars([(name, cells[0]) for name, cells in rows], kinds[0])
+    elif chart.kind is ChartKind.LINE:
+        drawn = _line([(name, cells[0]) for name, cells in rows], kinds[0])
+    else:
+        caption = f"{caption}: the first {MATRIX_MAX} of {len(values)}" if len(values) > MATRIX_MAX else caption
+        drawn = _matrix(chart.values[:MATRIX_MAX], [(name, cells[:MATRIX_MAX]) for name, cells in rows[:60]], kinds)
+    return f"<figure><figcaption>{_text(caption)}</figcaption>{drawn}</figure>"
+
+
+def _clipped(text: str, most: int) -> str:
+    return _text(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def _axis_top(values: Sequence[Any], kind: Kind) -> tuple[float, list[tuple[float, str]]]:
+    """The end of an axis that begins at 0, and its ticks."""
+    most = max([_number(value) for value in values], default=0.0)
+    if kind is Kind.SHARE:
+        top = 1.0 if most > 0.5 else 0.5 if most > 0.2 else 0.2
+        return top, [(top * step / 4, f"{top * step / 4:.0%}") for step in range(5)]
+    step = 1
+    while step * 5 < most:
+        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
+    count = max(-int(-most // step), 1)
+    return float(step * count), [(float(step * tick), f"{step * tick:,}") for tick in range(count + 1)]
+
+
+def _bars(rows: Sequence[tuple[str, Any]], kind: Kind) -> str:
+    top, ticks = _axis_top([value for _, value in rows], kind)
+    # Of the width, a part is left for the number at a bar's end.
+    reach = 86.0
+    height = 36 * len(rows)
+    parts = [f'<svg width="100%" height="{height + 22}" role="img" aria-label="bars">']
+    for at, text in ticks:
+        x = reach * at / top
+        parts.append(f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{height}"/>')
+        anchor = "start" if at == 0 else "middle"
+        parts.append(f'<text class="soft" x="{x:.2f}%" y="{height + 16}" text-anchor="{anchor}">{text}</text>')
+    for index, (name, value) in enumerate(rows):
+        width = reach * max(_number(value), 0.0) / top
+        y = 36 * index
+        parts.append(f'<text x="0" y="{y + 13}">{_clipped(name, 46)}</text>')
+        parts.append(f'<rect class="bar" x="0" y="{y + 18}" width="{width:.2f}%" height="12" rx="2"/>')
+        parts.append(f'<text class="soft" x="{width:.2f}%" dx="5" y="{y + 28}">{_text(value, kind)}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def _line(rows: Sequence[tuple[str, Any]], kind: Kind) -> str:
+    top, ticks = _axis_top([value for _, value in rows], kind)
+    height = 180
+    parts = [f'<svg width="100%" height="{height + 26}" role="img" aria-label="line">']
+    for at, text in ticks:
+        y = height - (height - 16) * at / top
+        parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="soft" x="0" y="{y - 3:.1f}">{text}</text>')
+    last = max(len(rows) - 1, 1)
+    points = " ".join(
+        f"{1000 * index / last:.1f},{height - (height - 16) * _number(value) / top:.1f}"
+        for index, (_, value) in enumerate(rows)
+    )
+    parts.append(
+        f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
+        f'<polygon class="area" points="0,{height} {points} {1000 if len(rows) > 1 else 0},{height}"/>'
+        f'<polyline class="line" points="{points}"/></svg>'
+    )
+    marks = sorted({0, len(rows) // 2, len(rows) - 1}) if len(rows) > 4 else sorted({0, len(rows) - 1})
+    for index in marks:
+        anchor = "start" if index == 0 else "end" if index == len(rows) - 1 else "middle"
+        x = 100 * index / last
+        text = _clipped(rows[index][0], 24)
+        parts.append(f'<text class="soft" x="{x:.2f}%" y="{height + 18}" text-anchor="{anchor}">{text}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def _matrix(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], kinds: Sequence[Kind]) -> str:
+    most = max([_number(cell) for _, cells in rows for cell in cells], default=0.0) or 1.0
+    margin = 24.0
+    wide = (100 - margin) / max(len(names), 1)
+    # In as many letters as fit where the page is narrow.
+    letters = max(int(wide / 2), 4)
+    parts = [f'<svg width="100%" height="{30 * len(rows) + 24}" role="img" aria-label="matrix">']
+    for column, name in enumerate(names):
+        x = margin + wide * (column + 0.5)
+        parts.append(f'<text class="soft" x="{x:.2f}%" y="14" text-anchor="middle">{_clipped(name, letters)}</text>')
+    for index, (name, cells) in enumerate(rows):
+        y = 22 + 30 * index
+        parts.append(f'<text x="0" y="{y + 18}">{_clipped(name, 14)}</text>')
+        for column, cell in enumerate(cells):
+            x = margin + wide * column
+            strength = 0.08 + 0.72 * _number(cell) / most if _number(cell) > 0 else 0.03
+            parts.append(
+                f'<rect class="cell" x="{x:.2f}%" y="{y}" width="{wide * 0.97:.2f}%" height="27" rx="3" '
+                f'fill-opacity="{strength:.2f}"/>'
+                f'<text x="{x + wide / 2:.2f}%" y="{y + 18}" text-anchor="middle">{_text(cell, kinds[column])}</text>'
+            )
+    return "".join(parts) + "</svg>"

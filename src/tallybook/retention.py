@@ -1,0 +1,249 @@
+"""`book.retention`: how long what is kept, what is due, and the sweep that carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.form import known_uuid
+from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
+from tallybook.domain.errors import refusal, text, whole
+from tallybook.domain.events import CODE_CHARS_MAX, REGISTRY, from_us
+from tallybook.domain.privacy import RelationEnded
+from tallybook.domain.retention import (
+    ACCESS_RECORDS,
+    ACTIVITY,
+    Action,
+    Activity,
+    Retention,
+    Schedule,
+    Since,
+    activity,
+    assess,
+)
+from tallybook.domain.ticket import Author, TicketReplied
+
+from .commands import BoundCommand, Desk, Work, command
+from .core import Core
+from .times import When, as_of_us, iso
+
+Erase = Callable[[UUID, str], object]
+"""Erases a subject, for a reason: recorded by itself, and repeated without a second effect."""
+
+RESTRICTED = "restricted"
+
+
+@dataclass(frozen=True, slots=True)
+class DueSubject:
+    """A customer whose data is past its period. `ready`: due as a whole.
+
+    Otherwise `waits_for` names what stands in the way: categories that no schedule lets go yet (a customer's data lies
+    under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves.
+    """
+
+    customer_id: UUID
+    ready: bool
+    due: tuple[str, ...]
+    kept: tuple[str, ...]
+    waits_for: tuple[str, ...]
+    schedules: tuple[str, ...]
+    last_activity_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is due at a moment: customers, and how many records of reads are past their period."""
+
+    at: str
+    customers: tuple[DueSubject, ...]
+    access_records: int
+
+    @property
+    def ready(self) -> tuple[DueSubject, ...]:
+        """Those who are due as a whole."""
+        return tuple(one for one in self.customers if one.ready)
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSweep:
+    """What a sweep did. `left` are due and were not erased: nothing that erases is wired in, or it was cut short."""
+
+    until: str
+    due: int
+    erased: int
+    left: int
+    access_records: int
+
+
+class RetentionDesk(Desk):
+    """Retention schedules, and what they make due."""
+
+    def __init__(self, core: Core, erase: Erase | None = None) -> None:
+        super().__init__(core)
+        self._erase = erase
+
+    @command
+    def declare(
+        self,
+        work: Work,
+        schedule: str,
+        category: str,
+        *,
+        purpose: str,
+        legal_basis: str,
+        period: int,
+        unit: str = "months",
+        since: str = "recorded",
+        action: str = "erase",
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> str:
+        """Declare how long a category of personal data is kept, and for what; the schedule's name.
+
+        `category`: identity, contact, transaction, communication, preference, all, or access_records. `unit`: days,
+        months, years. `since`: recorded, last_activity, end_of_relation. `action`: erase (after that), or keep (until
+        then, even where the customer is erased). Refuses: invalid_argument, schedule_declared.
+        """
+        text(schedule, "schedule")
+        whole(period, "period", 1, 36_500)
+        wanted = Schedule(schedule, category, purpose, legal_basis, period, unit, since, action)
+        work.retention().declare(work.stamp, wanted)
+        return schedule
+
+    @command
+    def withdraw(
+        self, work: Work, schedule: str, *, effective_at: When | None = None, command_id: str | None = None
+    ) -> None:
+        """Take a schedule out of force. Refuses: unknown_schedule."""
+        work.retention().withdraw(work.stamp, schedule)
+
+    def schedules(self) -> list[Schedule]:
+        """The schedules in force, in the order in which they were declared."""
+        core = self._core
+        core.check_open()
+        return list(core.app.load(Retention, core.retention_id).schedules)
+
+    def due(self, at: When | None = None) -> Due:
+        """What is past its period at a moment (default: now). Opens no personal data."""
+        core = self._core
+        core.check_open()
+        core.catch_up(core.trail)
+        at_us = core.now_us() if at is None else as_of_us(at, "at")
+        schedules = core.app.load(Retention, core.retention_id).schedules
+        with rarely_collecting():
+            found = tuple(self._due(schedules, at_us))
+        return Due(iso(at_us) or "", found, self._access_records_due(schedules, at_us))
+
+    @property
+    def sweep(self) -> BoundCommand[..., RetentionSweep]:
+        """Erase every customer who is due as a whole at a moment (default: now), then record the sweep.
+
+        Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated.
+        `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument,
+        effective_in_future.
+        """
+        return BoundCommand(self._sweep, RetentionDesk._sweep)
+
+    def _sweep(
+        self, at: When | None = None, *, effective_at: When | None = None, command_id: str | None = None
+    ) -> RetentionSweep:
+        core = self._core
+        core.check_open()
+        core.acting_now()
+        now_us = core.now_us()
+        until_us = now_us if at is None else as_of_us(at, "at")
+        if until_us > now_us:
+            raise refusal("effective_in_future", "at: nothing is due yet then.", effective_us=until_us, now_us=now_us)
+        found = self.due(from_us(until_us))
+        ready = found.ready
+        erased = 0
+        for one in ready if self._erase is not None else ():
+            assert self._erase is not None
+            self._erase(one.customer_id, f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
+            erased += 1
+        self._record(
+            until_us, len(ready), erased, found.access_records, effective_at=effective_at, command_id=command_id
+        )
+        return RetentionSweep(found.at, len(ready), erased, len(ready) - erased, found.access_records)
+
+    @command
+    def _record(
+        self,
+        work: Work,
+        until_us: int,
+        due: int,
+        erased: int,
+        access_records: int,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        work.retention().sweep(work.stamp, until_us, due=due, erased=erased, access_records=access_records)
+
+    def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
+        core = self._core
+        erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
+        if not erasing:
+            return
+        gone = self._erased()
+        by_recording = any(one.since == Since.RECORDED for one in erasing)
+        for subject, when in self._activities().items():
+            # Cheap first: where every period runs from the last activity or the end, most are not due.
+            past = (one.ends_us(at_us, when) for one in erasing)
+            if subject in gone or not (by_recording or any(end is not None and end <= at_us for end in past)):
+                continue
+            found = assess(schedules, [event for _, event in core.subject_events(subject)], at_us)
+            if found.due:
+                held = (RESTRICTED,) if core.app.load(Customer, subject).restricted else ()
+                waits_for = (*found.waiting, *held)
+                yield DueSubject(
+                    subject,
+                    found.ready and not held,
+                    found.due,
+                    found.kept,
+                    waits_for,
+                    found.schedules,
+                    iso(when.last_us),
+                )
+
+    def _activities(self) -> dict[UUID, Activity]:
+        """When each customer was last active, and when the relation ended: from a scan of clear fields."""
+        app = self._core.app
+        last: dict[bytes, int] = {}
+        ended: dict[bytes, int] = {}
+        customers = {subject for _, (subject,) in app.scan(CustomerRegistered, ["subject_id"])}
+        told_by: dict[type, tuple[str, str]] = {
+            InteractionRecorded: ("direction", "in"),
+            TicketReplied: ("author", Author.CUSTOMER.value),
+        }
+        for kind in (*ACTIVITY, RelationEnded):
+            field, wanted = told_by.get(kind, ("", ""))
+            held = ended if kind is RelationEnded else last
+            for _, (subject, effective_us, *said) in app.scan(
+                kind, ["subject_id", "effective_us", *([field] if field else [])]
+            ):
+                if subject in customers and (not field or said == [wanted]):
+                    held[subject] = max(held.get(subject, effective_us), effective_us)
+        return {known_uuid(subject): activity(last.get(subject, -(2**62)), ended.get(subject)) for subject in customers}
+
+    def _erased(self) -> set[UUID]:
+        """Customers who are erased already."""
+        schema = REGISTRY.get("customer.erased")
+        if schema is None:
+            return set()
+        return {known_uuid(subject) for _, (subject,) in self._core.app.scan(schema.event_class, ["subject_id"])}
+
+    def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:
+        periods = [one for one in schedules if one.category == ACCESS_RECORDS]
+        if not periods:
+            return 0
+        return sum(
+            1
+            for _, event in self._core.reads()
+            if any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
+        )
+
+
+_NEVER = Activity(-(2**62))
