@@ -26,6 +26,7 @@ from tallybook.projections.replay import Backtest
 
 from .cli_audit import audit_app
 from .cli_erasure import erasure_app
+from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
@@ -69,6 +70,7 @@ projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.",
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
 app.add_typer(show_app, name="show")
 app.add_typer(audit_app, name="audit")
+app.add_typer(policy_app, name="policy")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")

@@ -80,6 +80,9 @@ class RetentionSweep:
 class RetentionDesk(Desk):
     """Retention schedules, and what they make due."""
 
+    _name = "retention"
+    _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
+
     def __init__(self, core: Core, erase: Erase | None = None) -> None:
         super().__init__(core)
         self._erase = erase
