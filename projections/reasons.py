@@ -1,7 +1,7 @@
 """Why a decision fell: the inputs that it used, and the rule and its arithmetic in words and numbers.
 
-Nothing is decided here. The state is the account's own fold as it stood before the decision, the parts of an earning are
-those that the rule set adds up.
+Nothing is decided here. The state is the account's own fold as it stood before the decision; the parts of an earning
+are those that the rule set adds up.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import Decision, Event, utc_text
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import (
+    NO_RULES,
     EarningReversed,
     GoodwillGranted,
     LotPart,
@@ -35,11 +36,11 @@ class Reason(NamedTuple):
     steps: list[str]
 
 
-def reason_of(
-    decision: Decision, before: LoyaltyAccount, rules: Rules | None, facts: Mapping[UUID, Event]
-) -> Reason:
-    """Why a decision fell. `before` is its account as it stood, `rules` the rule set that it names (None where it
-    names none), `facts` are the subject's by id."""
+def reason_of(decision: Decision, before: LoyaltyAccount, rules: Rules | None, facts: Mapping[UUID, Event]) -> Reason:
+    """Why a decision fell. `before` is its account as it stood, `rules` what was in force, `facts` are the subject's."""
+    in_force = NO_RULES if rules is None else rules.label
+    if in_force != decision.rules:
+        return Reason({}, [f"The decision names the rule set {decision.rules}, and {in_force} was in force."])
     return _REASONS[type(decision)](decision, before, rules, facts)
 
 
@@ -75,9 +76,7 @@ def _life(expiry: Expiry, zone: str) -> str:
     return f"points live {span} in {zone}" + (", and to the end of that month" if expiry.until == "month_end" else "")
 
 
-def _earned(
-    decision: PointsEarned, before: LoyaltyAccount, rules: Rules | None, facts: Mapping[UUID, Event]
-) -> Reason:
+def _earned(decision: PointsEarned, before: LoyaltyAccount, rules: Rules | None, facts: Mapping[UUID, Event]) -> Reason:
     assert rules is not None
     fact = facts.get(decision.facts[0])
     inputs: dict[str, Any] = {"debt": before.debt}
@@ -175,9 +174,9 @@ def _reversed(
             "policy": policy,
         },
         [
-            f"The purchase had earned {earning.points} points for {total} {unit}. With this return{lines}, {back} of them "
-            f"came back: {earning.points} × {back} / {total}, rounded down, less {earning.reversed_points} taken back "
-            f"before: {decision.points}.",
+            f"The purchase had earned {earning.points} points for {total} {unit}. With this return{lines}, {back} of "
+            f"them came back: {earning.points} × {back} / {total}, rounded down, less {earning.reversed_points} taken "
+            f"back before: {decision.points}.",
             f"Of these, taken from lots: {_parts(decision.lots)}; as a debt: {decision.debt}; forgiven: "
             f"{decision.forgiven} (policy {policy}; what expired before is not lost twice).",
         ],
@@ -214,9 +213,9 @@ def _tier(decision: TierChanged, before: LoyaltyAccount, rules: Rules | None, *_
         },
         [
             _REASONS_OF_TIERS.get(decision.reason, decision.reason),
-            f"Of the {tiers.window_months} months up to {utc_text(decision.effective_us)}, {len(counted)} entries count, "
-            f"together {total} qualifying points.",
-            f"Tiers: {ladder}. {total} points hold {tiers.level_for(total)}; before, it was {decision.previous or 'none'}.",
+            f"Of the {tiers.window_months} months up to {utc_text(decision.effective_us)}, {len(counted)} earnings "
+            f"count, together {total} qualifying points.",
+            f"Tiers: {ladder}. {total} points hold {tiers.level_for(total)}; it was {decision.previous or 'none'}.",
         ],
     )
 
