@@ -40,7 +40,7 @@ from tallybook.domain.ticket import Ticket, TicketOpened, TicketReplied
 from .profiles import CLEAR, PERSONAL, Entry, Profile, handle_of, profile_of
 from .read_models import Recorded
 from .reasons import reason_of
-from .replay import Derivation, certify, derived_by, describe
+from .replay import DECISION_NAMES, FACT_NAMES, Derivation, certify, derived_by, describe
 
 READ_ACTIONS = (
     "audit.replay",
@@ -508,7 +508,14 @@ def _rule_sets(material: Material) -> list[Tree]:
 def _decisions(material: Material) -> tuple[list[Tree], Tree]:
     agreed: set[int] = set()
     merged = list(merge(material.control, material.history, key=lambda one: one.position))
-    certificate = certify((one for one in merged if one.position <= material.whole_to), agreed=agreed.add)
+    certificate = certify(
+        (
+            one
+            for one in merged
+            if one.position <= material.whole_to and one.event.stored_name in (*FACT_NAMES, *DECISION_NAMES)
+        ),
+        agreed=agreed.add,
+    )
     accounts: dict[UUID, LoyaltyAccount] = {}
     control = Control(UUID(int=0))
     facts = {event_id: one.event for event_id, one in material.by_id.items()}

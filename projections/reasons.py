@@ -37,7 +37,7 @@ class Reason(NamedTuple):
 
 
 def reason_of(decision: Decision, before: LoyaltyAccount, rules: Rules | None, facts: Mapping[UUID, Event]) -> Reason:
-    """Why a decision fell. `before` is its account as it stood, `rules` what was in force, `facts` are the subject's."""
+    """Why a decision fell. `before` is its account as it stood, `rules` was in force, `facts` are the subject's."""
     in_force = NO_RULES if rules is None else rules.label
     if in_force != decision.rules:
         return Reason({}, [f"The decision names the rule set {decision.rules}, and {in_force} was in force."])
@@ -113,8 +113,8 @@ def _earned(decision: PointsEarned, before: LoyaltyAccount, rules: Rules | None,
         steps.append(f"{fact.points} points were granted for {fact.reason}; they don't qualify for a tier.")
     if before.debt:
         steps.append(f"{decision.debt_paid} of them pay the debt of {before.debt}.")
-    end = "they don't expire" if decision.expires_us >= NEVER else f"they expire at {utc_text(decision.expires_us)}"
-    steps.append(f"By the rule set, {_life(rules.rule_set.expiry, rules.rule_set.zone)}: {end}.")
+    end = "" if decision.expires_us >= NEVER else f": these expire at {utc_text(decision.expires_us)}"
+    steps.append(f"By the rule set, {_life(rules.rule_set.expiry, rules.rule_set.zone)}{end}.")
     return Reason(inputs, steps)
 
 
@@ -213,8 +213,8 @@ def _tier(decision: TierChanged, before: LoyaltyAccount, rules: Rules | None, *_
         },
         [
             _REASONS_OF_TIERS.get(decision.reason, decision.reason),
-            f"Of the {tiers.window_months} months up to {utc_text(decision.effective_us)}, {len(counted)} earnings "
-            f"count, together {total} qualifying points.",
+            f"Earnings that count in the {tiers.window_months} months up to {utc_text(decision.effective_us)}: "
+            f"{len(counted)}, together {total} qualifying points.",
             f"Tiers: {ladder}. {total} points hold {tiers.level_for(total)}; it was {decision.previous or 'none'}.",
         ],
     )

@@ -33,7 +33,8 @@ class AuditReplay:
 
     `document` holds what the book said: the same question to the same events gives the same bytes (`canonical()`),
     whose SHA-256 is `digest`. A personal value is a text, or `{"erased": true}`, `{"masked": …}`,
-    `{"withheld": reason}`, `{"sealed": true}`. `evidence` holds what shows that the events are in the log; it may grow with time.
+    `{"withheld": reason}`, `{"sealed": true}`. `evidence` holds what shows that the events are in the log; it may grow
+    with time.
     """
 
     subject: UUID
