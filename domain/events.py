@@ -42,6 +42,12 @@ def from_us(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
 
 
+def utc_text(us: int) -> str:
+    """ISO 8601 in UTC, as short as exact allows, of microseconds since 1970-01-01T00:00Z."""
+    text = from_us(us).isoformat(timespec="microseconds").removesuffix("+00:00")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "Z"
+
+
 class Value(BaseModel):
     """An immutable value, strictly typed: nothing is coerced, unknown fields are refused."""
 

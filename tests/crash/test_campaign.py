@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.crash import workload
 from tests.crash.checks import check
-from tests.crash.cuts import wrapping_key
+from tests.crash.cuts import key_files
 from tests.crash.disk import Content, Disk, failure
 from tests.crash.ledger import Deed, Ledger, Outcome
 
