@@ -577,6 +577,14 @@ def keys(patient: Patient) -> Iterator[Word]:
         )
     if missing:
         yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+    behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
+    if behind:
+        yield warning(
+            f"{behind:,} keys are wrapped under another wrapping key than the book's",
+            "Open the book: a rotation that was cut short goes on.",
+        )
+    if isinstance(store, WrappedKeyStore) and not other and not missing:
+        yield ok(f"all keys are wrapped under {store.wrapping()}, from {store.source.place}")
     if not other and not missing:
         there = f"the keys of all {count - gone:,} subjects"
         yield ok(f"{there} are there, and are those that the log commits to" + (f"; {gone:,} erased" if gone else ""))
