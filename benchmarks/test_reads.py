@@ -22,7 +22,7 @@ from .workload import SIZES, Sizes, cdnow_lines
 
 THREADS = 64
 SUBJECTS = 20
-LINES_EACH = 4
+LINES_EACH = 6
 """More than CDNOW has for each customer."""
 COUNTS = {"reads": SIZES.reads, "reads-alone": SIZES.reads_alone, "reads-open": SIZES.reads}
 
