@@ -356,8 +356,8 @@ def backup(
         out.print(f"Keep elsewhere, to check a restored copy by: --checkpoint {report.position}:{report.root}")
         if copied is not None:
             out.print(
-                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key, which is "
-                "not in it: keep that one apart.",
+                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key, "
+                "which is not in it: keep that one apart.",
                 markup=False,
             )
 
