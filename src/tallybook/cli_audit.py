@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tallybook.adapters.outputs import new_file
+from tallybook.adapters.reports import shown
 
 from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    KnownAt,
     Purpose,
     acting_as,
+    known_moment,
     open_book,
     out,
     show_table,
@@ -25,15 +32,40 @@ audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=Tru
 
 
 @audit_app.command("verify")
-def audit_verify(book: BookUrl, as_json: AsJson = False) -> None:
-    """Recompute the Merkle root of each log from the stored bytes. Exit 1 if a log was altered."""
+def audit_verify(
+    book: BookUrl,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="A checkpoint that was kept elsewhere, of either log")
+    ] = None,
+    tsa_cert: Annotated[
+        Path | None,
+        typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints.
+
+    Exit 1 if a log was altered.
+    """
+    stamped = None
+    if tsa_cert is not None:
+        if against is None:
+            raise typer.BadParameter("needs --against", param_hint="--tsa-cert")
+        from tallybook.adapters.timestamps import stamped_at
+
+        token = against.with_name(against.name + ".tsr")
+        if not token.is_file():
+            raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
+        stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_book(book, create=False) as opened, watched("verify", as_json) as progress:
-        found = opened.audit.verify(progress)
+        found = opened.audit.verify(progress, against=against)
 
     def show() -> None:
         for one in found:
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
+        if stamped is not None:
+            out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
     tell([{**asdict(one), "holds": one.holds} for one in found], as_json, show)
     if not all(one.holds for one in found):
@@ -80,3 +112,48 @@ def audit_trail(
             ],
         ),
     )
+
+
+@audit_app.command("replay")
+def audit_replay(
+    book: BookUrl,
+    subject: Annotated[str, typer.Option("--subject", help="A customer's id, or system:external_id")],
+    at: Annotated[str, typer.Option("--at", help="The moment in the world; a plain date means all of that day, UTC")],
+    known_at: KnownAt = None,
+    sealed: Annotated[bool, typer.Option("--sealed", help="Open no personal value")] = False,
+    proofs: Annotated[bool, typer.Option("--proofs", help="With an inclusion proof of each event and read")] = False,
+    file: Annotated[Path | None, typer.Option("--out", help="Write the JSON into this file")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write one HTML page into this file")] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """How the book stood about a customer at a moment, who could see and saw what, and why each decision fell.
+
+    Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
+    """
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        found = opened.audit.replay(
+            the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
+        )
+    for target, content in ((file, found.json()), (page, found.html().encode())):
+        if target is not None:
+            with new_file(target) as part:
+                part.write_bytes(content)
+    if as_json:
+        sys.stdout.buffer.write(found.json())
+    elif file is None and page is None:
+        for section in found.report().sections:
+            if section.text:
+                out.print(section.text, markup=False)
+            if section.rows:
+                columns = [one.name for one in section.columns]
+                rows = [
+                    [shown(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)]
+                    for row in section.rows
+                ]
+                show_table(section.title, columns, rows)
+    if not as_json:
+        out.print(f"Digest of the document: {found.digest}", markup=False)
+    if not found.document["verification"]["holds"]:
+        raise typer.Exit(1)
