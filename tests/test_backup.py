@@ -279,7 +279,7 @@ def test_where_there_are_no_hard_links_a_backup_is_moved_into_its_place(
     with tallybook.open(url_of(made.book)) as book:
         book.backup(tmp_path / "b")
         with pytest.raises(BookError, match="is there already"):
-            module._publish(tmp_path / "b", tmp_path / "b")
+            module.publish(tmp_path / "b", tmp_path / "b")
     tallybook.restore(tmp_path / "b", url_of(tmp_path / "new.book"), keys=made.keys)
     assert names(tmp_path) == {"b", "new.book", "new.book.keys", "new.book.reads", "new.book.signing-key"}
 
@@ -434,7 +434,7 @@ def stepping(real):
         step()
         return result
     return wrapped
-for name in ("_sync", "_must_be_sound", "_publish", "_copy_pages", "_copy_reads", "outline", "verify"):
+for name in ("sync", "_must_be_sound", "publish", "_copy_pages", "_copy_reads", "outline", "verify"):
     setattr(module, name, stepping(getattr(module, name)))
 os.link = stepping(os.link)
 while True:
