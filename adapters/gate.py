@@ -81,13 +81,19 @@ class Gate:
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(
-        self, metadata: Metadata, action: str, handles: Mapping[K, Personal[Any]], about: Sequence[UUID] = ()
+        self,
+        metadata: Metadata,
+        action: str,
+        handles: Mapping[K, Personal[Any]],
+        about: Sequence[UUID] = (),
+        *,
+        to_seal_again: bool = False,
     ) -> dict[K, object]:
         """The values of handles: `Erased` where the subject's key was destroyed, `Masked` or `Withheld` where the
         access policy says so. One call is one record.
 
-        `about`: subjects who are looked at even where nothing of theirs is sealed. Refuses: access_denied, where
-        nothing of what was asked for is released.
+        `about`: subjects who are looked at even where nothing of theirs is sealed. `to_seal_again`: for the book
+        itself, which shows them to nobody: no policy applies. Refuses: access_denied, where nothing of it is released.
         """
         subjects: dict[UUID, None] = dict.fromkeys(about)
         fields: dict[str, None] = {}
@@ -96,12 +102,37 @@ class Gate:
                 raise TypeError("only what was stored can be opened")
             subjects[handle.sealed.subject_id] = None
             fields[handle.known_as] = None
-        ruling = self.ruling(metadata, action)
+        ruling = None if to_seal_again else self.ruling(metadata, action)
         if not subjects and (ruling is None or ruling.decision.permitted):
             return {}
         withheld = self._record(metadata, action, subjects, sorted(fields), ruling)
+        return self._released(handles, ruling, withheld)
+
+    def bulk(
+        self, metadata: Metadata, action: str, subjects: Sequence[UUID], fields: Sequence[str]
+    ) -> Callable[[Mapping[K, Personal[Any]]], dict[K, object]]:
+        """What opens handles a part at a time, as `open` does: one record for all of it, which is made here.
+
+        Refuses: access_denied.
+        """
+        ruling = self.ruling(metadata, action)
+        withheld = self._record(metadata, action, subjects, fields, ruling)
+        people, names = frozenset(subjects), frozenset(fields)
+
+        def opened(handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
+            for handle in handles.values():
+                if handle.sealed is None or handle.sealed.subject_id not in people or handle.known_as not in names:
+                    raise TypeError("only what was recorded can be opened")
+            return self._released(handles, ruling, withheld)
+
+        return opened
+
+    def _released(
+        self, handles: Mapping[K, Personal[Any]], ruling: Ruling | None, withheld: Mapping[UUID, str]
+    ) -> dict[K, object]:
+        """What was recorded, and decided, of handles."""
         # The log says who is erased, whatever another process did and this one still has in its cache.
-        gone = self._erased([subject.bytes for subject in subjects])
+        gone = self._erased([one.bytes for one in {one.sealed.subject_id: 0 for one in handles.values() if one.sealed}])
         self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         decision = None if ruling is None else ruling.decision
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tallybook.domain.errors import BookDamaged
 from tallybook.domain.events import REGISTRY, Schema
@@ -21,7 +22,7 @@ from tallybook.projections.read_models import Progress
 
 from . import merkle
 from .clear_form import ClearForm, as_json, plain_json, schemas
-from .log import EventStore
+from .log import EventStore, Row
 from .notes import Signer, made
 from .snapshots import current_form
 
@@ -30,8 +31,8 @@ WIDTH = 256
 FORM = "tallybook-pack/v1"
 SUMS = "SHA256SUMS"
 
-Opener = Callable[[int, bytes, int, str, bytes], Mapping[str, Any] | None]
-"""The personal values of a row, by field; None where it has none that may be shown."""
+Opener = Callable[[Sequence[Row]], Sequence[Mapping[str, Any]]]
+"""The personal values of rows, by field: those that may be shown. None stands for one whose key was destroyed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Tiles:
             if len(held) < WIDTH:
                 return
             self._write(level)
-            node = merkle_root(held)
+            node = merkle.whole_root(held)
             held.clear()
             self._counts[level] += 1
             level += 1
@@ -104,14 +105,6 @@ class Tiles:
     def _write(self, level: int) -> None:
         held = self._levels[level]
         written(self._folder / tile_path(level, self._counts[level], len(held)), b"".join(held))
-
-
-def merkle_root(hashes: list[bytes]) -> bytes:
-    """The root over the hashes of a full tile."""
-    sha256 = hashlib.sha256
-    while len(hashes) > 1:
-        hashes = [sha256(b"\x01" + hashes[at] + hashes[at + 1]).digest() for at in range(0, len(hashes), 2)]
-    return hashes[0]
 
 
 def written(path: Path, content: bytes) -> None:
@@ -144,30 +137,29 @@ def write_log(
     last = head.size if last is None else last
     frontier, tiles, clear = merkle.Frontier(), Tiles(folder), ClearForm(registry)
     documents: dict[str, str] = {}
-    bundle: list[bytes] = []
     with (folder / "events.jsonl").open("xb") as lines:
-        for row in log.iterate(stop=head.size):
-            position, stream, version, name, state = row
-            if position != frontier.size + 1:
-                raise _damaged(f"position {frontier.size + 1} is missing", folder)
-            entry = merkle.leaf(log.origin, position, stream, version, name, state)
-            tiles.append(hashlib.sha256(b"\x00" + entry).digest())
-            frontier.append([entry])
-            if first <= last:
-                bundle.append(len(entry).to_bytes(2, "big") + entry)
-                if len(bundle) == WIDTH or position == head.size:
-                    start = position - len(bundle) + 1
-                    if start <= last and position >= first:
-                        written(folder / tile_path("entries", (start - 1) // WIDTH, len(bundle)), b"".join(bundle))
-                    bundle.clear()
-            if first <= position <= last:
-                line = _line(clear, row, len(entry), opener)
-                lines.write(as_json(line))
-                document = line["event"]["fields"]
-                if isinstance(document, dict) and isinstance(document.get("document"), str) and "digest" in document:
-                    documents[str(document["digest"])] = document["document"]
-            if progress and position % 10_000 == 0:
-                progress(position, head.size)
+        for rows in _bundles(log, head.size):
+            start, end = frontier.size + 1, frontier.size + len(rows)
+            if [row[0] for row in rows] != list(range(start, end + 1)):
+                raise _damaged(f"between positions {start} and {end}, one is missing", folder)
+            entries = [merkle.leaf(log.origin, *row) for row in rows]
+            hashes = merkle.hashes_of(entries)
+            frontier.append_hashes(hashes)
+            for one in hashes:
+                tiles.append(one)
+            if start <= last and end >= first:
+                bundle = b"".join([len(one).to_bytes(2, "big") + one for one in entries])
+                written(folder / tile_path("entries", (start - 1) // WIDTH, len(rows)), bundle)
+                shown = slice(max(first - start, 0), last - start + 1)
+                opened = opener(rows[shown]) if opener is not None else [{}] * len(rows[shown])
+                for row, entry, values in zip(rows[shown], entries[shown], opened, strict=True):
+                    line = _line(clear, row, len(entry), values)
+                    lines.write(as_json(line))
+                    fields = line["event"]["fields"]
+                    if isinstance(fields, dict) and isinstance(fields.get("document"), str) and "digest" in fields:
+                        documents[str(fields["digest"])] = fields["document"]
+            if progress and start % (WIDTH * 32) == 1:
+                progress(end, head.size)
     tiles.close()
     if frontier.size != head.size or frontier.root() != head.root:
         raise _damaged(
@@ -177,20 +169,27 @@ def write_log(
     return documents
 
 
+def _bundles(log: EventStore, size: int) -> Iterator[list[Row]]:
+    """The rows of a log, a bundle at a time."""
+    rows: list[Row] = []
+    for row in log.iterate(stop=size):
+        rows.append(typing.cast("Row", row))
+        if len(rows) == WIDTH:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
 def _damaged(why: str, folder: Path) -> BookDamaged:
     return BookDamaged(
         f"This log can't be exported: {why}.", path=str(folder), remedy="See what `tallybook audit verify` finds."
     )
 
 
-def _line(clear: ClearForm, row: tuple[Any, ...], entry_bytes: int, opener: Opener | None) -> dict[str, Any]:
+def _line(clear: ClearForm, row: Row, entry_bytes: int, opened: Mapping[str, Any]) -> dict[str, Any]:
     position, stream, version, name, state = row
-    line: dict[str, Any] = {
-        "position": position,
-        "stream": plain_json(stream),
-        "version": version,
-        "name": name,
-    }
+    line: dict[str, Any] = {"position": position, "stream": plain_json(stream), "version": version, "name": name}
     try:
         line.update(clear.event(name, state))
     except ValueError as error:
@@ -198,8 +197,8 @@ def _line(clear: ClearForm, row: tuple[Any, ...], entry_bytes: int, opener: Open
     if entry_bytes < len(state):
         # The log holds only the hash of so large a state: whoever checks the line needs its bytes.
         line["state"] = base64.b64encode(state).decode()
-    if opener is not None and (opened := opener(*row)):
-        line["opened"] = opened
+    if opened:
+        line["opened"] = dict(opened)
     return line
 
 
@@ -237,18 +236,14 @@ def sums_of(folder: Path) -> str:
     def digests() -> Iterator[str]:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with path.open("rb") as file:
-                yield f"{digest_of(file)}  {path.relative_to(folder).as_posix()}\n"
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield f"{digest}  {path.relative_to(folder).as_posix()}\n"
 
     return "".join(digests())
 
 
-def digest_of(file: BinaryIO) -> str:
-    """The SHA-256 of a file."""
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_manifest(folder: Path, sums: str, says: Mapping[str, object], signer: Signer) -> None:
-    """Write the list of files, and last of all the manifest that makes a pack of them: a note that the log's key signs."""
+    """Write the list of files, and last of all the manifest that makes a pack of them: a note by the log's key."""
     written(folder / SUMS, sums.encode())
     digest = hashlib.sha256(sums.encode()).hexdigest()
     text = "".join([f"{FORM}\n", *(f"{name}: {value}\n" for name, value in says.items()), f"sha256sums: {digest}\n"])

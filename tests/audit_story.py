@@ -188,9 +188,9 @@ def told(book: Book, clock: Clock) -> Book:
     return book
 
 
-def documents() -> list[bytes]:
+def documents(url: str = "memory:") -> list[bytes]:
     """The canonical document of each question."""
-    with opened() as (book, clock):
+    with opened(url) as (book, clock):
         told(book, clock)
         with book.acting("counsel:di", purpose="audit"):
             return [book.audit.replay(ADA, at, known_at=known_at).canonical() for at, known_at in QUESTIONS]

@@ -763,3 +763,8 @@ def test_the_command_writes_json_and_a_page(url: str, tmp_path: Path) -> None:
     again = run(url, "--out", str(tmp_path / "a.json"))
     assert again.exit_code != 0  # nothing is overwritten
     assert (tmp_path / "a.json").read_bytes() == written
+
+
+def test_a_book_on_a_server_gives_the_same_bytes(server_book_url: str) -> None:
+    # Run on every version of Python that is promised, as all that needs a server: so each is held to the same bytes.
+    assert b"".join(documents(server_book_url)) == GOLDEN.read_bytes()

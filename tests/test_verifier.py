@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -188,10 +189,10 @@ def test_the_reader_of_msgpack_refuses_all_else_and_never_fails_otherwise() -> N
     drawn = random.Random(4)
     packed = msgpack.packb(["origin", 7, b"s" * 16, 1, "name", b"state" * 9, [None, True, -5, 2**40]])
     for cut in range(len(packed)):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             verifier.parse_msgpack(packed[:cut])
     for bad in (packed + b"\0", b"\x80", b"\xca\0\0\0\0", b"\xc7\0\0", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 99):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             verifier.parse_msgpack(bad)
     for _ in range(3000):
         raw = bytearray(packed)
@@ -201,10 +202,8 @@ def test_the_reader_of_msgpack_refuses_all_else_and_never_fails_otherwise() -> N
             expected: Any = msgpack.unpackb(bytes(raw))
         except Exception:  # noqa: BLE001 - msgpack raises many kinds
             expected = ValueError
-        try:
+        with suppress(ValueError):  # stricter: maps, floats and extension types are in no entry
             assert verifier.parse_msgpack(bytes(raw)) == expected
-        except ValueError:
-            pass  # stricter: maps, floats and extension types are in no entry
 
 
 NAME = "example.com/log"
@@ -292,7 +291,7 @@ def test_a_text_that_is_signed_and_no_checkpoint_of_this_log_is_refused(text: st
     ],
 )
 def test_a_key_that_is_none_is_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         verifier.parse_vkey(key)
 
 

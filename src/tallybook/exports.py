@@ -5,30 +5,35 @@ from __future__ import annotations
 import hashlib
 import heapq
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from uuid import UUID
 
-from tallybook.adapters import ocel, outputs
+from tallybook.adapters import ocel, outputs, pack
 from tallybook.adapters.bulk import rarely_collecting
-from tallybook.adapters.clear_form import as_json
+from tallybook.adapters.clear_form import as_json, rfc3339
 from tallybook.adapters.cloudevents import cloud_event
-from tallybook.adapters.log import EventStore
+from tallybook.adapters.log import EventStore, Row
+from tallybook.adapters.notes import Verifier
 from tallybook.adapters.ocsf import VERSION as OCSF_VERSION
 from tallybook.adapters.ocsf import ocsf_event
+from tallybook.adapters.pack import Packed
 from tallybook.adapters.sqlite import translated
 from tallybook.domain.errors import refusal, whole
-from tallybook.domain.events import Metadata
+from tallybook.domain.events import Event, Metadata
+from tallybook.domain.personal import Erased, Masked, Personal, Withheld
 from tallybook.projections.read_models import Progress, Recorded
 
 from .commands import Desk
+from .core import Core
+from .release import RELEASE
 
 EVENTS, READS, BOTH = "events", "reads", "both"
-RELEASE = version("tallybook")
 REPORT_EVERY = 5_000
+PACK_ACTION = "audit.export"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class ExportReport:
 
 
 class ExportDesk(Desk):
-    """The book in forms that other tools read: no personal values, every file whole or not there, every export recorded."""
+    """The book in forms that other tools read: without personal values. Each export is recorded."""
 
     def cloudevents(
         self,
@@ -175,6 +180,122 @@ class ExportDesk(Desk):
         return ExportReport(str(outputs.named(file, "file")), name, count, first, last, part.stat().st_size, digest)
 
 
+def export_pack(
+    core: Core,
+    folder: Path | str,
+    *,
+    sealed: bool = True,
+    after: int = 0,
+    until: int | None = None,
+    progress: Progress | None = None,
+) -> Packed:
+    """Write an auditor's pack (see `book.audit.export`)."""
+    core.check_open()
+    acting = core.acting_now()
+    whole(after, "after", 0, 2**62)
+    keys = core.storage.signing
+    vkeys = core.signed_by().vkeys[::-1]
+    assert keys is not None  # or signed_by would have raised
+    signer = keys.signer(vkeys[0])
+    with rarely_collecting(), outputs.new_folder(folder) as part:
+        signed = core.checkpoints[EVENTS].sign()
+        last = signed.size if until is None else min(whole(until, "until", 0, 2**62), signed.size)
+        first = min(after, last) + 1
+        opener = None
+        if sealed:
+            core.gate.record(core.gate_metadata(acting), PACK_ACTION, [], [])
+        else:
+            opener = _opener(core, acting, first, last)
+        head = pack.Head(signed.size, signed.root, signed.note, tuple(vkeys))
+        documents = pack.write_log(part, core.app.log, head, first=first, last=last, opener=opener, progress=progress)
+        # After the record of this very read, which is to be in it.
+        signed_reads = core.checkpoints[READS].sign()
+        reads_vkeys = tuple(Verifier(f"{core.origin}/reads", Verifier.parse(one).public).vkey for one in vkeys)
+        reads_head = pack.Head(signed_reads.size, signed_reads.root, signed_reads.note, reads_vkeys)
+        pack.write_log(part / READS, core.gate.reads, reads_head)
+        pack.write_documents(part, documents)
+        pack.write_code(part)
+        personal = "sealed" if sealed else "clear"
+        pack.write_guide(
+            part,
+            {
+                "origin": core.origin,
+                "size": signed.size,
+                "reads": signed_reads.size,
+                "first": first,
+                "last": last,
+                "personal": personal,
+                "release": RELEASE,
+                "vkey": vkeys[0],
+            },
+        )
+        sums = pack.sums_of(part)
+        digest = hashlib.sha256(sums.encode()).hexdigest()
+        count = last - first + 1
+        from_position, to_position = (first, last) if count else (0, 0)
+        core.gate.exported(
+            core.gate_metadata(acting),
+            format=f"pack-{personal}",
+            digest=digest,
+            count=count,
+            from_position=from_position,
+            to_position=to_position,
+        )
+        says = {
+            "origin": core.origin,
+            "made": rfc3339(core.now_us()),
+            "positions": f"{first}-{last}",
+            "personal": personal,
+            "release": RELEASE,
+        }
+        pack.write_manifest(part, sums, says, signer)
+        files = sum(1 for path in part.rglob("*") if path.is_file())
+    place = str(outputs.named(folder, "folder"))
+    return Packed(
+        place, core.origin, signed.size, signed.root.hex(), first, last, signed_reads.size, personal, digest, files
+    )
+
+
+def _opener(core: Core, acting: Metadata, first: int, last: int) -> pack.Opener:
+    """What opens the personal fields of rows, under one record of all subjects and fields."""
+    subjects: dict[UUID, None] = {}
+    fields: set[str] = set()
+    for _, event in core.app.decode(core.app.log.iterate(first - 1, stop=last)):
+        for handle in _handles(event).values():
+            assert handle.sealed is not None
+            subjects[handle.sealed.subject_id] = None
+            fields.add(handle.known_as)
+    release = core.gate.bulk(core.gate_metadata(acting), PACK_ACTION, list(subjects), sorted(fields))
+
+    def opened(rows: Sequence[Row]) -> list[dict[str, Any]]:
+        events = list(core.app.decode(rows))
+        values = release(
+            {(position, name): handle for position, event in events for name, handle in _handles(event).items()}
+        )
+        return [
+            {
+                name: _shown(value)
+                for name in event.personal_fields
+                if (position, name) in values and not isinstance(value := values[position, name], Withheld)
+            }
+            for position, event in events
+        ]
+
+    return opened
+
+
+def _shown(value: object) -> object:
+    """A released value as it stands in a pack: null where it was erased, `{"masked": …}` for a part of it."""
+    if isinstance(value, Erased):
+        return None
+    return {"masked": value.text} if isinstance(value, Masked) else value
+
+
+def _handles(event: Event) -> dict[str, Personal[Any]]:
+    held = event.__dict__
+    return {name: held[name] for name in event.personal_fields if held[name] is not None}
+
+
 class _Lines:
     """JSON values in a file: one in a line, or together an array."""
 
@@ -220,4 +341,4 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         raise translated(error, str(path)) from error
 
 
-__all__ = ["ExportDesk", "ExportReport"]
+__all__ = ["ExportDesk", "ExportReport", "Packed", "export_pack"]

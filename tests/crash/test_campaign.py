@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.crash import workload
 from tests.crash.checks import check
+from tests.crash.cuts import wrapping_key
 from tests.crash.disk import Content, Disk, failure
 from tests.crash.ledger import Deed, Ledger, Outcome
 
@@ -125,7 +126,8 @@ def test_a_power_cut_at_any_write_while_a_book_is_made_leaves_what_can_be_made(t
         for found in range(2):
             again = folder / str(found)
             again.mkdir()
-            for name, data in disk.after_cut().items():
+            for name, data in (disk.after_cut() | wrapping_key(folder)).items():
+                (again / name).touch(mode=0o600)
                 (again / name).write_bytes(data)
             url = f"sqlite:///{again / 'shop.book'}"
             ledger = Ledger()
@@ -203,8 +205,11 @@ def test_a_row_of_a_read_model_that_differs_is_found(worked: tuple[str, Ledger])
 
 def test_a_customer_without_a_key_is_found(worked: tuple[str, Ledger]) -> None:
     url, ledger = worked
-    with tallybook.open(url) as book, book._core.storage.keys._open() as keys:  # type: ignore[attr-defined]  # a file's
-        keys.execute("DELETE FROM keys WHERE subject=?", [ledger.customers[-1].bytes])
+    with (
+        tallybook.open(url) as book,
+        book._core.storage.keys.database.session(write=True) as keys,  # type: ignore[attr-defined]  # a file's
+    ):
+        keys.run("DELETE FROM data_keys WHERE subject=?", [ledger.customers[-1].bytes])
     assert kinds(url, ledger) == {"lost"}
 
 

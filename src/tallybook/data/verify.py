@@ -223,17 +223,25 @@ def check_note(raw: bytes, keys: Sequence[Key], what: str) -> tuple[str, Key, in
     signed_by, time_s = None, None
     for one in signatures:
         for key in keys:
-            if one.name != key.name:
-                continue
-            if one.key_id == key.id(NOTE_SIGNATURE):
+            cosigner = book_of(key)
+            if one.name == key.name and one.key_id == key.id(NOTE_SIGNATURE):
                 if not verify_ed25519(key.public, text.encode(), one.value):
                     raise Bad(f"{what}: the signature by {key.name} is not valid")
                 signed_by = signed_by or key
-            elif one.key_id == key.id(COSIGNATURE):
-                time_s = _cosigned(text, key, one.value, what)
+            elif one.name == cosigner.name and one.key_id == cosigner.id(COSIGNATURE):
+                time_s = _cosigned(text, cosigner, one.value, what)
     if signed_by is None:
         raise Bad(f"{what}: no signature by the key {' or '.join(key.text for key in keys)}")
     return text, signed_by, time_s
+
+
+READS = "/reads"
+"""How the name of the log of reads ends. Its time is signed under the book's own name, as one cosigner has one name."""
+
+
+def book_of(key: Key) -> Key:
+    """The same key under the book's name."""
+    return key._replace(name=key.name.removesuffix(READS))
 
 
 def _cosigned(text: str, key: Key, value: bytes, what: str) -> int:
@@ -772,7 +780,7 @@ def _leaves(
     except Bad as error:
         problems.append(error)
     except OSError as error:
-        problems.append(Bad(f"events.jsonl can't be read: {error.strerror or error}"))
+        problems.append(Bad(f"events.jsonl can't be read: {error.strerror or error}", first))
     failed: set[str] = set()
 
     def note(kind: str, error: Bad) -> None:
@@ -809,7 +817,7 @@ def _leaves(
                 if "entry" in failed:
                     break
                 try:
-                    entry = check_entry(raw, checkpoint.origin, position)
+                    entry = check_entry(raw, checkpoint.origin.removesuffix(READS), position)
                     found.entries += 1
                 except Bad as error:
                     note("entry", error)
@@ -865,6 +873,9 @@ def _schemas(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
+PARENTS = "the tiles of level 1"
+
+
 def _judge(
     tree: Tree, size: int, by_tiles: _Side, by_entries: _Side, parents: list[bytes | None], problems: list[Bad]
 ) -> None:
@@ -872,7 +883,7 @@ def _judge(
     root = tree.checkpoint.root
     readings = [("the tiles of level 0", by_tiles), ("the entries", by_entries)]
     if None not in parents:
-        readings.append(("the tiles of level 1", _Side([one for one in parents if one is not None], by_tiles.rest)))
+        readings.append((PARENTS, _Side([one for one in parents if one is not None], by_tiles.rest)))
     true = next((side for _, side in readings if side.root() == root), None)
     if true is None:
         first: int | None = None
@@ -897,6 +908,8 @@ def _judge(
                 bad_first, bad_last = index * WIDTH + 1, (index + 1) * WIDTH
                 problems.append(Bad(f"{name} of positions {bad_first} to {bad_last} were altered", bad_first, bad_last))
                 break
+        if name == PARENTS:
+            continue  # they hold nothing of the rest
         for at, (one, other) in enumerate(zip(side.rest, true.rest, strict=True)):
             if one != other:
                 position = len(true.full) * WIDTH + at + 1
@@ -996,14 +1009,18 @@ def check_proof(
     elif tree is not None and inside:
         leaf = tree.leaves_of(proof.leaf // WIDTH)[proof.leaf % WIDTH]
     else:
-        raise Bad(f"{what}: it proves position {position}, whose entry is not here (--entry names its file)", position)
+        raise Bad(f"{what}: the entry of position {position} is not here (--entry names its file)", position)
     if not check_inclusion(leaf, proof.leaf, checkpoint.size, proof.hashes, checkpoint.root):
         raise Bad(
             f"{what}: it does not lead from the entry of position {position} to the root that was signed", position
         )
     if tree is not None and tree.checkpoint.origin == checkpoint.origin and checkpoint.size <= tree.checkpoint.size:
         check_against(proof.checkpoint, keys, tree, f"the checkpoint of {what}")
-    return position, checkpoint, check_entry(entry, checkpoint.origin, position) if entry is not None else None
+    return (
+        position,
+        checkpoint,
+        check_entry(entry, checkpoint.origin.removesuffix(READS), position) if entry is not None else None,
+    )
 
 
 # ── the pack ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1158,7 +1175,7 @@ def check_pack(
         found = Found(name)
         report.logs.append(found)
         # The log of reads is signed with the same key, under a name of its own.
-        wanted = [renamed(key, "/reads") for key in given] + list(given) if name == "reads" else given
+        wanted = [renamed(key, READS) for key in given] + list(given) if name == "reads" else given
         try:
             of_log = pack_keys(place, wanted)
         except Bad as error:
@@ -1171,7 +1188,7 @@ def check_pack(
             if manifest is not None and of_log[0].name != manifest.get("origin"):
                 report.problems.append(Bad("the manifest is another log's"))
             span = _span(manifest, report.problems)
-        elif manifest is not None and of_log[0].name != f"{manifest.get('origin')}/reads":
+        elif manifest is not None and of_log[0].name != f"{manifest.get('origin')}{READS}":
             found.problems.append(Bad("the log of reads is another book's"))
             continue
         tree = check_log(place, of_log, found, span, progress)

@@ -29,8 +29,9 @@ import msgpack
 import pytest
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.adapters.keys import KEY_BYTES, KeyName, KeyStore
+from tallybook.adapters.keys import KeyName, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
+from tallybook.adapters.wrapping import KEY_BYTES, WrappingKeys
 from tallybook.domain.errors import BookClosed
 from tallybook.projections.read_models import (
     BuildRecord,
@@ -42,7 +43,7 @@ from tallybook.projections.read_models import (
     shape_of,
 )
 
-__all__ = ["EventStoreSuite", "KeyStoreSuite", "ReadModelStoreSuite"]
+__all__ = ["EventStoreSuite", "KeyStoreSuite", "ReadModelStoreSuite", "WrappingKeysSuite"]
 
 S = TypeVar("S")
 Raised = BaseException | None
@@ -892,6 +893,46 @@ class KeyStoreSuite(Suite[KeyStore]):
             with pytest.raises(BookClosed):
                 use()
         store.close()
+
+
+class WrappingKeysSuite(Suite[WrappingKeys]):
+    """The contract of `tallybook.adapters.wrapping.WrappingKeys`."""
+
+    def close(self, store: WrappingKeys) -> None:
+        """A source holds nothing open."""
+
+    def test_a_new_source_holds_no_key_and_has_a_name(self, store: WrappingKeys) -> None:
+        assert list(store.read()) == []
+        assert store.place
+
+    def test_it_holds_what_it_was_given_last_in_that_order(self, store: WrappingKeys) -> None:
+        one, two = b"1" * KEY_BYTES, bytes(range(KEY_BYTES))
+        for keys in ([one], [two, one], [two], [one, two], [one]):
+            store.replace(keys)
+            assert list(store.read()) == keys
+            assert {type(key) for key in store.read()} == {bytes}
+
+    def test_another_source_at_the_same_place_holds_the_same(self, store: WrappingKeys) -> None:
+        store.replace([b"1" * KEY_BYTES])
+        again = self.opened_again(store)
+        assert list(again.read()) == [b"1" * KEY_BYTES]
+        again.replace([b"2" * KEY_BYTES, b"1" * KEY_BYTES])
+        assert list(store.read()) == [b"2" * KEY_BYTES, b"1" * KEY_BYTES]
+
+    def test_whoever_reads_while_it_is_replaced_sees_one_or_the_other(self, store: WrappingKeys) -> None:
+        sets = [[bytes([index]) * KEY_BYTES] * (1 + index % 2) for index in range(1, 30)]
+        store.replace(sets[0])
+
+        def read() -> None:
+            for _ in range(100):
+                assert list(store.read()) in sets
+
+        def replace() -> None:
+            for keys in sets:
+                store.replace(keys)
+
+        assert [one for one in together(read, replace, read) if one is not None] == []
+        assert list(store.read()) == sets[-1]
 
 
 THINGS = Table("suite_things", (("id", "integer"), ("label", "text"), ("raw", "blob")), ("id",), (("label", "id"),))
