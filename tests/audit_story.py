@@ -57,7 +57,13 @@ POLICY = {
     "name": "story",
     "rules": [
         *SHOP["rules"],
-        {"id": "counsel-sees-all", "roles": ["counsel"], "purposes": ["audit"], "fields": ["*"], "commands": ["erasures.*"]},
+        {
+            "id": "counsel-sees-all",
+            "roles": ["counsel"],
+            "purposes": ["audit"],
+            "fields": ["*"],
+            "commands": ["erasures.*"],
+        },
     ],
 }
 LINES = [{"sku": "cd", "quantity": 2, "net_minor": 12_001}, {"sku": "pen", "quantity": 1, "net_minor": 99}]
@@ -90,7 +96,7 @@ def opened(url: str = "memory:") -> Iterator[tuple[Book, Clock]]:
     """A new book whose clock, ids and origin are given."""
     clock = Clock()
     with (
-        mock.patch("tallybook.adapters.storage._new_origin", lambda: ORIGIN),
+        mock.patch("tallybook.adapters.storage._new_origin", return_value=ORIGIN),
         tallybook.open(url, now_us=clock, new_id=ids().__next__) as book,
     ):
         yield book, clock
@@ -114,6 +120,7 @@ def chapters(book: Book, clock: Clock) -> Iterator[str]:
             identifiers={"crm": "C-1"},
         )  # fmt: skip
         book.customers.register(customer_id=BOB, name="Bob", email="bob@example.org")
+        book.customers.refer(BOB, ADA, note="Plays chess", relation="a neighbour")
         book.customers.grant_consent(
             ADA, "marketing", source="web", text_version="v3", valid_until="2020-03-01T00:00:00Z"
         )
