@@ -16,9 +16,9 @@ from uuid import UUID
 
 from tallybook.domain.access import NO_CONSENT, PersonalDataRead
 from tallybook.domain.control import Control, RuleSetAdopted
-from tallybook.domain.customer import Customer
+from tallybook.domain.customer import Customer, Referred
 from tallybook.domain.erasure import SubjectErased
-from tallybook.domain.events import Decision, Value, utc_text
+from tallybook.domain.events import Decision, Event, Value, utc_text
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.personal import Personal
@@ -43,8 +43,10 @@ from .reasons import reason_of
 from .replay import DECISION_NAMES, FACT_NAMES, Derivation, certify, derived_by, describe
 
 READ_ACTIONS = (
+    "audit.export",
     "audit.replay",
     "audit.subject_report",
+    "erasures.keep",
     "profiles.get",
     "profiles.segments",
     "profiles.timeline",
@@ -157,6 +159,17 @@ def _said(recorded: Recorded) -> Tree:
     return {**_source(recorded), "says": _fields(recorded.event, recorded.event.clear_fields)}
 
 
+def _own(material: Material, event: Event) -> dict[str, Personal[Any]]:
+    """The subject's personal values in an event: it may hold another person's, too."""
+    return {
+        name: handle
+        for name in event.personal_fields
+        if (handle := getattr(event, name)) is not None
+        and handle.sealed is not None
+        and handle.sealed.subject_id == material.subject
+    }
+
+
 # ── state ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -194,6 +207,11 @@ def _state(material: Material, profile: Profile) -> Tree:
         },
         "tickets": _tickets(material),
         "accounts": _accounts(material),
+        "referrals": [
+            {**_said(one), "by": str(one.event.subject_id), "values": _own(material, one.event)}
+            for one in material.effective
+            if isinstance(one.event, Referred)
+        ],
         "erasures": [_said(one) for one in material.effective if isinstance(one.event, SubjectErased)],
     }
 
@@ -341,14 +359,7 @@ def _access(material: Material) -> Tree:
     reads = [one for one in material.reads if one.event.metadata.recorded_us <= at_us]
     decider = None if policy.in_force is None else material.decider_of(policy.in_force)
     customer = _customer(material, by_then)
-    fields = sorted(
-        {
-            handle.known_as
-            for _, event in by_then
-            for name in event.personal_fields
-            if (handle := getattr(event, name)) is not None
-        }
-    )
+    fields = sorted({one.known_as for _, event in by_then for one in _own(material, event).values()})
     grants: defaultdict[str, list[Tree]] = defaultdict(list)
     for one in acts:
         if isinstance(one.event, (RoleGranted, RoleRevoked)):

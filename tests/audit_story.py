@@ -96,7 +96,7 @@ def opened(url: str = "memory:") -> Iterator[tuple[Book, Clock]]:
     """A new book whose clock, ids and origin are given."""
     clock = Clock()
     with (
-        mock.patch("tallybook.adapters.storage._new_origin", lambda: ORIGIN),
+        mock.patch("tallybook.adapters.storage._new_origin", return_value=ORIGIN),
         tallybook.open(url, now_us=clock, new_id=ids().__next__) as book,
     ):
         yield book, clock
@@ -120,6 +120,7 @@ def chapters(book: Book, clock: Clock) -> Iterator[str]:
             identifiers={"crm": "C-1"},
         )  # fmt: skip
         book.customers.register(customer_id=BOB, name="Bob", email="bob@example.org")
+        book.customers.refer(BOB, ADA, note="Plays chess", relation="a neighbour")
         book.customers.grant_consent(
             ADA, "marketing", source="web", text_version="v3", valid_until="2020-03-01T00:00:00Z"
         )
@@ -194,9 +195,9 @@ def told(book: Book, clock: Clock) -> Book:
     return book
 
 
-def documents() -> list[bytes]:
+def documents(url: str = "memory:") -> list[bytes]:
     """The canonical document of each question."""
-    with opened() as (book, clock):
+    with opened(url) as (book, clock):
         told(book, clock)
         with book.acting("counsel:di", purpose="audit"):
             return [book.audit.replay(ADA, at, known_at=known_at).canonical() for at, known_at in QUESTIONS]
