@@ -34,27 +34,35 @@ from tallybook.domain.errors import (
 )
 from tallybook.projections.read_models import Progress
 
+from .checkpoints import CHECKPOINTS, Checkpoints, signed_by
 from .codec import EventMapper
-from .database import check_format
+from .database import check_format, marks
 from .files import is_ours
 from .form import known_uuid
 from .integrity import outline, root_at, verify
-from .keys import KEYS_APPLICATION_ID, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
+from .key_tables import FileKeyStore, WrappedKeyStore
+from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, MemoryKeyStore, commitment, secret
 from .log import LogRecorder
 from .outputs import named, part_of, publish, there_already, trouble
+from .signing import read_file, write_file
 from .sqlite import DIALECT, SQLiteDatabase, translated
 from .storage import (
     APPLICATION_ID,
     LOOKUP,
     READS_APPLICATION_ID,
     READS_TABLE,
+    SIGNING,
     Storage,
     beside,
     check_lookup_key,
     file_of,
     make_log_file,
     noted,
+    signing_file,
+    wrapping_key_beside,
 )
+from .tiles import TILES, TileStore
+from .wrapping import WrappingKeys, wrapping_keys
 
 BACKUP_APPLICATION_ID = 0x7A11B010
 PAGES_A_STEP = 4096
@@ -161,7 +169,8 @@ def back_up(
 
 
 def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -> KeysReport:
-    """Copy the key file, for its owner's eyes only. Keep it apart from the book's backups, and for a short time.
+    """Copy the key file, and beside it that of the signing key, for their owner's eyes only. Keep them apart from the
+    book's backups, and for a short time.
 
     Take it after the backup that it belongs to: a key is there before any event that needs it. Raises BookError.
     """
@@ -172,15 +181,17 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
             path=storage.url,
             remedy="Copy them by the means of the place where they lie.",
         )
-    target = _target(file, _book_of(keys), replace)
+    target = _target(file, _book_of(keys.path), replace)
     with _errors(target), part_of(target, 0o600) as part:
         with closing(sqlite3.connect(part, isolation_level=None)) as copy:
             with _source_errors(keys.path, EXAMINE):
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
-            [(subjects,)] = copy.execute("SELECT COUNT(*) FROM keys").fetchall()
+            [(subjects,)] = copy.execute("SELECT COUNT(*) FROM data_keys WHERE destroyed=0").fetchall()
         size = part.stat().st_size
         publish(part, target, replace=replace)
+        if storage.signing is not None:
+            storage.signing.copy_to(signing_file(target))
     return KeysReport(str(target), subjects, size)
 
 
@@ -192,27 +203,34 @@ def restore(
     url: str,
     *,
     keys: Path | str | None = None,
+    wrapping_key: Path | str | WrappingKeys | None = None,
+    signing_key: Path | str | None = None,
     checkpoint: tuple[int, str] | None = None,
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Put a book back from a backup, at a place where there is none, after all of it was verified.
 
-    The keys are those of a copy (`keys`), or those that lie beside the place already. A log of reads that lies there
-    is kept, if it goes on from the backup's. `checkpoint`: a position and a root (hex) kept elsewhere, that the log
-    must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
+    `signing_key` is a copy of the key that signs its checkpoints, to be put in its place; by default, one that lies
+    beside `keys`, if there is one.
+
+    The keys are those of a copy (`keys`), or those that lie beside the place already; so is the wrapping key. A log of
+    reads that lies there is kept, if it goes on from the backup's. `checkpoint`: a position and a root (hex) kept
+    elsewhere, that the log must reach and reproduce. Raises BookError and its kinds; nothing is put in place then.
     """
     started = perf_counter()
     source = named(file, "file")
     path = _free_place(url)
     keys_path, reads_path = beside(path)
+    source_of_wrapping = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     origin, known_key = _must_be_backup(source)
     given = None if keys is None else named(keys, "keys")
     if given == keys_path:
         given = None
-    lookup_key = _must_be_keys(given or keys_path, origin, theirs=given is None)
+    lookup_key = _must_be_keys(given or keys_path, source_of_wrapping, origin, theirs=given is None)
     check_lookup_key(known_key, lookup_key, given or keys_path)
     _must_be_sealed(source, lookup_key)
     there = is_ours(reads_path, READS_APPLICATION_ID, "log of reads")
+    signer = _signer(signing_key, given)
     with _errors(path), ExitStack() as parts:
         _must_fit(path, source.stat().st_size)
         book_part = parts.enter_context(part_of(path, 0o666))
@@ -226,11 +244,12 @@ def restore(
         with (
             closing(SQLiteDatabase(str(book_part), read_only=True)) as events,
             closing(SQLiteDatabase(str(reads_part), read_only=True)) as reads,
-            closing(FileKeyStore(keys_part)) as store,
+            closing(FileKeyStore(keys_part, source_of_wrapping)) as store,
         ):
             log, seen = LogRecorder(events, origin=origin), LogRecorder(reads, READS_TABLE, origin)
-            position, root = _must_hold(source, "log", log, progress)
-            count, reads_root = _must_hold(source, "log of reads", seen, None)
+            vkey = noted(events, SIGNING)
+            position, root = _must_hold(source, "log", log, progress, log, vkey)
+            count, reads_root = _must_hold(source, "log of reads", seen, None, log, vkey)
             if checkpoint is not None:
                 _must_reach(source, log, position, checkpoint)
             subjects, without_key = _must_match(log, store, given or keys_path)
@@ -241,7 +260,9 @@ def restore(
             count = _must_go_on(reads_path, origin, count, reads_root)
         # Subjects that the lost log had erased since the backup are to be shredded again here, before the book opens.
         if given is not None:
-            _publish_keys(keys_part, keys_path)
+            _publish_keys(keys_part, keys_path, source_of_wrapping)
+        if signer is not None and not signing_file(path).exists():
+            write_file(signing_file(path), signer, replace=False)
         if not there:
             publish(reads_part, reads_path)
         publish(book_part, path)  # last: before this, there is no book at the place that could be opened
@@ -269,6 +290,17 @@ def _free_place(url: str) -> Path:
                 remedy="Restore to another place, or move the old book away with all of its files.",
             )
     return path
+
+
+def _signer(signing_key: Path | str | None, keys: Path | None) -> str | None:
+    """The signing key that goes with a backup; None: it lies in its place already, or elsewhere."""
+    if signing_key is not None:
+        return read_file(named(signing_key, "signing_key"))
+    if keys is not None:
+        for one in (signing_file(keys), signing_file(_book_of(keys))):
+            if one.exists():
+                return read_file(one)
+    return None
 
 
 def _journals(path: Path) -> list[Path]:
@@ -332,34 +364,37 @@ def _must_be_backup(source: Path) -> tuple[str, str | None]:
         raise _damaged(source, str(error), ANOTHER) from error
 
 
-def _must_be_keys(path: Path, origin: str, *, theirs: bool) -> bytes:
+def _must_be_keys(path: Path, source: WrappingKeys, origin: str, *, theirs: bool) -> bytes:
     """The look-up key in a book's key file. `theirs`: it lies in its place, and may have a hot journal.
 
     Raises KeysMissing.
     """
-    found: str | None = None
-    lookup_key = b""
     if theirs:
-        with closing(FileKeyStore(path)) as store:
-            found, lookup_key = store.origin, store.lookup_key
-    elif path.exists():
+        with closing(FileKeyStore(path, source)) as store:
+            _must_be_of(path, store.origin, origin)
+            return store.lookup_key
+    found: str | None = None
+    if path.exists():
         try:
             with closing(_read_only(path)) as keys:
                 if keys.execute("PRAGMA application_id").fetchone()[0] == KEYS_APPLICATION_ID:
-                    meta = dict(keys.execute("SELECT name, value FROM meta").fetchall())
-                    found, key = meta.get("origin"), meta.get("lookup_key")
-                    lookup_key = key if type(key) is bytes else b""  # no book's
+                    found = dict(keys.execute("SELECT name, value FROM book").fetchall()).get("origin")
         except sqlite3.DatabaseError as error:
             raise KeysMissing(
                 f"{path} is no key file: {error}.", path=str(path), remedy="Give a copy that `backup --keys` made."
             ) from error
+    _must_be_of(path, found, origin)
+    with closing(SQLiteDatabase(str(path), read_only=True)) as database:
+        return WrappedKeyStore(database, origin, source).lookup_key
+
+
+def _must_be_of(path: Path, found: str | None, origin: str) -> None:
     if found != origin:
         raise KeysMissing(
             f"{path} does not hold the keys of the book {origin}, but {found or 'nothing'}.",
             path=str(path),
             remedy="Give the keys of the book that the backup is of.",
         )
-    return lookup_key
 
 
 def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, progress: Progress | None) -> None:
@@ -377,7 +412,8 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
             copy.execute("PRAGMA secure_delete=ON")
             copy.execute("BEGIN IMMEDIATE")
             copy.execute(f"DROP TABLE {READS_TABLE}")
-            copy.execute("DELETE FROM head WHERE log=?", (READS_TABLE,))
+            for table in ("head", TILES.name, CHECKPOINTS.name):
+                copy.execute(f"DELETE FROM {table} WHERE log=?", (READS_TABLE,))  # noqa: S608 - three names of ours
             copy.execute(f"PRAGMA application_id={APPLICATION_ID}")
             copy.execute("COMMIT")
         for part in (book_part, reads_part):
@@ -385,11 +421,19 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
                 _must_be_sound(copy, "integrity_check")
 
 
-def _must_hold(source: Path, name: str, log: LogRecorder, progress: Progress | None) -> tuple[int, str]:
-    found = verify(name, log, progress)
+def _must_hold(
+    source: Path, name: str, log: LogRecorder, progress: Progress | None, events: LogRecorder, vkey: str | None
+) -> tuple[int, str]:
+    found = verify(name, log, progress, checkpoints=kept_of(log, events, vkey))
     if found.problem:
         raise _damaged(source, f"{name}: {found.problem}", ANOTHER)
     return found.size, found.root
+
+
+def kept_of(log: LogRecorder, events: LogRecorder, vkey: str | None) -> Checkpoints:
+    """The checkpoints of one of a book's logs, to be looked at: rotations of its key are in the log of events."""
+    name = log.origin if log.table.name == events.table.name else f"{log.origin}/reads"
+    return Checkpoints(TileStore(log), name, lambda: signed_by(events, vkey))
 
 
 def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple[int, str]) -> None:
@@ -457,12 +501,12 @@ def _must_go_on(reads_path: Path, origin: str, count: int, root: str) -> int:
         return found.size
 
 
-def _publish_keys(part: Path, path: Path) -> None:
+def _publish_keys(part: Path, path: Path, source: WrappingKeys) -> None:
     """Put keys in place, unless a restore that was cut short, or the host, did so already."""
     try:
         publish(part, path)
     except BookError:
-        with closing(FileKeyStore(part)) as given, closing(FileKeyStore(path)) as there:
+        with closing(FileKeyStore(part, source)) as given, closing(FileKeyStore(path, source)) as there:
             if (there.origin, there.lookup_key) != (given.origin, given.lookup_key) or not given.is_within(there):
                 raise
 
@@ -492,7 +536,7 @@ def _target(file: Path | str, book: Path, replace: bool) -> Path:
     if not target.parent.is_dir():
         raise BookError(f"The folder {target.parent} is not there.", path=str(target), remedy="Make it first.")
     if target.exists() or target.is_symlink():
-        own = [book.with_name(book.name + suffix) for suffix in ("", ".keys", ".reads")]
+        own = [book.with_name(book.name + one) for one in ("", ".keys", ".reads", ".wrapping-key", ".signing-key")]
         own += [one.with_name(one.name + suffix) for one in own for suffix in ("-wal", "-shm", "-journal")]
         if any(one.exists() and target.exists() and one.samefile(target) for one in own):
             raise BookError(f"{target} is a file of the book itself.", path=str(target), remedy="Name another file.")
@@ -501,8 +545,8 @@ def _target(file: Path | str, book: Path, replace: bool) -> Path:
     return target
 
 
-def _book_of(keys: FileKeyStore) -> Path:
-    return keys.path.with_name(keys.path.name.removesuffix(".keys"))
+def _book_of(keys: Path) -> Path:
+    return keys.with_name(keys.name.removesuffix(".keys"))
 
 
 def _unreadable(source: Path, why: str) -> BookError:
@@ -576,6 +620,9 @@ def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: 
 def _copy_reads(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     rows = source.execute(f"SELECT * FROM {READS_TABLE} ORDER BY position")  # noqa: S608 - a name of ours
     copy.executemany(f"INSERT INTO {READS_TABLE} VALUES (?,?,?,?,?)", rows)  # noqa: S608 - a name of ours
+    for table in (TILES, CHECKPOINTS):
+        rows = source.execute(f"SELECT * FROM {table.name} WHERE log=?", (READS_TABLE,))  # noqa: S608 - two names of ours
+        copy.executemany(f"INSERT INTO {table.name} VALUES ({marks(len(table.columns))})", rows)  # noqa: S608 - two names of ours
     head = source.execute("SELECT position, frontier FROM head WHERE log=?", (READS_TABLE,)).fetchone()
     copy.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (*head, READS_TABLE))
 

@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from threading import RLock
 from typing import NamedTuple
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.domain.errors import BookDamaged, BookError, NoteError, TallybookError
+from tallybook.domain.signing import SigningKeyRotated
 from tallybook.projections.read_models import Table
 
-from . import merkle, notes
+from . import clock, merkle, notes
+from .codec import EventMapper
 from .database import EXAMINE, damaged, sound
+from .keys import Keyring, MemoryKeyStore
 from .log import LogRecorder
 from .notes import Checkpoint, Proof, Signer, Verifier
 from .signing import SigningKeys, verifiers
@@ -54,12 +58,41 @@ class Stored(NamedTuple):
 class History(NamedTuple):
     """The public keys of a book in their order, the present one last."""
 
+    origin: str
     vkeys: Sequence[str]
 
     @property
     def now(self) -> str:
         """The one that signs now."""
         return self.vkeys[-1]
+
+
+def signed_by(log: LogRecorder, first: str | None) -> History:
+    """The public keys of a book: the one that it noted when it was made, and those that rotations in its log brought.
+
+    Raises BookDamaged where one does not lead to the next, BookError for a book that noted none.
+    """
+    place = log.database.place
+    if first is None:
+        raise BookError(
+            "The book has no signing key.",
+            path=place,
+            remedy="Whoever puts a Storage together gives it `signing` and `vkey`.",
+        )
+    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
+    stream = signing_stream(log.origin)
+    vkeys = [first]
+    for position, version, name, state in log.stream_rows(stream):
+        event = read(stream, version, name, state, position)
+        if not isinstance(event, SigningKeyRotated) or event.old_vkey != vkeys[-1]:
+            raise damaged("The key that signs checkpoints does not follow the one that was noted", place)
+        vkeys.append(event.new_vkey)
+    return History(log.origin, vkeys)
+
+
+def signing_stream(origin: str) -> UUID:
+    """The stream of a book's rotations of its signing key."""
+    return uuid5(uuid5(NAMESPACE_OID, origin), "signing")
 
 
 class Checkpoints:
@@ -69,9 +102,9 @@ class Checkpoints:
         self,
         tiles: TileStore,
         name: str,
-        keys: SigningKeys | None,
         history: Callable[[], History],
-        now_us: Callable[[], int],
+        keys: SigningKeys | None = None,
+        now_us: Callable[[], int] = clock.now_us,
         checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     ) -> None:
         self.tiles = tiles
@@ -83,6 +116,7 @@ class Checkpoints:
         self._now_us = now_us
         self._checkpoint_s = checkpoint_s
         self._due = 0.0
+        self._verifiers: tuple[float, list[Verifier]] | None = None
         self._lock = RLock()
 
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -107,12 +141,14 @@ class Checkpoints:
 
     def verifiers(self) -> list[Verifier]:
         """What verifies them: all keys that the book ever had."""
-        keys = self._must_have_keys()
-        return verifiers(self._history().vkeys, keys.origin, self.name)
+        history = self._history()
+        return verifiers(history.vkeys, history.origin, self.name)
 
     def opened(self, note: str | bytes) -> tuple[Checkpoint, notes.Note]:
         """What a note tells that a key of this book signed. Raises NoteError for any other."""
-        found = notes.opened(note, self.verifiers())
+        if self._verifiers is None or time.monotonic() > self._verifiers[0]:
+            self._verifiers = (time.monotonic() + 1, self.verifiers())  # asked for one by one, of very many
+        found = notes.opened(note, self._verifiers[1])
         checkpoint = Checkpoint.parse(found.text)
         if checkpoint.origin != self.name:
             raise NoteError(f"This is a checkpoint of {checkpoint.origin}, not of {self.name}.")
@@ -300,7 +336,7 @@ class Checkpoints:
     def _must_have_keys(self) -> SigningKeys:
         if self._keys is None:
             raise BookError(
-                "The book was opened without a signing key: no checkpoint of it can be signed or checked.",
+                "The book was opened without a signing key: no checkpoint of it can be signed.",
                 path=self.log.database.place,
                 remedy="Open it with its key: see `signing_key` of `tallybook.open`.",
             )

@@ -28,8 +28,9 @@ from tallybook.domain.events import REGISTRY, Event, Metadata, Schema
 from tallybook.domain.personal import Personal, Sealed
 
 from .form import Form, NewerVersion, form_of, known_uuid, make_metadata
-from .keys import NONCE_BYTES, Keyring
+from .keys import Keyring
 from .packing import packer
+from .wrapping import NONCE_BYTES
 
 SEALED_BYTES_MIN = NONCE_BYTES + 16
 _UNREADABLE = (

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from glob import escape
 from importlib.metadata import version
@@ -38,13 +39,16 @@ from tallybook.projections.read_models import Progress
 
 from . import limits
 from .application import BookEventStore, compared
-from .backup import keys_in
+from .backup import kept_of, keys_in
+from .checkpoints import Checkpoints, History, signed_by
 from .codec import EventMapper
-from .database import FORMAT, Database, damaged, marks, sound
+from .database import FORMAT, Database, marks, sound
 from .form import known_uuid
 from .integrity import outline, verify
-from .keys import KEYS_APPLICATION_ID, PUT_BACK, FileKeyStore, KeyName, Keyring, MemoryKeyStore, commitment, secret
+from .key_tables import FileKeyStore, WrappedKeyStore
+from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, RECEIPTS, LogRecorder
+from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
 from .storage import (
@@ -52,12 +56,18 @@ from .storage import (
     LOOKUP,
     READS_APPLICATION_ID,
     READS_TABLE,
+    SIGNING,
     Storage,
     beside,
     check_lookup_key,
     models_noted,
     noted,
+    signing_file,
+    signing_place,
+    wrapping_key_beside,
 )
+from .tiles import TileStore
+from .wrapping import WrappingKeys, wrapping_keys
 
 CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
 """Events that take or release a claim."""
@@ -74,7 +84,6 @@ OK: State = "ok"
 WARNING: State = "warning"
 FAILURE: State = "failed"
 Word = tuple[State, str, str]
-Keys = Callable[[list[KeyName]], dict[KeyName, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +103,16 @@ class Patient:
     path: Path | None
     log: LogRecorder | None
     reads: LogRecorder | None
-    keys: Keys | None
-    lookup_key: Callable[[], bytes] | None
+    keys: Callable[[], KeyStore] | None
     status: Callable[[], Sequence[Status]] | None
     progress: Progress | None
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S
     models_elsewhere: bool = False
     """Whether a place for the read models was named."""
+    signing_place: str | None = None
+    """Where its signing key lies; None where that is not known."""
+    vkey: str | None = None
+    """The first public key, of a book that notes nothing."""
     in_sqlite: bool = True
     """Whether something of the book is a file of SQLite."""
     failed: bool = False
@@ -218,8 +230,7 @@ def _look_at(
             if form > FORMAT:
                 told = f"{file.name} has format {form}; this release reads up to {FORMAT}"
                 return [failed(told, "Upgrade Tallybook.")], None
-            table = "meta" if application_id == KEYS_APPLICATION_ID else "book"
-            [(origin,)] = raw.execute(f"SELECT value FROM {table} WHERE name='origin'").fetchall()  # noqa: S608 - two names of ours
+            [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'").fetchall()
             return [], str(origin)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
@@ -321,11 +332,43 @@ def positions(patient: Patient) -> Iterator[Word]:
 def roots(patient: Patient) -> Iterator[Word]:
     """The Merkle roots, recomputed from the stored bytes."""
     for name, log in patient.logs:
-        found = verify(name, log, patient.progress if name == "log" else None)
+        checkpoints = None
+        if patient.log is not None:
+            checkpoints = kept_of(log, patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
+        found = verify(name, log, patient.progress if name == "log" else None, checkpoints=checkpoints)
         if found.problem:
             yield failed(f"{name}: {found.problem}", RESTORE)
         else:
-            yield ok(f"{name}: the root of {found.size:,} leaves is {found.root}")
+            told = f"the root of {found.size:,} leaves is {found.root}"
+            yield ok(f"{name}: {told}, as {found.checkpoints:,} signed checkpoints tell")
+
+
+def signed(patient: Patient) -> Iterator[Word]:
+    """How far tiles and checkpoints are behind their log."""
+    for name, log in patient.logs:
+        _, _, position = log.extent()
+        tiles = TileStore(log)
+        last = Checkpoints(tiles, name, lambda: History("", ())).last()
+        told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
+        if last is None:
+            told += "; no checkpoint was signed yet"
+        else:
+            since = datetime.fromtimestamp(last.signed_us // 1_000_000, UTC).isoformat()
+            told += f", the last checkpoint {max(0, position - last.size):,}; it was signed at {since}"
+        yield ok(told)
+
+
+def signing_key(patient: Patient) -> Iterator[Word]:
+    """The signing key: there, of this book, and its owner's alone."""
+    if patient.log is None or patient.signing_place is None:
+        return
+    place = patient.signing_place
+    history = signed_by(patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
+    if place == UNSIGNED:
+        yield warning("the signing key was not looked at: the book is opened without", "Name its place.")
+        return
+    keys_at(patient.log.origin, place).signer(history.now)
+    yield ok(f"the signing key is there, and is {history.now}")
 
 
 def streams(patient: Patient) -> Iterator[Word]:
@@ -500,14 +543,15 @@ def command_ids(patient: Patient) -> Iterator[Word]:
 
 def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
-    if patient.log is None or patient.keys is None or patient.lookup_key is None:
+    if patient.log is None or patient.keys is None:
         return
+    store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
-    check_lookup_key(noted(patient.log.database, LOOKUP), patient.lookup_key(), place)
+    check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
     count = missing = gone = 0
     other: list[UUID] = []
     erased = {subject for subject, _, _ in patient.log.erasures()}
-    for subject, committed, key in keys_in(patient.log, patient.keys):
+    for subject, committed, key in keys_in(patient.log, store.get):
         count += 1
         if key is None and subject.bytes in erased:
             gone += 1
@@ -546,7 +590,7 @@ def erasures(patient: Patient) -> Iterator[Word]:
         name = min(told.keys() ^ noted)
         which = "lacks" if name in told else "holds, and the log does not,"
         yield failed(f"the table erased {which} the erasure of {name[0]}", RESTORE)
-    held = [] if patient.keys is None else sorted(patient.keys(sorted(told)), key=lambda name: told[name])
+    held = [] if patient.keys is None else sorted(patient.keys().get(sorted(told)), key=lambda name: told[name])
     if held:
         yield failed(
             f"{len(held):,} keys of erased subjects are in the key store; first: of {held[0][0]}",
@@ -617,9 +661,9 @@ def read_models(patient: Patient) -> Iterator[Word]:
 
 def snapshots(patient: Patient) -> Iterator[Word]:
     """Snapshots of long streams: written by this book, and the same as a replay of their events."""
-    if patient.log is None or patient.lookup_key is None:
+    if patient.log is None or patient.keys is None:
         return
-    store = SnapshotStore(patient.log.database, secret(patient.lookup_key(), SNAPSHOTS.name))
+    store = SnapshotStore(patient.log.database, secret(patient.keys().lookup_key, SNAPSHOTS.name))
     report = compared(store, BookEventStore(patient.mapper, patient.log))
     if report.foreign:
         yield warning(
@@ -661,6 +705,8 @@ CHECKS: Sequence[Check] = (
     Check("pages", pages, deep=True),
     Check("positions", positions),
     Check("root", roots, deep=True),
+    Check("checkpoints", signed),
+    Check("signing key", signing_key),
     Check("streams", streams),
     Check("stored names", names),
     Check("events", contents, deep=True),
@@ -682,8 +728,11 @@ def examine(
     progress: Progress | None,
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     models_elsewhere: bool = False,
+    wrapping_key: str | Path | WrappingKeys | None = None,
+    signing_key: str | Path | None = None,
 ) -> list[Finding]:
     """Check a book in files, whether or not it can be opened."""
+    source = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     usable: dict[Path, str] = {}
     findings = _run("files", files(path, usable, lock_timeout_s))
     if any(one.remedy == AGAIN for one in findings):
@@ -697,12 +746,12 @@ def examine(
             path,
             LogRecorder(opened[path], origin=usable[path]) if path in opened else None,
             LogRecorder(opened[reads_path], READS_TABLE, usable[reads_path]) if reads_path in opened else None,
-            _keys_of(opened[keys_path]) if keys_path in opened else None,
-            partial(_lookup_key_of, opened[keys_path]) if keys_path in opened else None,
+            partial(WrappedKeyStore, opened[keys_path], usable[keys_path], source) if keys_path in opened else None,
             status,
             progress,
             lock_timeout_s,
             models_elsewhere,
+            signing_place(signing_key, signing_file(path)),
         )
         return [*findings, *_checked(patient, findings, quick)]
 
@@ -720,16 +769,18 @@ def examine_open(
             progress=progress,
             lock_timeout_s=events.lock_timeout_s,
             models_elsewhere=storage.models is not events,
+            wrapping_key=storage.keys.source,
+            signing_key=UNSIGNED if storage.signing is None else storage.signing.place,
         )
     patient = Patient(
         None,
         LogRecorder(events, origin=storage.origin),
         LogRecorder(storage.reads, READS_TABLE, storage.origin),
-        storage.keys.get,
-        lambda: storage.keys.lookup_key,
+        lambda: storage.keys,
         status,
         progress,
         models_elsewhere=storage.models is not events,
+        vkey=storage.vkey,
         in_sqlite=any(isinstance(one, SQLiteDatabase) and not one.in_memory for one in (events, storage.models)),
     )
     return _checked(patient, [], quick)
@@ -752,32 +803,6 @@ def _run(name: str, words: Iterator[Word]) -> list[Finding]:
     except Exception as error:  # noqa: BLE001 - whatever a damaged book throws is what was found
         findings.append(Finding(name, *unchecked(error)))
     return findings
-
-
-def _keys_of(database: SQLiteDatabase) -> Keys:
-    def get(names: list[KeyName]) -> dict[KeyName, bytes]:
-        found: dict[KeyName, bytes] = {}
-        for start in range(0, len(names), 500):
-            chunk = [subject.bytes for subject, _ in names[start : start + 500]]
-            rows = database.rows(
-                f"SELECT subject, key_id, data_key FROM keys WHERE destroyed=0 AND subject IN ({marks(len(chunk))})",  # noqa: S608 - marks only
-                chunk,
-            )
-            # What is no key can't be the one that the log commits to.
-            found.update(
-                ((known_uuid(subject), key_id), key if type(key) is bytes else b"") for subject, key_id, key in rows
-            )
-        return found
-
-    return get
-
-
-def _lookup_key_of(database: SQLiteDatabase) -> bytes:
-    rows = database.rows("SELECT value FROM meta WHERE name='lookup_key'")
-    if not rows or type(rows[0][0]) is not bytes:
-        raise damaged("The table meta holds no look-up key", database.place, PUT_BACK)
-    key: bytes = rows[0][0]
-    return key
 
 
 def _stream(stream: bytes) -> str:

@@ -81,13 +81,19 @@ class Gate:
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def open(
-        self, metadata: Metadata, action: str, handles: Mapping[K, Personal[Any]], about: Sequence[UUID] = ()
+        self,
+        metadata: Metadata,
+        action: str,
+        handles: Mapping[K, Personal[Any]],
+        about: Sequence[UUID] = (),
+        *,
+        to_seal_again: bool = False,
     ) -> dict[K, object]:
         """The values of handles: `Erased` where the subject's key was destroyed, `Masked` or `Withheld` where the
         access policy says so. One call is one record.
 
-        `about`: subjects who are looked at even where nothing of theirs is sealed. Refuses: access_denied, where
-        nothing of what was asked for is released.
+        `about`: subjects who are looked at even where nothing of theirs is sealed. `to_seal_again`: for the book
+        itself, which shows them to nobody: no policy applies. Refuses: access_denied, where nothing of it is released.
         """
         subjects: dict[UUID, None] = dict.fromkeys(about)
         fields: dict[str, None] = {}
@@ -96,7 +102,7 @@ class Gate:
                 raise TypeError("only what was stored can be opened")
             subjects[handle.sealed.subject_id] = None
             fields[handle.known_as] = None
-        ruling = self.ruling(metadata, action)
+        ruling = None if to_seal_again else self.ruling(metadata, action)
         if not subjects and (ruling is None or ruling.decision.permitted):
             return {}
         withheld = self._record(metadata, action, subjects, sorted(fields), ruling)

@@ -1,44 +1,66 @@
-"""Whether a log is what its head says: positions without gaps, and the Merkle root recomputed from the stored bytes."""
+"""Whether a log is what its head, its tiles and its checkpoints say: positions without gaps, and the Merkle roots
+recomputed from the stored bytes. Where tiles or checkpoints allow, the first position that was altered is named."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from eventsourcing.persistence import PersistenceError
 
-from tallybook.domain.errors import BookDamaged
+from tallybook.domain.errors import BookDamaged, NoteError
 from tallybook.projections.read_models import Progress
 
 from . import merkle
-from .log import EventStore, Head
+from .checkpoints import Checkpoints, Stored
+from .log import EventStore, Head, LogRecorder
+from .merkle import TILE
+from .notes import Checkpoint
+from .tiles import AGAIN, CHUNK, FULL, HASH, TileStore, split
+
+GIVEN = "the checkpoint that was given"
+UNREADABLE = (PersistenceError, BookDamaged, TypeError, ValueError, AttributeError)
+"""What reading altered rows may raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found in one log. `problem` names the first thing wrong; None: all is well."""
+    """What was found in one log. `problem` names the first thing wrong; None: all is well.
+
+    `position` is that of the first event which is not what was recorded, where it can be told. `checkpoints` counts the
+    signed ones that the log was compared with.
+    """
 
     log: str
     size: int
     root: str
     problem: str | None
+    position: int | None = None
+    checkpoints: int = 0
 
     @property
     def holds(self) -> bool:
-        """Whether the log is what its frontier says."""
+        """Whether the log is what its head, its tiles and its checkpoints say."""
         return self.problem is None
 
 
-def verify(name: str, log: EventStore, progress: Progress | None = None) -> Verification:
-    """Recompute a log's root from its rows, and compare with its head."""
-    frontier = merkle.Frontier()
-    size = 0
+def verify(
+    name: str,
+    log: LogRecorder,
+    progress: Progress | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    against: Checkpoint | None = None,
+) -> Verification:
+    """Recompute a log's root from its rows; compare with its head, its tiles, the checkpoints that are kept of it, and
+    with one that was kept elsewhere."""
+    check = _Check(name, log, progress, checkpoints, against)
     try:
-        head, problem = outline(log)
-        size = head.position
-        problem = problem or _contents(log, head, frontier, progress)
-    except (PersistenceError, BookDamaged, TypeError, ValueError, AttributeError) as error:
-        problem = f"what follows position {frontier.size} can't be read: {error}"
-    return Verification(name, size, frontier.root().hex(), problem)
+        check.run()
+    except UNREADABLE as error:
+        check.say(f"what follows position {check.frontier.size} can't be read: {error}")
+    return check.result()
 
 
 def outline(log: EventStore) -> tuple[Head, str | None]:
@@ -53,24 +75,290 @@ def outline(log: EventStore) -> tuple[Head, str | None]:
     return head, None
 
 
-def _contents(log: EventStore, head: Head, frontier: merkle.Frontier, progress: Progress | None) -> str | None:
-    expected = 1
-    for position, stream, version, stored_name, state in log.iterate(stop=head.position):
-        if position != expected:
-            return f"position {expected} is missing"
-        frontier.append([merkle.leaf(log.origin, position, stream, version, stored_name, state)])
-        expected += 1
-        if progress and position % 10_000 == 0:
-            progress(position, head.position)
-    if frontier.size != head.position:
-        return f"the log ends at position {frontier.size}, its head says {head.position}"
-    if frontier.packed() != head.frontier.packed():
-        return "the stored bytes do not give the recorded root: an event was altered, moved or replaced"
-    return None
-
-
 def root_at(log: EventStore, position: int) -> str:
     """The root of a log's first events, recomputed from their rows."""
     frontier = merkle.Frontier()
-    frontier.append(merkle.leaf(log.origin, *row) for row in log.iterate(stop=position))
+    for start in range(0, position, CHUNK):
+        rows = log.log_rows(start, CHUNK, min(position, start + CHUNK))
+        frontier.append_hashes(merkle.row_hashes(log.origin, rows))
     return frontier.root().hex()
+
+
+class _Wrong(Exception):
+    """The scan can't go on: what is wrong was said."""
+
+
+class _Check:
+    """One pass over a log's rows, with what it is compared with beside it."""
+
+    def __init__(
+        self,
+        name: str,
+        log: LogRecorder,
+        progress: Progress | None,
+        checkpoints: Checkpoints | None,
+        against: Checkpoint | None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.progress = progress
+        self.checkpoints = checkpoints
+        self.against = against
+        self.frontier = merkle.Frontier()
+        self.tiles = TileStore(log)
+        self.head = Head(0, merkle.Frontier())
+        self.problem: str | None = None
+        self.position: int | None = None
+        self.compared = 0
+        self.good = 0
+        """The greatest size at which the rows give the root of a checkpoint."""
+        self.altered_checkpoint: str | None = None
+        self.altered_tile: str | None = None
+        self.differs: int | None = None
+        """The first position whose hash is another in its tile."""
+        self._roots = bytearray()
+        """Of the tiles that the rows filled: an eighth of a byte for each leaf."""
+        self._tiled = 0
+        """How many leaves the tiles hold."""
+
+    def say(self, problem: str, position: int | None = None) -> None:
+        """Note what is wrong, unless something was before."""
+        if self.problem is None:
+            self.problem, self.position = problem, position
+
+    def result(self) -> Verification:
+        """What was found."""
+        root = self.frontier.root().hex()
+        return Verification(self.name, self.head.position, root, self.problem, self.position, self.compared)
+
+    def run(self) -> None:
+        """Look at everything."""
+        self.head, problem = outline(self.log)
+        if problem is not None:
+            self.say(problem)
+        try:
+            self._scan()
+            self._compare_head()
+        except _Wrong:
+            return
+        if self.altered_checkpoint is not None:
+            self.say(self.altered_checkpoint)
+        self._compare_tiled()
+        if self.altered_tile is not None:
+            self.say(self.altered_tile)
+
+    # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _scan(self) -> None:
+        stop, frontier = self.head.position, self.frontier
+        tiles = _Ahead(self._tiles())
+        signed = _Ahead(self._signed())
+        while (one := signed.up_to(0)) is not None:
+            self._compare(*one)
+        while frontier.size < stop:
+            size = frontier.size
+            rows = self.log.log_rows(size, CHUNK, stop)
+            if not rows or rows[-1][0] - size != len(rows) or rows[0][0] != size + 1:
+                expected = next((one for one, row in enumerate(rows, size + 1) if row[0] != one), size + len(rows) + 1)
+                if not rows:
+                    self.say(f"the log ends at position {size}, its head says {stop}", size + 1)
+                else:
+                    self.say(f"position {expected} is missing", expected)
+                raise _Wrong
+            hashes = merkle.row_hashes(self.log.origin, rows)
+            self._compare_tiles(tiles, size, hashes)
+            end = size + len(hashes)
+            while (one := signed.up_to(end)) is not None:
+                if one[0] > frontier.size:
+                    self._append(hashes[frontier.size - size : one[0] - size])
+                self._compare(*one)
+            self._append(hashes[frontier.size - size :])
+            if self.progress:
+                self.progress(frontier.size, stop)
+        now = None
+        for size, (_, called) in signed.rest():
+            now = self.log.position() if now is None else now  # somebody may have signed a longer one meanwhile
+            if size > now:
+                self._shorter(size, called)
+                raise _Wrong
+        for _ in tiles.rest():  # those of leaves that came later
+            pass
+
+    def _append(self, hashes: list[bytes]) -> None:
+        for root in self.frontier.append_hashes(hashes).values():
+            self._roots += root
+
+    # ── tiles ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tiles(self) -> Iterator[tuple[int, bytes]]:
+        """The tiles of leaf hashes in order, as far as they make sense."""
+        expected = 0
+        try:
+            for number, hashes in self.tiles.each():
+                if number != expected or not hashes or len(hashes) % HASH or len(hashes) > FULL:
+                    break
+                yield number, hashes
+                expected += 1
+                self._tiled = number * TILE + len(hashes) // HASH
+                if len(hashes) < FULL:
+                    return
+            else:
+                return
+        except UNREADABLE:
+            pass
+        first = expected * TILE + 1
+        self._altered_tile(f"tile {expected} of level 0 (from position {first} on) is missing or makes no sense")
+
+    def _compare_tiles(self, tiles: _Ahead[bytes], size: int, hashes: Sequence[bytes]) -> None:
+        end = size + len(hashes)
+        while self.differs is None and (one := tiles.up_to((end - 1) // TILE)) is not None:
+            number, held = one
+            mine = hashes[number * TILE - size : (number + 1) * TILE - size]
+            joined = b"".join(mine)
+            if held[: len(joined)] == joined[: len(held)]:
+                continue
+            pairs = zip(mine, split(held), strict=False)
+            self.differs = next(at for at, (left, right) in enumerate(pairs, number * TILE + 1) if left != right)
+
+    def _compare_upper(self) -> None:
+        """Compare the tiles above the leaves' with what the rows give."""
+        level, wanted = 1, bytes(self._roots)
+        while wanted and self.altered_tile is None:
+            expected = (self._tiled >> merkle.TILE_LEVELS * level) * HASH
+            above = bytearray()
+            for tile, start in enumerate(range(0, len(wanted), FULL)):
+                mine = wanted[start : start + FULL]
+                held = self.tiles.held(level, tile)
+                least = min(len(mine), max(0, expected - start))
+                if held[: len(mine)] != mine[: len(held)] or len(held) < least:
+                    self._altered_tile(f"tile {tile} of level {level} is not what the log gives")
+                if len(mine) == FULL:
+                    above += merkle.whole_root(split(mine))
+            level, wanted = level + 1, bytes(above)
+
+    def _altered_tile(self, told: str) -> None:
+        self.altered_tile = self.altered_tile or f"{told}; the log itself is sound. {AGAIN}"
+
+    # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _signed(self) -> Iterator[tuple[int, tuple[bytes, str]]]:
+        """Sizes with the roots that were signed for them, and how to call them; the one that was given among them."""
+        given = self.against
+        try:
+            for one in self.checkpoints.stored() if self.checkpoints is not None else ():
+                if given is not None and given.size <= one.size:
+                    yield given.size, (given.root, GIVEN)
+                    given = None
+                root = self._signed_root(one)
+                if root is not None:
+                    yield one.size, (root, f"its checkpoint of size {one.size}")
+        except UNREADABLE as error:
+            self.altered_checkpoint = self.altered_checkpoint or f"its checkpoints can't be read: {error}"
+        if given is not None:
+            yield given.size, (given.root, GIVEN)
+
+    def _signed_root(self, stored: Stored) -> bytes | None:
+        """The root that a checkpoint tells, if it is as it was signed."""
+        assert self.checkpoints is not None
+        try:
+            head, _ = self.checkpoints.opened(stored.note)
+        except NoteError as error:
+            told = str(error)
+        else:
+            if (head.size, head.root) == (stored.size, stored.root):
+                return head.root
+            told = "its row says something else than its note."
+        self.altered_checkpoint = self.altered_checkpoint or (
+            f"the checkpoint of size {stored.size} that is kept is not what was signed: {told}"
+        )
+        return None
+
+    def _compare(self, size: int, signed: tuple[bytes, str]) -> None:
+        root, called = signed
+        self.compared += 1
+        if self.frontier.root() == root:
+            self.good = size
+            return
+        first = self._altered(size, root)
+        if first is not None:
+            self.say(f"the event at position {first} was altered, moved or replaced: its tile and {called} tell", first)
+        elif self.tiles_fit(size):
+            after = f" (up to {self.good:,} it fits)" if self.good else ""
+            self.say(f"the log was rewritten: at size {size} its root is another than in {called}{after}")
+        else:
+            self.say(
+                f"an event at a position from {self.good + 1} to {size} was altered, moved or replaced: at size {size} "
+                f"its root is another than in {called}"
+            )
+        raise _Wrong
+
+    def tiles_fit(self, size: int) -> bool:
+        """Whether the tiles of the first leaves are what the rows give."""
+        return self.differs is None and self._tiled >= size
+
+    def _altered(self, size: int, root: bytes) -> int | None:
+        """The first position that differs from its tile, where the tiles give a root that the rows should give."""
+        if self.differs is None or self.differs > size:
+            return None
+        try:
+            return self.differs if self.tiles.reader(size).root() == root else None
+        except UNREADABLE:
+            return None
+
+    def _shorter(self, size: int, called: str) -> None:
+        self.say(f"the log is shorter than {called}: it ends at position {self.head.position}, not {size}")
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _compare_head(self) -> None:
+        head = self.head
+        if self.frontier.packed() == head.frontier.packed():
+            return
+        root = head.frontier.root()
+        first = self._altered(min(head.position, self._tiled), root) if self._tiled >= head.position else self.differs
+        if first is not None:
+            self.say(f"the event at position {first} was altered, moved or replaced: its tile tells", first)
+        elif self.good == head.position:
+            self.say("the head was altered: its root is not the one that was signed, and that the rows give")
+        else:
+            self.say("the stored bytes do not give the recorded root: an event was altered, moved or replaced")
+        raise _Wrong
+
+    def _compare_tiled(self) -> None:
+        """Where rows, head and checkpoints fit, what differs are the tiles: they are derived."""
+        if self.differs is not None:
+            tile = (self.differs - 1) // TILE
+            self._altered_tile(f"tile {tile} of level 0 is not what the log gives, at position {self.differs}")
+        self._compare_upper()
+        try:
+            size = self.tiles.size()
+        except UNREADABLE as error:
+            self._altered_tile(f"its last tile makes no sense: {error}")
+            return
+        if size > self.head.position and size > self.log.position():
+            self._altered_tile(f"there are tiles for {size} leaves, and the log ends at {self.head.position}")
+
+
+Beside = TypeVar("Beside")
+
+
+class _Ahead(Generic[Beside]):
+    """Numbered things in order, to be taken up to a number."""
+
+    def __init__(self, things: Iterator[tuple[int, Beside]]) -> None:
+        self._things = things
+        self._next = next(things, None)
+
+    def up_to(self, number: int) -> tuple[int, Beside] | None:
+        """The next one, unless its number is greater."""
+        found = self._next
+        if found is None or found[0] > number:
+            return None
+        self._next = next(self._things, None)
+        return found
+
+    def rest(self) -> Iterator[tuple[int, Beside]]:
+        """All that are left."""
+        while self._next is not None:
+            yield self._next
+            self._next = next(self._things, None)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hmac
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import msgpack
@@ -18,15 +16,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, NotABook, SealError, refusal
+from tallybook.domain.errors import BookClosed, BookError, KeyLost, SealError, refusal
 from tallybook.domain.personal import Sealed
 
-from .database import FORMAT, check_format, damaged
-from .files import is_ours
-from .sqlite import IN_THIS_PROCESS, check_same_process, translated
+from .wrapping import KEY_BYTES, NONCE_BYTES
 
-KEY_BYTES = 32
-NONCE_BYTES = 12
 FIRST_KEY_ID = 1
 """What a subject's values are sealed under."""
 KEPT_KEY_ID = 2
@@ -91,6 +85,19 @@ class KeyStore(Protocol):
         """How many keys there are; tombstones are none."""
         ...
 
+    def wrapping(self) -> str | None:
+        """The fingerprint of the wrapping key that the keys are stored under; None for a store that has none."""
+        ...
+
+    def rotate(self) -> tuple[str, str]:
+        """Have all keys wrapped under a new wrapping key, and the old one destroyed, both durable when this returns.
+
+        The fingerprints of the old one and the new. Cut short at any point, it is finished when the store is opened
+        again. Other stores on the same data go on: they read the wrapping key again. Raises BookError where there is no
+        wrapping key.
+        """
+        ...
+
     def close(self) -> None:
         """Release files. After that, all but the name and the look-up key raise BookClosed."""
         ...
@@ -148,6 +155,20 @@ class MemoryKeyStore:
         with self._open():
             return len(self._keys)
 
+    def wrapping(self) -> None:
+        """None: nothing is wrapped that is in no file."""
+        with self._open():
+            return
+
+    def rotate(self) -> tuple[str, str]:
+        """Raises BookError."""
+        with self._open():
+            raise BookError(
+                "A book in memory has no wrapping key.",
+                path="the book in memory",
+                remedy="Rotate that of a book in files, or on a server.",
+            )
+
     def close(self) -> None:
         """Answer no more."""
         self._closed = True
@@ -158,196 +179,6 @@ class MemoryKeyStore:
             if self._closed:
                 raise BookClosed("The book is closed.", path="the book in memory", remedy="Open it again.")
             yield
-
-
-class FileKeyStore:
-    """Keys in an SQLite file of their own, readable by its owner only, deleted bytes overwritten."""
-
-    def __init__(self, path: Path, *, origin: str | None = None, lock_timeout_s: int = 30) -> None:
-        """Open the key file; with `origin`, make one if there is none. Raises KeysMissing, NewerBook.
-
-        Nothing foreign is altered.
-        """
-        self.path = path
-        try:
-            exists = is_ours(path, KEYS_APPLICATION_ID, "key file", lock_timeout_s=lock_timeout_s)
-        except NotABook as error:
-            raise KeysMissing(error.message, path=str(path), remedy="Put back the book's own key file.") from error
-        if not exists and origin is None:
-            raise KeysMissing(
-                f"The key file {path} is not there.",
-                path=str(path),
-                remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
-            )
-        with suppress(FileExistsError):
-            # Never a handle on a file that may be open already: closing it would drop this process's locks.
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-        self._lock = threading.Lock()
-        self._closed = False
-        self._pid = os.getpid()
-        try:
-            self._connection = connection = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=lock_timeout_s
-            )
-            try:
-                connection.execute("PRAGMA secure_delete=ON")
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.execute("PRAGMA journal_mode=TRUNCATE")
-                if not exists:
-                    self._make(origin or "")
-                meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-            except BaseException:
-                connection.close()
-                raise
-        except sqlite3.Error as error:
-            raise translated(error, str(path)) from error
-        origin, lookup_key = meta.get("origin"), meta.get("lookup_key")
-        if type(origin) is not str or type(lookup_key) is not bytes or len(lookup_key) != KEY_BYTES:
-            connection.close()
-            raise KeysMissing(
-                f"The key file {path} is damaged: the book's name or its look-up key does not stand in the table meta.",
-                path=str(path),
-                remedy=PUT_BACK,
-            )
-        self.origin: str = origin
-        self.lookup_key: bytes = lookup_key
-        IN_THIS_PROCESS.add(self)
-
-    def _make(self, origin: str) -> None:
-        execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
-        if execute("PRAGMA application_id").fetchone()[0] == 0:
-            execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
-            execute(
-                "CREATE TABLE keys (subject BLOB, key_id INTEGER, data_key BLOB NOT NULL, destroyed INTEGER NOT NULL, "
-                "PRIMARY KEY (subject, key_id)) WITHOUT ROWID"
-            )
-            execute("INSERT INTO meta VALUES ('origin', ?)", (origin,))
-            execute("INSERT INTO meta VALUES ('lookup_key', ?)", (os.urandom(KEY_BYTES),))
-            execute("INSERT INTO meta VALUES ('erased_up_to', 0)")
-            execute(f"PRAGMA application_id={KEYS_APPLICATION_ID}")
-            execute(f"PRAGMA user_version={FORMAT}")
-        execute("COMMIT")
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        check_same_process(self._pid, str(self.path))
-        with self._lock:
-            if self._closed:
-                raise BookClosed("The book is closed.", path=str(self.path), remedy="Open it again.")
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise translated(error, str(self.path)) from error
-
-    def held(self) -> Iterable[sqlite3.Connection]:
-        """The one connection."""
-        return [self._connection]
-
-    def count(self) -> int:
-        """How many keys there are."""
-        with self._open() as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM keys WHERE destroyed=0").fetchone()[0])
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: committed, and on disk, when the block ends."""
-        with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                check_format(connection.execute("PRAGMA user_version").fetchone()[0], str(self.path))
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                # SQLite may have rolled back by itself, and a commit that failed leaves the transaction open.
-                if connection.in_transaction:
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
-                raise
-
-    def add(self, keys: Mapping[KeyName, bytes]) -> None:
-        """Keep new keys: committed when this returns. Raises IntegrityError if one is there, or was destroyed."""
-        with self._writing() as connection:
-            connection.executemany(
-                "INSERT INTO keys VALUES (?, ?, ?, 0)",
-                [(subject.bytes, key_id, key) for (subject, key_id), key in keys.items()],
-            )
-
-    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
-        """The keys that there are."""
-        return {name: key for name, key, destroyed in self._rows(names) if not destroyed}
-
-    def destroy(self, names: Iterable[KeyName], position: int) -> None:
-        """Destroy keys, and leave tombstones: committed, and the bytes overwritten, when this returns."""
-        check_position(position)
-        with self._writing() as connection:
-            connection.executemany(
-                "INSERT INTO keys VALUES (?, ?, x'', ?) ON CONFLICT DO UPDATE SET data_key=x'', "
-                "destroyed=excluded.destroyed WHERE destroyed=0",
-                [(subject.bytes, key_id, position) for subject, key_id in names],
-            )
-
-    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
-        """The tombstones that there are."""
-        return {name: destroyed for name, _, destroyed in self._rows(names) if destroyed}
-
-    def erased_up_to(self) -> int:
-        """The position up to which erasures were carried out."""
-        with self._open() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE name='erased_up_to'").fetchone()
-        if row is None or type(row[0]) is not int:
-            raise damaged("The table meta does not say how far erasures were followed", str(self.path), PUT_BACK)
-        position: int = row[0]
-        return position
-
-    def set_erased_up_to(self, position: int) -> None:
-        """Note it: committed when this returns."""
-        with self._writing() as connection:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('erased_up_to', ?)", (position,))
-
-    def _rows(self, names: Iterable[KeyName]) -> Iterator[tuple[KeyName, bytes, int]]:
-        wanted = set(names)
-        subjects = list({subject.bytes for subject, _ in wanted})
-        rows: list[tuple[Any, ...]] = []
-        with self._open() as connection:
-            for start in range(0, len(subjects), 500):
-                chunk = subjects[start : start + 500]
-                marks = ",".join("?" * len(chunk))
-                rows += connection.execute(
-                    f"SELECT subject, key_id, data_key, destroyed FROM keys WHERE subject IN ({marks})",  # noqa: S608 - marks only
-                    chunk,
-                )
-        return (row for row in self._sound(rows) if row[0] in wanted)
-
-    def _sound(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[KeyName, bytes, int]]:
-        for subject, key_id, key, destroyed in rows:
-            if (
-                (type(subject), type(key_id), type(key), type(destroyed)) != (bytes, int, bytes, int)
-                or len(subject) != 16
-                or len(key) != (0 if destroyed else KEY_BYTES)
-            ):
-                raise damaged("A row of the table keys holds no subject and key", str(self.path), PUT_BACK)
-            yield (UUID(bytes=subject), key_id), key, destroyed
-
-    def copy_to(self, copy: sqlite3.Connection) -> None:
-        """Copy the file as it is, page by page."""
-        with self._open() as connection:
-            connection.backup(copy)
-
-    def is_within(self, other: FileKeyStore) -> bool:
-        """Whether another file holds all keys of this one."""
-        with self._open() as connection:
-            rows = connection.execute("SELECT subject, key_id, data_key, destroyed FROM keys").fetchall()
-        held = {name: key for name, key, destroyed in self._sound(rows) if not destroyed}
-        return other.get(held) == held
-
-    def close(self) -> None:
-        """Release the file, once nobody is reading it."""
-        if self._pid != os.getpid():
-            return  # the parent's connection
-        with self._lock:
-            self._closed = True
-            self._connection.close()
 
 
 def check_position(position: int) -> None:

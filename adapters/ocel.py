@@ -79,9 +79,11 @@ def event_type(event_class: type[Event]) -> EventType:
             references.append(name)
         elif kind in (int, str, bool):
             shown = _shown(name)
-            if shown in attributes:
-                raise TypeError(f"{event_class.stored_name}: {name} is what every event has under that name")
             timed = shown != name
+            if (
+                shown in attributes
+            ):  # what every event has under that name: the purpose of a consent is not that of acting
+                shown = f"event_{shown}"
             attributes[shown] = TIME if timed else {int: INTEGER, str: STRING, bool: BOOLEAN}[kind]
             fields.append(name)
     table = "event_" + event_class.stored_name.replace(".", "_")

@@ -75,7 +75,10 @@ def ocsf_event(recorded: Recorded, origin: str, log: str, release: str) -> dict[
     else:
         made = _made(ENTITY, _ENTITY_ACTIVITIES.get(name, 3))
         made["entity"] = _entity(event)
-    return {**made, **_common(position, event, origin, log, release)}
+    made.update(_common(position, event, origin, log, release))
+    if made["class_uid"] == LIFECYCLE:  # which knows no actor
+        made["unmapped"]["actor"] = made.pop("actor")
+    return made
 
 
 def _made(class_uid: int, activity: int, other: str | None = None) -> dict[str, Any]:
@@ -183,9 +186,4 @@ def _common(position: int, event: Event, origin: str, log: str, release: str) ->
             unmapped[name] = str(value)
     if event.subject_id is not None:
         unmapped["subject"] = str(event.subject_id)
-    return {
-        "time": event.effective_us // 1000,
-        "metadata": described,
-        "actor": actor,
-        "unmapped": unmapped,
-    }
+    return {"time": event.effective_us // 1000, "metadata": described, "actor": actor, "unmapped": unmapped}

@@ -59,7 +59,7 @@ class ChartKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """How a section's rows are drawn: `label` names the column of labels, `values` those of numbers (count or share)."""
+    """How rows are drawn: `label` names the column of labels, `values` those of numbers (count or share)."""
 
     kind: ChartKind
     label: str
@@ -79,7 +79,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a review found. `made_of`: what it was made of (book, checkpoint, question), so that it can be made again."""
+    """What a review found. `made_of`: what it was made of (book, checkpoint, question), to make it again."""
 
     title: str
     generated_at: str
@@ -235,9 +235,10 @@ th button{all:unset;cursor:pointer;display:inline-block}
 th button:focus-visible{outline:2px solid var(--mark);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25b2";font-size:.7em}
 th[aria-sort=descending] button::after{content:" \\25bc";font-size:.7em}
-td{overflow-wrap:anywhere;min-width:5.5rem;white-space:pre-wrap}
-.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9rem}
-.time{font-variant-numeric:tabular-nums;min-width:8.5rem}
+td{overflow-wrap:anywhere;min-width:6.5rem;white-space:pre-wrap}
+.long{min-width:17rem}
+td.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9.5rem}
+.time{font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 tbody tr:hover td{background:var(--head)}
 .none{color:var(--soft);font-style:italic}
@@ -311,10 +312,12 @@ _POLICY = (
 BARS_MAX = 40
 """A chart of bars shows so many; the table has them all."""
 MATRIX_MAX = 14
+LONG_CHARS = 48
+"""A column with texts longer than that is given more room."""
 
 
 def as_html(report: Report) -> str:
-    """The report as one page without any reference to elsewhere: tables that sort and filter, charts, dark and light."""
+    """The report as one page without a reference to elsewhere: tables that sort and filter, charts, dark and light."""
     with rarely_collecting():
         anchors = [f"s{number}-{slug(one.title)}" for number, one in enumerate(report.sections, 1)]
         made = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in report.made_of.items())
@@ -351,9 +354,12 @@ def _section(section: Section, anchor: str) -> str:
     elif section.columns:
         if section.chart is not None:
             parts.append(_chart(section, section.chart))
-        heads = "".join(f'<th scope="col"{_class(one.kind)}>{_text(one.name)}</th>' for one in section.columns)
+        marks = [(_class(one, [row[at] for row in section.rows]), one.kind) for at, one in enumerate(section.columns)]
+        heads = "".join(
+            f'<th scope="col"{mark}>{_text(one.name.replace("_", " "))}</th>'
+            for one, (mark, _) in zip(section.columns, marks, strict=True)
+        )
         parts.append(f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>')
-        marks = [(_class(one.kind), one.kind) for one in section.columns]
         for row in section.rows:
             cells = "".join(_cell(cell, mark, kind) for cell, (mark, kind) in zip(row, marks, strict=True))
             parts.append(f"\n<tr>{cells}</tr>")
@@ -362,8 +368,10 @@ def _section(section: Section, anchor: str) -> str:
     return "".join(parts)
 
 
-def _class(kind: Kind) -> str:
-    name = "num" if kind in NUMERIC else kind.value if kind in (Kind.ID, Kind.TIME) else ""
+def _class(column: Column, cells: Sequence[Any]) -> str:
+    name = "num" if column.kind in NUMERIC else column.kind.value if column.kind in (Kind.ID, Kind.TIME) else ""
+    if not name and any(isinstance(cell, str) and len(cell) > LONG_CHARS for cell in cells):
+        name = "long"
     return f' class="{name}"' if name else ""
 
 
@@ -371,7 +379,10 @@ def _cell(value: Any, mark: str, kind: Kind) -> str:
     if kind in NUMERIC:
         return f'<td{mark} data-v="{_sort_key(value)}">{_text(value, kind)}</td>'
     # Isolated, so that a value written from right to left, or its control characters, turns nothing else round.
-    return f"<td{mark}><bdi>{_text(value, kind)}</bdi></td>"
+    text = _text(value, kind)
+    if kind is Kind.ID:
+        text = text.replace(".", ".<wbr>").replace("_", "_<wbr>")  # where a name may be broken
+    return f"<td{mark}><bdi>{text}</bdi></td>"
 
 
 def _sort_key(value: Any) -> str:

@@ -32,21 +32,18 @@ _PUT_BACK = (
 class SigningKeys:
     """The private keys at hand for one book: one, and two during a rotation.
 
-    `vkey` is the public key that the book noted when it was made; rotations, which are events, lead from it to the
-    present one. `write` is None where keys can't be written from here.
+    `write` is None where keys can't be written from here.
     """
 
     def __init__(
         self,
         origin: str,
         place: str,
-        vkey: str,
         read: Callable[[], str],
         write: Callable[[str], None] | None = None,
     ) -> None:
         self.origin = origin
         self.place = place
-        self.vkey = vkey
         self._read = read
         self._write = write
         self._held: Sequence[Signer] = ()
@@ -75,6 +72,11 @@ class SigningKeys:
             remedy=_PUT_BACK,
         )
 
+    def copy_to(self, path: Path) -> None:
+        """Copy them into a file, if it is one that they are in. Raises BookError."""
+        if self.writable:
+            write_file(path, self._read())
+
     def put(self, *signers: Signer) -> None:
         """Have exactly these keys at hand, durably. Raises BookError."""
         assert self._write is not None
@@ -102,7 +104,7 @@ def in_memory(origin: str) -> SigningKeys:
     def write(new: str) -> None:
         text[0] = new
 
-    return SigningKeys(origin, "the memory", Signer.parse(text[0]).vkey, lambda: text[0], write)
+    return SigningKeys(origin, "the memory", lambda: text[0], write)
 
 
 def make_keys(origin: str, place: str) -> str:
@@ -111,8 +113,8 @@ def make_keys(origin: str, place: str) -> str:
         return parsed(_of_environment(place), origin, place)[0].vkey
     path = Path(place)
     if not path.exists():
-        _write_file(path, Signer.new(origin).text + "\n", replace=False)
-    found = Signer.parse(_read_file(path).split("\n")[0])
+        write_file(path, Signer.new(origin).text + "\n", replace=False)
+    found = Signer.parse(read_file(path).split("\n")[0])
     if found.verifier.name != origin:
         raise SigningKeyMissing(
             f"{path} is there already, and is the signing key of another book ({found.verifier.name}).",
@@ -122,13 +124,13 @@ def make_keys(origin: str, place: str) -> str:
     return found.vkey
 
 
-def keys_at(origin: str, place: str, vkey: str) -> SigningKeys:
+def keys_at(origin: str, place: str) -> SigningKeys:
     """The keys at a place: a file, or "env:NAME". Raises SigningKeyMissing, BookError where others may read it."""
     if place.startswith(ENVIRONMENT):
-        keys = SigningKeys(origin, place, vkey, lambda: _of_environment(place))
+        keys = SigningKeys(origin, place, lambda: _of_environment(place))
     else:
         path = Path(place)
-        keys = SigningKeys(origin, place, vkey, lambda: _read_file(path), lambda text: _write_file(path, text))
+        keys = SigningKeys(origin, place, lambda: read_file(path), lambda text: write_file(path, text))
     keys.signers()
     return keys
 
@@ -144,7 +146,8 @@ def _of_environment(place: str) -> str:
     return os.environ[name]
 
 
-def _read_file(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """What a key's file holds. Raises SigningKeyMissing, and BookError for one that others may use."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -168,7 +171,7 @@ def _read_file(path: Path) -> str:
     return data.decode("ascii", "replace")
 
 
-def _write_file(path: Path, text: str, *, replace: bool = True) -> None:
+def write_file(path: Path, text: str, *, replace: bool = True) -> None:
     """Write a file for its owner's eyes, whole or not at all, durable when this returns."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:

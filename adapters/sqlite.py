@@ -241,7 +241,10 @@ class SQLiteSession:
             if self._write and exc is None:
                 if self._database._file is not None:
                     self._database._file.check_written()
-                self._cursor.execute("COMMIT")
+                if self._database.journal_mode == "WAL":
+                    self._cursor.execute("COMMIT")
+                else:  # it waits for those who read
+                    patiently(lambda: self._cursor.execute("COMMIT"), self._database.lock_timeout_s)
             else:
                 self._cursor.execute("ROLLBACK")
         except (sqlite3.Error, BookError) as error:
@@ -305,7 +308,8 @@ class SQLiteSession:
 class SQLiteDatabase:
     """An SQLite file, or a database in memory that the connections of one process share.
 
-    `read_only`: the file is looked at as it is. It must be there then, and with `create=False`.
+    `read_only`: the file is looked at as it is. It must be there then, and with `create=False`. `secure_delete`: what
+    is deleted is overwritten.
     """
 
     for_update = ""
@@ -320,8 +324,12 @@ class SQLiteDatabase:
         synchronous: str = "FULL",
         read_only: bool = False,
         create: bool = True,
+        journal_mode: str = "WAL",
+        secure_delete: bool = False,
     ) -> None:
         self.name = name
+        self.journal_mode = journal_mode
+        self.secure_delete = secure_delete
         self.read_only = read_only
         self._create = create
         self.lock_timeout_s = lock_timeout_s
@@ -478,7 +486,9 @@ class SQLiteDatabase:
             )
             try:
                 if not self.in_memory and not self.read_only:
-                    connection.execute("PRAGMA journal_mode=WAL")
+                    connection.execute(f"PRAGMA journal_mode={self.journal_mode}")
+                if self.secure_delete:
+                    connection.execute("PRAGMA secure_delete=ON")
                 connection.execute(f"PRAGMA synchronous={self.synchronous}")
                 connection.execute("PRAGMA cache_size=-65536")
                 if self._file is not None:

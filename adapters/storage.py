@@ -1,11 +1,12 @@
 """Where a book lies: three files side by side, a schema on a server, or memory. Opening checks before it touches.
 
-shop.book         the log with its head, claims, receipts, and the read models
-shop.book.keys    the subjects' data keys (mode 0600; back it up apart, and for a short time)
-shop.book.reads   the log of reads of personal data
-shop.book.signing-key   what signs its checkpoints (mode 0600), unless another place is named
+shop.book                the log with its head, claims, receipts, and the read models
+shop.book.keys           the subjects' data keys, wrapped (mode 0600; back it up apart, and for a short time)
+shop.book.wrapping-key   what they are wrapped under (mode 0600; best in another place than they are)
+shop.book.signing-key    what signs the book's checkpoints (mode 0600), unless another place is named
+shop.book.reads          the log of reads of personal data
 
-A schema holds the same, with the data keys wrapped under a key that lies on each host, in a file.
+A schema holds the same; the wrapping key lies on each host, in a file. It may also be a source of the host's own.
 Read models may live elsewhere than the log: in an SQLite file or a schema of their own.
 """
 
@@ -26,10 +27,12 @@ from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsM
 from . import limits
 from .database import FORMAT, NOTES, Database, damaged
 from .files import check_writable, is_ours
-from .keys import PUT_BACK, FileKeyStore, KeyStore, MemoryKeyStore, commitment
+from .key_tables import FileKeyStore, WrappedKeyStore
+from .keys import PUT_BACK, KeyStore, MemoryKeyStore, commitment
 from .log import LogRecorder
 from .signing import ENVIRONMENT, UNSIGNED, SigningKeys, in_memory, keys_at, make_keys
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
+from .wrapping import FileWrappingKeys, WrappingKeys, home_of, wrapping_keys
 
 if TYPE_CHECKING:
     from .postgres import PostgresDatabase
@@ -68,6 +71,9 @@ class Storage:
     """What `open_storage` needs to open it in another process; None for a book that only this process has."""
     signing: SigningKeys | None = None
     """What signs the checkpoints of both logs; None for a book that signs none."""
+    vkey: str | None = None
+    """The public key that was noted when the book was made: rotations, which are events, lead from it to the present
+    one."""
 
     def close(self) -> None:
         """Release all files and connections."""
@@ -81,15 +87,15 @@ def open_storage(
     *,
     create: bool,
     lock_timeout_s: int,
-    wrapping_key: str | Path | None = None,
+    wrapping_key: str | Path | WrappingKeys | None = None,
     read_models: str | None = None,
     signing_key: str | Path | None = None,
 ) -> Storage:
     """Open or make a book: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`, `memory:`.
 
-    `wrapping_key` is a file, for PostgreSQL; `read_models` a URL, where they live elsewhere than the log. The log notes
-    that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them anew.
-    `signing_key` is a file, "env:NAME", or "unsigned".
+    `wrapping_key` is a file or a `WrappingKeys`; `read_models` a URL, where they live elsewhere than the log. The log
+    notes that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them
+    anew. `signing_key` is a file, "env:NAME", or "unsigned".
     """
     if not isinstance(url, str):
         raise _names_no_book(url)
@@ -100,7 +106,7 @@ def open_storage(
     else:
         path = _path_of(url)
         try:
-            storage = _in_files(url, path, create, lock_timeout_s, signing_key)
+            storage = _in_files(url, path, create, lock_timeout_s, wrapping_key, signing_key)
         except OSError as error:
             raise _cant_be_opened(path, error) from error
     try:
@@ -218,6 +224,11 @@ def beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + ".keys"), path.with_name(path.name + ".reads")
 
 
+def wrapping_key_beside(path: Path) -> Path:
+    """Where the wrapping key of the book in a file lies, if no other place is named."""
+    return path.with_name(path.name + ".wrapping-key")
+
+
 def _in_memory(url: str, lock_timeout_s: int) -> Storage:
     origin = _new_origin()
     stores = [
@@ -226,7 +237,9 @@ def _in_memory(url: str, lock_timeout_s: int) -> Storage:
     ]
     LogRecorder(stores[0]).create_table()
     LogRecorder(stores[1], READS_TABLE).create_table()
-    return Storage(url, origin, stores[0], stores[1], stores[0], MemoryKeyStore(origin), signing=in_memory(origin))
+    keys, signing = MemoryKeyStore(origin), in_memory(origin)
+    vkey = signing.signers()[0].vkey
+    return Storage(url, origin, stores[0], stores[1], stores[0], keys, signing=signing, vkey=vkey)
 
 
 def signing_place(given: str | Path | None, default: Path) -> str:
@@ -242,16 +255,22 @@ def signing_file(path: Path) -> Path:
 
 
 def _signing(origin: str, place: str, vkey: str | None, book: str) -> SigningKeys | None:
-    if place == UNSIGNED:
-        return None
     if vkey is None:
         raise damaged("The table book does not note the key that signs the book's checkpoints", book)
-    return keys_at(origin, place, vkey)
+    return None if place == UNSIGNED else keys_at(origin, place)
 
 
-def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int, signing_key: str | Path | None) -> Storage:
+def _in_files(
+    url: str,
+    path: Path,
+    create: bool,
+    lock_timeout_s: int,
+    wrapping_key: str | Path | WrappingKeys | None,
+    signing_key: str | Path | None,
+) -> Storage:
     place = signing_place(signing_key, signing_file(path))
     keys_path, reads_path = beside(path)
+    source = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     if not path.parent.is_dir():
         raise BookError(f"The folder {path.parent} is not there.", path=str(path), remedy="Make it first.")
     exists = is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s)
@@ -264,7 +283,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int, signing_k
     keys: FileKeyStore | None = None
     try:
         if not exists:
-            keys = FileKeyStore(keys_path, origin=_new_origin(), lock_timeout_s=lock_timeout_s)
+            keys = FileKeyStore(keys_path, source, origin=_new_origin(), lock_timeout_s=lock_timeout_s)
             # Another process may have made the book, and used it, since we looked: count first, then look again.
             used = keys.count()
             exists = is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s)
@@ -287,7 +306,7 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int, signing_k
                 notes = {LOOKUP: commitment(keys.lookup_key).hex(), SIGNING: _made(keys.origin, place)}
                 make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, notes)
         if keys is None:
-            keys = FileKeyStore(keys_path, lock_timeout_s=lock_timeout_s)
+            keys = FileKeyStore(keys_path, source, lock_timeout_s=lock_timeout_s)
         origin = note(path, "origin", lock_timeout_s) or ""
         if keys.origin != origin:
             raise KeysMissing(
@@ -297,7 +316,8 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int, signing_k
             )
         check_lookup_key(note(path, LOOKUP, lock_timeout_s), keys.lookup_key, keys_path)
         _open_reads(path, reads_path, origin, lock_timeout_s)
-        signing = _signing(origin, place, note(path, SIGNING, lock_timeout_s), str(path))
+        vkey = note(path, SIGNING, lock_timeout_s)
+        signing = _signing(origin, place, vkey, str(path))
     except BaseException as error:
         if keys:
             keys.close()
@@ -312,8 +332,9 @@ def _in_files(url: str, path: Path, create: bool, lock_timeout_s: int, signing_k
         stores[1],
         stores[0],
         keys,
-        {"url": f"sqlite:///{path}", "lock_timeout_s": lock_timeout_s, "signing_key": place},
+        _options(f"sqlite:///{path}", lock_timeout_s, source, place),
         signing,
+        vkey,
     )
 
 
@@ -412,11 +433,10 @@ def _on_server(
     url: str,
     create: bool,
     lock_timeout_s: int,
-    wrapping_key: str | Path | None,
+    wrapping_key: str | Path | WrappingKeys | None,
     signing_key: str | Path | None,
 ) -> Storage:
     from .postgres import PostgresDatabase
-    from .postgres_keys import PostgresKeyStore, read_wrapping_key, wrapping_key_path
 
     database = PostgresDatabase(url, lock_timeout_s=lock_timeout_s)
     try:
@@ -431,48 +451,54 @@ def _on_server(
                 )
             notes = _made_on_server(database, wrapping_key, signing_key)
         origin = notes["origin"]
-        key_path = wrapping_key_path(wrapping_key, origin)
-        place = signing_place(signing_key, _signing_file_of(origin, key_path))
-        signing = _signing(origin, place, noted(database, SIGNING), database.place)
-        keys = PostgresKeyStore(database, origin, read_wrapping_key(key_path))
+        source = wrapping_keys(wrapping_key, home_of(origin))
+        keys = WrappedKeyStore(database, origin, source)
+        keys.finish_rotation()
+        place = signing_place(signing_key, _signing_file_of(origin, source))
+        vkey = noted(database, SIGNING)
+        signing = _signing(origin, place, vkey, database.place)
     except BaseException:
         database.close()
         raise
-    options = {
+    options = _options(url, lock_timeout_s, source, place)
+    return Storage(database.place, origin, database, database, database, keys, options, signing, vkey)
+
+
+def _signing_file_of(origin: str, source: WrappingKeys) -> Path:
+    """The default place of the signing key of a book on a server: beside its wrapping key, if that is a file."""
+    beside_it = source.path if isinstance(source, FileWrappingKeys) else home_of(origin)
+    return beside_it.with_name(f"{origin.rpartition('/')[2]}.signing-key")
+
+
+def _options(url: str, lock_timeout_s: int, source: WrappingKeys, signing_key: str) -> Mapping[str, Any] | None:
+    """What opens a book in another process. A source of the host's own is in this process alone."""
+    if not isinstance(source, FileWrappingKeys):
+        return None
+    return {
         "url": url,
         "lock_timeout_s": lock_timeout_s,
-        "wrapping_key": os.path.abspath(key_path),
-        "signing_key": place,
+        "wrapping_key": os.path.abspath(source.path),
+        "signing_key": signing_key,
     }
-    return Storage(database.place, origin, database, database, database, keys, options, signing)
-
-
-def _signing_file_of(origin: str, wrapping_key: Path) -> Path:
-    """The default place of the signing key of a book on a server: beside its wrapping key."""
-    return wrapping_key.with_name(f"{origin.rpartition('/')[2]}.signing-key")
 
 
 def _made_on_server(
-    database: PostgresDatabase, wrapping_key: str | Path | None, signing_key: str | Path | None
+    database: PostgresDatabase, wrapping_key: str | Path | WrappingKeys | None, signing_key: str | Path | None
 ) -> dict[str, str]:
     """Make a book's schema and tables in one transaction, unless another host was faster; what the schema notes."""
-    from .postgres_keys import PostgresKeyStore, make_wrapping_key, wrapping_key_path
-
     origin = _new_origin()
     with database.making(BOOK, origin) as (session, notes):
         if session is not None:
-            # The wrapping key is on disk before anything is wrapped under it.
-            key_path = wrapping_key_path(wrapping_key, origin)
-            key = make_wrapping_key(key_path)
-            place = signing_place(signing_key, _signing_file_of(origin, key_path))
+            source = wrapping_keys(wrapping_key, home_of(origin))
+            place = signing_place(signing_key, _signing_file_of(origin, source))
             session.insert(NOTES, [(SIGNING, _made(origin, place))])
             for statement in (
                 *LogRecorder(database).definitions(),
                 *LogRecorder(database, READS_TABLE).definitions(),
-                *PostgresKeyStore.definitions(),
+                *WrappedKeyStore.definitions(),
             ):
                 session.define(statement)
-            PostgresKeyStore.begin(session, origin, key)
+            WrappedKeyStore.begin(session.insert, origin, source)
     return notes
 
 

@@ -29,7 +29,7 @@ TILES = Table(
     (("log", "text"), ("level", "integer"), ("tile", "integer"), ("hashes", "blob")),
     ("log", "level", "tile"),
 )
-AGAIN = "Tiles are derived from the log: `tallybook audit tiles --rebuild` makes them anew."
+AGAIN = "Tiles are derived from the log: `tallybook audit rebuild-tiles` makes them anew."
 
 _PUT = (
     "INSERT INTO tiles VALUES (?,?,?,?) ON CONFLICT (log, level, tile) DO UPDATE SET hashes=excluded.hashes "
@@ -122,12 +122,17 @@ class TileStore:
                 yield tile, hashes
             after = rows[-1][2]
 
-    def _tile(self, level: int, tile: int) -> bytes:
+    def held(self, level: int, tile: int) -> bytes:
+        """The hashes of a tile; empty where it is not there. Raises BookDamaged."""
         rows = self.log.database.rows(
             "SELECT log, level, tile, hashes FROM tiles WHERE log=? AND level=? AND tile=?", [self._name, level, tile]
         )
-        for _, _, _, hashes in sound(TILES, rows, self._place):
-            return bytes(hashes)
+        return b"".join(row[3] for row in sound(TILES, rows, self._place))
+
+    def _tile(self, level: int, tile: int) -> bytes:
+        held = self.held(level, tile)
+        if held:
+            return held
         raise damaged(f"Tile {tile} of level {level} of {self._name} is missing", self._place, AGAIN)
 
     def _hashes(self, size: int, stop: int) -> list[bytes]:

@@ -50,6 +50,14 @@ class SweepFinished(Fact):
     decisions: int
 
 
+@stored("book.wrapping_key_rotated")
+class WrappingKeyRotated(Fact):
+    """All data keys were wrapped under a new wrapping key, and the old one destroyed. Both by their fingerprints."""
+
+    old: str
+    new: str
+
+
 class Adopted(NamedTuple):
     """What the book knows of one adoption."""
 
@@ -182,6 +190,10 @@ class Control(Aggregate):
             zone_starts_us=zone.starts_us,
             zone_offsets_s=zone.offsets_s,
         )
+
+    def rotated_wrapping_key(self, stamp: Stamp, old: str, new: str) -> WrappingKeyRotated:
+        """The wrapping key was rotated."""
+        return self.record(WrappingKeyRotated, stamp, None, old=old, new=new)
 
     def sweep(self, stamp: Stamp, until_us: int) -> Swept | None:
         """Make time-driven decisions due up to a moment. None if they are already, up to exactly that moment.

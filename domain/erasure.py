@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -9,9 +10,10 @@ from pydantic import Field
 
 from . import personal
 from .aggregate import Stamp, applies
-from .customer import Customer
+from .customer import Customer, KeyCreated
 from .errors import refusal
-from .events import Code, Fact, stored
+from .events import Code, Event, Fact, stored
+from .retention import Kept
 
 ORDINARY_KEY = 1
 """Id of the data key under which all personal values of a subject are sealed, but for those of `RecordKept`."""
@@ -81,6 +83,31 @@ def erase(
         kept_until_us=kept_until_us,
         request_id=request_id,
     )
+
+
+def keep(
+    customer: Customer,
+    stamp: Stamp,
+    held: Sequence[tuple[int, Event, str, Kept]],
+    values: Sequence[str],
+    *,
+    commitment: bytes,
+) -> None:
+    """Seal values anew that schedules demand to keep: the event of each with its position, the field, and why."""
+    customer.record(KeyCreated, stamp, customer.id, key_id=KEPT_KEY, commitment=commitment)
+    for (position, event, field, why), value in zip(held, values, strict=True):
+        assert why.until_us is not None
+        customer.record(
+            RecordKept,
+            stamp,
+            customer.id,
+            source=event.event_id,
+            position=position,
+            field=field,
+            schedule=why.schedule,
+            until_us=why.until_us,
+            value=value,
+        )
 
 
 def erase_kept(customer: Customer, stamp: Stamp, reason: str) -> SubjectErased | None:

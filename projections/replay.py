@@ -335,7 +335,7 @@ def backtest(
         report.position = position
         if not isinstance(event, Fact):
             continue
-        if event.subject_id in excluded:
+        if event.subject_id is not None and event.subject_id in excluded:
             if isinstance(event, Enrolled) and event.programme == candidate.rule_set.programme:
                 members.add(event.subject_id)
             continue

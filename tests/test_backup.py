@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from typer.testing import CliRunner
@@ -37,8 +37,11 @@ from tallybook import (
     ReadsMissing,
 )
 from tallybook.adapters import backup as module
+from tallybook.adapters import doctor, storage
 from tallybook.adapters.integrity import root_at
-from tallybook.adapters.keys import FileKeyStore
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.storage import signing_file
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.cli import app
 
 from .postgres import _programs, run_sql, server_url, with_parameters
@@ -84,6 +87,26 @@ def rows(book: Book) -> dict[str, list[Any]]:
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The wrapping key lies in one place, wherever its book is restored: no backup holds it."""
+    path = tmp_path_factory.mktemp("apart") / "wrapping-key"
+    with pytest.MonkeyPatch.context() as patch:
+        for one in (storage, module, doctor):
+            patch.setattr(one, "wrapping_key_beside", lambda _: path)
+        patch.setenv("APART", str(path))
+        yield path
+
+
+APART = """
+import os, pathlib
+from tallybook.adapters import backup, doctor, storage
+for one in (storage, backup, doctor):
+    one.wrapping_key_beside = lambda _: pathlib.Path(os.environ["APART"])
+"""
+"""The same in another process."""
+
+
 class Place(NamedTuple):
     """A book that was backed up, and where its copies lie."""
 
@@ -107,7 +130,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture
 def copy(made: Place, tmp_path: Path) -> Place:
     """Copies of a backup that a test may spoil. Their book is elsewhere."""
-    for one in (made.file, made.keys):
+    for one in (made.file, made.keys, signing_file(made.keys)):
         shutil.copy2(one, tmp_path / one.name)
     return Place(tmp_path / "again" / "shop.book", tmp_path / made.file.name, tmp_path / made.keys.name)
 
@@ -148,8 +171,8 @@ def people(book: Book) -> list[Any]:
 
 def test_a_backup_is_one_file_without_any_key_and_for_its_owner_alone(made: Place) -> None:
     with closing(sqlite3.connect(made.keys)) as raw:
-        keys = [key for (key,) in raw.execute("SELECT data_key FROM keys")]
-        [(lookup_key,)] = raw.execute("SELECT value FROM meta WHERE name='lookup_key'")
+        keys = [key for (key,) in raw.execute("SELECT wrapped FROM data_keys")]
+        [(lookup_key,)] = raw.execute("SELECT wrapped FROM book_keys")
     assert len(keys) == 30
     content = made.file.read_bytes()
     assert not any(key in content for key in (*keys, lookup_key))
@@ -294,7 +317,7 @@ def writers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
         fill(book, 100)
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, url_of(tmp_path / "shop.book"), str(number)],
+            [sys.executable, "-c", APART + WRITER, url_of(tmp_path / "shop.book"), str(number)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -436,7 +459,9 @@ while True:
 def killed_at_each_step(kind: str, made: Place, root: Path) -> Iterator[Path]:
     """Backups or restores, each killed one step later than the one before: the folders that they worked in."""
     args = (str(made.file), str(made.keys), url_of(made.book), str(root))
-    done = subprocess.run([sys.executable, "-c", KILLED, kind, *args], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", APART + KILLED, kind, *args], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     count = len(list(root.iterdir()))
     assert count > 25
@@ -502,7 +527,7 @@ def test_backups_and_restores_that_are_killed_at_random_moments(made: Place, tmp
     seen = 0
     for _ in range(10):
         child = subprocess.Popen(
-            [sys.executable, "-c", code, url_of(made.book), str(target)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", APART + code, url_of(made.book), str(target)], stdout=subprocess.PIPE, text=True
         )
         assert child.stdout is not None
         child.stdout.readline()
@@ -560,7 +585,7 @@ def test_a_disk_that_fills_up_leaves_nothing(made: Place, tmp_path: Path, limit:
         ("restore", url_of(path), str(made.file), str(made.keys)),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", LIMITED, str(limit), *args], capture_output=True, text=True, check=False
+            [sys.executable, "-c", APART + LIMITED, str(limit), *args], capture_output=True, text=True, check=False
         )
         kind, place, *_ = [*done.stdout.split(), "", ""]
         assert kind in ("BookError", "BookFull"), done.stdout + done.stderr
@@ -629,7 +654,7 @@ def altered(path: Path, *statements: str) -> None:
 def seal_again(copy: Place) -> None:
     """Let a backup end as if the book itself had written it so."""
     os.truncate(copy.file, copy.file.stat().st_size // 4096 * 4096)
-    with closing(FileKeyStore(copy.keys)) as keys:
+    with closing(FileKeyStore(copy.keys, FileWrappingKeys(os.environ["APART"]))) as keys:
         module._seal(copy.file, keys.lookup_key)
 
 
@@ -753,7 +778,7 @@ def test_a_checkpoint_that_the_log_does_not_reproduce_is_refused(copy: Place) ->
     refused(copy, BookError, "before the checkpoint's 100000", checkpoint=(100_000, "ab" * 32))
 
 
-def test_keys_that_are_missing_or_of_another_book_are_refused(copy: Place, tmp_path: Path) -> None:
+def test_keys_that_are_missing_or_of_another_book_are_refused(copy: Place, tmp_path: Path, apart: Path) -> None:
     refused(copy, KeysMissing, "not there", keys=None)
     refused(copy, KeysMissing, "not there|nothing", keys=tmp_path / "nowhere")
     with tallybook.open(url_of(tmp_path / "other.book")) as book:
@@ -763,12 +788,15 @@ def test_keys_that_are_missing_or_of_another_book_are_refused(copy: Place, tmp_p
     refused(copy, KeysMissing, "nothing", keys=copy.file)
     (tmp_path / "text").write_text("no keys")
     refused(copy, KeysMissing, "no key file", keys=tmp_path / "text")
-    altered(copy.keys, "UPDATE keys SET data_key=zeroblob(32) WHERE subject=(SELECT MAX(subject) FROM keys)")
+    with closing(FileKeyStore(copy.keys, FileWrappingKeys(apart))) as store:
+        [(subject, key_id)] = store.database.rows("SELECT subject, key_id FROM data_keys ORDER BY subject LIMIT 1")
+        altered(copy.keys, "DELETE FROM data_keys WHERE subject=(SELECT MIN(subject) FROM data_keys)")
+        store.add({(UUID(bytes=subject), key_id): bytes(32)})
     refused(copy, KeysMissing, "another key for subject")
 
 
 def test_subjects_without_a_key_are_counted(copy: Place) -> None:
-    altered(copy.keys, "DELETE FROM keys WHERE subject IN (SELECT subject FROM keys LIMIT 4)")
+    altered(copy.keys, "DELETE FROM data_keys WHERE subject IN (SELECT subject FROM data_keys LIMIT 4)")
     copy.book.parent.mkdir()
     report = tallybook.restore(copy.file, url_of(copy.book), keys=copy.keys)
     assert (report.subjects, report.without_key) == (30, 4)
@@ -777,6 +805,7 @@ def test_subjects_without_a_key_are_counted(copy: Place) -> None:
 def test_keys_that_lie_in_their_place_are_used(copy: Place) -> None:
     copy.book.parent.mkdir()
     shutil.copy2(copy.keys, copy.book.with_name("shop.book.keys"))
+    shutil.copy2(signing_file(copy.keys), signing_file(copy.book))
     tallybook.restore(copy.file, url_of(copy.book))
     with tallybook.open(url_of(copy.book), create=False) as book:
         sound(book)
@@ -786,7 +815,7 @@ def test_keys_in_place_that_the_copy_does_not_match_are_kept_and_refused(copy: P
     copy.book.parent.mkdir()
     place = copy.book.with_name("shop.book.keys")
     shutil.copy2(copy.keys, place)
-    altered(place, "DELETE FROM keys WHERE subject=(SELECT MAX(subject) FROM keys)")
+    altered(place, "DELETE FROM data_keys WHERE subject=(SELECT MAX(subject) FROM data_keys)")
     before = place.read_bytes()
     with pytest.raises(BookError, match="is there already"):
         tallybook.restore(copy.file, url_of(copy.book), keys=copy.keys)

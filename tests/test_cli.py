@@ -311,7 +311,7 @@ def test_a_demo_leaves_a_strangers_book_alone(tmp_path: Path, run: Run) -> None:
     marked = tmp_path / "marked"
     marked.mkdir()
     (marked / ".tallybook-demo").write_text("another was made by `tallybook demo`.")
-    for suffix in ("", ".keys", ".reads"):
+    for suffix in ("", ".keys", ".wrapping-key", ".reads"):
         (tmp_path / f"own.book{suffix}").rename(marked / f"shop.book{suffix}")
     assert run("demo", marked).status == 2
     with tallybook.open(f"sqlite:///{marked}/shop.book", create=False) as own:

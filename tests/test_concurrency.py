@@ -522,7 +522,7 @@ def test_when_another_process_holds_the_key_file_the_command_ends_with_busy_and_
     book: tallybook.Book, url: str
 ) -> None:
     path = url.removeprefix("sqlite:///") + ".keys"
-    book._core.storage.keys._connection.execute("PRAGMA busy_timeout=100")  # type: ignore[attr-defined]  # files
+    book._core.storage.keys.database.lock_timeout_s = 0.1  # type: ignore[attr-defined]  # files
     with book.acting("agent:lin", purpose="test"):
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")

@@ -205,28 +205,30 @@ def leave(self, *args):
 SQLiteSession.__exit__ = leave
 """,
     "while a key is written": """
-from tallybook.adapters.keys import FileKeyStore
+from tallybook.adapters.key_tables import FileKeyStore
 real, calls = FileKeyStore.add, []
 def add(self, keys):
     calls.append(1)
     if len(calls) == 4:
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany("INSERT INTO keys VALUES (?, ?)", [(s.bytes, k) for s, k in keys.items()])
+        raw = self.database._take(write=True)
+        raw.execute("BEGIN IMMEDIATE")
+        raw.executemany("INSERT INTO data_keys VALUES (?,?,x'',?,0)", [(s.bytes, i, k) for (s, i), k in keys.items()])
         die()
     real(self, keys)
 FileKeyStore.add = add
 """,
     "while a key is on its way to the disk": """
-from tallybook.adapters.keys import FileKeyStore
+from tallybook.adapters.key_tables import FileKeyStore
 real, calls = FileKeyStore.add, []
 def add(self, keys):
     calls.append(1)
     if len(calls) == 4:
         # A small cache makes SQLite write pages before the commit, as the commit does: journal first, then pages.
-        self._connection.execute("PRAGMA cache_size=1")
-        self._connection.execute("BEGIN IMMEDIATE")
+        raw = self.database._take(write=True)
+        raw.execute("PRAGMA cache_size=1")
+        raw.execute("BEGIN IMMEDIATE")
         more = [(os.urandom(16), bytes(32)) for _ in range(1000)]
-        self._connection.executemany("INSERT INTO keys VALUES (?, ?)", more)
+        raw.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0)", more)
         die()
     real(self, keys)
 FileKeyStore.add = add

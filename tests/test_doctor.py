@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import msgpack
 import psycopg
@@ -26,6 +27,8 @@ from tallybook import BookNotFound, upkeep
 from tallybook.adapters import doctor as module
 from tallybook.adapters import merkle
 from tallybook.adapters.doctor import Finding
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.cli import app
 
 from .postgres import Proxy, run_sql, server_url
@@ -67,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may spoil."""
-    for suffix in ("", ".keys", ".reads"):
+    for suffix in ("", ".keys", ".wrapping-key", ".reads", ".signing-key"):
         shutil.copy2(f"{made}{suffix}", tmp_path / f"shop.book{suffix}")
     return tmp_path / "shop.book"
 
@@ -173,17 +176,27 @@ def with_state(path: Path, position: int, change: Callable[[list[Any]], None]) -
 
 
 def reseal(path: Path, table: str = "stored_events") -> None:
-    """Make the head what the rows give."""
+    """Make the head what the rows give, and leave nothing that tells of others."""
     with closing(sqlite3.connect(path)) as raw, raw:
         [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'")
         frontier = merkle.Frontier()
         rows = raw.execute(f"SELECT * FROM {table} ORDER BY position").fetchall()
         frontier.append_rows(origin, [row[1:] for row in rows])
         raw.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (frontier.size, frontier.packed(), table))
+        for derived in ("tiles", "checkpoints"):
+            raw.execute(f"DELETE FROM {derived} WHERE log=?", (table,))
 
 
 def version_of(values: list[Any]) -> None:
     values[0] = 99
+
+
+def with_another_key(path: Path) -> None:
+    with closing(FileKeyStore(Path(f"{path}.keys"), FileWrappingKeys(f"{path}.wrapping-key"))) as store:
+        [[subject]] = store.database.rows("SELECT MIN(subject) FROM data_keys")
+        with store.database.session(write=True) as session:
+            session.run("DELETE FROM data_keys WHERE subject=?", [subject])
+        store.add({(UUID(bytes=subject), 1): bytes(32)})
 
 
 def too_short(values: list[Any]) -> None:
@@ -218,7 +231,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
     "the recorded root is another": (
         lambda path: altered(path, "UPDATE head SET frontier=zeroblob(length(frontier))"),
         {("root", "failed")},
-        "do not give the recorded root",
+        "the head was altered",
     ),
     "a frontier can't be one": (
         lambda path: altered(path, "UPDATE head SET frontier=x'00'"),
@@ -272,22 +285,27 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
             path.with_name("shop.book.reads"), "UPDATE access_records SET originator_id=zeroblob(16) WHERE position=2"
         ),
         {("root", "failed")},
-        "log of reads: the stored bytes",
+        "log of reads: the event at position 2 was altered",
     ),
     "a key is missing": (
         lambda path: altered(
-            path.with_name("shop.book.keys"), "DELETE FROM keys WHERE subject=(SELECT MIN(subject) FROM keys)"
+            path.with_name("shop.book.keys"), "DELETE FROM data_keys WHERE subject=(SELECT MIN(subject) FROM data_keys)"
         ),
         {("keys", "warning")},
         "1 of [0-9,]+ subjects have no key",
     ),
     "a key is another": (
-        lambda path: altered(
-            path.with_name("shop.book.keys"),
-            "UPDATE keys SET data_key=zeroblob(32) WHERE subject=(SELECT MIN(subject) FROM keys)",
-        ),
+        with_another_key,
         {("keys", "failed")},
         "have another key than the log commits to",
+    ),
+    "a wrapped key was altered": (
+        lambda path: altered(
+            path.with_name("shop.book.keys"),
+            "UPDATE data_keys SET wrapped=zeroblob(60) WHERE subject=(SELECT MIN(subject) FROM data_keys)",
+        ),
+        {("keys", "failed")},
+        "altered or moved",
     ),
     "a read model is ahead of the log": (
         lambda path: altered(path, "UPDATE read_model_builds SET position=position+500 WHERE name='tiers'"),
@@ -300,7 +318,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
         "has mode 644",
     ),
     "the key file is another book's": (
-        lambda path: altered(path.with_name("shop.book.keys"), "UPDATE meta SET value='other' WHERE name='origin'"),
+        lambda path: altered(path.with_name("shop.book.keys"), "UPDATE book SET value='other' WHERE name='origin'"),
         {("files", "failed")},
         "shop.book.keys belongs to another book",
     ),
@@ -384,7 +402,8 @@ def test_a_hot_journal_of_the_keys_is_told_and_undone_by_opening(path: Path) -> 
         "raw = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "raw.execute('PRAGMA journal_mode=TRUNCATE'); raw.execute('PRAGMA cache_size=1')\n"
         "raw.execute('BEGIN IMMEDIATE')\n"
-        "raw.executemany('INSERT INTO keys VALUES (?,1,?,0)', [(os.urandom(16), bytes(32)) for _ in range(3000)])\n"
+        "rows = [(os.urandom(16), bytes(60)) for _ in range(3000)]\n"
+        "raw.executemany('INSERT INTO data_keys VALUES (?,1,zeroblob(16),?,0)', rows)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path) + ".keys"], check=False)
@@ -459,7 +478,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("suffix", "row"), [("", "head SET position=position"), (".keys", "meta SET value=value")])
+@pytest.mark.parametrize(("suffix", "row"), [("", "head SET position=position"), (".keys", "book SET value=value")])
 def test_a_file_that_another_process_holds_is_no_damage(
     path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, row: str
 ) -> None:

@@ -281,3 +281,57 @@ def test_doctor_tells_erased_from_lost(folder: Path, tmp_path: Path) -> None:
         assert states(book, "erasures") == ["failed"]
         with book.acting("agent:lin", purpose="support"):
             assert isinstance(book.profiles.get(ada)["name"], Erased)  # the tombstone stands
+
+
+# ── what the law demands to keep ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_schedule_keeps_is_sealed_anew_and_goes_when_its_time_is_over(url: str) -> None:
+    clock = [1_700_000_000_000_000]
+    with tallybook.open(url, now_us=lambda: clock[0]) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        book.retention.declare(
+            "invoices", "transaction", purpose="tax", legal_basis="tax-law", period=10, unit="years", action="keep"
+        )
+        receipt = book.erasures.erase(ada, reason="gdpr-17")
+        assert receipt.kept == 1  # the order id: all else is of another category
+        assert receipt.kept_until == "2033-11-14T22:13:20Z"
+        texts = {name: value for entry in book.profiles.timeline(ada) for name, value in entry.texts.items()}
+        assert texts.pop("value") == ORDER
+        assert all(isinstance(value, Erased) for value in texts.values())
+        with pytest.raises(Refused) as refused:
+            book.erasures.erase_kept(ada)
+        assert refused.value.code == "still_kept"
+        assert book.retention.due().ready == ()
+
+        clock[0] += 11 * 366 * 86_400_000_000
+        assert [one.customer_id for one in book.retention.due().ready] == [ada]
+        assert book.retention.sweep().erased == 1
+        over = book.erasures.receipt(ada)
+        assert over.commitments.keys() == {1, 2}
+        assert book.retention.due().ready == ()
+        for entry in book.profiles.timeline(ada):
+            assert all(isinstance(value, Erased) for value in entry.texts.values())
+        assert all(one.holds for one in book.audit.verify())
+
+
+def test_a_reply_that_comes_between_is_kept_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tallybook.open(url) as book, tallybook.open(url) as other, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        book.retention.declare(
+            "letters", "communication", purpose="law", legal_basis="law", period=6, unit="years", action="keep"
+        )
+        case = book.tickets.open(ada, subject=TEXT, kind="complaint")
+        opened = book._core.gate.open
+        late: list[UUID] = []
+
+        def opening(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("to_seal_again") and not late:
+                with other.acting("agent:bo", purpose="support"):
+                    late.append(other.tickets.reply(case, "Just in time"))
+            return opened(*args, **kwargs)
+
+        monkeypatch.setattr(book._core.gate, "open", opening)
+        book.erasures.erase(ada, reason="gdpr-17")
+        values = [value for entry in book.profiles.timeline(ada) for value in entry.texts.values()]
+        assert "Just in time" in values

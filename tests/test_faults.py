@@ -23,7 +23,8 @@ from tests.crash.ledger import Ledger
 
 import tallybook
 from tallybook import Book, BookError, Conflict, TallybookError
-from tallybook.adapters.keys import FileKeyStore
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.domain.errors import BookFull, BookReadOnly, KeysMissing
 
 
@@ -194,16 +195,28 @@ OPENED_AGAIN = """
 KEYS_HALF_WRITTEN = """
 store = book._core.storage.keys
 # As in the middle of a commit: the journal is on disk, and pages are being written.
-store._connection.execute("PRAGMA cache_size=1")
-store._connection.execute("BEGIN IMMEDIATE")
-more = [(os.urandom(16), bytes(32)) for _ in range(2000)]
-store._connection.executemany("INSERT INTO keys VALUES (?, 1, ?, 0)", more)
+import threading
+written, go = threading.Event(), threading.Event()
+def write():
+    writing = store.database._take(write=True)
+    writing.execute("PRAGMA cache_size=1")
+    writing.execute("BEGIN IMMEDIATE")
+    more = [(os.urandom(16), bytes(60)) for _ in range(2000)]
+    writing.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0)", more)
+    written.set()
+    go.wait()
+    writing.execute("COMMIT")
+    store.database._give_back(writing, write=True)
+writer = threading.Thread(target=write)
+writer.start()
+written.wait()
 """
 
 KEYS_COMMITTED = """
-store._connection.execute("COMMIT")
+go.set()
+writer.join()
 assert store.count() == 2001
-assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+assert store.database.rows("PRAGMA integrity_check") == [("ok",)]
 """
 
 
@@ -484,13 +497,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_key_store_whose_file_is_locked_or_broken_says_so_and_holds_no_connection(tmp_path: Path) -> None:
     path = tmp_path / "a.keys"
-    FileKeyStore(path, origin="tallybook/1").close()
+    FileKeyStore(path, FileWrappingKeys(tmp_path / "key"), origin="tallybook/1").close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Conflict) as caught:
-            FileKeyStore(path, lock_timeout_s=0)
+            FileKeyStore(path, FileWrappingKeys(tmp_path / "key"), lock_timeout_s=0)
         assert caught.value.code == "busy"
-    store = FileKeyStore(path)
+    store = FileKeyStore(path, FileWrappingKeys(tmp_path / "key"))
     assert store.origin == "tallybook/1"
     store.close()
 

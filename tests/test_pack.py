@@ -146,7 +146,7 @@ def test_openssl_and_coreutils_check_by_the_readme_s_commands(packs: Made, tmp_p
 
     def shell(script: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["sh", "-e", "-c", script.replace("/tmp/", f"{tmp_path}/")],
+            ["sh", "-e", "-c", script],
             cwd=packs.sealed,
             env=environment,
             capture_output=True,
@@ -156,7 +156,7 @@ def test_openssl_and_coreutils_check_by_the_readme_s_commands(packs: Made, tmp_p
 
     assert shell(shown).stdout == packs.vkey + "\n"
     assert shell(sums).returncode == 0
-    done = shell(openssl)
+    done = shell(openssl.replace("/tmp/", f"{tmp_path}/"))
     assert (done.returncode, done.stdout.strip()) == (0, "Signature Verified Successfully"), done.stderr
     assert "verify.py . --vkey KEY --against OLD" in verify
     given = verify.replace("KEY", f"'{packs.vkey}'").replace("OLD", str(packs.older)).replace("python3", sys.executable)

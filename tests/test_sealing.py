@@ -16,8 +16,10 @@ import pytest
 from eventsourcing.persistence import OperationalError
 
 import tallybook
+from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
 from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.domain.access import LogOpened, PersonalDataRead
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, CustomerChanged, CustomerKind
@@ -215,8 +217,10 @@ def test_another_key_for_the_subject_is_refused_even_where_it_opens_the_blob(pat
     values[-1][1] = blob
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("UPDATE stored_events SET state=? WHERE position=?", (msgpack.packb(values), position))
-    with closing(sqlite3.connect(f"{path}.keys")) as raw, raw:
-        raw.execute("UPDATE keys SET data_key=? WHERE subject=?", (forged_key, ada.bytes))
+    with closing(FileKeyStore(Path(f"{path}.keys"), FileWrappingKeys(f"{path}.wrapping-key"))) as kept:
+        with kept.database.session(write=True) as session:
+            session.run("DELETE FROM data_keys")
+        kept.add({(ada, 1): forged_key})
     with (
         opened(path) as book,
         book.acting("agent:lin", purpose="support"),
@@ -229,13 +233,13 @@ def test_swapped_keys_of_two_subjects_are_refused(path: Path) -> None:
     with opened(path) as book, book.acting("agent:lin", purpose="support"):
         customers = [book.customers.register(name=name) for name in ("Ada", "Grace")]
     with closing(sqlite3.connect(f"{path}.keys")) as raw, raw:
-        keys = dict(raw.execute("SELECT subject, data_key FROM keys").fetchall())
+        keys = dict(raw.execute("SELECT subject, wrapped FROM data_keys").fetchall())
         ada, grace = (customer.bytes for customer in customers)
-        raw.execute("UPDATE keys SET data_key=? WHERE subject=?", (keys[grace], ada))
-        raw.execute("UPDATE keys SET data_key=? WHERE subject=?", (keys[ada], grace))
+        raw.execute("UPDATE data_keys SET wrapped=? WHERE subject=?", (keys[grace], ada))
+        raw.execute("UPDATE data_keys SET wrapped=? WHERE subject=?", (keys[ada], grace))
     with opened(path) as book, book.acting("agent:lin", purpose="support"):
         for customer in customers:
-            with pytest.raises(SealError):
+            with pytest.raises(tallybook.KeysMissing, match="altered or moved"):
                 book.profiles.get(customer)
 
 

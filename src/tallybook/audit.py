@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,9 +12,9 @@ from uuid import UUID
 from tallybook.adapters import integrity, merkle
 from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.integrity import Verification
-from tallybook.adapters.notes import Checkpoint, Signer
+from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
 from tallybook.domain.access import CommandDenied, PersonalDataRead
-from tallybook.domain.errors import BookError, refusal, text, whole
+from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
 from tallybook.projections.read_models import Progress
 from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
@@ -57,13 +57,18 @@ class TrailEntry:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A log's head, signed. `note` is all that a stranger needs beside the public key: size and root are in it."""
+    """A log's head, signed. `note` is all that a stranger needs beside the public key: size and root are in it.
+
+    `token` is the answer of a timestamp authority (RFC 3161), if one was asked; `stamped_at` the time that it tells.
+    """
 
     log: str
     size: int
     root: str
     signed_at: str
     note: str
+    stamped_at: str | None = None
+    token: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,12 @@ class Consistency:
 
 
 def _signed(log: str, stored: Stored) -> SignedCheckpoint:
-    return SignedCheckpoint(log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note)
+    made = SignedCheckpoint(log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note)
+    if not stored.token:
+        return made
+    from tallybook.adapters.timestamps import said_at
+
+    return replace(made, stamped_at=said_at(stored.token).isoformat(), token=stored.token)
 
 
 def _head(checkpoints: Checkpoints, given: SignedCheckpoint) -> Checkpoint:
@@ -102,20 +112,58 @@ def _head(checkpoints: Checkpoints, given: SignedCheckpoint) -> Checkpoint:
     return head
 
 
+def _note_of(given: str | Path) -> str:
+    """The text of a checkpoint, which may lie in a file. Raises NoteError."""
+    if isinstance(given, str) and "\n" in given:
+        return given
+    try:
+        return Path(given).read_bytes()[: NOTE_BYTES_MAX + 1].decode()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise NoteError(f"The checkpoint {given} can't be read: {said}.") from error
+
+
 class AuditView(Desk):
     """Who did what, and that nothing was altered."""
 
     _name = "audit"
     _parts = {"_rotate": "rotate_signing_key"}  # noqa: RUF012 - as declared in Desk
 
-    def verify(self, progress: Progress | None = None) -> list[Verification]:
-        """Recompute the Merkle root of both logs from the stored bytes, and compare with their frontiers."""
+    def verify(self, progress: Progress | None = None, *, against: str | Path | None = None) -> list[Verification]:
+        """Recompute the Merkle root of both logs from the stored bytes; compare with their heads, tiles, checkpoints.
+
+        Whoever has the key and the database can rewrite all of these: only a checkpoint that was kept elsewhere tells.
+        `against` is such a one, of either log: its text, or the path of a file. Raises NoteError where it is none.
+        """
         core = self._core
         core.check_open()
-        return [
-            integrity.verify("events", core.app.log, progress),
-            integrity.verify("reads", core.gate.reads),
-        ]
+        given = None if against is None else _note_of(against)
+        found: list[Verification] = []
+        known = {checkpoints.name for checkpoints in core.checkpoints.values()}
+        for log, checkpoints in core.checkpoints.items():
+            head: Checkpoint | None = None
+            refused: str | None = None
+            if given is not None:
+                claimed = Checkpoint.parse(taken_apart(given)[0])
+                if claimed.origin == checkpoints.name or (log == "events" and claimed.origin not in known):
+                    try:
+                        head, _ = checkpoints.opened(given)
+                    except NoteError as error:
+                        refused = f"the checkpoint that was given does not fit this book: {error}"
+            kept = checkpoints if core.storage.vkey is not None else None
+            shown = progress if log == "events" else None
+            one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head)
+            found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
+        return found
+
+    def rebuild_tiles(self) -> None:
+        """Make the tiles of both logs anew from their rows. For a book in which `verify` found wrong ones.
+
+        Refuses: busy.
+        """
+        self._core.check_open()
+        for checkpoints in self._core.checkpoints.values():
+            checkpoints.tiles.rebuild()
 
     # ── the Merkle log ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,6 +196,23 @@ class AuditView(Desk):
         checkpoints = self._checkpoints(log)
         return (_signed(log, one) for one in checkpoints.stored())
 
+    def timestamp(self, checkpoint: SignedCheckpoint, url: str, *, timeout_s: float = 30) -> SignedCheckpoint:
+        """Have a timestamp authority (RFC 3161) at a URL sign when it saw a checkpoint, and keep its answer with it.
+
+        Only the hash of the note is sent. Needs the extra `timestamp`. Raises BookError, MissingExtra.
+        """
+        from tallybook.adapters.timestamps import stamped
+
+        self._core.check_open()
+        checkpoints = self._checkpoints(checkpoint.log)
+        head = _head(checkpoints, checkpoint)
+        token = stamped(checkpoint.note, url, timeout_s=timeout_s)
+        for stored in checkpoints.stored(head.size - 1):
+            if stored.note == checkpoint.note:
+                checkpoints.keep_token(stored, token)
+                return _signed(checkpoint.log, stored._replace(token=token))
+        raise refusal("invalid_argument", "The checkpoint is not one that is kept.", argument="checkpoint")
+
     def proof(self, position: int, *, log: str = "events", checkpoint: SignedCheckpoint | None = None) -> Inclusion:
         """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.
 
@@ -177,6 +242,7 @@ class AuditView(Desk):
 
     def consistency(self, old: SignedCheckpoint, new: SignedCheckpoint) -> Consistency:
         """That a log's later checkpoint goes on from an earlier one. Raises BookDamaged. Refuses: invalid_argument."""
+        self._core.check_open()
         checkpoints = self._checkpoints(old.log)
         first, second = _head(checkpoints, old), _head(checkpoints, new)
         whole(second.size, "new", first.size, checkpoints.log.position())

@@ -17,6 +17,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
+from tallybook.adapters.wrapping import WrappingKeys
 from tallybook.domain.errors import Refused, listed, refusal
 from tallybook.domain.events import Code, Metadata
 from tallybook.domain.rules import RuleSet
@@ -35,6 +36,7 @@ from .policy import PolicyDesk
 from .projecting import ProjectionsDesk
 from .release import RELEASE
 from .retention import RetentionDesk
+from .sealing import KeyRotation, SealingDesk
 from .tickets import TicketDesk
 from .views import ProfilesView, TiersView
 
@@ -57,8 +59,9 @@ class Book:
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
+        self._sealing = SealingDesk(core)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core)
+        self.retention = RetentionDesk(core, self.erasures)
 
     @property
     def origin(self) -> str:
@@ -162,12 +165,23 @@ class Book:
         return back_up(self._core.storage, file, replace=replace, progress=progress)
 
     def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
-        """Copy the keys into a file of their own (mode 0600), after the backup that they belong to.
+        """Copy the wrapped keys into a file of their own (mode 0600), after the backup that they belong to; the key
+        that signs the checkpoints into another beside it (`.signing-key`).
 
-        Whoever has both can read everything: keep them apart, and the keys for a short time only. Raises BookError.
+        They open nothing without the wrapping key, which is not copied: keep that one apart, and the copy for a short
+        time only. Whoever has both and a backup can read everything. Raises BookError.
         """
         self._core.check_open()
         return back_up_keys(self._core.storage, file, replace=replace)
+
+    def rotate_wrapping_key(self) -> KeyRotation:
+        """Wrap all data keys under a new wrapping key, destroy the old one, and record it as an event.
+
+        Copies of the keys that were made before open nothing any more. Cut short at any point, it is finished when the
+        book is opened again, and no key is lost. Other processes that have the book open on this host go on; on others,
+        the source has to be one that they share. Raises BookError for a book in memory. Refuses: acting_required, busy.
+        """
+        return self._sealing.rotate()
 
     def doctor(self, *, quick: bool = False, progress: Progress | None = None) -> list[Finding]:
         """What a set of checks finds: files, pages, positions, roots, streams, events, keys, read models, space.
@@ -227,7 +241,7 @@ def open(  # noqa: A001 - the name of the front door
     create: bool = True,
     lock_timeout_s: int = 30,
     inline: Sequence[str] = (),
-    wrapping_key: str | Path | None = None,
+    wrapping_key: str | Path | WrappingKeys | None = None,
     read_models: str | None = None,
     signing_key: str | Path | None = None,
     checkpoint_s: float = DEFAULT_CHECKPOINT_S,
@@ -240,11 +254,12 @@ def open(  # noqa: A001 - the name of the front door
 
     A book that is not there is made, unless `create` is False. `lock_timeout_s` is how long a command waits for
     another process's transaction. `inline` names read models that are folded in each command's own transaction, so that
-    their rows are there when it returns; each command pays for the fold. `wrapping_key` is the file, on this host, of
-    the key that a PostgreSQL book's data keys are wrapped under (default: in `~/.tallybook`); it is made with a new
-    book. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere than the log; give
-    it at each opening. The book notes the place, and one that is opened without says so in the log `tallybook.storage`;
-    `"log:"` gives the place up, and keeps them beside the log again.
+    their rows are there when it returns; each command pays for the fold. `wrapping_key` is where the key lies that all
+    data keys are wrapped under: a file (default: `….wrapping-key` beside a book in files, in `~/.tallybook` for one on
+    a server), or a `tallybook.adapters.wrapping.WrappingKeys`, such as a `KmsWrappingKeys`. It is made with a new book;
+    each book has its own. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere
+    than the log; give it at each opening. The book notes the place, and one that is opened without says so in the log
+    `tallybook.storage`; `"log:"` gives the place up, and keeps them beside the log again.
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an

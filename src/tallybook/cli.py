@@ -24,12 +24,16 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
-from .cli_audit import audit_app
 from .cli_erasure import erasure_app
+from .cli_export import export_app
+from .cli_keys import keys_app
+from .cli_log import audit_app
+from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
     READ_MODELS,
+    SIGNING_KEY,
     WRAPPING_KEY,
     Actor,
     AsJson,
@@ -69,9 +73,12 @@ projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.",
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
 app.add_typer(show_app, name="show")
 app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 
@@ -106,6 +113,15 @@ def options(
             show_default=False,
         ),
     ] = None,
+    signing_key: Annotated[
+        str | None,
+        typer.Option(
+            "--signing-key",
+            envvar="TALLYBOOK_SIGNING_KEY",
+            help='File of the key that signs checkpoints, "env:NAME", or "unsigned"; by default, beside the book',
+            show_default=False,
+        ),
+    ] = None,
     read_models: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +135,7 @@ def options(
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
+    SIGNING_KEY.set(signing_key)
 
 
 # ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -357,7 +374,14 @@ def restore(
 ) -> None:
     """Put a book back from a backup, at a place where there is none, after all of it was verified."""
     with watched("restore", as_json) as progress:
-        report = restore_book(file, book, keys=keys, checkpoint=_checkpoint(checkpoint), progress=progress)
+        report = restore_book(
+            file,
+            book,
+            keys=keys,
+            wrapping_key=WRAPPING_KEY.get(),
+            checkpoint=_checkpoint(checkpoint),
+            progress=progress,
+        )
 
     def show() -> None:
         out.print(
@@ -388,6 +412,7 @@ def doctor(
             progress=progress,
             wrapping_key=WRAPPING_KEY.get(),
             read_models=READ_MODELS.get(),
+            signing_key=SIGNING_KEY.get(),
             lock_timeout_s=lock_timeout,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,15 +26,40 @@ audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=Tru
 
 
 @audit_app.command("verify")
-def audit_verify(book: BookUrl, as_json: AsJson = False) -> None:
-    """Recompute the Merkle root of each log from the stored bytes. Exit 1 if a log was altered."""
+def audit_verify(
+    book: BookUrl,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="A checkpoint that was kept elsewhere, of either log")
+    ] = None,
+    tsa_cert: Annotated[
+        Path | None,
+        typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints.
+
+    Exit 1 if a log was altered.
+    """
+    stamped = None
+    if tsa_cert is not None:
+        if against is None:
+            raise typer.BadParameter("needs --against", param_hint="--tsa-cert")
+        from tallybook.adapters.timestamps import stamped_at
+
+        token = against.with_name(against.name + ".tsr")
+        if not token.is_file():
+            raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
+        stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_book(book, create=False) as opened, watched("verify", as_json) as progress:
-        found = opened.audit.verify(progress)
+        found = opened.audit.verify(progress, against=against)
 
     def show() -> None:
         for one in found:
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
+        if stamped is not None:
+            out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
     tell([{**asdict(one), "holds": one.holds} for one in found], as_json, show)
     if not all(one.holds for one in found):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +20,7 @@ from .terminal import (
     known_moment,
     open_book,
     out,
+    show_report,
     show_table,
     tell,
     the_customer,
@@ -25,9 +28,11 @@ from .terminal import (
 
 consent_app = typer.Typer(help="What a customer agreed to, and what of it is in force.", no_args_is_help=True)
 request_app = typer.Typer(help="Data-subject requests, and when they are due.", no_args_is_help=True)
+retention_app = typer.Typer(help="How long what is kept, what is due, and the sweep.", no_args_is_help=True)
 privacy_app = typer.Typer()
 privacy_app.add_typer(consent_app, name="consent")
 privacy_app.add_typer(request_app, name="request")
+privacy_app.add_typer(retention_app, name="retention")
 
 Subject = Annotated[str, typer.Argument(help="The customer's id, or system:external_id")]
 To = Annotated[str, typer.Argument(help="What the consent is to: marketing, profiling, …")]
@@ -141,7 +146,7 @@ def consent_show(
                 (
                     one.consent_id,
                     one.purpose,
-                    "yes" if one.in_force else "no" if one.confirmed_at else "not confirmed",
+                    "yes" if one.in_force else "no" if one.confirmed_at else "unconfirmed",
                     one.text_version,
                     one.captured_at,
                     one.valid_until,
@@ -315,3 +320,166 @@ def request_list(
             ],
         ),
     )
+
+
+@privacy_app.command("subject-report")
+def subject_report(
+    subject: Subject,
+    book: BookUrl,
+    html: Annotated[Path | None, typer.Option("--html", help="Write one readable page into this file")] = None,
+    file: Annotated[Path | None, typer.Option("--out", help="Write all of it as JSON into this file")] = None,
+    portable: Annotated[
+        Path | None, typer.Option("--portable", help="Write the copy to take elsewhere (JSON) into this file")
+    ] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """All that the book holds about a customer: for access and portability. One recorded read."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        report = opened.audit.subject_report(the_customer(opened, subject))
+    wanted = ((html, report.html), (file, report.json), (portable, report.portable))
+    written = [place for place, text in wanted if place is not None and _write(place, text())]
+    if as_json:
+        print(report.json(), end="")
+        return
+    for place in written:
+        out.print(f"{place}: {len(report.events):,} events about {report.customer_id}.", markup=False)
+    if not written:
+        show_report(report.report())
+
+
+def _write(place: Path, text: str) -> bool:
+    """For its owner's eyes only: it holds personal data in the clear."""
+    with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return True
+
+
+@retention_app.command("declare")
+def retention_declare(
+    schedule: Annotated[str, typer.Argument(help="Its name")],
+    category: Annotated[
+        str,
+        typer.Argument(help="identity, contact, transaction, communication, preference, all, or access_records"),
+    ],
+    book: BookUrl,
+    period: Annotated[int, typer.Option("--period", min=1, help="How many days, months or years")],
+    basis: Annotated[str, typer.Option("--basis", help="The legal basis, as a code: HGB:257, GDPR:5.1.e")],
+    kept_for: Annotated[str, typer.Option("--for", help="The purpose that the data is kept for")],
+    unit: Annotated[str, typer.Option("--unit", help="days, months or years")] = "months",
+    since: Annotated[str, typer.Option("--since", help="recorded, last_activity or end_of_relation")] = "recorded",
+    action: Annotated[str, typer.Option("--action", help="erase after it, or keep until then")] = "erase",
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Declare how long a category of personal data is kept, and for what."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        opened.retention.declare(
+            schedule,
+            category,
+            purpose=kept_for,
+            legal_basis=basis,
+            period=period,
+            unit=unit,
+            since=since,
+            action=action,
+        )
+    tell({"schedule": schedule}, as_json, lambda: out.print(f"{schedule} is in force.", markup=False))
+
+
+@retention_app.command("withdraw")
+def retention_withdraw(
+    schedule: Annotated[str, typer.Argument(help="Its name")],
+    book: BookUrl,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a schedule out of force."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        opened.retention.withdraw(schedule)
+    tell({"withdrawn": schedule}, as_json, lambda: out.print(f"{schedule} is no longer in force.", markup=False))
+
+
+@retention_app.command("show")
+def retention_show(book: BookUrl, as_json: AsJson = False) -> None:
+    """The schedules in force."""
+    with open_book(book, create=False) as opened:
+        found = opened.retention.schedules()
+    tell(
+        [one._asdict() for one in found],
+        as_json,
+        lambda: show_table(
+            "Retention",
+            ["schedule", "category", "purpose", "basis", "period", "since", "action"],
+            [
+                (
+                    one.schedule,
+                    one.category,
+                    one.purpose,
+                    one.legal_basis,
+                    f"{one.period} {one.unit}",
+                    one.since,
+                    one.action,
+                )
+                for one in found
+            ],
+        ),
+    )
+
+
+@retention_app.command("due")
+def retention_due(
+    book: BookUrl,
+    at: Annotated[str | None, typer.Option("--at", help="At which moment (default: now); may lie ahead")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whose data is past its period, and what stands in the way. Changes nothing, opens nothing."""
+    with open_book(book, create=False) as opened:
+        found = opened.retention.due(at)
+
+    def show() -> None:
+        show_table(
+            f"Due at {found.at}",
+            ["customer", "due", "kept", "waits for", "schedules", "last active"],
+            [
+                (
+                    one.customer_id,
+                    ", ".join(one.due),
+                    ", ".join(one.kept),
+                    ", ".join(one.waits_for),
+                    ", ".join(one.schedules),
+                    one.last_activity_at,
+                )
+                for one in found.customers
+            ],
+        )
+        out.print(
+            f"{len(found.ready):,} customers are due as a whole, {found.access_records:,} records of reads are past "
+            "their period."
+        )
+
+    tell(found, as_json, show)
+
+
+@retention_app.command("sweep")
+def retention_sweep(
+    book: BookUrl,
+    at: Annotated[str | None, typer.Option("--at", help="Up to which moment (default: now)")] = None,
+    actor: Actor = "system:retention",
+    purpose: Purpose = "retention",
+    as_json: AsJson = False,
+) -> None:
+    """Erase whoever is due as a whole, and record the sweep. There is no way back: see `retention due` first."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        found = opened.retention.sweep(at)
+
+    def show() -> None:
+        out.print(
+            f"Swept to {found.until}: {found.due:,} customers due, {found.erased:,} erased, {found.left:,} left; "
+            f"{found.access_records:,} records of reads are past their period."
+        )
+
+    tell(found, as_json, show)

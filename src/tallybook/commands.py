@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
 from itertools import count
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from tallybook.adapters.log import Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
@@ -35,6 +35,7 @@ from tallybook.domain.privacy import RequestCompleted
 from tallybook.domain.retention import Retention
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
+from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .times import When, moment_us
@@ -417,10 +418,10 @@ class Work:
         """A draft under a new id."""
         return self._fresh(Customer, self._core.new_id())
 
-    def key_for(self, customer: Customer) -> tuple[int, bytes]:
-        """Id and commitment of the data key of a customer who is being registered; it is kept with the commit."""
+    def key_for(self, customer: Customer, key_id: int = ORDINARY_KEY) -> tuple[int, bytes]:
+        """Id and commitment of a new data key of a customer; it is kept with the commit."""
         fresh = customer.id not in self._loaded
-        key_id, committed, key = self._core.keyring.key_for(customer.id, fresh=fresh)
+        key_id, committed, key = self._core.keyring.key_for(customer.id, fresh=fresh, key_id=key_id)
         self.keys[customer.id, key_id] = key
         return key_id, committed
 
@@ -508,6 +509,13 @@ class Work:
         """Give a claim up."""
         self.releases.append(claim)
         self._claimed[claim] = None
+
+    def rest_on(self, history: Iterable[Recorded]) -> None:
+        """Make the command start again if a stream of these events moves before the commit."""
+        for _, event in history:
+            stream = event.originator_id
+            if stream not in self._drafts:
+                self._versions[stream] = max(self._versions.get(stream, 0), event.originator_version)
 
     def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
         """Keys of a subject are to be destroyed once this is committed."""

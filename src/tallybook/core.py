@@ -14,7 +14,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History
+from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
 from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
@@ -25,6 +25,7 @@ from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.adapters.tiles import TileStore
 from tallybook.domain.access import Standing
+from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
@@ -32,7 +33,6 @@ from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, InForce, Policy, Verdict
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
-from tallybook.domain.signing import SigningKeyRotated
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -42,6 +42,8 @@ from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
+"""For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
 """Where it stands in the metadata that a scan of the log gives."""
 
@@ -84,9 +86,9 @@ class Core:
         self.follow_erasures()
         if inline:
             self.app.events_inline(Inline(self, inline))
-        self.signing_id = uuid5(self.book_id, "signing")
+        self.signing_id = signing_stream(storage.origin)
         self.checkpoints = {
-            log: Checkpoints(TileStore(recorder), name, storage.signing, self.signed_by, now_us, checkpoint_s)
+            log: Checkpoints(TileStore(recorder), name, self.signed_by, storage.signing, now_us, checkpoint_s)
             for log, recorder, name in (
                 ("events", self.app.log, storage.origin),
                 ("reads", reads, f"{storage.origin}/reads"),
@@ -101,16 +103,7 @@ class Core:
 
     def signed_by(self) -> History:
         """The public keys of the book, in their order. Raises BookDamaged, and BookError for a book that has none."""
-        signing = self.storage.signing
-        if signing is None:
-            raise BookError("The book was opened without a signing key.", path=self.storage.url)
-        vkeys = [signing.vkey]
-        for recorded in self.stream(self.signing_id):
-            event = recorded.event
-            if not isinstance(event, SigningKeyRotated) or event.old_vkey != vkeys[-1]:
-                raise damaged("The key that signs checkpoints is not the one that was noted", self.storage.url)
-            vkeys.append(event.new_vkey)
-        return History(vkeys)
+        return signed_by(self.app.log, self.storage.vkey)
 
     def finish_rotation(self) -> None:
         """See that the present key is at hand, and finish a rotation that was cut short. Raises SigningKeyMissing."""

@@ -9,9 +9,10 @@ from itertools import islice
 from uuid import UUID
 
 from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
 from tallybook.domain.errors import Refused, refusal
-from tallybook.domain.events import Metadata
+from tallybook.domain.events import Event, Metadata
+from tallybook.domain.retention import Action, Kept, activity_of, kept
 
 from .commands import Desk, Work, awaitable, command
 from .core import Acting
@@ -104,11 +105,47 @@ class ErasureDesk(Desk):
         lookups = self._core.app.log.claims_of([draft.id.bytes, *(purchase.bytes for purchase in draft.purchases)])
         for claim in lookups:
             work.release(claim)
+        held = self._keep(work, draft)
         event = erase(
-            draft, work.stamp, reason, lookups=len(lookups), kept=0, kept_until_us=None, request_id=request_id
+            draft,
+            work.stamp,
+            reason,
+            lookups=len(lookups),
+            kept=len(held),
+            kept_until_us=max((why.until_us or 0 for *_, why in held), default=None),
+            request_id=request_id,
         )
         work.erase(draft.id, event.key_ids)
         return event.event_id
+
+    def _keep(self, work: Work, customer: Customer) -> list[tuple[int, Event, str, Kept]]:
+        """Seal anew, under a key of its own, what retention schedules demand to keep; what that is."""
+        core = self._core
+        schedules = work.retention().schedules
+        if not any(one.action == Action.KEEP for one in schedules):
+            return []
+        core.catch_up(core.trail)
+        history = core.subject_history(customer.id)
+        work.rest_on(history)
+        # An erasure ends the relation, if nothing ended it before.
+        at_us = work.stamp.effective_us
+        when = activity_of(event for _, event in history)
+        when = when if when.ended_us is not None else when._replace(ended_us=at_us)
+        held = [
+            (position, event, field, why)
+            for position, event in history
+            if event.subject_id == customer.id
+            for field, why in kept(schedules, event, when, at_us).items()
+        ]
+        if held:
+            handles = {place: getattr(event, field) for place, (_, event, field, _) in enumerate(held)}
+            values = core.gate.open(
+                core.gate_metadata(work.metadata), "erasures.keep", handles, [customer.id], to_seal_again=True
+            )
+            key_id, commitment = work.key_for(customer, KEPT_KEY)
+            assert key_id == KEPT_KEY
+            keep(customer, work.stamp, held, [str(values[place]) for place in handles], commitment=commitment)
+        return held
 
     @awaitable
     def erase_kept(self, customer: UUID | str, *, reason: str = "retention-over") -> ErasureReceipt:

@@ -10,10 +10,8 @@ from uuid import UUID
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
-from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import refusal, text, whole
-from tallybook.domain.events import Metadata
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import Enrolled, LoyaltyAccount, PointsRedeemed, account_id
 from tallybook.domain.rules import Rules, RuleSet
@@ -21,6 +19,7 @@ from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import Derivation
 
 from .commands import BoundCommand, Desk, Work, command, command_ahead
+from .core import LOOKING
 from .customers import DEFAULT_PROGRAMME, as_id
 from .times import When, as_of_us, iso, moment_us
 
@@ -280,11 +279,8 @@ class LoyaltyDesk(Desk):
             control = derivation.control
         if not account.enrolled:
             raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
-        account.settle(_LOOKING, at_us, control)
+        account.settle(LOOKING, at_us, control)
         return account
-
-
-_LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import known_uuid
+from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import refusal, text, whole
-from tallybook.domain.events import CODE_CHARS_MAX, REGISTRY, from_us
+from tallybook.domain.events import CODE_CHARS_MAX, from_us
 from tallybook.domain.privacy import RelationEnded
 from tallybook.domain.retention import (
     ACCESS_RECORDS,
@@ -27,12 +29,12 @@ from tallybook.domain.ticket import Author, TicketReplied
 
 from .commands import BoundCommand, Desk, Work, command
 from .core import Core
+from .erasures import ErasureDesk
 from .times import When, as_of_us, iso
 
-Erase = Callable[[UUID, str], object]
-"""Erases a subject, for a reason: recorded by itself, and repeated without a second effect."""
-
 RESTRICTED = "restricted"
+KEPT = "kept"
+"""What an erasure kept, and need be kept no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class DueSubject:
     """A customer whose data is past its period. `ready`: due as a whole.
 
     Otherwise `waits_for` names what stands in the way: categories that no schedule lets go yet (a customer's data lies
-    under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves.
+    under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves. Of
+    customers who were erased, `due` is `kept`, once what was kept of them has had its time.
     """
 
     customer_id: UUID
@@ -68,7 +71,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSweep:
-    """What a sweep did. `left` are due and were not erased: nothing that erases is wired in, or it was cut short."""
+    """What a sweep did. `left` were due when it began, and no more when their turn came."""
 
     until: str
     due: int
@@ -80,9 +83,12 @@ class RetentionSweep:
 class RetentionDesk(Desk):
     """Retention schedules, and what they make due."""
 
-    def __init__(self, core: Core, erase: Erase | None = None) -> None:
+    _name = "retention"
+    _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
+
+    def __init__(self, core: Core, erasures: ErasureDesk) -> None:
         super().__init__(core)
-        self._erase = erase
+        self._erasures = erasures
 
     @command
     def declare(
@@ -141,8 +147,7 @@ class RetentionDesk(Desk):
         """Erase every customer who is due as a whole at a moment (default: now), then record the sweep.
 
         Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated.
-        `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument,
-        effective_in_future.
+        `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
 
@@ -159,14 +164,26 @@ class RetentionDesk(Desk):
         found = self.due(from_us(until_us))
         ready = found.ready
         erased = 0
-        for one in ready if self._erase is not None else ():
-            assert self._erase is not None
-            self._erase(one.customer_id, f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
+        for one in ready:
+            if KEPT in one.due:
+                self._erasures.erase_kept(one.customer_id)
+            elif self._still_due(one, until_us):
+                self._erasures.erase(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
+            else:
+                continue
             erased += 1
         self._record(
             until_us, len(ready), erased, found.access_records, effective_at=effective_at, command_id=command_id
         )
         return RetentionSweep(found.at, len(ready), erased, len(ready) - erased, found.access_records)
+
+    def _still_due(self, one: DueSubject, until_us: int) -> bool:
+        """Whether a customer did nothing since the sweep began."""
+        core = self._core
+        schedules = core.app.load(Retention, core.retention_id).schedules
+        core.catch_up(core.trail)
+        found = assess(schedules, [event for _, event in core.subject_events(one.customer_id)], until_us)
+        return found.ready and not core.app.load(Customer, one.customer_id).restricted
 
     @command
     def _record(
@@ -184,10 +201,11 @@ class RetentionDesk(Desk):
 
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
+        gone = {known_uuid(subject) for subject, key_id, _ in core.app.log.erasures() if key_id == ORDINARY_KEY}
+        yield from self._kept_too_long(gone, at_us)
         erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
         if not erasing:
             return
-        gone = self._erased()
         by_recording = any(one.since == Since.RECORDED for one in erasing)
         for subject, when in self._activities().items():
             # Cheap first: where every period runs from the last activity or the end, most are not due.
@@ -228,12 +246,13 @@ class RetentionDesk(Desk):
                     held[subject] = max(held.get(subject, effective_us), effective_us)
         return {known_uuid(subject): activity(last.get(subject, -(2**62)), ended.get(subject)) for subject in customers}
 
-    def _erased(self) -> set[UUID]:
-        """Customers who are erased already."""
-        schema = REGISTRY.get("customer.erased")
-        if schema is None:
-            return set()
-        return {known_uuid(subject) for _, (subject,) in self._core.app.scan(schema.event_class, ["subject_id"])}
+    def _kept_too_long(self, erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
+        """Customers who were erased, and of whom what the law demanded to keep has had its time."""
+        for subject in sorted(erased):
+            customer = self._core.app.load(Customer, subject)
+            until_us = customer.kept_until_us
+            if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased:
+                yield DueSubject(subject, True, (KEPT,), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:
         periods = [one for one in schedules if one.category == ACCESS_RECORDS]
@@ -242,7 +261,8 @@ class RetentionDesk(Desk):
         return sum(
             1
             for _, event in self._core.reads()
-            if any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
+            if isinstance(event, PersonalDataRead)
+            and any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
         )
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from tallybook.adapters.reports import Column, Kind, Report, Section, as_html
-from tallybook.domain.access import PersonalDataRead
+from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.domain.control import Control
 from tallybook.domain.customer import (
     PROFILE_FIELDS,
@@ -30,10 +30,11 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
     ReturnRecorded,
 )
+from tallybook.domain.erasure import RecordKept, SubjectErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import Enrolled, GoodwillGranted, LoyaltyAccount
-from tallybook.domain.personal import Personal
+from tallybook.domain.personal import Masked, Personal, Withheld
 from tallybook.domain.privacy import Restricted, RestrictionLifted
 from tallybook.domain.retention import Retention
 from tallybook.domain.ticket import (
@@ -49,7 +50,7 @@ from tallybook.domain.ticket import (
 from tallybook.projections.profiles import CLEAR, PERSONAL, profile_of
 from tallybook.projections.read_models import Recorded
 
-from .core import Core
+from .core import LOOKING, Core
 from .customers import consent_view, request_views
 from .times import iso
 
@@ -58,7 +59,7 @@ PORTABLE_SCHEMA = "tallybook/portable-copy@1"
 
 BY_US = (
     KeyCreated, TicketAssigned, TicketResolved, TicketCompensated, TicketClosed, GoodwillGranted, Restricted,
-    RestrictionLifted,
+    RestrictionLifted, SubjectErased,
 )  # fmt: skip
 """Facts that did not come from the subject: in the portable copy they stand with what was derived."""
 TICKET_EVENTS = (
@@ -103,7 +104,9 @@ class EventEntry:
 class SubjectReport:
     """All that a book holds about one person. Values are `Erased` where the subject's key was destroyed.
 
-    `json()` and `html()` hold the same; `portable()` is the copy to take elsewhere. `data` is what `json()` writes.
+    `json()` and `html()` hold the same; `portable()` is the copy to take elsewhere. `data` is what `json()` writes;
+    `data["withheld"]` counts the values that the access policy does not release to whoever asked: then it is not
+    complete.
     """
 
     customer_id: UUID
@@ -170,6 +173,7 @@ def subject_report(core: Core, customer_id: UUID) -> SubjectReport:
     now_us = core.now_us()
     data = _data(core, customer_id, history, entries, now_us)
     data["made_of"] |= {"asked_by": acting.actor, "purpose": acting.purpose}
+    data["withheld"] = sum(isinstance(value, (Withheld, Masked)) for value in opened.values())
     return SubjectReport(customer_id, iso(now_us) or "", entries, data)
 
 
@@ -250,7 +254,7 @@ def _data(
             tickets.setdefault(event.originator_id, []).append(_said(by_position[position]))
     restrictions = of(Restricted, RestrictionLifted)
     decisions = of(Decision)
-    consulted, exports = _reads(core, customer_id)
+    consulted, exports = _reads(core, customer_id, [position for position, _ in history])
     return {
         "schema": SCHEMA,
         "subject": customer_id,
@@ -269,10 +273,12 @@ def _data(
         "returns": of(ReturnRecorded),
         "interactions": of(InteractionRecorded),
         "tickets": [{"ticket": ticket, "entries": said} for ticket, said in tickets.items()],
-        "accounts": list(_accounts(core, history)),
+        "accounts": list(_accounts(core, history, now_us)),
         "decisions": decisions,
         "rule_sets": _rule_sets(core, {str(one["values"]["rules"]) for one in decisions}),
         "retention": [one._asdict() for one in core.app.load(Retention, core.retention_id).schedules],
+        "erasures": of(SubjectErased),
+        "kept": of(RecordKept),
         "consulted": consulted,
         "exports": exports,
         "events": entries,
@@ -345,10 +351,12 @@ def _field_history(history: Sequence[Recorded], by_position: Mapping[int, EventE
     return sorted(found, key=lambda one: (one["field"], one["since"], one["position"]))
 
 
-def _accounts(core: Core, history: Sequence[Recorded]) -> Iterator[dict[str, Any]]:
+def _accounts(core: Core, history: Sequence[Recorded], now_us: int) -> Iterator[dict[str, Any]]:
+    control = core.app.load(Control, core.book_id)
     for _, event in history:
         if isinstance(event, Enrolled):
-            account = core.app.load(LoyaltyAccount, event.originator_id)
+            account = core.app.load(LoyaltyAccount, event.originator_id).draft([])
+            account.settle(LOOKING, now_us, control)  # what is due by now counts, recorded or not
             yield {
                 "account": account.id,
                 "programme": account.programme,
@@ -377,29 +385,45 @@ def _rule_sets(core: Core, labels: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _reads(core: Core, customer_id: UUID) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Who consulted the subject's data, and the exports that held it. Of other subjects, only how many they were."""
+def _reads(
+    core: Core, customer_id: UUID, positions: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Who asked for the subject's data, and the exports that held it. Of other subjects, only how many they were."""
     consulted: list[dict[str, Any]] = []
     exports: list[dict[str, Any]] = []
     for position, event in core.reads():
-        subjects = getattr(event, "subjects", ())
-        if customer_id not in (event.subject_id, *subjects):
-            continue
-        read = isinstance(event, PersonalDataRead)
-        said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
-        entry = {
-            "position": position,
-            "at": iso(event.metadata.recorded_us),
-            "by": event.metadata.actor,
-            "on_behalf_of": event.metadata.on_behalf_of,
-            "purpose": event.metadata.purpose,
-            "channel": event.metadata.channel,
-            "what": event.action if isinstance(event, PersonalDataRead) else event.stored_name,
-            "with_others": max(len(subjects) - 1, 0),
-            **said,
-        }
-        (consulted if read else exports).append(entry)
+        if isinstance(event, PersonalDataRead) and customer_id in event.subjects:
+            others = len(event.subjects) - 1
+            said = _own(event, customer_id)
+            consulted.append({**_record(position, event, event.action), "with_others": others, **said})
+        elif isinstance(event, Exported) and any(event.from_position <= one <= event.to_position for one in positions):
+            said = {name: getattr(event, name) for name in event.clear_fields}
+            exports.append({**_record(position, event, event.stored_name), **said})
     return consulted, exports
+
+
+def _record(position: int, event: Event, what: str) -> dict[str, Any]:
+    metadata = event.metadata
+    return {
+        "position": position,
+        "at": iso(metadata.recorded_us),
+        "by": metadata.actor,
+        "on_behalf_of": metadata.on_behalf_of,
+        "purpose": metadata.purpose,
+        "channel": metadata.channel,
+        "application": metadata.application,
+        "what": what,
+    }
+
+
+def _own(event: PersonalDataRead, customer_id: UUID) -> dict[str, Any]:
+    """What a record of a read says of one subject: what it says of the others is theirs."""
+    said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
+    said["restricted"] = customer_id in event.restricted
+    said["consents"] = [
+        consent for subject, consent in zip(event.subjects, event.consents, strict=False) if subject == customer_id
+    ]
+    return said
 
 
 # ── as tables ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -412,7 +436,13 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "What this is",
         "All that this book holds about you: each field with its source, what was decided and why, who looked at your "
         "data and why, and how long it is kept. Times are in UTC. What was erased is shown as (erased). The last table "
-        "holds everything; those before it show the same by topic.",
+        "holds everything; those before it show the same by topic."
+        + (
+            f"\nNOT COMPLETE: {data['withheld']:,} values were withheld or shown in part only, because the access "
+            "policy does not release them to whoever asked for this report."
+            if data["withheld"]
+            else ""
+        ),
     )
     yield _table("Profile", data["profile"], ("field", "value", "category", "sensitivity"), ("since",), "set_by")
     times = ("since", "recorded_at")
@@ -450,7 +480,13 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     yield Section(
         "Decisions about you, and why",
         "Each was made by rules, from the facts that it names. The rules stand below.",
-        (Column("when", Kind.TIME), Column("decision"), Column("rules"), Column("inputs"), Column("what it says")),
+        (
+            Column("when", Kind.TIME),
+            Column("decision", Kind.ID),
+            Column("rules", Kind.ID),
+            Column("inputs", Kind.ID),
+            Column("what it says"),
+        ),
         [
             (
                 one["effective_at"],
@@ -465,7 +501,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     yield Section(
         "The rules behind the decisions",
         "",
-        (Column("rules"), Column("in force from", Kind.TIME), Column("what they say")),
+        (Column("rules", Kind.ID), Column("in force from", Kind.TIME), Column("what they say")),
         [
             (one["rule_set"], one["in_force_from"], json.dumps(one["document"], indent=1, ensure_ascii=False))
             for one in data["rule_sets"]
@@ -476,11 +512,13 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         data["retention"],
         ("schedule", "category", "purpose", "legal_basis", "period", "unit", "since", "action"),
     )
+    yield _topic("Erasures", data["erasures"])
+    yield _topic("What the law demands to keep beyond an erasure", data["kept"])
     yield Section(
         "Who looked at your data",
         "",
         (
-            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what"), Column("details"),
+            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what", Kind.ID), Column("details"),
             Column("with others", Kind.COUNT),
         ),
         [_looked(one) for one in data["consulted"]],
@@ -489,7 +527,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "Exports that held your data",
         "",
         (
-            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what"), Column("details"),
+            Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what", Kind.ID), Column("details"),
             Column("with others", Kind.COUNT),
         ),
         [_looked(one) for one in data["exports"]],
@@ -498,7 +536,7 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "Everything that is recorded",
         "Every event about you with every field, in the order of recording.",
         (
-            Column("entry", Kind.COUNT), Column("what"), Column("field"), Column("value"), Column("category"),
+            Column("entry", Kind.COUNT), Column("what", Kind.ID), Column("field"), Column("value"), Column("category"),
             Column("sensitivity"), Column("since", Kind.TIME), Column("recorded", Kind.TIME), Column("by"),
             Column("channel"), Column("purpose"),
         ),
@@ -513,12 +551,14 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     )  # fmt: skip
 
 
-_LOOKED = ("position", "at", "by", "on_behalf_of", "purpose", "channel", "what", "with_others")
+_LOOKED = ("position", "at", "by", "on_behalf_of", "purpose", "channel", "application", "what", "with_others")
 
 
 def _looked(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    rest = {name: value for name, value in one.items() if name not in _LOOKED and value not in (None, (), "")}
-    return one["at"], one["by"], one["purpose"], one["what"], _listed(rest), one["with_others"]
+    rest = {
+        name: value for name, value in one.items() if name not in _LOOKED and value not in (None, (), [], "", False)
+    }
+    return one["at"], one["by"], one["purpose"], one["what"], _listed(rest), one.get("with_others")
 
 
 def _table(
@@ -530,8 +570,8 @@ def _table(
 
 def _topic(title: str, rows: Sequence[Mapping[str, Any]]) -> Section:
     columns = (
-        Column("when", Kind.TIME), Column("what"), Column("details"), Column("recorded", Kind.TIME), Column("by"),
-        Column("channel"),
+        Column("when", Kind.TIME), Column("what", Kind.ID), Column("details"), Column("recorded", Kind.TIME),
+        Column("by"), Column("channel"),
     )  # fmt: skip
     return Section(
         title,
@@ -555,7 +595,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool):
         return "yes" if value else "no"
     answer = json.loads(_json(value))
-    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    if isinstance(answer, list):
+        return "; ".join(map(_item, answer))
+    return answer if isinstance(answer, str) else _item(answer)
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_item(one)}" for name, one in value.items() if one is not None)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _json(value: Any) -> str:

@@ -29,6 +29,7 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
+SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
 READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
 
 BookUrl = Annotated[
@@ -55,7 +56,13 @@ KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book kne
 
 def open_book(url: str, *, create: bool = True) -> Book:
     """Open the book that a command works on."""
-    return front.open(url, create=create, wrapping_key=WRAPPING_KEY.get(), read_models=READ_MODELS.get())
+    return front.open(
+        url,
+        create=create,
+        wrapping_key=WRAPPING_KEY.get(),
+        read_models=READ_MODELS.get(),
+        signing_key=SIGNING_KEY.get(),
+    )
 
 
 def fail(error: TallybookError, as_json: bool) -> None:

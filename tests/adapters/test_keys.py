@@ -18,13 +18,11 @@ from eventsourcing.persistence import IntegrityError
 
 import tallybook
 from tallybook.adapters.database import FORMAT
+from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.keys import (
     FIRST_KEY_ID,
     KEPT_KEY_ID,
-    KEY_BYTES,
     KEYS_APPLICATION_ID,
-    NONCE_BYTES,
-    FileKeyStore,
     KeyName,
     Keyring,
     KeyStore,
@@ -33,6 +31,7 @@ from tallybook.adapters.keys import (
     secret,
 )
 from tallybook.adapters.log import LogRecorder, NewRow
+from tallybook.adapters.wrapping import KEY_BYTES, NONCE_BYTES, FileWrappingKeys, Wrapping
 from tallybook.commands import Work
 from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, Refused, SealError
 from tallybook.domain.personal import Sealed
@@ -40,11 +39,15 @@ from tallybook.domain.personal import Sealed
 ORIGIN = "tallybook/test"
 
 
+def source_in(folder: Path) -> FileWrappingKeys:
+    return FileWrappingKeys(folder / "wrapping-key")
+
+
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyStore]:
     made: KeyStore = MemoryKeyStore(ORIGIN)
     if request.param == "file":
-        made = FileKeyStore(tmp_path / "x.keys", origin=ORIGIN)
+        made = FileKeyStore(tmp_path / "x.keys", source_in(tmp_path), origin=ORIGIN)
     yield made
     made.close()
 
@@ -92,10 +95,10 @@ def test_a_key_that_is_there_is_never_replaced(store: KeyStore) -> None:
 def test_a_file_keeps_keys_origin_and_lookup_key(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
     subject = (uuid4(), 1)
-    first = FileKeyStore(path, origin=ORIGIN)
+    first = FileKeyStore(path, source_in(tmp_path), origin=ORIGIN)
     first.add({subject: b"1" * KEY_BYTES})
     first.close()
-    second = FileKeyStore(path, origin="tallybook/ignored")
+    second = FileKeyStore(path, source_in(tmp_path), origin="tallybook/ignored")
     assert (second.origin, second.lookup_key, second.count()) == (ORIGIN, first.lookup_key, 1)
     assert second.get([subject]) == {subject: b"1" * KEY_BYTES}
     assert len(second.lookup_key) == KEY_BYTES
@@ -104,35 +107,23 @@ def test_a_file_keeps_keys_origin_and_lookup_key(tmp_path: Path) -> None:
 
 def test_a_key_is_on_disk_when_add_returns(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
-    store = FileKeyStore(path, origin=ORIGIN)
-    subject = (uuid4(), 1)
-    store.add({subject: b"1" * KEY_BYTES})
+    store = FileKeyStore(path, source_in(tmp_path), origin=ORIGIN)
+    name = (uuid4(), 1)
+    store.add({name: b"1" * KEY_BYTES})
     with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute("SELECT data_key FROM keys WHERE subject=?", (subject[0].bytes,)).fetchone() == (b"1" * 32,)
-    store.close()
-
-
-def test_a_key_that_was_deleted_leaves_no_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "x.keys"
-    store = FileKeyStore(path, origin=ORIGIN)
-    keys = {(uuid4(), 1): bytes([200, number]) * (KEY_BYTES // 2) for number in range(50)}
-    store.add(keys)
-    assert all(key in path.read_bytes() for key in keys.values())
-    store._connection.execute("DELETE FROM keys")
-    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert not [key for key in keys.values() if key in content]
+        assert raw.execute("SELECT subject, key_id FROM data_keys").fetchall() == [(name[0].bytes, 1)]
     store.close()
 
 
 def test_a_key_file_is_not_made_without_an_origin(tmp_path: Path) -> None:
     with pytest.raises(KeysMissing, match="is not there"):
-        FileKeyStore(tmp_path / "x.keys")
+        FileKeyStore(tmp_path / "x.keys", source_in(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_books_have_different_lookup_keys(tmp_path: Path) -> None:
     assert MemoryKeyStore(ORIGIN).lookup_key != MemoryKeyStore(ORIGIN).lookup_key
-    stores = [FileKeyStore(tmp_path / name, origin=ORIGIN) for name in ("a", "b")]
+    stores = [FileKeyStore(tmp_path / name, source_in(tmp_path), origin=ORIGIN) for name in ("a", "b")]
     assert stores[0].lookup_key != stores[1].lookup_key
     for one in stores:
         one.close()
@@ -219,7 +210,7 @@ def test_a_key_that_another_process_keeps_between_the_look_and_the_keeping_is_no
 
 def test_a_key_file_that_is_locked_says_so_and_keeps_nothing(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
-    store = FileKeyStore(path, origin=ORIGIN, lock_timeout_s=0)
+    store = FileKeyStore(path, source_in(tmp_path), origin=ORIGIN, lock_timeout_s=0)
     subject = (uuid4(), 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -238,7 +229,7 @@ def test_a_key_file_that_is_locked_says_so_and_keeps_nothing(tmp_path: Path) -> 
 
 def test_a_key_file_says_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "x.keys"
-    FileKeyStore(path, origin=ORIGIN).close()
+    FileKeyStore(path, source_in(tmp_path), origin=ORIGIN).close()
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA application_id").fetchone()[0] == KEYS_APPLICATION_ID
         assert raw.execute("PRAGMA user_version").fetchone()[0] == FORMAT
@@ -476,14 +467,17 @@ def alter(path: Path, statement: str, *values: object) -> None:
 
 def test_nothing_is_sealed_under_a_key_that_the_log_does_not_commit_to(shop: tuple[Path, UUID]) -> None:
     path, customer = shop
-    [key] = sqlite3.connect(path.with_name("shop.book.keys")).execute("SELECT data_key FROM keys").fetchone()
-    alter(path, "UPDATE keys SET data_key=?", os.urandom(32))
+    before = path.with_name("shop.book.keys").read_bytes()
+    store = FileKeyStore(path.with_name("shop.book.keys"), FileWrappingKeys(f"{path}.wrapping-key"))
+    alter(path, "DELETE FROM data_keys")
+    store.add({(customer, 1): os.urandom(32)})
+    store.close()
     with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
-        before = book.position()
+        position = book.position()
         with pytest.raises(SealError, match="commits to"):
             book.customers.change(customer, name="Ada Lovelace")
-        assert book.position() == before
-    alter(path, "UPDATE keys SET data_key=?", key)
+        assert book.position() == position
+    path.with_name("shop.book.keys").write_bytes(before)
     with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
         book.customers.change(customer, name="Ada Lovelace")
         assert book.profiles.get(customer)["name"] == "Ada Lovelace"
@@ -494,17 +488,20 @@ def test_a_book_is_not_opened_with_another_look_up_key_than_its_own(shop: tuple[
     with tallybook.open(f"sqlite:///{path}") as book:
         book.backup(tmp_path / "backup")
         book.backup_keys(tmp_path / "keys")
-    alter(path, "UPDATE meta SET value=? WHERE name='lookup_key'", os.urandom(32))
+    wrapping = Wrapping(FileWrappingKeys(f"{path}.wrapping-key"), book.origin)
+    other_key = wrapping.wrap(wrapping.newest, os.urandom(32), "lookup", 0)
+    alter(path, "UPDATE book_keys SET wrapped=? WHERE name='lookup'", other_key)
     with pytest.raises(KeysMissing, match="another look-up key"):
         tallybook.open(f"sqlite:///{path}")
     found = [one for one in tallybook.doctor(f"sqlite:///{path}") if one.name == "keys"]
     assert [(one.state, "another look-up key" in one.what) for one in found] == [("failed", True)]
     other = path.with_name("shop.book.keys")
+    again = f"sqlite:///{tmp_path}/again.book"
     with pytest.raises(KeysMissing, match="another look-up key"):
-        tallybook.restore(tmp_path / "backup", f"sqlite:///{tmp_path}/again.book", keys=other)
+        tallybook.restore(tmp_path / "backup", again, keys=other, wrapping_key=f"{path}.wrapping-key")
     assert not (tmp_path / "again.book").exists()
-    tallybook.restore(tmp_path / "backup", f"sqlite:///{tmp_path}/again.book", keys=tmp_path / "keys")
-    with tallybook.open(f"sqlite:///{tmp_path}/again.book") as book:
+    tallybook.restore(tmp_path / "backup", again, keys=tmp_path / "keys", wrapping_key=f"{path}.wrapping-key")
+    with tallybook.open(again, wrapping_key=f"{path}.wrapping-key") as book:
         assert book.customers.find("crm", "77") == customer
 
 
@@ -518,7 +515,7 @@ def test_a_book_of_before_the_look_up_key_was_noted_is_opened(shop: tuple[Path, 
 
 def test_a_book_never_holds_its_look_up_key(shop: tuple[Path, UUID]) -> None:
     path, _ = shop
-    store = FileKeyStore(path.with_name("shop.book.keys"))
+    store = FileKeyStore(path.with_name("shop.book.keys"), FileWrappingKeys(f"{path}.wrapping-key"))
     key = store.lookup_key
     store.close()
     content = path.read_bytes()

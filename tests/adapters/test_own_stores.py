@@ -101,6 +101,16 @@ class Vault:
         found = {name: self._secret(path_of(name)) for name in names}
         return {name: secret for name, secret in found.items() if secret is not None}
 
+    def wrapping(self) -> str | None:
+        self._connect().close()
+        return None
+
+    def rotate(self) -> tuple[str, str]:
+        self._connect().close()
+        raise tallybook.BookError(
+            "The vault has no wrapping key.", path=str(self.path), remedy="Nothing is to be done."
+        )
+
     def close(self) -> None:
         self._open = False
 

@@ -12,12 +12,13 @@ import pytest
 from tests.postgres import drop_schema, made_schema, schema_url
 
 from tallybook.adapters.database import Database
-from tallybook.adapters.keys import FileKeyStore, KeyStore, MemoryKeyStore
+from tallybook.adapters.key_tables import FileKeyStore, WrappedKeyStore
+from tallybook.adapters.keys import KeyStore, MemoryKeyStore
 from tallybook.adapters.log import EventStore, LogRecorder
 from tallybook.adapters.postgres import PostgresDatabase
-from tallybook.adapters.postgres_keys import PostgresKeyStore, WrappingKey
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.sqlite import SQLiteDatabase
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.projections.read_models import ReadModelStore
 from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite
 
@@ -88,10 +89,11 @@ class TestEventsOnAServer(OnServer, OnDatabase):
 
 class TestKeysInFiles(KeyStoreSuite):
     def make(self, tmp_path: Path) -> KeyStore:
-        return FileKeyStore(tmp_path / "suite.keys", origin=ORIGIN)
+        return FileKeyStore(tmp_path / "suite.keys", FileWrappingKeys(tmp_path / "suite.wrapping-key"), origin=ORIGIN)
 
     def reopen(self, store: KeyStore) -> KeyStore:
-        return FileKeyStore(cast("FileKeyStore", store).path)
+        files = cast("FileKeyStore", store)
+        return FileKeyStore(files.path, files.source)
 
 
 class TestKeysInMemory(KeyStoreSuite):
@@ -102,23 +104,22 @@ class TestKeysInMemory(KeyStoreSuite):
 
 
 class TestKeysOnAServer(OnServer, KeyStoreSuite):
-    wrapping_key = WrappingKey(bytes(32), Path("suite.wrapping-key"))
-
     def make(self, tmp_path: Path) -> KeyStore:
         database = self.new_database()
         with database.session(write=True) as session:
-            for statement in PostgresKeyStore.definitions():
+            for statement in WrappedKeyStore.definitions():
                 session.define(statement)
-            PostgresKeyStore.begin(session, ORIGIN, self.wrapping_key)
-        return PostgresKeyStore(database, ORIGIN, self.wrapping_key)
+            source = FileWrappingKeys(tmp_path / "suite.wrapping-key")
+            WrappedKeyStore.begin(session.insert, ORIGIN, source)
+        return WrappedKeyStore(database, ORIGIN, source)
 
     def reopen(self, store: KeyStore) -> KeyStore:
-        database = same_database(cast("PostgresKeyStore", store).database)
-        return PostgresKeyStore(database, ORIGIN, self.wrapping_key)
+        wrapped = cast("WrappedKeyStore", store)
+        return WrappedKeyStore(same_database(wrapped.database), ORIGIN, wrapped.source)
 
     def close(self, store: KeyStore) -> None:
         store.close()
-        cast("PostgresKeyStore", store).database.close()
+        cast("WrappedKeyStore", store).database.close()
 
 
 class RowsOnDatabase(ReadModelStoreSuite):

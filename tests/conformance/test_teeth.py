@@ -19,10 +19,12 @@ from eventsourcing.persistence import IntegrityError
 import tallybook
 from tallybook.adapters import merkle
 from tallybook.adapters.database import Session
-from tallybook.adapters.keys import FileKeyStore, KeyName, MemoryKeyStore
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.keys import KeyName, MemoryKeyStore
 from tallybook.adapters.log import CLAIMS, RECEIPTS, LogRecorder, LogSubscription, NewRow
 from tallybook.adapters.read_models import TableReadModelStore, TableRows
 from tallybook.adapters.sqlite import SQLiteDatabase, SQLiteWatch
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.projections.read_models import Generation, Hold, Table
 from tallybook.testing import conformance
 from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite
@@ -609,7 +611,8 @@ class HasANewLookUpKeyEachTime(FileKeyStore):
 class ForgetsAtTheEnd(FileKeyStore):
     def close(self) -> None:
         if not self._closed:
-            self._connection.execute("DELETE FROM keys")
+            with self.database.session(write=True) as session:
+                session.run("DELETE FROM data_keys")
         super().close()
 
 
@@ -662,10 +665,10 @@ class KeyStores(KeyStoreSuite):
     def make(self, tmp_path: Path) -> Any:
         if issubclass(self.kind, MemoryKeyStore):
             return self.kind(ORIGIN)
-        return self.kind(tmp_path / "teeth.keys", origin=ORIGIN)
+        return self.kind(tmp_path / "teeth.keys", FileWrappingKeys(tmp_path / "teeth.wrapping-key"), origin=ORIGIN)
 
     def reopen(self, store: Any) -> Any:
-        return self.kind(store.path)
+        return self.kind(store.path, store.source)
 
 
 # ── stores of read models that are wrong in one way ───────────────────────────────────────────────────────────────
@@ -982,6 +985,7 @@ def test_every_test_of_a_suite_is_shown_to_fail(suite: type, table: dict[str, An
 THIRD_PARTY = """
 from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.sqlite import SQLiteDatabase
+from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.testing.conformance import EventStoreSuite
 
 class Mine(LogRecorder):

@@ -174,6 +174,7 @@ def check_backups(folder: Path, ledger: Ledger) -> list[Finding]:
         again.parent.mkdir()
         try:
             keys = folder / "shop.book.keys"
+            shutil.copy2(folder / "shop.book.wrapping-key", again.with_name("shop.book.wrapping-key"))
             tallybook.restore(file, f"sqlite:///{again}", keys=keys)
             then = Ledger(ledger.begun, {token: ledger.outcomes[token] for token in tokens})
             with tallybook.open(f"sqlite:///{again}") as book:

@@ -14,7 +14,7 @@ from unittest import mock
 
 import tallybook
 from tallybook import imports
-from tallybook.adapters.keys import FileKeyStore
+from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.sqlite import SQLiteDatabase
 
 from . import workload
@@ -42,7 +42,9 @@ def forget_keys() -> mock._patch[Any]:
 
     def make_hasty(store: FileKeyStore, *args: Any, **kwargs: Any) -> None:
         make(store, *args, **kwargs)
-        store._connection.execute("PRAGMA synchronous=OFF")
+        store.database.synchronous = "OFF"
+        for one in store.database.held():
+            one.execute("PRAGMA synchronous=OFF")
 
     return mock.patch.object(FileKeyStore, "__init__", make_hasty)
 

@@ -203,8 +203,11 @@ def test_a_row_of_a_read_model_that_differs_is_found(worked: tuple[str, Ledger])
 
 def test_a_customer_without_a_key_is_found(worked: tuple[str, Ledger]) -> None:
     url, ledger = worked
-    with tallybook.open(url) as book, book._core.storage.keys._open() as keys:  # type: ignore[attr-defined]  # a file's
-        keys.execute("DELETE FROM keys WHERE subject=?", [ledger.customers[-1].bytes])
+    with (
+        tallybook.open(url) as book,
+        book._core.storage.keys.database.session(write=True) as keys,  # type: ignore[attr-defined]  # a file's
+    ):
+        keys.run("DELETE FROM data_keys WHERE subject=?", [ledger.customers[-1].bytes])
     assert kinds(url, ledger) == {"lost"}
 
 

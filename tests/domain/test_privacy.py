@@ -201,7 +201,8 @@ def test_guards_of_consents() -> None:
     nobody = Customer(UNKNOWN).draft([])
     refused("unknown_customer", partial(grant, nobody, 1), nobody)
     refused("unknown_contact_point", partial(grant, ada, 1, point_id=UNKNOWN), ada)
-    for wrong in ({"captured_us": 101}, {"captured_us": 50, "from_us": 49}, {"until_us": 100}):
+    wrong_times: list[dict[str, Any]] = [{"captured_us": 101}, {"captured_us": 50, "from_us": 49}, {"until_us": 100}]
+    for wrong in wrong_times:
         refused("invalid_argument", partial(grant, ada, 100, **wrong), ada)
     refused("unknown_consent", partial(withdraw, ada, 100), ada)
     consent = grant(ada, 100, confirmed=False)

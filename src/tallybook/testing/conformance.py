@@ -29,8 +29,9 @@ import msgpack
 import pytest
 from eventsourcing.persistence import IntegrityError
 
-from tallybook.adapters.keys import KEY_BYTES, KeyName, KeyStore
+from tallybook.adapters.keys import KeyName, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
+from tallybook.adapters.wrapping import KEY_BYTES
 from tallybook.domain.errors import BookClosed
 from tallybook.projections.read_models import (
     BuildRecord,

@@ -1,0 +1,403 @@
+"""Data keys in tables, each wrapped: in an SQLite file of their own, or beside the log on a server."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing, NotABook
+from tallybook.projections.read_models import Table
+
+from .database import FORMAT, NOTES, Database, Session, damaged, marks, sound
+from .files import is_ours
+from .form import uuid_from
+from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
+from .sqlite import DIALECT, SQLiteDatabase, translated
+from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, fingerprint
+
+DATA_KEYS = Table(
+    "data_keys",
+    (
+        ("subject", "blob"),
+        ("key_id", "integer"),
+        ("wrapping_key", "blob"),
+        ("wrapped", "blob"),
+        ("destroyed", "integer"),
+    ),
+    ("subject", "key_id"),
+)
+"""A key, or its tombstone: the position of its erasure, and nothing wrapped."""
+BOOK_KEYS = Table("book_keys", (("name", "text"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("name",))
+"""The look-up key. Whoever writes keys locks its row, whose wrapping key is the one that all are to be under."""
+KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name",))
+LOOKUP = "lookup"
+ERASED_UP_TO = "erased_up_to"
+A_BATCH = 5000
+TRIES = 3
+"""So often is read again what another process may have wrapped anew meanwhile."""
+
+_Row = tuple[KeyName, bytes, bytes, int]
+
+
+class _Rotated(Exception):
+    """All keys are to be under another wrapping key than this process saw last."""
+
+
+def _lookup_row(lock: str = "") -> str:
+    return "SELECT wrapping_key, wrapped FROM book_keys WHERE name=?" + lock  # noqa: S608 - names of ours
+
+
+class WrappedKeyStore:
+    """Keys in a database, wrapped under a key that lies elsewhere. Whoever opened the database closes it."""
+
+    def __init__(self, database: Database, origin: str, source: WrappingKeys) -> None:
+        """Raises KeysMissing, if the wrapping key is another than the book's."""
+        self.database = database
+        self.origin = origin
+        self._closed = False
+        self._wrapping = Wrapping(source, origin)
+        self._current, self.lookup_key = self._lookup_key()
+
+    @staticmethod
+    def definitions() -> list[str]:
+        """Statements that make the tables."""
+        return [
+            "CREATE TABLE data_keys (subject {blob}, key_id {integer}, wrapping_key {blob} NOT NULL, "
+            "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, PRIMARY KEY (subject, key_id))",
+            "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
+            "CREATE TABLE key_notes (name {text} PRIMARY KEY, value {integer} NOT NULL)",
+        ]
+
+    @staticmethod
+    def begin(insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys) -> None:
+        """Write the look-up key of a new book. A wrapping key that is not there is made, and durable before."""
+        if not source.read():
+            source.replace([os.urandom(KEY_BYTES)])
+        wrapping = Wrapping(source, origin)
+        name = wrapping.newest
+        insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, os.urandom(KEY_BYTES), LOOKUP, 0))])
+
+    @property
+    def source(self) -> WrappingKeys:
+        """Where the wrapping key lies."""
+        return self._wrapping.source
+
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:
+        """Keep new keys: committed when this returns. Raises IntegrityError if one is there, or was destroyed."""
+        self._check_open()
+        wrapping = self._wrapping
+        for _ in range(TRIES):
+            name = self._current
+            rows = [
+                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id), 0)
+                for (subject, key_id), key in keys.items()
+            ]
+            with suppress(_Rotated), self.database.session(write=True) as session:
+                current = session.ask(_lookup_row(self.database.for_share), [LOOKUP])
+                session.insert(DATA_KEYS, rows)
+                self._current, _ = self._one(current.rows())
+                if self._current != name:
+                    raise _Rotated  # and rolls back: nobody could unwrap these rows once the old key is gone
+                return
+            if not wrapping.knows(self._current):
+                break
+        raise wrapping.another(self._current)
+
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
+        """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
+        self._check_open()
+        wanted = set(names)
+        wrapping = self._wrapping
+        for _ in range(TRIES):
+            rows = [row for row in self._rows(self.database.rows, wanted) if not row[3]]
+            unknown = [one for one in {row[1] for row in rows} if not wrapping.knows(one)]
+            if not unknown:
+                break  # else it may have been wrapped anew between the two readings
+        return {name: wrapping.unwrap(under, wrapped, *name) for name, under, wrapped, _ in rows}
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:
+        """Destroy keys, and leave tombstones: committed when this returns.
+
+        On a server, what they were wrapped in stands in its pages and its log, until the wrapping key is another.
+        """
+        self._check_open()
+        check_position(position)
+        gone = set(names)
+        with self.database.session(write=True) as session:
+            self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
+            gone.difference_update([name for name, _, _, destroyed in self._rows(session.rows, gone) if destroyed])
+            session.upsert(DATA_KEYS, [(subject.bytes, key_id, b"", b"", position) for subject, key_id in sorted(gone)])
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
+        """The tombstones that there are."""
+        self._check_open()
+        return {name: destroyed for name, _, _, destroyed in self._rows(self.database.rows, set(names)) if destroyed}
+
+    def erased_up_to(self) -> int:
+        """The position up to which erasures were carried out."""
+        self._check_open()
+        rows = self.database.rows("SELECT value FROM key_notes WHERE name=?", [ERASED_UP_TO])
+        if not rows:
+            return 0
+        [(_, position)] = sound(KEY_NOTES, [(ERASED_UP_TO, *rows[0])], self.database.place)
+        return int(position)
+
+    def set_erased_up_to(self, position: int) -> None:
+        """Note it: committed when this returns."""
+        self._check_open()
+        with self.database.session(write=True) as session:
+            session.upsert(KEY_NOTES, [(ERASED_UP_TO, position)])
+
+    def count(self) -> int:
+        """How many keys there are."""
+        self._check_open()
+        return int(self.database.rows("SELECT COUNT(*) FROM data_keys WHERE destroyed=0")[0][0])
+
+    # ── the wrapping key ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wrapping(self) -> str:
+        """The fingerprint of the wrapping key that all keys are under."""
+        self._check_open()
+        name, _ = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
+        return name.hex()
+
+    def rotate(self) -> tuple[str, str]:
+        """Wrap all keys under a new wrapping key; the fingerprints of the old and the new."""
+        self._check_open()
+        found = self._wrap_anew(os.urandom(KEY_BYTES))
+        self._drop_the_old()
+        return found
+
+    def finish_rotation(self) -> None:
+        """Go on with a rotation that was cut short, if one was."""
+        if len(self._wrapping.read()) > 1:
+            self._wrap_anew(None)
+            self._drop_the_old()
+
+    def behind(self) -> int:
+        """How many keys are wrapped under another key than the one that all are to be under."""
+        self._check_open()
+        current = bytes.fromhex(self.wrapping())
+        rows = self.database.rows("SELECT COUNT(*) FROM data_keys WHERE destroyed=0 AND wrapping_key<>?", [current])
+        return int(rows[0][0])
+
+    def _wrap_anew(self, fresh: bytes | None) -> tuple[str, str]:
+        """Have the source hold a fresh key before the one of now, unless it does so already, and wrap all under it."""
+        wrapping = self._wrapping
+        with self.database.session(write=True) as session:
+            # Under this lock nobody else rotates, adds or destroys, and the source is nobody else's to replace.
+            current, wrapped = self._one(session.rows(_lookup_row(self.database.for_update), [LOOKUP]))
+            keys = wrapping.read()
+            if not wrapping.knows(current):
+                raise wrapping.another(current)
+            if wrapping.newest == current and fresh is not None:
+                [own] = [key for key in keys if fingerprint(key) == current]
+                wrapping.source.replace([fresh, own])
+                wrapping.read()
+            name = wrapping.newest
+            if name != current:
+                self._wrap_rows(session, name)
+                key = wrapping.unwrap(current, wrapped, LOOKUP, 0)
+                session.upsert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, key, LOOKUP, 0))])
+        return current.hex(), name.hex()
+
+    def _wrap_rows(self, session: Session, name: bytes) -> None:
+        wrapping = self._wrapping
+        last: tuple[bytes, int] = (b"", 0)
+        while True:
+            rows = session.rows(
+                "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys WHERE destroyed=0 "
+                "AND (subject, key_id) > (?, ?) ORDER BY subject, key_id LIMIT ?",
+                (*last, A_BATCH),
+            )
+            if not rows:
+                return
+            new = []
+            for subject, key_id, under, wrapped, _ in sound(DATA_KEYS, rows, self.database.place):
+                if under != name:
+                    owner = uuid_from(subject)
+                    key = wrapping.unwrap(under, wrapped, owner, key_id)
+                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id), 0))
+            session.upsert(DATA_KEYS, new)
+            last = rows[-1][:2]
+
+    def _drop_the_old(self) -> None:
+        """Have the source hold the wrapping key of now alone, once all keys are durable under it."""
+        wrapping = self._wrapping
+        with self.database.session(write=True) as session:
+            current, _ = self._one(session.rows(_lookup_row(self.database.for_update), [LOOKUP]))
+            keys = wrapping.read()
+            if len(keys) > 1 and fingerprint(keys[0]) == current:
+                wrapping.source.replace(keys[:1])
+                wrapping.read()
+
+    # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _lookup_key(self) -> tuple[bytes, bytes]:
+        wrapping = self._wrapping
+        for _ in range(TRIES):
+            name, wrapped = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
+            if wrapping.knows(name):
+                break
+        key = wrapping.unwrap(name, wrapped, LOOKUP, 0)
+        if len(key) != KEY_BYTES:
+            raise damaged("The table book_keys holds no look-up key", self.database.place, RESTORE_KEYS)
+        return name, key
+
+    def _one(self, rows: Sequence[tuple[Any, ...]]) -> tuple[bytes, bytes]:
+        if not rows:
+            raise KeysMissing(
+                f"The book's look-up key is not in {self.database.place}.",
+                path=self.database.place,
+                remedy=RESTORE_KEYS,
+            )
+        [(_, name, wrapped)] = sound(BOOK_KEYS, [(LOOKUP, *rows[0])], self.database.place)
+        return name, wrapped
+
+    def _rows(
+        self, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]], wanted: set[KeyName]
+    ) -> Iterator[_Row]:
+        subjects = sorted({subject.bytes for subject, _ in wanted})
+        for start in range(0, len(subjects), 500):
+            chunk = subjects[start : start + 500]
+            rows = select(
+                "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys "  # noqa: S608 - marks only
+                f"WHERE subject IN ({marks(len(chunk))})",
+                chunk,
+            )
+            for subject, key_id, under, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+                name = (uuid_from(subject), key_id)
+                if destroyed and wrapped:
+                    raise damaged("A tombstone in the table data_keys holds a key", self.database.place, RESTORE_KEYS)
+                if name in wanted:
+                    yield name, under, wrapped, destroyed
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BookClosed("The book is closed.", path=self.database.place, remedy="Open it again.")
+
+
+class FileKeyStore(WrappedKeyStore):
+    """Keys in an SQLite file of their own, for its owner alone, deleted bytes overwritten and the journal emptied."""
+
+    database: SQLiteDatabase
+
+    def __init__(
+        self,
+        path: Path,
+        source: WrappingKeys,
+        *,
+        origin: str | None = None,
+        lock_timeout_s: float = 30,
+    ) -> None:
+        """Open the key file; with `origin`, make one if there is none. Raises KeysMissing, NewerBook.
+
+        Nothing foreign is altered.
+        """
+        self.path = path
+        try:
+            exists = is_ours(path, KEYS_APPLICATION_ID, "key file", lock_timeout_s=lock_timeout_s)
+        except NotABook as error:
+            raise KeysMissing(error.message, path=str(path), remedy="Put back the book's own key file.") from error
+        if not exists and origin is None:
+            raise KeysMissing(
+                f"The key file {path} is not there.",
+                path=str(path),
+                remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
+            )
+        with suppress(FileExistsError):
+            # Never a handle on a file that may be open already: closing it would drop this process's locks.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        check_private(path)
+        if not exists:
+            self._make(path, origin or "", source, lock_timeout_s)
+        database = SQLiteDatabase(
+            str(path),
+            lock_timeout_s=lock_timeout_s,
+            create=False,
+            journal_mode="TRUNCATE",
+            secure_delete=True,
+        )
+        try:
+            super().__init__(database, _origin_in(database), source)
+            self.finish_rotation()
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def _make(cls, path: Path, origin: str, source: WrappingKeys, lock_timeout_s: float) -> None:
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=lock_timeout_s)) as connection:
+                connection.execute("PRAGMA secure_delete=ON")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA journal_mode=TRUNCATE")
+                connection.execute("BEGIN IMMEDIATE")
+                if connection.execute("PRAGMA application_id").fetchone()[0] == 0:
+                    for statement in (
+                        *cls.definitions(),
+                        "CREATE TABLE book (name {text} PRIMARY KEY, value NOT NULL)",
+                    ):
+                        connection.execute(statement.format_map(DIALECT))
+
+                    def insert(table: Table, rows: list[tuple[Any, ...]]) -> None:
+                        connection.executemany(
+                            f"INSERT INTO {table.name} VALUES ({marks(len(table.columns))})",  # noqa: S608 - names of ours
+                            rows,
+                        )
+
+                    insert(NOTES, [("origin", origin)])
+                    cls.begin(insert, origin, source)
+                    connection.execute(f"PRAGMA application_id={KEYS_APPLICATION_ID}")
+                    connection.execute(f"PRAGMA user_version={FORMAT}")
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translated(error, str(path)) from error
+
+    def copy_to(self, copy: sqlite3.Connection) -> None:
+        """Copy the file as it is, page by page."""
+        self._check_open()
+        with self.database.connection() as connection:
+            connection.backup(copy)
+
+    def is_within(self, other: FileKeyStore) -> bool:
+        """Whether another file holds all keys of this one."""
+        rows = self.database.rows("SELECT subject, key_id FROM data_keys WHERE destroyed=0")
+        held = self.get([(uuid_from(subject), key_id) for subject, key_id in rows])
+        return other.get(held) == held
+
+    def close(self) -> None:
+        """Release the file, once nobody is reading it."""
+        super().close()
+        self.database.close()
+
+
+def _origin_in(database: SQLiteDatabase) -> str:
+    rows = database.rows("SELECT value FROM book WHERE name='origin'")
+    if not rows or type(rows[0][0]) is not str:
+        raise KeysMissing(
+            f"The key file {database.place} is damaged: the book's name does not stand in its table book.",
+            path=database.place,
+            remedy=PUT_BACK,
+        )
+    origin: str = rows[0][0]
+    return origin
+
+
+def check_private(path: Path) -> None:
+    """Raises BookError for a file of keys that others than its owner may use."""
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise BookError(
+            f"Others than its owner may use the key file {path} (mode {mode:04o}).",
+            path=str(path),
+            remedy="Give it mode 0600. If somebody may have read it, rotate the wrapping key: `tallybook keys rotate`.",
+        )

@@ -1,0 +1,293 @@
+"""Wrapping keys: data keys are stored under one of these only, and it lies elsewhere than they do.
+
+A database keeps deleted rows in its pages, its log and its backups; without the wrapping key they are worth nothing.
+Each wrapped key is bound to its book, its subject and its key id, and stands beside the fingerprint of what wraps it,
+so that one wrapping key can follow another.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import msgpack
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tallybook.domain.errors import BookError, KeysMissing
+
+from . import limits
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+WRAPPED_BYTES = NONCE_BYTES + KEY_BYTES + 16
+KEYS_MAX = 2
+"""During a rotation a source holds the new key and the one before; else one."""
+
+COPY_IT = "Put the book's wrapping key there, with mode 0600, or name the place where it is with `wrapping_key`."
+RESTORE_KEYS = "Put the keys back from their backup."
+
+
+class WrappingKeys(Protocol):
+    """Where a book's wrapping key lies. Each book has one of its own: a rotation takes it away from all who share it.
+
+    `tallybook.testing.conformance.WrappingKeysSuite` is its contract.
+    """
+
+    @property
+    def place(self) -> str:
+        """What messages call it; without any secret."""
+        ...
+
+    def read(self) -> Sequence[bytes]:
+        """The keys, newest first: one, or two during a rotation; none where there is nothing yet. Raises KeysMissing
+        and BookError for what can't be used.
+        """
+        ...
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Hold these keys instead, durably and all at once: whoever reads sees those before or these."""
+        ...
+
+
+class KmsClient(Protocol):
+    """What is asked of a key management service: to encrypt a few bytes, and to decrypt them, for one context."""
+
+    def encrypt(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+        """The ciphertext."""
+        ...
+
+    def decrypt(self, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
+        """The plaintext. Raises an exception of its own, if the ciphertext or the context is another."""
+        ...
+
+
+class FileWrappingKeys:
+    """In a file for its owner alone: the keys' bytes, newest first."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def place(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def read(self) -> Sequence[bytes]:
+        """The keys in the file. Raises KeysMissing, and BookError for a file that others may use."""
+        content = _read(self.path, KEYS_MAX * KEY_BYTES)
+        if content is None:
+            return []
+        held, others = content
+        mode_too = f" (mode {others:04o})." if others else ""
+        if len(held) % KEY_BYTES or not 0 < len(held) <= KEYS_MAX * KEY_BYTES:
+            raise KeysMissing(
+                f"{self.path} is no wrapping key: {KEY_BYTES} bytes are wanted"
+                + (f"; and others than its owner may use it{mode_too}" if others else "."),
+                path=str(self.path),
+                remedy=COPY_IT,
+            )
+        if others:
+            raise BookError(
+                f"Others than its owner may use the wrapping key {self.path}{mode_too}",
+                path=str(self.path),
+                remedy="Give it mode 0600. If somebody may have read it, rotate it: `tallybook keys rotate`.",
+            )
+        return [held[start : start + KEY_BYTES] for start in range(0, len(held), KEY_BYTES)]
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Write a new file in the place of the old one, whose bytes are overwritten."""
+        _replace(self.path, b"".join(keys))
+
+
+class KmsWrappingKeys:
+    """In a file that a key management service encrypted: whoever has it has to ask the service, too.
+
+    `client` is the service, adapted to `encrypt(plaintext, context)` and `decrypt(ciphertext, context)`; `context` is
+    bound to the ciphertext and shows in the service's own log.
+    """
+
+    def __init__(self, client: KmsClient, path: str | Path, context: Mapping[str, str] | None = None) -> None:
+        self.client = client
+        self.path = Path(path)
+        self.context = dict(context or {"purpose": "tallybook wrapping key"})
+
+    @property
+    def place(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    def read(self) -> Sequence[bytes]:
+        """The keys, decrypted by the service. Raises KeysMissing."""
+        content = _read(self.path, KEYS_MAX * 64 * 1024)
+        if content is None:
+            return []
+        try:
+            keys = [self.client.decrypt(one, self.context) for one in msgpack.unpackb(content[0])]
+        except Exception as error:  # every service has errors of its own
+            raise KeysMissing(
+                f"The key management service does not decrypt {self.path}: {type(error).__name__}: {error}",
+                path=str(self.path),
+                remedy="Check who you are to the service, and that this is the book's own file.",
+            ) from error
+        if not 0 < len(keys) <= KEYS_MAX or any(type(key) is not bytes or len(key) != KEY_BYTES for key in keys):
+            raise KeysMissing(
+                f"{self.path} is no wrapping key: {KEY_BYTES} bytes are wanted.", path=str(self.path), remedy=COPY_IT
+            )
+        return keys
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """Have the service encrypt the keys, and write a new file in the place of the old one."""
+        _replace(self.path, msgpack.packb([self.client.encrypt(key, self.context) for key in keys]))
+
+
+def _read(path: Path, bytes_max: int) -> tuple[bytes, int] | None:
+    """A file's content, or so much of it that it is too long, and its mode, if others may use it; None for no file."""
+    try:
+        while True:
+            with path.open("rb") as file:
+                content = file.read(bytes_max + 1)
+                found = os.fstat(file.fileno())
+            if found.st_nlink:  # else it was replaced meanwhile, and may have been overwritten before it was read
+                others = found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+                return content, stat.S_IMODE(found.st_mode) if others else 0
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise limits.of_error(error, str(path)) or KeysMissing(
+            f"The wrapping key {path} can't be read: {error.strerror or error}.", path=str(path), remedy=COPY_IT
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file in the place of one: under another name first, so that a kill leaves one of the two whole."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            try:
+                os.write(file, content)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            try:
+                before = os.open(path, os.O_WRONLY)
+            except FileNotFoundError:
+                before = None
+            try:
+                os.replace(draft, path)
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+                if before is not None and os.fstat(before).st_nlink == 0:
+                    # Nobody can open it any more. A file system that writes elsewhere keeps the bytes all the same.
+                    os.write(before, bytes(os.fstat(before).st_size))
+                    os.fsync(before)
+            finally:
+                if before is not None:
+                    os.close(before)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise limits.of_error(error, str(path)) or KeysMissing(
+            f"The wrapping key {path} can't be written: {error.strerror or error}.",
+            path=str(path),
+            remedy="Name a place for it that you may write to, with `wrapping_key`.",
+        ) from error
+
+
+def wrapping_keys(given: str | Path | WrappingKeys | None, default: Path) -> WrappingKeys:
+    """Where a book's wrapping key lies: a file, or a source of the host's own."""
+    if given is None or isinstance(given, (str, Path)):
+        return FileWrappingKeys(default if given is None else given)
+    return given
+
+
+def home_of(origin: str) -> Path:
+    """Where the wrapping key of a book on a server lies on this host by default."""
+    return Path.home() / ".tallybook" / f"{origin.rpartition('/')[2]}.wrapping-key"
+
+
+def fingerprint(key: bytes) -> bytes:
+    """Tells a wrapping key from others; the key can't be found from it."""
+    return sha256(b"tallybook wrapping key\0" + key).digest()[:16]
+
+
+class Wrapping:
+    """Wraps and unwraps under the keys of a source, which it reads again where it does not know one."""
+
+    def __init__(self, source: WrappingKeys, origin: str) -> None:
+        """Raises KeysMissing, and BookError for a source that can't be used."""
+        self.source = source
+        self.origin = origin
+        self._keys: dict[bytes, AESGCM] = {}
+        self.read()
+
+    def read(self) -> Sequence[bytes]:
+        """The source's keys of now, newest first; others are forgotten. Raises KeysMissing."""
+        keys = self.source.read()
+        if not keys:
+            raise KeysMissing(
+                f"The wrapping key {self.source.place} is not there: without it, no personal value of the book can "
+                "be opened.",
+                path=self.source.place,
+                remedy=COPY_IT,
+            )
+        self._keys = {fingerprint(key): AESGCM(key) for key in keys}
+        return keys
+
+    def knows(self, name: bytes) -> bool:
+        """Whether there is a key of this fingerprint; the source is read again before it is said that there is none."""
+        if name not in self._keys:
+            self.read()
+        return name in self._keys
+
+    @property
+    def newest(self) -> bytes:
+        """The fingerprint of the newest key that was read."""
+        return next(iter(self._keys))
+
+    def another(self, name: bytes) -> KeysMissing:
+        """The error for a fingerprint of which the source has no key."""
+        return KeysMissing(
+            f"{self.source.place} is not the wrapping key of the book {self.origin} "
+            f"({self.newest.hex()}, not {name.hex()}).",
+            path=self.source.place,
+            remedy=COPY_IT,
+        )
+
+    def wrap(self, name: bytes, key: bytes, owner: UUID | str, key_id: int) -> bytes:
+        """A key, sealed under the one of a fingerprint, and bound to the book, to its subject or name, and its id."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher(name).encrypt(nonce, key, self._bound(owner, key_id))
+
+    def unwrap(self, name: bytes, wrapped: bytes, owner: UUID | str, key_id: int) -> bytes:
+        """The key. Raises KeysMissing, if it was wrapped under another key than the source's, or altered, or moved."""
+        cipher = self._cipher(name)
+        try:
+            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._bound(owner, key_id))
+        except (InvalidTag, ValueError) as error:
+            raise KeysMissing(
+                f"A key of the book {self.origin} can't be unwrapped: it was altered or moved where it is stored.",
+                path=self.source.place,
+                remedy=RESTORE_KEYS,
+            ) from error
+
+    def _cipher(self, name: bytes) -> AESGCM:
+        keys = self._keys
+        if name not in keys:
+            raise self.another(name)
+        return keys[name]
+
+    def _bound(self, owner: UUID | str, key_id: int) -> bytes:
+        bound: bytes = msgpack.packb([self.origin, owner if isinstance(owner, str) else owner.bytes, key_id])
+        return bound

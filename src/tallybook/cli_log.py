@@ -1,0 +1,138 @@
+"""`tallybook audit`: checkpoints, proofs and keys of the Merkle log."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tallybook.adapters.notes import Signer
+
+from .audit import SignedCheckpoint
+from .cli_audit import audit_app
+from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, out, tell
+
+
+class Log(StrEnum):
+    """The two logs of a book."""
+
+    EVENTS = "events"
+    READS = "reads"
+
+
+OfLog = Annotated[Log, typer.Option("--log", help="The log of events, or that of reads of personal data")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write it into a file, which must not be there")]
+
+
+@audit_app.command("checkpoint")
+def audit_checkpoint(
+    book: BookUrl,
+    log: OfLog = Log.EVENTS,
+    file: Out = None,
+    timestamp: Annotated[
+        str | None, typer.Option("--timestamp", help="URL of an RFC 3161 authority that is to sign the time")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign the log's head as it is now. Keep that elsewhere: `audit verify --against` holds the book against it."""
+    with open_book(book, create=False) as opened:
+        made = opened.audit.checkpoint(log.value)
+        if timestamp is not None:
+            made = opened.audit.timestamp(made, timestamp)
+    if file is not None:
+        _write(file, made.note.encode())
+        if made.token is not None:
+            _write(file.with_name(file.name + ".tsr"), made.token)
+    _tell_checkpoint(made, as_json, file)
+
+
+def _tell_checkpoint(made: SignedCheckpoint, as_json: bool, file: Path | None) -> None:
+    def show() -> None:
+        if file is None:
+            out.print(made.note, end="", markup=False, highlight=False, soft_wrap=True)
+        else:
+            out.print(f"{made.log}: {made.size:,} leaves, signed at {made.signed_at}: {file}", markup=False)
+        if made.stamped_at is not None:
+            out.print(f"The timestamp authority says {made.stamped_at}.", markup=False)
+
+    told = asdict(replace(made, token=None))
+    del told["token"]
+    tell(told, as_json, show)
+
+
+@audit_app.command("proof")
+def audit_proof(
+    book: BookUrl,
+    position: Annotated[int, typer.Argument(min=1, help="The event's position")],
+    log: OfLog = Log.EVENTS,
+    file: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that an event is in the log, to somebody who has the public key: C2SP's tlog-proof."""
+    with open_book(book, create=False) as opened:
+        found = opened.audit.proof(position, log=log.value)
+    if file is not None:
+        _write(file, found.text.encode())
+
+    def show() -> None:
+        if file is None:
+            out.print(found.text, end="", markup=False, highlight=False, soft_wrap=True)
+        else:
+            out.print(f"{found.log} {found.position:,} is in the tree of {found.size:,} leaves: {file}", markup=False)
+
+    tell({**asdict(found), "leaf": found.leaf.hex()}, as_json, show)
+
+
+@audit_app.command("rotate-key")
+def audit_rotate_key(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
+    """Have a new key sign the checkpoints; the next ones bear both signatures. Prints the new public key."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        vkey = opened.audit.rotate_signing_key()
+    tell({"vkey": vkey}, as_json, lambda: out.print(vkey, markup=False, highlight=False, soft_wrap=True))
+
+
+@audit_app.command("vkey")
+def audit_vkey(book: BookUrl, as_json: AsJson = False) -> None:
+    """The public keys that sign and signed the checkpoints, the present one last."""
+    with open_book(book, create=False) as opened:
+        vkeys = opened.audit.vkeys()
+
+    def show() -> None:
+        for one in vkeys:
+            out.print(one, markup=False, highlight=False, soft_wrap=True)
+
+    tell({"vkeys": vkeys}, as_json, show)
+
+
+@audit_app.command("new-key")
+def audit_new_key(
+    name: Annotated[str, typer.Argument(help="A name for it; a book signs under its own")] = "tallybook",
+) -> None:
+    """Print a new signing key, for the environment variable that `signing_key="env:NAME"` names. It is a secret."""
+    out.print(Signer.new(name).text, markup=False, highlight=False, soft_wrap=True)
+
+
+@audit_app.command("rebuild-tiles")
+def audit_rebuild_tiles(book: BookUrl, as_json: AsJson = False) -> None:
+    """Make the tiles of both logs anew from their rows: they are derived, and `verify` found wrong ones."""
+    with open_book(book, create=False) as opened:
+        opened.audit.rebuild_tiles()
+        found = {one.log: one.size for one in opened.audit.verify()}
+    tell(found, as_json, lambda: out.print("The tiles of both logs were made anew.", markup=False))
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file that is not there yet. Raises typer's error."""
+    try:
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror or error}", param_hint="--out") from error
+    with os.fdopen(handle, "wb") as opened:
+        opened.write(data)
+
+
+__all__ = ["audit_app"]
