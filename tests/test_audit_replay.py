@@ -266,6 +266,17 @@ def test_policies_and_roles_that_the_book_learned_of_later_are_left_out_by_known
     assert book.audit.replay(ADA, "2020-03-02").document["access"]["policy"] is not None
 
 
+def test_reads_are_known_at_a_position_until_the_next_event(book: Book) -> None:
+    def saw(known_at: int) -> list[str]:
+        document = book.audit.replay(ADA, "2020-03-02", known_at=known_at).document
+        return [one["action"] for one in actor(document, "agent:mo")["saw"]]
+
+    [replied] = [one.position for one in book._core.history(["ticket.replied"])]
+    assert saw(replied - 1) == []
+    assert saw(replied) == ["profiles.get", "profiles.timeline"]  # beside it, before the compensation
+    assert saw(book.position()) == ["profiles.get", "profiles.timeline", "profiles.get"]
+
+
 def test_reads_that_came_later_are_not_in_it(book: Book) -> None:
     assert actor(book.audit.replay(ADA, "2020-02-01T09:00:01Z").document, "agent:mo")["saw"] == []
     for question in QUESTIONS:
