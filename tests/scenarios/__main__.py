@@ -4,31 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
-from .misdeeds import KINDS, drawn
-from .office import played
-from .truth import Verdict, compare, review
-
-IN_MEMORY = Path("/dev/shm")
-
-
-def one(seed: int) -> tuple[int, Counter[str], Verdict]:
-    """What was planted by a seed, and what does not agree."""
-    office, mischief = drawn(seed)
-    with (
-        tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder,
-        played(office.steps, Path(folder), seed=str(seed)) as book,
-    ):
-        found = review(book)
-    planted = Counter(kind for deed in mischief.truth for kind in deed.kinds)
-    return seed, planted, compare(mischief.truth, found, office)
-
+from .misdeeds import KINDS
+from .truth import one
 
 def main() -> int:
     """The whole run."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from tallybook import Book
 
-from .misdeeds import BULK, KINDS, Misdeed
-from .office import AUDIT, Office
+from .misdeeds import BULK, KINDS, Misdeed, drawn
+from .office import AUDIT, Office, played
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -100,3 +103,18 @@ def _false(truth: Sequence[Misdeed], found: Iterable[Finding], looked: dict[str,
 
 def _honestly_seen(office: Office, actor: str) -> frozenset[UUID]:
     return frozenset(client for step in office.steps if step.actor == actor for client in step.look)
+
+
+IN_MEMORY = Path("/dev/shm")
+
+
+def one(seed: int) -> tuple[int, Counter[str], Verdict]:
+    """What was planted by a seed, and what does not agree."""
+    office, mischief = drawn(seed)
+    with (
+        tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder,
+        played(office.steps, Path(folder), seed=str(seed)) as book,
+    ):
+        found = review(book)
+    planted = Counter(kind for deed in mischief.truth for kind in deed.kinds)
+    return seed, planted, compare(mischief.truth, found, office)
