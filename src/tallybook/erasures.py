@@ -217,8 +217,9 @@ class ErasureDesk(Desk):
         """
         core = self._core
         log, keys = core.app.log, core.storage.keys
-        if keys.erased_up_to() <= log.position():
-            return []
+        followed = keys.erased_up_to()
+        if not followed or log.log_rows(followed - 1, 1):
+            return []  # the log reaches as far as the keys have followed it
         again: list[UUID] = []
         streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
