@@ -166,6 +166,11 @@ class WrappedKeyStore:
         name, _ = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
         return name.hex()
 
+    @property
+    def overwrites(self) -> bool:
+        """False: a server keeps deleted rows in its pages, its log and its backups."""
+        return False
+
     def rotate(self) -> tuple[str, str]:
         """Wrap all keys under a new wrapping key; the fingerprints of the old and the new."""
         self._check_open()
@@ -372,6 +377,11 @@ class FileKeyStore(WrappedKeyStore):
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error, str(path)) from error
+
+    @property
+    def overwrites(self) -> bool:
+        """True: deleted bytes are overwritten, in the file and in its journal."""
+        return True
 
     def copy_to(self, copy: sqlite3.Connection) -> None:
         """Copy the file as it is, page by page."""

@@ -26,7 +26,6 @@ from . import limits
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
-WRAPPED_BYTES = NONCE_BYTES + KEY_BYTES + 16
 KEYS_MAX = 2
 """During a rotation a source holds the new key and the one before; else one."""
 

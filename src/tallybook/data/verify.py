@@ -27,6 +27,7 @@ import argparse
 import base64
 import binascii
 import hashlib
+import io
 import json
 import os
 import sys
@@ -1351,6 +1352,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -32,7 +32,7 @@ from eventsourcing.persistence import IntegrityError
 from tallybook.adapters.keys import KeyName, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
 from tallybook.adapters.wrapping import KEY_BYTES, WrappingKeys
-from tallybook.domain.errors import BookClosed
+from tallybook.domain.errors import BookClosed, BookError
 from tallybook.projections.read_models import (
     BuildRecord,
     Generation,
@@ -826,6 +826,34 @@ class KeyStoreSuite(Suite[KeyStore]):
             assert store.erased_up_to() == position
         store.destroy([key_name()], 9)
         assert store.erased_up_to() == 3
+
+    def test_a_rotation_changes_the_wrapping_key_and_nothing_else(self, store: KeyStore) -> None:
+        keys = {key_name(): seeded(index).randbytes(KEY_BYTES) for index in range(20)}
+        gone = key_name()
+        store.add(keys)
+        store.destroy([gone], 3)
+        before = (store.origin, store.lookup_key)
+        old = store.wrapping()
+        if old is None:
+            with pytest.raises(BookError):
+                store.rotate()
+        else:
+            other = self.opened_again(store)
+            try:
+                for _ in range(2):
+                    assert store.rotate() == (old, store.wrapping())
+                    assert store.wrapping() != old
+                    old = store.wrapping() or ""
+                    more = {key_name(): b"m" * KEY_BYTES}
+                    other.add(more)
+                    keys |= more
+                    assert other.get(keys) == keys
+                    assert other.wrapping() == old
+            finally:
+                self.close(other)
+        assert store.get(keys) == keys
+        assert store.destroyed([gone]) == {gone: 3}
+        assert (store.origin, store.lookup_key) == before
 
     def test_the_books_name_and_look_up_key_stay_what_they_are(self, store: KeyStore) -> None:
         assert store.origin
