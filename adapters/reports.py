@@ -242,7 +242,7 @@ th[aria-sort=ascending] button::after{content:" \\25b2";font-size:.7em}
 th[aria-sort=descending] button::after{content:" \\25bc";font-size:.7em}
 td{overflow-wrap:anywhere;min-width:6.5rem;white-space:pre-wrap}
 .long{min-width:17rem}
-.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9.5rem}
+td.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9.5rem}
 .time{font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 tbody tr:hover td{background:var(--head)}

@@ -153,3 +153,26 @@ def test_points_and_the_certificate_do_not_mind(book: Book, clock: Clock) -> Non
     assert book.replay().holds
     book.loyalty.sweep()
     assert book.replay().holds
+
+
+def test_what_an_erasure_kept_goes_when_its_time_is_over(book: Book, clock: Clock) -> None:
+    declare(book)
+    book.retention.declare(
+        "invoices", "transaction", purpose="tax", legal_basis="HGB:257", period=10, unit="years", action="keep"
+    )
+    ada = book.customers.register(name="Ada")
+    book.customers.record_purchase(ada, [{"sku": "tea", "quantity": 1, "net_minor": 500}], order_id="O-77")
+    clock.now = datetime(2024, 1, 1, tzinfo=UTC)
+    [due] = book.retention.due().customers
+    assert (due.due, due.kept, due.ready) == (("identity",), ("transaction",), True)
+    assert book.retention.sweep().erased == 1
+    assert book.erasures.receipt(ada).kept_until == "2030-01-01T00:00:00Z"
+    assert "O-77" in book.audit.subject_report(ada).json()
+    assert book.retention.sweep().due == 0
+    assert book.retention.due("2029-12-31T23:59:59Z").customers == ()
+    clock.now = datetime(2030, 1, 1, tzinfo=UTC)
+    [due] = book.retention.due().customers
+    assert (due.customer_id, due.due, due.ready) == (ada, ("kept",), True)
+    assert book.retention.sweep().erased == 1
+    assert "O-77" not in book.audit.subject_report(ada).json()
+    assert book.retention.sweep().due == 0

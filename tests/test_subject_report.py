@@ -241,8 +241,15 @@ def test_after_an_erasure_it_shows_what_was_erased_and_goes_on(lived: tuple[Book
     report = book.audit.subject_report(ada)
     for form in (report.json(), report.html(), report.portable()):
         assert "(erased)" in form
-        assert not [one for one in ("Lovelace", "ada@example.org", "O-77", "cup") if one in form]
+        assert not [one for one in ("Lovelace", "ada@example.org", "cup") if one in form]
     data = json.loads(report.json())
+    assert [one["values"]["reason"] for one in data["erasures"]] == ["gdpr-17"]
+    # What the schedule keeps is told, and where it came from it is gone.
+    [kept] = data["kept"]
+    assert (kept["values"]["field"], kept["values"]["value"], kept["values"]["schedule"]) == (
+        "order_id", "O-77", "invoices",
+    )  # fmt: skip
+    assert [one["values"]["order_id"] for one in data["purchases"]] == ["(erased)"]
     assert {one["value"] for one in data["profile"] if one["category"]} == {"(erased)"}
     assert data["accounts"][0]["active"] == book.loyalty.balance(ada)
 

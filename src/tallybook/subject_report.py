@@ -30,6 +30,7 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
     ReturnRecorded,
 )
+from tallybook.domain.erasure import RecordKept, SubjectErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import Enrolled, GoodwillGranted, LoyaltyAccount
@@ -58,7 +59,7 @@ PORTABLE_SCHEMA = "tallybook/portable-copy@1"
 
 BY_US = (
     KeyCreated, TicketAssigned, TicketResolved, TicketCompensated, TicketClosed, GoodwillGranted, Restricted,
-    RestrictionLifted,
+    RestrictionLifted, SubjectErased,
 )  # fmt: skip
 """Facts that did not come from the subject: in the portable copy they stand with what was derived."""
 TICKET_EVENTS = (
@@ -276,6 +277,8 @@ def _data(
         "decisions": decisions,
         "rule_sets": _rule_sets(core, {str(one["values"]["rules"]) for one in decisions}),
         "retention": [one._asdict() for one in core.app.load(Retention, core.retention_id).schedules],
+        "erasures": of(SubjectErased),
+        "kept": of(RecordKept),
         "consulted": consulted,
         "exports": exports,
         "events": entries,
@@ -435,8 +438,8 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         "data and why, and how long it is kept. Times are in UTC. What was erased is shown as (erased). The last table "
         "holds everything; those before it show the same by topic."
         + (
-            f"\nNOT COMPLETE: {data['withheld']:,} values were withheld or shown in part only, because the access policy "
-            "does not release them to whoever asked for this report."
+            f"\nNOT COMPLETE: {data['withheld']:,} values were withheld or shown in part only, because the access "
+            "policy does not release them to whoever asked for this report."
             if data["withheld"]
             else ""
         ),
@@ -509,6 +512,8 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
         data["retention"],
         ("schedule", "category", "purpose", "legal_basis", "period", "unit", "since", "action"),
     )
+    yield _topic("Erasures", data["erasures"])
+    yield _topic("What the law demands to keep beyond an erasure", data["kept"])
     yield Section(
         "Who looked at your data",
         "",
@@ -565,8 +570,8 @@ def _table(
 
 def _topic(title: str, rows: Sequence[Mapping[str, Any]]) -> Section:
     columns = (
-        Column("when", Kind.TIME), Column("what", Kind.ID), Column("details"), Column("recorded", Kind.TIME), Column("by"),
-        Column("channel"),
+        Column("when", Kind.TIME), Column("what", Kind.ID), Column("details"), Column("recorded", Kind.TIME),
+        Column("by"), Column("channel"),
     )  # fmt: skip
     return Section(
         title,

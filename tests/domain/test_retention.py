@@ -92,8 +92,8 @@ def test_what_we_do_is_no_activity_of_theirs() -> None:
 
 
 def test_a_subject_is_due_when_every_category_is_past_its_period() -> None:
-    events = [registered(us(2020, 1, 1), name="Ada"), event(ContactPointAdded, us(2020, 1, 1), point_id=ADA, kind="email",
-              value="a@example.org")]  # fmt: skip
+    mail = event(ContactPointAdded, us(2020, 1, 1), point_id=ADA, kind="email", value="a@example.org")
+    events = [registered(us(2020, 1, 1), name="Ada"), mail]
     identity, contact = schedule("identity", 12, name="i"), schedule("contact", 24, name="c")
     early = assess([identity, contact], events, us(2021, 6, 1))
     assert (early.due, early.waiting, early.ready) == (("identity",), ("contact",), False)
