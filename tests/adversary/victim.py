@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,12 +74,18 @@ def template(folder: Path) -> Template:
         clock = Clock(NOW_US - 5_000_000_000, 1_000_000)
         with opened(folder, clock, Ids("made")) as book, book.acting("admin:root", purpose="administration"):
             fill(book)
-            kept = {log: book.audit.checkpoint(log).note for log in ("events", "reads")}
+            book.audit.checkpoint()
+            book.audit.checkpoint("reads")
             with book.acting("agent:lin", purpose="support"):
                 for number in range(3):
                     book.customers.record_interaction(BOB, "visit", text=f"note {number}")
                     book.profiles.get(BOB)
         assert clock.now < NOW_US
+        with sqlite3.connect(folder / BOOK) as one, sqlite3.connect(folder / f"{BOOK}.reads") as other:
+            last = "SELECT note FROM checkpoints ORDER BY size DESC, signed_us DESC LIMIT 1"
+            kept = {"events": one.execute(last).fetchone()[0], "reads": other.execute(last).fetchone()[0]}
+        one.close()
+        other.close()
         twin = folder.with_name(folder.name + "-twin")
         copy(folder, twin)
         with opened(twin, Clock(NOW_US), ids := Ids()) as book:
