@@ -101,7 +101,7 @@ class BackupReport:
 
 @dataclass(frozen=True, slots=True)
 class KeysReport:
-    """What a copy of the keys holds. Whoever has it and a backup can read everything."""
+    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything."""
 
     path: str
     subjects: int

@@ -66,9 +66,7 @@ class CedarPolicy(Remembered):
             return Verdict(MASK, mask.rule) if mask.effect == ALLOW else Verdict(DENY, read.rule or mask.rule)
 
         # Whether anything may be read at all: Cedar has no other way to tell than to ask for each field.
-        found = [decide(field) for field in known_fields()]
-        permitting = next((one.rule or "cedar" for one in found if one.effect != DENY), None)
-        return Decision(declared, permitting, decide)
+        return Decision(declared, decide, known_fields())
 
     def _commanded(self, roles: frozenset[str], purpose: str, command: str) -> Verdict:
         resource = _entity("Command", command)

@@ -121,7 +121,7 @@ class Checkpoints:
 
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stored(self, after: int = -1) -> Iterator[Stored]:
+    def stored(self, after: int = -(2**63)) -> Iterator[Stored]:
         """Those of sizes after one, by size and time. Raises BookDamaged."""
         last = (after, 2**63 - 1)
         while rows := self.log.database.rows(

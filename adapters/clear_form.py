@@ -10,6 +10,7 @@ import base64
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -92,14 +93,17 @@ def as_plain(value: Any) -> Any:
     return str(value) if isinstance(value, UUID) else value
 
 
-def as_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON in UTF-8, ended by a newline. Half of a surrogate pair, which UTF-8 can't hold, is escaped."""
+def as_json(value: Any, indent: int | None = None, *, canonical: bool = False) -> bytes:
+    """JSON in UTF-8, ended by a newline. Half of a surrogate pair, which UTF-8 can't hold, is escaped.
+
+    `canonical`: names in order, so that equal values have equal bytes.
+    """
     separators = (",", ": " if indent else ":")
-    text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent, allow_nan=False) + "\n"
+    dumps = partial(json.dumps, value, separators=separators, indent=indent, allow_nan=False, sort_keys=canonical)
     try:
-        return text.encode()
+        return f"{dumps(ensure_ascii=False)}\n".encode()
     except UnicodeEncodeError:
-        return (json.dumps(value, separators=separators, indent=indent, allow_nan=False) + "\n").encode()
+        return f"{dumps()}\n".encode()
 
 
 def rfc3339(us: int) -> str:

@@ -7,6 +7,10 @@ The stored state of an event is a msgpack array:
      clear field, clear field, …,
      nil or [mask of the personal fields that are set, nonce and ciphertext]]
 
+Where an event is about further subjects (a referral), the last item may go on with three more for each: mask, key id,
+nonce and ciphertext. Whose they are is told by the clear field that the personal fields of the mask are marked with; a
+mask of 0 and no bytes stand for the event's own subject, where nothing of it is set.
+
 Ids are 16 bytes. Clear fields stand in the order in which their class declares them.
 """
 
@@ -155,6 +159,8 @@ class EventMapper(Mapper[UUID]):
 
     def _handles(self, form: Form, values: list[Any], event_id: UUID) -> dict[str, Personal[Any]]:
         version, key_id, _, _, subject, *_, part = values
+        if form.of:
+            return self._handles_of_several(form, values, event_id)
         if type(part) is not list or len(part) != 2 or type(part[0]) is not int or type(part[1]) is not bytes:
             raise ValueError("the sealed part is not a mask and a blob")
         mask, blob = part
@@ -171,8 +177,51 @@ class EventMapper(Mapper[UUID]):
             if name in form.personal
         }
 
-    def _seal(self, form: Form, held: Mapping[str, Any]) -> tuple[int, list[Any]]:
+    def _handles_of_several(self, form: Form, values: list[Any], event_id: UUID) -> dict[str, Personal[Any]]:
+        version, key_id, _, _, subject, *_, held = values
+        if type(held) is not list or len(held) < 2 or (len(held) - 2) % 3:
+            raise ValueError("the sealed part is not a mask and a blob, and three items for each further subject")
+        parts = [(held[0], key_id, held[1]), *zip(held[2::3], held[3::3], held[4::3], strict=True)]
+        handles: dict[str, Personal[Any]] = {}
+        for number, (mask, key, blob) in enumerate(parts):
+            if number == 0 and (mask, key, blob) == (0, None, b"") and len(parts) > 1:
+                continue
+            if (type(mask), type(key), type(blob)) != (int, int, bytes) or len(blob) < SEALED_BYTES_MIN:
+                raise ValueError("a sealed part is not a mask, the id of a key, and a blob")
+            names = form.fields_set(version, mask)
+            owners = {form.of.get(name) for name in names}
+            if len(owners) != 1 or (owners == {None}) != (number == 0) or not handles.keys().isdisjoint(names):
+                raise ValueError("a sealed part holds what belongs to another subject")
+            place = owners.pop()
+            owner = subject if place is None else values[place]
+            if owner is None:
+                raise ValueError("a sealed part does not fit the event")
+            sealed = Sealed(event_id, form.name, version, known_uuid(owner), key, names, blob)
+            handles.update((name, Personal(None, sealed=sealed, field=name)) for name in names if name in form.personal)
+        return handles
+
+    def _seal_several(self, form: Form, held: Mapping[str, Any]) -> tuple[int | None, list[Any]]:
+        """The same of an event that may hold values of several subjects."""
+        owners = dict.fromkeys(["subject_id", *form.schema.event_class.other_subjects])
+        event_class = form.schema.event_class
+        key_id, parts = None, list[Any]([0, b""])
+        for field in owners:
+            of = None if field == "subject_id" else field
+            mine = {name: None for name in form.personal if event_class.personal_fields[name].of != of}
+            if all(held[name] is None for name in form.personal if name not in mine):
+                continue
+            key, part = self._seal_one(form, {**held, **mine}, held[field])
+            if of is None:
+                key_id, parts[:2] = key, part
+            else:
+                parts += [part[0], key, part[1]]
+        return key_id, parts
+
+    def _seal(self, form: Form, held: Mapping[str, Any]) -> tuple[int | None, list[Any]]:
         """The key's id and the sealed part of an event with at least one personal field that is set."""
+        return self._seal_several(form, held) if form.of else self._seal_one(form, held, held["subject_id"])
+
+    def _seal_one(self, form: Form, held: Mapping[str, Any], subject: UUID | None) -> tuple[int, list[Any]]:
         mask = 0
         names: list[str] = []
         values: list[object] = []
@@ -185,7 +234,6 @@ class EventMapper(Mapper[UUID]):
                 mask |= 1 << bit
                 names.append(name)
                 values.append(value)
-        subject: UUID | None = held["subject_id"]
         if subject is None:
             raise TypeError(f"{form.name} holds personal data and names no subject")
         key_id = form.schema.event_class.sealed_under

@@ -40,7 +40,7 @@ from tallybook.projections.read_models import Progress
 from . import limits
 from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
-from .checkpoints import Checkpoints, History, signed_by
+from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
 from .database import FORMAT, Database, marks, sound
 from .form import known_uuid
@@ -66,7 +66,8 @@ from .storage import (
     signing_place,
     wrapping_key_beside,
 )
-from .tiles import TileStore
+from .tiles import AGAIN as REBUILD_TILES
+from .tiles import TILES, TileStore
 from .wrapping import WrappingKeys, wrapping_keys
 
 CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
@@ -344,8 +345,17 @@ def roots(patient: Patient) -> Iterator[Word]:
 
 
 def signed(patient: Patient) -> Iterator[Word]:
-    """How far tiles and checkpoints are behind their log."""
+    """How far tiles and checkpoints are behind their log, and those that are of none."""
+    known = [log.table.name for _, log in patient.logs]
     for name, log in patient.logs:
+        for table in (TILES.name, CHECKPOINTS.name):
+            [(strays,)] = log.database.rows(
+                f"SELECT COUNT(*) FROM {table} WHERE log IS NULL OR log NOT IN ({marks(len(known))})",  # noqa: S608 - two names of ours
+                known,
+            )
+            if strays:
+                told = f"{name}: {strays:,} rows of the table {table} are of no log: they were altered"
+                yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
         last = Checkpoints(tiles, name, lambda: History("", ())).last()
@@ -570,6 +580,14 @@ def keys(patient: Patient) -> Iterator[Word]:
         )
     if missing:
         yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+    behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
+    if behind:
+        yield warning(
+            f"{behind:,} keys are wrapped under another wrapping key than the book's",
+            "Open the book: a rotation that was cut short goes on.",
+        )
+    if isinstance(store, WrappedKeyStore) and not other and not missing:
+        yield ok(f"all keys are wrapped under {store.wrapping()}, from {store.source.place}")
     if not other and not missing:
         there = f"the keys of all {count - gone:,} subjects"
         yield ok(f"{there} are there, and are those that the log commits to" + (f"; {gone:,} erased" if gone else ""))

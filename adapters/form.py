@@ -69,7 +69,7 @@ class Form:
     `decode(state, originator_id, originator_version, mapper)` gives the event of a state.
     """
 
-    __slots__ = ("_masks", "arity", "decode", "encode", "name", "named_by", "personal", "schema", "version")
+    __slots__ = ("_masks", "arity", "decode", "encode", "name", "named_by", "of", "personal", "schema", "version")
 
     def __init__(self, schema: Schema) -> None:
         event_class = schema.event_class
@@ -77,6 +77,12 @@ class Form:
         self.name = event_class.stored_name
         self.version = event_class.schema_version
         self.personal = tuple(event_class.personal_fields)
+        self.of = {
+            name: ENVELOPE_ARITY + event_class.clear_fields.index(mark.of)
+            for name, mark in event_class.personal_fields.items()
+            if mark.of is not None
+        }
+        """Personal fields of another than the event's subject, with the place of what names it."""
         self._masks: dict[tuple[int, int], tuple[str, ...]] = {}
         self.arity = ENVELOPE_ARITY + len(event_class.clear_fields) + 1
         self.named_by = [(name, mark.known_as) for name, mark in event_class.personal_fields.items() if mark.known_as]

@@ -103,7 +103,7 @@ class Gate:
             subjects[handle.sealed.subject_id] = None
             fields[handle.known_as] = None
         ruling = None if to_seal_again else self.ruling(metadata, action)
-        if not subjects and (ruling is None or ruling.decision.permitted):
+        if not subjects and (ruling is None or ruling.decision.permitted is not None):
             return {}
         withheld = self._record(metadata, action, subjects, sorted(fields), ruling)
         return self._released(handles, ruling, withheld)
@@ -205,7 +205,7 @@ class Gate:
             "masked": () if denied else effects[MASK],
             "withheld": tuple(fields) if denied else effects[DENY],
             "policy": ruling.policy,
-            "rules": tuple([rule for rule in rules if rule is not None]),
+            "rules": tuple([rule for rule in rules if rule]),
             "legal_basis": None if decision.purpose is None else decision.purpose.basis,
         }
         self._append(PersonalDataRead, metadata, record, subjects)

@@ -4,12 +4,13 @@ recomputed from the stored bytes. Where tiles or checkpoints allow, the first po
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from eventsourcing.persistence import PersistenceError
 
-from tallybook.domain.errors import BookDamaged, NoteError
+from tallybook.domain.errors import BookDamaged, MissingExtra, NoteError
 from tallybook.projections.read_models import Progress
 
 from . import merkle
@@ -112,6 +113,8 @@ class _Check:
         self.compared = 0
         self.good = 0
         """The greatest size at which the rows give the root of a checkpoint."""
+        self.signed = 0
+        """The greatest size that was signed, and tiles were written for before."""
         self.altered_checkpoint: str | None = None
         self.altered_tile: str | None = None
         self.differs: int | None = None
@@ -266,11 +269,14 @@ class _Check:
         """The root that a checkpoint tells, if it is as it was signed."""
         assert self.checkpoints is not None
         try:
-            head, _ = self.checkpoints.opened(stored.note)
+            head, note = self.checkpoints.opened(stored.note)
+            _check_token(stored.token)
         except NoteError as error:
             told = str(error)
         else:
-            if (head.size, head.root) == (stored.size, stored.root):
+            times = {one.seconds for one in note.signatures} - {None}
+            if (head.size, head.root) == (stored.size, stored.root) and times == {stored.signed_us // 1_000_000}:
+                self.signed = max(self.signed, min(head.size, self.head.position))
                 return head.root
             told = "its row says something else than its note."
         self.altered_checkpoint = self.altered_checkpoint or (
@@ -340,8 +346,19 @@ class _Check:
         except UNREADABLE as error:
             self._altered_tile(f"its last tile makes no sense: {error}")
             return
+        if self._tiled < self.signed:
+            self._altered_tile(f"there are tiles for {self._tiled} leaves only, and {self.signed} were signed")
         if size > self.head.position and size > self.log.position():
             self._altered_tile(f"there are tiles for {size} leaves, and the log ends at {self.head.position}")
+
+
+def _check_token(token: bytes) -> None:
+    """Raises NoteError for a token that is none, where what reads tokens is installed. Not whose it is."""
+    with suppress(MissingExtra):
+        if token:
+            from .timestamps import said_at
+
+            said_at(token)
 
 
 Beside = TypeVar("Beside")

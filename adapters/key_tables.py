@@ -48,7 +48,8 @@ class _Rotated(Exception):
 
 
 def _lookup_row(lock: str = "") -> str:
-    return "SELECT wrapping_key, wrapped FROM book_keys WHERE name=?" + lock  # noqa: S608 - names of ours
+    select = "SELECT wrapping_key, wrapped FROM book_keys WHERE name=?"
+    return select + lock
 
 
 class WrappedKeyStore:
@@ -91,7 +92,7 @@ class WrappedKeyStore:
         self._check_open()
         wrapping = self._wrapping
         for _ in range(TRIES):
-            name = self._current
+            name = self._current if wrapping.knows(self._current) else wrapping.newest
             rows = [
                 (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id), 0)
                 for (subject, key_id), key in keys.items()
@@ -164,6 +165,11 @@ class WrappedKeyStore:
         self._check_open()
         name, _ = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
         return name.hex()
+
+    @property
+    def overwrites(self) -> bool:
+        """False: a server keeps deleted rows in its pages, its log and its backups."""
+        return False
 
     def rotate(self) -> tuple[str, str]:
         """Wrap all keys under a new wrapping key; the fingerprints of the old and the new."""
@@ -296,9 +302,12 @@ class FileKeyStore(WrappedKeyStore):
         source: WrappingKeys,
         *,
         origin: str | None = None,
+        book: str | None = None,
         lock_timeout_s: float = 30,
     ) -> None:
         """Open the key file; with `origin`, make one if there is none. Raises KeysMissing, NewerBook.
+
+        `book` is the origin of the book that the keys must be of.
 
         Nothing foreign is altered.
         """
@@ -327,7 +336,14 @@ class FileKeyStore(WrappedKeyStore):
             secure_delete=True,
         )
         try:
-            super().__init__(database, _origin_in(database), source)
+            found = _origin_in(database)
+            if book not in (None, found):
+                raise KeysMissing(
+                    f"{path} holds the keys of another book ({found}, not {book}).",
+                    path=str(path),
+                    remedy="Put back the key file that belongs to this book.",
+                )
+            super().__init__(database, found, source)
             self.finish_rotation()
         except BaseException:
             database.close()
@@ -361,6 +377,11 @@ class FileKeyStore(WrappedKeyStore):
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error, str(path)) from error
+
+    @property
+    def overwrites(self) -> bool:
+        """True: deleted bytes are overwritten, in the file and in its journal."""
+        return True
 
     def copy_to(self, copy: sqlite3.Connection) -> None:
         """Copy the file as it is, page by page."""

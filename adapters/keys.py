@@ -89,6 +89,11 @@ class KeyStore(Protocol):
         """The fingerprint of the wrapping key that the keys are stored under; None for a store that has none."""
         ...
 
+    @property
+    def overwrites(self) -> bool:
+        """Whether nothing is left of a destroyed key. Where bytes may be, an erasure has the wrapping key rotated."""
+        ...
+
     def rotate(self) -> tuple[str, str]:
         """Have all keys wrapped under a new wrapping key, and the old one destroyed, both durable when this returns.
 
@@ -159,6 +164,11 @@ class MemoryKeyStore:
         """None: nothing is wrapped that is in no file."""
         with self._open():
             return
+
+    @property
+    def overwrites(self) -> bool:
+        """True: a destroyed key is nowhere else."""
+        return True
 
     def rotate(self) -> tuple[str, str]:
         """Raises BookError."""

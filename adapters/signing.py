@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from tallybook.domain.errors import BookError, NoteError, SigningKeyMissing
@@ -186,8 +185,11 @@ def write_file(path: Path, text: str, *, replace: bool = True) -> None:
             if replace:
                 os.replace(draft, path)
             else:
-                with suppress(FileExistsError):
+                try:
                     os.link(draft, path)  # unlike a rename, never in the place of a key that is there
+                except OSError:  # it is there, or the file system has no hard links
+                    if not path.exists():
+                        os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)

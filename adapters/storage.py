@@ -306,7 +306,8 @@ def _in_files(
                 notes = {LOOKUP: commitment(keys.lookup_key).hex(), SIGNING: _made(keys.origin, place)}
                 make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, notes)
         if keys is None:
-            keys = FileKeyStore(keys_path, source, lock_timeout_s=lock_timeout_s)
+            book = note(path, "origin", lock_timeout_s) or ""
+            keys = FileKeyStore(keys_path, source, book=book, lock_timeout_s=lock_timeout_s)
         origin = note(path, "origin", lock_timeout_s) or ""
         if keys.origin != origin:
             raise KeysMissing(

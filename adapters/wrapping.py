@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -25,11 +26,13 @@ from . import limits
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
-WRAPPED_BYTES = NONCE_BYTES + KEY_BYTES + 16
 KEYS_MAX = 2
 """During a rotation a source holds the new key and the one before; else one."""
 
-COPY_IT = "Put the book's wrapping key there, with mode 0600, or name the place where it is with `wrapping_key`."
+COPY_IT = (
+    "Copy the wrapping key from the host that made the book, with mode 0600, or name its place with `wrapping_key`."
+)
+DRAFT = ".new"
 RESTORE_KEYS = "Put the keys back from their backup."
 
 
@@ -166,9 +169,11 @@ def _read(path: Path, bytes_max: int) -> tuple[bytes, int] | None:
 
 def _replace(path: Path, content: bytes) -> None:
     """Put a file in the place of one: under another name first, so that a kill leaves one of the two whole."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{DRAFT}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{escape(path.name)}.*{DRAFT}"):
+            left.unlink(missing_ok=True)  # by a kill: whoever replaces keys is alone in it
         try:
             file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             try:

@@ -45,6 +45,10 @@ class Sizes:
     postgres_commits: dict[int, int]
     """Of each writer."""
     postgres_rounds: int
+    reads: int
+    reads_alone: int
+    bulk_subjects: int
+    reads_rounds: int
 
 
 FULL = Sizes(
@@ -65,6 +69,10 @@ FULL = Sizes(
     postgres_writers=4,
     postgres_commits={1: 500, 100: 100},
     postgres_rounds=3,
+    reads=20_000,
+    reads_alone=1_000,
+    bulk_subjects=10_000,
+    reads_rounds=3,
 )
 """One pass; a full run makes several."""
 
@@ -86,6 +94,10 @@ QUICK = Sizes(
     postgres_writers=2,
     postgres_commits={1: 20, 100: 3},
     postgres_rounds=1,
+    reads=200,
+    reads_alone=20,
+    bulk_subjects=100,
+    reads_rounds=1,
 )
 
 SIZES = QUICK if os.environ.get(QUICK_VARIABLE) else FULL

@@ -135,6 +135,18 @@ class InteractionRecorded(Fact):
     text: personal.FreeText = None
 
 
+@stored("customer.referred")
+class Referred(Fact):
+    """The customer brought another: `note` is about the one who did, `relation` about the other."""
+
+    referred: UUID
+    note: personal.FreeText = None
+    relation: Annotated[
+        personal.Personal[personal.ShortText] | None,
+        personal.PersonalData(personal.Category.IDENTITY, of="referred"),
+    ] = None
+
+
 @stored("customer.purchase_recorded")
 class PurchaseRecorded(Fact):
     """The customer bought. `source_ref` tells where an imported purchase stood."""
@@ -274,6 +286,14 @@ class Customer(DataSubject):
         return self.record(
             InteractionRecorded, stamp, self.id, kind=kind, direction=direction, outcome=outcome, text=text
         )
+
+    def refer(self, stamp: Stamp, referred: Customer, note: str | None, relation: str | None) -> Referred:
+        """Refuses: unknown_customer, invalid_argument."""
+        self.must_be_registered()
+        referred.must_be_registered()
+        if referred.id == self.id:
+            raise refusal("invalid_argument", "referred: nobody refers themselves.", argument="referred")
+        return self.record(Referred, stamp, self.id, referred=referred.id, note=note, relation=relation)
 
     def record_purchase(
         self,

@@ -42,6 +42,12 @@ def from_us(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
 
 
+def utc_text(us: int) -> str:
+    """ISO 8601 in UTC, as short as exact allows, of microseconds since 1970-01-01T00:00Z."""
+    text = from_us(us).isoformat(timespec="microseconds").removesuffix("+00:00")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "Z"
+
+
 class Value(BaseModel):
     """An immutable value, strictly typed: nothing is coerced, unknown fields are refused."""
 
@@ -97,6 +103,8 @@ class Event(Value):
     personal_fields: ClassVar[Mapping[str, PersonalData]]
     clear_fields: ClassVar[tuple[str, ...]]
     sealed_under: ClassVar[int]
+    other_subjects: ClassVar[tuple[str, ...]]
+    """Clear fields that name further subjects."""
     TOPIC: ClassVar[str]
 
     originator_id: UUID
@@ -115,6 +123,13 @@ class Event(Value):
     def recorded_at(self) -> datetime:
         """When the book learned of it (UTC)."""
         return from_us(self.metadata.recorded_us)
+
+    def subject_ids(self) -> tuple[UUID, ...]:
+        """All customers whom it is about."""
+        if not self.other_subjects:
+            return () if self.subject_id is None else (self.subject_id,)
+        named = (self.subject_id, *(getattr(self, name) for name in self.other_subjects))
+        return tuple(dict.fromkeys(one for one in named if one is not None))
 
     def substance(self) -> tuple[Any, ...]:
         """What the event says, without its ids, version and metadata: equal for equal decisions."""
@@ -201,6 +216,10 @@ def stored(
         event_class.clear_fields = tuple(
             field for field in event_class.model_fields if field not in ENVELOPE and field not in personal
         )
+        event_class.other_subjects = tuple(dict.fromkeys(mark.of for mark in personal.values() if mark.of is not None))
+        unknown = set(event_class.other_subjects).difference(event_class.clear_fields)
+        if unknown:
+            raise TypeError(f"{name}: there is no clear field {sorted(unknown)[0]} that could name a subject")
         registry[name] = Schema(event_class, upcasters, former_personal or {})
         return event_class
 

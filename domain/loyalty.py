@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -20,7 +21,7 @@ from .customer import Line, PurchaseRecorded, ReturnRecorded
 from .errors import refusal, whole
 from .events import Code, Decision, Event, Fact, Points, Value, stored
 from .lots import NEVER, Lot, Lots
-from .rules import Reader, Rules
+from .rules import Reader, Rules, Share
 
 NO_RULES = "none@0"
 """What a decision names that falls when no rule set is in force."""
@@ -335,6 +336,11 @@ class LoyaltyAccount(Aggregate):
             points -= window.total_from(window.after(at_us, lambda entry: entry[0]))
         return points
 
+    def in_window(self, at_us: int, rules: Rules) -> list[tuple[int, int]]:
+        """What counts in the rolling window at a moment: when it was earned, and how many qualifying points."""
+        first = self._first_in_window(rules, at_us)
+        return list(takewhile(lambda entry: entry[0] <= at_us, self.window.from_place(first)))
+
     def _first_in_window(self, rules: Rules, at_us: int) -> Place:
         zone, months = rules.zone, rules.window_months
         if not self.window or zone.months_after(self.window.first[0], months) > at_us:
@@ -452,11 +458,7 @@ def _earn_for_purchase(
 ) -> PointsEarned | None:
     if fact.currency != rules.rule_set.currency or fact.effective_us < account.enrolled_us:
         return None
-    points, basis, rule_ids = rules.earn(
-        _order_reader(fact, account.tier or "", rules),
-        [_line_reader(line) for line in fact.lines],
-        [line.net_minor for line in fact.lines],
-    )
+    points, basis, rule_ids = rules.earn(*_readers(fact, account.tier or "", rules))
     if points == 0:
         return None
     unit = "minor"
@@ -544,6 +546,19 @@ def _reverse_earning(
 
 def _parts(taken: Sequence[tuple[UUID, int]]) -> tuple[LotPart, ...]:
     return tuple(LotPart(lot_id=lot_id, points=points) for lot_id, points in taken)
+
+
+def shares_of(fact: PurchaseRecorded, tier: str, rules: Rules) -> list[Share]:
+    """What each earning rule gives for a purchase to an account in a tier."""
+    return rules.shares(*_readers(fact, tier, rules))
+
+
+def _readers(fact: PurchaseRecorded, tier: str, rules: Rules) -> tuple[Reader, list[Reader], list[int]]:
+    return (
+        _order_reader(fact, tier, rules),
+        [_line_reader(line) for line in fact.lines],
+        [line.net_minor for line in fact.lines],
+    )
 
 
 def _order_reader(fact: PurchaseRecorded, tier: str, rules: Rules) -> Reader:

@@ -36,15 +36,17 @@ class PersonalData:
 
     `known_as` is how access policies and records of reads call it, where that depends on a clear field of the event:
     `contact.{kind}`. All others are called as in their events.
+    `of` is the clear field that names whom the value is about, where that is not the event's subject.
     """
 
     category: Category
     sensitivity: Sensitivity = Sensitivity.ORDINARY
     known_as: str = ""
+    of: str | None = None
 
 
 class Sealed(NamedTuple):
-    """The one sealed blob of an event and what its encryption is bound to, beside the book's origin."""
+    """One subject's sealed blob of an event and what its encryption is bound to, beside the book's origin."""
 
     event_id: UUID
     stored_name: str

@@ -115,7 +115,7 @@ class Rule(Value):
             raise ValueError("give `fields` (what may be read), `commands`, or both")
         if self.commands and self.effect == "mask":
             raise ValueError("a command can't be masked: give `commands` to a rule that allows or denies")
-        if "actions" in self.model_fields_set and not self.fields:
+        if self.actions != ["*"] and not self.fields:
             raise ValueError("`actions` are those of reading: give `fields`, too")
         for name in self.fields:
             if not is_selector(name):
@@ -266,15 +266,16 @@ class Decision:
 
     __slots__ = ("_decide", "_verdicts", "allowed", "masked", "permitted", "purpose")
 
-    def __init__(self, purpose: Purpose | None, permitted: str | None, decide: Callable[[str], Verdict]) -> None:
+    def __init__(self, purpose: Purpose | None, decide: Callable[[str], Verdict], probes: Iterable[str] = ()) -> None:
         self.purpose = purpose
         """As the policy declares it; None: it does not."""
-        self.permitted = permitted
-        """The rule that lets anything be read at all; None: nothing may be."""
         self._decide = decide
         self._verdicts: dict[str, Verdict] = {}
         self.allowed: frozenset[str] = frozenset()
         self.masked: frozenset[str] = frozenset()
+        verdicts = map(self.of, probes)
+        self.permitted = next((one.rule or "" for one in verdicts if one.effect != DENY), None)
+        """The rule that lets one of `probes` be read; None: nothing may be."""
 
     def of(self, field: str) -> Verdict:
         """What becomes of a field."""
@@ -327,7 +328,7 @@ class Remembered:
                 self._decisions.clear()
             declared = self.purposes.get(purpose)
             decision = (
-                Decision(None, None, lambda _: Verdict(DENY)) if declared is None else self._decided(*request, declared)
+                Decision(None, lambda _: Verdict(DENY)) if declared is None else self._decided(*request, declared)
             )
             self._decisions[request] = decision
         return decision
@@ -371,12 +372,11 @@ class CompiledPolicy(Remembered):
             for rule in self._fitting(roles, purpose)
             if rule.fields and any(fits(one, action) for one in rule.actions)
         ]
-        denied = any(rule.effect == DENY and "*" in rule.fields for rule in rules)
-        permitting = next((rule.id for rule in rules if rule.effect != DENY), None)
+        named = [one for rule in rules for one in rule.fields if "*" not in one and ":" not in one]
         return Decision(
             declared,
-            None if denied else permitting,
             lambda field: _strictest(rules, lambda rule: any(selects(one, field) for one in rule.fields)),
+            (*known_fields(), *named),
         )
 
     def _commanded(self, roles: frozenset[str], purpose: str, command: str) -> Verdict:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
@@ -356,6 +356,17 @@ def parse_rule_set(document: object, source: str) -> RuleSet:
         raise RuleSetError(source, problems) from None
 
 
+class Share(NamedTuple):
+    """What one earning rule gives for a purchase. `amount_minor` is what it counted (0: a fixed number of points)."""
+
+    rule: PerAmount | Fixed
+    amount_minor: int
+    factor: Fraction
+    multiplier: str | None
+    """The rule that the factor is from; None: no rule multiplies."""
+    points: int
+
+
 class Rules:
     """A rule set ready to decide: predicates compiled, its zone frozen."""
 
@@ -378,10 +389,41 @@ class Rules:
         Each rule's points are its base times the greatest factor, rounded as the rule set says, and then added up.
         `order` reads `order.*` and `account.*`, each of `lines` reads `line.*` of one line.
         """
+        factor, chosen, bases, basis = self._bases(order, lines, net_minor)
+        rounding = self.rule_set.rounding
+        points = sum(
+            [
+                rounded(numerator * factor.numerator, denominator * factor.denominator, rounding)
+                for _, numerator, denominator in bases
+            ]
+        )
+        used = [rule.id for rule, _, _ in bases]
+        if chosen is not None and used:
+            used.append(chosen)
+        return points, basis, used
+
+    def shares(self, order: Reader, lines: Sequence[Reader], net_minor: Sequence[int]) -> list[Share]:
+        """What each rule gives for a purchase: the parts that `earn` adds up."""
+        factor, chosen, bases, _ = self._bases(order, lines, net_minor)
+        rounding = self.rule_set.rounding
+        return [
+            Share(
+                rule,
+                numerator // rule.points if isinstance(rule, PerAmount) else 0,
+                factor,
+                chosen,
+                rounded(numerator * factor.numerator, denominator * factor.denominator, rounding),
+            )
+            for rule, numerator, denominator in bases
+        ]
+
+    def _bases(
+        self, order: Reader, lines: Sequence[Reader], net_minor: Sequence[int]
+    ) -> tuple[Fraction, str | None, list[tuple[PerAmount | Fixed, int, int]], list[int]]:
+        """The factor and its rule, each giving rule's base as a quotient, the part of each line that earned."""
         factor = Fraction(1)
         chosen: str | None = None
-        used: list[str] = []
-        bases: list[tuple[int, int]] = []
+        bases: list[tuple[PerAmount | Fixed, int, int]] = []
         basis = [0] * len(net_minor)
         for rule, when, pick in zip(self.rule_set.earning, self._whens, self._picks, strict=True):
             if when is not None and not when(order):
@@ -391,8 +433,7 @@ class Rules:
                     factor, chosen = rule.factor, rule.id
                 continue
             if isinstance(rule, Fixed):
-                bases.append((rule.points, 1))
-                used.append(rule.id)
+                bases.append((rule, rule.points, 1))
                 basis = [max(had, net) for had, net in zip(basis, net_minor, strict=True)]
                 continue
             amount = 0
@@ -401,16 +442,8 @@ class Rules:
                     amount += net
                     basis[index] = net
             if amount:
-                bases.append((rule.points * amount, rule.per_minor))
-                used.append(rule.id)
-        rounding = self.rule_set.rounding
-        points = sum(
-            rounded(numerator * factor.numerator, denominator * factor.denominator, rounding)
-            for numerator, denominator in bases
-        )
-        if chosen is not None and used:
-            used.append(chosen)
-        return points, basis, used
+                bases.append((rule, rule.points * amount, rule.per_minor))
+        return factor, chosen, bases, basis
 
 
 @lru_cache(maxsize=256)

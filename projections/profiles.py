@@ -27,6 +27,7 @@ from tallybook.domain.customer import (
 )
 from tallybook.domain.errors import BookDamaged
 from tallybook.domain.events import Event
+from tallybook.domain.personal import Personal
 from tallybook.domain.ticket import TicketOpened, TicketResolved
 
 from .read_models import Recorded, Rows, Table
@@ -204,6 +205,18 @@ class Profiles:
             applier(profiles[subject], position, event)
         for subject, key in keys.items():
             rows.put(self.table, key, (*key, profiles[subject].packed()))
+
+
+def handle_of(event: Event, name: str) -> Personal[Any]:
+    """The handle of a profile's entry of that name, in the event that set it."""
+    if name.startswith("external_id:"):
+        attribute = "external_id"
+    elif name.startswith("contact:"):
+        attribute = "value"
+    else:
+        attribute = name
+    handle: Personal[Any] = getattr(event, attribute)
+    return handle
 
 
 def profile_of(history: Sequence[Recorded], known: Callable[[Recorded], bool]) -> Profile | None:

@@ -9,7 +9,7 @@ that was refused then and can be funded now is paid (and counted).
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -100,10 +100,29 @@ class Derivation:
                 account.settle(_STAMP, _ALWAYS, self.control)
                 yield account, self._drain()
 
+    def due(self, at_us: int) -> list[Event]:
+        """What is due by a moment and was not derived yet, of all accounts."""
+        for account in self.accounts.values():
+            account.settle(_STAMP, at_us, self.control)
+        return self._drain()
+
     def _drain(self) -> list[Event]:
         drained = self._journal.copy()
         self._journal.clear()
         return drained
+
+
+def derived_by(history: Iterable[Recorded], at_us: int) -> Derivation:
+    """The accounts that the facts lead to which had taken effect by a moment, in the order of recording."""
+    derivation = Derivation()
+    for _, event in history:
+        if isinstance(event, (Swept, SweepFinished)):
+            due = event.until_us <= at_us
+        else:
+            due = isinstance(event, RuleSetAdopted) or (event.subject_id is not None and event.effective_us <= at_us)
+        if due:
+            derivation.feed(event)
+    return derivation
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +169,9 @@ class Certificate:
 class _Comparison:
     """Recorded decisions against derived ones, account by account."""
 
-    def __init__(self) -> None:
+    def __init__(self, agreed: Callable[[int], None]) -> None:
         self.certificate = Certificate()
+        self._agreed = agreed
         self._derived: defaultdict[UUID, deque[tuple[int, Fact | None, Decision]]] = defaultdict(deque)
         self._recorded: defaultdict[UUID, deque[tuple[int, Decision]]] = defaultdict(deque)
         self._divergent: set[UUID] = set()
@@ -185,6 +205,7 @@ class _Comparison:
                     self._diverge("a decision of another command than its fact", account_id, found_at, expected, found)
                     return
             self.certificate.matched += 1
+            self._agreed(found_at)
 
     def finish(self, sweep_unfinished: bool, tail: dict[UUID, int]) -> None:
         for account_id, queue in self._derived.items():
@@ -230,10 +251,18 @@ def _shown(name: str, value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def certify(history: Iterable[Recorded], total: int = 0, progress: Progress | None = None) -> Certificate:
-    """Replay all facts under the rule sets then in force, and compare with the recorded decisions."""
+def certify(
+    history: Iterable[Recorded],
+    total: int = 0,
+    progress: Progress | None = None,
+    agreed: Callable[[int], None] = lambda _: None,
+) -> Certificate:
+    """Replay all facts under the rule sets then in force, and compare with the recorded decisions.
+
+    `agreed` is told the position of each recorded decision that the facts lead to.
+    """
     derivation = Derivation()
-    comparison = _Comparison()
+    comparison = _Comparison(agreed)
     certificate = comparison.certificate
     for position, event in history:
         certificate.position = position

@@ -18,7 +18,7 @@ class Trail:
     """
 
     name = "trail"
-    version = 2
+    version = 3
     by_subject = True
     table = Table(
         "trail",
@@ -30,8 +30,9 @@ class Trail:
     def fold(self, batch: Sequence[Recorded], rows: Rows) -> None:
         """Fold events in order."""
         for position, event in batch:
-            key = (NOBODY if event.subject_id is None else event.subject_id.bytes, position)
-            rows.put(self.table, key, (*key, event.metadata.actor))
+            for subject in event.subject_ids() or (None,):
+                key = (NOBODY if subject is None else subject.bytes, position)
+                rows.put(self.table, key, (*key, event.metadata.actor))
 
 
 NOBODY = b""

@@ -37,7 +37,7 @@ from tallybook import (
     ReadsMissing,
 )
 from tallybook.adapters import backup as module
-from tallybook.adapters import doctor, storage
+from tallybook.adapters import doctor, outputs, storage
 from tallybook.adapters.integrity import root_at
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.storage import signing_file
@@ -100,7 +100,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 APART = """
 import os, pathlib
-from tallybook.adapters import backup, doctor, storage
+from tallybook.adapters import backup, doctor, outputs, storage
 for one in (storage, backup, doctor):
     one.wrapping_key_beside = lambda _: pathlib.Path(os.environ["APART"])
 """
@@ -151,7 +151,7 @@ def test_a_restored_book_is_the_book_and_goes_on(made: Place, tmp_path: Path) ->
     report = tallybook.restore(made.file, url_of(tmp_path / "new.book"), keys=made.keys)
     assert (report.position, report.root, report.reads) == (position, root, reads)
     assert (report.subjects, report.without_key) == (30, 0)
-    assert {"new.book", "new.book.keys", "new.book.reads"} == names(tmp_path)
+    assert {"new.book", "new.book.keys", "new.book.reads", "new.book.signing-key"} == names(tmp_path)
     assert stat.S_IMODE((tmp_path / "new.book.keys").stat().st_mode) == 0o600
     with tallybook.open(url_of(tmp_path / "new.book"), create=False) as again:
         assert rows(again) == before
@@ -226,7 +226,8 @@ def test_a_file_that_is_there_is_kept_unless_it_is_to_be_replaced(made: Place, t
         run(target, replace=True)
     assert target.read_bytes()[:15] == b"SQLite format 3"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
-    assert names(tmp_path) == {"b"}
+    beside = {"b.signing-key"} if kind == "backup_keys" else set[str]()
+    assert names(tmp_path) == {"b"} | beside
 
 
 @pytest.mark.parametrize("suffix", ["", ".keys", ".reads", "-wal"])
@@ -278,9 +279,9 @@ def test_where_there_are_no_hard_links_a_backup_is_moved_into_its_place(
     with tallybook.open(url_of(made.book)) as book:
         book.backup(tmp_path / "b")
         with pytest.raises(BookError, match="is there already"):
-            module._publish(tmp_path / "b", tmp_path / "b")
+            outputs.publish(tmp_path / "b", tmp_path / "b")
     tallybook.restore(tmp_path / "b", url_of(tmp_path / "new.book"), keys=made.keys)
-    assert names(tmp_path) == {"b", "new.book", "new.book.keys", "new.book.reads"}
+    assert names(tmp_path) == {"b", "new.book", "new.book.keys", "new.book.reads", "new.book.signing-key"}
 
 
 def test_what_a_kill_left_is_removed_by_the_next_backup_a_day_later(made: Place, tmp_path: Path) -> None:
@@ -417,7 +418,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import tallybook
-from tallybook.adapters import backup as module
+from tallybook.adapters import backup as module, outputs
 kind, file, keys, book, root = sys.argv[1:]
 module.PAGES_A_STEP = 16
 steps, moment = 0, 0
@@ -433,7 +434,8 @@ def stepping(real):
         step()
         return result
     return wrapped
-for name in ("_sync", "_must_be_sound", "_publish", "_copy_pages", "_copy_reads", "outline", "verify"):
+outputs.sync = stepping(outputs.sync)
+for name in ("_must_be_sound", "publish", "_copy_pages", "_copy_reads", "outline", "verify"):
     setattr(module, name, stepping(getattr(module, name)))
 os.link = stepping(os.link)
 while True:
@@ -467,7 +469,9 @@ def killed_at_each_step(kind: str, made: Place, root: Path) -> Iterator[Path]:
     assert count > 25
     for moment in range(1, count):
         yield root / str(moment)
-    assert {"b", "b-keys"} == names(root / str(count)) or (root / str(count) / "shop.book").exists()
+    assert {"b", "b-keys", "b-keys.signing-key"} == names(root / str(count)) or (
+        root / str(count) / "shop.book"
+    ).exists()
 
 
 def test_a_backup_that_is_killed_at_any_step_leaves_a_whole_file_or_none(made: Place, tmp_path: Path) -> None:
@@ -598,7 +602,7 @@ def test_a_disk_that_fills_up_leaves_nothing(made: Place, tmp_path: Path, limit:
 def test_a_backup_is_restored_from_where_nothing_can_be_written(copy: Place) -> None:
     source = copy.file.parent / "media"
     source.mkdir()
-    for one in (copy.file, copy.keys):
+    for one in (copy.file, copy.keys, signing_file(copy.keys)):
         one.chmod(0o400)
         one.rename(source / one.name)
     source.chmod(0o500)

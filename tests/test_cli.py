@@ -299,7 +299,7 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
 
 
 def test_a_demo_leaves_a_strangers_book_alone(tmp_path: Path, run: Run) -> None:
-    for name in ("shop.book", "shop.book.keys", "shop.book.reads", "shop.book-notes.txt"):
+    for name in ("shop.book", "shop.book.keys", "shop.book.signing-key", "shop.book-notes.txt"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_text("mine")
@@ -311,7 +311,7 @@ def test_a_demo_leaves_a_strangers_book_alone(tmp_path: Path, run: Run) -> None:
     marked = tmp_path / "marked"
     marked.mkdir()
     (marked / ".tallybook-demo").write_text("another was made by `tallybook demo`.")
-    for suffix in ("", ".keys", ".wrapping-key", ".reads"):
+    for suffix in ("", ".keys", ".wrapping-key", ".signing-key", ".reads"):
         (tmp_path / f"own.book{suffix}").rename(marked / f"shop.book{suffix}")
     assert run("demo", marked).status == 2
     with tallybook.open(f"sqlite:///{marked}/shop.book", create=False) as own:

@@ -21,7 +21,8 @@ import pytest
 
 import tallybook
 from tallybook import Book
-from tallybook.adapters import outputs, pack
+from tallybook.adapters import merkle, outputs, pack
+from tallybook.adapters.clear_form import ClearForm, as_json, schemas
 from tallybook.adapters.notes import Checkpoint, Signer, made
 from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.domain.errors import BookDamaged, BookError, BookFull, Refused
@@ -227,7 +228,6 @@ def test_rule_sets_are_there_under_their_digests(packs: Made) -> None:
 
 
 def test_events_of_older_versions_stand_as_they_were_with_what_upcasters_make_of_them(tmp_path: Path) -> None:
-    from tallybook.adapters.clear_form import ClearForm
     from tallybook.adapters.packing import pack as packed
     from tallybook.domain.events import Code, Fact, Schema, stored
 
@@ -247,11 +247,11 @@ def test_events_of_older_versions_stand_as_they_were_with_what_upcasters_make_of
     assert line["upcast"] == {"price_minor": 1200, "shop": "berlin"}
     whole = {"position": 1, "stream": "s", "version": 1, "name": "shop.gift_wrapped", **line}
     entry = verifier.Entry("s", 1, "shop.gift_wrapped", state, None)
-    schemas = json.loads(pack.as_json(pack.schemas(registry)))
-    verifier.check_line(pack.as_json(whole), entry, 1, schemas)
+    shapes = json.loads(as_json(schemas(registry)))
+    verifier.check_line(as_json(whole), entry, 1, shapes)
     whole["event"]["fields"][0] = 13
     with pytest.raises(verifier.Bad, match="fields"):
-        verifier.check_line(pack.as_json(whole), entry, 1, schemas)
+        verifier.check_line(as_json(whole), entry, 1, shapes)
     pack.write_code(tmp_path, registry)
     assert "return [clear[0] * 100" in (tmp_path / "upcasters" / "shop.gift_wrapped.v1.py").read_text(encoding="utf-8")
 
@@ -548,8 +548,8 @@ def test_a_log_rewritten_and_signed_with_the_real_key_is_found_by_an_older_check
         def iterate(self, *, stop: int) -> Iterator[Any]:
             return iter(rows[:stop])
 
-    frontier = pack.merkle.Frontier()
-    frontier.append(pack.merkle.leaf(Forged.origin, *row) for row in rows)
+    frontier = merkle.Frontier()
+    frontier.append(merkle.leaf(Forged.origin, *row) for row in rows)
     text = Checkpoint(Forged.origin, len(rows), frontier.root()).text
     head = pack.Head(len(rows), frontier.root(), made(text, [signer.sign(text)]), (signer.vkey,))
     forged: Any = Forged()

@@ -15,11 +15,13 @@ import tallybook.domain.access
 from tallybook import cli
 from tallybook.adapters.form import ENVELOPE_ARITY
 from tallybook.audit import AuditView
+from tallybook.audit_replay import AuditReplay
 from tallybook.book import Book
 from tallybook.commands import command
 from tallybook.customers import CustomerDesk
 from tallybook.domain.errors import REFUSALS, TallybookError
 from tallybook.domain.events import REGISTRY, Event, Metadata
+from tallybook.exports import ExportDesk
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk, RulesDesk
@@ -41,9 +43,11 @@ DESKS: dict[str, type] = {
     "book.rules": RulesDesk,
     "book.policy": PolicyDesk,
     "book.imports": ImportDesk,
+    "book.exports": ExportDesk,
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
+    "AuditReplay": AuditReplay,
     "book.projections": ProjectionsDesk,
     "book.retention": RetentionDesk,
     "Follower": Follower,
@@ -109,6 +113,7 @@ def api() -> str:
         "views",
         "audit",
         "imports",
+        "exports",
         "retention",
         "subject_report",
     ):

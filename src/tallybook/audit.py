@@ -20,6 +20,7 @@ from tallybook.domain.events import Event
 from tallybook.projections.read_models import Progress
 from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
+from .audit_replay import AuditReplay, audit_replay
 from .commands import Desk, Work, command
 from .customers import as_id
 from .exports import Packed, export_pack
@@ -342,12 +343,13 @@ class AuditView(Desk):
             params.append(text(actor, "actor"))
         core.gate.record(core.gate_metadata(acting), "audit.trail", [] if subject_id is None else [subject_id], [])
         where = " AND ".join(conditions) + " ORDER BY position"
-        positions = [
-            position for (position,) in core.store.select(core.trail, Trail.table, ["position"], where, params)
-        ]
+        found = core.store.select(core.trail, Trail.table, ["position"], where, params)
+        # What is about two subjects has two rows.
+        positions = list(dict.fromkeys(position for (position,) in found))
         wanted = positions if limit is None else positions[-limit:]
         entries = [
-            (event.metadata.recorded_us, _entry(position, event)) for position, event in core.at_positions(wanted)
+            (event.metadata.recorded_us, _entry(position, event, subject_id))
+            for position, event in core.at_positions(wanted)
         ]
         reads: list[tuple[int, TrailEntry]] = []
         for position, event in core.reads():
@@ -399,8 +401,29 @@ class AuditView(Desk):
         core.acting_now()
         return subject_report(core, as_id(customer, "customer"))
 
+    def replay(
+        self,
+        subject: UUID | str,
+        at: When,
+        *,
+        known_at: When | int | None = None,
+        sealed: bool = False,
+        proofs: bool = False,
+    ) -> AuditReplay:
+        """How the book stood about a subject at a moment of the world, as it knew it (`known_at`), and why.
 
-def _entry(position: int, event: Event) -> TrailEntry:
+        State, consents, access policy and rule sets in force, who could see what and who saw what, each decision with
+        its facts, rule and arithmetic, derived again and compared. One recorded read (`audit.replay`). `sealed` opens
+        no personal value. `proofs` adds an inclusion proof of each event and read. With the position of `known_at`, the
+        document is the same whenever it is asked for, but for what was erased meanwhile. `at` must be over.
+        Refuses: acting_required, access_denied, unknown_customer, naive_time, invalid_argument. Raises MissingExtra.
+        """
+        core = self._core
+        core.check_open()
+        return audit_replay(core, as_id(subject, "subject"), at, known_at, sealed=sealed, proofs=proofs)
+
+
+def _entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
     metadata = event.metadata
     return TrailEntry(
         "events",
@@ -412,7 +435,7 @@ def _entry(position: int, event: Event) -> TrailEntry:
         metadata.purpose,
         metadata.channel,
         event.stored_name,
-        event.subject_id,
+        subject or event.subject_id,
         tuple(fields_touched(event)),
         outcome_of(event),
         why(event),

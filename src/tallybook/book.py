@@ -53,13 +53,13 @@ class Book:
         self.loyalty = LoyaltyDesk(core)
         self.rules = RulesDesk(core)
         self.policy = PolicyDesk(core)
-        self.erasures = ErasureDesk(core)
         self.imports = ImportDesk(core)
         self.exports = ExportDesk(core)
         self.profiles = ProfilesView(core)
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self._sealing = SealingDesk(core)
+        self.erasures = ErasureDesk(core)
         self.projections = ProjectionsDesk(core)
         self.retention = RetentionDesk(core, self.erasures)
 
@@ -288,6 +288,7 @@ def open(  # noqa: A001 - the name of the front door
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
         book._note_opened()
+        book.erasures.follow()
         book.erasures.repeat()
         return book
     except BaseException:

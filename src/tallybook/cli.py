@@ -355,7 +355,11 @@ def backup(
         )
         out.print(f"Keep elsewhere, to check a restored copy by: --checkpoint {report.position}:{report.root}")
         if copied is not None:
-            out.print(f"{copied.path}: the keys of {copied.subjects:,} subjects.", markup=False)
+            out.print(
+                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key, "
+                "which is not in it: keep that one apart.",
+                markup=False,
+            )
 
     tell({**asdict(report), "keys": None if copied is None else asdict(copied)}, as_json, show)
 

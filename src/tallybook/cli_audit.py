@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tallybook.adapters.reports import as_html, write_csv
+from tallybook.adapters.outputs import new_file
+from tallybook.adapters.reports import as_html, shown, write_csv
 from tallybook.adapters.reports import as_json as as_json_text
 
 from .reviews import REVIEWS, Thresholds
@@ -17,8 +19,10 @@ from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    KnownAt,
     Purpose,
     acting_as,
+    known_moment,
     open_book,
     out,
     show_report,
@@ -112,6 +116,51 @@ def audit_trail(
             ],
         ),
     )
+
+
+@audit_app.command("replay")
+def audit_replay(
+    book: BookUrl,
+    subject: Annotated[str, typer.Option("--subject", help="A customer's id, or system:external_id")],
+    at: Annotated[str, typer.Option("--at", help="The moment in the world; a plain date means all of that day, UTC")],
+    known_at: KnownAt = None,
+    sealed: Annotated[bool, typer.Option("--sealed", help="Open no personal value")] = False,
+    proofs: Annotated[bool, typer.Option("--proofs", help="With an inclusion proof of each event and read")] = False,
+    file: Annotated[Path | None, typer.Option("--out", help="Write the JSON into this file")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write one HTML page into this file")] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """How the book stood about a customer at a moment, who could see and saw what, and why each decision fell.
+
+    Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
+    """
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+        found = opened.audit.replay(
+            the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
+        )
+    for target, content in ((file, found.json()), (page, found.html().encode())):
+        if target is not None:
+            with new_file(target) as part:
+                part.write_bytes(content)
+    if as_json:
+        sys.stdout.buffer.write(found.json())
+    elif file is None and page is None:
+        for section in found.report().sections:
+            if section.text:
+                out.print(section.text, markup=False)
+            if section.rows:
+                columns = [one.name for one in section.columns]
+                rows = [
+                    [shown(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)]
+                    for row in section.rows
+                ]
+                show_table(section.title, columns, rows)
+    if not as_json:
+        out.print(f"Digest of the document: {found.digest}", markup=False)
+    if not found.document["verification"]["holds"]:
+        raise typer.Exit(1)
 
 
 _LIMITS = Thresholds()

@@ -538,7 +538,7 @@ class Work:
     def about(self) -> list[bytes]:
         """The subjects of the facts that are to be stored: none of them may be erased, but for what ends an erasure."""
         facts = (one for one in self.journal if isinstance(one, Fact) and not isinstance(one, AFTER_ERASURE))
-        return list({one.subject_id.bytes: None for one in facts if one.subject_id is not None})
+        return list({subject.bytes: None for one in facts for subject in one.subject_ids()})
 
     def seen(self) -> list[tuple[UUID, int]]:
         """All streams that were read, with the version that was seen."""

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import groupby
-from operator import itemgetter
 from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -83,7 +81,6 @@ class Core:
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
-        self.follow_erasures()
         if inline:
             self.app.events_inline(Inline(self, inline))
         self.signing_id = signing_stream(storage.origin)
@@ -115,6 +112,11 @@ class Core:
             for one in self.checkpoints.values():
                 one.sign()
             signing.put(signer)
+
+    def heartbeat(self) -> None:
+        """Sign the logs' heads where their last checkpoints are too old."""
+        for one in self.checkpoints.values():
+            one.heartbeat()
 
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
@@ -183,18 +185,6 @@ class Core:
             subject: Standing(one.restricted, None if consent is None else one.text_version_for(consent, now_us))
             for subject, one in customers.items()
         }
-
-    def follow_erasures(self) -> None:
-        """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
-
-        After an erasure, after one that was cut short, and after a key store was put back from a copy of before.
-        """
-        keys = self.storage.keys
-        rows = self.app.log.erasures(keys.erased_up_to())
-        for position, of_commit in groupby(rows, key=itemgetter(2)):
-            names = [(uuid_from(subject), key_id) for subject, key_id, _ in of_commit]
-            self.keyring.destroy(names, position)
-            keys.set_erased_up_to(position)
 
     def clear_after_erasure(self) -> dict[str, str]:
         """Bring what follows the log up to it, and overwrite what was deleted; what was done, by place."""

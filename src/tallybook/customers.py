@@ -367,6 +367,27 @@ class CustomerDesk(Desk):
         return draft.record_interaction(work.stamp, kind, direction, outcome, text).event_id
 
     @command
+    def refer(
+        self,
+        work: Work,
+        referrer: UUID | str,
+        referred: UUID | str,
+        *,
+        note: str | None = None,
+        relation: str | None = None,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record that a customer brought another; the event's id. `note` is about the first, `relation` (friend,
+        colleague, …) about the other, each sealed under their own key.
+
+        Refuses: unknown_customer, invalid_argument.
+        """
+        draft = work.customer(as_id(referrer, "referrer"))
+        other = work.customer(as_id(referred, "referred"))
+        return draft.refer(work.stamp, other, note, relation).event_id
+
+    @command
     def record_purchase(
         self,
         work: Work,

@@ -195,7 +195,7 @@ def _make_room(directory: Path) -> Path:
         raise NotABook(
             f"{there[0]} is there, and no demo made it.", path=str(path), remedy="Name another folder for the demo."
         )
-    for suffix in ("", "-wal", "-shm", ".keys", ".keys-journal", ".reads", ".reads-wal", ".reads-shm"):
+    for suffix in ("", "-wal", "-shm", ".keys", ".keys-journal", ".reads", ".reads-wal", ".reads-shm", ".signing-key"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     marker.unlink(missing_ok=True)
     return path

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from uuid import UUID
 
+from tallybook.adapters.form import uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
 from tallybook.domain.errors import Refused, refusal
@@ -15,8 +17,9 @@ from tallybook.domain.events import Event, Metadata
 from tallybook.domain.retention import Action, Kept, activity_of, kept
 
 from .commands import Desk, Work, awaitable, command
-from .core import Acting
+from .core import Acting, Core
 from .customers import as_id
+from .sealing import SealingDesk
 from .times import When, iso
 
 logger = logging.getLogger("tallybook.erasures")
@@ -53,6 +56,10 @@ class ErasureDesk(Desk):
 
     _name = "erasures"
     _parts = {"_record": "erase", "_record_kept": "erase_kept"}  # noqa: RUF012 - as declared in Desk
+
+    def __init__(self, core: Core) -> None:
+        super().__init__(core)
+        self._sealing = SealingDesk(core)
 
     @awaitable
     def erase(
@@ -185,6 +192,24 @@ class ErasureDesk(Desk):
         self._core.check_open()
         return self._completed(as_id(customer, "customer"))
 
+    def follow(self) -> None:
+        """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
+
+        After an erasure, after one that was cut short, and after a key store was put back from a copy of before. Where
+        bytes of what was deleted stay, the wrapping key is rotated too: they are worth nothing then.
+        """
+        core = self._core
+        keys = core.storage.keys
+        rows = core.app.log.erasures(keys.erased_up_to())
+        if not rows:
+            return
+        for position, of_commit in groupby(rows, key=itemgetter(2)):
+            core.keyring.destroy([(uuid_from(subject), key_id) for subject, key_id, _ in of_commit], position)
+        if not keys.overwrites:
+            with core.acting(Acting(Metadata(recorded_us=0, actor="system:erasure", purpose="erasure"), by_book=True)):
+                self._sealing.rotate()
+        keys.set_erased_up_to(rows[-1][2])
+
     def repeat(self) -> list[UUID]:
         """Erase again whom the key store has destroyed keys of, and a log that was put back from before knows nothing.
 
@@ -192,8 +217,9 @@ class ErasureDesk(Desk):
         """
         core = self._core
         log, keys = core.app.log, core.storage.keys
-        if keys.erased_up_to() <= log.position():
-            return []
+        followed = keys.erased_up_to()
+        if not followed or log.log_rows(followed - 1, 1):
+            return []  # the log reaches as far as the keys have followed it
         again: list[UUID] = []
         streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
@@ -222,7 +248,7 @@ class ErasureDesk(Desk):
         found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
         if not found:
             raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
-        core.follow_erasures()
+        self.follow()
         done = core.clear_after_erasure()
         position, event = found[0]
         last = found[-1].event

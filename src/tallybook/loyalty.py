@@ -10,13 +10,13 @@ from uuid import UUID
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
-from tallybook.domain.control import Control, RuleSetAdopted, SweepFinished, Swept
+from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import Enrolled, LoyaltyAccount, PointsRedeemed, account_id
 from tallybook.domain.rules import Rules, RuleSet
 from tallybook.projections.read_models import Progress
-from tallybook.projections.replay import Derivation
+from tallybook.projections.replay import derived_by
 
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .core import LOOKING
@@ -265,16 +265,9 @@ class LoyaltyDesk(Desk):
         else:
             known = core.known(known_at)
             core.catch_up(core.trail)
-            derivation = Derivation()
             streams = core.stream(core.book_id), core.subject_events(customer_id)
-            for recorded in merge(*streams, key=lambda recorded: recorded.position):
-                event = recorded.event
-                effective = event.subject_id is not None and event.effective_us <= at_us
-                control_fact = isinstance(event, RuleSetAdopted) or (
-                    isinstance(event, (Swept, SweepFinished)) and event.until_us <= at_us
-                )
-                if known(recorded) and (effective or control_fact):
-                    derivation.feed(event)
+            history = merge(*streams, key=lambda recorded: recorded.position)
+            derivation = derived_by(filter(known, history), at_us)
             account = derivation.accounts.get(stream_id) or LoyaltyAccount(stream_id)
             control = derivation.control
         if not account.enrolled:

@@ -82,7 +82,8 @@ class ProjectionsDesk(Desk):
             )
 
     def run(self, *, names: Sequence[str] | None = None, stop: threading.Event | None = None) -> None:
-        """Keep read models in step with the log, until `stop` is set or the book is closed.
+        """Keep read models in step with the log, until `stop` is set or the book is closed. Checkpoints are signed as
+        time goes by, though nothing is added: the log still stands as it stood.
 
         Several processes may run this on one book: each read model has one of them that works on it, and when that one
         ends, however it ends, another takes over within a second; within 12 seconds where its whole host vanished and
@@ -108,6 +109,7 @@ class ProjectionsDesk(Desk):
                             held[name] = hold
                     if held:
                         core.projector.catch_up(names=list(held))
+                    core.heartbeat()
                     watch.wait(TAKE_OVER_S)
                 except BookClosed:
                     return

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from tallybook.domain.calendar import DAY_US, days_from_civil
 from tallybook.domain.errors import refusal
-from tallybook.domain.events import from_us, to_us
+from tallybook.domain.events import to_us, utc_text
 
 When = datetime | str
 """An aware datetime, or an ISO 8601 text with an offset or Z."""
@@ -48,7 +48,4 @@ def as_of_us(when: When, name: str = "as_of") -> int:
 
 def iso(us: int | None) -> str | None:
     """ISO 8601 in UTC, as short as exact allows."""
-    if us is None:
-        return None
-    text = from_us(us).isoformat(timespec="microseconds").removesuffix("+00:00")
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + "Z"
+    return None if us is None else utc_text(us)

@@ -11,9 +11,9 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line, PurchaseRecorded
 from tallybook.domain.errors import refusal, text, whole
-from tallybook.domain.events import Event, Metadata
+from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
-from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, profile_of
+from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, handle_of, profile_of
 from tallybook.projections.read_models import OPEN_END, Recorded
 from tallybook.projections.segments import Purchase, Segments, segments
 from tallybook.projections.tiers import Tiers, membership_filter
@@ -140,7 +140,7 @@ class ProfilesView(Desk):
         live = {name: entry for name, entry in profile.entries.items() if entry[2] in (PERSONAL, CLEAR)}
         positions = sorted({entry[1] for entry in live.values() if entry[2] == PERSONAL})
         events = {recorded.position: recorded.event for recorded in core.at_positions(positions)}
-        handles = {name: _handle(events[entry[1]], name) for name, entry in live.items() if entry[2] == PERSONAL}
+        handles = {name: handle_of(events[entry[1]], name) for name, entry in live.items() if entry[2] == PERSONAL}
         values = core.gate.open(acting, "profiles.get", handles, [customer_id])
 
         def view(name: str, entry: Entry) -> FieldView:
@@ -252,17 +252,6 @@ class ProfilesView(Desk):
         }
         names = core.gate.open(core.gate_metadata(acting), "profiles.segments", handles)
         return by_name(lambda customer: str(names.get(customer, "")))
-
-
-def _handle(event: Event, name: str) -> Personal[Any]:
-    if name.startswith("external_id:"):
-        attribute = "external_id"
-    elif name.startswith("contact:"):
-        attribute = "value"
-    else:
-        attribute = name
-    handle: Personal[Any] = getattr(event, attribute)
-    return handle
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,10 @@ class Vault:
         self._connect().close()
         return None
 
+    @property
+    def overwrites(self) -> bool:
+        return True
+
     def rotate(self) -> tuple[str, str]:
         self._connect().close()
         raise tallybook.BookError(

@@ -27,7 +27,7 @@ from tallybook.adapters.sqlite import SQLiteDatabase, SQLiteWatch
 from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.projections.read_models import Generation, Hold, Table
 from tallybook.testing import conformance
-from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite
+from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite, WrappingKeysSuite
 
 ORIGIN = "tallybook/teeth"
 A_MOMENT_S = 0.02
@@ -596,6 +596,21 @@ class FollowsForItself(FileKeyStore):
         return self.noted
 
 
+class RotatesNothing(FileKeyStore):
+    def rotate(self) -> tuple[str, str]:
+        return self.wrapping(), self.wrapping()
+
+
+class WrapsNothingAnew(FileKeyStore):
+    def _wrap_rows(self, *_: Any) -> None:
+        """The look-up key alone."""
+
+
+class SaysItRotates(MemoryKeyStore):
+    def rotate(self) -> tuple[str, str]:
+        return "old", "new"
+
+
 class HasOneLookUpKeyForAll(FileKeyStore):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -641,6 +656,7 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
     "test_what_is_done_with_an_answer_or_an_argument_changes_nothing": [HandsItsKeysOut],
     "test_of_many_who_give_a_key_at_once_one_wins_and_all_of_what_it_gave_is_kept": [LooksBeforeItAdds, AddsOneByOne],
     "test_many_who_give_keys_of_their_own_at_once_lose_none": [LosesWhatOthersAdd],
+    "test_a_rotation_changes_the_wrapping_key_and_nothing_else": [RotatesNothing, WrapsNothingAnew, SaysItRotates],
     "test_the_books_name_and_look_up_key_stay_what_they_are": [ChangesItsName],
     "test_no_two_books_share_a_look_up_key": [HasOneLookUpKeyForAll],
     "test_another_store_on_the_same_data_sees_what_is_kept_and_can_not_replace_it": [
@@ -973,10 +989,80 @@ def test_a_broken_store_of_read_models_does_not_pass(
     must_fail(ReadModelStores(kind), test, tmp_path)
 
 
+class IsMadeWithAKey(FileWrappingKeys):
+    def read(self) -> Any:
+        return super().read() or [bytes(32)]
+
+
+class HasNoName(FileWrappingKeys):
+    place = ""
+
+
+class KeepsTheNewestAlone(FileWrappingKeys):
+    def replace(self, keys: Any) -> None:
+        super().replace(keys[:1])
+
+
+class SortsItsKeys(FileWrappingKeys):
+    def replace(self, keys: Any) -> None:
+        super().replace(sorted(keys))
+
+
+class RemembersForItself(FileWrappingKeys):
+    def __init__(self, path: Any) -> None:
+        super().__init__(path)
+        self._held: Any = []
+
+    def read(self) -> Any:
+        return self._held
+
+    def replace(self, keys: Any) -> None:
+        self._held = keys
+
+
+class WritesInPieces(FileWrappingKeys):
+    def replace(self, keys: Any) -> None:
+        self.path.touch(mode=0o600)
+        self.path.write_bytes(b"")
+        time.sleep(0.002)
+        self.path.write_bytes(b"".join(keys))
+
+
+WRAPPING_KEYS: dict[str, list[type[FileWrappingKeys]]] = {
+    "test_a_new_source_holds_no_key_and_has_a_name": [IsMadeWithAKey, HasNoName],
+    "test_it_holds_what_it_was_given_last_in_that_order": [KeepsTheNewestAlone, SortsItsKeys],
+    "test_another_source_at_the_same_place_holds_the_same": [RemembersForItself],
+    "test_whoever_reads_while_it_is_replaced_sees_one_or_the_other": [WritesInPieces],
+}
+
+
+class Sources(WrappingKeysSuite):
+    """The suite with a broken source of wrapping keys."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def make(self, tmp_path: Path) -> Any:
+        return self.kind(tmp_path / "wrapping-key")
+
+    def reopen(self, store: Any) -> Any:
+        return self.kind(store.path)
+
+
+@pytest.mark.parametrize(("test", "kind"), cases(WRAPPING_KEYS))
+def test_a_broken_source_of_wrapping_keys_does_not_pass(test: str, kind: Any, tmp_path: Path) -> None:
+    must_fail(Sources(kind), test, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("suite", "table"),
-    [(EventStoreSuite, EVENT_STORES), (KeyStoreSuite, KEY_STORES), (ReadModelStoreSuite, READ_MODEL_STORES)],
-    ids=["events", "keys", "rows"],
+    [
+        (WrappingKeysSuite, WRAPPING_KEYS),
+        (EventStoreSuite, EVENT_STORES),
+        (KeyStoreSuite, KEY_STORES),
+        (ReadModelStoreSuite, READ_MODEL_STORES),
+    ],
+    ids=["wrapping keys", "events", "keys", "rows"],
 )
 def test_every_test_of_a_suite_is_shown_to_fail(suite: type, table: dict[str, Any]) -> None:
     assert names_of_tests(suite) == set(table)
@@ -985,7 +1071,6 @@ def test_every_test_of_a_suite_is_shown_to_fail(suite: type, table: dict[str, An
 THIRD_PARTY = """
 from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.sqlite import SQLiteDatabase
-from tallybook.adapters.wrapping import FileWrappingKeys
 from tallybook.testing.conformance import EventStoreSuite
 
 class Mine(LogRecorder):

@@ -92,7 +92,7 @@ def tell(ended: Iterable[tuple[str, int, Life]], given: argparse.Namespace) -> i
             print(f"{kind}:{number}, after {crash}: {finding.kind}: {finding.text}")
             print(f"  again: {again(kind, number, given)}", flush=True)
     for kind in crashes:
-        sums = ", ".join(f"{found[kind, one]} {one}" for one in ("lost", "doubled", "broken"))
+        sums = ", ".join(f"{found[kind, one]} {one}" for one in ("lost", "doubled", "broken", "ahead"))
         print(f"{crashes[kind]} {kind}: {acknowledged[kind]} commands acknowledged, {sums}")
         print("  " + ", ".join(f"{moment} {count}" for (of, moment), count in moments.most_common() if of == kind))
     print(f"seed {given.seed}, {time.perf_counter() - started:.1f} s")

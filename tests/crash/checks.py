@@ -23,7 +23,7 @@ SAMPLE = 4
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it must be. `kind`: lost, doubled, broken."""
+    """Something that is not as it must be. `kind`: lost, doubled, broken, or ahead (a checkpoint of the data)."""
 
     kind: str
     text: str
@@ -52,11 +52,25 @@ def check(url: str, ledger: Ledger, chance: random.Random, *, thorough: bool) ->
 
 def _sound(book: Book) -> list[Finding]:
     """The frontiers fit the logs, and the decisions the facts."""
-    found = [Finding("broken", f"{one.log}: {one.problem}") for one in book.audit.verify() if one.problem is not None]
+    found = _ahead(book)
+    found += [Finding("broken", f"{one.log}: {one.problem}") for one in book.audit.verify() if one.problem is not None]
     if not found:
         certificate = book.replay()
         if not certificate.holds:
             found.append(Finding("broken", f"the certificate fails: {certificate.first}"))
+    return found
+
+
+def _ahead(book: Book) -> list[Finding]:
+    """No checkpoint and no tile tells of leaves that are not in their log."""
+    found = []
+    for log, checkpoints in book._core.checkpoints.items():
+        _, _, there = checkpoints.log.extent()
+        sizes = [one.size for one in checkpoints.stored()]
+        if max(sizes, default=0) > there:
+            found.append(Finding("ahead", f"{log}: a checkpoint of {max(sizes)} leaves, and {there} are there"))
+        if checkpoints.tiles.size() > there:
+            found.append(Finding("ahead", f"{log}: tiles of {checkpoints.tiles.size()} leaves, and {there} are there"))
     return found
 
 

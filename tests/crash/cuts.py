@@ -88,7 +88,7 @@ def _live(folder: Path, seed: str, cuts: int) -> Life:
                         number, [Finding("broken", f"{type(error).__name__}: {error} (with the power on)")], "none"
                     )
                     break
-            platter = disk.after_cut()
+            platter = disk.after_cut() | key_files(disk_folder)
             # The check works on a copy: the next run meets the disk as the cut left it, and may cut its recovery short.
             _filled(check_folder, platter)
             url = f"sqlite:///{check_folder / 'shop.book'}"
@@ -105,7 +105,7 @@ def _live(folder: Path, seed: str, cuts: int) -> Life:
 
 def _work(disk: Disk, url: str, ledger: Ledger, chance: random.Random, now_us: workload.Clock) -> None:
     """Commands until the power goes."""
-    book = tallybook.open(url, now_us=now_us)
+    book = tallybook.open(url, now_us=now_us, checkpoint_s=workload.CHECKPOINT_S)
     try:
         workload.prepare(book)
         for deed in ledger.in_doubt():
@@ -128,7 +128,7 @@ def _work(disk: Disk, url: str, ledger: Ledger, chance: random.Random, now_us: w
             if chance.random() < 0.03:
                 # Closed and opened: the last connection brings the log into the file, and removes it.
                 book.close()
-                book = tallybook.open(url, now_us=now_us)
+                book = tallybook.open(url, now_us=now_us, checkpoint_s=workload.CHECKPOINT_S)
     finally:
         with suppress(Exception):
             book.close()
@@ -138,5 +138,12 @@ def _filled(folder: Path, files: Mapping[str, bytes]) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, data in files.items():
+        (folder / name).touch(mode=0o600)
         (folder / name).write_bytes(data)
+        (folder / name).chmod(0o600)
     return folder
+
+
+def key_files(folder: Path) -> dict[str, bytes]:
+    """Files that SQLite does not write: each is synced before anything rests on it."""
+    return {one.name: one.read_bytes() for end in ("wrapping-key", "signing-key") for one in folder.glob(f"*.{end}")}

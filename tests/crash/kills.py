@@ -335,7 +335,7 @@ def _work(
     """The life of a worker: never returns."""
     try:
         gc.freeze()
-        book = tallybook.open(url)
+        book = tallybook.open(url, checkpoint_s=workload.CHECKPOINT_S)
         workload.prepare(book)
         sending.send(("open",))
         worker = Worker(book, ledger, chance, sending.send, folder)
@@ -353,7 +353,7 @@ def _finish_import(url: str, ledger: Ledger) -> list[Finding]:
     imported = ledger.imported
     assert imported is not None
     found = []
-    with tallybook.open(url) as book, book.acting(ACTOR, purpose=PURPOSE):
+    with tallybook.open(url, checkpoint_s=workload.CHECKPOINT_S) as book, book.acting(ACTOR, purpose=PURPOSE):
         report = book.imports.cdnow(imported.path)
         position = book.position()
         again = book.imports.cdnow(imported.path)

@@ -15,6 +15,8 @@ Clock = Callable[[], int]
 """Microseconds since 1970."""
 
 ADOPTED = "1996-01-01T00:00:00Z"
+CHECKPOINT_S = 0.02
+"""Checkpoints are signed often, so that crashes meet them."""
 
 
 def prepare(book: Book) -> None:

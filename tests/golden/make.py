@@ -43,6 +43,7 @@ from tallybook.domain.personal import Personal
 FOLDER = Path(__file__).parent
 ORIGIN = "tallybook/golden"
 SPACE = UUID("6d7f8a9b-0c1d-4e2f-8a3b-4c5d6e7f8091")
+REFERRED = UUID(int=2**127 + 77)
 SUBJECT = uuid5(SPACE, "subject")
 DATA_KEY = bytes(range(32))
 NONCE = bytes(range(100, 112))
@@ -53,6 +54,7 @@ REAL: Mapping[tuple[str, str], object] = {
     ("customer.interaction_recorded", "direction"): "in",
     ("customer.key_created", "commitment"): commitment(DATA_KEY),
     ("customer.key_created", "key_id"): 1,
+    ("customer.referred", "referred"): REFERRED,
     ("ticket.opened", "kind"): "complaint",
     ("ticket.replied", "author"): "human",
     ("book.rule_set_adopted", "zone_starts_us"): (-(2**62), 1_000_000_000_000_000),
@@ -63,10 +65,10 @@ REAL: Mapping[tuple[str, str], object] = {
 
 
 def keyring() -> Keyring:
-    """A keyring whose only subject has the fixed key."""
+    """A keyring whose subjects have the fixed key."""
     store = MemoryKeyStore(ORIGIN)
-    store.add({(SUBJECT, 1): DATA_KEY, (SUBJECT, 2): DATA_KEY})
-    return Keyring(store, lambda subject, _: commitment(DATA_KEY) if subject == SUBJECT else None)
+    store.add(dict.fromkeys(((SUBJECT, 1), (SUBJECT, 2), (REFERRED, 1)), DATA_KEY))
+    return Keyring(store, lambda subject, _: commitment(DATA_KEY) if subject in (SUBJECT, REFERRED) else None)
 
 
 @contextmanager

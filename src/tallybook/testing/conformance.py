@@ -31,8 +31,8 @@ from eventsourcing.persistence import IntegrityError
 
 from tallybook.adapters.keys import KeyName, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
-from tallybook.adapters.wrapping import KEY_BYTES
-from tallybook.domain.errors import BookClosed
+from tallybook.adapters.wrapping import KEY_BYTES, WrappingKeys
+from tallybook.domain.errors import BookClosed, BookError
 from tallybook.projections.read_models import (
     BuildRecord,
     Generation,
@@ -43,7 +43,7 @@ from tallybook.projections.read_models import (
     shape_of,
 )
 
-__all__ = ["EventStoreSuite", "KeyStoreSuite", "ReadModelStoreSuite"]
+__all__ = ["EventStoreSuite", "KeyStoreSuite", "ReadModelStoreSuite", "WrappingKeysSuite"]
 
 S = TypeVar("S")
 Raised = BaseException | None
@@ -827,6 +827,34 @@ class KeyStoreSuite(Suite[KeyStore]):
         store.destroy([key_name()], 9)
         assert store.erased_up_to() == 3
 
+    def test_a_rotation_changes_the_wrapping_key_and_nothing_else(self, store: KeyStore) -> None:
+        keys = {key_name(): seeded(index).randbytes(KEY_BYTES) for index in range(20)}
+        gone = key_name()
+        store.add(keys)
+        store.destroy([gone], 3)
+        before = (store.origin, store.lookup_key)
+        old = store.wrapping()
+        if old is None:
+            with pytest.raises(BookError):
+                store.rotate()
+        else:
+            other = self.opened_again(store)
+            try:
+                for _ in range(2):
+                    assert store.rotate() == (old, store.wrapping())
+                    assert store.wrapping() != old
+                    old = store.wrapping() or ""
+                    more = {key_name(): b"m" * KEY_BYTES}
+                    other.add(more)
+                    keys |= more
+                    assert other.get(keys) == keys
+                    assert other.wrapping() == old
+            finally:
+                self.close(other)
+        assert store.get(keys) == keys
+        assert store.destroyed([gone]) == {gone: 3}
+        assert (store.origin, store.lookup_key) == before
+
     def test_the_books_name_and_look_up_key_stay_what_they_are(self, store: KeyStore) -> None:
         assert store.origin
         assert len(store.lookup_key) == KEY_BYTES
@@ -893,6 +921,46 @@ class KeyStoreSuite(Suite[KeyStore]):
             with pytest.raises(BookClosed):
                 use()
         store.close()
+
+
+class WrappingKeysSuite(Suite[WrappingKeys]):
+    """The contract of `tallybook.adapters.wrapping.WrappingKeys`."""
+
+    def close(self, store: WrappingKeys) -> None:
+        """A source holds nothing open."""
+
+    def test_a_new_source_holds_no_key_and_has_a_name(self, store: WrappingKeys) -> None:
+        assert list(store.read()) == []
+        assert store.place
+
+    def test_it_holds_what_it_was_given_last_in_that_order(self, store: WrappingKeys) -> None:
+        one, two = b"1" * KEY_BYTES, bytes(range(KEY_BYTES))
+        for keys in ([one], [two, one], [two], [one, two], [one]):
+            store.replace(keys)
+            assert list(store.read()) == keys
+            assert {type(key) for key in store.read()} == {bytes}
+
+    def test_another_source_at_the_same_place_holds_the_same(self, store: WrappingKeys) -> None:
+        store.replace([b"1" * KEY_BYTES])
+        again = self.opened_again(store)
+        assert list(again.read()) == [b"1" * KEY_BYTES]
+        again.replace([b"2" * KEY_BYTES, b"1" * KEY_BYTES])
+        assert list(store.read()) == [b"2" * KEY_BYTES, b"1" * KEY_BYTES]
+
+    def test_whoever_reads_while_it_is_replaced_sees_one_or_the_other(self, store: WrappingKeys) -> None:
+        sets = [[bytes([index]) * KEY_BYTES] * (1 + index % 2) for index in range(1, 30)]
+        store.replace(sets[0])
+
+        def read() -> None:
+            for _ in range(100):
+                assert list(store.read()) in sets
+
+        def replace() -> None:
+            for keys in sets:
+                store.replace(keys)
+
+        assert [one for one in together(read, replace, read) if one is not None] == []
+        assert list(store.read()) == sets[-1]
 
 
 THINGS = Table("suite_things", (("id", "integer"), ("label", "text"), ("raw", "blob")), ("id",), (("label", "id"),))

@@ -1,0 +1,143 @@
+"""What the Merkle tree costs: appends of a hundred events with all of it, against the same recorder with no tree; and
+how fast a log is verified, against a bare loop of SHA-256 over the same leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tallybook.adapters import integrity, merkle
+from tallybook.adapters.checkpoints import Checkpoints, History
+from tallybook.adapters.log import Fresh, LogRecorder, NewRow
+from tallybook.adapters.signing import in_memory
+from tallybook.adapters.sqlite import SQLiteDatabase
+from tallybook.adapters.tiles import TileStore
+
+from .conftest import Measure
+from .rows import OURS, RAW
+from .test_recorder import rows_of
+from .workload import Sizes, chunks
+
+ORIGIN = "tallybook/0123456789abcdef0123456789abcdef"
+SIZE = 100
+TIMES = 4
+"""How often the rows are repeated, under other streams: a log with some hundred tiles."""
+
+
+class _NoTree(merkle.Frontier):
+    """Counts leaves, and hashes none."""
+
+    def append_rows(self, origin: str, rows: Sequence[Any]) -> tuple[list[bytes], dict[int, bytes]]:
+        self.size += len(rows)
+        return [], {}
+
+    def packed(self) -> bytes:
+        return b""
+
+
+class Bare(LogRecorder):
+    """The same recorder without a tree."""
+
+    def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> tuple[int, merkle.Frontier]:
+        [(position, _)] = rows
+        tree = _NoTree()
+        tree.size = position
+        return position, tree
+
+    def close(self) -> None:
+        self.database.close()
+
+
+class Whole(LogRecorder):
+    """A recorder with all of it: frontier, tiles, signed checkpoints."""
+
+    def __init__(self, database: SQLiteDatabase) -> None:
+        super().__init__(database, origin=ORIGIN)
+        keys = in_memory(ORIGIN)
+        history = History(ORIGIN, [keys.signers()[0].vkey])
+        self.fresh = Fresh()
+        self.checkpoints = Checkpoints(TileStore(self), ORIGIN, lambda: history, keys, checkpoint_s=1)
+        self.committed = self.checkpoints.after_commit
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def commits_of(folder: Path, sizes: Sizes) -> list[list[NewRow]]:
+    """Purchases as they are stored, a hundred in a list."""
+    rows = rows_of(folder, sizes.append_commits[SIZE] * SIZE)
+    many: list[NewRow] = [
+        (stream[:-1] + bytes([number]), version, name, state)
+        for number in range(TIMES)
+        for _, stream, version, name, state in rows
+    ]
+    return [many[part] for part in chunks(len(many), SIZE)]
+
+
+def append(log: LogRecorder, commits: Sequence[Sequence[NewRow]]) -> None:
+    """One transaction for each list; at the end, a checkpoint, as at closing."""
+    for rows in commits:
+        log.append(rows)
+    if isinstance(log, Whole):
+        log.checkpoints.sign()
+
+
+class TestAppend:
+    """Appending what is ready."""
+
+    def test_raw(self, measure: Measure, sizes: Sizes, tmp_path: Path) -> None:
+        """No tree."""
+        commits = commits_of(tmp_path, sizes)
+
+        def prepare(folder: Path) -> tuple[Bare, list[list[NewRow]]]:
+            log = Bare(SQLiteDatabase(str(folder / "log.db")), origin=ORIGIN)
+            log.create_table()
+            return log, commits
+
+        measure("merkle-append", RAW, len(commits) * SIZE, append, prepare, rounds=sizes.append_rounds)
+
+    def test_ours(self, measure: Measure, sizes: Sizes, tmp_path: Path) -> None:
+        """Frontier, tiles and checkpoints."""
+        commits = commits_of(tmp_path, sizes)
+
+        def prepare(folder: Path) -> tuple[Whole, list[list[NewRow]]]:
+            log = Whole(SQLiteDatabase(str(folder / "log.db")))
+            log.create_table()
+            return log, commits
+
+        measure("merkle-append", OURS, len(commits) * SIZE, append, prepare, rounds=sizes.append_rounds)
+
+
+class TestVerify:
+    """Verifying all of a log."""
+
+    def test_raw(self, measure: Measure, sizes: Sizes, tmp_path: Path) -> None:
+        """The leaves alone, which lie in memory."""
+        leaves = [
+            merkle.leaf(ORIGIN, position, *row)
+            for position, row in enumerate((row for rows in commits_of(tmp_path, sizes) for row in rows), 1)
+        ]
+
+        def run(entries: Sequence[bytes]) -> None:
+            for entry in entries:
+                sha256(b"\x00" + entry).digest()
+
+        measure("merkle-verify", RAW, len(leaves), run, lambda _: (leaves,), rounds=sizes.append_rounds)
+
+    def test_ours(self, measure: Measure, sizes: Sizes, tmp_path: Path) -> None:
+        """Rows read, leaves packed and hashed, tree, tiles, checkpoints."""
+        commits = commits_of(tmp_path, sizes)
+
+        def prepare(folder: Path) -> tuple[Whole]:
+            log = Whole(SQLiteDatabase(str(folder / "log.db")))
+            log.create_table()
+            append(log, commits)
+            return (log,)
+
+        def run(log: Whole) -> None:
+            found = integrity.verify("events", log, checkpoints=log.checkpoints)
+            assert found.problem is None
+
+        measure("merkle-verify", OURS, len(commits) * SIZE, run, prepare, rounds=sizes.append_rounds)

@@ -1,0 +1,344 @@
+"""Wrapping keys: where they lie, how one follows another, and what is left of keys that were destroyed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+import tallybook
+from tallybook import BookError, KeysMissing
+from tallybook.adapters import key_tables
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.keys import KeyName
+from tallybook.adapters.wrapping import KEY_BYTES, FileWrappingKeys, KmsWrappingKeys, WrappingKeys, fingerprint
+from tallybook.testing.conformance import WrappingKeysSuite
+
+ORIGIN = "tallybook/test"
+
+
+class Kms:
+    """A key management service that keeps its own key, and refuses another context."""
+
+    def encrypt(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+        return repr(sorted(context.items())).encode() + b"|" + bytes(one ^ 0x5A for one in plaintext)
+
+    def decrypt(self, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
+        bound, _, sealed = ciphertext.partition(b"|")
+        if bound != repr(sorted(context.items())).encode():
+            raise PermissionError("AccessDenied")
+        return bytes(one ^ 0x5A for one in sealed)
+
+
+class TestFiles(WrappingKeysSuite):
+    def make(self, tmp_path: Path) -> WrappingKeys:
+        return FileWrappingKeys(tmp_path / "wrapping-key")
+
+    def reopen(self, store: WrappingKeys) -> WrappingKeys:
+        return FileWrappingKeys(store.place)
+
+
+class TestKms(WrappingKeysSuite):
+    def make(self, tmp_path: Path) -> WrappingKeys:
+        return KmsWrappingKeys(Kms(), tmp_path / "wrapping-key", {"book": "shop"})
+
+    def reopen(self, store: WrappingKeys) -> WrappingKeys:
+        return KmsWrappingKeys(Kms(), store.place, {"book": "shop"})
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FileWrappingKeys:
+    return FileWrappingKeys(tmp_path / "wrapping-key")
+
+
+@pytest.fixture
+def store(tmp_path: Path, source: FileWrappingKeys) -> Iterator[FileKeyStore]:
+    with closing(FileKeyStore(tmp_path / "x.keys", source, origin=ORIGIN)) as made:
+        yield made
+
+
+def some(count: int) -> dict[KeyName, bytes]:
+    return {(uuid4(), 1 + number % 2): os.urandom(KEY_BYTES) for number in range(count)}
+
+
+def all_files(folder: Path) -> bytes:
+    return b"".join(one.read_bytes() for one in folder.iterdir())
+
+
+# ── rotation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rotation_wraps_all_keys_anew_and_drops_the_old_key(store: FileKeyStore, source: FileWrappingKeys) -> None:
+    keys = some(key_tables.A_BATCH + 300)
+    store.add(keys)
+    [old] = source.read()
+    lookup_key = store.lookup_key
+    assert store.rotate() == (fingerprint(old).hex(), store.wrapping())
+    [new] = source.read()
+    assert new != old
+    assert store.wrapping() == fingerprint(new).hex()
+    assert store.behind() == 0
+    assert store.get(keys) == keys
+    with closing(FileKeyStore(store.path, source)) as again:
+        assert again.get(keys) == keys
+        assert again.lookup_key == lookup_key
+
+
+def test_other_stores_go_on_through_a_rotation(store: FileKeyStore, source: FileWrappingKeys) -> None:
+    before, after = some(30), some(30)
+    store.add(before)
+    with closing(FileKeyStore(store.path, source)) as other:
+        for _ in range(3):
+            store.rotate()
+            assert other.get(before) == before
+        store.rotate()
+        other.add(after)
+        assert other.behind() == 0
+        store.rotate()
+        other.rotate()
+        other.destroy(list(after)[:1], 7)
+    assert store.get(before | after) == before | dict(list(after.items())[1:])
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_rotation_that_was_cut_short_is_finished_by_the_next_opening(
+    store: FileKeyStore, source: FileWrappingKeys, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    class Cut(Exception):
+        pass
+
+    keys = some(40)
+    store.add(keys)
+    [old] = source.read()
+    steps = [0]
+    replace, wrap = FileWrappingKeys.replace, FileKeyStore._wrap_rows
+
+    def step() -> None:
+        if steps[0] == moment:
+            raise Cut
+        steps[0] += 1
+
+    def replacing(self: FileWrappingKeys, held: list[bytes]) -> None:
+        step()
+        replace(self, held)
+
+    def wrapping(self: FileKeyStore, *args: object) -> None:
+        step()
+        wrap(self, *args)  # type: ignore[arg-type]  # as they were given
+        step()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileWrappingKeys, "replace", replacing)
+        patched.setattr(FileKeyStore, "_wrap_rows", wrapping)
+        with pytest.raises(Cut):
+            store.rotate()
+    left = source.read()
+    assert (len(left), old in left) == ((1, True) if moment == 0 else (2, True))
+    with closing(FileKeyStore(store.path, source)) as again:
+        assert again.get(keys) == store.get(keys) == keys
+        assert (again.behind(), source.read()) == (0, [left[0]])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters import wrapping
+steps = []
+def step():
+    steps.append(1)
+    if len(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+def stepping(real):
+    def stepped(*args):
+        step()
+        found = real(*args)
+        step()
+        return found
+    return stepped
+folder = Path(sys.argv[1])
+store = FileKeyStore(folder / "x.keys", wrapping.FileWrappingKeys(folder / "wrapping-key"))
+for name in ("write", "fsync", "replace"):
+    setattr(os, name, stepping(getattr(os, name)))
+run = type(store.database.session(write=True)).rows
+type(store.database.session(write=True)).rows = stepping(run)
+store.rotate()
+print("done")
+"""
+
+
+def test_a_rotation_that_is_killed_at_any_step_loses_no_key(
+    store: FileKeyStore, source: FileWrappingKeys, tmp_path: Path
+) -> None:
+    keys = some(20)
+    store.add(keys)
+    kills = 0
+    while True:
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path), str(kills + 1)], capture_output=True, text=True, check=False
+        )
+        with closing(FileKeyStore(store.path, source)) as again:
+            assert again.get(keys) == keys
+            assert (len(source.read()), again.behind()) == (1, 0)
+        if done.stdout:
+            break
+        assert done.returncode == -9, done.stderr
+        kills += 1
+    assert kills > 20
+    store.rotate()
+    assert {one.name for one in tmp_path.iterdir()} == {"x.keys", "x.keys-journal", "wrapping-key"}
+
+
+def test_a_rotation_is_recorded(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as book:
+        with book.acting("agent:lin", purpose="support"):
+            ada = book.customers.register(name="Ada")
+        position = book.position()
+        with pytest.raises(tallybook.Refused) as refused:
+            book.rotate_wrapping_key()
+        assert refused.value.code == "acting_required"
+        with book.acting("agent:sec", purpose="security"):
+            rotated = book.rotate_wrapping_key()
+        [recorded] = book.follow(after=position, timeout_s=0)
+        assert (recorded.event.stored_name, recorded.event.metadata.actor) == ("book.wrapping_key_rotated", "agent:sec")
+        event: Any = recorded.event
+        assert (event.old, event.new) == (rotated.old, rotated.new)
+        assert rotated.new == fingerprint((tmp_path / "shop.book.wrapping-key").read_bytes()).hex() != rotated.old
+        assert rotated.keys == 1
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(ada)["name"] == "Ada"
+
+
+def test_a_book_in_memory_has_no_wrapping_key() -> None:
+    with tallybook.open("memory:") as book, book.acting("agent:lin", purpose="support"):
+        assert book._core.storage.keys.wrapping() is None
+        with pytest.raises(BookError, match="no wrapping key"):
+            book.rotate_wrapping_key()
+
+
+# ── what is left in files ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def wrapped_in(store: FileKeyStore) -> dict[UUID, bytes]:
+    rows = store.database.rows("SELECT subject, wrapped FROM data_keys WHERE destroyed=0")
+    return {UUID(bytes=subject): wrapped for subject, wrapped in rows}
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_no_wrapped_key_is_left_of_what_was_destroyed_and_no_key_in_clear(
+    store: FileKeyStore, tmp_path: Path, at_once: bool
+) -> None:
+    keys: dict[KeyName, bytes] = {}
+    for _ in range(1 if at_once else 60):
+        more = some(3000 if at_once else 25)
+        store.add(more)
+        keys |= more
+    wrapped = wrapped_in(store)
+    content = all_files(tmp_path)
+    assert all(one in content for one in wrapped.values())
+    gone = list(keys)[::3]
+    for start in range(0, len(gone), 50):
+        store.destroy(gone[start : start + 50], 7)
+    store.get(keys)
+    content = all_files(tmp_path)
+    assert [subject for subject, _ in gone if wrapped[subject] in content] == []
+    before = wrapped_in(store)
+    store.rotate()
+    content = all_files(tmp_path)
+    assert [subject for subject, one in before.items() if one in content] == []
+    assert not any(key in content or key.hex().encode() in content for key in keys.values())
+    assert store.lookup_key not in content
+
+
+def test_the_old_wrapping_key_is_overwritten_where_it_lay(source: FileWrappingKeys) -> None:
+    source.replace([b"o" * KEY_BYTES])
+    with source.path.open("rb") as held:
+        source.replace([b"n" * KEY_BYTES])
+        assert held.read() == bytes(KEY_BYTES)
+    copy = source.path.with_name("copy")
+    os.link(source.path, copy)
+    source.replace([b"m" * KEY_BYTES])
+    assert copy.read_bytes() == b"n" * KEY_BYTES  # somebody's own copy is left alone
+
+
+# ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refused(url: str, kind: type[BookError], says: str, **options: object) -> None:
+    with pytest.raises(kind, match=says) as caught:
+        tallybook.open(url, **options)  # type: ignore[arg-type]  # what is tried
+    assert type(caught.value) is kind
+    assert caught.value.path
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "says"),
+    [
+        (lambda path: path.unlink(), KeysMissing, "wrapping key .* is not there"),
+        (lambda path: path.write_bytes(bytes(KEY_BYTES)), KeysMissing, "is not the wrapping key of the book"),
+        (lambda path: path.write_bytes(b"short"), KeysMissing, "32 bytes are wanted"),
+        (lambda path: path.write_bytes(bytes(3 * KEY_BYTES)), KeysMissing, "32 bytes are wanted"),
+        (lambda path: path.chmod(0o640), BookError, "Others than its owner .* 0640"),
+        (lambda path: path.with_name("shop.book.keys").chmod(0o604), BookError, "the key file .* 0604"),
+        (lambda path: path.with_name("shop.book.keys").unlink(), KeysMissing, "key file .* is not there"),
+    ],
+)
+def test_what_is_not_right_with_keys_refuses_and_changes_nothing(
+    tmp_path: Path, spoil: object, kind: type[BookError], says: str
+) -> None:
+    url, path = f"sqlite:///{tmp_path}/shop.book", tmp_path / "shop.book.wrapping-key"
+    tallybook.open(url).close()
+    spoil(path)  # type: ignore[operator]  # a function
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+    refused(url, kind, says)
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+def test_the_wrapping_key_may_lie_elsewhere_and_with_a_service(tmp_path: Path) -> None:
+    url, context = f"sqlite:///{tmp_path}/shop.book", {"book": "shop"}
+    source = KmsWrappingKeys(Kms(), tmp_path / "apart" / "key", context)
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada")
+        book.rotate_wrapping_key()
+        assert not [one for one in book.doctor() if one.state == "failed"]
+    assert not (tmp_path / "shop.book.wrapping-key").exists()
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(ada)["name"] == "Ada"
+    refused(url, KeysMissing, "AccessDenied", wrapping_key=KmsWrappingKeys(Kms(), source.path, {"book": "other"}))
+    refused(url, KeysMissing, "is not there")
+
+
+def test_scoring_and_replay_need_no_subjects_key(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
+        ada = book.customers.register(name="Ada", identifiers={"crm": "77"})
+        book.loyalty.enrol(ada)
+        book.customers.record_purchase(ada, [{"sku": "a", "quantity": 1, "net_minor": 1000}])
+        points = book.loyalty.balance(ada)
+    with (
+        closing(
+            FileKeyStore(tmp_path / "shop.book.keys", FileWrappingKeys(f"{tmp_path}/shop.book.wrapping-key"))
+        ) as store,
+        store.database.session(write=True) as session,
+    ):
+        session.run("DELETE FROM data_keys")
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book.loyalty.balance(ada) == points > 0
+        assert book.replay().holds
+        assert book.backtest("standard")
+        assert book.projections.rebuild()
+        assert all(one.holds for one in book.audit.verify())
+        book.customers.record_purchase(ada, [{"sku": "a", "quantity": 1, "net_minor": 1000}])
+        assert book.loyalty.balance(ada) == 2 * points
+        with pytest.raises(tallybook.KeyLost, match=str(ada)):
+            book.profiles.get(ada)
