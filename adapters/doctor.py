@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -459,10 +459,13 @@ def claims(patient: Patient) -> Iterator[Word]:
     with log.database.session(write=False) as session:
         rows = session.rows("SELECT claim, holder FROM claims")
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
+        released = {subject for (subject,) in session.rows("SELECT subject FROM erased WHERE key_id=?", [ORDINARY_KEY])}
     whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
     held = Counter(whole)
     read = patient.mapper.read
     for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
+        if stream in released:
+            continue  # the claims of who is erased go with the erasure
         try:
             event = read(known_uuid(stream), version_, name, state, position)
         except StoredFormError:

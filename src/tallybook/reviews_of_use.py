@@ -660,12 +660,16 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
         found.request(request, subject, at_us)
     for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):
         found.answered(request, at_us)
-    for ticket, subject, at_us in scanned(TicketOpened, "originator_id", "subject_id", "effective_us"):
-        found.opened(ticket, subject, at_us)
-    for ticket, owner, at_us in scanned(TicketAssigned, "originator_id", "owner", "effective_us"):
-        found.assigned(ticket, owner, at_us)
-    for ticket, at_us in scanned(TicketClosed, "originator_id", "effective_us"):
-        found.ended(ticket, at_us)
+    tickets = [TicketOpened.stored_name, TicketAssigned.stored_name, TicketClosed.stored_name]
+    for position, event in core.history(tickets):  # whose stream it is stands in no clear field
+        if position > question.events_head:
+            break
+        if isinstance(event, TicketOpened) and event.subject_id is not None:
+            found.opened(event.originator_id, event.subject_id, event.effective_us)
+        elif isinstance(event, TicketAssigned):
+            found.assigned(event.originator_id, event.owner, event.effective_us)
+        elif isinstance(event, TicketClosed):
+            found.ended(event.originator_id, event.effective_us)
     for kind in (CustomerRegistered, CustomerChanged):
         for subject, at_us, owner in scanned(kind, "subject_id", "effective_us", "owner"):
             if owner is not None:
