@@ -26,12 +26,13 @@ from .bulk import rarely_collecting
 class Kind(StrEnum):
     """What a column holds, and so how it is written.
 
-    text; id (UUID or text); time (ISO 8601 in UTC); count (int); share (part, whole: two ints); money (minor units,
-    currency). None is an empty cell.
+    text; id (UUID or text); ids (a sequence of these); time (ISO 8601 in UTC); count (int); share (part, whole: two
+    ints); money (minor units, currency). None is an empty cell.
     """
 
     TEXT = "text"
     ID = "id"
+    IDS = "ids"
     TIME = "time"
     COUNT = "count"
     SHARE = "share"
@@ -104,6 +105,8 @@ def shown(value: Any, kind: Kind) -> str:
     if kind is Kind.MONEY and isinstance(value, tuple):
         minor, currency = value
         return f"{'-' if minor < 0 else ''}{abs(minor) // 100:,}.{abs(minor) % 100:02} {currency}"
+    if kind is Kind.IDS:
+        value = " ".join(map(str, value))
     # What can't be shown is marked, so that it can't hide.
     return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
@@ -114,6 +117,8 @@ def machine(value: Any, kind: Kind) -> Any:
         return {"part": value[0], "whole": value[1]}
     if kind is Kind.MONEY and isinstance(value, tuple):
         return {"minor": value[0], "currency": value[1]}
+    if kind is Kind.IDS and value is not None:
+        return [shown(one, Kind.ID) for one in value]
     return value if value is None or isinstance(value, (bool, int)) else shown(value, Kind.TEXT)
 
 

@@ -54,12 +54,15 @@ class Purpose(Value):
     `consent`: the purpose of the consent that it rests on; nothing is released of subjects who have not given it.
     `during_restriction`: it goes on while a subject's data is restricted. `hours`: when it is usually followed
     (`Mon-Fri 08:00-18:00`, in the policy's zone); reads at other times are not refused, but a review shows them.
+    `bulk`: its work goes over many subjects with whom whoever does it has no dealings (campaigns, audits, exports); a
+    review does not ask for any.
     """
 
     text: Annotated[str, Field(min_length=1)]
     basis: Basis
     consent: Code | None = None
     during_restriction: bool = False
+    bulk: bool = False
     hours: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")

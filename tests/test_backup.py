@@ -37,7 +37,7 @@ from tallybook import (
     ReadsMissing,
 )
 from tallybook.adapters import backup as module
-from tallybook.adapters import doctor, storage
+from tallybook.adapters import doctor, outputs, storage
 from tallybook.adapters.integrity import root_at
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.storage import signing_file
@@ -100,7 +100,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 APART = """
 import os, pathlib
-from tallybook.adapters import backup, doctor, storage
+from tallybook.adapters import backup, doctor, outputs, storage
 for one in (storage, backup, doctor):
     one.wrapping_key_beside = lambda _: pathlib.Path(os.environ["APART"])
 """
@@ -279,7 +279,7 @@ def test_where_there_are_no_hard_links_a_backup_is_moved_into_its_place(
     with tallybook.open(url_of(made.book)) as book:
         book.backup(tmp_path / "b")
         with pytest.raises(BookError, match="is there already"):
-            module.publish(tmp_path / "b", tmp_path / "b")
+            outputs.publish(tmp_path / "b", tmp_path / "b")
     tallybook.restore(tmp_path / "b", url_of(tmp_path / "new.book"), keys=made.keys)
     assert names(tmp_path) == {"b", "new.book", "new.book.keys", "new.book.reads", "new.book.signing-key"}
 
@@ -418,7 +418,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import tallybook
-from tallybook.adapters import backup as module
+from tallybook.adapters import backup as module, outputs
 kind, file, keys, book, root = sys.argv[1:]
 module.PAGES_A_STEP = 16
 steps, moment = 0, 0
@@ -434,7 +434,8 @@ def stepping(real):
         step()
         return result
     return wrapped
-for name in ("sync", "_must_be_sound", "publish", "_copy_pages", "_copy_reads", "outline", "verify"):
+outputs.sync = stepping(outputs.sync)
+for name in ("_must_be_sound", "publish", "_copy_pages", "_copy_reads", "outline", "verify"):
     setattr(module, name, stepping(getattr(module, name)))
 os.link = stepping(os.link)
 while True:

@@ -13,6 +13,7 @@ from tallybook.adapters import integrity, merkle
 from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
+from tallybook.adapters.reports import Report
 from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
@@ -23,6 +24,8 @@ from .audit_replay import AuditReplay, audit_replay
 from .commands import Desk, Work, command
 from .customers import as_id
 from .exports import Packed, export_pack
+from .reviews import Thresholds
+from .reviews import review as answer
 from .subject_report import SubjectReport, subject_report
 from .times import When, iso
 
@@ -356,6 +359,35 @@ class AuditView(Desk):
         # Each log keeps its own order, whatever the clock did.
         merged = [entry for _, entry in heapq.merge(entries, reads, key=lambda pair: pair[0])]
         return merged if limit is None else merged[-limit:]
+
+    def review(
+        self,
+        name: str,
+        *,
+        subject: UUID | str | None = None,
+        actor: str | None = None,
+        since: When | None = None,
+        until: When | None = None,
+        at: When | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> Report:
+        """One of ten reviews: a report of tables, for `tallybook.adapters.reports.as_json`, `as_html`, `write_csv`.
+
+        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, processing-records, exposure
+        (of an `actor`), consent-at, compliance-audit, access-review, retention: see docs/reviews.md. `since` and
+        `until` bound what was recorded; `at` is the moment of consent-at and retention. One recorded read.
+        Refuses: invalid_argument, naive_time, acting_required, access_denied, unknown_customer.
+        """
+        return answer(
+            self._core,
+            name,
+            subject=subject,
+            actor=actor,
+            since=since,
+            until=until,
+            at=at,
+            thresholds=thresholds,
+        )
 
     def subject_report(self, customer: UUID | str) -> SubjectReport:
         """All that the book holds about a customer, by topic and field by field: `json()`, `html()`, `portable()`.

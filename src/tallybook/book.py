@@ -59,7 +59,7 @@ class Book:
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self._sealing = SealingDesk(core)
-        self.erasures = ErasureDesk(core, self._sealing)
+        self.erasures = ErasureDesk(core)
         self.projections = ProjectionsDesk(core)
         self.retention = RetentionDesk(core, self.erasures)
 

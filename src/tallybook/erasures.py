@@ -57,9 +57,9 @@ class ErasureDesk(Desk):
     _name = "erasures"
     _parts = {"_record": "erase", "_record_kept": "erase_kept"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core, sealing: SealingDesk) -> None:
+    def __init__(self, core: Core) -> None:
         super().__init__(core)
-        self._sealing = sealing
+        self._sealing = SealingDesk(core)
 
     @awaitable
     def erase(

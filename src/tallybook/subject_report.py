@@ -155,7 +155,7 @@ class SubjectReport:
         return Report("Your data", self.generated_at, made_of, tuple(_sections(data, self.events)))
 
 
-def subject_report(core: Core, customer_id: UUID) -> SubjectReport:
+def subject_report(core: Core, customer_id: UUID, action: str = "audit.subject_report") -> SubjectReport:
     """All that the book holds about a customer, opened in one recorded read. Refuses: unknown_customer."""
     acting = core.acting_now()
     core.catch_up(core.trail)
@@ -168,7 +168,7 @@ def subject_report(core: Core, customer_id: UUID) -> SubjectReport:
         for name in recorded.event.personal_fields
         if (handle := getattr(recorded.event, name)) is not None and _is_of(handle, customer_id)
     }
-    opened = core.gate.open(core.gate_metadata(acting), "audit.subject_report", handles, [customer_id])
+    opened = core.gate.open(core.gate_metadata(acting), action, handles, [customer_id])
     entries = tuple(_entry(recorded, opened) for recorded in history)
     now_us = core.now_us()
     data = _data(core, customer_id, history, entries, now_us)

@@ -1,0 +1,384 @@
+"""What somebody does who can write the book's files: drawn, and done to a copy."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tallybook.adapters import merkle
+
+from .victim import BOOK, Clock, Ids, NOW_US, opened
+
+KEYS, READS = f"{BOOK}.keys", f"{BOOK}.reads"
+DATABASES = (BOOK, KEYS, READS)
+SECRETS = (f"{BOOK}.wrapping-key", f"{BOOK}.signing-key")
+LOGS = {"events": (BOOK, "stored_events"), "reads": (READS, "access_records")}
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """What was done. `position`: the first of `log` that is not what was recorded, where that is one row; `insider`: he
+    made all that lies in the book fit again, so that only a checkpoint kept elsewhere can tell."""
+
+    what: str
+    log: str | None = None
+    position: int | None = None
+    insider: bool = False
+
+
+Way = Callable[[Random, Path], Attack | None]
+"""Does it to a book's folder; None, if it came to nothing."""
+
+
+def run(file: Path, *statements: str | tuple[str, list[Any]]) -> int:
+    """Execute statements on a file, past its checks; how many rows they changed."""
+    with closing(sqlite3.connect(file)) as raw, raw:
+        raw.execute("PRAGMA ignore_check_constraints=ON")
+        changed = 0
+        for one in statements:
+            statement, values = one if isinstance(one, tuple) else (one, [])
+            changed += max(0, raw.execute(statement, values).rowcount)
+        return changed
+
+
+def rows(file: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """What a file answers."""
+    with closing(sqlite3.connect(file)) as raw:
+        return raw.execute(statement, values).fetchall()
+
+
+def tables(file: Path) -> list[str]:
+    """Tables of a file that hold something."""
+    names = [name for (name,) in rows(file, "SELECT name FROM sqlite_master WHERE type='table' ORDER BY name")]
+    return [name for name in names if rows(file, f"SELECT 1 FROM {name} LIMIT 1")]
+
+
+def columns(file: Path, table: str) -> list[str]:
+    """A table's columns."""
+    return [row[1] for row in rows(file, f"PRAGMA table_info({table})")]
+
+
+def mutated(random: Random, value: object) -> object:
+    """A value that is nearly this one, or another altogether."""
+    if isinstance(value, bytes) and value and random.random() < 0.8:
+        how = random.randrange(4)
+        at = random.randrange(len(value))
+        if how == 0:
+            return value[:at] + bytes([value[at] ^ 1 << random.randrange(8)]) + value[at + 1 :]
+        if how == 1:
+            return value[:at] + random.randbytes(1) + value[at + 1 :]
+        return value[:at] if how == 2 else value + random.randbytes(1)
+    if isinstance(value, str) and value and random.random() < 0.8:
+        at = random.randrange(len(value))
+        return value[:at] + random.choice("aZ0+/=\n. ") + value[at + 1 :]
+    if isinstance(value, int) and random.random() < 0.8:
+        return value + random.choice([-1, 1, 2, -2, 7, 256, -value, -2 * value, 1 << 40])
+    return random.choice([None, "", b"", 0, 1, -1, "nonsense", b"nonsense", 2**63 - 1, 1.5])
+
+
+# ── rows of the logs ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def log_of(random: Random, folder: Path) -> tuple[str, Path, str, int]:
+    """A log, with its file, table and length."""
+    log = random.choice(["events", "events", "events", "reads"])
+    name, table = LOGS[log]
+    [(size,)] = rows(folder / name, f"SELECT MAX(position) FROM {table}")
+    return log, folder / name, table, size
+
+
+def flip(random: Random, folder: Path) -> Attack | None:
+    """Alter one column of an event or of a record of a read."""
+    log, file, table, size = log_of(random, folder)
+    position = random.randrange(1, size + 1)
+    column = random.choice(["originator_id", "originator_version", "topic", "state", "state", "state"])
+    [(value,)] = rows(file, f"SELECT {column} FROM {table} WHERE position=?", position)
+    new = mutated(random, value)
+    if new == value and type(new) is type(value):
+        return None
+    run(file, (f"UPDATE {table} SET {column}=? WHERE position=?", [new, position]))
+    return Attack(f"{table}.{column} at {position}: {value!r} to {new!r}", log, position)
+
+
+def delete(random: Random, folder: Path) -> Attack | None:
+    """Delete an event; the rest keep their positions, or move up."""
+    log, file, table, size = log_of(random, folder)
+    position = random.randrange(1, size + 1)
+    run(file, (f"DELETE FROM {table} WHERE position=?", [position]))
+    if random.random() < 0.5:
+        for one in range(position + 1, size + 1):
+            run(file, (f"UPDATE {table} SET position=position-1 WHERE position=?", [one]))
+        return Attack(f"{table}: {position} deleted, the rest moved up", log, position)
+    return Attack(f"{table}: {position} deleted", log, position)
+
+
+def reorder(random: Random, folder: Path) -> Attack | None:
+    """Let two events change places."""
+    log, file, table, size = log_of(random, folder)
+    one, other = sorted(random.sample(range(1, size + 1), 2))
+    move = f"UPDATE {table} SET position=? WHERE position=?"
+    run(file, (move, [size + 9, one]), (move, [one, other]), (move, [other, size + 9]))
+    return Attack(f"{table}: {one} and {other} changed places", log, one)
+
+
+def truncate(random: Random, folder: Path) -> Attack | None:
+    """Cut the last events off; also with a head, and tiles, that fit."""
+    log, file, table, size = log_of(random, folder)
+    left = random.randrange(0, size)
+    run(file, (f"DELETE FROM {table} WHERE position>?", [left]))
+    how = random.randrange(3)
+    if how:
+        fit(folder, log, tiles=how > 1)
+    return Attack(f"{table}: cut after {left}, {('alone', 'with its head', 'with head and tiles')[how]}", log)
+
+
+def append(random: Random, folder: Path) -> Attack | None:
+    """Add an event that was not recorded behind the head, before the first, or between."""
+    log, file, table, size = log_of(random, folder)
+    position = random.choice([size + 1, size + 1, size + random.randrange(2, 100), 0, -1])
+    source = random.randrange(1, size + 1)
+    insert = (
+        f"INSERT INTO {table} SELECT ?, originator_id, originator_version+1000, topic, state FROM {table} WHERE position=?"
+    )
+    run(file, (insert, [position, source]))
+    if position == size + 1 and random.random() < 0.5:
+        # The head is moved on, too, with a frontier that does not fit, or one that fits its size only.
+        frontier = random.randbytes(32 * position.bit_count())
+        run(file, ("UPDATE head SET position=?, frontier=?", [position, frontier]))
+    return Attack(f"{table}: {source} again at {position}", log)
+
+
+def duplicate(random: Random, folder: Path) -> Attack | None:
+    """Put a copy of an event in the place of another."""
+    log, file, table, size = log_of(random, folder)
+    source, target = random.sample(range(1, size + 1), 2)
+    [(topic, state)] = rows(file, f"SELECT topic, state FROM {table} WHERE position=?", source)
+    if [(topic, state)] == rows(file, f"SELECT topic, state FROM {table} WHERE position=?", target):
+        return None
+    run(file, (f"UPDATE {table} SET topic=?, state=? WHERE position=?", [topic, state, target]))
+    return Attack(f"{table}: {source} copied over {target}", log, target)
+
+
+# ── any table ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A table that is no log, and one of its columns."""
+
+    file: Path
+    table: str
+    names: list[str]
+    column: int
+    rows: list[tuple[Any, ...]]
+
+    @property
+    def called(self) -> str:
+        """How it is told of."""
+        return f"{self.file.name} {self.table}.{self.names[self.column]}"
+
+    def where(self, row: tuple[Any, ...]) -> tuple[str, list[Any]]:
+        """What picks a row."""
+        return " AND ".join(f"{name} IS ?" for name in self.names), list(row)
+
+    def put(self, row: tuple[Any, ...], value: object) -> tuple[Any, ...]:
+        """Put a value into a row's column; the row as it is then."""
+        where, values = self.where(row)
+        set_to = f"UPDATE OR ABORT {self.table} SET {self.names[self.column]}=? WHERE {where}"
+        run(self.file, (set_to, [value, *values]))
+        return (*row[: self.column], value, *row[self.column + 1 :])
+
+    def delete(self, row: tuple[Any, ...]) -> None:
+        """Delete a row."""
+        where, values = self.where(row)
+        run(self.file, (f"DELETE FROM {self.table} WHERE {where}", values))
+
+
+def table_of(random: Random, folder: Path) -> Held:
+    """A column of a table that is no log, with its rows."""
+    while True:
+        file = folder / random.choice(DATABASES)
+        table = random.choice(tables(file))
+        if table not in ("stored_events", "access_records"):
+            names = columns(file, table)
+            return Held(file, table, names, random.randrange(len(names)), rows(file, f"SELECT * FROM {table}"))
+
+
+def cell(random: Random, folder: Path) -> Attack | None:
+    """Alter a cell of any table."""
+    held = table_of(random, folder)
+    row = random.choice(held.rows)
+    value = row[held.column]
+    new = mutated(random, value)
+    if new == value and type(new) is type(value):
+        return None
+    held.put(row, new)
+    return Attack(f"{held.called}: {value!r} to {new!r}")
+
+
+def exchange(random: Random, folder: Path) -> Attack | None:
+    """Let two rows of any table exchange a value: both are plausible."""
+    held = table_of(random, folder)
+    if len(held.rows) < 2:
+        return None
+    one, other = random.sample(held.rows, 2)
+    left, right = one[held.column], other[held.column]
+    if left == right:
+        return None
+    held.delete(one)
+    held.put(other, left)
+    listed = ", ".join("?" for _ in one)
+    values = [*one[: held.column], right, *one[held.column + 1 :]]
+    run(held.file, (f"INSERT INTO {held.table} VALUES ({listed})", values))
+    return Attack(f"{held.called}: {left!r} and {right!r} exchanged")
+
+
+def delete_rows(random: Random, folder: Path) -> Attack | None:
+    """Delete rows of any table, or all of them."""
+    held = table_of(random, folder)
+    if random.random() < 0.1:
+        run(held.file, f"DELETE FROM {held.table}")
+        return Attack(f"{held.file.name} {held.table}: emptied")
+    gone = random.sample(held.rows, random.randrange(1, min(3, len(held.rows)) + 1))
+    for row in gone:
+        held.delete(row)
+    return Attack(f"{held.file.name} {held.table}: rows deleted: {gone!r}")
+
+
+def forged(random: Random, folder: Path) -> Attack | None:
+    """Add a row to any table that is nearly one that is there: a claim, a receipt, an erasure, a snapshot, a key."""
+    held = table_of(random, folder)
+    row = random.choice(held.rows)
+    new = mutated(random, row[held.column])
+    listed = ", ".join("?" for _ in row)
+    values = [*row[: held.column], new, *row[held.column + 1 :]]
+    run(held.file, (f"INSERT INTO {held.table} VALUES ({listed})", values))
+    return Attack(f"{held.called}: a row added, with {new!r} for {row[held.column]!r}")
+
+
+# ── bytes of files ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def page(random: Random, folder: Path) -> Attack | None:
+    """Alter bytes of a file's pages, past the database."""
+    file = folder / random.choice([*DATABASES, *SECRETS])
+    data = bytearray(before := file.read_bytes())
+    how = random.randrange(6) if file.name in DATABASES else random.randrange(3)
+    size = 4096
+    at = random.randrange(len(data))
+    count = max(1, len(data) // size)
+    first, second = (random.randrange(count) * size for _ in range(2))
+    if how <= 1:
+        data[at] ^= 1 << random.randrange(8)
+    elif how == 2:
+        wide = min(random.randrange(1, 64), len(data) - at)
+        data[at : at + wide] = random.randbytes(wide)
+    elif how == 3:
+        data[first : first + size], data[second : second + size] = data[second : second + size], data[first : first + size]
+    elif how == 4:
+        data[first : first + size] = bytes(size)
+    else:
+        del data[at:]
+    if bytes(data) == before:
+        return None
+    file.write_bytes(data)
+    return Attack(f"{file.name}: {('a bit', 'a bit', 'bytes', 'two pages', 'a page zeroed', 'cut')[how]} at {at}")
+
+
+# ── insiders ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fit(folder: Path, log: str, *, tiles: bool = True) -> None:
+    """Have a log's head, and its tiles, say what its rows give now."""
+    name, table = LOGS[log]
+    file = folder / name
+    [(origin,)] = rows(folder / BOOK, "SELECT value FROM book WHERE name='origin'")
+    origin = origin.decode() if isinstance(origin, bytes) else origin
+    held = rows(file, f"SELECT position, originator_id, originator_version, topic, state FROM {table} ORDER BY position")
+    frontier = merkle.Frontier()
+    hashes = merkle.row_hashes(origin, held)
+    frontier.append_hashes(hashes)
+    run(file, ("UPDATE head SET position=?, frontier=? WHERE log=?", [len(held), frontier.packed(), table]))
+    if tiles:
+        run(file, ("DELETE FROM tiles WHERE log=?", [table]))
+        level = 0
+        while hashes:
+            for tile in range(0, len(hashes), merkle.TILE):
+                packed = b"".join(hashes[tile : tile + merkle.TILE])
+                run(file, ("INSERT INTO tiles VALUES (?,?,?,?)", [table, level, tile // merkle.TILE, packed]))
+            whole = len(hashes) // merkle.TILE
+            hashes = [
+                merkle.whole_root(hashes[one * merkle.TILE : (one + 1) * merkle.TILE]) for one in range(whole)
+            ]
+            level += 1
+
+
+def insider(random: Random, folder: Path) -> Attack | None:
+    """Alter, delete, move or cut off events, then rewrite all that tells of it; and sign again with the real key."""
+    way = random.choice([flip, flip, delete, reorder, truncate, duplicate])
+    try:
+        done = way(random, folder)
+    except sqlite3.IntegrityError:
+        return None
+    if done is None or done.log is None:
+        return None
+    name, table = LOGS[done.log]
+    held = rows(folder / name, f"SELECT position FROM {table} ORDER BY position")
+    for number, (position,) in enumerate(held, 1):
+        if number != position:
+            run(folder / name, (f"UPDATE {table} SET position=? WHERE position=?", [number, position]))
+    fit(folder, done.log)
+    run(folder / name, ("DELETE FROM checkpoints WHERE log=?", [table]))
+    sign = random.random() < 0.7
+    if sign:
+        with opened(folder, Clock(NOW_US - 1_000_000), Ids("insider")) as book:
+            book.audit.checkpoint(done.log)
+    return Attack(f"{done.what}; rewritten{', signed again' if sign else ''}", done.log, insider=True)
+
+
+def half_an_insider(random: Random, folder: Path) -> Attack | None:
+    """The same without the signing key: checkpoints stay as they are."""
+    way = random.choice([flip, flip, delete, reorder, duplicate])
+    done = way(random, folder)
+    if done is None or done.log is None:
+        return None
+    name, table = LOGS[done.log]
+    if [one for (one,) in rows(folder / name, f"SELECT position FROM {table} ORDER BY position")] != list(
+        range(1, len(rows(folder / name, f"SELECT 1 FROM {table}")) + 1)
+    ):
+        return None
+    fit(folder, done.log, tiles=random.random() < 0.5)
+    return Attack(f"{done.what}; head rewritten", done.log)
+
+
+WAYS: dict[str, tuple[int, Way]] = {
+    "alter a row of a log": (16, flip),
+    "delete a row of a log": (8, delete),
+    "reorder rows of a log": (8, reorder),
+    "truncate a log": (6, truncate),
+    "append to a log": (6, append),
+    "copy a row over another": (6, duplicate),
+    "alter a cell of a table": (16, cell),
+    "exchange cells of a table": (8, exchange),
+    "delete rows of a table": (6, delete_rows),
+    "forge a row of a table": (8, forged),
+    "alter bytes of a file": (14, page),
+    "rewrite a log without the signing key": (6, half_an_insider),
+    "rewrite everything, and sign with the real key": (6, insider),
+}
+"""Kinds of attacks, with how often they are drawn."""
+
+
+def draw(random: Random, folder: Path) -> tuple[str, Attack] | None:
+    """Attack a book; None, if it came to nothing, and the folder is to be copied anew."""
+    [kind] = random.choices(list(WAYS), [weight for weight, _ in WAYS.values()])
+    try:
+        done = WAYS[kind][1](random, folder)
+    except (sqlite3.IntegrityError, OverflowError):
+        return None  # the database itself does not take it
+    return None if done is None else (kind, done)

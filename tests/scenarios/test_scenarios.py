@@ -1,0 +1,97 @@
+"""The access review finds what was planted, all of it, and nothing else (see README.md beside this file)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from .misdeeds import BULK, DENIED, DORMANT, EXPORT, NO_CONSENT, SNOOPING, UNUSED_RIGHT, WAYS, Mischief, drawn
+from .office import LENIENT, NONE, STRICT, Office, played
+from .truth import Finding, Verdict, compare, review
+
+SEEDS = range(1, 21)
+NOTHING = Verdict((), ())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_was_drawn_is_found_and_nothing_else(seed: int, tmp_path: Path) -> None:
+    office, mischief = drawn(seed)
+    with played(office.steps, tmp_path, seed=str(seed)) as book:
+        assert compare(mischief.truth, review(book), office) == NOTHING
+
+
+def planted(kind: str, ways: Sequence[Callable[[Mischief], None]]) -> tuple[Office, Mischief]:
+    """An office with these misdeeds."""
+    office = Office("fixed", kind)
+    mischief = Mischief(office, "fixed")
+    for way in ways:
+        way(mischief)
+    return office, mischief
+
+
+FIXED = {
+    "a snooping clerk: an ex-partner": (STRICT, Mischief.the_ex, SNOOPING),
+    "a snooping clerk: celebrities": (LENIENT, Mischief.celebrities, SNOOPING),
+    "a snooping clerk where there is no policy": (NONE, Mischief.the_ex, SNOOPING),
+    "a bulk export: through hundreds of customers": (STRICT, Mischief.the_walk, BULK),
+    "a bulk export: a list": (LENIENT, Mischief.the_list, BULK),
+    "a bulk export: a file": (STRICT, Mischief.the_export, EXPORT),
+    "an export outside of a campaign": (STRICT, Mischief.between_campaigns, EXPORT),
+    "reads on expired consent": (LENIENT, Mischief.expired, NO_CONSENT),
+    "reads on expired consent where there is no policy": (NONE, Mischief.expired, NO_CONSENT),
+    "reads on expired consent, under a policy that stops them": (STRICT, Mischief.expired, DENIED),
+    "a permission that is never used": (STRICT, Mischief.never_used, UNUSED_RIGHT),
+    "a permission that is used no more": (STRICT, Mischief.gone_quiet, DORMANT),
+    "a role that was revoked": (STRICT, Mischief.revoked, DENIED),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_planted_misdeed_is_found_and_nothing_else(name: str, tmp_path: Path) -> None:
+    kind, way, what = FIXED[name]
+    office, mischief = planted(kind, [way])
+    [deed] = mischief.truth
+    assert what in deed.kinds
+    with played(office.steps, tmp_path) as book:
+        assert compare(mischief.truth, review(book), office) == NOTHING
+
+
+@pytest.mark.parametrize("kind", [STRICT, LENIENT, NONE])
+def test_of_an_honest_office_nothing_is_said(kind: str, tmp_path: Path) -> None:
+    office, _ = planted(kind, [])
+    with played(office.steps, tmp_path) as book:
+        assert review(book) == []
+
+
+@pytest.mark.parametrize("kind", [STRICT, LENIENT, NONE])
+def test_all_misdeeds_at_once(kind: str, tmp_path: Path) -> None:
+    office, mischief = planted(kind, [])
+    mischief.plan([way for way, kinds in WAYS.items() if kind in kinds])
+    with played(office.steps, tmp_path) as book:
+        assert compare(mischief.truth, review(book), office) == NOTHING
+
+
+# ── the comparison itself ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_comparison_misses_nothing_and_lets_nothing_pass() -> None:
+    office, mischief = planted(STRICT, [Mischief.celebrities, Mischief.the_walk])
+    right = [
+        Finding(kind, deed.actor, deed.subjects, 1, 2, len(deed.subjects), "")
+        for deed in mischief.truth
+        for kind in deed.kinds
+    ]
+    assert compare(mischief.truth, right, office) == NOTHING
+    for number, one in enumerate(right):
+        others = right[:number] + right[number + 1 :]
+        assert compare(mischief.truth, others, office).missed
+        assert one.subjects
+        some = frozenset(list(one.subjects)[1:])
+        assert compare(mischief.truth, [*others, replace(one, subjects=some)], office).missed
+        assert compare(mischief.truth, [*others, replace(one, actor="agent:other")], office).false
+        assert compare(mischief.truth, [*others, replace(one, kind=NO_CONSENT)], office).false
+        strangers = one.subjects | {office.new_id()}
+        assert compare(mischief.truth, [*others, replace(one, subjects=strangers)], office).false
