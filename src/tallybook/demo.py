@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -258,8 +259,8 @@ def _make_room(directory: Path) -> Path:
         )
     for suffix in FILES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    for folder in (ELSEWHERE, PACK):
-        shutil.rmtree(directory / folder, ignore_errors=True)
+    for name in (ELSEWHERE, PACK):
+        shutil.rmtree(directory / name, ignore_errors=True)
     marker.unlink(missing_ok=True)
     return path
 
