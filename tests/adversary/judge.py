@@ -76,7 +76,9 @@ def _verdict(book_of: Template, book: Book, ids: Ids, attack: Attack) -> tuple[s
     for name, told, error in asked(book, ids):
         if told != book_of.answers[name]:
             if not error:
-                return (REFUSED, refused) if refused else (MISSED, f"{name}: {_difference(told, book_of.answers[name])}")
+                return (
+                    (REFUSED, refused) if refused else (MISSED, f"{name}: {_difference(told, book_of.answers[name])}")
+                )
             refused = refused or f"{name}: {told}"
     return (REFUSED, refused) if refused else (HARMLESS, "")
 

@@ -189,7 +189,9 @@ ALL_CUSTOMERS = (ADA, BOB, CYD, DAN)
 READS: dict[str, Callable[[Book], object]] = {
     "position": lambda book: book.position(),
     "origin": lambda book: book.origin,
-    "find": lambda book: [book.customers.find("crm", name) for name in ("Ada", "Bob", "Cyd", "Dan", "Eve", "C7", "C39")],
+    "find": lambda book: [
+        book.customers.find("crm", name) for name in ("Ada", "Bob", "Cyd", "Dan", "Eve", "C7", "C39")
+    ],
     "profiles": lambda book: [book.profiles.get(one) for one in ALL_CUSTOMERS],
     "profiles as of": lambda book: [book.profiles.get(one, as_of="2024-05-31T23:00:00Z") for one in (ADA, BOB)],
     "timelines": lambda book: [book.profiles.timeline(one) for one in ALL_CUSTOMERS],
