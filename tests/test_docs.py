@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -23,6 +24,7 @@ PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MASKS = [
+    (r"\btallybook/[0-9a-f]{32}\b", "ORIGIN"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
     (r"\b[0-9a-f]{16}…", "HASH…"),
@@ -106,6 +108,9 @@ def test_the_commands_of_the_readme_answer_as_shown(
         for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
             if command == "make demo":
                 printed = "\n".join(lines)
+            elif command.startswith("python "):
+                words = [sys.executable, *shlex.split(command)[1:]]
+                printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
             else:
                 monkeypatch.setattr(sys, "argv", shlex.split(command))
                 monkeypatch.setenv("COLUMNS", "100")
