@@ -198,7 +198,7 @@ def _evidence(book: Any, folder: Path, customer: str, say: Callable[[str], None]
     say(f"  a checkpoint of {kept.size:,} leaves is signed, and kept elsewhere with the public key")
 
     receipt = book.erasures.erase(customer, reason="gdpr-17")
-    (elsewhere / "erasure.tlog-proof").write_text(receipt.proof, encoding="utf-8")
+    (elsewhere / "receipt.json").write_text(json.dumps(asdict(receipt), default=str, indent=2), encoding="utf-8")
     name = book.profiles.get(customer)["name"]
     points = book.loyalty.balance(customer)
     say(
@@ -211,7 +211,7 @@ def _evidence(book: Any, folder: Path, customer: str, say: Callable[[str], None]
         [
             *(sys.executable, "-I", str(folder / PACK / "verify.py"), str(folder / PACK), "--json"),
             *("--vkey", str(elsewhere / "log.vkey"), "--against", str(elsewhere / "kept.checkpoint")),
-            *("--proof", str(elsewhere / "erasure.tlog-proof")),
+            *("--proof", str(elsewhere / "receipt.json")),
         ],
         capture_output=True,
         text=True,
@@ -219,7 +219,7 @@ def _evidence(book: Any, folder: Path, customer: str, say: Callable[[str], None]
     )
     holds = answer.returncode == 0 and json.loads(answer.stdout)["holds"] is True
     say(
-        f"  an auditor's pack, and the receipt's proof under its {packed.size:,} leaves, by the pack's own verifier: "
+        f"  an auditor's pack of {packed.size:,} leaves, and her receipt under them, by the pack's own verifier: "
         + ("verified" if holds else f"NOT VERIFIED {answer.stdout}{answer.stderr}")
     )
     return {
