@@ -252,7 +252,7 @@ class Dealings:
         if covers((ANYONE, key), at_us):
             return True
         for actor in actors:
-            if covers((actor, key), at_us) or actor == str(subject):
+            if covers((actor, key), at_us) or actor.rpartition(":")[2] == str(subject):
                 return True
         return any(covers((f"{prefix}{role}", key), at_us) for role in roles for prefix in ("", "team:", "role:"))
 

@@ -395,7 +395,7 @@ def test_an_erased_subject_is_shown_as_erased(story: Story) -> None:
 def test_whoever_the_policy_denies_gets_no_review_and_is_on_record(story: Story) -> None:
     book = story.book
     for name, kind in REVIEWS.items():
-        given = {one: {"subject": story.ada, "actor": "agent:lin"}[one] for one in kind.needs}
+        given: dict[str, Any] = {one: {"subject": story.ada, "actor": "agent:lin"}[one] for one in kind.needs}
         with book.acting("mail:mia", purpose="audit"), pytest.raises(Refused) as refused:
             book.audit.review(name, **given)
         assert refused.value.code == "access_denied"
@@ -407,7 +407,7 @@ def test_whoever_the_policy_denies_gets_no_review_and_is_on_record(story: Story)
 
 def test_each_review_is_one_record_of_a_read(story: Story) -> None:
     for name, kind in REVIEWS.items():
-        given = {one: {"subject": story.ada, "actor": "agent:lin"}[one] for one in kind.needs}
+        given: dict[str, Any] = {one: {"subject": story.ada, "actor": "agent:lin"}[one] for one in kind.needs}
         before = story.book._core.gate.reads.position()
         asked(story, name, **given)
         after = story.book._core.gate.reads.position()
@@ -422,7 +422,8 @@ def test_an_empty_book_gives_an_empty_review(name: str) -> None:
                 book.audit.review(name, subject=UUID(int=7))
             assert refused.value.code == "unknown_customer"
             return
-        report = book.audit.review(name, **dict.fromkeys(REVIEWS[name].needs, "agent:lin"))
+        given: dict[str, Any] = dict.fromkeys(REVIEWS[name].needs, "agent:lin")
+        report = book.audit.review(name, **given)
         found = tables(report)
         assert as_html(report).startswith("<!DOCTYPE html>")
     shown = {
