@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -459,10 +459,13 @@ def claims(patient: Patient) -> Iterator[Word]:
     with log.database.session(write=False) as session:
         rows = session.rows("SELECT claim, holder FROM claims")
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
+        released = {subject for (subject,) in session.rows("SELECT subject FROM erased WHERE key_id=?", [ORDINARY_KEY])}
     whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
     held = Counter(whole)
     read = patient.mapper.read
     for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
+        if stream in released:
+            continue  # the claims of who is erased go with the erasure
         try:
             event = read(known_uuid(stream), version_, name, state, position)
         except StoredFormError:
@@ -577,6 +580,12 @@ def keys(patient: Patient) -> Iterator[Word]:
         )
     if missing:
         yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+    followed, head = store.erased_up_to(), patient.log.extent()[2]
+    if not 0 <= followed <= head:
+        yield warning(
+            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
+            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+        )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:
         yield warning(

@@ -163,7 +163,12 @@ class _Check:
             rows = self.log.log_rows(size, CHUNK, stop)
             if not rows or rows[-1][0] - size != len(rows) or rows[0][0] != size + 1:
                 expected = next((one for one, row in enumerate(rows, size + 1) if row[0] != one), size + len(rows) + 1)
-                if not rows:
+                self._compare_tiles(tiles, size, merkle.row_hashes(self.log.origin, rows[: expected - size - 1]))
+                first = self._altered(stop, self.head.frontier.root())
+                if first is not None and first < expected:
+                    # Whoever deletes an event and moves the others up leaves a gap at the end alone.
+                    self.say(f"the event at position {first} was altered, moved or replaced: its tile tells", first)
+                elif not rows:
                     self.say(f"the log ends at position {size}, its head says {stop}", size + 1)
                 else:
                     self.say(f"position {expected} is missing", expected)

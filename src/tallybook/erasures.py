@@ -30,8 +30,10 @@ class ErasureReceipt:
     """What shows that a subject was erased. `proof` can be checked by anybody who has the log's verifier key.
 
     `commitments`: of each destroyed key, by its id, what the log holds of it (hex). `kept` records stay sealed under a
-    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where. `proof` is a C2SP
-    tlog-proof of the event at `position`, with the checkpoint that it leads to; None in a book that signs nothing.
+    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where. `leaf` holds the
+    bytes that the log commits to for the event at `position` (base64), `proof` is a C2SP tlog-proof of it, with the
+    checkpoint that it leads to; None in a book that signs nothing. As JSON, the receipt is checked by the `verify.py`
+    of an auditor's pack.
     """
 
     origin: str
@@ -48,6 +50,7 @@ class ErasureReceipt:
     kept: int
     kept_until: str | None
     done: Mapping[str, str]
+    leaf: str
     proof: str | None
 
 
@@ -217,8 +220,9 @@ class ErasureDesk(Desk):
         """
         core = self._core
         log, keys = core.app.log, core.storage.keys
-        if keys.erased_up_to() <= log.position():
-            return []
+        followed = keys.erased_up_to()
+        if not followed or log.log_rows(followed - 1, 1):
+            return []  # the log reaches as far as the keys have followed it
         again: list[UUID] = []
         streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
@@ -273,5 +277,5 @@ class ErasureDesk(Desk):
             event.kept,
             iso(event.kept_until_us),
             done,
-            core.proof_of(position),
+            *core.proof_of(position),
         )

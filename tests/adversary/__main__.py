@@ -7,8 +7,10 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from random import Random
 
 from .judge import MISSED, Tally, part
+from .test_sealing import swaps, two_keys
 
 AT_ONCE = 250
 
@@ -29,6 +31,9 @@ def main() -> int:
     for told in tally.missed:
         print(f"MISSED {told}")
     print(tally.table())
+    chance = Random(given.seed)
+    print(f"ciphertexts, keys and subjects swapped between events: {swaps(chance, given.count):,}, all refused")
+    print(f"ciphertexts of two keys: {two_keys(chance, max(1, given.count // 10)):,}, all refused")
     missed = sum(count for (_, outcome), count in tally.outcomes.items() if outcome == MISSED)
     print(f"{given.count:,} attacks in {time.monotonic() - started:,.0f} s: {missed:,} missed")
     return 1 if missed else 0

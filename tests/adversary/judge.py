@@ -12,7 +12,7 @@ from random import Random
 from tallybook import Book, TallybookError
 
 from .attacks import Attack, draw
-from .victim import NOW_US, Clock, Ids, Template, asked, copy, opened, short_streams, template
+from .victim import NOW_US, Clock, Ids, Template, asked, copy, opened, right, short_streams, template
 
 NAMED, FOUND, AGAINST = "verify names it", "verify finds it", "found against a checkpoint kept elsewhere"
 DOCTOR, OPENING, REFUSED = "doctor finds it", "the book is not opened", "a question or command is refused"
@@ -74,7 +74,7 @@ def _verdict(book_of: Template, book: Book, ids: Ids, attack: Attack) -> tuple[s
         return DOCTOR, findings[0].what
     refused = ""
     for name, told, error in asked(book, ids):
-        if told != book_of.answers[name]:
+        if not right(name, told, book_of.answers[name]):
             if not error:
                 return (
                     (REFUSED, refused) if refused else (MISSED, f"{name}: {_difference(told, book_of.answers[name])}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tallybook.adapters import application, snapshots
 BOOK = "shop.book"
 LINES = [{"sku": "a", "category": "c", "quantity": 1, "net_minor": 5000}]
 NOW_US = int(datetime(2024, 6, 1, tzinfo=UTC).timestamp()) * 1_000_000
+NOW = "2024-06-01T00:00:00Z"
 ADA, BOB, CYD, DAN = (UUID(int=number) for number in range(1, 5))
 FEW = 8
 """After so many events a stream has a snapshot."""
@@ -73,12 +75,18 @@ def template(folder: Path) -> Template:
         clock = Clock(NOW_US - 5_000_000_000, 1_000_000)
         with opened(folder, clock, Ids("made")) as book, book.acting("admin:root", purpose="administration"):
             fill(book)
-            kept = {log: book.audit.checkpoint(log).note for log in ("events", "reads")}
+            book.audit.checkpoint()
+            book.audit.checkpoint("reads")
             with book.acting("agent:lin", purpose="support"):
                 for number in range(3):
                     book.customers.record_interaction(BOB, "visit", text=f"note {number}")
                     book.profiles.get(BOB)
         assert clock.now < NOW_US
+        with sqlite3.connect(folder / BOOK) as one, sqlite3.connect(folder / f"{BOOK}.reads") as other:
+            last = "SELECT note FROM checkpoints ORDER BY size DESC, signed_us DESC LIMIT 1"
+            kept = {"events": one.execute(last).fetchone()[0], "reads": other.execute(last).fetchone()[0]}
+        one.close()
+        other.close()
         twin = folder.with_name(folder.name + "-twin")
         copy(folder, twin)
         with opened(twin, Clock(NOW_US), ids := Ids()) as book:
@@ -185,6 +193,11 @@ def _tickets(book: Book) -> list[Any]:
     return [one.event.originator_id for one in book.follow(timeout_s=0) if one.event.stored_name == "ticket.opened"]
 
 
+def _kept(book: Book, log: str) -> str:
+    old = {f"{one.size} {one.root} {one.note!r}" for one in book.audit.checkpoints(log) if one.signed_at < NOW}
+    return "\n".join(sorted(old))
+
+
 ALL_CUSTOMERS = (ADA, BOB, CYD, DAN)
 READS: dict[str, Callable[[Book], object]] = {
     "position": lambda book: book.position(),
@@ -210,8 +223,8 @@ READS: dict[str, Callable[[Book], object]] = {
     "trail": lambda book: [book.audit.trail(one) for one in (None, *ALL_CUSTOMERS)],
     "subject report": lambda book: book.audit.subject_report(ADA).json(),
     "vkeys": lambda book: book.audit.vkeys(),
-    "checkpoints": lambda book: [(one.size, one.root, one.note) for one in book.audit.checkpoints()],
-    "checkpoints of reads": lambda book: [(one.size, one.note) for one in book.audit.checkpoints("reads")][:3],
+    "checkpoints": lambda book: _kept(book, "events"),
+    "checkpoints of reads": lambda book: _kept(book, "reads"),
     "proofs": lambda book: [(one.leaf, one.hashes) for one in map(book.audit.proof, (1, 100, 255, 256, 257))],
     "follow": lambda book: [(one.position, one.event) for one in book.follow(timeout_s=0)],
     "replay": lambda book: book.replay(),
@@ -236,6 +249,20 @@ COMMANDS: dict[str, Callable[[Book], object]] = {
         book.erasures.erase(DAN, reason="gdpr-17")
     ),
 }
+
+
+PARTS_MAY_BE_GONE = ("checkpoints", "checkpoints of reads")
+"""Of these answers, some lines may be missing: who can write the book can take checkpoints out of it. That is no wrong
+answer, and they are to be kept elsewhere; one that was not signed must not be told."""
+
+
+def _lines(told: str) -> list[str]:
+    return [one for one in told.strip("'").split("\\n") if one]
+
+
+def right(name: str, told: str, answer: str) -> bool:
+    """Whether what a book says is what it said before it was attacked."""
+    return told == answer or (name in PARTS_MAY_BE_GONE and {*_lines(told)} <= {*_lines(answer)})
 
 
 def asked(book: Book, ids: Ids) -> list[tuple[str, str, bool]]:

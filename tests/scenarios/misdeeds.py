@@ -205,7 +205,7 @@ class Mischief:
             start = at_us(day, self.random.randrange(540, 960))
             refusing = [one for one in self.office.clients if one.gone_us is None and one.refusing(start, 3 * DAY_US)]
             pool = [one for one in refusing if meant(one)]
-            whom = self.random.sample(pool, min(len(pool), self.random.choice([1, 2, 5, 30])))
+            whom = self.random.sample(pool, min(len(pool), self.random.choice([1, 2, 5, 12])))
             for number, client in enumerate(whom):
                 at, how = start + number * 7_000_000, self.random.choice(["get", "timeline"])
                 denied = self.office.kind == STRICT

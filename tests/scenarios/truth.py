@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from tallybook import Book
+from tallybook.adapters.reports import as_json
 
 from .misdeeds import BULK, KINDS, Misdeed, drawn
 from .office import AUDIT, Office, played
@@ -44,7 +45,7 @@ class Verdict:
 def review(book: Book) -> list[Finding]:
     """What the access review of a book finds."""
     with book.acting("auditor:eve", purpose=AUDIT):
-        report = json.loads(book.audit.review("access-review").json())
+        report = json.loads(as_json(book.audit.review("access-review")))
     return findings_of(report)
 
 
