@@ -791,8 +791,8 @@ class AccessReview:
                     subjects,
                     *outside,
                 )
-        if declared is not None and declared.bulk:
-            return
+        if (declared is not None and declared.bulk) or self._rests_on(declared, metadata.purpose):
+            return  # where a consent is what counts, it is looked at by itself
         if len(subjects) >= self._limits.bulk_subjects:
             return  # a list: a matter of bulk, not of looking at somebody
         if any(one.first <= position <= one.last for one, _ in self._bulk.get(metadata.actor, ())):
