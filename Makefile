@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check crash bench build ways clean
+.PHONY: help setup demo test check crash adversary scenarios bench build ways clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ check: $(READY) ## lint, types, import contracts
 
 crash: $(READY) ## 1,000 kills and 2,000 power cuts (SEED=1 JOBS=2): nothing lost, nothing twice
 	$(BIN)/python -m tests.crash --kills 1000 --cuts 2000 --seed $(or $(SEED),1) --jobs $(or $(JOBS),2)
+
+adversary: $(READY) ## 10,000 attacks on a book's files (SEED=1 COUNT=10000 JOBS=2): each is found, or changes no answer
+	$(BIN)/python -m tests.adversary --count $(or $(COUNT),10000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2)
+
+scenarios: $(READY) ## misdeeds in 100 drawn offices (COUNT=100 JOBS=2): the access review finds them, and nothing else
+	$(BIN)/python -m tests.scenarios --seeds $(or $(COUNT),100) --jobs $(or $(JOBS),2)
 
 bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

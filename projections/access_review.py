@@ -81,6 +81,7 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.objection_withdrawn": ("customers.withdraw_objection",),
     "customer.purchase_recorded": ("customers.record_purchase", "imports.cdnow"),
     "customer.record_kept": ("erasures.erase",),
+    "customer.referred": ("customers.refer",),
     "customer.registered": ("customers.register", "imports.cdnow"),
     "customer.relation_ended": ("customers.end_relation",),
     "customer.request_completed": ("customers.complete_request", "erasures.erase"),
@@ -918,7 +919,8 @@ class AccessReview:
             if (actor, role) in self._usage.used:
                 continue
             state = "" if lasts else " (it has ended)"
-            if self._usage.last_us.get(actor, -NEVER_US) < from_us:
+            last_us = self._usage.last_us.get(actor)
+            if last_us is None or last_us < from_us:
                 yield Finding(UNUSED_RIGHT, actor, (), None, None, 0, f"has the role {role}{state}, and did nothing")
             elif governed:
                 rule = f"has the role {role}{state}, and never used a right of it"

@@ -62,8 +62,8 @@ POLICY: dict[str, Any] = {
     },
     "rules": [
         {
-            "id": "support-answers", "roles": ["support"], "purposes": ["support"], "actions": ["profiles.*", "tickets.*"],
-            "fields": ["*"], "commands": ["customers.*", "tickets.*"],
+            "id": "support-answers", "roles": ["support"], "purposes": ["support"],
+            "actions": ["profiles.*", "tickets.*"], "fields": ["*"], "commands": ["customers.*", "tickets.*"],
         },
         {"id": "support-sees-the-year", "effect": "mask", "roles": ["support"], "fields": ["birth_date"]},
         {

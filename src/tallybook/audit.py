@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from tallybook.adapters import integrity, merkle
+from tallybook.adapters import integrity, merkle, rows_check
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
 from tallybook.adapters.reports import Report
+from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
@@ -159,6 +161,18 @@ class AuditView(Desk):
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head)
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
+
+    def verify_read_models(self, progress: Progress | None = None) -> list[ReadModelVerification]:
+        """Fold each read model anew from the log, and compare that row by row with what it holds, as of one position.
+
+        The log itself is what `verify` looks at. Writers go on, and the book is not written to: the rows are folded in
+        the system's folder for temporary files. One that is paused, failed or behind is compared as of where it stands;
+        one that is new or retired has no rows.
+        """
+        core = self._core
+        core.check_open()
+        with rarely_collecting():
+            return rows_check.verify_rows(core.projector, core.store, core.app, core.operations, progress)
 
     def rebuild_tiles(self) -> None:
         """Make the tiles of both logs anew from their rows. For a book in which `verify` found wrong ones.

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from tallybook.adapters.integrity import Verification
 from tallybook.adapters.outputs import new_file
 from tallybook.adapters.reports import as_html, shown, write_csv
 from tallybook.adapters.reports import as_json as as_json_text
+from tallybook.adapters.rows_check import ReadModelVerification
 
 from .reviews import REVIEWS, Thresholds
 from .terminal import (
@@ -45,11 +47,13 @@ def audit_verify(
         Path | None,
         typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
     ] = None,
+    log_only: Annotated[bool, typer.Option("--log-only", help="Leave the rows of the read models out")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints.
+    """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
+    then fold the read models anew, and compare their rows.
 
-    Exit 1 if a log was altered.
+    Exit 1 if a log or a row was altered.
     """
     stamped = None
     if tsa_cert is not None:
@@ -63,16 +67,25 @@ def audit_verify(
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_book(book, create=False) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against)
+        models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
         for one in found:
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
+        for model in models:
+            verdict = "verified" if model.holds else f"NOT VERIFIED: {model.problem}"
+            stands = f"{model.state}, {model.behind:,} events behind" if model.behind else model.state
+            out.print(
+                f"{model.read_model}: {model.rows:,} rows as of position {model.position:,} ({stands}): {verdict}",
+                markup=False,
+            )
         if stamped is not None:
             out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
-    tell([{**asdict(one), "holds": one.holds} for one in found], as_json, show)
-    if not all(one.holds for one in found):
+    checks: list[Verification | ReadModelVerification] = [*found, *models]
+    tell([{**asdict(one), "holds": one.holds} for one in checks], as_json, show)
+    if not all(one.holds for one in checks):
         raise typer.Exit(1)
 
 

@@ -642,13 +642,15 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
 
     for kind in fact_kinds():
         name = kind.stored_name
-        for subject, metadata in scanned(kind, "subject_id", "metadata"):
+        others = sorted({mark.of for mark in kind.personal_fields.values() if mark.of})  # an event may be about two
+        for metadata, *subjects in scanned(kind, "metadata", "subject_id", *others):
             at_us, actor = metadata[RECORDED_US], metadata[ACTOR]
             behalf = metadata[ON_BEHALF_OF]
-            if subject is not None:
-                found.command(actor, subject, at_us)
-                if behalf is not None:
-                    found.command(behalf, subject, at_us)
+            for subject in subjects:
+                if subject is not None:
+                    found.command(actor, subject, at_us)
+                    if behalf is not None:
+                        found.command(behalf, subject, at_us)
             if at_us < until_us:
                 usage.active(actor, at_us)
                 if at_us >= question.since_us:
@@ -660,16 +662,15 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
         found.request(request, subject, at_us)
     for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):
         found.answered(request, at_us)
-    tickets = [TicketOpened.stored_name, TicketAssigned.stored_name, TicketClosed.stored_name]
-    for position, event in core.history(tickets):  # whose stream it is stands in no clear field
-        if position > question.events_head:
-            break
-        if isinstance(event, TicketOpened) and event.subject_id is not None:
-            found.opened(event.originator_id, event.subject_id, event.effective_us)
+    for _, event in events_of(core, question, TicketOpened, TicketAssigned, TicketClosed):
+        ticket = event.originator_id.bytes
+        if isinstance(event, TicketOpened):
+            assert event.subject_id is not None
+            found.opened(ticket, event.subject_id.bytes, event.effective_us)
         elif isinstance(event, TicketAssigned):
-            found.assigned(event.originator_id, event.owner, event.effective_us)
-        elif isinstance(event, TicketClosed):
-            found.ended(event.originator_id, event.effective_us)
+            found.assigned(ticket, event.owner, event.effective_us)
+        else:
+            found.ended(ticket, event.effective_us)
     for kind in (CustomerRegistered, CustomerChanged):
         for subject, at_us, owner in scanned(kind, "subject_id", "effective_us", "owner"):
             if owner is not None:

@@ -32,8 +32,8 @@ def main() -> int:
         print(f"MISSED {told}")
     print(tally.table())
     chance = Random(given.seed)
-    print(f"ciphertexts, keys and subjects swapped between events: {swaps(chance, given.count):,} refused, the rest raised")
-    print(f"ciphertexts of two keys: {two_keys(chance, max(1, given.count // 10)):,} refused, the rest raised")
+    print(f"ciphertexts, keys and subjects swapped between events: {swaps(chance, given.count):,}, all refused")
+    print(f"ciphertexts of two keys: {two_keys(chance, max(1, given.count // 10)):,}, all refused")
     missed = sum(count for (_, outcome), count in tally.outcomes.items() if outcome == MISSED)
     print(f"{given.count:,} attacks in {time.monotonic() - started:,.0f} s: {missed:,} missed")
     return 1 if missed else 0
