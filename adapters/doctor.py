@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from tallybook.domain.control import WrappingKeyRotated
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import (
@@ -57,6 +58,7 @@ from .storage import (
     READS_APPLICATION_ID,
     READS_TABLE,
     SIGNING,
+    WRAPPING,
     Storage,
     beside,
     check_lookup_key,
@@ -592,11 +594,27 @@ def keys(patient: Patient) -> Iterator[Word]:
             f"{behind:,} keys are wrapped under another wrapping key than the book's",
             "Open the book: a rotation that was cut short goes on.",
         )
+    known, now = _recorded_wrapping(patient.log, patient.mapper), store.wrapping()
+    if known is not None and now is not None and known != now:
+        yield warning(
+            f"the keys are wrapped under {now}, and the last rotation on record led to {known}",
+            "Open the book: it records what is so. If nobody rotated the key, find out who did.",
+        )
     if isinstance(store, WrappedKeyStore) and not other and not missing:
         yield ok(f"all keys are wrapped under {store.wrapping()}, from {store.source.place}")
     if not other and not missing:
         there = f"the keys of all {count - gone:,} subjects"
         yield ok(f"{there} are there, and are those that the log commits to" + (f"; {gone:,} erased" if gone else ""))
+
+
+def _recorded_wrapping(log: LogRecorder, mapper: EventMapper) -> str | None:
+    """The fingerprint of the wrapping key that the log knows of, by its last rotation or the book's making."""
+    known = noted(log.database, WRAPPING)
+    for position, stream, version_, name, state in log.iterate(topics=[WrappingKeyRotated.stored_name]):
+        event = mapper.read(known_uuid(stream), version_, name, state, position)
+        assert isinstance(event, WrappingKeyRotated)
+        known = event.new
+    return known
 
 
 def erasures(patient: Patient) -> Iterator[Word]:

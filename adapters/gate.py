@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from eventsourcing.persistence import IntegrityError, PersistenceError
@@ -33,9 +33,9 @@ from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, Policy, Verdict
 
 from .codec import EventMapper
 from .form import unvalidated, uuid_from
-from .group_commit import GroupCommit
+from .group_commit import GroupCommit, Moved
 from .keys import Keyring
-from .log import EventStore, NewRow
+from .log import ErasedKeys, EventStore, LogRecorder, NewRow
 from .policy_files import decider_of
 
 K = TypeVar("K")
@@ -50,11 +50,32 @@ class Ruling(NamedTuple):
     decision: Decision
 
 
+class PolicySource(Protocol):
+    """Gives the access policy and the roles."""
+
+    def __call__(self, *, newest: bool) -> Policy:
+        """As they are in force now; without `newest`, as this process saw them last."""
+        ...
+
+
+class Account(NamedTuple):
+    """What a read that is on record may release: by which ruling, of whom nothing and why, whose keys are destroyed."""
+
+    ruling: Ruling | None
+    withheld: Mapping[UUID, str]
+    erased: ErasedKeys
+
+
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value.
 
-    `erased` tells which keys the log has destroyed, `policy` gives the policy and the roles in force now, `standings`
-    tells whose data is restricted and who consented, `address` where the request came from.
+    `log` tells which keys are destroyed, `policy` gives the policy and the roles, `standings` whose data is restricted
+    and who consented, each as this process saw it last or (`newest`) as it is now; `address` where the request came
+    from.
+
+    A read is decided by what this process saw last. Before it is recorded, whoever leads the group looks whether all
+    that it rests on still stands, and who is erased; if something moved, it is decided again by the newest. So what
+    was committed before a read began counts for it, whichever process did it.
     """
 
     def __init__(
@@ -62,16 +83,16 @@ class Gate:
         keyring: Keyring,
         reads: EventStore,
         new_id: Callable[[], UUID],
-        erased: Callable[[Sequence[bytes]], set[tuple[bytes, int]]],
-        policy: Callable[[], Policy],
+        log: LogRecorder,
+        policy: PolicySource,
         standings: Standings,
         address: Callable[[], str | None],
     ) -> None:
         self._keyring = keyring
-        self._erased = erased
+        self._log = log
         self._mapper = EventMapper(keyring)
         self.reads = reads
-        self._group = GroupCommit(reads)
+        self._group = GroupCommit(reads, log.look)
         self._new_id = new_id
         self._policy = policy
         self._standings = standings
@@ -97,16 +118,18 @@ class Gate:
         """
         subjects: dict[UUID, None] = dict.fromkeys(about)
         fields: dict[str, None] = {}
+        sealed: dict[bytes, None] = {}
         for handle in handles.values():
             if handle.sealed is None:
                 raise TypeError("only what was stored can be opened")
             subjects[handle.sealed.subject_id] = None
+            sealed[handle.sealed.subject_id.bytes] = None
             fields[handle.known_as] = None
-        ruling = None if to_seal_again else self.ruling(metadata, action)
-        if not subjects and (ruling is None or ruling.decision.permitted is not None):
+        if not subjects and (to_seal_again or self._may_be_empty(metadata, action)):
             return {}
-        withheld = self._record(metadata, action, subjects, sorted(fields), ruling)
-        return self._released(handles, ruling, withheld)
+        return self._released(
+            handles, self._record(metadata, action, subjects, sorted(fields), sealed, to_seal_again=to_seal_again)
+        )
 
     def bulk(
         self, metadata: Metadata, action: str, subjects: Sequence[UUID], fields: Sequence[str]
@@ -115,24 +138,22 @@ class Gate:
 
         Refuses: access_denied.
         """
-        ruling = self.ruling(metadata, action)
-        withheld = self._record(metadata, action, subjects, fields, ruling)
+        account = self._record(metadata, action, subjects, fields)
         people, names = frozenset(subjects), frozenset(fields)
 
         def opened(handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
             for handle in handles.values():
                 if handle.sealed is None or handle.sealed.subject_id not in people or handle.known_as not in names:
                     raise TypeError("only what was recorded can be opened")
-            return self._released(handles, ruling, withheld)
+            erased = self._log.erased_keys([*{one.sealed.subject_id.bytes for one in handles.values() if one.sealed}])
+            return self._released(handles, account._replace(erased=erased))
 
         return opened
 
-    def _released(
-        self, handles: Mapping[K, Personal[Any]], ruling: Ruling | None, withheld: Mapping[UUID, str]
-    ) -> dict[K, object]:
+    def _released(self, handles: Mapping[K, Personal[Any]], account: Account) -> dict[K, object]:
         """What was recorded, and decided, of handles."""
         # The log says who is erased, whatever another process did and this one still has in its cache.
-        gone = self._erased([one.bytes for one in {one.sealed.subject_id: 0 for one in handles.values() if one.sealed}])
+        ruling, withheld, gone = account
         self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         decision = None if ruling is None else ruling.decision
         opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
@@ -165,15 +186,20 @@ class Gate:
 
         Refuses: access_denied, where the access policy allows nothing of it.
         """
-        self._record(metadata, action, subjects, fields, self.ruling(metadata, action))
+        self._record(metadata, action, subjects, fields)
 
-    def ruling(self, metadata: Metadata, action: str) -> Ruling | None:
-        """What the access policy in force says of a read; None: none is in force."""
-        policy = self._policy()
+    @staticmethod
+    def _ruling(policy: Policy, metadata: Metadata, action: str) -> Ruling | None:
+        """What an access policy says of a read; None: none is in force."""
         if policy.in_force is None:
             return None
         roles = policy.roles_of(metadata.actor, metadata.recorded_us)
         return Ruling(policy.in_force.digest, decider_of(policy.in_force).decide(roles, metadata.purpose, action))
+
+    def _may_be_empty(self, metadata: Metadata, action: str) -> bool:
+        """Whether somebody may read what there is nothing of: then there is nothing to record."""
+        ruling = self._ruling(self._policy(newest=True), metadata, action)
+        return ruling is None or ruling.decision.permitted is not None
 
     def _record(
         self,
@@ -181,16 +207,39 @@ class Gate:
         action: str,
         subjects: Iterable[UUID],
         fields: Sequence[str],
-        ruling: Ruling | None,
-    ) -> dict[UUID, str]:
-        """Record a read, released or denied; the subjects of whom nothing is released, and why."""
-        subjects = tuple(dict.fromkeys(subjects))
+        sealed: Iterable[bytes] = (),
+        *,
+        to_seal_again: bool = False,
+    ) -> Account:
+        """Record a read, released or denied. `sealed` are subjects of whom something is to be opened."""
+        subjects, sealed = tuple(dict.fromkeys(subjects)), tuple(sealed)
+        if to_seal_again:
+            return self._recorded(metadata, action, subjects, fields, sealed, None)
+        try:
+            return self._recorded(metadata, action, subjects, fields, sealed, self._policy(newest=False))
+        except Moved:
+            return self._recorded(metadata, action, subjects, fields, sealed, self._policy(newest=True), newest=True)
+
+    def _recorded(
+        self,
+        metadata: Metadata,
+        action: str,
+        subjects: tuple[UUID, ...],
+        fields: Sequence[str],
+        sealed: Sequence[bytes],
+        policy: Policy | None,
+        *,
+        newest: bool = False,
+    ) -> Account:
+        """The same by a policy; None: it does not matter. Raises Moved if it is not the one in force any more."""
         record: dict[str, Any] = {"action": action, "outcome": RELEASED, "subjects": subjects}
+        seen = [] if policy is None or newest else [(policy.id.bytes, policy.version)]
+        ruling = None if policy is None else self._ruling(policy, metadata, action)
         if ruling is None:
-            self._append(PersonalDataRead, metadata, {**record, "fields": tuple(fields)}, subjects)
-            return {}
+            record["fields"] = tuple(fields)
+            return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, seen, sealed))
         decision = ruling.decision
-        withheld = self._withheld(decision, subjects, record)
+        withheld = self._withheld(decision, subjects, record, None if newest else seen)
         verdicts = {field: decision.of(field) for field in fields}
         denied = self._denial(decision, subjects, withheld, verdicts.values())
         if denied:
@@ -208,17 +257,27 @@ class Gate:
             "rules": tuple([rule for rule in rules if rule]),
             "legal_basis": None if decision.purpose is None else decision.purpose.basis,
         }
-        self._append(PersonalDataRead, metadata, record, subjects)
+        erased = self._append(PersonalDataRead, metadata, record, subjects, seen, sealed)
         if denied:
             raise _access_denied(metadata, action, denied)
-        return withheld
+        return Account(ruling, withheld, erased)
 
-    def _withheld(self, decision: Decision, subjects: tuple[UUID, ...], record: dict[str, Any]) -> dict[UUID, str]:
-        """Subjects whose data may not be used for the purpose, and why; notes in the record what that rests on."""
+    def _withheld(
+        self,
+        decision: Decision,
+        subjects: tuple[UUID, ...],
+        record: dict[str, Any],
+        seen: list[tuple[bytes, int]] | None,
+    ) -> dict[UUID, str]:
+        """Subjects whose data may not be used for the purpose, and why; notes in the record what that rests on, and in
+        `seen` what is to stand. None: by the newest.
+        """
         purpose = decision.purpose
         if purpose is None or not subjects or (purpose.consent is None and purpose.during_restriction):
             return {}
-        found = self._standings(subjects, purpose.consent)
+        found = self._standings(subjects, purpose.consent, newest=seen is None)
+        if seen is not None:
+            seen += [(subject.bytes, one.version) for subject, one in found.items() if one.version is not None]
         standing = {subject: found.get(subject, _UNKNOWN) for subject in subjects}
         withheld: dict[UUID, str] = {}
         if purpose.consent is not None:
@@ -311,13 +370,19 @@ class Gate:
             self._opening = None
 
     def _append(
-        self, kind: type[Event], metadata: Metadata, fields: dict[str, Any], subjects: tuple[UUID, ...] = ()
-    ) -> None:
+        self,
+        kind: type[Event],
+        metadata: Metadata,
+        fields: dict[str, Any],
+        subjects: tuple[UUID, ...] = (),
+        seen: Sequence[tuple[bytes, int]] = (),
+        sealed: Sequence[bytes] = (),
+    ) -> ErasedKeys:
         if self._opening is not None:
             self._write_opening()
         event_id = self._new_id()
         fields["remote_address"] = self._address()
-        self._group.append(self._row(kind, metadata, fields, event_id, 1, event_id, subjects))
+        return self._group.append(self._row(kind, metadata, fields, event_id, 1, event_id, subjects), seen, sealed)
 
     def _row(
         self,

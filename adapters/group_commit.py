@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from _thread import LockType, allocate_lock
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from eventsourcing.persistence import DataError, IntegrityError
 
-from .log import EventStore, NewRow
+from .log import ErasedKeys, EventStore, NewRow
 
 GROUP_ROWS_MAX = 2000
 """How many rows one transaction takes at most."""
@@ -16,14 +16,24 @@ GROUP_ROWS_MAX = 2000
 _OF_ONE_ROW = (DataError, IntegrityError, ValueError, TypeError, OverflowError, AttributeError)
 """What may be one row's fault. All other errors are the database's, and each row would meet them again."""
 
+Look = Callable[[Sequence[bytes], Sequence[bytes]], tuple[Mapping[bytes, int], ErasedKeys]]
+"""Gives the versions of some streams, and the destroyed keys of some subjects, as they are now."""
+
+
+class Moved(Exception):
+    """A stream does not stand where it was seen, so the row was not appended."""
+
 
 class _Waiting:
     """A row, and the thread that waits for it. `wake` is released when it is durable, has failed, or is to lead."""
 
-    __slots__ = ("done", "error", "leads", "row", "wake")
+    __slots__ = ("done", "erased", "error", "leads", "row", "seen", "subjects", "wake")
 
-    def __init__(self, row: NewRow) -> None:
+    def __init__(self, row: NewRow, seen: Sequence[tuple[bytes, int]], subjects: Sequence[bytes]) -> None:
         self.row = row
+        self.seen = seen
+        self.subjects = subjects
+        self.erased: ErasedKeys = set()
         self.wake: LockType | None = None
         self.leads = self.done = False
         self.error: BaseException | None = None
@@ -35,10 +45,14 @@ class GroupCommit:
     Whoever comes while nobody commits leads: he commits all that waits, and then wakes those who wait, one of whom
     leads the next group. `append` returns when its row is durable, and raises the error if it is not. A group that
     fails for what may be one row's fault is tried again row by row, so that no row fails its neighbours.
+
+    What a row rests on is looked up by whoever leads, once for the whole group, before its commit: so it is at least
+    as new as the call of each who waits.
     """
 
-    def __init__(self, log: EventStore) -> None:
+    def __init__(self, log: EventStore, look: Look) -> None:
         self._log = log
+        self._look = look
         self._begin()
 
     def _begin(self) -> None:
@@ -47,11 +61,15 @@ class GroupCommit:
         self._waiting: list[_Waiting] = []
         self._led = False
 
-    def append(self, row: NewRow) -> None:
-        """Append a row. It is durable when this returns; any error means that it must count as missing."""
+    def append(self, row: NewRow, seen: Sequence[tuple[bytes, int]] = (), subjects: Sequence[bytes] = ()) -> ErasedKeys:
+        """Append a row; the destroyed keys of `subjects`, and maybe of others. It is durable when this returns; any
+        error means that it must count as missing.
+
+        `seen` are streams that it rests on, with the version seen. Raises Moved if one does not stand there now.
+        """
         if self._pid != os.getpid():
             self._begin()  # in a forked child, whoever led stayed behind
-        mine = _Waiting(row)
+        mine = _Waiting(row, seen, subjects)
         try:
             with self._lock:
                 self._waiting.append(mine)
@@ -69,6 +87,7 @@ class GroupCommit:
             raise
         if mine.error is not None:
             raise mine.error
+        return mine.erased
 
     def _lead(self, mine: _Waiting) -> None:
         with self._lock:
@@ -107,7 +126,29 @@ class GroupCommit:
             if mine.leads:
                 self._hand_on(mine)
 
+    def _standing(self, group: Sequence[_Waiting]) -> Sequence[_Waiting]:
+        """Those of a group whose row rests on what is so now; the others have their error."""
+        asking = [one for one in group if one.seen or one.subjects]
+        if not asking:
+            return group
+        streams = dict.fromkeys([stream for one in asking for stream, _ in one.seen])
+        subjects = dict.fromkeys([subject for one in asking for subject in one.subjects])
+        try:
+            versions, erased = self._look([*streams], [*subjects])
+        except Exception as error:  # noqa: BLE001 - each who asked gets it
+            for one in asking:
+                one.error = error
+        else:
+            for one in asking:
+                one.erased = erased
+                if any(versions[stream] != version for stream, version in one.seen):
+                    one.error = Moved()
+        return [one for one in group if one.error is None]
+
     def _commit(self, group: Sequence[_Waiting]) -> None:
+        group = self._standing(group)
+        if not group:
+            return
         try:
             self._log.append([one.row for one in group])
         except _OF_ONE_ROW as error:

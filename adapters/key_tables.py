@@ -12,7 +12,7 @@ from typing import Any
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing, NotABook
 from tallybook.projections.read_models import Table
 
-from .database import FORMAT, NOTES, Database, Session, damaged, marks, sound
+from .database import FORMAT, Database, Session, damaged, marks, sound
 from .files import is_ours
 from .form import uuid_from
 from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
@@ -74,14 +74,18 @@ class WrappedKeyStore:
         ]
 
     @staticmethod
-    def begin(insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys) -> None:
-        """Write the look-up key of a new book. A wrapping key that is not there is made, and durable before."""
-        if not source.read():
-            source.replace([os.urandom(KEY_BYTES)])
+    def begin(insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys) -> str:
+        """Write the look-up key of a new book; the fingerprint of its wrapping key, which is made, and durable before.
+
+        Raises KeysMissing where another book's wrapping key is.
+        """
+        if not source.read(origin):
+            source.replace(origin, [os.urandom(KEY_BYTES)])
         wrapping = Wrapping(source, origin)
         name = wrapping.newest
         insert(KEY_NOTES, [(ERASED_UP_TO, 0)])
         insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, os.urandom(KEY_BYTES), LOOKUP, 0))])
+        return name.hex()
 
     @property
     def source(self) -> WrappingKeys:
@@ -203,7 +207,7 @@ class WrappedKeyStore:
                 raise wrapping.another(current)
             if wrapping.newest == current and fresh is not None:
                 [own] = [key for key in keys if fingerprint(key) == current]
-                wrapping.source.replace([fresh, own])
+                wrapping.source.replace(self.origin, [fresh, own])
                 wrapping.read()
             name = wrapping.newest
             if name != current:
@@ -239,7 +243,7 @@ class WrappedKeyStore:
             current, _ = self._one(session.rows(_lookup_row(self.database.for_update), [LOOKUP]))
             keys = wrapping.read()
             if len(keys) > 1 and fingerprint(keys[0]) == current:
-                wrapping.source.replace(keys[:1])
+                wrapping.source.replace(self.origin, keys[:1])
                 wrapping.read()
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -323,12 +327,14 @@ class FileKeyStore(WrappedKeyStore):
                 path=str(path),
                 remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
             )
+        if not exists and origin is not None:
+            source.read(origin)  # raises, before any file is made, where another book's wrapping key is
         with suppress(FileExistsError):
             # Never a handle on a file that may be open already: closing it would drop this process's locks.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         check_private(path)
-        if not exists:
-            self._make(path, origin or "", source, lock_timeout_s)
+        if origin is not None:
+            self._make(path, origin, source, lock_timeout_s)
         database = SQLiteDatabase(
             str(path),
             lock_timeout_s=lock_timeout_s,
@@ -364,6 +370,18 @@ class FileKeyStore(WrappedKeyStore):
                         "CREATE TABLE book (name {text} PRIMARY KEY, value NOT NULL)",
                     ):
                         connection.execute(statement.format_map(DIALECT))
+                    connection.execute("INSERT INTO book VALUES ('origin', ?)", [origin])
+                    connection.execute(f"PRAGMA application_id={KEYS_APPLICATION_ID}")
+                    connection.execute(f"PRAGMA user_version={FORMAT}")
+                # The book's name first, and durable: a making that is cut short goes on with the wrapping key that
+                # was made for it. Without a look-up key, the file is of no use yet.
+                connection.execute("COMMIT")
+                connection.execute("BEGIN IMMEDIATE")
+                [(begun,)] = connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM book_keys) OR EXISTS (SELECT 1 FROM data_keys)"
+                ).fetchall()
+                named = connection.execute("SELECT value FROM book WHERE name='origin'").fetchone()
+                if named and not begun:
 
                     def insert(table: Table, rows: list[tuple[Any, ...]]) -> None:
                         connection.executemany(
@@ -371,10 +389,7 @@ class FileKeyStore(WrappedKeyStore):
                             rows,
                         )
 
-                    insert(NOTES, [("origin", origin)])
-                    cls.begin(insert, origin, source)
-                    connection.execute(f"PRAGMA application_id={KEYS_APPLICATION_ID}")
-                    connection.execute(f"PRAGMA user_version={FORMAT}")
+                    cls.begin(insert, str(named[0]), source)
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error, str(path)) from error

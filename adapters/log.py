@@ -47,6 +47,9 @@ TAIL_ROWS = 500
 TAIL_POSITIONS = 20_000
 """How far a tail that wants some names only looks in one statement."""
 
+ErasedKeys = set[tuple[bytes, int]]
+"""Subjects, each with the id of a key that is destroyed."""
+
 Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
 
@@ -249,6 +252,17 @@ def _erased_of(subjects: Sequence[bytes], only: str = "") -> Iterator[tuple[str,
         yield f"SELECT subject, key_id FROM erased WHERE subject IN ({marks(len(chunk))}) {only}", chunk  # noqa: S608 - marks only
 
 
+def _rounded(names: Sequence[bytes]) -> Sequence[bytes]:
+    """As many as a power of two, the last one repeated: so that there are few different statements."""
+    if not names:
+        return names
+    return [*names, *[names[-1]] * ((1 << (len(names) - 1).bit_length()) - len(names))]
+
+
+def _rows(count: int) -> str:
+    return ",".join(["(?)"] * count)
+
+
 def _notification(row: Row) -> Notification:
     position, stream, version, name, state = row
     return Notification(
@@ -286,6 +300,11 @@ class LogRecorder(ApplicationRecorder):
         self._move_head = (
             f"UPDATE head SET position=CASE WHEN ?=0 OR EXISTS (SELECT 1 FROM {name} WHERE position=?) THEN ? END, "  # noqa: S608 - a name of ours
             f"frontier=? WHERE log='{name}'"
+        )
+        # The kinds of rows: 0 for a stream and its version, 1 for a subject and the id of a destroyed key.
+        self._look_streams = (
+            f"SELECT column1, (SELECT MAX(originator_version) FROM {name} WHERE originator_id=column1), 0 "  # noqa: S608 - a name of ours
+            "FROM (VALUES {}) AS streams"
         )
         self._select_end = f"SELECT position, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
 
@@ -401,9 +420,30 @@ class LogRecorder(ApplicationRecorder):
             # A look-up for each in the index; a GROUP BY would go through all events of the streams.
             yield (
                 f"SELECT column1, (SELECT MAX(originator_version) FROM {self.table.name} "  # noqa: S608 - a name of ours
-                f"WHERE originator_id=column1) FROM (VALUES {','.join(['(?)'] * len(streams))}) AS streams",
+                f"WHERE originator_id=column1) FROM (VALUES {_rows(len(streams))}) AS streams",
                 streams,
             )
+
+    def look(self, streams: Sequence[bytes], subjects: Sequence[bytes]) -> tuple[dict[bytes, int], ErasedKeys]:
+        """The versions of some streams (0: there are no events), and which keys of some subjects are destroyed.
+
+        One statement, unless there are many of them.
+        """
+        versions: dict[bytes, int] = {}
+        erased: ErasedKeys = set()
+        for start in range(0, max(len(streams), len(subjects)), 256):
+            of_streams, of_subjects = _rounded(streams[start : start + 256]), _rounded(subjects[start : start + 256])
+            questions = []
+            if of_streams:
+                questions.append(self._look_streams.format(_rows(len(of_streams))))
+            if of_subjects:
+                questions.append(f"SELECT subject, key_id, 1 FROM erased WHERE subject IN ({marks(len(of_subjects))})")  # noqa: S608 - marks only
+            for name, number, kind in self.database.rows(" UNION ALL ".join(questions), [*of_streams, *of_subjects]):
+                if kind:
+                    erased.add((name, number))
+                else:
+                    versions[name] = number or 0
+        return versions, erased
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Insert events in one durable transaction, as `eventsourcing` asks for it; their positions."""

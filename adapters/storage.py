@@ -46,6 +46,8 @@ BOOK, MODELS = "tallybook", "tallybook read models"
 BESIDE_THE_LOG = "log:"
 SIGNING = "vkey"
 """Under this name, a book notes the public key that signed its checkpoints when it was made."""
+WRAPPING = "wrapping key"
+"""Under this name, a book notes the fingerprint of the wrapping key that it was made with."""
 LOOKUP = "lookup key"
 """Under this name, a book in files notes a commitment to its look-up key. On a server that key is sealed."""
 
@@ -74,6 +76,9 @@ class Storage:
     vkey: str | None = None
     """The public key that was noted when the book was made: rotations, which are events, lead from it to the present
     one."""
+    first_wrapping: str | None = None
+    """The fingerprint of the wrapping key that the book was made with: rotations lead from it to the present one. None
+    where none is noted."""
 
     def close(self) -> None:
         """Release all files and connections."""
@@ -303,7 +308,11 @@ def _in_files(
                         remedy="Put the book back from its backup, or move the log of reads away.",
                     )
             if not exists:
-                notes = {LOOKUP: commitment(keys.lookup_key).hex(), SIGNING: _made(keys.origin, place)}
+                notes = {
+                    LOOKUP: commitment(keys.lookup_key).hex(),
+                    SIGNING: _made(keys.origin, place),
+                    WRAPPING: keys.wrapping(),
+                }
                 make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, notes)
         if keys is None:
             book = note(path, "origin", lock_timeout_s) or ""
@@ -336,6 +345,7 @@ def _in_files(
         _options(f"sqlite:///{path}", lock_timeout_s, source, place),
         signing,
         vkey,
+        note(path, WRAPPING, lock_timeout_s),
     )
 
 
@@ -462,7 +472,8 @@ def _on_server(
         database.close()
         raise
     options = _options(url, lock_timeout_s, source, place)
-    return Storage(database.place, origin, database, database, database, keys, options, signing, vkey)
+    first_wrapping = noted(database, WRAPPING)
+    return Storage(database.place, origin, database, database, database, keys, options, signing, vkey, first_wrapping)
 
 
 def _signing_file_of(origin: str, source: WrappingKeys) -> Path:
@@ -499,7 +510,7 @@ def _made_on_server(
                 *WrappedKeyStore.definitions(),
             ):
                 session.define(statement)
-            WrappedKeyStore.begin(session.insert, origin, source)
+            session.insert(NOTES, [(WRAPPING, WrappedKeyStore.begin(session.insert, origin, source))])
     return notes
 
 

@@ -2,13 +2,15 @@
 
 A database keeps deleted rows in its pages, its log and its backups; without the wrapping key they are worth nothing.
 Each wrapped key is bound to its book, its subject and its key id, and stands beside the fingerprint of what wraps it,
-so that one wrapping key can follow another.
+so that one wrapping key can follow another. A wrapping key is of one book, and says which: a rotation by another book
+that shares it would take it away from this one.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from glob import escape
 from hashlib import sha256
@@ -32,12 +34,19 @@ KEYS_MAX = 2
 COPY_IT = (
     "Copy the wrapping key from the host that made the book, with mode 0600, or name its place with `wrapping_key`."
 )
+OF_ITS_OWN = (
+    "Each book has a wrapping key of its own: put this book's file back, or name its place with `wrapping_key`. For a "
+    "new book, name a place where there is none."
+)
+HEADER = "tallybook wrapping key"
+"""First line of a file of wrapping keys. The second is the book's name, each line after it a key (base64)."""
+FILE_BYTES_MAX = 256 * 1024
 DRAFT = ".new"
 RESTORE_KEYS = "Put the keys back from their backup."
 
 
 class WrappingKeys(Protocol):
-    """Where a book's wrapping key lies. Each book has one of its own: a rotation takes it away from all who share it.
+    """Where a book's wrapping key lies. What is held there is of one book, by its name (`origin`), and of no other.
 
     `tallybook.testing.conformance.WrappingKeysSuite` is its contract.
     """
@@ -47,14 +56,18 @@ class WrappingKeys(Protocol):
         """What messages call it; without any secret."""
         ...
 
-    def read(self) -> Sequence[bytes]:
-        """The keys, newest first: one, or two during a rotation; none where there is nothing yet. Raises KeysMissing
-        and BookError for what can't be used.
+    def read(self, origin: str) -> Sequence[bytes]:
+        """The book's keys, newest first: one, or two during a rotation; none where there is nothing yet.
+
+        Raises KeysMissing for another book's, and for what can't be used.
         """
         ...
 
-    def replace(self, keys: Sequence[bytes]) -> None:
-        """Hold these keys instead, durably and all at once: whoever reads sees those before or these."""
+    def replace(self, origin: str, keys: Sequence[bytes]) -> None:
+        """Hold these keys of the book instead, durably and all at once: whoever reads sees those before or these.
+
+        Raises KeysMissing where another book's are, and leaves those, also if two books are made there at once.
+        """
         ...
 
 
@@ -71,7 +84,7 @@ class KmsClient(Protocol):
 
 
 class FileWrappingKeys:
-    """In a file for its owner alone: the keys' bytes, newest first."""
+    """In a file for its owner alone: the book's name, and the keys."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -81,99 +94,122 @@ class FileWrappingKeys:
         """The file."""
         return str(self.path)
 
-    def read(self) -> Sequence[bytes]:
+    def read(self, origin: str) -> Sequence[bytes]:
         """The keys in the file. Raises KeysMissing, and BookError for a file that others may use."""
-        content = _read(self.path, KEYS_MAX * KEY_BYTES)
-        if content is None:
-            return []
-        held, others = content
-        mode_too = f" (mode {others:04o})." if others else ""
-        if len(held) % KEY_BYTES or not 0 < len(held) <= KEYS_MAX * KEY_BYTES:
-            raise KeysMissing(
-                f"{self.path} is no wrapping key: {KEY_BYTES} bytes are wanted"
-                + (f"; and others than its owner may use it{mode_too}" if others else "."),
-                path=str(self.path),
-                remedy=COPY_IT,
-            )
-        if others:
-            raise BookError(
-                f"Others than its owner may use the wrapping key {self.path}{mode_too}",
-                path=str(self.path),
-                remedy="Give it mode 0600. If somebody may have read it, rotate it: `tallybook keys rotate`.",
-            )
-        return [held[start : start + KEY_BYTES] for start in range(0, len(held), KEY_BYTES)]
+        return _checked(_read(self.path, origin, in_clear=True), self.path)
 
-    def replace(self, keys: Sequence[bytes]) -> None:
-        """Write a new file in the place of the old one, whose bytes are overwritten."""
-        _replace(self.path, b"".join(keys))
+    def replace(self, origin: str, keys: Sequence[bytes]) -> None:
+        """Write a new file in the place of the old one, whose bytes are overwritten. Raises KeysMissing, BookError."""
+        _replace(self.path, origin, keys)
 
 
 class KmsWrappingKeys:
     """In a file that a key management service encrypted: whoever has it has to ask the service, too.
 
-    `client` is the service, adapted to `encrypt(plaintext, context)` and `decrypt(ciphertext, context)`; `context` is
-    bound to the ciphertext and shows in the service's own log.
+    `client` is the service, adapted to `encrypt(plaintext, context)` and `decrypt(ciphertext, context)`; `context` and
+    the book's name (`origin`) are bound to the ciphertext, and show in the service's own log.
     """
 
     def __init__(self, client: KmsClient, path: str | Path, context: Mapping[str, str] | None = None) -> None:
         self.client = client
         self.path = Path(path)
-        self.context = dict(context or {"purpose": "tallybook wrapping key"})
+        self.context = dict(context or {"purpose": HEADER})
 
     @property
     def place(self) -> str:
         """The file."""
         return str(self.path)
 
-    def read(self) -> Sequence[bytes]:
+    def read(self, origin: str) -> Sequence[bytes]:
         """The keys, decrypted by the service. Raises KeysMissing."""
-        content = _read(self.path, KEYS_MAX * 64 * 1024)
-        if content is None:
-            return []
+        held = _read(self.path, origin)
         try:
-            keys = [self.client.decrypt(one, self.context) for one in msgpack.unpackb(content[0])]
+            keys = [self.client.decrypt(one, self._bound(origin)) for one in held]
         except Exception as error:  # every service has errors of its own
             raise KeysMissing(
                 f"The key management service does not decrypt {self.path}: {type(error).__name__}: {error}",
                 path=str(self.path),
                 remedy="Check who you are to the service, and that this is the book's own file.",
             ) from error
-        if not 0 < len(keys) <= KEYS_MAX or any(type(key) is not bytes or len(key) != KEY_BYTES for key in keys):
-            raise KeysMissing(
-                f"{self.path} is no wrapping key: {KEY_BYTES} bytes are wanted.", path=str(self.path), remedy=COPY_IT
-            )
-        return keys
+        return _checked(keys, self.path)
 
-    def replace(self, keys: Sequence[bytes]) -> None:
-        """Have the service encrypt the keys, and write a new file in the place of the old one."""
-        _replace(self.path, msgpack.packb([self.client.encrypt(key, self.context) for key in keys]))
+    def replace(self, origin: str, keys: Sequence[bytes]) -> None:
+        """Have the service encrypt the keys, and write a new file in the place of the old one.
+
+        Raises KeysMissing, BookError.
+        """
+        _replace(self.path, origin, [self.client.encrypt(key, self._bound(origin)) for key in keys])
+
+    def _bound(self, origin: str) -> Mapping[str, str]:
+        return {**self.context, "origin": origin}
 
 
-def _read(path: Path, bytes_max: int) -> tuple[bytes, int] | None:
-    """A file's content, or so much of it that it is too long, and its mode, if others may use it; None for no file."""
+def _checked(keys: Sequence[bytes], path: Path) -> Sequence[bytes]:
+    if len(keys) > KEYS_MAX or any(type(key) is not bytes or len(key) != KEY_BYTES for key in keys):
+        raise _no_key(path)
+    return keys
+
+
+def _no_key(path: Path, more: str = "") -> KeysMissing:
+    return KeysMissing(
+        f"{path} is no wrapping key: a line {HEADER!r}, the book's name, and {KEY_BYTES} bytes in base64 are wanted"
+        f"{more}.",
+        path=str(path),
+        remedy=COPY_IT,
+    )
+
+
+def _read(path: Path, origin: str, *, in_clear: bool = False) -> list[bytes]:
+    """What a file holds for a book; nothing, if there is no file. Raises KeysMissing, and BookError for keys in clear
+    that others may use.
+    """
     try:
         while True:
             with path.open("rb") as file:
-                content = file.read(bytes_max + 1)
+                content = file.read(FILE_BYTES_MAX)
                 found = os.fstat(file.fileno())
             if found.st_nlink:  # else it was replaced meanwhile, and may have been overwritten before it was read
-                others = found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-                return content, stat.S_IMODE(found.st_mode) if others else 0
+                break
     except FileNotFoundError:
-        return None
+        return []
     except OSError as error:
         raise limits.of_error(error, str(path)) or KeysMissing(
             f"The wrapping key {path} can't be read: {error.strerror or error}.", path=str(path), remedy=COPY_IT
         ) from error
+    others = in_clear and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    mode = f" (mode {stat.S_IMODE(found.st_mode):04o})" if others else ""
+    also = f"; and others than its owner may use it{mode}" if mode else ""
+    lines = content.decode("ascii", "replace").splitlines()
+    if len(lines) < 3 or lines[0] != HEADER:
+        raise _no_key(path, also)
+    if lines[1] != origin:
+        raise KeysMissing(
+            f"{path} is the wrapping key of another book ({lines[1]}, not {origin}){also}.",
+            path=str(path),
+            remedy=OF_ITS_OWN,
+        )
+    try:
+        held = [b64decode(line, validate=True) for line in lines[2:]]
+    except ValueError:
+        raise _no_key(path, also) from None
+    if mode:
+        raise BookError(
+            f"Others than its owner may use the wrapping key {path}{mode}.",
+            path=str(path),
+            remedy="Give it mode 0600. If somebody may have read it, rotate it: `tallybook keys rotate`.",
+        )
+    return held
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in the place of one: under another name first, so that a kill leaves one of the two whole."""
+def _replace(path: Path, origin: str, held: Sequence[bytes]) -> None:
+    """Put a file in the place of one of the same book: under another name first, so that a kill leaves one of the two
+    whole. Raises KeysMissing, BookError.
+    """
+    there = _read(path, origin)
+    content = "\n".join([HEADER, origin, *(b64encode(one).decode() for one in held), ""]).encode("ascii")
     draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}{DRAFT}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{escape(path.name)}.*{DRAFT}"):
-            left.unlink(missing_ok=True)  # by a kill: whoever replaces keys is alone in it
         try:
             file = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             try:
@@ -181,33 +217,54 @@ def _replace(path: Path, content: bytes) -> None:
                 os.fsync(file)
             finally:
                 os.close(file)
-            try:
-                before = os.open(path, os.O_WRONLY)
-            except FileNotFoundError:
-                before = None
-            try:
-                os.replace(draft, path)
-                folder = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
-                if before is not None and os.fstat(before).st_nlink == 0:
-                    # Nobody can open it any more. A file system that writes elsewhere keeps the bytes all the same.
-                    os.write(before, bytes(os.fstat(before).st_size))
-                    os.fsync(before)
-            finally:
-                if before is not None:
-                    os.close(before)
-        except BaseException:
+            if there:
+                _put_over(draft, path)
+            else:
+                _put_where_none_is(draft, path, origin)
+        finally:
             draft.unlink(missing_ok=True)
-            raise
+        if there:
+            for left in path.parent.glob(f"{escape(path.name)}.*{DRAFT}"):
+                left.unlink(missing_ok=True)  # by a kill: whoever replaces keys is alone in it
     except OSError as error:
         raise limits.of_error(error, str(path)) or KeysMissing(
             f"The wrapping key {path} can't be written: {error.strerror or error}.",
             path=str(path),
             remedy="Name a place for it that you may write to, with `wrapping_key`.",
         ) from error
+
+
+def _put_over(draft: Path, path: Path) -> None:
+    """Give a file the name of one that is there, and overwrite the bytes of that one."""
+    before = os.open(path, os.O_WRONLY)
+    try:
+        os.replace(draft, path)
+        _sync(path.parent)
+        if os.fstat(before).st_nlink == 0:
+            # Nobody can open it any more. A file system that writes elsewhere keeps the bytes all the same.
+            os.write(before, bytes(os.fstat(before).st_size))
+            os.fsync(before)
+    finally:
+        os.close(before)
+
+
+def _put_where_none_is(draft: Path, path: Path, origin: str) -> None:
+    """Give a file its name, unless another book's has it by now. Raises KeysMissing."""
+    try:
+        os.link(draft, path)  # unlike a rename, never in the place of one that is there
+    except OSError:  # it is there, or the file system has no hard links
+        if _read(path, origin):
+            raise
+        os.replace(draft, path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def wrapping_keys(given: str | Path | WrappingKeys | None, default: Path) -> WrappingKeys:
@@ -239,7 +296,7 @@ class Wrapping:
 
     def read(self) -> Sequence[bytes]:
         """The source's keys of now, newest first; others are forgotten. Raises KeysMissing."""
-        keys = self.source.read()
+        keys = self.source.read(self.origin)
         if not keys:
             raise KeysMissing(
                 f"The wrapping key {self.source.place} is not there: without it, no personal value of the book can "

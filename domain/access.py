@@ -3,8 +3,8 @@ when the log was opened and closed; what left the book."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, NamedTuple, Protocol
 from uuid import UUID
 
 from pydantic import StringConstraints
@@ -83,12 +83,24 @@ class LogClosed(Fact):
 
 
 class Standing(NamedTuple):
-    """Whether a subject's data is restricted, and the text version of the consent that is in force, if there is one."""
+    """Whether a subject's data is restricted, and the text version of the consent that is in force, if there is one.
+
+    `version` is that of the subject's stream that it was taken from; None: the newest.
+    """
 
     restricted: bool = False
     consent: str | None = None
+    version: int | None = None
 
 
-Standings = Callable[[Sequence[UUID], str | None], Mapping[UUID, Standing]]
-"""Gives the standing of subjects with regard to a consent's purpose. Left out: neither restricted nor consenting."""
+class Standings(Protocol):
+    """Gives the standing of subjects with regard to a consent's purpose."""
+
+    def __call__(
+        self, subjects: Sequence[UUID], consent: str | None, *, newest: bool = True
+    ) -> Mapping[UUID, Standing]:
+        """Left out: neither restricted nor consenting. Without `newest`, as this process saw them last."""
+        ...
+
+
 NO_CONSENT = "-"

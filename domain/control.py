@@ -130,6 +130,8 @@ class Control(Aggregate):
     """How many adoptions the last sweep knew."""
     finished: Finished | None = None
     adopted: tuple[Adopted, ...] = ()
+    wrapping: str | None = None
+    """Fingerprint of the wrapping key that the last rotation led to; None where there was none."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
@@ -233,3 +235,8 @@ def _swept(control: Control, event: Swept) -> None:
 @applies(Control.APPLIERS, SweepFinished)
 def _sweep_finished(control: Control, event: SweepFinished) -> None:
     control.finished = Finished(event.accounts, event.decisions)
+
+
+@applies(Control.APPLIERS, WrappingKeyRotated)
+def _wrapping_key_rotated(control: Control, event: WrappingKeyRotated) -> None:
+    control.wrapping = event.new

@@ -167,9 +167,9 @@ def test_on_a_server_the_wrapping_key_changes_with_each_erasure(server_book_url:
         with book.acting("agent:lin", purpose="support"):
             ada, bob = lived(book), book.customers.register(name="Bob")
             keys: Any = book._core.storage.keys
-            before = keys.source.read()
+            before = keys.source.read(book.origin)
             book.erasures.erase(ada, reason="gdpr-17")
-            after = keys.source.read()
+            after = keys.source.read(book.origin)
             assert len(before) == len(after) == 1
             assert before != after
             assert book.profiles.get(bob)["name"] == "Bob"

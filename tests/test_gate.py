@@ -217,9 +217,13 @@ def all_at_once(group: GroupCommit, log: Log, rows: Sequence[Any]) -> dict[Any, 
 ROWS: list[Any] = [(bytes([number]), 1, "x", b"") for number in range(20)]
 
 
+def nothing_moved(streams: Sequence[bytes], subjects: Sequence[bytes]) -> Any:
+    return {}, set()
+
+
 def test_what_comes_during_a_commit_shares_the_next_one() -> None:
     log = Log()
-    group = GroupCommit(log)  # type: ignore[arg-type]  # all that it needs of a log
+    group = GroupCommit(log, nothing_moved)  # type: ignore[arg-type]  # all that it needs of a log
     assert set(all_at_once(group, log, ROWS).values()) == {None}
     assert [len(one) for one in log.groups] == [1, 19]
     assert not group._led
@@ -230,7 +234,7 @@ def test_what_comes_during_a_commit_shares_the_next_one() -> None:
 def test_a_group_that_fails_releases_nobody_and_the_next_one_works() -> None:
     full = BookFull("no space")
     log = Log(lambda rows: full)
-    group = GroupCommit(log)  # type: ignore[arg-type]  # all that it needs of a log
+    group = GroupCommit(log, nothing_moved)  # type: ignore[arg-type]  # all that it needs of a log
     assert set(all_at_once(group, log, ROWS).values()) == {full}
     assert log.tried == 2  # not for each of them
     log.fails = lambda _: None
@@ -242,7 +246,7 @@ def test_a_group_that_fails_releases_nobody_and_the_next_one_works() -> None:
 def test_a_bad_row_fails_alone(error: Exception) -> None:
     bad = ROWS[7]
     log = Log(lambda rows: error if bad in rows else None)
-    group = GroupCommit(log)  # type: ignore[arg-type]  # all that it needs of a log
+    group = GroupCommit(log, nothing_moved)  # type: ignore[arg-type]  # all that it needs of a log
     found = all_at_once(group, log, ROWS)
     assert {row for row, failed in found.items() if failed} == {bad}
     assert sorted(log.rows) == sorted(row for row in ROWS if row != bad)
@@ -251,7 +255,7 @@ def test_a_bad_row_fails_alone(error: Exception) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
 def test_an_interrupt_of_whoever_leads_releases_nobody_and_leaves_no_one_waiting(error: BaseException) -> None:
     log = Log(lambda rows: error if len(rows) > 1 else None)
-    group = GroupCommit(log)  # type: ignore[arg-type]  # all that it needs of a log
+    group = GroupCommit(log, nothing_moved)  # type: ignore[arg-type]  # all that it needs of a log
     found = all_at_once(group, log, ROWS)
     assert [failed for row, failed in found.items() if row != ROWS[0]] == [error] * 19
     assert not group._led
@@ -260,7 +264,7 @@ def test_an_interrupt_of_whoever_leads_releases_nobody_and_leaves_no_one_waiting
 
 def test_whoever_leaves_while_waiting_takes_neither_row_nor_lead_along() -> None:
     log = Log()
-    group = GroupCommit(log)  # type: ignore[arg-type]  # all that it needs of a log
+    group = GroupCommit(log, nothing_moved)  # type: ignore[arg-type]  # all that it needs of a log
     log.go.clear()
     first = threading.Thread(target=group.append, args=(ROWS[0],))
     first.start()

@@ -385,7 +385,7 @@ class AuditView(Desk):
         at: When | None = None,
         thresholds: Thresholds | None = None,
     ) -> Report:
-        """One of ten reviews: a report of tables, for `tallybook.adapters.reports.as_json`, `as_html`, `write_csv`.
+        """One of ten reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
 
         subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, processing-records, exposure
         (of an `actor`), consent-at, compliance-audit, access-review, retention: see docs/reviews.md. `since` and

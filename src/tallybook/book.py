@@ -288,6 +288,7 @@ def open(  # noqa: A001 - the name of the front door
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
         book._note_opened()
+        book._sealing.follow()
         book.erasures.follow()
         book.erasures.repeat()
         return book

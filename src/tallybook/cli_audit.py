@@ -12,8 +12,7 @@ import typer
 
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.outputs import new_file
-from tallybook.adapters.reports import as_html, shown, write_csv
-from tallybook.adapters.reports import as_json as as_json_text
+from tallybook.adapters.reports import shown
 from tallybook.adapters.rows_check import ReadModelVerification
 
 from .reviews import REVIEWS, Thresholds
@@ -232,15 +231,15 @@ def audit_review(
     before = os.umask(0o077)  # for its owner's eyes only: some hold personal data in the clear
     try:
         if csv is not None:
-            write_csv(report, csv)
+            report.csv(csv)
         if html is not None:
-            html.write_text(as_html(report), encoding="utf-8")
+            html.write_text(report.html(), encoding="utf-8")
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--csv") from None
     finally:
         os.umask(before)
     if as_json:
-        print(as_json_text(report), end="")
+        print(report.json(), end="")
     elif csv is None and html is None:
         show_report(report)
     else:

@@ -50,10 +50,6 @@ RECORDED_US = list(Metadata.model_fields).index("recorded_us")
 logger = logging.getLogger("tallybook.projections")
 
 
-FEW = 100
-"""Up to how many subjects are loaded one by one, by way of what this process saw of them last."""
-
-
 class Core:
     """What the desks share: storage, application, gate, projector, clock. Not part of the public API."""
 
@@ -77,9 +73,7 @@ class Core:
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
         reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
-        self.gate = Gate(
-            self.keyring, reads, new_id, self.app.log.erased_keys, self.policy, self.standings, self.address_now
-        )
+        self.gate = Gate(self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now)
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
@@ -176,15 +170,25 @@ class Core:
         roles = policy.roles_of(acting.actor, self.now_us())
         return decider_of(in_force).command(roles, acting.purpose, command)
 
-    def standings(self, subjects: Sequence[UUID], consent: str | None) -> Mapping[UUID, Standing]:
-        """Whose data is restricted, and who has given the consent of a purpose; who is left out: neither."""
+    def standings(
+        self, subjects: Sequence[UUID], consent: str | None, *, newest: bool = True
+    ) -> Mapping[UUID, Standing]:
+        """Whose data is restricted, and who has given the consent of a purpose; who is left out: neither.
+
+        Without `newest`, a single subject may be as this process saw it last, and has its version.
+        """
         now_us = self.now_us()
-        if len(subjects) == 1:
-            customers = {subjects[0]: self.app.load(Customer, subjects[0])}
+        alone = len(subjects) == 1
+        if alone:
+            customers = {subjects[0]: self.app.load(Customer, subjects[0], newest=newest)}
         else:
             customers = self.app.load_many(Customer, subjects)
         return {
-            subject: Standing(one.restricted, None if consent is None else one.text_version_for(consent, now_us))
+            subject: Standing(
+                one.restricted,
+                None if consent is None else one.text_version_for(consent, now_us),
+                one.version if alone and not newest else None,
+            )
             for subject, one in customers.items()
         }
 

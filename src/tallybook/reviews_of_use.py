@@ -23,7 +23,6 @@ from tallybook.domain.access import (
 from tallybook.domain.customer import (
     CustomerChanged,
     CustomerRegistered,
-    InteractionRecorded,
 )
 from tallybook.domain.events import REGISTRY, Event, Fact
 from tallybook.domain.policy import DENY, Purpose, fits, known_fields, marks_of, selects
@@ -544,12 +543,18 @@ def _access_review(core: Core, question: Question) -> Iterator[Section]:
         if isinstance(event, PersonalDataRead) and event.metadata.recorded_us < question.until_us:
             bulk.see(position, event)
     period = (question.since_us, question.until_us)
-    found = AccessReview(policies, dealings, known, usage, bulk.found(), question.thresholds, period)
+    found = AccessReview(policies, dealings, known, usage, bulk, question.thresholds, period)
     for position, event in reads_of(core, question):
         found.see(position, event)
     findings = [one for one in found.findings() if question.actor in (None, one.actor)]
     yield from _finding_sections(findings)
     yield from _rights_sections(question, policies, usage)
+    yield Section(
+        "Withheld for lack of a consent",
+        "Subjects of whom nothing was released, because a consent that the purpose rests on was not in force.",
+        columns_of(("actor", ID), ("purpose", ID), "consent", ("subjects", COUNT)),
+        [(*key, count) for key, count in sorted(found.withheld.items()) if question.actor in (None, key[0])],
+    )
     yield _exports(core, question, question.actor)
     limits = [(name.replace("_", " "), figure) for name, figure in asdict(question.thresholds).items()]
     yield Section(
@@ -655,9 +660,6 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
                 usage.active(actor, at_us)
                 if at_us >= question.since_us:
                     usage.fact(actor, metadata[PURPOSE], name, at_us)
-    for subject, at_us, direction in scanned(InteractionRecorded, "subject_id", "effective_us", "direction"):
-        if direction == "in":
-            found.contact(subject, at_us)
     for request, subject, at_us in scanned(RequestReceived, "event_id", "subject_id", "effective_us"):
         found.request(request, subject, at_us)
     for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):

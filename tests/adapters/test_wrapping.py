@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,15 @@ from tallybook import BookError, KeysMissing
 from tallybook.adapters import key_tables
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.keys import KeyName
-from tallybook.adapters.wrapping import KEY_BYTES, FileWrappingKeys, KmsWrappingKeys, WrappingKeys, fingerprint
+from tallybook.adapters.wrapping import (
+    KEY_BYTES,
+    FileWrappingKeys,
+    KmsWrappingKeys,
+    Wrapping,
+    WrappingKeys,
+    fingerprint,
+)
+from tallybook.domain.control import WrappingKeyRotated
 from tallybook.testing.conformance import WrappingKeysSuite
 
 ORIGIN = "tallybook/test"
@@ -78,10 +88,10 @@ def all_files(folder: Path) -> bytes:
 def test_a_rotation_wraps_all_keys_anew_and_drops_the_old_key(store: FileKeyStore, source: FileWrappingKeys) -> None:
     keys = some(key_tables.A_BATCH + 300)
     store.add(keys)
-    [old] = source.read()
+    [old] = source.read(ORIGIN)
     lookup_key = store.lookup_key
     assert store.rotate() == (fingerprint(old).hex(), store.wrapping())
-    [new] = source.read()
+    [new] = source.read(ORIGIN)
     assert new != old
     assert store.wrapping() == fingerprint(new).hex()
     assert store.behind() == 0
@@ -116,7 +126,7 @@ def test_a_rotation_that_was_cut_short_is_finished_by_the_next_opening(
 
     keys = some(40)
     store.add(keys)
-    [old] = source.read()
+    [old] = source.read(ORIGIN)
     steps = [0]
     replace, wrap = FileWrappingKeys.replace, FileKeyStore._wrap_rows
 
@@ -125,9 +135,9 @@ def test_a_rotation_that_was_cut_short_is_finished_by_the_next_opening(
             raise Cut
         steps[0] += 1
 
-    def replacing(self: FileWrappingKeys, held: list[bytes]) -> None:
+    def replacing(self: FileWrappingKeys, origin: str, held: list[bytes]) -> None:
         step()
-        replace(self, held)
+        replace(self, origin, held)
 
     def wrapping(self: FileKeyStore, *args: object) -> None:
         step()
@@ -139,11 +149,11 @@ def test_a_rotation_that_was_cut_short_is_finished_by_the_next_opening(
         patched.setattr(FileKeyStore, "_wrap_rows", wrapping)
         with pytest.raises(Cut):
             store.rotate()
-    left = source.read()
+    left = source.read(ORIGIN)
     assert (len(left), old in left) == ((1, True) if moment == 0 else (2, True))
     with closing(FileKeyStore(store.path, source)) as again:
         assert again.get(keys) == store.get(keys) == keys
-        assert (again.behind(), source.read()) == (0, [left[0]])
+        assert (again.behind(), source.read(ORIGIN)) == (0, [left[0]])
 
 
 KILLED = """
@@ -186,7 +196,7 @@ def test_a_rotation_that_is_killed_at_any_step_loses_no_key(
         )
         with closing(FileKeyStore(store.path, source)) as again:
             assert again.get(keys) == keys
-            assert (len(source.read()), again.behind()) == (1, 0)
+            assert (len(source.read(ORIGIN)), again.behind()) == (1, 0)
         if done.stdout:
             break
         assert done.returncode == -9, done.stderr
@@ -211,7 +221,8 @@ def test_a_rotation_is_recorded(tmp_path: Path) -> None:
         assert (recorded.event.stored_name, recorded.event.metadata.actor) == ("book.wrapping_key_rotated", "agent:sec")
         event: Any = recorded.event
         assert (event.old, event.new) == (rotated.old, rotated.new)
-        assert rotated.new == fingerprint((tmp_path / "shop.book.wrapping-key").read_bytes()).hex() != rotated.old
+        [key] = FileWrappingKeys(tmp_path / "shop.book.wrapping-key").read(book.origin)
+        assert rotated.new == fingerprint(key).hex() != rotated.old
         assert rotated.keys == 1
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         assert book.profiles.get(ada)["name"] == "Ada"
@@ -254,22 +265,32 @@ def test_no_wrapped_key_is_left_of_what_was_destroyed_and_no_key_in_clear(
     store.rotate()
     content = all_files(tmp_path)
     assert [subject for subject, one in before.items() if one in content] == []
-    assert not any(key in content or key.hex().encode() in content for key in keys.values())
+    assert not any(form in content for key in keys.values() for form in (key, key.hex().encode(), b64encode(key)))
     assert store.lookup_key not in content
 
 
 def test_the_old_wrapping_key_is_overwritten_where_it_lay(source: FileWrappingKeys) -> None:
-    source.replace([b"o" * KEY_BYTES])
+    source.replace(ORIGIN, [b"o" * KEY_BYTES])
     with source.path.open("rb") as held:
-        source.replace([b"n" * KEY_BYTES])
-        assert held.read() == bytes(KEY_BYTES)
+        length = len(held.read())
+        held.seek(0)
+        source.replace(ORIGIN, [b"n" * KEY_BYTES])
+        assert held.read() == bytes(length)
     copy = source.path.with_name("copy")
     os.link(source.path, copy)
-    source.replace([b"m" * KEY_BYTES])
-    assert copy.read_bytes() == b"n" * KEY_BYTES  # somebody's own copy is left alone
+    content = copy.read_bytes()
+    source.replace(ORIGIN, [b"m" * KEY_BYTES])
+    assert copy.read_bytes() == content  # somebody's own copy is left alone
+    assert source.path.stat().st_mode & 0o777 == 0o600
 
 
 # ── refusals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rewrite(path: Path, keys: list[bytes], origin: str | None = None) -> None:
+    """Put other keys into a wrapping key's file, of the same book or another."""
+    first, second, *_ = path.read_text().splitlines()
+    path.write_text("\n".join([first, origin or second, *(b64encode(key).decode() for key in keys), ""]))
 
 
 def refused(url: str, kind: type[BookError], says: str, **options: object) -> None:
@@ -284,9 +305,14 @@ def refused(url: str, kind: type[BookError], says: str, **options: object) -> No
     ("spoil", "kind", "says"),
     [
         (lambda path: path.unlink(), KeysMissing, "wrapping key .* is not there"),
-        (lambda path: path.write_bytes(bytes(KEY_BYTES)), KeysMissing, "is not the wrapping key of the book"),
-        (lambda path: path.write_bytes(b"short"), KeysMissing, "32 bytes are wanted"),
-        (lambda path: path.write_bytes(bytes(3 * KEY_BYTES)), KeysMissing, "32 bytes are wanted"),
+        (lambda path: rewrite(path, [bytes(KEY_BYTES)]), KeysMissing, "is not the wrapping key of the book"),
+        (lambda path: rewrite(path, []), KeysMissing, "32 bytes in base64 are wanted"),
+        (lambda path: rewrite(path, [b"short"]), KeysMissing, "32 bytes in base64 are wanted"),
+        (lambda path: rewrite(path, [bytes(KEY_BYTES)] * 3), KeysMissing, "32 bytes in base64 are wanted"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), KeysMissing, "32 bytes in base64 are wanted"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"?"), KeysMissing, "32 bytes in base64 are wanted"),
+        (lambda path: path.write_bytes(bytes(KEY_BYTES)), KeysMissing, "32 bytes in base64 are wanted"),
+        (lambda path: rewrite(path, [bytes(KEY_BYTES)], "tallybook/x"), KeysMissing, "of another book .tallybook/x, "),
         (lambda path: path.chmod(0o640), BookError, "Others than its owner .* 0640"),
         (lambda path: path.with_name("shop.book.keys").chmod(0o604), BookError, "the key file .* 0604"),
         (lambda path: path.with_name("shop.book.keys").unlink(), KeysMissing, "key file .* is not there"),
@@ -342,3 +368,143 @@ def test_scoring_and_replay_need_no_subjects_key(tmp_path: Path) -> None:
         assert book.loyalty.balance(ada) == 2 * points
         with pytest.raises(tallybook.KeyLost, match=str(ada)):
             book.profiles.get(ada)
+
+
+# ── a wrapping key is of one book ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("service", [False, True], ids=["file", "service"])
+def test_a_book_is_not_made_on_another_books_wrapping_key(tmp_path: Path, service: bool) -> None:
+    path = tmp_path / "apart" / "key"
+    shared: WrappingKeys = KmsWrappingKeys(Kms(), path) if service else FileWrappingKeys(path)
+    one, other = f"sqlite:///{tmp_path}/one.book", f"sqlite:///{tmp_path}/other.book"
+    with tallybook.open(one, wrapping_key=shared) as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada")
+        before = path.read_bytes()
+        refused(other, KeysMissing, f"is the wrapping key of another book .{book.origin}", wrapping_key=shared)
+        assert path.read_bytes() == before
+        assert not list(tmp_path.glob("other.book*"))
+    tallybook.open(other).close()  # with a place of its own
+    refused(other, KeysMissing, "is the wrapping key of another book", wrapping_key=shared)
+    with tallybook.open(other) as book, book.acting("agent:lin", purpose="support"):
+        book.rotate_wrapping_key()
+    with tallybook.open(one, wrapping_key=shared) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(ada)["name"] == "Ada"
+
+
+def test_a_wrapping_key_that_was_encrypted_for_another_book_is_not_decrypted(tmp_path: Path) -> None:
+    """Whoever writes another name into the file does not get around it: the service has the name in its context."""
+    source = KmsWrappingKeys(Kms(), tmp_path / "key")
+    source.replace("tallybook/one", [bytes(KEY_BYTES)])
+    source.path.write_text(source.path.read_text().replace("tallybook/one", "tallybook/two"))
+    with pytest.raises(KeysMissing, match="AccessDenied"):
+        source.read("tallybook/two")
+
+
+def test_a_making_that_was_cut_short_goes_on_with_its_wrapping_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, keys = f"sqlite:///{tmp_path}/shop.book", tmp_path / "shop.book.wrapping-key"
+    wrap = Wrapping.wrap
+    with monkeypatch.context() as patched:
+        patched.setattr(Wrapping, "wrap", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tallybook.open(url)
+    assert wrap is Wrapping.wrap
+    before = keys.read_bytes()
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book.origin.encode() in before
+        ada = book.customers.register(name="Ada")
+    assert keys.read_bytes() == before
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(ada)["name"] == "Ada"
+
+
+@pytest.mark.server
+def test_books_on_a_server_share_no_wrapping_key(server_book_url: str, tmp_path: Path) -> None:
+    tallybook.open(f"sqlite:///{tmp_path}/shop.book", wrapping_key=tmp_path / "key").close()
+    refused(server_book_url, KeysMissing, "is the wrapping key of another book", wrapping_key=tmp_path / "key")
+    tallybook.open(server_book_url, wrapping_key=tmp_path / "own").close()
+    refused(server_book_url, KeysMissing, "is the wrapping key of another book", wrapping_key=tmp_path / "key")
+
+
+# ── a rotation is on record ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rotations(book: tallybook.Book) -> list[tuple[str, str, str]]:
+    return [
+        (one.event.metadata.actor, one.event.old, one.event.new)
+        for one in book.follow(timeout_s=0, names=["book.wrapping_key_rotated"])
+        if isinstance(one.event, WrappingKeyRotated)
+    ]
+
+
+def keys_finding(url: str) -> list[tuple[str, str]]:
+    found = tallybook.doctor(url)
+    return [(one.state, one.what) for one in found if one.name == "keys" and "on record" in one.what]
+
+
+def test_a_rotation_that_was_cut_off_before_its_event_is_recorded_at_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as book, book.acting("agent:sec", purpose="security"):
+        made = book._core.storage.keys.wrapping()
+        assert rotations(book) == []
+        store = book._core.storage.keys
+        store.rotate()  # and no event
+        first = store.wrapping()
+        assert [state for state, _ in keys_finding(url)] == ["warning"]
+    with tallybook.open(url) as book, book.acting("agent:sec", purpose="security"):
+        assert rotations(book) == [("system:keys", made, first)]
+        assert keys_finding(url) == []
+        rotated = book.rotate_wrapping_key()
+        assert rotations(book)[1:] == [("agent:sec", first, rotated.new)]
+        replace = FileWrappingKeys.replace
+
+        def cut(self: FileWrappingKeys, origin: str, held: list[bytes]) -> None:
+            replace(self, origin, held)
+            raise KeyboardInterrupt  # once the new key is there, and nothing is wrapped under it
+
+        monkeypatch.setattr(FileWrappingKeys, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            book.rotate_wrapping_key()
+        monkeypatch.setattr(FileWrappingKeys, "replace", replace)
+    with tallybook.open(url) as book:
+        assert [actor for actor, _, _ in rotations(book)] == ["system:keys", "agent:sec", "system:keys"]
+        assert rotations(book)[2][1:] == (rotated.new, book._core.storage.keys.wrapping())
+        position = book.position()
+    with tallybook.open(url) as book:
+        assert book.position() == position
+
+
+def test_two_that_open_a_book_record_a_rotation_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as book:
+        book._core.storage.keys.rotate()
+        with ThreadPoolExecutor(4) as pool:
+            for opened in pool.map(lambda _: tallybook.open(url), range(4)):
+                opened.close()
+        assert len(rotations(book)) == 1
+
+
+def test_whoever_may_not_rotate_rotates_nothing(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        'name = "shop"\nversion = "1"\n[purposes.security]\ntext = "Security"\nbasis = "contract"\n'
+        '[[rules]]\nid = "admin"\nroles = ["admin"]\ncommands = ["policy.*"]\n'
+        '[[rules]]\nid = "sec"\nroles = ["sec"]\ncommands = ["keys.rotate"]\n'
+    )
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book:
+        with book.acting("admin:a", purpose="security"):
+            book.policy.grant("admin:a", "admin")
+            book.policy.grant("agent:sec", "sec")
+            book.policy.adopt(policy)
+        before = book._core.storage.keys.wrapping()
+        with book.acting("agent:lin", purpose="security"), pytest.raises(tallybook.Refused) as denied:
+            book.rotate_wrapping_key()
+        assert denied.value.code == "access_denied"
+        assert book._core.storage.keys.wrapping() == before
+        with book.acting("agent:sec", purpose="security"):
+            assert book.rotate_wrapping_key().old == before
+        assert [actor for actor, _, _ in rotations(book)] == ["agent:sec"]

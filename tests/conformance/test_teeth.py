@@ -6,7 +6,9 @@ import inspect
 import os
 import subprocess
 import sys
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +26,8 @@ from tallybook.adapters.keys import KeyName, MemoryKeyStore
 from tallybook.adapters.log import CLAIMS, RECEIPTS, LogRecorder, LogSubscription, NewRow
 from tallybook.adapters.read_models import TableReadModelStore, TableRows
 from tallybook.adapters.sqlite import SQLiteDatabase, SQLiteWatch
-from tallybook.adapters.wrapping import FileWrappingKeys
+from tallybook.adapters.wrapping import HEADER, FileWrappingKeys
+from tallybook.domain.errors import KeysMissing
 from tallybook.projections.read_models import Generation, Hold, Table
 from tallybook.testing import conformance
 from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite, WrappingKeysSuite
@@ -990,8 +993,8 @@ def test_a_broken_store_of_read_models_does_not_pass(
 
 
 class IsMadeWithAKey(FileWrappingKeys):
-    def read(self) -> Any:
-        return super().read() or [bytes(32)]
+    def read(self, origin: str) -> Any:
+        return super().read(origin) or [bytes(32)]
 
 
 class HasNoName(FileWrappingKeys):
@@ -999,13 +1002,13 @@ class HasNoName(FileWrappingKeys):
 
 
 class KeepsTheNewestAlone(FileWrappingKeys):
-    def replace(self, keys: Any) -> None:
-        super().replace(keys[:1])
+    def replace(self, origin: str, keys: Any) -> None:
+        super().replace(origin, keys[:1])
 
 
 class SortsItsKeys(FileWrappingKeys):
-    def replace(self, keys: Any) -> None:
-        super().replace(sorted(keys))
+    def replace(self, origin: str, keys: Any) -> None:
+        super().replace(origin, sorted(keys))
 
 
 class RemembersForItself(FileWrappingKeys):
@@ -1013,25 +1016,60 @@ class RemembersForItself(FileWrappingKeys):
         super().__init__(path)
         self._held: Any = []
 
-    def read(self) -> Any:
+    def read(self, origin: str) -> Any:
         return self._held
 
-    def replace(self, keys: Any) -> None:
+    def replace(self, origin: str, keys: Any) -> None:
         self._held = keys
 
 
 class WritesInPieces(FileWrappingKeys):
-    def replace(self, keys: Any) -> None:
+    def replace(self, origin: str, keys: Any) -> None:
         self.path.touch(mode=0o600)
         self.path.write_bytes(b"")
         time.sleep(0.002)
-        self.path.write_bytes(b"".join(keys))
+        self.path.write_text("\n".join([HEADER, origin, *(b64encode(key).decode() for key in keys)]))
+
+
+class IsOfAnyBook(FileWrappingKeys):
+    def read(self, origin: str) -> Any:
+        return super().read("any")
+
+    def replace(self, origin: str, keys: Any) -> None:
+        super().replace("any", keys)
+
+
+class TakesTheirPlace(FileWrappingKeys):
+    def replace(self, origin: str, keys: Any) -> None:
+        self.path.unlink(missing_ok=True)
+        super().replace(origin, keys)
+
+
+class SaysNotWhose(FileWrappingKeys):
+    def read(self, origin: str) -> Any:
+        try:
+            return super().read(origin)
+        except KeysMissing as error:
+            raise KeysMissing("Not these.", path=error.path, remedy=error.remedy) from None
+
+
+class LooksFirst(FileWrappingKeys):
+    def replace(self, origin: str, keys: Any) -> None:
+        there = self.path.exists()
+        if there:
+            super().read(origin)
+        time.sleep(0.002)
+        draft = FileWrappingKeys(self.path.with_name(f"{threading.get_ident()}"))
+        draft.replace(origin, keys)
+        draft.path.replace(self.path)
 
 
 WRAPPING_KEYS: dict[str, list[type[FileWrappingKeys]]] = {
     "test_a_new_source_holds_no_key_and_has_a_name": [IsMadeWithAKey, HasNoName],
     "test_it_holds_what_it_was_given_last_in_that_order": [KeepsTheNewestAlone, SortsItsKeys],
     "test_another_source_at_the_same_place_holds_the_same": [RemembersForItself],
+    "test_another_book_gets_no_key_and_puts_none_in_their_place": [IsOfAnyBook, TakesTheirPlace, SaysNotWhose],
+    "test_of_books_that_are_made_at_one_place_at_once_one_has_it": [IsOfAnyBook, LooksFirst],
     "test_whoever_reads_while_it_is_replaced_sees_one_or_the_other": [WritesInPieces],
 }
 

@@ -32,7 +32,7 @@ from eventsourcing.persistence import IntegrityError
 from tallybook.adapters.keys import KeyName, KeyStore
 from tallybook.adapters.log import EventStore, NewRow, Receipt
 from tallybook.adapters.wrapping import KEY_BYTES, WrappingKeys
-from tallybook.domain.errors import BookClosed, BookError
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing
 from tallybook.projections.read_models import (
     BuildRecord,
     Generation,
@@ -923,6 +923,9 @@ class KeyStoreSuite(Suite[KeyStore]):
         store.close()
 
 
+OF_A_BOOK, OF_ANOTHER = "tallybook/one", "tallybook/another"
+
+
 class WrappingKeysSuite(Suite[WrappingKeys]):
     """The contract of `tallybook.adapters.wrapping.WrappingKeys`."""
 
@@ -930,37 +933,66 @@ class WrappingKeysSuite(Suite[WrappingKeys]):
         """A source holds nothing open."""
 
     def test_a_new_source_holds_no_key_and_has_a_name(self, store: WrappingKeys) -> None:
-        assert list(store.read()) == []
+        assert list(store.read(OF_A_BOOK)) == []
         assert store.place
 
     def test_it_holds_what_it_was_given_last_in_that_order(self, store: WrappingKeys) -> None:
         one, two = b"1" * KEY_BYTES, bytes(range(KEY_BYTES))
         for keys in ([one], [two, one], [two], [one, two], [one]):
-            store.replace(keys)
-            assert list(store.read()) == keys
-            assert {type(key) for key in store.read()} == {bytes}
+            store.replace(OF_A_BOOK, keys)
+            assert list(store.read(OF_A_BOOK)) == keys
+            assert {type(key) for key in store.read(OF_A_BOOK)} == {bytes}
 
     def test_another_source_at_the_same_place_holds_the_same(self, store: WrappingKeys) -> None:
-        store.replace([b"1" * KEY_BYTES])
+        store.replace(OF_A_BOOK, [b"1" * KEY_BYTES])
         again = self.opened_again(store)
-        assert list(again.read()) == [b"1" * KEY_BYTES]
-        again.replace([b"2" * KEY_BYTES, b"1" * KEY_BYTES])
-        assert list(store.read()) == [b"2" * KEY_BYTES, b"1" * KEY_BYTES]
+        assert list(again.read(OF_A_BOOK)) == [b"1" * KEY_BYTES]
+        again.replace(OF_A_BOOK, [b"2" * KEY_BYTES, b"1" * KEY_BYTES])
+        assert list(store.read(OF_A_BOOK)) == [b"2" * KEY_BYTES, b"1" * KEY_BYTES]
+
+    def test_another_book_gets_no_key_and_puts_none_in_their_place(self, store: WrappingKeys) -> None:
+        store.replace(OF_A_BOOK, [b"1" * KEY_BYTES])
+        for use in (partial(store.read, OF_ANOTHER), partial(store.replace, OF_ANOTHER, [b"2" * KEY_BYTES])):
+            with pytest.raises(KeysMissing) as refused:
+                use()
+            assert OF_A_BOOK in refused.value.message, "it says whose they are"
+            assert OF_ANOTHER in refused.value.message, "and whose were asked for"
+            assert refused.value.remedy
+            assert list(store.read(OF_A_BOOK)) == [b"1" * KEY_BYTES]
+
+    def test_of_books_that_are_made_at_one_place_at_once_one_has_it(self, tmp_path: Path) -> None:
+        origins = {f"{OF_A_BOOK}/{index}": bytes([index]) * KEY_BYTES for index in range(4)}
+        for number in range(20):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            store = self.make(folder)
+
+            def make(origin: str, store: WrappingKeys = store) -> bool:
+                try:
+                    store.replace(origin, [origins[origin]])
+                except KeysMissing:
+                    return False
+                return True
+
+            made = together(*(partial(make, origin) for origin in origins))
+            assert made.count(True) == 1, "exactly one is told that its keys are there"
+            [origin] = [one for one, told in zip(origins, made, strict=True) if told]
+            assert list(store.read(origin)) == [origins[origin]]
 
     def test_whoever_reads_while_it_is_replaced_sees_one_or_the_other(self, store: WrappingKeys) -> None:
         sets = [[bytes([index]) * KEY_BYTES] * (1 + index % 2) for index in range(1, 30)]
-        store.replace(sets[0])
+        store.replace(OF_A_BOOK, sets[0])
 
         def read() -> None:
             for _ in range(100):
-                assert list(store.read()) in sets
+                assert list(store.read(OF_A_BOOK)) in sets
 
         def replace() -> None:
             for keys in sets:
-                store.replace(keys)
+                store.replace(OF_A_BOOK, keys)
 
         assert [one for one in together(read, replace, read) if one is not None] == []
-        assert list(store.read()) == sets[-1]
+        assert list(store.read(OF_A_BOOK)) == sets[-1]
 
 
 THINGS = Table("suite_things", (("id", "integer"), ("label", "text"), ("raw", "blob")), ("id",), (("label", "id"),))
