@@ -10,7 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from tallybook.adapters import integrity, merkle
+from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import Checkpoints, Stored
+from tallybook.adapters.derived import Comparison, compare_read_models
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
 from tallybook.adapters.reports import Report
@@ -159,6 +161,17 @@ class AuditView(Desk):
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head)
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
+
+    def verify_read_models(self) -> list[Comparison]:
+        """Fold the log again into read models of their own, and compare the live rows with that.
+
+        Of each that has rows. What is wrong is mended by `book.projections.rebuild()`. Refuses: busy.
+        """
+        core = self._core
+        core.check_open()
+        core.projector.catch_up()
+        with rarely_collecting():
+            return compare_read_models(core.projector, core.store)
 
     def rebuild_tiles(self) -> None:
         """Make the tiles of both logs anew from their rows. For a book in which `verify` found wrong ones.

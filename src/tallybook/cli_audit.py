@@ -47,9 +47,10 @@ def audit_verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints.
+    """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
+    then the rows of the read models with what the log gives.
 
-    Exit 1 if a log was altered.
+    Exit 1 if anything was altered.
     """
     stamped = None
     if tsa_cert is not None:
@@ -63,16 +64,22 @@ def audit_verify(
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_book(book, create=False) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against)
+        # Of rows that follow a log which was altered, nothing can be told.
+        models = opened.audit.verify_read_models() if all(one.holds for one in found) else []
 
     def show() -> None:
         for one in found:
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
+        for model in models:
+            verdict = "as the log gives them" if model.holds else f"NOT VERIFIED: {model.problem}"
+            out.print(f"read model {model.name}: {model.rows:,} rows: {verdict}", markup=False)
         if stamped is not None:
             out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
-    tell([{**asdict(one), "holds": one.holds} for one in found], as_json, show)
-    if not all(one.holds for one in found):
+    told = [{**asdict(one), "holds": one.holds} for one in found]
+    tell([*told, *({**asdict(model), "holds": model.holds} for model in models)], as_json, show)
+    if not all(one["holds"] for one in told) or not all(model.holds for model in models):
         raise typer.Exit(1)
 
 

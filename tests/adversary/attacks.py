@@ -12,7 +12,7 @@ from typing import Any
 
 from tallybook.adapters import merkle
 
-from .victim import BOOK, Clock, Ids, NOW_US, opened
+from .victim import BOOK, NOW_US, Clock, Ids, opened
 
 KEYS, READS = f"{BOOK}.keys", f"{BOOK}.reads"
 DATABASES = (BOOK, KEYS, READS)
@@ -142,9 +142,7 @@ def append(random: Random, folder: Path) -> Attack | None:
     log, file, table, size = log_of(random, folder)
     position = random.choice([size + 1, size + 1, size + random.randrange(2, 100), 0, -1])
     source = random.randrange(1, size + 1)
-    insert = (
-        f"INSERT INTO {table} SELECT ?, originator_id, originator_version+1000, topic, state FROM {table} WHERE position=?"
-    )
+    insert = f"INSERT INTO {table} SELECT ?, originator_id, originator_version+1000, topic, state FROM {table} WHERE position=?"
     run(file, (insert, [position, source]))
     if position == size + 1 and random.random() < 0.5:
         # The head is moved on, too, with a frontier that does not fit, or one that fits its size only.
@@ -279,7 +277,10 @@ def page(random: Random, folder: Path) -> Attack | None:
         wide = min(random.randrange(1, 64), len(data) - at)
         data[at : at + wide] = random.randbytes(wide)
     elif how == 3:
-        data[first : first + size], data[second : second + size] = data[second : second + size], data[first : first + size]
+        data[first : first + size], data[second : second + size] = (
+            data[second : second + size],
+            data[first : first + size],
+        )
     elif how == 4:
         data[first : first + size] = bytes(size)
     else:
@@ -299,7 +300,9 @@ def fit(folder: Path, log: str, *, tiles: bool = True) -> None:
     file = folder / name
     [(origin,)] = rows(folder / BOOK, "SELECT value FROM book WHERE name='origin'")
     origin = origin.decode() if isinstance(origin, bytes) else origin
-    held = rows(file, f"SELECT position, originator_id, originator_version, topic, state FROM {table} ORDER BY position")
+    held = rows(
+        file, f"SELECT position, originator_id, originator_version, topic, state FROM {table} ORDER BY position"
+    )
     frontier = merkle.Frontier()
     hashes = merkle.row_hashes(origin, held)
     frontier.append_hashes(hashes)
@@ -312,9 +315,7 @@ def fit(folder: Path, log: str, *, tiles: bool = True) -> None:
                 packed = b"".join(hashes[tile : tile + merkle.TILE])
                 run(file, ("INSERT INTO tiles VALUES (?,?,?,?)", [table, level, tile // merkle.TILE, packed]))
             whole = len(hashes) // merkle.TILE
-            hashes = [
-                merkle.whole_root(hashes[one * merkle.TILE : (one + 1) * merkle.TILE]) for one in range(whole)
-            ]
+            hashes = [merkle.whole_root(hashes[one * merkle.TILE : (one + 1) * merkle.TILE]) for one in range(whole)]
             level += 1
 
 

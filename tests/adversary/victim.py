@@ -1,4 +1,4 @@
-"""The book that is attacked, and all that it says: every public read, and commands whose answer rests on what is stored."""
+"""The book that is attacked, and all that it says: public reads, and commands whose answer rests on what is stored."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ POLICY: dict[str, Any] = {
         {"id": "year", "roles": ["support"], "effect": "mask", "fields": ["contact.*"]},
     ],
 }
-"""Who attacks is measured by what an administrator sees, from whom nothing is withheld: that would hide wrong answers."""
+"""What a book says is told to an administrator, from whom nothing is withheld: that would hide wrong answers."""
 
 # ── what is asked ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,7 +202,9 @@ ALL_CUSTOMERS = (ADA, BOB, CYD, DAN)
 READS: dict[str, Callable[[Book], object]] = {
     "position": lambda book: book.position(),
     "origin": lambda book: book.origin,
-    "find": lambda book: [book.customers.find("crm", name) for name in ("Ada", "Bob", "Cyd", "Dan", "Eve", "C7", "C39")],
+    "find": lambda book: [
+        book.customers.find("crm", name) for name in ("Ada", "Bob", "Cyd", "Dan", "Eve", "C7", "C39")
+    ],
     "profiles": lambda book: [book.profiles.get(one) for one in ALL_CUSTOMERS],
     "profiles as of": lambda book: [book.profiles.get(one, as_of="2024-05-31T23:00:00Z") for one in (ADA, BOB)],
     "timelines": lambda book: [book.profiles.timeline(one) for one in ALL_CUSTOMERS],

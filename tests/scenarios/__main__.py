@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from .misdeeds import KINDS
 from .truth import one
 
+
 def main() -> int:
     """The whole run."""
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios", description=__doc__.partition("\n")[0])
