@@ -257,7 +257,7 @@ answer, and they are to be kept elsewhere; one that was not signed must not be t
 
 
 def _lines(told: str) -> list[str]:
-    return [one for one in told.strip("'").split("\\n") if one]
+    return [one for one in told.strip("'\"").split("\\n") if one]
 
 
 def right(name: str, told: str, answer: str) -> bool:
