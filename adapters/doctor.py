@@ -580,6 +580,12 @@ def keys(patient: Patient) -> Iterator[Word]:
         )
     if missing:
         yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+    followed, head = store.erased_up_to(), patient.log.extent()[2]
+    if not 0 <= followed <= head:
+        yield warning(
+            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
+            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+        )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:
         yield warning(

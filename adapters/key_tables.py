@@ -80,6 +80,7 @@ class WrappedKeyStore:
             source.replace([os.urandom(KEY_BYTES)])
         wrapping = Wrapping(source, origin)
         name = wrapping.newest
+        insert(KEY_NOTES, [(ERASED_UP_TO, 0)])
         insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, os.urandom(KEY_BYTES), LOOKUP, 0))])
 
     @property
@@ -143,7 +144,7 @@ class WrappedKeyStore:
         self._check_open()
         rows = self.database.rows("SELECT value FROM key_notes WHERE name=?", [ERASED_UP_TO])
         if not rows:
-            return 0
+            raise damaged("The table key_notes does not say how far erasures were followed", self.database.place)
         [(_, position)] = sound(KEY_NOTES, [(ERASED_UP_TO, *rows[0])], self.database.place)
         return int(position)
 

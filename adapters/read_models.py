@@ -20,10 +20,11 @@ from .database import Database, Session, damaged, definition, flaw, marks
 
 
 def _built(build: Generation, table: Table) -> Table:
-    return replace(table, name=_name(table.name, build.number))
+    return replace(table, name=table_name(table.name, build.number))
 
 
-def _name(table: str, number: int) -> str:
+def table_name(table: str, number: int) -> str:
+    """What a read model's table is called in the build of a number."""
     return f"{table}__{number}"
 
 
@@ -57,7 +58,7 @@ _TABLE_NAMES = re.compile(r"(?<!\S)[a-z_][a-z0-9_]*(?!\S)", re.IGNORECASE)
 
 def _tables_in(tables: object, number: int) -> list[str]:
     """The names of a build's tables."""
-    return [_name(table, number) for table in _TABLE_NAMES.findall(tables if type(tables) is str else "")]
+    return [table_name(table, number) for table in _TABLE_NAMES.findall(tables if type(tables) is str else "")]
 
 
 def _record(row: Sequence[Any], there: Collection[str] | None = None) -> BuildRecord:

@@ -87,6 +87,18 @@ class Report:
     made_of: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
 
+    def json(self) -> str:
+        """For machines: the same report gives the same bytes."""
+        return as_json(self)
+
+    def html(self) -> str:
+        """One page that needs nothing else."""
+        return as_html(self)
+
+    def csv(self, place: Path) -> list[Path]:
+        """Write the tables into a folder, or an archive `NAME.zip`; the files. Raises OSError."""
+        return write_csv(self, place)
+
 
 # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -373,8 +385,11 @@ def _section(section: Section, anchor: str) -> str:
     return "".join(parts)
 
 
+_CLASSES = {Kind.ID: "id", Kind.IDS: "id", Kind.TIME: "time"}
+
+
 def _class(column: Column, cells: Sequence[Any]) -> str:
-    name = "num" if column.kind in NUMERIC else column.kind.value if column.kind in (Kind.ID, Kind.TIME) else ""
+    name = "num" if column.kind in NUMERIC else _CLASSES.get(column.kind, "")
     if not name and any(isinstance(cell, str) and len(cell) > LONG_CHARS for cell in cells):
         name = "long"
     return f' class="{name}"' if name else ""

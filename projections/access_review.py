@@ -81,6 +81,7 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.objection_withdrawn": ("customers.withdraw_objection",),
     "customer.purchase_recorded": ("customers.record_purchase", "imports.cdnow"),
     "customer.record_kept": ("erasures.erase",),
+    "customer.referred": ("customers.refer",),
     "customer.registered": ("customers.register", "imports.cdnow"),
     "customer.relation_ended": ("customers.end_relation",),
     "customer.request_completed": ("customers.complete_request", "erasures.erase"),
@@ -191,12 +192,8 @@ class Dealings:
         self._requests: dict[bytes, tuple[bytes, int]] = {}
 
     def command(self, actor: str, subject: bytes, at_us: int) -> None:
-        """The actor recorded a fact about the subject: ties from shortly before, for good."""
-        self._spans.add((actor, subject), at_us - self._margin, NEVER_US)
-
-    def contact(self, subject: bytes, at_us: int) -> None:
-        """The subject turned to the house: whoever is there may look."""
-        self._spans.add((ANYONE, subject), at_us - self._margin, at_us + self._margin)
+        """The actor recorded a fact about the subject."""
+        self._spans.add((actor, subject), at_us - self._margin, at_us + self._margin)
 
     def request(self, request: bytes, subject: bytes, at_us: int) -> None:
         """A data-subject request came in: whoever answers it may look until it is answered."""
@@ -206,7 +203,7 @@ class Dealings:
         """It was answered. To be told after `request`."""
         found = self._requests.pop(request, None)
         if found is not None:
-            self._spans.add((ANYONE, found[0]), found[1] - self._margin, at_us + self._margin)
+            self._spans.add((ANYONE, found[0]), found[1], at_us)
 
     def opened(self, ticket: bytes, subject: bytes, at_us: int) -> None:
         """A ticket of the subject was opened."""
@@ -232,7 +229,7 @@ class Dealings:
         """All is told."""
         margin = self._margin
         for subject, at_us in self._requests.values():
-            self._spans.add((ANYONE, subject), at_us - margin, NEVER_US)
+            self._spans.add((ANYONE, subject), at_us, NEVER_US)
         for subject, opened_us, owners, ended_us in self._tickets.values():
             for place, (at_us, owner) in enumerate(owners):
                 from_us = opened_us if place == 0 else at_us
@@ -251,7 +248,7 @@ class Dealings:
         if covers((ANYONE, key), at_us):
             return True
         for actor in actors:
-            if covers((actor, key), at_us) or actor == str(subject):
+            if covers((actor, key), at_us) or actor.rpartition(":")[2] == str(subject):
                 return True
         return any(covers((f"{prefix}{role}", key), at_us) for role in roles for prefix in ("", "team:", "role:"))
 
@@ -464,6 +461,9 @@ class BulkReads:
         self._histogram: dict[str, Counter[int]] = {}
         self._readers: dict[str, set[str]] = {}
         self._episodes: dict[str, list[Episode]] = {}
+        self._today: dict[tuple[str, str], tuple[int, set[UUID]]] = {}
+        self.campaigns: set[tuple[str, str, int]] = set()
+        """Actor, bulk purpose, and day (UTC, since 1970) on which he read many subjects for it."""
 
     def see(self, position: int, event: PersonalDataRead) -> None:
         """A record, in order."""
@@ -473,6 +473,7 @@ class BulkReads:
         actor, at_us, purpose = event.metadata.actor, event.metadata.recorded_us, event.metadata.purpose
         declared = purpose_of(self._policies, event)
         if declared is not None and declared.bulk:
+            self._note_day(actor, purpose, at_us // DAY_US, subjects)
             return
         self._readers.setdefault(purpose, set()).add(actor)
         window, inside = self._window.setdefault(actor, deque()), self._inside.setdefault(actor, Counter())
@@ -487,6 +488,15 @@ class BulkReads:
         self._note_hour(actor, at_us // HOUR_US, figure)
         if figure >= self._limits.bulk_subjects and at_us >= self._from_us:
             self._note_episode(actor, window, inside, position, figure)
+
+    def _note_day(self, actor: str, purpose: str, day: int, subjects: Sequence[UUID]) -> None:
+        current, seen = self._today.get((actor, purpose), (day, set()))
+        if current != day:
+            seen = set()
+        seen.update(subjects)
+        self._today[actor, purpose] = (day, seen)
+        if len(seen) >= self._limits.bulk_subjects:
+            self.campaigns.add((actor, purpose, day))
 
     def _note_hour(self, actor: str, hour: int, figure: int) -> None:
         current, most = self._hours.get(actor, (hour, 0))
@@ -701,7 +711,7 @@ class AccessReview:
         dealings: Dealings,
         consents: ConsentsKnown,
         usage: Usage,
-        bulk: Mapping[str, Sequence[tuple[Episode, float]]],
+        reads: BulkReads,
         thresholds: Thresholds,
         period: tuple[int, int],
     ) -> None:
@@ -709,10 +719,13 @@ class AccessReview:
         self._dealings = dealings
         self._consents = consents
         self._usage = usage
-        self._bulk = bulk
+        self._bulk = reads.found()
+        self._campaigns = reads.campaigns
         self._limits = thresholds
         self._period = period
         self._groups: dict[tuple[str, str, str], tuple[_Group, _Rule]] = {}
+        self.withheld: Counter[tuple[str, str, str]] = Counter()
+        """Actor, purpose, and why there was no consent → of how many subjects nothing was released for lack of it."""
         self.records = 0
         """How many records of the period were seen."""
 
@@ -778,8 +791,10 @@ class AccessReview:
                     subjects,
                     *outside,
                 )
-        if declared is not None and declared.bulk:
-            return
+        if (declared is not None and declared.bulk) or self._rests_on(declared, metadata.purpose):
+            return  # where a consent is what counts, it is looked at by itself
+        if len(subjects) >= self._limits.bulk_subjects:
+            return  # a list: a matter of bulk, not of looking at somebody
         if any(one.first <= position <= one.last for one, _ in self._bulk.get(metadata.actor, ())):
             return
         actors = [metadata.actor, *([metadata.on_behalf_of] if metadata.on_behalf_of else [])]
@@ -808,11 +823,7 @@ class AccessReview:
             return
         metadata, at_us = event.metadata, event.metadata.recorded_us
         declared = purpose_of(self._policies, event)
-        if declared is not None:
-            consent = declared.consent
-        else:
-            # Nothing describes the purpose: one by whose name subjects were asked for their consent rests on it.
-            consent = metadata.purpose if metadata.purpose in self._consents.purposes else None
+        consent = self._rests_on(declared, metadata.purpose)
         if consent is None:
             return
         whose = set(released_subjects(event))
@@ -820,13 +831,22 @@ class AccessReview:
         for subject in event.subjects:
             why = lacking(self._consents.at(subject, at_us), consent, at_us)
             if why is not None:
-                found.setdefault("released" if subject in whose else "denied", {})[subject] = why
+                found.setdefault(RELEASED if subject in whose else DENIED, {})[subject] = why
+        for subject, why in found.pop(DENIED, {}).items():
+            del subject
+            self.withheld[metadata.actor, metadata.purpose, why] += 1
         for outcome, reasons in found.items():
             rule = partial(_consent_rule, metadata.purpose, consent, outcome)
             self._add(
                 NO_CONSENT_KIND, event, f"{consent} {outcome} {metadata.purpose}", rule, position, reasons,
                 *sorted(set(reasons.values())),
             )  # fmt: skip
+
+    def _rests_on(self, declared: Purpose | None, purpose: str) -> str | None:
+        """The consent that a purpose rests on: as the policy says, or one by whose name subjects were asked for it."""
+        if declared is not None and declared.consent is not None:
+            return declared.consent
+        return purpose if purpose in self._consents.purposes else None
 
     def _denied_read(self, position: int, event: PersonalDataRead) -> None:
         metadata = event.metadata
@@ -836,10 +856,12 @@ class AccessReview:
             decision = self._policies.decides(policy).decide(roles, metadata.purpose, event.action)
             verdicts = [decision.of(field).effect for field in event.withheld]
             allowed = any(one != DENY for one in verdicts) if verdicts else decision.permitted is not None
-            if allowed and not event.restricted:
-                return  # for lack of a consent: told there
             if allowed:
-                asked = f"the data is restricted, and {metadata.purpose} does not go on meanwhile"
+                asked = (
+                    f"the data is restricted, and {metadata.purpose} does not go on meanwhile"
+                    if event.restricted
+                    else f"{metadata.purpose} rests on a consent, and there was none"
+                )
                 self._denied(position, event, asked, event.subjects, None)
                 return
         asked = f"{event.action} for {metadata.purpose} is not allowed"
@@ -877,7 +899,12 @@ class AccessReview:
         purpose = event.metadata.purpose
         policy = self._policies.in_force(event.metadata.recorded_us)
         declared = None if policy is None else self._policies.decides(policy).purposes.get(purpose)
-        if declared is None or not declared.bulk:
+        day = event.metadata.recorded_us // DAY_US
+        if declared is not None and declared.bulk:
+            if self._rests_on(declared, purpose) and (event.metadata.actor, purpose, day) not in self._campaigns:
+                rule = f"data left the book for {purpose}, which rests on a consent, on a day without a campaign"
+                self._add(EXPORT, event, rule, lambda details: f"{rule}: {details}", position, (), event.format)
+        else:
             label = f"{policy.name}@{policy.version} does not mark it bulk" if policy else "no policy was in force"
             rule = f"data left the book for {purpose}, and {label}"
             self._add(EXPORT, event, rule, lambda details: f"{rule}: {details}", position, (), event.format)
@@ -918,7 +945,8 @@ class AccessReview:
             if (actor, role) in self._usage.used:
                 continue
             state = "" if lasts else " (it has ended)"
-            if self._usage.last_us.get(actor, -NEVER_US) < from_us:
+            last_us = self._usage.last_us.get(actor)
+            if last_us is None or last_us < from_us:
                 yield Finding(UNUSED_RIGHT, actor, (), None, None, 0, f"has the role {role}{state}, and did nothing")
             elif governed:
                 rule = f"has the role {role}{state}, and never used a right of it"

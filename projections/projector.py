@@ -212,15 +212,24 @@ class Projector:
         self._catch_up_effects(build, due_after, record.position)
         return True
 
-    def fold_part(self, builds: Sequence[tuple[str, int]], head: int, part: tuple[int, int]) -> None:
-        """Fold one part of the subjects up to a position into builds, by name and number. Raises what a fold raises."""
-        operations = self.operations()
+    def fold_part(
+        self,
+        builds: Sequence[tuple[str, int]],
+        head: int,
+        part: tuple[int, int] = (0, 1),
+        *,
+        after: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """Fold one part of the subjects (default: all) after a position and up to another into builds, by name and
+        number. Raises what a fold raises."""
+        operations = self._operations()
         work = [
             (Generation(model, number), operations.skips.get((name, model.version), frozenset()))
             for name, number in builds
             for model in [self.model(name)]
         ]
-        after = folded = 0
+        folded = 0
         rows = {build: self.store.rows(build) for build, _ in work}
         while after < head:
             batch = self.log.read(after, min(5000, head - after), part)
@@ -239,6 +248,8 @@ class Projector:
                         raise ReadModelFailed(build.model.name, after, "the build was dropped meanwhile")
                     rows[build] = self.store.rows(build)
                 folded = 0
+            if progress:
+                progress(after, head)
 
     def fold_in(
         self, session: object, operations: Operations, after: int, events: Sequence[Recorded], names: Sequence[str]

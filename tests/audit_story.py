@@ -15,7 +15,6 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import tallybook
 from tallybook import Book
-from tallybook.adapters.policy_files import load_policy
 from tallybook.domain.errors import Refused
 from tallybook.domain.rules import parse_rule_set
 from tallybook.times import moment_us
@@ -51,21 +50,34 @@ CLUB: dict[str, Any] = {
     "expiry": {"never": True},
     "refunds": {"policy": "within_balance"},
 }
-SHOP = load_policy("shop").model_dump(mode="json", exclude_none=True)
-POLICY = {
-    **SHOP,
+POLICY: dict[str, Any] = {
     "name": "story",
+    "version": "1",
+    "purposes": {
+        "sales": {"text": "Selling", "basis": "contract"},
+        "support": {"text": "Answering", "basis": "contract"},
+        "marketing": {"text": "Writing", "basis": "consent", "consent": "marketing"},
+        "audit": {"text": "Showing", "basis": "legal_obligation", "during_restriction": True},
+        "administration": {"text": "Running", "basis": "legitimate_interests", "during_restriction": True},
+    },
     "rules": [
-        *SHOP["rules"],
         {
-            "id": "counsel-sees-all",
-            "roles": ["counsel"],
-            "purposes": ["audit"],
-            "fields": ["*"],
-            "commands": ["erasures.*"],
+            "id": "support-answers", "roles": ["support"], "purposes": ["support"],
+            "actions": ["profiles.*", "tickets.*"], "fields": ["*"], "commands": ["customers.*", "tickets.*"],
+        },
+        {"id": "support-sees-the-year", "effect": "mask", "roles": ["support"], "fields": ["birth_date"]},
+        {
+            "id": "support-writes", "roles": ["support"], "purposes": ["marketing"], "actions": ["profiles.*"],
+            "fields": ["name", "contact.email"],
+        },
+        {"id": "auditors-look", "effect": "mask", "roles": ["auditor"], "purposes": ["audit"], "fields": ["*"]},
+        {"id": "counsel", "roles": ["counsel"], "purposes": ["audit"], "fields": ["*"], "commands": ["erasures.*"]},
+        {
+            "id": "admins-run-the-book", "roles": ["admin"], "purposes": ["administration"], "actions": ["audit.*"],
+            "fields": ["identifier.*"], "commands": ["policy.*", "rules.*", "loyalty.sweep"],
         },
     ],
-}
+}  # fmt: skip
 LINES = [{"sku": "cd", "quantity": 2, "net_minor": 12_001}, {"sku": "pen", "quantity": 1, "net_minor": 99}]
 
 

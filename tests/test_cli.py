@@ -18,6 +18,7 @@ import pytest
 
 import tallybook
 from tallybook import cli
+from tallybook.demo import run_demo
 
 from .conftest import CANDIDATE, MASTER, STANDARD
 
@@ -218,7 +219,7 @@ def test_verify_fails_with_status_1_after_tampering(tmp_path: Path, url: str, ru
     connection.execute("UPDATE stored_events SET topic='customer.changed' WHERE position=20")
     connection.commit()
     connection.close()
-    altered = run("audit", "verify", "--book", url, "--json")
+    altered = run("audit", "verify", "--book", url, "--log-only", "--json")
     assert altered.status == 1
     assert [one["holds"] for one in altered.json] == [False, True]
     assert "NOT VERIFIED" in run("audit", "verify", "--book", url).out
@@ -398,6 +399,38 @@ def test_follow_ends_quietly_when_its_reader_has_seen_enough(url: str) -> None:
         running.kill()
 
 
+def test_a_demo_replaces_what_an_earlier_one_left_and_nothing_else(tmp_path: Path) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        if line.startswith("Adopted"):
+            raise EnoughError
+
+    origins: list[str] = []
+    for _ in range(2):
+        with pytest.raises(EnoughError):
+            run_demo(tmp_path, stop)
+        with tallybook.open(f"sqlite:///{tmp_path}/shop.book", create=False) as book:
+            origins.append(book.origin)
+        for name in ("elsewhere", "pack"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "of the demo before").touch()
+        (tmp_path / "shop.book-notes.txt").write_text("mine")
+    with pytest.raises(EnoughError):
+        run_demo(tmp_path, stop)
+    assert len(set(origins)) == 2
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (tmp_path / "pack").exists()
+    assert (tmp_path / "shop.book-notes.txt").read_text() == "mine"
+
+    for name in ("elsewhere", "pack"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        with pytest.raises(tallybook.BookError, match=f"{name} is there, and no demo made it"):
+            run_demo(tmp_path / "other", stop)
+        (tmp_path / "other" / name).rmdir()
+
+
 def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:
     first = run("demo", tmp_path / "demo", "--json")
     assert first.status == 0, first.err
@@ -411,6 +444,11 @@ def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:
     assert all(sum(counts.values()) == 23_570 for counts in figures["tiers"].values())
     assert figures["story"]["refused"] is True
     assert figures["story"]["points"] == 40
+    evidence = figures["evidence"]
+    assert evidence["verified_by_a_stranger"] is True
+    assert (evidence["name"], evidence["points"]) == ("(erased)", 40)
+    assert evidence["kept"] < evidence["erased_at"] <= figures["events"]
+    assert evidence["lookups"] == 1
     assert sum(sum(row.values()) for row in figures["backtest"]["matrix"].values()) == 23_571
     assert {"import", "project", "verify", "certificate", "backtest", "total"} <= set(figures["seconds"])
     url = f"sqlite:///{figures['book']}"

@@ -189,7 +189,7 @@ Keyring.keep = keep
 from tallybook.adapters.sqlite import SQLiteSession
 real, calls = SQLiteSession.__exit__, []
 def leave(self, *args):
-    calls.extend([1] * bool(armed and self._write))
+    calls.extend([1] * bool(armed and self._write and self._database.journal_mode == "WAL"))
     if len(calls) == 4: die()
     return real(self, *args)
 SQLiteSession.__exit__ = leave
@@ -198,7 +198,7 @@ SQLiteSession.__exit__ = leave
 from tallybook.adapters.sqlite import SQLiteSession
 real, calls = SQLiteSession.__exit__, []
 def leave(self, *args):
-    calls.extend([1] * bool(armed and self._write))
+    calls.extend([1] * bool(armed and self._write and self._database.journal_mode == "WAL"))
     found = real(self, *args)
     if len(calls) == 4: die()
     return found

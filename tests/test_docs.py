@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from tallybook import cli
 from tallybook.demo import run_demo
@@ -117,6 +119,43 @@ def test_the_commands_of_the_readme_answer_as_shown(
             assert answered.startswith(wanted) if ending else answered == wanted, f"{command}\n{printed}"
             ran += 1
     assert ran >= 5
+
+
+TESTS = {
+    name
+    for file in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if name not in TESTS] == []
+
+
+def wrong_in(command: str) -> str | None:
+    """What no command of the command line, or no option of it, is called; None: all is."""
+    node: Any = get_command(cli.app)
+    words = shlex.split(command.replace("…", ""), comments=True)[1:]
+    while words and hasattr(node, "commands"):
+        found = node.commands.get(words[0])
+        if found is None:
+            break
+        node, words = found, words[1:]
+    if hasattr(node, "commands") and words and not words[0].startswith("-") and words[0].islower():
+        return words[0]
+    options = {name for one in node.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
+    return next((word for word in words if word.startswith("--") and word.split("=")[0] not in options), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_is_there(page: Path) -> None:
+    shown = "\n".join(text for _, text, _ in blocks(page)).replace("\\\n", " ")
+    named = re.findall(r"^(?:\$ )?(tallybook(?: .*)?)$", shown, re.MULTILINE)
+    text = page.read_text(encoding="utf-8")
+    named += re.findall(r"(?<!`)`(tallybook [^`]+)`(?!`)", text)
+    assert [(command, wrong) for command in named if (wrong := wrong_in(command))] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic_core import to_json
 
 import tallybook
 from tallybook import Book, Erased
@@ -275,6 +279,34 @@ def test_no_plaintext_and_no_usable_key_is_left_in_any_file(folder: Path, tmp_pa
                 assert secret.encode() not in found, (file.name, secret)
             assert key not in found, file.name
             assert claim not in found, file.name
+
+
+def test_a_stranger_verifies_the_receipt(book: Book, tmp_path: Path) -> None:
+    ada, bob = lived(book), book.customers.register(name="Bob")
+    receipt = json.loads(to_json(book.erasures.erase(ada, reason="gdpr-17"), fallback=str))
+    other = json.loads(to_json(book.erasures.erase(bob, reason="gdpr-17"), fallback=str))
+    with book.acting("auditor:pat", purpose="audit"):
+        book.audit.export(tmp_path / "pack")
+
+    def verified(name: str, content: object) -> subprocess.CompletedProcess[str]:
+        file = tmp_path / name
+        file.write_text(json.dumps(content))
+        arguments = ["--vkey", book.audit.vkey, "--proof", str(file), "--quiet"]
+        command = [sys.executable, "-I", "-S", str(tmp_path / "pack" / "verify.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = verified("receipt", receipt)
+    assert f"proves the erasure of {ada} at position {receipt['position']}" in done.stdout
+    assert done.returncode == 0
+    for name, forged in {
+        "of another": {**receipt, "subject": str(bob)},
+        "another's proof": {**receipt, "proof": other["proof"]},
+        "another's leaf": {**receipt, "leaf": other["leaf"]},
+        "another position": {**receipt, "position": receipt["position"] - 1},
+        "no proof": {**receipt, "proof": None},
+        "no leaf": {key: value for key, value in receipt.items() if key != "leaf"},
+    }.items():
+        assert verified("forged", forged).returncode == 1, name
 
 
 def test_doubled_ids_of_erasures_are_no_second_erasure(book: Book) -> None:

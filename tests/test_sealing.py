@@ -545,6 +545,13 @@ def live_through_everything(book: tallybook.Book, folder: Path, results: list[ob
     keep(
         book.customers.record_interaction(ada, "visit", text=secret("interaction"), command_id=secret("command-visit"))
     )
+    bob = book.customers.register(name=secret("referred"))
+    keep(bob)
+    keep(
+        book.customers.refer(
+            ada, bob, note=secret("referral"), relation=secret("relation"), command_id=secret("command-refer")
+        )
+    )
     keep(
         book.customers.record_purchase(
             ada,

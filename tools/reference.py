@@ -15,7 +15,6 @@ import tallybook.domain.access
 from tallybook import cli
 from tallybook.adapters.form import ENVELOPE_ARITY
 from tallybook.audit import AuditView
-from tallybook.audit_replay import AuditReplay
 from tallybook.book import Book
 from tallybook.commands import command
 from tallybook.customers import CustomerDesk
@@ -47,7 +46,6 @@ DESKS: dict[str, type] = {
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
-    "AuditReplay": AuditReplay,
     "book.projections": ProjectionsDesk,
     "book.retention": RetentionDesk,
     "Follower": Follower,

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from tallybook.adapters import integrity, merkle
+from tallybook.adapters import integrity, merkle, rows_check
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.derived import Comparison, compare_read_models
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
 from tallybook.adapters.reports import Report
+from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
@@ -162,16 +163,17 @@ class AuditView(Desk):
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
 
-    def verify_read_models(self) -> list[Comparison]:
-        """Fold the log again into read models of their own, and compare the live rows with that.
+    def verify_read_models(self, progress: Progress | None = None) -> list[ReadModelVerification]:
+        """Fold each read model anew from the log, and compare that row by row with what it holds, as of one position.
 
-        Of each that has rows. What is wrong is mended by `book.projections.rebuild()`. Refuses: busy.
+        The log itself is what `verify` looks at. Writers go on, and the book is not written to: the rows are folded in
+        the system's folder for temporary files. One that is paused, failed or behind is compared as of where it stands;
+        one that is new or retired has no rows.
         """
         core = self._core
         core.check_open()
-        core.projector.catch_up()
         with rarely_collecting():
-            return compare_read_models(core.projector, core.store)
+            return rows_check.verify_rows(core.projector, core.store, core.app, core.operations, progress)
 
     def rebuild_tiles(self) -> None:
         """Make the tiles of both logs anew from their rows. For a book in which `verify` found wrong ones.
@@ -384,7 +386,7 @@ class AuditView(Desk):
         at: When | None = None,
         thresholds: Thresholds | None = None,
     ) -> Report:
-        """One of ten reviews: a report of tables, for `tallybook.adapters.reports.as_json`, `as_html`, `write_csv`.
+        """One of ten reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
 
         subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, processing-records, exposure
         (of an `actor`), consent-at, compliance-audit, access-review, retention: see docs/reviews.md. `since` and

@@ -240,10 +240,15 @@ def _shown(value: Any) -> Any:
 
 
 def _details(value: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name}: {len(one)} parts" if isinstance(one, list) and one and isinstance(one[0], dict) else f"{name}: {one}"
-        for name, one in value.items()
-    )
+    return ", ".join(f"{name}: {_detail(one)}" for name, one in value.items())
+
+
+def _detail(value: Any) -> str:
+    if isinstance(value, dict):
+        return " and ".join(f"{one} {name}" for name, one in value.items())
+    if isinstance(value, list):
+        return f"{len(value)} parts" if value and isinstance(value[0], dict) else " and ".join(map(str, value))
+    return str(value)
 
 
 def _sections(document: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[Section]:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from tallybook.adapters.integrity import Verification
 from tallybook.adapters.outputs import new_file
-from tallybook.adapters.reports import as_html, shown, write_csv
-from tallybook.adapters.reports import as_json as as_json_text
+from tallybook.adapters.reports import shown
+from tallybook.adapters.rows_check import ReadModelVerification
 
 from .reviews import REVIEWS, Thresholds
 from .terminal import (
@@ -45,12 +46,13 @@ def audit_verify(
         Path | None,
         typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
     ] = None,
+    log_only: Annotated[bool, typer.Option("--log-only", help="Leave the rows of the read models out")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
-    then the rows of the read models with what the log gives.
+    then fold the read models anew, and compare their rows.
 
-    Exit 1 if anything was altered.
+    Exit 1 if a log or a row was altered.
     """
     stamped = None
     if tsa_cert is not None:
@@ -64,22 +66,25 @@ def audit_verify(
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_book(book, create=False) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against)
-        # Of rows that follow a log which was altered, nothing can be told.
-        models = opened.audit.verify_read_models() if all(one.holds for one in found) else []
+        models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
         for one in found:
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
         for model in models:
-            verdict = "as the log gives them" if model.holds else f"NOT VERIFIED: {model.problem}"
-            out.print(f"read model {model.name}: {model.rows:,} rows: {verdict}", markup=False)
+            verdict = "verified" if model.holds else f"NOT VERIFIED: {model.problem}"
+            stands = f"{model.state}, {model.behind:,} events behind" if model.behind else model.state
+            out.print(
+                f"{model.read_model}: {model.rows:,} rows as of position {model.position:,} ({stands}): {verdict}",
+                markup=False,
+            )
         if stamped is not None:
             out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
-    told = [{**asdict(one), "holds": one.holds} for one in found]
-    tell([*told, *({**asdict(model), "holds": model.holds} for model in models)], as_json, show)
-    if not all(one["holds"] for one in told) or not all(model.holds for model in models):
+    checks: list[Verification | ReadModelVerification] = [*found, *models]
+    tell([{**asdict(one), "holds": one.holds} for one in checks], as_json, show)
+    if not all(one.holds for one in checks):
         raise typer.Exit(1)
 
 
@@ -226,15 +231,15 @@ def audit_review(
     before = os.umask(0o077)  # for its owner's eyes only: some hold personal data in the clear
     try:
         if csv is not None:
-            write_csv(report, csv)
+            report.csv(csv)
         if html is not None:
-            html.write_text(as_html(report), encoding="utf-8")
+            html.write_text(report.html(), encoding="utf-8")
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--csv") from None
     finally:
         os.umask(before)
     if as_json:
-        print(as_json_text(report), end="")
+        print(report.json(), end="")
     elif csv is None and html is None:
         show_report(report)
     else:

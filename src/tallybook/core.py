@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
+from tallybook.adapters import merkle
 from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
 from tallybook.adapters.database import Session, damaged
@@ -199,12 +201,12 @@ class Core:
             "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
         }
 
-    def proof_of(self, position: int) -> str | None:
-        """A tlog-proof of an event, under a checkpoint of now; None in a book that signs nothing."""
-        if self.storage.signing is None:
-            return None
+    def proof_of(self, position: int) -> tuple[str, str | None]:
+        """An event's leaf (base64), and a tlog-proof under a checkpoint of now; None in a book that signs nothing."""
         checkpoints = self.checkpoints["events"]
-        return checkpoints.proof(position, checkpoints.sign()).text
+        [row] = self.app.log.rows_at([position])
+        leaf = b64encode(merkle.leaf(self.origin, *row)).decode()
+        return leaf, None if self.storage.signing is None else checkpoints.proof(position, checkpoints.sign()).text
 
     def operations(self) -> Operations:
         """What was decided about read models."""

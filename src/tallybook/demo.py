@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +22,12 @@ from .book import open as open_book
 MARKER = ".tallybook-demo"
 TIER_DATES = ("1997-06-30", "1997-12-31", "1998-06-30")
 SWEEP_TO = "1998-06-30T23:59:59Z"
+ELSEWHERE = "elsewhere"
+"""Stands for a place that whoever has the book can't write to."""
+PACK = "pack"
+FILES = ["", "-wal", "-shm", ".reads", ".reads-wal", ".reads-shm", ".keys", ".keys-journal"]
+FILES += [".wrapping-key", ".signing-key"]
+"""What a book in files is made of."""
 PERSONAL = ("Ada Lovelace", "ada@example.org", "The parcel arrived damaged", "A-1842")
 
 
@@ -80,12 +90,16 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
         with stage("story"), book.acting("agent:lin", purpose="support", channel="phone"):
             figures["story"] = _story(book, say)
 
+        say("She asks to be erased:")
+        with stage("evidence"), book.acting("privacy:demo", purpose="data_protection"):
+            figures["evidence"] = _evidence(book, path.parent, figures["story"]["customer"], say)
+
         with stage("verify"):
-            checks = book.audit.verify()
+            checks = book.audit.verify(against=path.parent / ELSEWHERE / "kept.checkpoint")
         figures["verified"] = all(check.holds for check in checks)
         say(
             f"Verified: the Merkle root of {checks[0].size:,} leaves, recomputed from the stored bytes, is "
-            f"{checks[0].root[:16]}…"
+            f"{checks[0].root[:16]}…; it goes on from the checkpoint that was kept."
             if figures["verified"]
             else f"NOT VERIFIED: {[check.problem for check in checks]}"
         )
@@ -125,7 +139,7 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
         )
     found = _in_the_clear(path)
     figures["personal_values_in_the_clear"] = found
-    say(f"Searched the book's files for the personal values above: {found} found in the clear.")
+    say(f"Searched the files of book and pack for the personal values above: {found} found in the clear.")
     figures["seconds"] = {**seconds, "total": round(sum(seconds.values()), 2)}
     say(f"All in {sum(seconds.values()):.1f} s. Try next:")
     for command in _next_commands(path):
@@ -159,17 +173,62 @@ def _story(book: Any, say: Callable[[str], None]) -> dict[str, Any]:
     say(f"  takes one of 100 points: {paid.balance} left")
     profile = book.profiles.get(ada)
     trail = book.audit.trail(ada)
-    reads = sum(1 for entry in trail if entry.log == "reads")
+    reads = [entry for entry in trail if entry.log == "reads"]
+    looked = reads[0]
     say(
-        f"  agent:lin looks at the profile of {profile['name']}: the audit trail has {len(trail) - reads} events and "
-        f"{reads} reads"
+        f"  {looked.actor} looks at the profile of {profile['name']}, for {looked.purpose}: "
+        f"{len(looked.fields)} fields {looked.outcome}, on record"
     )
+    say(f"  her audit trail: {len(trail) - len(reads)} events and {len(reads)} reads")
     return {
         "customer": str(ada),
         "points": paid.balance,
         "refused": refused,
         "trail": len(trail),
-        "reads": reads,
+        "reads": len(reads),
+    }
+
+
+def _evidence(book: Any, folder: Path, customer: str, say: Callable[[str], None]) -> dict[str, Any]:
+    elsewhere = folder / ELSEWHERE
+    elsewhere.mkdir()
+    kept = book.audit.checkpoint()
+    (elsewhere / "kept.checkpoint").write_text(kept.note, encoding="utf-8")
+    (elsewhere / "log.vkey").write_text(book.audit.vkey + "\n", encoding="utf-8")
+    say(f"  a checkpoint of {kept.size:,} leaves is signed, and kept elsewhere with the public key")
+
+    receipt = book.erasures.erase(customer, reason="gdpr-17")
+    (elsewhere / "erasure.tlog-proof").write_text(receipt.proof, encoding="utf-8")
+    name = book.profiles.get(customer)["name"]
+    points = book.loyalty.balance(customer)
+    say(
+        f"  her key is destroyed (look-ups removed: {receipt.lookups}): her name reads as {name}, "
+        f"her {points} points stay"
+    )
+
+    packed = book.audit.export(folder / PACK, after=receipt.position - 1)
+    answer = subprocess.run(  # noqa: S603 - the verifier that was just written
+        [
+            *(sys.executable, "-I", str(folder / PACK / "verify.py"), str(folder / PACK), "--json"),
+            *("--vkey", str(elsewhere / "log.vkey"), "--against", str(elsewhere / "kept.checkpoint")),
+            *("--proof", str(elsewhere / "erasure.tlog-proof")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    holds = answer.returncode == 0 and json.loads(answer.stdout)["holds"] is True
+    say(
+        f"  an auditor's pack, and the receipt's proof under its {packed.size:,} leaves, by the pack's own verifier: "
+        + ("verified" if holds else f"NOT VERIFIED {answer.stdout}{answer.stderr}")
+    )
+    return {
+        "kept": kept.size,
+        "erased_at": receipt.position,
+        "lookups": receipt.lookups,
+        "name": str(name),
+        "points": points,
+        "verified_by_a_stranger": holds,
     }
 
 
@@ -179,8 +238,10 @@ def _tier(book: Any, customer: Any) -> str:
 
 def _in_the_clear(path: Path) -> int:
     found = 0
-    for file in path.parent.glob(path.name + "*"):
-        content = file.read_bytes()
+    folder = path.parent
+    made = [*folder.glob(path.name + "*"), *(folder / ELSEWHERE).rglob("*"), *(folder / PACK).rglob("*")]
+    for file in made:
+        content = file.read_bytes() if file.is_file() else b""
         found += sum(value.encode() in content for value in PERSONAL)
     return found
 
@@ -191,12 +252,15 @@ def _make_room(directory: Path) -> Path:
     marker = directory / MARKER
     made = marker.read_text(encoding="utf-8").split() if marker.exists() else []
     there = [file for file in directory.glob("shop.book*") if file.is_file()]
+    there += [folder for name in (ELSEWHERE, PACK) if (folder := directory / name).exists()]
     if there and (not made or _identity(path) != made[0]):
         raise NotABook(
             f"{there[0]} is there, and no demo made it.", path=str(path), remedy="Name another folder for the demo."
         )
-    for suffix in ("", "-wal", "-shm", ".keys", ".keys-journal", ".reads", ".reads-wal", ".reads-shm", ".signing-key"):
+    for suffix in FILES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for name in (ELSEWHERE, PACK):
+        shutil.rmtree(directory / name, ignore_errors=True)
     marker.unlink(missing_ok=True)
     return path
 

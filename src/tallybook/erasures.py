@@ -30,8 +30,10 @@ class ErasureReceipt:
     """What shows that a subject was erased. `proof` can be checked by anybody who has the log's verifier key.
 
     `commitments`: of each destroyed key, by its id, what the log holds of it (hex). `kept` records stay sealed under a
-    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where. `proof` is a C2SP
-    tlog-proof of the event at `position`, with the checkpoint that it leads to; None in a book that signs nothing.
+    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where. `leaf` holds the
+    bytes that the log commits to for the event at `position` (base64), `proof` is a C2SP tlog-proof of it, with the
+    checkpoint that it leads to; None in a book that signs nothing. As JSON, the receipt is checked by the `verify.py`
+    of an auditor's pack.
     """
 
     origin: str
@@ -48,6 +50,7 @@ class ErasureReceipt:
     kept: int
     kept_until: str | None
     done: Mapping[str, str]
+    leaf: str
     proof: str | None
 
 
@@ -274,5 +277,5 @@ class ErasureDesk(Desk):
             event.kept,
             iso(event.kept_until_us),
             done,
-            core.proof_of(position),
+            *core.proof_of(position),
         )

@@ -42,7 +42,10 @@ NAME, ID, TIME, COUNT, SHARE = Kind.TEXT, Kind.ID, Kind.TIME, Kind.COUNT, Kind.S
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: times in µs, `until_us` excluded; heads of both logs, beyond which nothing is looked at."""
+    """What is asked: times in µs, `until_us` excluded; heads of both logs, beyond which nothing is looked at.
+
+    The record of the review itself is within them, where it opens nothing.
+    """
 
     acting: Metadata
     action: str

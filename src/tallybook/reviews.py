@@ -6,7 +6,7 @@ record in the log of reads. docs/reviews.md says what each answers, and defines 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
@@ -73,6 +73,8 @@ def review(
     if not kind.opens:
         about = [] if question.subject is None else [question.subject]
         core.gate.record(acting, question.action, about, [])
+        # Whoever asks acts, too: his own record counts.
+        question = replace(question, reads_head=core.gate.reads.position())
     with rarely_collecting():
         sections = tuple(kind.answer(core, question))
     made_of = {

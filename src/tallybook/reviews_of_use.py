@@ -23,7 +23,6 @@ from tallybook.domain.access import (
 from tallybook.domain.customer import (
     CustomerChanged,
     CustomerRegistered,
-    InteractionRecorded,
 )
 from tallybook.domain.events import REGISTRY, Event, Fact
 from tallybook.domain.policy import DENY, Purpose, fits, known_fields, marks_of, selects
@@ -544,12 +543,18 @@ def _access_review(core: Core, question: Question) -> Iterator[Section]:
         if isinstance(event, PersonalDataRead) and event.metadata.recorded_us < question.until_us:
             bulk.see(position, event)
     period = (question.since_us, question.until_us)
-    found = AccessReview(policies, dealings, known, usage, bulk.found(), question.thresholds, period)
+    found = AccessReview(policies, dealings, known, usage, bulk, question.thresholds, period)
     for position, event in reads_of(core, question):
         found.see(position, event)
     findings = [one for one in found.findings() if question.actor in (None, one.actor)]
     yield from _finding_sections(findings)
     yield from _rights_sections(question, policies, usage)
+    yield Section(
+        "Withheld for lack of a consent",
+        "Subjects of whom nothing was released, because a consent that the purpose rests on was not in force.",
+        columns_of(("actor", ID), ("purpose", ID), "consent", ("subjects", COUNT)),
+        [(*key, count) for key, count in sorted(found.withheld.items()) if question.actor in (None, key[0])],
+    )
     yield _exports(core, question, question.actor)
     limits = [(name.replace("_", " "), figure) for name, figure in asdict(question.thresholds).items()]
     yield Section(
@@ -642,34 +647,32 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
 
     for kind in fact_kinds():
         name = kind.stored_name
-        for subject, metadata in scanned(kind, "subject_id", "metadata"):
+        others = sorted({mark.of for mark in kind.personal_fields.values() if mark.of})  # an event may be about two
+        for metadata, *subjects in scanned(kind, "metadata", "subject_id", *others):
             at_us, actor = metadata[RECORDED_US], metadata[ACTOR]
             behalf = metadata[ON_BEHALF_OF]
-            if subject is not None:
-                found.command(actor, subject, at_us)
-                if behalf is not None:
-                    found.command(behalf, subject, at_us)
+            for subject in subjects:
+                if subject is not None:
+                    found.command(actor, subject, at_us)
+                    if behalf is not None:
+                        found.command(behalf, subject, at_us)
             if at_us < until_us:
                 usage.active(actor, at_us)
                 if at_us >= question.since_us:
                     usage.fact(actor, metadata[PURPOSE], name, at_us)
-    for subject, at_us, direction in scanned(InteractionRecorded, "subject_id", "effective_us", "direction"):
-        if direction == "in":
-            found.contact(subject, at_us)
     for request, subject, at_us in scanned(RequestReceived, "event_id", "subject_id", "effective_us"):
         found.request(request, subject, at_us)
     for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):
         found.answered(request, at_us)
-    tickets = [TicketOpened.stored_name, TicketAssigned.stored_name, TicketClosed.stored_name]
-    for position, event in core.history(tickets):  # whose stream it is stands in no clear field
-        if position > question.events_head:
-            break
-        if isinstance(event, TicketOpened) and event.subject_id is not None:
-            found.opened(event.originator_id, event.subject_id, event.effective_us)
+    for _, event in events_of(core, question, TicketOpened, TicketAssigned, TicketClosed):
+        ticket = event.originator_id.bytes
+        if isinstance(event, TicketOpened):
+            assert event.subject_id is not None
+            found.opened(ticket, event.subject_id.bytes, event.effective_us)
         elif isinstance(event, TicketAssigned):
-            found.assigned(event.originator_id, event.owner, event.effective_us)
-        elif isinstance(event, TicketClosed):
-            found.ended(event.originator_id, event.effective_us)
+            found.assigned(ticket, event.owner, event.effective_us)
+        else:
+            found.ended(ticket, event.effective_us)
     for kind in (CustomerRegistered, CustomerChanged):
         for subject, at_us, owner in scanned(kind, "subject_id", "effective_us", "owner"):
             if owner is not None:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import tallybook
 from tallybook import Book, Follower, Line, Recorded, RuleSet
+from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.audit import TrailEntry, Verification
 from tallybook.customers import PurchaseResult, ReturnResult
 from tallybook.domain.events import Event
@@ -36,6 +37,7 @@ def synchronous(book: Book) -> None:
     assert_type(book.loyalty.balance(ada), int)
     assert_type(book.loyalty.account(ada), AccountView)
     assert_type(book.audit.verify(), list[Verification])
+    assert_type(book.audit.verify_read_models(), list[ReadModelVerification])
     assert_type(book.replay(), Certificate)
     for recorded in book.follow(after=10, names=["customer.registered"], timeout_s=1.5):
         assert_type(recorded, Recorded)

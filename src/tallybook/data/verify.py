@@ -990,6 +990,45 @@ def parse_proof(raw: bytes) -> Proof:
     return Proof(index, hashes, extra, checkpoint.encode())
 
 
+ERASED = "customer.erased"
+
+
+class Receipt(NamedTuple):
+    """What a receipt of an erasure says, beside its proof."""
+
+    subject: str
+    position: int
+    leaf: bytes
+    proof: bytes
+
+
+def parse_receipt(raw: bytes) -> Receipt:
+    """A receipt of an erasure from its JSON. Raises ValueError."""
+    try:
+        says = json.loads(raw)
+        subject, position, leaf, proof = (says[name] for name in ("subject", "position", "leaf", "proof"))
+        receipt = Receipt(str(uuid.UUID(subject)), position, base64.b64decode(leaf, validate=True), proof.encode())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError("it is no receipt of an erasure with a proof") from None
+    if type(position) is not int:
+        raise ValueError("its position is no number")
+    return receipt
+
+
+def check_receipt(raw: bytes, keys: Sequence[Key], trees: dict[str, Tree], what: str) -> str:
+    """That a receipt is of an erasure of its subject, in the log that its proof leads to. Raises Bad."""
+    try:
+        receipt = parse_receipt(raw)
+    except ValueError as error:
+        raise Bad(f"{what}: {error}") from None
+    tree = trees.get(_origin(receipt.proof.partition(b"\n\n")[2]))
+    position, checkpoint, entry = check_proof(receipt.proof, keys, tree, receipt.leaf, what)
+    assert entry is not None
+    if (position, entry.stream, entry.name) != (receipt.position, receipt.subject, ERASED):
+        raise Bad(f"{what}: what it proves is not the erasure of {receipt.subject}", position)
+    return f"{what} proves the erasure of {receipt.subject} at position {position} of {checkpoint.origin}"
+
+
 def check_proof(
     raw: bytes, keys: Sequence[Key], tree: Tree | None, entry: bytes | None, what: str
 ) -> tuple[int, Checkpoint, Entry | None]:
@@ -1229,6 +1268,9 @@ def _check_kept(
             report.problems.append(error)
     for name, raw in proofs:
         try:
+            if raw.lstrip()[:1] == b"{":
+                report.notes.append(check_receipt(raw, keys, trees, name))
+                continue
             tree = trees.get(_origin(raw.partition(b"\n\n")[2]))
             position, checkpoint, proven = check_proof(raw, keys, tree, entry, name)
             what = f" ({proven.name})" if proven else ""
@@ -1321,7 +1363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--vkey", action="append", default=[], help="the log's key, kept elsewhere: its text, or a file"
     )
     parser.add_argument("--against", action="append", default=[], help="an older checkpoint, kept elsewhere")
-    parser.add_argument("--proof", action="append", default=[], help="a .tlog-proof")
+    parser.add_argument("--proof", action="append", default=[], help="a .tlog-proof, or the receipt of an erasure")
     parser.add_argument("--entry", help="the file of the entry that a proof is about, where the pack lacks it")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
     parser.add_argument("--quiet", action="store_true", help="show no progress")

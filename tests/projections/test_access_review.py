@@ -1,0 +1,167 @@
+"""The detectors by themselves: each definition at its bounds."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from tallybook.domain.access import DENIED, NO_CONSENT, RELEASED, PersonalDataRead
+from tallybook.domain.calendar import DAY_US
+from tallybook.domain.events import Event, Metadata
+from tallybook.domain.privacy import Consent, Consents
+from tallybook.projections.access_review import (
+    HOUR_US,
+    BulkReads,
+    Dealings,
+    Policies,
+    Spans,
+    Thresholds,
+    lacking,
+    released_subjects,
+)
+
+NOON = 1_767_614_400_000_000
+SUBJECTS = [UUID(int=number) for number in range(1, 500)]
+ADA = SUBJECTS[0]
+
+
+def read(at_us: int, *subjects: UUID, actor: str = "agent:lin", **more: object) -> PersonalDataRead:
+    fields: dict[str, object] = {
+        "originator_id": uuid4(), "originator_version": 1, "event_id": uuid4(), "effective_us": at_us,
+        "subject_id": None, "metadata": Metadata(recorded_us=at_us, actor=actor, purpose="support"),
+        "action": "profiles.get", "outcome": RELEASED, "subjects": subjects, "fields": ("name",),
+    }  # fmt: skip
+    return PersonalDataRead.model_validate({**fields, **more})
+
+
+def no_policies() -> Policies:
+    def decides(_: object) -> None:
+        raise AssertionError("there is no policy")
+
+    return Policies(decides, uuid4())  # type: ignore[arg-type]  # never called
+
+
+def test_spans_that_meet_become_one_in_any_order() -> None:
+    spans, key = Spans(), ("a", b"s")
+    for first, last in ((50, 60), (10, 20), (30, 40), (19, 31), (80, 90)):
+        spans.add(key, first, last)
+    covered = [at for at in range(100) if spans.covers(key, at)]
+    assert covered == [*range(10, 41), *range(50, 61), *range(80, 91)]
+    assert len(spans._held[key]) == 3
+    assert not spans.covers(("b", b"s"), 15)
+
+
+@pytest.mark.parametrize(("days", "tied"), [(-15, False), (-14, True), (0, True), (14, True), (15, False)])
+def test_what_an_actor_records_ties_him_around_it(days: int, tied: bool) -> None:
+    dealings = Dealings(14)
+    dealings.command("agent:lin", ADA.bytes, NOON)
+    dealings.settle()
+    at = NOON + days * DAY_US
+    assert dealings.tie(["agent:lin"], [], ADA, at) is tied
+    assert not dealings.tie(["agent:kim"], [], ADA, at)
+    assert not dealings.tie(["agent:lin"], [], SUBJECTS[1], at)
+
+
+def test_a_ticket_ties_its_owner_while_it_is_open_and_shortly_after() -> None:
+    dealings = Dealings(2)
+    dealings.opened(b"t", ADA.bytes, NOON)
+    dealings.assigned(b"t", "agent:lin", NOON + DAY_US)
+    dealings.assigned(b"t", "team:refunds", NOON + 50 * DAY_US)
+    dealings.ended(b"t", NOON + 90 * DAY_US)
+    dealings.settle()
+
+    def days(actor: str, *roles: str) -> list[int]:
+        return [day for day in range(-5, 100) if dealings.tie([actor], roles, ADA, NOON + day * DAY_US)]
+
+    assert days("agent:lin") == [*range(-2, 53)]
+    assert days("agent:kim", "refunds") == [*range(48, 93)]
+    assert days("agent:kim", "support") == []
+
+
+def test_an_open_request_ties_everybody_and_a_subject_is_tied_to_itself() -> None:
+    dealings = Dealings(14)
+    dealings.request(b"r", ADA.bytes, NOON)
+    dealings.request(b"s", SUBJECTS[1].bytes, NOON)
+    dealings.answered(b"r", NOON + 5 * DAY_US)
+    dealings.settle()
+    assert dealings.tie(["agent:kim"], [], ADA, NOON + 5 * DAY_US)
+    assert not dealings.tie(["agent:kim"], [], ADA, NOON + 5 * DAY_US + 1)
+    assert dealings.tie(["agent:kim"], [], SUBJECTS[1], NOON + 500 * DAY_US)  # not answered yet
+    assert dealings.tie([f"customer:{SUBJECTS[2]}"], [], SUBJECTS[2], NOON)
+    assert not dealings.tie([f"customer:{SUBJECTS[2]}"], [], SUBJECTS[3], NOON)
+
+
+def test_what_a_read_released_of_whom() -> None:
+    one, two, three = SUBJECTS[:3]
+    assert released_subjects(read(NOON, one, two)) == (one, two)
+    assert released_subjects(read(NOON, one, fields=())) == ()
+    assert released_subjects(read(NOON, one, outcome=DENIED)) == ()
+    held = read(NOON, one, two, three, consents=("v1", NO_CONSENT, "v1"), restricted=(three,))
+    assert released_subjects(held) == (one,)
+
+
+CONSENT = Consent(UUID(int=9), "marketing", None, None, "consent", "web", "v1", 10, 10, 20, False, False, 10, None)
+
+
+@pytest.mark.parametrize(
+    ("consent", "at", "why"),
+    [
+        (CONSENT, 10, None),
+        (CONSENT, 19, None),
+        (CONSENT, 20, "expired"),
+        (CONSENT, 9, "not confirmed"),
+        (CONSENT._replace(ended_us=15), 14, None),
+        (CONSENT._replace(ended_us=15), 15, "withdrawn"),
+        (CONSENT._replace(confirmed_us=None), 15, "not confirmed"),
+        (CONSENT._replace(from_us=18), 15, "not in force yet"),
+        (CONSENT._replace(purpose="profiling"), 15, "never given"),
+    ],
+)
+def test_why_there_is_no_consent(consent: Consent, at: int, why: str | None) -> None:
+    assert lacking(Consents((consent,)), "marketing", at) == why
+
+
+def bulk(events: list[PersonalDataRead], **limits: int) -> dict[str, list[tuple[int, int, int, int, float]]]:
+    reads = BulkReads(no_policies(), Thresholds(**limits), -(2**62))
+    for position, event in enumerate(events, 1):
+        reads.see(position, event)
+    return {
+        actor: [(one.first, one.last, one.count, one.most, habit) for one, habit in found]
+        for actor, found in reads.found().items()
+    }
+
+
+def test_many_within_an_hour_or_in_one_record_are_many() -> None:
+    minute = HOUR_US // 60
+    assert bulk([read(NOON + number * minute, SUBJECTS[number]) for number in range(29)]) == {}
+    assert bulk([read(NOON + number * minute, SUBJECTS[number]) for number in range(30)]) == {
+        "agent:lin": [(1, 30, 30, 30, 0.0)]
+    }
+    # The hour slides: the first has left it when the thirtieth comes.
+    assert (
+        bulk([read(NOON + number * 2 * minute + number * minute // 10, SUBJECTS[number]) for number in range(30)]) == {}
+    )
+    assert bulk([read(NOON, *SUBJECTS[:30])]) == {"agent:lin": [(1, 1, 1, 30, 0.0)]}
+    assert bulk([read(NOON + number * minute, ADA) for number in range(59)]) == {}  # one subject again and again
+
+
+def test_whose_habit_it_is_does_nothing_unusual() -> None:
+    every_day = [read(NOON + day * DAY_US, *SUBJECTS[:40]) for day in range(10)]
+    assert bulk(every_day) == {}
+    assert bulk(every_day[:9]).keys() == {"agent:lin"}  # nine hours are no habit
+    far_more = [*every_day, read(NOON + 10 * DAY_US, *SUBJECTS[:121])]
+    assert bulk(far_more) == {"agent:lin": [(11, 11, 1, 121, 40)]}
+    assert bulk([*every_day, read(NOON + 10 * DAY_US, *SUBJECTS[:120])]) == {}
+    # Somebody new does what all his colleagues do.
+    assert bulk([*every_day, read(NOON + 10 * DAY_US, *SUBJECTS[:60], actor="agent:new")]) == {}
+
+
+def test_memory_is_bounded_by_hours_and_subjects_not_by_records() -> None:
+    reads = BulkReads(no_policies(), Thresholds(), -(2**62))
+    for number in range(5000):
+        reads.see(number + 1, read(NOON + number * HOUR_US // 4, SUBJECTS[number % 3]))
+    assert len(reads._window["agent:lin"]) <= 5
+    assert len(reads._histogram["agent:lin"]) <= 4
+    event: Event = read(NOON, ADA)
+    assert event.subject_id is None
