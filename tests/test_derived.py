@@ -50,7 +50,9 @@ def test_untouched_rows_are_what_the_log_gives(book_url: str) -> None:
         ("UPDATE trail__{0} SET actor=CAST(actor AS BLOB) WHERE position=3", "another"),
     ],
 )  # fmt: skip
-def test_an_altered_row_is_told_and_mended(tmp_path: Path, change: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_altered_row_is_told_and_mended(
+    tmp_path: Path, change: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(derived, "PAGE", 3)
     path = tmp_path / "shop.book"
     with tallybook.open(f"sqlite:///{path}") as book:

@@ -12,7 +12,6 @@ from uuid import UUID
 from tallybook.adapters import integrity, merkle, rows_check
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import Checkpoints, Stored
-from tallybook.adapters.derived import Comparison, compare_read_models
 from tallybook.adapters.integrity import Verification
 from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
 from tallybook.adapters.reports import Report
