@@ -346,20 +346,6 @@ class TableReadModelStore:
                 found[tuple(row[place] for place in places)] = row
         return found
 
-    def page(self, build: Generation, table: Table, after: tuple[Any, ...] | None, limit: int) -> list[tuple[Any, ...]]:
-        """Rows of a build in the order of their keys, those after a key."""
-        key = ", ".join(table.key)
-        where = "" if after is None else f"WHERE ({key}) > ({marks(len(table.key))}) "
-        return self._rows(
-            f"SELECT * FROM {_built(build, table).name} {where}ORDER BY {key} LIMIT {limit}",  # noqa: S608 - names of ours
-            after or (),
-        )
-
-    def count(self, build: Generation, table: Table) -> int:
-        """How many rows a table of a build has."""
-        [(count,)] = self._rows(f"SELECT COUNT(*) FROM {_built(build, table).name}")  # noqa: S608 - names of ours
-        return int(count)
-
     def _is_there(self, build: Generation) -> bool:
         return bool(self._rows("SELECT 1 FROM read_model_builds WHERE number=? AND name<>''", (build.number,)))
 

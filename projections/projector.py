@@ -112,7 +112,7 @@ class Projector:
         self.models = tuple(models)
         self.listeners: dict[str, list[Listener]] = {}
         self._known: set[int] = set()  # builds that were found to come from this log
-        self.operations = operations
+        self._operations = operations
 
     # ── what it does ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -126,7 +126,7 @@ class Projector:
         records = self._live_records()
         if all(self._at_head(model, records, head) for model in wanted):
             return head
-        operations = self.operations()
+        operations = self._operations()
         self._drop_damaged()
         records = self._without_diverged(self._live_records())
         for model in wanted:
@@ -187,7 +187,7 @@ class Projector:
                     builds = [self.store.begin(model, head) for model in models]
             reached = head
             while builds:
-                reached = max(reached, self._run(builds, self.operations(), self.log.position(), progress))
+                reached = max(reached, self._run(builds, self._operations(), self.log.position(), progress))
                 for build in [*builds]:
                     if self._swapped(build):
                         builds.remove(build)
@@ -286,7 +286,7 @@ class Projector:
 
     def status(self) -> list[Status]:
         """How each read model is, and which rows of other versions are left."""
-        operations = self.operations()
+        operations = self._operations()
         records = self.store.builds()
         abandoned = self._abandoned(records)
         head = self.log.position()  # after the positions, so that none is beyond it

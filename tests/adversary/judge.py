@@ -69,8 +69,8 @@ def _verdict(book_of: Template, book: Book, ids: Ids, attack: Attack) -> tuple[s
                 return AGAINST, one.problem
         return MISSED, "verify finds nothing"
     for model in book.audit.verify_read_models():
-        if model.problem is not None:
-            return FOUND, model.problem
+        if not model.holds:
+            return FOUND, repr(model)
     findings = [one for one in book.doctor() if one.state != "ok" and one.name != "versions"]
     if findings:
         return DOCTOR, findings[0].what
