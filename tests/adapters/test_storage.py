@@ -701,6 +701,7 @@ def arguments(function: Any, tmp_path: Path) -> list[Any]:
         "lines": {1: 1},
         "points": 1,
         "score": 1,
+        "name": "retention",
     }
     wanted = [
         parameter
