@@ -327,8 +327,6 @@ class FileKeyStore(WrappedKeyStore):
                 path=str(path),
                 remedy="Put it back from its backup: without it, no personal value of the book can be opened.",
             )
-        if not exists and origin is not None:
-            source.read(origin)  # raises, before any file is made, where another book's wrapping key is
         with suppress(FileExistsError):
             # Never a handle on a file that may be open already: closing it would drop this process's locks.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -365,6 +363,7 @@ class FileKeyStore(WrappedKeyStore):
                 connection.execute("PRAGMA journal_mode=TRUNCATE")
                 connection.execute("BEGIN IMMEDIATE")
                 if connection.execute("PRAGMA application_id").fetchone()[0] == 0:
+                    source.read(origin)  # raises, before anything is written, where another book's wrapping key is
                     for statement in (
                         *cls.definitions(),
                         "CREATE TABLE book (name {text} PRIMARY KEY, value NOT NULL)",

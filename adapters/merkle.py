@@ -20,12 +20,25 @@ ENTRY_BYTES_MAX = 65_535
 """Largest entry of a tlog-tiles bundle: a larger event is committed by its hash."""
 
 
+DETACHED = "tallybook/detached/"
+"""How the origin of a book begins whose leaves hold the hashes of states, and never a state.
+
+Every leaf, checkpoint and key is bound to that name: so it is as fixed as they are, and a stranger sees it.
+"""
+
+
+def is_detached(origin: str) -> bool:
+    """Whether every leaf of a log holds the hash of its state only."""
+    return origin.startswith(DETACHED)
+
+
 def leaf(origin: str, position: int, stream: bytes | str, version: int, stored_name: str, state: bytes) -> bytes:
     """The bytes that the log commits to for one event: moving, renaming or altering it shows."""
-    entry = pack((origin, position, stream, version, stored_name, state))
-    if len(entry) > ENTRY_BYTES_MAX:
-        entry = pack((origin, position, stream, version, stored_name, None, _sha256(state).digest()))
-    return entry
+    if not is_detached(origin):
+        entry = pack((origin, position, stream, version, stored_name, state))
+        if len(entry) <= ENTRY_BYTES_MAX:
+            return entry
+    return pack((origin, position, stream, version, stored_name, None, _sha256(state).digest()))
 
 
 def hashes_of(leaves: Iterable[bytes]) -> list[bytes]:
@@ -47,11 +60,12 @@ def parent(left: bytes, right: bytes) -> bytes:
 
 def row_hashes(origin: str, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
     """The hashes of the leaves of rows: position, stream, version, stored name, state."""
-    pack = packer()
-    entries = [pack((origin, *row)) for row in rows]
-    if entries and max(map(len, entries)) > ENTRY_BYTES_MAX:
-        entries = [leaf(origin, *row) for row in rows]
-    return hashes_of(entries)
+    if not is_detached(origin):
+        pack = packer()
+        entries = [pack((origin, *row)) for row in rows]
+        if not entries or max(map(len, entries)) <= ENTRY_BYTES_MAX:
+            return hashes_of(entries)
+    return hashes_of([leaf(origin, *row) for row in rows])
 
 
 def whole_root(nodes: Sequence[bytes]) -> bytes:

@@ -153,7 +153,7 @@ def write_log(
                 shown = slice(max(first - start, 0), last - start + 1)
                 opened = opener(rows[shown]) if opener is not None else [{}] * len(rows[shown])
                 for row, entry, values in zip(rows[shown], entries[shown], opened, strict=True):
-                    line = _line(clear, row, len(entry), values)
+                    line = _line(clear, row, entry, values)
                     lines.write(as_json(line))
                     fields = line["event"]["fields"]
                     if isinstance(fields, dict) and isinstance(fields.get("document"), str) and "digest" in fields:
@@ -187,15 +187,15 @@ def _damaged(why: str, folder: Path) -> BookDamaged:
     )
 
 
-def _line(clear: ClearForm, row: Row, entry_bytes: int, opened: Mapping[str, Any]) -> dict[str, Any]:
+def _line(clear: ClearForm, row: Row, entry: bytes, opened: Mapping[str, Any]) -> dict[str, Any]:
     position, stream, version, name, state = row
     line: dict[str, Any] = {"position": position, "stream": plain_json(stream), "version": version, "name": name}
     try:
         line.update(clear.event(name, state))
     except ValueError as error:
         raise _damaged(f"position {position}: {error}", Path(name)) from error
-    if entry_bytes < len(state):
-        # The log holds only the hash of so large a state: whoever checks the line needs its bytes.
+    if not entry.endswith(state):
+        # The log holds only the hash of the state: whoever checks the line needs its bytes.
         line["state"] = base64.b64encode(state).decode()
     if opened:
         line["opened"] = dict(opened)

@@ -30,6 +30,7 @@ from .files import check_writable, is_ours
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import PUT_BACK, KeyStore, MemoryKeyStore, commitment
 from .log import LogRecorder
+from .merkle import DETACHED, is_detached
 from .signing import ENVIRONMENT, UNSIGNED, SigningKeys, in_memory, keys_at, make_keys
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
 from .wrapping import FileWrappingKeys, WrappingKeys, home_of, wrapping_keys
@@ -95,26 +96,28 @@ def open_storage(
     wrapping_key: str | Path | WrappingKeys | None = None,
     read_models: str | None = None,
     signing_key: str | Path | None = None,
+    detached: bool | None = None,
 ) -> Storage:
     """Open or make a book: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`, `memory:`.
 
     `wrapping_key` is a file or a `WrappingKeys`; `read_models` a URL, where they live elsewhere than the log. The log
     notes that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them
-    anew. `signing_key` is a file, "env:NAME", or "unsigned".
+    anew. `signing_key` is a file, "env:NAME", or "unsigned". `detached` is how the book is made, or must have been.
     """
     if not isinstance(url, str):
         raise _names_no_book(url)
     if url in ("memory:", "memory://"):
-        storage = _in_memory(url, lock_timeout_s)
+        storage = _in_memory(url, lock_timeout_s, detached)
     elif url.startswith(SERVER_SCHEMES):
-        storage = _on_server(url, create, lock_timeout_s, wrapping_key, signing_key)
+        storage = _on_server(url, create, lock_timeout_s, wrapping_key, signing_key, detached)
     else:
         path = _path_of(url)
         try:
-            storage = _in_files(url, path, create, lock_timeout_s, wrapping_key, signing_key)
+            storage = _in_files(url, path, create, lock_timeout_s, wrapping_key, signing_key, detached)
         except OSError as error:
             raise _cant_be_opened(path, error) from error
     try:
+        _check_detached(storage, detached)
         if read_models is None:
             elsewhere = models_noted(storage.events)
             if elsewhere is not None:
@@ -234,8 +237,8 @@ def wrapping_key_beside(path: Path) -> Path:
     return path.with_name(path.name + ".wrapping-key")
 
 
-def _in_memory(url: str, lock_timeout_s: int) -> Storage:
-    origin = _new_origin()
+def _in_memory(url: str, lock_timeout_s: int, detached: bool | None) -> Storage:
+    origin = _new_origin(detached)
     stores = [
         SQLiteDatabase(f"file:tallybook-{uuid4().hex}?mode=memory&cache=shared", lock_timeout_s=lock_timeout_s)
         for _ in range(2)
@@ -272,6 +275,7 @@ def _in_files(
     lock_timeout_s: int,
     wrapping_key: str | Path | WrappingKeys | None,
     signing_key: str | Path | None,
+    detached: bool | None,
 ) -> Storage:
     place = signing_place(signing_key, signing_file(path))
     keys_path, reads_path = beside(path)
@@ -288,7 +292,7 @@ def _in_files(
     keys: FileKeyStore | None = None
     try:
         if not exists:
-            keys = FileKeyStore(keys_path, source, origin=_new_origin(), lock_timeout_s=lock_timeout_s)
+            keys = FileKeyStore(keys_path, source, origin=_new_origin(detached), lock_timeout_s=lock_timeout_s)
             # Another process may have made the book, and used it, since we looked: count first, then look again.
             used = keys.count()
             exists = is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s)
@@ -384,8 +388,20 @@ def _made(origin: str, place: str) -> str:
     return make_keys(origin, place)
 
 
-def _new_origin() -> str:
-    return f"tallybook/{uuid4().hex}"
+def _new_origin(detached: bool | None) -> str:
+    return f"{DETACHED if detached else 'tallybook/'}{uuid4().hex}"
+
+
+def _check_detached(storage: Storage, wanted: bool | None) -> None:
+    """Raises BookError for a book that was made the other way: its leaves are committed."""
+    found = is_detached(storage.origin)
+    if wanted not in (None, found):
+        raise BookError(
+            f"{storage.url} {'is' if found else 'is not'} detached: its log commits to "
+            f"{'the hashes of states only' if found else 'the states themselves'}. That was fixed when it was made.",
+            path=storage.url,
+            remedy="Leave `detached` out to open it as it is, or make a new book.",
+        )
 
 
 def note(path: Path, name: str, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> str | None:
@@ -446,6 +462,7 @@ def _on_server(
     lock_timeout_s: int,
     wrapping_key: str | Path | WrappingKeys | None,
     signing_key: str | Path | None,
+    detached: bool | None,
 ) -> Storage:
     from .postgres import PostgresDatabase
 
@@ -460,7 +477,7 @@ def _on_server(
                     path=database.place,
                     remedy="Check the schema, or make a book with `tallybook.open`.",
                 )
-            notes = _made_on_server(database, wrapping_key, signing_key)
+            notes = _made_on_server(database, wrapping_key, signing_key, detached)
         origin = notes["origin"]
         source = wrapping_keys(wrapping_key, home_of(origin))
         keys = WrappedKeyStore(database, origin, source)
@@ -495,10 +512,13 @@ def _options(url: str, lock_timeout_s: int, source: WrappingKeys, signing_key: s
 
 
 def _made_on_server(
-    database: PostgresDatabase, wrapping_key: str | Path | WrappingKeys | None, signing_key: str | Path | None
+    database: PostgresDatabase,
+    wrapping_key: str | Path | WrappingKeys | None,
+    signing_key: str | Path | None,
+    detached: bool | None,
 ) -> dict[str, str]:
     """Make a book's schema and tables in one transaction, unless another host was faster; what the schema notes."""
-    origin = _new_origin()
+    origin = _new_origin(detached)
     with database.making(BOOK, origin) as (session, notes):
         if session is not None:
             source = wrapping_keys(wrapping_key, home_of(origin))

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, BookDamaged, BookError, NoteError, SigningKeyMissing
-from tallybook.adapters import merkle, notes
+from tallybook.adapters import integrity, merkle, notes
 from tallybook.adapters.merkle import Frontier
 from tallybook.adapters.notes import Checkpoint, Proof, Signer, Verifier
 from tallybook.adapters.tiles import TileStore
@@ -87,6 +87,22 @@ def test_a_book_that_nobody_touched_fits_all_its_checkpoints(path: Path) -> None
         assert [one.size for one in kept][-1] == events.size == FEW == book.position()
         assert reads.checkpoints == len(list(book.audit.checkpoints("reads"))) >= 1
         assert events.root == kept[-1].root
+
+
+def test_it_tells_how_far_it_is_and_can_be_interrupted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integrity, "CHUNK", 256)
+    told: list[tuple[int, int]] = []
+
+    def interrupt(done: int, total: int) -> None:
+        told.append((done, total))
+        if done >= 512:
+            raise KeyboardInterrupt
+
+    with tallybook.open(url_of(path)) as book:
+        with pytest.raises(KeyboardInterrupt):
+            book.audit.verify(interrupt)
+        assert told == [(256, FEW), (512, FEW)]
+        assert [one.problem for one in book.audit.verify()] == [None, None]
 
 
 @pytest.mark.parametrize("position", [1, 2, 255, 256, 257, 600, FEW])

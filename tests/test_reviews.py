@@ -312,7 +312,8 @@ def test_erasures_and_restrictions_with_what_shows_them(story: Story) -> None:
 def test_records_of_processing_by_purpose(story: Story) -> None:
     found = asked(story, "processing-records")
     rows = {one["purpose"]: one for one in found["By purpose"]}
-    assert rows.keys() == {"administration", "audit", "marketing", "support"}
+    # On a server, an erasure also rotates the wrapping key: the book itself does, for a purpose of its own.
+    assert rows.keys() - {"erasure"} == {"administration", "audit", "marketing", "support"}
     support = rows["support"]
     assert (support["legal basis"], support["reads"], support["denied"], support["subjects"]) == ("contract", 5, 2, 3)
     assert support["categories read"] == "contact, identity"

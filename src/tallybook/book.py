@@ -245,6 +245,7 @@ def open(  # noqa: A001 - the name of the front door
     read_models: str | None = None,
     signing_key: str | Path | None = None,
     checkpoint_s: float = DEFAULT_CHECKPOINT_S,
+    detached: bool | None = None,
     application: str | None = None,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
@@ -265,6 +266,9 @@ def open(  # noqa: A001 - the name of the front door
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
     environment variable; `"unsigned"` opens the book without. After a commit, a checkpoint is signed if the last one is
     older than `checkpoint_s`, and one at closing.
+    `detached` makes a book whose Merkle logs commit to the hash of each event's state, never to its bytes: what is
+    signed and given out as entries and proofs then holds nothing personal, not even sealed. It can't be changed later;
+    an existing book that was made the other way is not opened.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, SigningKeyMissing,
@@ -272,7 +276,12 @@ def open(  # noqa: A001 - the name of the front door
     """
     kept_inline = listed(inline, "inline", "read models")
     if isinstance(url, Storage):
-        own = {"wrapping_key": wrapping_key, "read_models": read_models, "signing_key": signing_key}
+        own = {
+            "wrapping_key": wrapping_key,
+            "read_models": read_models,
+            "signing_key": signing_key,
+            "detached": detached,
+        }
         for name in [name for name, given in own.items() if given is not None]:
             raise refusal("invalid_argument", f"{name}: a Storage has its own already.", argument=name)
         storage = url
@@ -284,6 +293,7 @@ def open(  # noqa: A001 - the name of the front door
             wrapping_key=wrapping_key,
             read_models=read_models,
             signing_key=signing_key,
+            detached=detached,
         )
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)

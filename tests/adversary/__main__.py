@@ -1,4 +1,4 @@
-"""Attack a book in many ways: `python -m tests.adversary --count 10000 --seed 1`. Ends with 1 if an attack is missed."""
+"""Attack a book in many ways: `python -m tests.adversary --count 10000 --seed 1`. Ends with 1 if one is missed."""
 
 from __future__ import annotations
 

@@ -142,7 +142,8 @@ def append(random: Random, folder: Path) -> Attack | None:
     log, file, table, size = log_of(random, folder)
     position = random.choice([size + 1, size + 1, size + random.randrange(2, 100), 0, -1])
     source = random.randrange(1, size + 1)
-    insert = f"INSERT INTO {table} SELECT ?, originator_id, originator_version+1000, topic, state FROM {table} WHERE position=?"
+    copied = "originator_id, originator_version+1000, topic, state"
+    insert = f"INSERT INTO {table} SELECT ?, {copied} FROM {table} WHERE position=?"
     run(file, (insert, [position, source]))
     if position == size + 1 and random.random() < 0.5:
         # The head is moved on, too, with a frontier that does not fit, or one that fits its size only.

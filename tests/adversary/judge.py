@@ -36,8 +36,7 @@ class Tally:
         """By kind of attack."""
         kinds = sorted({kind for kind, _ in self.outcomes})
         lines = [f"{'':48}" + "".join(f"{one.split(':')[0][:18]:>20}" for one in OUTCOMES)]
-        for kind in kinds:
-            lines.append(f"{kind:48}" + "".join(f"{self.outcomes[kind, one] or '':>20}" for one in OUTCOMES))
+        lines += [f"{kind:48}" + "".join(f"{self.outcomes[kind, one] or '':>20}" for one in OUTCOMES) for kind in kinds]
         sums = [sum(self.outcomes[kind, one] for kind in kinds) for one in OUTCOMES]
         return "\n".join([*lines, f"{'all':48}" + "".join(f"{one or '':>20}" for one in sums)])
 
@@ -69,6 +68,9 @@ def _verdict(book_of: Template, book: Book, ids: Ids, attack: Attack) -> tuple[s
             if one.problem is not None and attack.insider:
                 return AGAINST, one.problem
         return MISSED, "verify finds nothing"
+    for model in book.audit.verify_read_models():
+        if not model.holds:
+            return FOUND, repr(model)
     findings = [one for one in book.doctor() if one.state != "ok" and one.name != "versions"]
     if findings:
         return DOCTOR, findings[0].what

@@ -1,4 +1,4 @@
-"""The book that is attacked, and all that it says: every public read, and commands whose answer rests on what is stored."""
+"""The book that is attacked, and all that it says: public reads, and commands whose answer rests on what is stored."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ POLICY: dict[str, Any] = {
         {"id": "year", "roles": ["support"], "effect": "mask", "fields": ["contact.*"]},
     ],
 }
-"""Who attacks is measured by what an administrator sees, from whom nothing is withheld: that would hide wrong answers."""
+"""What a book says is told to an administrator, from whom nothing is withheld: that would hide wrong answers."""
 
 # ── what is asked ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,7 +257,7 @@ answer, and they are to be kept elsewhere; one that was not signed must not be t
 
 
 def _lines(told: str) -> list[str]:
-    return [one for one in told.strip("'").split("\\n") if one]
+    return [one for one in told.strip("'\"").split("\\n") if one]
 
 
 def right(name: str, told: str, answer: str) -> bool:

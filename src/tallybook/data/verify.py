@@ -452,6 +452,10 @@ def _array(raw: bytes, at: int, length: int, depth: int) -> tuple[list[Any], int
 # ── entries, and the events in clear ────────────────────────────────────────────────────────────────────────────────
 
 
+DETACHED = "tallybook/detached/"
+"""How the name of a log begins whose leaves hold only the hashes of states."""
+
+
 class Entry(NamedTuple):
     """A leaf, taken apart. `state` is None where the leaf holds only its hash."""
 
@@ -489,6 +493,8 @@ def check_entry(raw: bytes, origin: str, position: int) -> Entry:
         or (hashed is not None and (state is not None or len(hashed) != 32))
     ):
         raise bad("its parts are not of the kinds that they have to be")
+    if hashed is None and origin.startswith(DETACHED):
+        raise bad("it holds a state, and those of this log hold hashes only")
     return Entry(rendered(stream), version, name, state, hashed)
 
 
