@@ -282,5 +282,7 @@ def _next_commands(path: Path) -> list[str]:
         f"tallybook show account cdnow:00111 --as-of 1998-06-30 --book {url}",
         f"tallybook audit trail --subject cdnow:00111 --book {url} {who}",
         f"tallybook tiers --as-of 1997-12-31 --book {url}",
+        f"tallybook audit verify --against {path.parent / ELSEWHERE / 'kept.checkpoint'} --book {url}",
+        f"tallybook audit review exposure --by agent:lin --book {url} --actor auditor:you --purpose audit",
         f"tallybook segments --as-of 1997-09-30 --csv --book {url} {who}",
     ]
