@@ -28,6 +28,7 @@ from tallybook.adapters.log import LogRecorder
 from tallybook.commands import Desk, command
 from tallybook.domain.access import DENIED, RELEASED, PersonalDataRead
 from tallybook.domain.customer import CustomerRegistered
+from tallybook.policy_names import ACTIONS
 
 from .conftest import CANDIDATE, STANDARD
 
@@ -64,6 +65,7 @@ def filled(tmp_path: Path) -> Iterator[Filled]:
             phone="+49 30 12345678",
             identifiers={"crm": f"{STEM}-77"},
         )
+        book.customers.change(customer, note=f"{STEM} changed")
         book.loyalty.enrol(customer)
         book.customers.record_purchase(customer, [{"sku": "cd", "quantity": 1, "net_minor": 500}], order_id=STEM)
         book.customers.record_interaction(customer, "visit", text=f"{STEM} came")
@@ -90,6 +92,9 @@ DOORS: Mapping[str, Call] = {
     "book.tickets.read": lambda it: it.book.tickets.read(it.ticket),
     "book.audit.subject_report": lambda it: it.book.audit.subject_report(it.customer).json(),
     "book.audit.replay": lambda it: it.book.audit.replay(it.customer, datetime.now(UTC)),
+    "book.audit.review, subject access": lambda it: it.book.audit.review("subject-access", subject=it.customer),
+    "book.audit.review, portable copy": lambda it: it.book.audit.review("portable-copy", subject=it.customer),
+    "book.audit.review, corrections": lambda it: it.book.audit.review("corrections", subject=it.customer),
     "book.audit.export": exported,
 }
 """What gives personal values."""
@@ -97,6 +102,7 @@ DOORS: Mapping[str, Call] = {
 LOOKS: Mapping[str, Call] = {
     "book.audit.trail": lambda it: it.book.audit.trail(it.customer),
     "book.customers.privacy": lambda it: it.book.customers.privacy(it.customer),
+    "book.audit.review, consents": lambda it: it.book.audit.review("consent-at", subject=it.customer),
 }
 """What tells something about a person without opening anything: recorded, too."""
 
@@ -129,6 +135,7 @@ SHUT: Mapping[str, Call] = {
     "book.tiers.counts": lambda it: it.book.tiers.counts(),
     "book.tiers.history": lambda it: it.book.tiers.history(it.customer),
     "book.audit.verify": lambda it: it.book.audit.verify(),
+    "book.audit.verify_read_models": lambda it: it.book.audit.verify_read_models(),
     "book.audit.vkey": lambda it: it.book.audit.vkey,
     "book.audit.vkeys": lambda it: it.book.audit.vkeys(),
     "book.audit.checkpoint": lambda it: it.book.audit.checkpoint(),
@@ -236,6 +243,7 @@ def test_a_door_is_one_record_and_opens_by_the_gate_alone(filled: Filled, opened
     answer = ALL[door](filled)
     [record] = reads_of(filled.book)[before:]
     assert record.outcome == RELEASED
+    assert record.action in ACTIONS
     assert filled.customer in record.subjects
     assert (STEM in shown(answer)) is (door in DOORS)
     assert set(opened_by) == ({"_released"} if door in DOORS else set())
@@ -347,6 +355,7 @@ CLI_DOORS: Mapping[str, Callable[[Filled], list[str]]] = {
     "audit replay": lambda it: ["--subject", str(it.customer), "--at", datetime.now(UTC).isoformat(), "--json"],
 }
 CLI_LOOKS: Mapping[str, Callable[[Filled], list[str]]] = {
+    "audit review": lambda it: ["consent-at", "--subject", str(it.customer)],
     "audit trail": lambda it: ["--subject", str(it.customer)],
     "consent show": lambda it: [str(it.customer)],
 }

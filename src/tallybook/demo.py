@@ -91,7 +91,7 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
             figures["story"] = _story(book, say)
 
         say("She asks to be erased:")
-        with stage("evidence"), book.acting("privacy:demo", purpose="data_protection"):
+        with stage("evidence"), book.acting("dpo:demo", purpose="subject_rights"):
             figures["evidence"] = _evidence(book, path.parent, figures["story"]["customer"], say)
 
         with stage("verify"):
