@@ -163,7 +163,8 @@ def is_activity(event: Event) -> bool:
 
 def activity_of(events: Iterable[Event]) -> Activity:
     """When the subject of events was last active."""
-    last_us, ended_us = -(2**62), None
+    last_us = -(2**62)
+    ended_us: int | None = None
     for event in events:
         if is_activity(event):
             last_us = max(last_us, event.effective_us)
@@ -207,7 +208,8 @@ def assess(schedules: Sequence[Schedule], events: Sequence[Event], at_us: int) -
         for name, mark in event.personal_fields.items():
             if getattr(event, name) is not None:
                 category = mark.category.value
-                newest[category] = max(newest.get(category, -(2**62)), event.metadata.recorded_us)
+                recorded_us: int = event.metadata.recorded_us
+                newest[category] = max(newest.get(category, recorded_us), recorded_us)
         keeping.update(event.personal_fields[name].category.value for name in kept(schedules, event, when, at_us))
     past = {
         category: [
