@@ -78,10 +78,12 @@ def review(
         question = replace(question, reads_head=core.gate.reads.position())
     with rarely_collecting():
         sections = tuple(kind.answer(core, question))
+    pruned = core.checkpoints["reads"].log.pruned().position
     made_of = {
         "book": core.origin,
         "review": name,
         "events up to": str(question.events_head),
+        **({"records of reads pruned up to": str(pruned)} if pruned else {}),
         "records of reads up to": str(question.reads_head),
         **{one: str(value) for one, value in given.items() if value is not None and one != "thresholds"},
         "asked by": acting.actor,
