@@ -196,12 +196,10 @@ class Gate:
         if policy.in_force is None:
             return None
         decider = decider_of(policy.in_force)
-        roles = policy.roles_of(metadata.actor, metadata.recorded_us)
-        return Ruling(
-            policy.in_force.digest,
-            decider.decide(roles, metadata.purpose, action),
-            out_of_hours(decider, metadata.purpose, metadata.recorded_us, policy.in_force.zone),
-        )
+        at_us = metadata.recorded_us
+        decision = decider.decide(policy.roles_of(metadata.actor, at_us), metadata.purpose, action)
+        closed = out_of_hours(decision.purpose, at_us, policy.in_force.zone)
+        return Ruling(policy.in_force.digest, decision, closed)
 
     def _may_be_empty(self, metadata: Metadata, action: str) -> bool:
         """Whether somebody may read what there is nothing of: then there is nothing to record."""
@@ -314,7 +312,7 @@ class Gate:
         """Record that a command was denied; the refusal, to be raised."""
         rules = () if verdict.rule is None else (verdict.rule,)
         self._append(CommandDenied, metadata, {"command": command, "policy": policy.digest, "rules": rules})
-        closed = out_of_hours(decider_of(policy), metadata.purpose, metadata.recorded_us, policy.zone)
+        closed = out_of_hours(decider_of(policy).purposes.get(metadata.purpose), metadata.recorded_us, policy.zone)
         return _access_denied(metadata, command, OUTSIDE_HOURS if closed else WITHHELD_DENIED)
 
     def exported(

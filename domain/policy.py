@@ -313,10 +313,9 @@ class Decider(Protocol):
         ...
 
 
-def out_of_hours(decider: Decider, purpose: str, at_us: int, zone: Zone) -> bool:
-    """Whether a purpose must not be followed at a time."""
-    declared = decider.purposes.get(purpose)
-    return declared is not None and declared.enforce_hours and not declared.in_hours(at_us, zone)
+def out_of_hours(purpose: Purpose | None, at_us: int, zone: Zone) -> bool:
+    """Whether a purpose must not be followed at a time. None: one that is not declared, which is allowed nothing."""
+    return purpose is not None and purpose.enforce_hours and not purpose.in_hours(at_us, zone)
 
 
 class Remembered:

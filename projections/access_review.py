@@ -854,7 +854,7 @@ class AccessReview:
         policy = self._policies.measure(metadata.recorded_us, event.policy)
         if policy is not None:
             decides = self._policies.decides(policy)
-            if out_of_hours(decides, metadata.purpose, metadata.recorded_us, policy.zone):
+            if out_of_hours(decides.purposes.get(metadata.purpose), metadata.recorded_us, policy.zone):
                 asked = f"{event.action} is outside of the hours of {metadata.purpose}"
                 self._denied(position, event, asked, event.subjects, None)
                 return

@@ -424,7 +424,7 @@ def _could_see(
             reason = "no_consent"
         if customer.restricted and not purpose.during_restriction:
             reason = "restricted"
-        if out_of_hours(decider, name, at_us, policy.in_force.zone):
+        if out_of_hours(purpose, at_us, policy.in_force.zone):
             reason = OUTSIDE_HOURS
         alike: defaultdict[Outcome, list[str]] = defaultdict(list)
         for action in READ_ACTIONS:

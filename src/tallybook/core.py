@@ -168,7 +168,7 @@ class Core:
         if ACTING.get({})[self].by_book:
             return Verdict(ALLOW)
         now_us, decider = self.now_us(), decider_of(in_force)
-        if out_of_hours(decider, acting.purpose, now_us, in_force.zone):
+        if out_of_hours(decider.purposes.get(acting.purpose), now_us, in_force.zone):
             return Verdict(DENY)
         return decider.command(policy.roles_of(acting.actor, now_us), acting.purpose, command)
 

@@ -203,7 +203,7 @@ class PolicyDesk(Desk):
             return Explanation(None, tuple(sorted(roles)), purpose, None, FieldRuling(action, "allow", None), free)
         decides = decider_of(policy.in_force)
         decision = decides.decide(roles, purpose, action)
-        closed = out_of_hours(decides, purpose, core.now_us(), policy.in_force.zone)
+        closed = out_of_hours(decision.purpose, core.now_us(), policy.in_force.zone)
         return Explanation(
             f"{policy.in_force.name}@{policy.in_force.version}",
             tuple(sorted(roles)),
