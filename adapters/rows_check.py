@@ -140,8 +140,9 @@ def verify_rows(
 
 def _copied(store: TableReadModelStore, aside: SQLiteDatabase, model: ReadModel, status: Status) -> _Copy | None:
     """Copy the live rows of a read model; None where it has none: it is new, or retired. Raises _Unsound."""
-    number = None
-    for attempt in range(ATTEMPTS):
+    number: int | None = None
+    for _ in range(ATTEMPTS):
+        before, number = number, None
         try:
             with store.database.session(write=False) as session:
                 record = _live(store.within(session), model)
@@ -153,14 +154,14 @@ def _copied(store: TableReadModelStore, aside: SQLiteDatabase, model: ReadModel,
                     raise _Unsound("what is kept of its build is damaged; the next catch-up builds it anew")
                 if status.state == DIVERGED:
                     raise _Unsound("they come from another history of the log; the next catch-up builds them anew")
-                before, number = number, record.number
+                number = record.number
                 copied = _Copy(model, record.position)
                 for table in model.tables:
                     copied.odd[table.name] = _copy(session, aside, table, record.number)
                 return copied
         except (PersistenceError, BookDamaged):
             # On a server, a rebuild may swap a build out between two statements: then there is another one.
-            if before == number and attempt:
+            if number in (None, before):
                 raise
     raise _Unsound("they were built anew each time they were looked at")
 
@@ -258,19 +259,20 @@ def _differences(connection: Connection, table: Table, number: int, odd: int) ->
     columns, key = ", ".join(names), ", ".join(table.key)
     wanted = connection.execute(f"SELECT {columns} FROM {table_name(table.name, number)} ORDER BY {key}")  # noqa: S608 - names of ours
     held = connection.execute(f"SELECT {columns} FROM {_copy_of(table)} ORDER BY {key}")  # noqa: S608 - names of ours
-    ours, live = wanted.fetchone(), held.fetchone()
+    ours: tuple[Any, ...] | None = wanted.fetchone()
+    live: tuple[Any, ...] | None = held.fetchone()
     while ours is not None or live is not None:
-        if ours == live and flaw(table, live) is None:
+        if live is not None and ours == live and flaw(table, live) is None:
             ours, live = wanted.fetchone(), held.fetchone()
             yield None
             continue
-        our_place = None if ours is None else _order([ours[place] for place in places])
-        live_place = None if live is None else _order([live[place] for place in places])
-        if live_place is None or (our_place is not None and our_place < live_place):
-            yield RowDifference(table.name, _shown([ours[place] for place in places]), MISSING)
+        our_key = [] if ours is None else [ours[place] for place in places]
+        live_key = [] if live is None else [live[place] for place in places]
+        if live is None or (ours is not None and _order(our_key) < _order(live_key)):
+            yield RowDifference(table.name, _shown(our_key), MISSING)
             ours = wanted.fetchone()
-        elif our_place is None or live_place < our_place:
-            yield RowDifference(table.name, _shown([live[place] for place in places]), EXTRA)
+        elif ours is None or _order(live_key) < _order(our_key):
+            yield RowDifference(table.name, _shown(live_key), EXTRA)
             live = held.fetchone()
         else:
             differ = [
@@ -278,7 +280,7 @@ def _differences(connection: Connection, table: Table, number: int, odd: int) ->
                 for name, left, right in zip(names, ours, live, strict=True)
                 if left != right or type(left) is not type(right)
             ]
-            yield RowDifference(table.name, _shown([ours[place] for place in places]), OTHER, tuple(differ))
+            yield RowDifference(table.name, _shown(our_key), OTHER, tuple(differ))
             ours, live = wanted.fetchone(), held.fetchone()
     for _ in range(odd):
         yield RowDifference(table.name, "(no key, or one that stands twice)", EXTRA)
