@@ -160,7 +160,7 @@ def test_an_erasure_in_the_middle_of_a_bulk_read_counts_for_its_rest(two: Two) -
         two.as_admin(lambda book: book.erasures.erase(bob, reason="request"))
         assert release(handles[1]) == {bob: Erased(bob)}
         with pytest.raises(TypeError, match="only what was recorded"):
-            release({two.ada: getattr(core.stream(two.ada)[1].event, "name"), "x": _other(two.one)})  # noqa: B009
+            release({two.ada: getattr(core.stream(two.ada)[1].event, "name"), "x": _other(two.one)})  # noqa: B009 - as above
 
 
 def _other(book: Book) -> Any:
@@ -289,10 +289,10 @@ def test_tasks_that_share_a_thread_read_each_as_himself(governed: tuple[Book, UU
                     found.append("denied")
         return found
 
-    async def both() -> list[list[str]]:
+    async def both() -> tuple[list[str], list[str]]:
         return await asyncio.gather(run("agent:lin"), run("agent:eve"))
 
-    assert asyncio.run(both()) == [["released"] * 5, ["denied"] * 5]
+    assert list(asyncio.run(both())) == [["released"] * 5, ["denied"] * 5]
 
 
 def test_a_forked_child_releases_nothing_of_its_parents_book(governed: tuple[Book, UUID]) -> None:

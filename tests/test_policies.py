@@ -6,6 +6,7 @@ import ast
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -229,6 +230,7 @@ HOUR_US = 3_600_000_000
 def test_a_purpose_can_enforce_its_hours(tmp_path: Path, enforced: bool) -> None:
     now = [MONDAY_NOON_US]
     everything = {"id": "see", "roles": ["support"], "fields": ["*"], "commands": ["customers.*"]}
+    audits = {"id": "audit", "roles": ["admin"], "purposes": ["office"], "actions": ["audit.*"], "fields": ["*"]}
     with (
         tallybook.open(f"sqlite:///{tmp_path}/shop.book", now_us=lambda: now[0]) as book,
         book.acting("agent:lin", purpose="support"),
@@ -237,7 +239,7 @@ def test_a_purpose_can_enforce_its_hours(tmp_path: Path, enforced: bool) -> None
         with book.acting("admin:root", purpose="office"):
             book.policy.grant("admin:root", "admin")
             book.policy.grant("agent:lin", "support")
-            book.policy.adopt(policy(everything, hours=["Mon-Fri 08:00-18:00"], enforce_hours=enforced))
+            book.policy.adopt(policy(everything, audits, hours=["Mon-Fri 08:00-18:00"], enforce_hours=enforced))
         assert book.profiles.get(ada)["name"] == "Ada"
         now[0] += 6 * HOUR_US
         if not enforced:
@@ -255,6 +257,15 @@ def test_a_purpose_can_enforce_its_hours(tmp_path: Path, enforced: bool) -> None
         assert read.policy == denied.policy
         told = book.policy.explain("agent:lin", "support", "profiles.get")
         assert {one.effect for one in told.fields} == {"deny"}
+        at_us = now[0]
+        now[0] += HOUR_US
+        with book.acting("admin:root", purpose="office"):
+            review = repr(book.audit.review("access-review").sections)
+            replayed = book.audit.replay(ada, datetime.fromtimestamp(at_us / 1e6, UTC)).document
+        assert "profiles.get is outside of the hours of support" in review
+        [lin] = [one for one in replayed["access"]["actors"] if one["actor"] == "agent:lin"]
+        assert {one["reason"] for one in lin["could_see"] if one["purpose"] == "support"} == {"outside_hours"}
+        now[0] -= HOUR_US
         now[0] += 14 * HOUR_US
         assert book.profiles.get(ada)["name"] == "Ada"
         book.customers.change(ada, note="in time")
