@@ -29,6 +29,7 @@ from tallybook.commands import Desk, command
 from tallybook.domain.access import DENIED, RELEASED, PersonalDataRead
 from tallybook.domain.customer import CustomerRegistered
 from tallybook.policy_names import ACTIONS
+from tallybook.reviews import REVIEWS
 
 from .conftest import CANDIDATE, STANDARD
 
@@ -71,6 +72,7 @@ def filled(tmp_path: Path) -> Iterator[Filled]:
         book.customers.record_interaction(customer, "visit", text=f"{STEM} came")
         ticket = book.tickets.open(customer, subject=f"{STEM} asks", text=f"{STEM} asks")
         book.tickets.reply(ticket, author="human", text=f"{STEM} answered")
+        book.customers.change(customer, name=f"{STEM} the younger")
         yield Filled(book, customer, ticket, path)
 
 
@@ -84,6 +86,14 @@ def exported(filled: Filled) -> str:
     return " ".join(file.read_text(errors="replace") for file in folder.rglob("*") if file.is_file())
 
 
+def reviewed(filled: Filled, name: str, **about: Any) -> str:
+    """All that a review holds, in each of its forms."""
+    report = filled.book.audit.review(name, **about)
+    folder = filled.path.with_name("review")
+    report.csv(folder)
+    return " ".join([report.json(), report.html(), *(file.read_text() for file in folder.iterdir())])
+
+
 DOORS: Mapping[str, Call] = {
     "book.profiles.get": lambda it: it.book.profiles.get(it.customer),
     "book.profiles.get, as of a date": lambda it: it.book.profiles.get(it.customer, known_at=it.book.position()),
@@ -92,19 +102,30 @@ DOORS: Mapping[str, Call] = {
     "book.tickets.read": lambda it: it.book.tickets.read(it.ticket),
     "book.audit.subject_report": lambda it: it.book.audit.subject_report(it.customer).json(),
     "book.audit.replay": lambda it: it.book.audit.replay(it.customer, datetime.now(UTC)),
-    "book.audit.review, subject access": lambda it: it.book.audit.review("subject-access", subject=it.customer),
-    "book.audit.review, portable copy": lambda it: it.book.audit.review("portable-copy", subject=it.customer),
-    "book.audit.review, corrections": lambda it: it.book.audit.review("corrections", subject=it.customer),
     "book.audit.export": exported,
+    "book.audit.review, subject-access": lambda it: reviewed(it, "subject-access", subject=it.customer),
+    "book.audit.review, portable-copy": lambda it: reviewed(it, "portable-copy", subject=it.customer),
+    "book.audit.review, corrections": lambda it: reviewed(it, "corrections", subject=it.customer),
 }
 """What gives personal values."""
 
 LOOKS: Mapping[str, Call] = {
     "book.audit.trail": lambda it: it.book.audit.trail(it.customer),
     "book.customers.privacy": lambda it: it.book.customers.privacy(it.customer),
-    "book.audit.review, consents": lambda it: it.book.audit.review("consent-at", subject=it.customer),
+    "book.audit.review, erasure-evidence": lambda it: reviewed(it, "erasure-evidence", subject=it.customer),
+    "book.audit.review, consent-at": lambda it: reviewed(it, "consent-at", subject=it.customer),
+    "book.audit.review, exposure": lambda it: reviewed(it, "exposure", subject=it.customer, actor="agent:lin"),
 }
 """What tells something about a person without opening anything: recorded, too."""
+
+LOOKS_AT_ALL: Mapping[str, Call] = {
+    "book.audit.review, corrections of all": lambda it: reviewed(it, "corrections"),
+    "book.audit.review, processing-records": lambda it: reviewed(it, "processing-records"),
+    "book.audit.review, compliance-audit": lambda it: reviewed(it, "compliance-audit"),
+    "book.audit.review, access-review": lambda it: reviewed(it, "access-review"),
+    "book.audit.review, retention": lambda it: reviewed(it, "retention"),
+}
+"""What tells something about all together, and opens nothing: recorded as a read about nobody."""
 
 SHUT: Mapping[str, Call] = {
     "book.origin": lambda it: it.book.origin,
@@ -158,7 +179,7 @@ SHUT: Mapping[str, Call] = {
 }
 """What gives no personal value, and opens none."""
 
-ALL = dict([*DOORS.items(), *LOOKS.items()])
+ALL = dict([*DOORS.items(), *LOOKS.items(), *LOOKS_AT_ALL.items()])
 
 NEITHER = {
     "book.acting", "book.close", "book.imports.cdnow", "book.projections.run", "book.projections.on_update",
@@ -179,10 +200,15 @@ def members() -> Iterator[tuple[str, Any]]:
 
 
 def test_every_public_method_is_in_a_list() -> None:
-    listed = {name.partition(",")[0] for name in (*DOORS, *LOOKS, *SHUT)} | NEITHER
+    listed = {name.partition(",")[0] for name in (*ALL, *SHUT)} | NEITHER
     found = {name for name, member in members() if not isinstance(member, command)}
     assert found - listed == set(), "say in tests/test_doors.py whether it gives personal data, and how to call it"
     assert {name for name in listed - found if not name.startswith("book.erasures.")} == set()
+
+
+def test_every_review_is_in_a_list() -> None:
+    listed = {name.partition(", ")[2].removesuffix(" of all") for name in ALL if name.startswith("book.audit.review")}
+    assert listed == set(REVIEWS)
 
 
 def test_no_command_gives_personal_data_back() -> None:
@@ -233,6 +259,11 @@ def _is_gate(frame: Any) -> bool:
     return isinstance(frame.f_locals.get("self"), Gate)
 
 
+def about(filled: Filled, door: str) -> tuple[UUID, ...]:
+    """Whom a read by a door is recorded to be about."""
+    return () if door in LOOKS_AT_ALL else (filled.customer,)
+
+
 def reads_of(book: Book) -> list[PersonalDataRead]:
     return [one.event for one in book._core.reads() if isinstance(one.event, PersonalDataRead)]
 
@@ -244,7 +275,7 @@ def test_a_door_is_one_record_and_opens_by_the_gate_alone(filled: Filled, opened
     [record] = reads_of(filled.book)[before:]
     assert record.outcome == RELEASED
     assert record.action in ACTIONS
-    assert filled.customer in record.subjects
+    assert record.subjects == about(filled, door)
     assert (STEM in shown(answer)) is (door in DOORS)
     assert set(opened_by) == ({"_released"} if door in DOORS else set())
 
@@ -271,7 +302,7 @@ def test_a_policy_that_denies_shuts_a_door_and_the_attempt_is_recorded(
     assert opened_by == []
     [record] = reads_of(filled.book)[before:]
     assert (record.outcome, record.fields, record.masked) == (DENIED, (), ())
-    assert filled.customer in record.subjects
+    assert record.subjects == about(filled, door)
     assert record.metadata.actor == "agent:lin"
 
 
@@ -353,11 +384,21 @@ CLI_DOORS: Mapping[str, Callable[[Filled], list[str]]] = {
     "segments": lambda it: ["--system", "crm"],
     "subject-report": lambda it: [str(it.customer)],
     "audit replay": lambda it: ["--subject", str(it.customer), "--at", datetime.now(UTC).isoformat(), "--json"],
+    "audit review, subject-access": lambda it: ["subject-access", "--subject", str(it.customer)],
+    "audit review, portable-copy": lambda it: ["portable-copy", "--subject", str(it.customer)],
+    "audit review, corrections": lambda it: ["corrections", "--subject", str(it.customer)],
 }
 CLI_LOOKS: Mapping[str, Callable[[Filled], list[str]]] = {
-    "audit review": lambda it: ["consent-at", "--subject", str(it.customer)],
     "audit trail": lambda it: ["--subject", str(it.customer)],
     "consent show": lambda it: [str(it.customer)],
+    "audit review, erasure-evidence": lambda it: ["erasure-evidence", "--subject", str(it.customer)],
+    "audit review, consent-at": lambda it: ["consent-at", "--subject", str(it.customer)],
+    "audit review, exposure": lambda it: ["exposure", "--subject", str(it.customer), "--by", "agent:lin"],
+    "audit review, corrections of all": lambda it: ["corrections"],
+    "audit review, processing-records": lambda it: ["processing-records"],
+    "audit review, compliance-audit": lambda it: ["compliance-audit"],
+    "audit review, access-review": lambda it: ["access-review"],
+    "audit review, retention": lambda it: ["retention"],
 }
 CLI_ALL = dict([*CLI_DOORS.items(), *CLI_LOOKS.items()])
 CLI_SHUT = {
@@ -387,7 +428,8 @@ def commands(one: Any, path: str = "") -> Iterator[str]:
 
 def test_every_command_of_the_command_line_is_in_a_list() -> None:
     found = set(commands(typer.main.get_command(cli.app)))
-    assert found - {*CLI_DOORS, *CLI_LOOKS, *CLI_SHUT} == set(), "say in tests/test_doors.py whether it is a door"
+    listed = {name.partition(",")[0] for name in CLI_ALL} | CLI_SHUT
+    assert found - listed == set(), "say in tests/test_doors.py whether it is a door"
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -399,10 +441,13 @@ def test_the_command_line_obeys(
     name: str,
     as_json: bool,
 ) -> None:
-    if name not in set(commands(typer.main.get_command(cli.app))):
-        pytest.skip(f"there is no command {name}")
-    given = [*name.split(), *CLI_ALL[name](filled), "--book", f"sqlite:///{filled.path}"]
+    path = name.partition(",")[0]
+    if path not in set(commands(typer.main.get_command(cli.app))):
+        pytest.skip(f"there is no command {path}")
+    given = [*path.split(), *CLI_ALL[name](filled), "--book", f"sqlite:///{filled.path}"]
     given += ["--actor", "agent:kim", "--purpose", "support", *(["--json"] if as_json else [])]
+
+    monkeypatch.setenv("COLUMNS", "2000")  # no cell of a table is folded, so that a value shows whole
 
     def run() -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["tallybook", *given])

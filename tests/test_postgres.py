@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -215,7 +217,9 @@ def test_several_processes_that_make_a_book_at_once_make_one(url: str, tmp_path:
         assert book.position() == 8
         assert book.origin == outputs[0][0].strip()
         sound(book)
-    assert len(list((tmp_path / "home" / ".tallybook").iterdir())) == 1
+    book_id = outputs[0][0].strip().removeprefix("tallybook/")
+    made = {path.name for path in (tmp_path / "home" / ".tallybook").iterdir()}
+    assert made == {f"{book_id}.wrapping-key", f"{book_id}.signing-key"}
 
 
 def test_a_book_that_is_not_there_is_not_found_and_nothing_is_made(url: str, tmp_path: Path) -> None:
@@ -366,8 +370,22 @@ def test_variables_of_the_host_do_not_say_which_book_it_is(
 
 
 def key_file(tmp_path: Path) -> Path:
-    [path] = (tmp_path / "home" / ".tallybook").iterdir()
+    """Of the two keys that lie there, the wrapping key."""
+    [_, path] = sorted((tmp_path / "home" / ".tallybook").iterdir())
+    assert path.suffix == ".wrapping-key"
     return path
+
+
+def written(origin: str, *keys: bytes) -> bytes:
+    """A file of wrapping keys of a book."""
+    return "\n".join(["tallybook wrapping key", origin, *(b64encode(key).decode() for key in keys), ""]).encode()
+
+
+def keys_in(path: Path, origin: str) -> list[bytes]:
+    """What such a file of a book holds."""
+    header, name, *lines = path.read_text().splitlines()
+    assert (header, name) == ("tallybook wrapping key", origin)
+    return [b64decode(line, validate=True) for line in lines]
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", bytes(33)])
@@ -378,18 +396,21 @@ def test_a_wrapping_key_that_is_none_and_may_be_read_by_others_is_told_to_be_bot
     other = tmp_path / "other-key"
     other.write_bytes(content)
     other.chmod(0o644)
-    with pytest.raises(KeysMissing, match=r"no wrapping key: 32 bytes are wanted; and others .* \(mode 0644\)") as both:
+    with pytest.raises(
+        KeysMissing, match=r"no wrapping key: .*32 bytes in base64 are wanted; and others .* \(mode 0644\)"
+    ) as both:
         tallybook.open(url, wrapping_key=other)
     assert "mode 0600" in both.value.remedy
     other.chmod(0o600)
-    with pytest.raises(KeysMissing, match=r"32 bytes are wanted\."):
+    with pytest.raises(KeysMissing, match=r"32 bytes in base64 are wanted\."):
         tallybook.open(url, wrapping_key=other)
 
 
 def test_the_wrapping_key_is_made_with_the_book_and_is_readable_by_its_owner_only(book: Book, tmp_path: Path) -> None:
     path = key_file(tmp_path)
     assert path.name == f"{book.origin.removeprefix('tallybook/')}.wrapping-key"
-    assert (path.stat().st_mode & 0o777, len(path.read_bytes())) == (0o600, 32)
+    [key] = keys_in(path, book.origin)
+    assert (path.stat().st_mode & 0o777, len(key)) == (0o600, 32)
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
@@ -407,20 +428,28 @@ def test_another_place_for_the_wrapping_key_may_be_named(url: str, tmp_path: Pat
         tallybook.open(url)
 
 
-def test_a_key_that_was_brought_beforehand_is_taken_and_not_replaced(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"k" * 32, written(f"tallybook/{UUID(int=1).hex}", b"k" * 32)])
+def test_what_lies_there_beforehand_is_neither_taken_nor_replaced_and_no_book_is_made(
+    url: str, tmp_path: Path, content: bytes
+) -> None:
     path = tmp_path / "shop.key"
-    path.write_bytes(b"k" * 32)
+    path.write_bytes(content)
     path.chmod(0o600)
-    tallybook.open(url, wrapping_key=path).close()
-    assert path.read_bytes() == b"k" * 32
-    tallybook.open(url, wrapping_key=path, create=False).close()
+    with pytest.raises(KeysMissing, match=r"is no wrapping key|is the wrapping key of another book"):
+        tallybook.open(url, wrapping_key=path)
+    assert path.read_bytes() == content
+    with pytest.raises(BookNotFound):
+        tallybook.open(url, wrapping_key=path, create=False)
+    assert not (tmp_path / "home").exists()
 
 
-def damaged_by(kind: str, path: Path) -> None:
+def damaged_by(kind: str, path: Path, origin: str) -> None:
     if kind == "missing":
         path.unlink()
     elif kind == "wrong":
-        path.write_bytes(os.urandom(32))
+        path.write_bytes(written(origin, os.urandom(32)))
+    elif kind == "of another book":
+        path.write_bytes(written("tallybook/another", *keys_in(path, origin)))
     elif kind == "short":
         path.write_bytes(b"short")
     elif kind == "readable by others":
@@ -432,16 +461,18 @@ def damaged_by(kind: str, path: Path) -> None:
     [
         ("missing", KeysMissing, "is not there"),
         ("wrong", KeysMissing, "is not the wrapping key of the book"),
-        ("short", KeysMissing, "32 bytes are wanted"),
+        ("of another book", KeysMissing, "is the wrapping key of another book"),
+        ("short", KeysMissing, "32 bytes in base64 are wanted"),
         ("readable by others", BookError, "mode 0640"),
     ],
 )
 def test_a_wrapping_key_that_is_not_right_refuses_and_none_is_made(
     url: str, tmp_path: Path, kind: str, error: type[BookError], says: str
 ) -> None:
-    tallybook.open(url).close()
+    with tallybook.open(url) as made:
+        origin = made.origin
     path = key_file(tmp_path)
-    damaged_by(kind, path)
+    damaged_by(kind, path, origin)
     before = path.read_bytes() if path.exists() else None
     with pytest.raises(error, match=says):
         tallybook.open(url)
@@ -452,17 +483,23 @@ def test_no_data_key_and_no_wrapping_key_is_in_the_database_in_the_clear(book: B
     customers = [book.customers.register(name=f"Customer {number}") for number in range(20)]
     keys = book._core.storage.keys.get([(one, 1) for one in customers])
     assert len(keys) == 20
-    secrets = [*keys.values(), key_file(tmp_path).read_bytes(), book._core.storage.keys.lookup_key]
+    wrapping = keys_in(key_file(tmp_path), book.origin)
+    assert len(wrapping) == 1
+    secrets = [*keys.values(), *wrapping, book._core.storage.keys.lookup_key]
     found = all_bytes(schema_of(url))
     assert customers[0].bytes in found["stored_events"]
     if is_own_server():
         assert sum(customers[0].bytes in data for data in found.values()) >= 3  # a table, its file, the log of changes
     for secret in secrets:
-        assert [name for name, data in found.items() if secret in data or secret.hex().encode() in data] == []
+        forms = (secret, secret.hex().encode(), b64encode(secret))
+        assert [name for name, data in found.items() if any(form in data for form in forms)] == []
 
 
 @pytest.mark.parametrize("move", ["between subjects", "altered", "of another book"])
-def test_a_wrapped_key_that_was_moved_or_altered_is_refused(book: Book, url: str, move: str) -> None:
+def test_a_wrapped_key_that_was_moved_or_altered_is_refused(
+    book: Book, url: str, tmp_path: Path, move: str
+) -> None:
+    path = key_file(tmp_path)
     ada, bea = (book.customers.register(name=name) for name in ("Ada", "Bea"))
     table = f"{schema_of(url)}.data_keys"
     if move == "between subjects":
@@ -471,7 +508,7 @@ def test_a_wrapped_key_that_was_moved_or_altered_is_refused(book: Book, url: str
         run_sql(f"UPDATE {table} SET wrapped=set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)")
     else:
         run_sql(f"UPDATE {schema_of(url)}.book SET value='tallybook/other' WHERE name='origin'")
-    path = next((Path.home() / ".tallybook").iterdir())
+        path.write_bytes(written("tallybook/other", *keys_in(path, book.origin)))  # the very key that wraps it
     with (
         pytest.raises(KeysMissing, match="can't be unwrapped"),
         tallybook.open(url, wrapping_key=path) as other,
