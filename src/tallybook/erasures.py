@@ -9,7 +9,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from uuid import UUID
 
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
 from tallybook.domain.errors import Refused, refusal
@@ -244,7 +244,7 @@ class ErasureDesk(Desk):
         """All customers who were erased, in the order of their erasures."""
         core = self._core
         core.check_open()
-        return list(dict.fromkeys(UUID(bytes=subject) for subject, _, _ in core.app.log.erasures()))
+        return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in core.app.scan(SubjectErased, ["subject_id"])))
 
     def _completed(self, customer_id: UUID) -> ErasureReceipt:
         core = self._core
