@@ -9,6 +9,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from uuid import UUID
 
+from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
@@ -199,13 +200,18 @@ class ErasureDesk(Desk):
         """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
 
         After an erasure, after one that was cut short, and after a key store was put back from a copy of before. Where
-        bytes of what was deleted stay, the wrapping key is rotated too: they are worth nothing then.
+        bytes of what was deleted stay, the wrapping key is rotated too: they are worth nothing then. No key is
+        destroyed for a row of the table alone: the subject's own stream has to tell. Raises BookDamaged.
         """
         core = self._core
         keys = core.storage.keys
         rows = core.app.log.erasures(keys.erased_up_to())
         if not rows:
             return
+        for subject, key_id, position in rows:
+            core.check_erased(uuid_from(subject), key_id)
+            if not core.app.log.log_rows(position - 1, 1):
+                raise damaged(f"The table erased names position {position}, beyond the log", core.app.database.place)
         for position, of_commit in groupby(rows, key=itemgetter(2)):
             core.keyring.destroy([(uuid_from(subject), key_id) for subject, key_id, _ in of_commit], position)
         if not keys.overwrites:
@@ -244,7 +250,8 @@ class ErasureDesk(Desk):
         """All customers who were erased, in the order of their erasures."""
         core = self._core
         core.check_open()
-        return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in core.app.scan(SubjectErased, ["subject_id"])))
+        told = core.app.scan(SubjectErased, ["subject_id"])
+        return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in told))
 
     def _completed(self, customer_id: UUID) -> ErasureReceipt:
         core = self._core
