@@ -37,8 +37,6 @@ KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name"
 LOOKUP = "lookup"
 ERASED_UP_TO = "erased_up_to"
 A_BATCH = 5000
-TRIES = 3
-"""So often is read again what another process may have wrapped anew meanwhile."""
 
 _Row = tuple[KeyName, bytes, bytes, int]
 
@@ -96,34 +94,45 @@ class WrappedKeyStore:
         """Keep new keys: committed when this returns. Raises IntegrityError if one is there, or was destroyed."""
         self._check_open()
         wrapping = self._wrapping
-        for _ in range(TRIES):
-            name = self._current if wrapping.knows(self._current) else wrapping.newest
-            rows = [
-                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id), 0)
+
+        def rows(name: bytes) -> list[tuple[Any, ...]]:
+            held = wrapping.holding([name])
+            return [
+                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id, held), 0)
                 for (subject, key_id), key in keys.items()
             ]
+
+        name = self._current
+        if wrapping.knows(name):
             with suppress(_Rotated), self.database.session(write=True) as session:
                 current = session.ask(_lookup_row(self.database.for_share), [LOOKUP])
-                session.insert(DATA_KEYS, rows)
+                session.insert(DATA_KEYS, rows(name))
                 self._current, _ = self._one(current.rows())
                 if self._current != name:
                     raise _Rotated  # and rolls back: nobody could unwrap these rows once the old key is gone
                 return
-            if not wrapping.knows(self._current):
-                break
-        raise wrapping.another(self._current)
+        with self.database.session(write=True) as session:
+            # First the lock: until this is committed, the key of now stays what it is.
+            self._current, _ = self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
+            session.insert(DATA_KEYS, rows(self._current))
 
     def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
         self._check_open()
         wanted = set(names)
         wrapping = self._wrapping
-        for _ in range(TRIES):
+        lacked: set[bytes] = set()
+        while True:
             rows = [row for row in self._rows(self.database.rows, wanted) if not row[3]]
-            unknown = [one for one in {row[1] for row in rows} if not wrapping.knows(one)]
-            if not unknown:
-                break  # else it may have been wrapped anew between the two readings
-        return {name: wrapping.unwrap(under, wrapped, *name) for name, under, wrapped, _ in rows}
+            under = {row[1] for row in rows}
+            held = wrapping.holding(under)
+            lacking = under - held.keys()
+            # A key leaves the source once no row is under it. So rows that are still are under none of the source's,
+            # and all others were wrapped anew since they were read.
+            if not lacking or lacking & lacked:
+                break
+            lacked = lacking
+        return {name: wrapping.unwrap(under, wrapped, *name, held) for name, under, wrapped, _ in rows}
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:
         """Destroy keys, and leave tombstones: committed when this returns.
@@ -250,11 +259,14 @@ class WrappedKeyStore:
 
     def _lookup_key(self) -> tuple[bytes, bytes]:
         wrapping = self._wrapping
-        for _ in range(TRIES):
+        before: bytes | None = None
+        while True:
             name, wrapped = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
-            if wrapping.knows(name):
+            held = wrapping.holding([name])
+            if name in held or name == before:
                 break
-        key = wrapping.unwrap(name, wrapped, LOOKUP, 0)
+            before = name  # and once more: it may have been rotated between the two readings
+        key = wrapping.unwrap(name, wrapped, LOOKUP, 0, held)
         if len(key) != KEY_BYTES:
             raise damaged("The table book_keys holds no look-up key", self.database.place, RESTORE_KEYS)
         return name, key
