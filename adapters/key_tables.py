@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing, NotABook
 from tallybook.projections.read_models import Table
 
@@ -17,7 +19,7 @@ from .files import is_ours
 from .form import uuid_from
 from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
 from .sqlite import DIALECT, SQLiteDatabase, translated
-from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, fingerprint
+from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, ciphers, fingerprint
 
 DATA_KEYS = Table(
     "data_keys",
@@ -95,18 +97,18 @@ class WrappedKeyStore:
         self._check_open()
         wrapping = self._wrapping
 
-        def rows(name: bytes) -> list[tuple[Any, ...]]:
-            held = wrapping.holding([name])
+        def rows(name: bytes, held: Mapping[bytes, AESGCM]) -> list[tuple[Any, ...]]:
             return [
                 (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id, held), 0)
                 for (subject, key_id), key in keys.items()
             ]
 
         name = self._current
-        if wrapping.knows(name):
+        held = wrapping.holding([name])
+        if name in held:
             with suppress(_Rotated), self.database.session(write=True) as session:
                 current = session.ask(_lookup_row(self.database.for_share), [LOOKUP])
-                session.insert(DATA_KEYS, rows(name))
+                session.insert(DATA_KEYS, rows(name, held))
                 self._current, _ = self._one(current.rows())
                 if self._current != name:
                     raise _Rotated  # and rolls back: nobody could unwrap these rows once the old key is gone
@@ -114,7 +116,7 @@ class WrappedKeyStore:
         with self.database.session(write=True) as session:
             # First the lock: until this is committed, the key of now stays what it is.
             self._current, _ = self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
-            session.insert(DATA_KEYS, rows(self._current))
+            session.insert(DATA_KEYS, rows(self._current, wrapping.holding([self._current])))
 
     def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
@@ -127,8 +129,8 @@ class WrappedKeyStore:
             under = {row[1] for row in rows}
             held = wrapping.holding(under)
             lacking = under - held.keys()
-            # A key leaves the source once no row is under it. So rows that are still are under none of the source's,
-            # and all others were wrapped anew since they were read.
+            # A key leaves the source once no row is under it: rows that still are under one that was not there before
+            # are under another book's key, or a lost one. All others were wrapped anew since they were read.
             if not lacking or lacking & lacked:
                 break
             lacked = lacking
@@ -211,21 +213,21 @@ class WrappedKeyStore:
         with self.database.session(write=True) as session:
             # Under this lock nobody else rotates, adds or destroys, and the source is nobody else's to replace.
             current, wrapped = self._one(session.rows(_lookup_row(self.database.for_update), [LOOKUP]))
-            keys = wrapping.read()
-            if not wrapping.knows(current):
+            held = ciphers(wrapping.read())
+            if current not in held:
                 raise wrapping.another(current)
-            if wrapping.newest == current and fresh is not None:
-                [own] = [key for key in keys if fingerprint(key) == current]
+            if next(iter(held)) == current and fresh is not None:
+                [own] = [key for key in wrapping.read() if fingerprint(key) == current]
                 wrapping.source.replace(self.origin, [fresh, own])
-                wrapping.read()
-            name = wrapping.newest
+                held = ciphers(wrapping.read())
+            name = next(iter(held))
             if name != current:
-                self._wrap_rows(session, name)
-                key = wrapping.unwrap(current, wrapped, LOOKUP, 0)
-                session.upsert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, key, LOOKUP, 0))])
+                self._wrap_rows(session, name, held)
+                key = wrapping.unwrap(current, wrapped, LOOKUP, 0, held)
+                session.upsert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, key, LOOKUP, 0, held))])
         return current.hex(), name.hex()
 
-    def _wrap_rows(self, session: Session, name: bytes) -> None:
+    def _wrap_rows(self, session: Session, name: bytes, held: Mapping[bytes, AESGCM]) -> None:
         wrapping = self._wrapping
         last: tuple[bytes, int] = (b"", 0)
         while True:
@@ -240,8 +242,8 @@ class WrappedKeyStore:
             for subject, key_id, under, wrapped, _ in sound(DATA_KEYS, rows, self.database.place):
                 if under != name:
                     owner = uuid_from(subject)
-                    key = wrapping.unwrap(under, wrapped, owner, key_id)
-                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id), 0))
+                    key = wrapping.unwrap(under, wrapped, owner, key_id, held)
+                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id, held), 0))
             session.upsert(DATA_KEYS, new)
             last = rows[-1][:2]
 

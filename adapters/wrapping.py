@@ -284,6 +284,11 @@ def fingerprint(key: bytes) -> bytes:
     return sha256(b"tallybook wrapping key\0" + key).digest()[:16]
 
 
+def ciphers(keys: Sequence[bytes]) -> Mapping[bytes, AESGCM]:
+    """What wraps and unwraps, by the keys' fingerprints."""
+    return {fingerprint(key): AESGCM(key) for key in keys}
+
+
 class Wrapping:
     """Wraps and unwraps under the keys of a source, which it reads again where it does not know one."""
 
@@ -304,7 +309,7 @@ class Wrapping:
                 path=self.source.place,
                 remedy=COPY_IT,
             )
-        self._keys = {fingerprint(key): AESGCM(key) for key in keys}
+        self._keys = ciphers(keys)
         return keys
 
     def holding(self, names: Iterable[bytes]) -> Mapping[bytes, AESGCM]:
