@@ -15,6 +15,7 @@ from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
 from tallybook.domain.errors import Refused, refusal
 from tallybook.domain.events import Event, Metadata
+from tallybook.domain.personal import Erased
 from tallybook.domain.retention import Action, Kept, activity_of, kept
 
 from .commands import Desk, Work, awaitable, command
@@ -153,9 +154,13 @@ class ErasureDesk(Desk):
             values = core.gate.open(
                 core.gate_metadata(work.metadata), "erasures.keep", handles, [customer.id], to_seal_again=True
             )
-            key_id, commitment = work.key_for(customer, KEPT_KEY)
-            assert key_id == KEPT_KEY
-            keep(customer, work.stamp, held, [str(values[place]) for place in handles], commitment=commitment)
+            # In a log that was put back from before the erasure, the key is destroyed already.
+            there = [place for place in handles if not isinstance(values[place], Erased)]
+            held = [held[place] for place in there]
+            if held:
+                key_id, commitment = work.key_for(customer, KEPT_KEY)
+                assert key_id == KEPT_KEY
+                keep(customer, work.stamp, held, [str(values[place]) for place in there], commitment=commitment)
         return held
 
     @awaitable
@@ -230,14 +235,21 @@ class ErasureDesk(Desk):
         if not followed or log.log_rows(followed - 1, 1):
             return []  # the log reaches as far as the keys have followed it
         again: list[UUID] = []
+        position = log.position()
         streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
             known = log.erased_keys([subject.bytes for subject, _ in names])
             again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in again:
-                self._record(customer_id, reason="restored")
-        keys.set_erased_up_to(log.position())
+                try:
+                    self._record(customer_id, reason="restored")
+                except Refused as refused:
+                    if refused.code != "customer_erased":  # by another process that opens the book at once
+                        raise
+        # No further: what others erase meanwhile is still to be followed.
+        keys.set_erased_up_to(position)
+        self.follow()
         if again:
             logger.warning(
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
