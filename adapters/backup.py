@@ -42,7 +42,7 @@ from .form import known_uuid
 from .integrity import outline, root_at, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, MemoryKeyStore, commitment, secret
-from .log import LogRecorder
+from .log import PRUNED, LogRecorder
 from .outputs import named, part_of, publish, there_already, trouble
 from .signing import read_file, write_file
 from .sqlite import DIALECT, SQLiteDatabase, translated
@@ -412,7 +412,7 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
             copy.execute("PRAGMA secure_delete=ON")
             copy.execute("BEGIN IMMEDIATE")
             copy.execute(f"DROP TABLE {READS_TABLE}")
-            for table in ("head", TILES.name, CHECKPOINTS.name):
+            for table in ("head", TILES.name, CHECKPOINTS.name, PRUNED.name):
                 copy.execute(f"DELETE FROM {table} WHERE log=?", (READS_TABLE,))  # noqa: S608 - three names of ours
             copy.execute(f"PRAGMA application_id={APPLICATION_ID}")
             copy.execute("COMMIT")
@@ -424,7 +424,7 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
 def _must_hold(
     source: Path, name: str, log: LogRecorder, progress: Progress | None, events: LogRecorder, vkey: str | None
 ) -> tuple[int, str]:
-    found = verify(name, log, progress, checkpoints=kept_of(log, events, vkey))
+    found = verify(name, log, progress, checkpoints=kept_of(log, events, vkey), events=events)
     if found.problem:
         raise _damaged(source, f"{name}: {found.problem}", ANOTHER)
     return found.size, found.root
@@ -620,7 +620,7 @@ def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: 
 def _copy_reads(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     rows = source.execute(f"SELECT * FROM {READS_TABLE} ORDER BY position")  # noqa: S608 - a name of ours
     copy.executemany(f"INSERT INTO {READS_TABLE} VALUES (?,?,?,?,?)", rows)  # noqa: S608 - a name of ours
-    for table in (TILES, CHECKPOINTS):
+    for table in (TILES, CHECKPOINTS, PRUNED):
         rows = source.execute(f"SELECT * FROM {table.name} WHERE log=?", (READS_TABLE,))  # noqa: S608 - two names of ours
         copy.executemany(f"INSERT INTO {table.name} VALUES ({marks(len(table.columns))})", rows)  # noqa: S608 - two names of ours
     head = source.execute("SELECT position, frontier FROM head WHERE log=?", (READS_TABLE,)).fetchone()

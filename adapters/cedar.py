@@ -15,6 +15,7 @@ what records of reads hold.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -37,6 +38,27 @@ try:
     import cedarpy
 except ImportError as missing:
     raise MissingExtra("cedarpy", "cedar") from missing
+
+
+def names_in(document: PolicyDocument) -> dict[str, set[str]]:
+    """The entities that policies in Cedar name (`Command::"tickets.open"`), by type. Raises PolicyError."""
+    found: dict[str, set[str]] = {}
+
+    def walk(part: object) -> None:
+        if isinstance(part, dict):
+            if part.keys() == {"type", "id"}:
+                found.setdefault(part["type"], set()).add(part["id"])
+            for one in part.values():
+                walk(one)
+        elif isinstance(part, list):
+            for one in part:
+                walk(one)
+
+    try:
+        walk(json.loads(cedarpy.policies_to_json_str(document.cedar or "")))
+    except ValueError as error:
+        raise PolicyError("cedar", [f"cedar: {error}"]) from None
+    return found
 
 
 class CedarPolicy(Remembered):

@@ -48,7 +48,7 @@ from .form import known_uuid
 from .integrity import outline, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, RECEIPTS, LogRecorder
+from .log import CLAIMS, PRUNED, RECEIPTS, LogRecorder
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -327,9 +327,13 @@ def positions(patient: Patient) -> Iterator[Word]:
         count, _, greatest = log.extent()
         if problem is None and greatest < head.position:
             problem = f"it ends at position {greatest}, and its head says {head.position}"
-        if problem is None and count != greatest:
-            problem = f"of the positions 1 to {greatest}, {greatest - count} are missing"
-        yield failed(f"{name}: {problem}", RESTORE) if problem else ok(f"{name}: {count:,} positions without a gap")
+        pruned = log.pruned().position
+        if problem is None and count != greatest - pruned:
+            problem = f"of the positions {pruned + 1} to {greatest}, {greatest - pruned - count} are missing"
+        told = f"; those up to {pruned:,} were pruned" if pruned else ""
+        yield (
+            failed(f"{name}: {problem}", RESTORE) if problem else ok(f"{name}: {count:,} positions without a gap{told}")
+        )
 
 
 def roots(patient: Patient) -> Iterator[Word]:
@@ -338,7 +342,9 @@ def roots(patient: Patient) -> Iterator[Word]:
         checkpoints = None
         if patient.log is not None:
             checkpoints = kept_of(log, patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
-        found = verify(name, log, patient.progress if name == "log" else None, checkpoints=checkpoints)
+        found = verify(
+            name, log, patient.progress if name == "log" else None, checkpoints=checkpoints, events=patient.log
+        )
         if found.problem:
             yield failed(f"{name}: {found.problem}", RESTORE)
         else:
@@ -350,9 +356,9 @@ def signed(patient: Patient) -> Iterator[Word]:
     """How far tiles and checkpoints are behind their log, and those that are of none."""
     known = [log.table.name for _, log in patient.logs]
     for name, log in patient.logs:
-        for table in (TILES.name, CHECKPOINTS.name):
+        for table in (TILES.name, CHECKPOINTS.name, PRUNED.name):
             [(strays,)] = log.database.rows(
-                f"SELECT COUNT(*) FROM {table} WHERE log IS NULL OR log NOT IN ({marks(len(known))})",  # noqa: S608 - two names of ours
+                f"SELECT COUNT(*) FROM {table} WHERE log IS NULL OR log NOT IN ({marks(len(known))})",  # noqa: S608 - names of ours
                 known,
             )
             if strays:

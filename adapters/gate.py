@@ -13,6 +13,7 @@ from eventsourcing.persistence import IntegrityError, PersistenceError
 from tallybook.domain.access import (
     DENIED,
     NO_CONSENT,
+    OUTSIDE_HOURS,
     RELEASED,
     WITHHELD_DENIED,
     WITHHELD_NO_CONSENT,
@@ -29,7 +30,7 @@ from tallybook.domain.errors import Refused, TallybookError, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.masks import masked
 from tallybook.domain.personal import Erased, Personal, Withheld
-from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, Policy, Verdict
+from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, InForce, Policy, Verdict, out_of_hours
 
 from .codec import EventMapper
 from .form import unvalidated, uuid_from
@@ -48,6 +49,7 @@ class Ruling(NamedTuple):
 
     policy: str
     decision: Decision
+    out_of_hours: bool
 
 
 class PolicySource(Protocol):
@@ -193,13 +195,16 @@ class Gate:
         """What an access policy says of a read; None: none is in force."""
         if policy.in_force is None:
             return None
-        roles = policy.roles_of(metadata.actor, metadata.recorded_us)
-        return Ruling(policy.in_force.digest, decider_of(policy.in_force).decide(roles, metadata.purpose, action))
+        decider = decider_of(policy.in_force)
+        at_us = metadata.recorded_us
+        decision = decider.decide(policy.roles_of(metadata.actor, at_us), metadata.purpose, action)
+        closed = out_of_hours(decision.purpose, at_us, policy.in_force.zone)
+        return Ruling(policy.in_force.digest, decision, closed)
 
     def _may_be_empty(self, metadata: Metadata, action: str) -> bool:
         """Whether somebody may read what there is nothing of: then there is nothing to record."""
         ruling = self._ruling(self._policy(newest=True), metadata, action)
-        return ruling is None or ruling.decision.permitted is not None
+        return ruling is None or (ruling.decision.permitted is not None and not ruling.out_of_hours)
 
     def _record(
         self,
@@ -241,7 +246,7 @@ class Gate:
         decision = ruling.decision
         withheld = self._withheld(decision, subjects, record, None if newest else seen)
         verdicts = {field: decision.of(field) for field in fields}
-        denied = self._denial(decision, subjects, withheld, verdicts.values())
+        denied = OUTSIDE_HOURS if ruling.out_of_hours else self._denial(decision, subjects, withheld, verdicts.values())
         if denied:
             record["outcome"] = DENIED
         effects = {
@@ -254,7 +259,7 @@ class Gate:
             "masked": () if denied else effects[MASK],
             "withheld": tuple(fields) if denied else effects[DENY],
             "policy": ruling.policy,
-            "rules": tuple([rule for rule in rules if rule]),
+            "rules": () if ruling.out_of_hours else tuple([rule for rule in rules if rule]),
             "legal_basis": None if decision.purpose is None else decision.purpose.basis,
         }
         erased = self._append(PersonalDataRead, metadata, record, subjects, seen, sealed)
@@ -303,11 +308,12 @@ class Gate:
 
     # ── what else the log of reads holds ────────────────────────────────────────────────────────────────────────
 
-    def deny(self, metadata: Metadata, command: str, policy: str, verdict: Verdict) -> Refused:
+    def deny(self, metadata: Metadata, command: str, policy: InForce, verdict: Verdict) -> Refused:
         """Record that a command was denied; the refusal, to be raised."""
         rules = () if verdict.rule is None else (verdict.rule,)
-        self._append(CommandDenied, metadata, {"command": command, "policy": policy, "rules": rules})
-        return _access_denied(metadata, command, WITHHELD_DENIED)
+        self._append(CommandDenied, metadata, {"command": command, "policy": policy.digest, "rules": rules})
+        closed = out_of_hours(decider_of(policy).purposes.get(metadata.purpose), metadata.recorded_us, policy.zone)
+        return _access_denied(metadata, command, OUTSIDE_HOURS if closed else WITHHELD_DENIED)
 
     def exported(
         self,
@@ -415,6 +421,7 @@ _DEFAULTS: dict[type[Event], dict[str, Any]] = {
     for kind in (PersonalDataRead, CommandDenied, Exported, LogOpened, LogClosed)
 }
 _REASONS = {
+    OUTSIDE_HOURS: "The purpose has hours, and it is outside of them.",
     WITHHELD_DENIED: "The access policy does not allow it.",
     WITHHELD_RESTRICTED: "The data is restricted: it is kept, and not used for this purpose.",
     WITHHELD_NO_CONSENT: "The purpose rests on a consent, and there is none.",

@@ -11,11 +11,15 @@ from typing import Generic, TypeVar
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.domain.errors import BookDamaged, MissingExtra, NoteError
+from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.read_models import Progress
 
 from . import merkle
 from .checkpoints import Checkpoints, Stored
-from .log import EventStore, Head, LogRecorder
+from .codec import EventMapper
+from .form import known_uuid
+from .keys import Keyring, MemoryKeyStore
+from .log import Head, LogRecorder, Pruned
 from .merkle import TILE
 from .notes import Checkpoint
 from .tiles import AGAIN, CHUNK, FULL, HASH, TileStore, split
@@ -30,7 +34,8 @@ class Verification:
     """What was found in one log. `problem` names the first thing wrong; None: all is well.
 
     `position` is that of the first event which is not what was recorded, where it can be told. `checkpoints` counts the
-    signed ones that the log was compared with.
+    signed ones that the log was compared with. `pruned`: up to here the rows were deleted, as their retention demanded
+    and a sweep in the log of events tells; their hashes, in the tiles, were checked, and rows only after it.
     """
 
     log: str
@@ -39,6 +44,7 @@ class Verification:
     problem: str | None
     position: int | None = None
     checkpoints: int = 0
+    pruned: int = 0
 
     @property
     def holds(self) -> bool:
@@ -53,33 +59,55 @@ def verify(
     *,
     checkpoints: Checkpoints | None = None,
     against: Checkpoint | None = None,
+    events: LogRecorder | None = None,
 ) -> Verification:
     """Recompute a log's root from its rows; compare with its head, its tiles, the checkpoints that are kept of it, and
-    with one that was kept elsewhere."""
-    check = _Check(name, log, progress, checkpoints, against)
-    try:
-        check.run()
-    except UNREADABLE as error:
-        check.say(f"what follows position {check.frontier.size} can't be read: {error}")
-    return check.result()
+    with one that was kept elsewhere. `events`: the log in which it stands what was pruned; None: that is not compared.
+    """
+    while True:
+        check = _Check(name, log, progress, checkpoints, against, events)
+        try:
+            check.run()
+        except UNREADABLE as error:
+            check.say(f"what follows position {check.frontier.size} can't be read: {error}")
+        if check.problem is None or not check.was_overtaken():
+            return check.result()
 
 
-def outline(log: EventStore) -> tuple[Head, str | None]:
+def sweeps(events: LogRecorder) -> frozenset[tuple[int, bytes]]:
+    """Up to where sweeps pruned the log of reads, with the roots there. Raises StoredFormError."""
+    read = EventMapper(Keyring(MemoryKeyStore(events.origin), lambda *_: None)).read
+    found = set()
+    for position, stream, version, name, state in events.iterate(topics=[RetentionSwept.stored_name]):
+        event = read(known_uuid(stream), version, name, state, position)
+        if isinstance(event, RetentionSwept) and event.reads_pruned:
+            found.add((event.reads_pruned, bytes.fromhex(event.reads_root)))
+    return frozenset(found)
+
+
+def outline(log: LogRecorder) -> tuple[Head, str | None]:
     """The head, and the first thing wrong with the first and last position; None if they fit it."""
     # In this order: a commit between the two moves the head on, never back behind what was there.
     count, least, greatest = log.extent()
     head = log.head()
     if count and least < 1:
         return head, f"there is an event at position {least}: positions count from 1"
+    pruned = log.pruned().position
+    if count and least <= pruned:
+        return head, f"there is an event at position {least}, and all up to {pruned} were pruned"
+    if pruned >= head.position > 0:
+        return head, f"all up to position {pruned} were pruned, and its head says that it ends at {head.position}"
     if greatest > head.position:
         return head, f"there is an event at position {greatest}, and its head says that the log ends at {head.position}"
     return head, None
 
 
-def root_at(log: EventStore, position: int) -> str:
-    """The root of a log's first events, recomputed from their rows."""
-    frontier = merkle.Frontier()
-    for start in range(0, position, CHUNK):
+def root_at(log: LogRecorder, position: int) -> str:
+    """The root of a log's first events, recomputed from their rows; from its tiles where rows were pruned."""
+    frontier, tiles = merkle.Frontier(), TileStore(log)
+    for number in range(min(position, log.pruned().position) // TILE):
+        frontier.append_hashes(tiles.kept(number))
+    for start in range(frontier.size, position, CHUNK):
         rows = log.log_rows(start, CHUNK, min(position, start + CHUNK))
         frontier.append_hashes(merkle.row_hashes(log.origin, rows))
     return frontier.root().hex()
@@ -99,7 +127,10 @@ class _Check:
         progress: Progress | None,
         checkpoints: Checkpoints | None,
         against: Checkpoint | None,
+        events: LogRecorder | None,
     ) -> None:
+        self.events = events
+        self.pruned = Pruned()
         self.name = name
         self.log = log
         self.progress = progress
@@ -129,17 +160,28 @@ class _Check:
         if self.problem is None:
             self.problem, self.position = problem, position
 
+    def was_overtaken(self) -> bool:
+        """Whether a sweep pruned the log meanwhile."""
+        try:
+            return self.log.pruned().position > self.pruned.position
+        except UNREADABLE:
+            return False
+
     def result(self) -> Verification:
         """What was found."""
         root = self.frontier.root().hex()
-        return Verification(self.name, self.head.position, root, self.problem, self.position, self.compared)
+        return Verification(
+            self.name, self.head.position, root, self.problem, self.position, self.compared, self.pruned.position
+        )
 
     def run(self) -> None:
         """Look at everything."""
+        self.pruned = self.log.pruned()
         self.head, problem = outline(self.log)
         if problem is not None:
             self.say(problem)
         try:
+            self._compare_sweeps()
             self._scan()
             self._compare_head()
         except _Wrong:
@@ -152,6 +194,34 @@ class _Check:
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _compare_sweeps(self) -> None:
+        """What is missing must have been pruned by a sweep that is on record."""
+        pruned, events = self.pruned, self.events
+        if pruned.position and events is not None:
+            known = sweeps(events) if events.table.name != self.log.table.name else frozenset()
+            if (pruned.position, pruned.root) not in known:
+                self.say(f"its rows up to position {pruned.position} are gone, and no sweep on record pruned them", 1)
+                raise _Wrong
+
+    def _next(self, size: int, stop: int, tiles: _Ahead[bytes]) -> list[bytes]:
+        """The hashes of the leaves after a size: of a tile whose rows were pruned, or of the next rows."""
+        if size < self.pruned.position:
+            return self.tiles.kept(size // TILE)
+        rows = self.log.log_rows(size, CHUNK, stop)
+        if not rows or rows[-1][0] - size != len(rows) or rows[0][0] != size + 1:
+            expected = next((one for one, row in enumerate(rows, size + 1) if row[0] != one), size + len(rows) + 1)
+            self._compare_tiles(tiles, size, merkle.row_hashes(self.log.origin, rows[: expected - size - 1]))
+            first = self._altered(stop, self.head.frontier.root())
+            if first is not None and first < expected:
+                # Whoever deletes an event and moves the others up leaves a gap at the end alone.
+                self.say(f"the event at position {first} was altered, moved or replaced: its tile tells", first)
+            elif not rows:
+                self.say(f"the log ends at position {size}, its head says {stop}", size + 1)
+            else:
+                self.say(f"position {expected} is missing", expected)
+            raise _Wrong
+        return merkle.row_hashes(self.log.origin, rows)
+
     def _scan(self) -> None:
         stop, frontier = self.head.position, self.frontier
         tiles = _Ahead(self._tiles())
@@ -160,20 +230,7 @@ class _Check:
             self._compare(*one)
         while frontier.size < stop:
             size = frontier.size
-            rows = self.log.log_rows(size, CHUNK, stop)
-            if not rows or rows[-1][0] - size != len(rows) or rows[0][0] != size + 1:
-                expected = next((one for one, row in enumerate(rows, size + 1) if row[0] != one), size + len(rows) + 1)
-                self._compare_tiles(tiles, size, merkle.row_hashes(self.log.origin, rows[: expected - size - 1]))
-                first = self._altered(stop, self.head.frontier.root())
-                if first is not None and first < expected:
-                    # Whoever deletes an event and moves the others up leaves a gap at the end alone.
-                    self.say(f"the event at position {first} was altered, moved or replaced: its tile tells", first)
-                elif not rows:
-                    self.say(f"the log ends at position {size}, its head says {stop}", size + 1)
-                else:
-                    self.say(f"position {expected} is missing", expected)
-                raise _Wrong
-            hashes = merkle.row_hashes(self.log.origin, rows)
+            hashes = self._next(size, stop, tiles)
             self._compare_tiles(tiles, size, hashes)
             end = size + len(hashes)
             while (one := signed.up_to(end)) is not None:
@@ -181,6 +238,9 @@ class _Check:
                     self._append(hashes[frontier.size - size : one[0] - size])
                 self._compare(*one)
             self._append(hashes[frontier.size - size :])
+            if frontier.size == self.pruned.position and frontier.root() != self.pruned.root:
+                self.say(f"the tiles of its first {frontier.size} leaves, which were pruned, do not give their root", 1)
+                raise _Wrong
             if self.progress:
                 self.progress(frontier.size, stop)
         now = None

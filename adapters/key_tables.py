@@ -118,6 +118,7 @@ class WrappedKeyStore:
         self._check_open()
         wanted = set(names)
         wrapping = self._wrapping
+        rows: list[tuple[Any, ...]] = []
         for _ in range(TRIES):
             rows = [row for row in self._rows(self.database.rows, wanted) if not row[3]]
             unknown = [one for one in {row[1] for row in rows} if not wrapping.knows(one)]
@@ -250,6 +251,7 @@ class WrappedKeyStore:
 
     def _lookup_key(self) -> tuple[bytes, bytes]:
         wrapping = self._wrapping
+        name = wrapped = b""
         for _ in range(TRIES):
             name, wrapped = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
             if wrapping.knows(name):

@@ -64,6 +64,14 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned:
+    """Up to which position a log's rows were deleted on purpose, and the root of so many leaves: 0, empty for none."""
+
+    position: int = 0
+    root: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """A log's last position and its Merkle frontier."""
 
@@ -90,6 +98,8 @@ ERASED = Table(
     (("position",),),
 )
 """Which keys of which subjects are destroyed, and the last position of the commit that says so."""
+PRUNED = Table("pruned", (("log", "text"), ("position", "integer"), ("root", "blob")), ("log",))
+"""Up to where the rows of a log were deleted, as their retention demanded; and the root of so many leaves."""
 HEAD = Table("head", (("position", "integer"), ("frontier", "blob")), ())
 """What is read of a log's head."""
 
@@ -326,6 +336,8 @@ class LogRecorder(ApplicationRecorder):
             "CREATE INDEX IF NOT EXISTS erased__position ON erased (position)",
             "CREATE TABLE IF NOT EXISTS tiles (log {text} NOT NULL, level {integer} NOT NULL, tile {integer} NOT NULL, "
             "hashes {blob} NOT NULL, PRIMARY KEY (log, level, tile))",
+            "CREATE TABLE IF NOT EXISTS pruned (log {text} PRIMARY KEY, position {integer} NOT NULL, "
+            "root {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
             "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
             "PRIMARY KEY (log, size, signed_us))",
@@ -591,6 +603,28 @@ class LogRecorder(ApplicationRecorder):
             f"SELECT COUNT(*), MIN(position), MAX(position) FROM {self.table.name}"  # noqa: S608 - a name of ours
         )
         return count, least or 0, greatest or 0
+
+    def pruned(self) -> Pruned:
+        """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""
+        rows = self.database.rows("SELECT log, position, root FROM pruned WHERE log=?", [self.table.name])
+        for _, position, root in sound(PRUNED, rows, self.database.place):
+            if position <= 0 or position % merkle.TILE or len(root) != len(merkle.EMPTY_ROOT):
+                raise damaged(f"The row of {self.table.name} in the table pruned can't be one", self.database.place)
+            return Pruned(position, root)
+        return Pruned()
+
+    def prune(self, upto: Pruned) -> None:
+        """Delete the rows up to a position, which ends a tile and is not the last, and note that, in one transaction.
+
+        Their hashes must be in the tiles, and that this is done must stand in the log of events.
+        """
+        with self.database.session(write=True) as session:
+            session.run(f"DELETE FROM {self.table.name} WHERE position<=?", [upto.position])  # noqa: S608 - a name of ours
+            session.run(
+                "INSERT INTO pruned VALUES (?,?,?) ON CONFLICT (log) DO UPDATE SET position=excluded.position, "
+                "root=excluded.root WHERE pruned.position<excluded.position",
+                (self.table.name, upto.position, upto.root),
+            )
 
     def head(self) -> Head:
         """Position and frontier, as of one commit."""

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -122,12 +122,14 @@ def write_log(
     first: int = 1,
     last: int | None = None,
     opener: Opener | None = None,
+    pruned: Iterable[Sequence[bytes]] = (),
     registry: Mapping[str, Schema] = REGISTRY,
     progress: Progress | None = None,
 ) -> dict[str, str]:
     """Write one log: checkpoint, keys, tiles, entries, events. The documents that its events adopted, by digest.
 
     Events, and the bundles of entries that they are in, are those from `first` to `last`; tiles are always all.
+    `pruned`: the leaf hashes of the tiles whose rows are gone, which `first` comes after.
     Raises BookDamaged where the rows do not give the root that is signed.
     """
     folder.mkdir(exist_ok=True)
@@ -137,8 +139,12 @@ def write_log(
     last = head.size if last is None else last
     frontier, tiles, clear = merkle.Frontier(), Tiles(folder), ClearForm(registry)
     documents: dict[str, str] = {}
+    for hashes in pruned:
+        frontier.append_hashes(list(hashes))
+        for one in hashes:
+            tiles.append(one)
     with (folder / "events.jsonl").open("xb") as lines:
-        for rows in _bundles(log, head.size):
+        for rows in _bundles(log, frontier.size, head.size):
             start, end = frontier.size + 1, frontier.size + len(rows)
             if [row[0] for row in rows] != list(range(start, end + 1)):
                 raise _damaged(f"between positions {start} and {end}, one is missing", folder)
@@ -169,10 +175,10 @@ def write_log(
     return documents
 
 
-def _bundles(log: EventStore, size: int) -> Iterator[list[Row]]:
-    """The rows of a log, a bundle at a time."""
+def _bundles(log: EventStore, after: int, size: int) -> Iterator[list[Row]]:
+    """The rows of a log after a position, a bundle at a time."""
     rows: list[Row] = []
-    for row in log.iterate(stop=size):
+    for row in log.iterate(after, stop=size):
         rows.append(typing.cast("Row", row))
         if len(rows) == WIDTH:
             yield rows

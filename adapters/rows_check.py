@@ -140,7 +140,7 @@ def verify_rows(
 
 def _copied(store: TableReadModelStore, aside: SQLiteDatabase, model: ReadModel, status: Status) -> _Copy | None:
     """Copy the live rows of a read model; None where it has none: it is new, or retired. Raises _Unsound."""
-    number = None
+    before = number = None
     for attempt in range(ATTEMPTS):
         try:
             with store.database.session(write=False) as session:
@@ -258,21 +258,22 @@ def _differences(connection: Connection, table: Table, number: int, odd: int) ->
     columns, key = ", ".join(names), ", ".join(table.key)
     wanted = connection.execute(f"SELECT {columns} FROM {table_name(table.name, number)} ORDER BY {key}")  # noqa: S608 - names of ours
     held = connection.execute(f"SELECT {columns} FROM {_copy_of(table)} ORDER BY {key}")  # noqa: S608 - names of ours
-    ours, live = wanted.fetchone(), held.fetchone()
+    ours: Any = wanted.fetchone()
+    live: Any = held.fetchone()
     while ours is not None or live is not None:
-        if ours == live and flaw(table, live) is None:
+        if live is not None and ours == live and flaw(table, live) is None:
             ours, live = wanted.fetchone(), held.fetchone()
             yield None
             continue
-        our_place = None if ours is None else _order([ours[place] for place in places])
-        live_place = None if live is None else _order([live[place] for place in places])
-        if live_place is None or (our_place is not None and our_place < live_place):
+        our_place: Any = None if ours is None else _order([ours[place] for place in places])
+        live_place: Any = None if live is None else _order([live[place] for place in places])
+        if ours is not None and (live is None or our_place < live_place):
             yield RowDifference(table.name, _shown([ours[place] for place in places]), MISSING)
             ours = wanted.fetchone()
-        elif our_place is None or live_place < our_place:
+        elif live is not None and (ours is None or live_place < our_place):
             yield RowDifference(table.name, _shown([live[place] for place in places]), EXTRA)
             live = held.fetchone()
-        else:
+        elif ours is not None and live is not None:
             differ = [
                 name
                 for name, left, right in zip(names, ours, live, strict=True)

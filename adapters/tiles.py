@@ -14,7 +14,7 @@ from threading import RLock
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import Session, damaged, sound
+from .database import EXAMINE, Session, damaged, sound
 from .log import LogRecorder
 from .merkle import TILE, TILE_LEVELS
 
@@ -135,8 +135,21 @@ class TileStore:
             return held
         raise damaged(f"Tile {tile} of level {level} of {self._name} is missing", self._place, AGAIN)
 
+    def kept(self, number: int) -> list[bytes]:
+        """The hashes of a whole tile of leaves: all that is left of those that were pruned. Raises BookDamaged."""
+        held = self.held(0, number)
+        if len(held) != FULL:
+            raise damaged(
+                f"Tile {number} of {self._name} is missing or cut short, and its rows were pruned", self._place, EXAMINE
+            )
+        return split(held)
+
     def _hashes(self, size: int, stop: int) -> list[bytes]:
-        """The hashes of the leaves after a size, up to a position, from their rows. Raises BookDamaged."""
+        """The hashes of the leaves after a size, up to a position, from their rows; those of rows that were pruned from
+        the tiles. Raises BookDamaged."""
+        pruned = self.log.pruned().position
+        if size < pruned:
+            return self.kept(size // TILE)[size % TILE :]
         rows = self.log.log_rows(size, stop - size, stop)
         if len(rows) != stop - size or rows[-1][0] != stop:
             raise damaged(f"Between positions {size + 1} and {stop} of {self._name}, some are missing", self._place)

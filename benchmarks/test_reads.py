@@ -11,8 +11,10 @@ from uuid import UUID
 
 import pytest
 
+from tallybook.adapters.policy_files import decider_of
 from tallybook.book import Book
 from tallybook.domain.customer import IdentifierLinked
+from tallybook.domain.policy import out_of_hours
 
 from .conftest import Measure
 from .ours import open_book
@@ -24,7 +26,14 @@ THREADS = 64
 SUBJECTS = 20
 LINES_EACH = 6
 """More than CDNOW has for each customer."""
-COUNTS = {"reads": SIZES.reads, "reads-alone": SIZES.reads_alone, "reads-open": SIZES.reads}
+COUNTS = {
+    "reads": SIZES.reads,
+    "reads-alone": SIZES.reads_alone,
+    "reads-open": SIZES.reads,
+    "reads-policy": SIZES.reads,
+    "reads-profile": max(SIZES.reads // 10, THREADS),
+}
+DECISIONS = 50_000
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,16 @@ class Reader:
         core = self.core
         core.gate.open(core.gate_metadata(core.acting_now()), "profiles.get", {"name": name})
 
+    def profile(self, number: int) -> None:
+        customer, _ = self.each[number % SUBJECTS]
+        self.book.profiles.get(customer)
+
+    def adopt(self) -> None:
+        with self.book.acting("admin:bench", purpose="administration"):
+            self.book.policy.grant("admin:bench", "admin")
+            self.book.policy.grant("agent:bench", "support")
+            self.book.policy.adopt("shop")
+
     def bulk(self) -> None:
         core = self.core
         with self.book.acting("agent:bench", purpose="support"):
@@ -98,10 +117,14 @@ def test_ours(measure: Measure, sizes: Sizes, key: str, original: Path) -> None:
     count = COUNTS[key] // threads * threads
 
     def prepare(folder: Path) -> tuple[Reader]:
-        return (Reader(original, folder, SUBJECTS),)
+        reader = Reader(original, folder, SUBJECTS)
+        if key == "reads-policy":
+            reader.adopt()
+        return (reader,)
 
     def run(reader: Reader) -> None:
-        in_threads(reader, reader.open if key == "reads-open" else reader.record, threads, count)
+        how = {"reads-open": reader.open, "reads-policy": reader.open, "reads-profile": reader.profile}
+        in_threads(reader, how.get(key, reader.record), threads, count)
 
     measure(key, OURS, count, run, prepare, rounds=sizes.reads_rounds)
 
@@ -132,3 +155,23 @@ def test_bulk(measure: Measure, sizes: Sizes, original: Path) -> None:
         return (Reader(original, folder, sizes.bulk_subjects),)
 
     measure("reads-bulk", OURS, sizes.bulk_subjects, Reader.bulk, prepare, rounds=sizes.reads_rounds)
+
+
+def test_decisions(measure: Measure, sizes: Sizes, original: Path) -> None:
+    """As the gate makes them."""
+
+    def prepare(folder: Path) -> tuple[Reader]:
+        reader = Reader(original, folder, SUBJECTS)
+        reader.adopt()
+        return (reader,)
+
+    def run(reader: Reader) -> None:
+        policy, at_us = reader.core.policy(), reader.core.now_us()
+        for _ in range(DECISIONS):
+            assert policy.in_force is not None
+            decider = decider_of(policy.in_force)
+            decision = decider.decide(policy.roles_of("agent:bench", at_us), "support", "profiles.get")
+            assert not out_of_hours(decision.purpose, at_us, policy.in_force.zone)
+            decision.of("name")
+
+    measure("decisions", OURS, DECISIONS, run, prepare, rounds=sizes.reads_rounds)

@@ -14,6 +14,7 @@ from .events import CODE_CHARS_MAX, Code, Fact, stored
 FieldName = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX + len("identifier."))]
 """A personal field as policies call it: `name`, `contact.email`, `identifier.crm`."""
 
+OUTSIDE_HOURS = "outside_hours"
 RELEASED, DENIED = "released", "denied"
 WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricted", "no_consent"
 

@@ -53,7 +53,8 @@ class Purpose(Value):
 
     `consent`: the purpose of the consent that it rests on; nothing is released of subjects who have not given it.
     `during_restriction`: it goes on while a subject's data is restricted. `hours`: when it is usually followed
-    (`Mon-Fri 08:00-18:00`, in the policy's zone); reads at other times are not refused, but a review shows them.
+    (`Mon-Fri 08:00-18:00`, in the policy's zone); reads at other times are shown by a review and, with
+    `enforce_hours`, they and commands are refused.
     `bulk`: its work goes over many subjects with whom whoever does it has no dealings (campaigns, audits, exports); a
     review does not ask for any.
     """
@@ -64,12 +65,15 @@ class Purpose(Value):
     during_restriction: bool = False
     bulk: bool = False
     hours: list[str] = Field(default_factory=list)
+    enforce_hours: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Purpose:
         for one in self.hours:
             if not _HOURS.fullmatch(one):
                 raise ValueError(f'hours: {one!r} is not of the form "Mon-Fri 08:00-18:00"')
+        if self.enforce_hours and not self.hours:
+            raise ValueError("enforce_hours: give the `hours` that are to be enforced")
         if self.basis == "consent" and self.consent is None:
             raise ValueError('basis is "consent": name the consent\'s purpose in `consent`')
         return self
@@ -307,6 +311,11 @@ class Decider(Protocol):
     def command(self, roles: frozenset[str], purpose: str, command: str) -> Verdict:
         """Whether somebody with these roles may give a command."""
         ...
+
+
+def out_of_hours(purpose: Purpose | None, at_us: int, zone: Zone) -> bool:
+    """Whether a purpose must not be followed at a time. None: one that is not declared, which is allowed nothing."""
+    return purpose is not None and purpose.enforce_hours and not purpose.in_hours(at_us, zone)
 
 
 class Remembered:

@@ -76,12 +76,18 @@ class RetentionWithdrawn(Fact):
 
 @stored("book.retention_swept")
 class RetentionSwept(Fact):
-    """What was due up to `until_us` was carried out: subjects due and erased, and records of reads that are due."""
+    """What was due up to `until_us` was carried out: subjects due and erased, and records of reads that are due.
+
+    Of the log of reads, the records up to position `reads_pruned` go; `reads_root` (hex) is the Merkle root of so many
+    leaves, whose hashes stay. 0 and empty: nothing goes. They go after this is recorded.
+    """
 
     until_us: int
     due: int
     erased: int
     access_records: int
+    reads_pruned: int
+    reads_root: str
 
 
 class Schedule(NamedTuple):
@@ -163,7 +169,8 @@ def is_activity(event: Event) -> bool:
 
 def activity_of(events: Iterable[Event]) -> Activity:
     """When the subject of events was last active."""
-    last_us, ended_us = -(2**62), None
+    last_us = -(2**62)
+    ended_us: int | None = None
     for event in events:
         if is_activity(event):
             last_us = max(last_us, event.effective_us)
@@ -207,7 +214,8 @@ def assess(schedules: Sequence[Schedule], events: Sequence[Event], at_us: int) -
         for name, mark in event.personal_fields.items():
             if getattr(event, name) is not None:
                 category = mark.category.value
-                newest[category] = max(newest.get(category, -(2**62)), event.metadata.recorded_us)
+                recorded_us: int = event.metadata.recorded_us
+                newest[category] = max(newest.get(category, recorded_us), recorded_us)
         keeping.update(event.personal_fields[name].category.value for name in kept(schedules, event, when, at_us))
     past = {
         category: [
@@ -270,10 +278,28 @@ class Retention(Aggregate):
             raise refusal("unknown_schedule", f"There is no schedule {schedule!r}.", schedule=schedule)
         return self.record(RetentionWithdrawn, stamp, None, schedule=schedule)
 
-    def sweep(self, stamp: Stamp, until_us: int, *, due: int, erased: int, access_records: int) -> RetentionSwept:
+    def sweep(
+        self,
+        stamp: Stamp,
+        until_us: int,
+        *,
+        due: int,
+        erased: int,
+        access_records: int,
+        reads_pruned: int = 0,
+        reads_root: str = "",
+    ) -> RetentionSwept:
         """Record that what was due was carried out."""
         return self.record(
-            RetentionSwept, stamp, None, until_us=until_us, due=due, erased=erased, access_records=access_records
+            RetentionSwept,
+            stamp,
+            None,
+            until_us=until_us,
+            due=due,
+            erased=erased,
+            access_records=access_records,
+            reads_pruned=reads_pruned,
+            reads_root=reads_root,
         )
 
 

@@ -38,6 +38,7 @@ from tallybook.domain.policy import (
     RoleRevoked,
     fits,
     known_fields,
+    out_of_hours,
     selects,
 )
 from tallybook.domain.policy import NO_END as NEVER_US
@@ -852,8 +853,13 @@ class AccessReview:
         metadata = event.metadata
         policy = self._policies.measure(metadata.recorded_us, event.policy)
         if policy is not None:
+            decides = self._policies.decides(policy)
+            if out_of_hours(decides.purposes.get(metadata.purpose), metadata.recorded_us, policy.zone):
+                asked = f"{event.action} is outside of the hours of {metadata.purpose}"
+                self._denied(position, event, asked, event.subjects, None)
+                return
             roles = self._policies.roles_of(metadata.actor, metadata.recorded_us)
-            decision = self._policies.decides(policy).decide(roles, metadata.purpose, event.action)
+            decision = decides.decide(roles, metadata.purpose, event.action)
             verdicts = [decision.of(field).effect for field in event.withheld]
             allowed = any(one != DENY for one in verdicts) if verdicts else decision.permitted is not None
             if allowed:

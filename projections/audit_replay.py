@@ -14,7 +14,7 @@ from heapq import merge
 from typing import Any
 from uuid import UUID
 
-from tallybook.domain.access import NO_CONSENT, PersonalDataRead
+from tallybook.domain.access import NO_CONSENT, OUTSIDE_HOURS, PersonalDataRead
 from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.customer import Customer, Referred
 from tallybook.domain.erasure import SubjectErased
@@ -33,6 +33,7 @@ from tallybook.domain.policy import (
     PolicyWithdrawn,
     RoleGranted,
     RoleRevoked,
+    out_of_hours,
 )
 from tallybook.domain.privacy import Consent
 from tallybook.domain.ticket import Ticket, TicketOpened, TicketReplied
@@ -387,7 +388,7 @@ def _access(material: Material) -> Tree:
                     if grant.from_us <= at_us < grant.until_us
                 ],
                 "grants": grants.get(actor, []),
-                "could_see": _could_see(decider, policy.roles_of(actor, at_us), fields, customer, at_us),
+                "could_see": _could_see(decider, policy, actor, fields, customer, at_us),
                 "saw": [_read(one, material.subject) for one in reads if one.event.metadata.actor == actor],
                 "acted": acted.get(actor, []),
             }
@@ -410,18 +411,21 @@ def _policy(acts: Sequence[Recorded], in_force: InForce | None) -> Tree | None:
 
 
 def _could_see(
-    decider: Decider | None, roles: frozenset[str], fields: Sequence[str], customer: Customer, at_us: int
+    decider: Decider | None, policy: Policy, actor: str, fields: Sequence[str], customer: Customer, at_us: int
 ) -> list[Tree]:
     """Per purpose, what of the subject's fields would have been released, by which doors. `purpose` None: any."""
-    if decider is None:
+    if decider is None or policy.in_force is None:
         return [_sight(None, READ_ACTIONS, fields, (), (), (), None)]
     found = []
+    roles = policy.roles_of(actor, at_us)
     for name, purpose in sorted(decider.purposes.items()):
         reason = None
         if purpose.consent is not None and customer.text_version_for(purpose.consent, at_us) is None:
             reason = "no_consent"
         if customer.restricted and not purpose.during_restriction:
             reason = "restricted"
+        if out_of_hours(purpose, at_us, policy.in_force.zone):
+            reason = OUTSIDE_HOURS
         alike: defaultdict[Outcome, list[str]] = defaultdict(list)
         for action in READ_ACTIONS:
             decision = decider.decide(roles, name, action)

@@ -28,6 +28,7 @@ from tallybook.adapters.log import LogRecorder
 from tallybook.commands import Desk, command
 from tallybook.domain.access import DENIED, RELEASED, PersonalDataRead
 from tallybook.domain.customer import CustomerRegistered
+from tallybook.policy_names import ACTIONS
 from tallybook.reviews import REVIEWS
 
 from .conftest import CANDIDATE, STANDARD
@@ -65,6 +66,7 @@ def filled(tmp_path: Path) -> Iterator[Filled]:
             phone="+49 30 12345678",
             identifiers={"crm": f"{STEM}-77"},
         )
+        book.customers.change(customer, note=f"{STEM} changed")
         book.loyalty.enrol(customer)
         book.customers.record_purchase(customer, [{"sku": "cd", "quantity": 1, "net_minor": 500}], order_id=STEM)
         book.customers.record_interaction(customer, "visit", text=f"{STEM} came")
@@ -272,6 +274,7 @@ def test_a_door_is_one_record_and_opens_by_the_gate_alone(filled: Filled, opened
     answer = ALL[door](filled)
     [record] = reads_of(filled.book)[before:]
     assert record.outcome == RELEASED
+    assert record.action in ACTIONS
     assert record.subjects == about(filled, door)
     assert (STEM in shown(answer)) is (door in DOORS)
     assert set(opened_by) == ({"_released"} if door in DOORS else set())

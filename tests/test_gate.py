@@ -289,6 +289,34 @@ def test_whoever_leaves_while_waiting_takes_neither_row_nor_lead_along() -> None
     others[0].join(10)
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 300])
+def test_what_a_group_rests_on_is_looked_up_at_once(book: Book, count: int) -> None:
+    log, database = book._core.app.log, book._core.storage.events
+    people = [book.customers.register(name=f"Person {number}") for number in range(min(count, 3))]
+    if people:
+        book.erasures.erase(people[0], reason="request")
+    streams = [one.bytes for one in people] + [uuid4().bytes for _ in range(count - len(people))]
+    asked: list[str] = []
+    real = database.rows
+
+    def rows(statement: str, params: Sequence[Any] = ()) -> Any:
+        asked.append(statement)
+        return real(statement, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "rows", rows)
+        versions, erased = log.look(streams, streams)
+    assert len(asked) == -(-count // 256)
+    assert set(versions) == set(streams)
+    assert [versions[one.bytes] for one in people] == [
+        book._core.stream(one)[-1].event.originator_version for one in people
+    ]
+    assert [one for one in streams if not versions[one]] == streams[len(people) :]
+    assert erased == {(one.bytes, 1) for one in people[:1]}
+    assert log.look([], streams) == ({}, erased)
+    assert log.look(streams, []) == (versions, set())
+
+
 @pytest.mark.slow
 def test_100_000_random_reads_are_100_000_records(tmp_path: Path) -> None:
     total, threads = 100_000, 50

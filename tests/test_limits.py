@@ -87,7 +87,7 @@ def test_a_limit_of_the_size_of_files_is_named_and_ends_when_it_is_raised(tmp_pa
 limit = resource.RLIMIT_FSIZE
 with tallybook.open(url) as book:
     _, most = resource.getrlimit(limit)
-    resource.setrlimit(limit, (400_000, most))
+    resource.setrlimit(limit, (600_000, most))
     fill(book)
     told("append", lambda: fill(book))
     told("catch up", book.projections.catch_up)

@@ -545,8 +545,8 @@ def test_a_log_rewritten_and_signed_with_the_real_key_is_found_by_an_older_check
     class Forged:
         origin = signer.verifier.name
 
-        def iterate(self, *, stop: int) -> Iterator[Any]:
-            return iter(rows[:stop])
+        def iterate(self, after: int = 0, *, stop: int) -> Iterator[Any]:
+            return iter(rows[after:stop])
 
     frontier = merkle.Frontier()
     frontier.append(merkle.leaf(Forged.origin, *row) for row in rows)

@@ -45,6 +45,8 @@ def plant(book: Book, subject: UUID) -> dict[tuple[str, str], tuple[str, str]]:
         effective_us=AT, subject_id=subject, metadata=METADATA, key_id=key_id, commitment=committed,
     )  # fmt: skip
     core.app.log.append(core.app.codec.rows([created]))
+    with book.acting("agent:lin", purpose="support"):
+        another = book.customers.register()
     planted: dict[tuple[str, str], tuple[str, str]] = {}
     for number, (name, schema) in enumerate(sorted(REGISTRY.items()), 1):
         kind = schema.event_class
@@ -53,9 +55,10 @@ def plant(book: Book, subject: UUID) -> dict[tuple[str, str], tuple[str, str]]:
         fields = fields_of(kind, number, frozenset(ENVELOPE))
         for field, mark in kind.personal_fields.items():
             value = f'<planted "{name}" {field} & №{number}>'
-            of = getattr(mark, "of", None)
             fields[field] = value
-            planted[name, field] = (value, "another" if of else "subject")
+            planted[name, field] = (value, "another" if mark.of else "subject")
+            if mark.of:
+                fields[mark.of] = another
         event = kind(
             originator_id=uuid4(), originator_version=1, event_id=uuid4(), effective_us=AT + number,
             subject_id=subject, metadata=METADATA, **fields,

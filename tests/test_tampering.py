@@ -238,8 +238,12 @@ NONSENSE: dict[str, str] = {
 
 GONE = {("claims", "claim"), ("receipts", "command_id"), ("data_keys", "subject"), ("data_keys", "key_id")}
 """What was looked up by these is not there any more. What was never there looks the same: doctor alone can tell."""
-EMPTY = {("shop.book.reads", "receipts"), ("shop.book.reads", "claims"), ("shop.book.reads", "erased")}
-"""Tables of the log of reads that nothing is ever written to, nor read from."""
+EMPTY = {
+    ("shop.book.reads", "receipts"), ("shop.book.reads", "claims"), ("shop.book.reads", "erased"),
+    ("shop.book", "pruned"),  # of the log of reads alone
+    ("shop.book.reads", "pruned"),  # in this book: see test_pruning
+}  # fmt: skip
+"""Tables that nothing is ever written to, nor read from; or that hold nothing here."""
 ONE_OF_MANY = {"stored_events": "position=20"}
 HARMLESS = {
     ("snapshots", "form"),  # another release's
@@ -266,6 +270,8 @@ LOG = {
     "head": "log position frontier",
     "tiles": "log level tile hashes",
     "checkpoints": "log size signed_us root note token",
+    "erased": "subject key_id position",
+    "pruned": "log position root",
     "receipts": "command_id digest first_position last_position result",
     "claims": "claim holder",
     "erased": "subject key_id position",

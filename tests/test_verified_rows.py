@@ -14,7 +14,7 @@ from tests.conftest import STANDARD
 from typer.testing import CliRunner
 
 import tallybook
-from tallybook import Book
+from tallybook import Book, BookDamaged
 from tallybook.adapters import read_models, rows_check
 from tallybook.adapters.rows_check import ReadModelVerification, RowDifference
 from tallybook.cli import app
@@ -311,3 +311,14 @@ def test_the_command_line_tells_of_rows_and_leaves_them_out(tmp_path: Path) -> N
         done.output.replace("\n", " ")
     )
     assert run(app, ["audit", "verify", "--book", url, "--log-only"]).exit_code == 0
+
+
+def test_builds_that_cannot_be_read_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as shop, shop.acting("agent:lin", purpose="support"):
+        fill(shop)
+        monkeypatch.setattr(rows_check, "_live", _damaged)
+        assert ["no builds" in (one.problem or "") for one in found(shop).values()] == [True] * 3
+
+
+def _damaged(*_: object) -> None:
+    raise BookDamaged("no builds", remedy="none")

@@ -158,7 +158,7 @@ class AuditView(Desk):
                         refused = f"the checkpoint that was given does not fit this book: {error}"
             kept = checkpoints if core.storage.vkey is not None else None
             shown = progress if log == "events" else None
-            one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head)
+            one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head, events=core.app.log)
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
 
@@ -235,10 +235,12 @@ class AuditView(Desk):
         """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.
 
         `checkpoint`: of which (default: the newest that covers the position; one is signed if there is none).
-        Raises BookDamaged where the log's bytes are not what was signed. Refuses: invalid_argument.
+        Raises BookDamaged where the log's bytes are not what was signed. Refuses: invalid_argument, also for a record
+        of a read that was pruned.
         """
         checkpoints = self._checkpoints(log)
-        whole(position, "position", 1, max(1, checkpoints.log.position()))
+        pruned = checkpoints.log.pruned().position
+        whole(position, "position", pruned + 1, max(pruned + 1, checkpoints.log.position()))
         if checkpoint is None:
             last = checkpoints.last()
             stored = checkpoints.sign() if last is None or last.size < position else last

@@ -71,7 +71,8 @@ def audit_verify(
     def show() -> None:
         for one in found:
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
-            out.print(f"{one.log}: {one.size:,} leaves, root {one.root}: {verdict}", markup=False)
+            kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
+            out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
         for model in models:
             verdict = "verified" if model.holds else f"NOT VERIFIED: {model.problem}"
             stands = f"{model.state}, {model.behind:,} events behind" if model.behind else model.state

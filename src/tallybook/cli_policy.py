@@ -10,6 +10,7 @@ import typer
 from tallybook.adapters.policy_files import load_policy
 from tallybook.domain.errors import refusal
 
+from .policy_names import check_names
 from .terminal import (
     Actor,
     AsJson,
@@ -35,6 +36,7 @@ Role = Annotated[str, typer.Argument(help="A role that the policy names: clerk, 
 def policy_check(policy: PolicyFile, as_json: AsJson = False) -> None:
     """Read and validate an access policy. Exit 2 if it is wrong, naming each problem's path."""
     document = load_policy(policy)
+    check_names(document, policy)
 
     def show() -> None:
         rules = "in Cedar" if document.rules is None else f"{len(document.rules)} rules"

@@ -472,14 +472,18 @@ def retention_sweep(
     purpose: Purpose = "retention",
     as_json: AsJson = False,
 ) -> None:
-    """Erase whoever is due as a whole, and record the sweep. There is no way back: see `retention due` first."""
+    """Erase whoever is due as a whole, record the sweep, and delete the records of reads that are past their period.
+
+    There is no way back: see `retention due` first.
+    """
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         found = opened.retention.sweep(at)
 
     def show() -> None:
         out.print(
             f"Swept to {found.until}: {found.due:,} customers due, {found.erased:,} erased, {found.left:,} left; "
-            f"{found.access_records:,} records of reads are past their period."
+            f"{found.access_records:,} records of reads were past their period; the log of reads is pruned up to "
+            f"{found.pruned:,}."
         )
 
     tell(found, as_json, show)

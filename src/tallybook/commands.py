@@ -172,7 +172,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                         newest = True  # it may be allowed meanwhile
                         continue
                     metadata = core.gate_metadata(acting)
-                    raise core.gate.deny(metadata, asked, policy.in_force.digest, verdict)
+                    raise core.gate.deny(metadata, asked, policy.in_force, verdict)
             if key is not None:
                 receipt = core.app.log.receipt(key)
                 if receipt is not None:

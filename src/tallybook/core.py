@@ -31,7 +31,7 @@ from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
-from tallybook.domain.policy import ALLOW, InForce, Policy, Verdict
+from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
@@ -167,8 +167,10 @@ class Core:
         """Whether the policy in force lets somebody give a command now."""
         if ACTING.get({})[self].by_book:
             return Verdict(ALLOW)
-        roles = policy.roles_of(acting.actor, self.now_us())
-        return decider_of(in_force).command(roles, acting.purpose, command)
+        now_us, decider = self.now_us(), decider_of(in_force)
+        if out_of_hours(decider.purposes.get(acting.purpose), now_us, in_force.zone):
+            return Verdict(DENY)
+        return decider.command(policy.roles_of(acting.actor, now_us), acting.purpose, command)
 
     def standings(
         self, subjects: Sequence[UUID], consent: str | None, *, newest: bool = True

@@ -91,7 +91,7 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
             figures["story"] = _story(book, say)
 
         say("She asks to be erased:")
-        with stage("evidence"), book.acting("privacy:demo", purpose="data_protection"):
+        with stage("evidence"), book.acting("dpo:demo", purpose="subject_rights"):
             figures["evidence"] = _evidence(book, path.parent, figures["story"]["customer"], say)
 
         with stage("verify"):
@@ -282,5 +282,7 @@ def _next_commands(path: Path) -> list[str]:
         f"tallybook show account cdnow:00111 --as-of 1998-06-30 --book {url}",
         f"tallybook audit trail --subject cdnow:00111 --book {url} {who}",
         f"tallybook tiers --as-of 1997-12-31 --book {url}",
+        f"tallybook audit verify --against {path.parent / ELSEWHERE / 'kept.checkpoint'} --book {url}",
+        f"tallybook audit review exposure --by agent:lin --book {url} --actor auditor:you --purpose audit",
         f"tallybook segments --as-of 1997-09-30 --csv --book {url} {who}",
     ]

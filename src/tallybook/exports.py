@@ -212,7 +212,15 @@ def export_pack(
         signed_reads = core.checkpoints[READS].sign()
         reads_vkeys = tuple(Verifier(f"{core.origin}/reads", Verifier.parse(one).public).vkey for one in vkeys)
         reads_head = pack.Head(signed_reads.size, signed_reads.root, signed_reads.note, reads_vkeys)
-        pack.write_log(part / READS, core.gate.reads, reads_head)
+        tiles = core.checkpoints[READS].tiles
+        pruned = tiles.log.pruned().position
+        pack.write_log(
+            part / READS,
+            core.gate.reads,
+            reads_head,
+            first=pruned + 1,
+            pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
+        )
         pack.write_documents(part, documents)
         pack.write_code(part)
         personal = "sealed" if sealed else "clear"
@@ -245,6 +253,7 @@ def export_pack(
             "origin": core.origin,
             "made": rfc3339(core.now_us()),
             "positions": f"{first}-{last}",
+            "reads": f"{pruned + 1}-{signed_reads.size}",
             "personal": personal,
             "release": RELEASE,
         }

@@ -11,11 +11,14 @@ from tallybook.adapters.policy_files import decider, decider_of, load_policy
 from tallybook.adapters.rule_files import frozen_zone
 from tallybook.domain.errors import refusal, text
 from tallybook.domain.events import Event
-from tallybook.domain.policy import NO_END, Policy, PolicyDocument, known_fields
+from tallybook.domain.policy import DENY, NO_END, Policy, PolicyDocument, Verdict, known_fields, out_of_hours
 
 from .commands import Desk, Work, command, command_ahead
+from .policy_names import check_names
 from .times import When, iso, moment_us
 
+_CLOSED = Verdict(DENY)
+"""Of everything, outside of the hours that a purpose enforces."""
 PolicySource = str | Path | Mapping[str, Any] | PolicyDocument
 
 
@@ -134,12 +137,18 @@ class PolicyDesk(Desk):
         policy.revoke(work.stamp, actor, role, _decider(policy))
 
     def check(self, policy: PolicySource) -> PolicyDocument:
-        """Read and validate an access policy. Raises PolicyError, which names each problem's path; MissingExtra."""
+        """Read and validate an access policy; every action and command that it names must be there.
+
+        Raises PolicyError, which names each problem's path; MissingExtra.
+        """
         if isinstance(policy, PolicyDocument):
+            check_names(policy, policy.label)
             return policy
         if not isinstance(policy, (str, Path, Mapping)):
             raise refusal("invalid_argument", "policy: a file's path or a mapping is wanted.", argument="policy")
-        return load_policy(policy)
+        document = load_policy(policy)
+        check_names(document, "policy" if isinstance(policy, Mapping) else str(policy))
+        return document
 
     def in_force(self, *, known_at: When | int | None = None) -> PolicyView | None:
         """The access policy in force now, or as the book knew it. Refuses: naive_time, invalid_argument."""
@@ -194,13 +203,14 @@ class PolicyDesk(Desk):
             return Explanation(None, tuple(sorted(roles)), purpose, None, FieldRuling(action, "allow", None), free)
         decides = decider_of(policy.in_force)
         decision = decides.decide(roles, purpose, action)
+        closed = out_of_hours(decision.purpose, core.now_us(), policy.in_force.zone)
         return Explanation(
             f"{policy.in_force.name}@{policy.in_force.version}",
             tuple(sorted(roles)),
             purpose,
             None if decision.purpose is None else decision.purpose.basis,
-            FieldRuling(action, *decides.command(roles, purpose, action)),
-            tuple(FieldRuling(field, *decision.of(field)) for field in known_fields()),
+            FieldRuling(action, *(_CLOSED if closed else decides.command(roles, purpose, action))),
+            tuple(FieldRuling(field, *(_CLOSED if closed else decision.of(field))) for field in known_fields()),
         )
 
     def _as_known(self, known_at: When | int | None) -> tuple[Policy, tuple[int, Event] | None]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from tallybook.adapters import integrity, merkle
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid
+from tallybook.adapters.log import Pruned
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import refusal, text, whole
-from tallybook.domain.events import CODE_CHARS_MAX, from_us
+from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
 from tallybook.domain.retention import (
     ACCESS_RECORDS,
@@ -71,13 +74,18 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSweep:
-    """What a sweep did. `left` were due when it began, and no more when their turn came."""
+    """What a sweep did. `left` were due when it began, and no more when their turn came.
+
+    `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
+    any more. Whole tiles of 256 go, once each record in them and before them is past its period.
+    """
 
     until: str
     due: int
     erased: int
     left: int
     access_records: int
+    pruned: int = 0
 
 
 class RetentionDesk(Desk):
@@ -144,9 +152,12 @@ class RetentionDesk(Desk):
 
     @property
     def sweep(self) -> BoundCommand[..., RetentionSweep]:
-        """Erase every customer who is due as a whole at a moment (default: now), then record the sweep.
+        """Erase every customer who is due as a whole at a moment (default: now), record the sweep, and delete the
+        records of reads that are past their period.
 
-        Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated.
+        Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated. Of the log of reads
+        the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is deleted that was altered before:
+        raises BookDamaged.
         `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
@@ -172,10 +183,47 @@ class RetentionDesk(Desk):
             else:
                 continue
             erased += 1
+        pruned = self._prunable(until_us)
         self._record(
-            until_us, len(ready), erased, found.access_records, effective_at=effective_at, command_id=command_id
+            until_us,
+            len(ready),
+            erased,
+            found.access_records,
+            pruned.position,
+            pruned.root.hex(),
+            effective_at=effective_at,
+            command_id=command_id,
         )
-        return RetentionSweep(found.at, len(ready), erased, len(ready) - erased, found.access_records)
+        reads = core.checkpoints["reads"].log
+        # Once it is on record: rows that are gone without that are damage.
+        if pruned.position and (pruned.position, pruned.root) in integrity.sweeps(core.app.log):
+            reads.prune(pruned)
+            reads.database.scrub()
+        return RetentionSweep(
+            found.at, len(ready), erased, len(ready) - erased, found.access_records, reads.pruned().position
+        )
+
+    def _prunable(self, until_us: int) -> Pruned:
+        """Up to where the records of reads can go, with the root there; nothing for none. Raises BookDamaged."""
+        core = self._core
+        checkpoints = core.checkpoints["reads"]
+        log, tiles = checkpoints.log, checkpoints.tiles
+        periods = self._access_periods(core.app.load(Retention, core.retention_id).schedules)
+        last = before = log.pruned().position
+        for position, event in core.reads() if periods else ():
+            if not _is_past(periods, event, until_us):
+                break
+            last = position
+        # The last record stays, whatever its age: the head must have a row.
+        upto = min(last, log.position() - 1) // merkle.TILE * merkle.TILE
+        if upto <= before:
+            return Pruned()
+        tiles.catch_up()
+        kept = checkpoints if core.storage.vkey is not None else None
+        found = integrity.verify("reads", log, checkpoints=kept, events=core.app.log)
+        if found.problem is not None:
+            raise damaged(f"The log of reads is not pruned: {found.problem}", core.storage.url)
+        return Pruned(upto, tiles.reader(upto).root())
 
     def _still_due(self, one: DueSubject, until_us: int) -> bool:
         """Whether a customer did nothing since the sweep began."""
@@ -193,11 +241,21 @@ class RetentionDesk(Desk):
         due: int,
         erased: int,
         access_records: int,
+        reads_pruned: int,
+        reads_root: str,
         *,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        work.retention().sweep(work.stamp, until_us, due=due, erased=erased, access_records=access_records)
+        work.retention().sweep(
+            work.stamp,
+            until_us,
+            due=due,
+            erased=erased,
+            access_records=access_records,
+            reads_pruned=reads_pruned,
+            reads_root=reads_root,
+        )
 
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
@@ -255,15 +313,23 @@ class RetentionDesk(Desk):
                 yield DueSubject(subject, True, (KEPT,), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:
-        periods = [one for one in schedules if one.category == ACCESS_RECORDS]
+        periods = self._access_periods(schedules)
         if not periods:
             return 0
         return sum(
             1
             for _, event in self._core.reads()
-            if isinstance(event, PersonalDataRead)
-            and any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
+            if isinstance(event, PersonalDataRead) and _is_past(periods, event, at_us)
         )
+
+    @staticmethod
+    def _access_periods(schedules: tuple[Schedule, ...]) -> list[Schedule]:
+        return [one for one in schedules if one.category == ACCESS_RECORDS]
+
+
+def _is_past(periods: Sequence[Schedule], event: Event, at_us: int) -> bool:
+    """Whether a record of a read is past its period at a moment."""
+    return any((one.ends_us(event.metadata.recorded_us, _NEVER) or at_us + 1) <= at_us for one in periods)
 
 
 _NEVER = Activity(-(2**62))

@@ -30,6 +30,7 @@ from tallybook.projections.access_review import (
 from tallybook.projections.read_models import Recorded
 
 from .core import Core
+from .policy_names import ACTIONS
 from .times import iso, moment_us
 
 ACTOR, PURPOSE, ON_BEHALF_OF = (list(Metadata.model_fields).index(one) for one in ("actor", "purpose", "on_behalf_of"))
@@ -81,6 +82,8 @@ class ReviewKind:
     """Whether it opens personal data itself: that is on record as one read, then, with its fields."""
 
 
+ACTION = "audit.review."
+"""What the actions of all reviews begin with."""
 REVIEWS: dict[str, ReviewKind] = {}
 """All reviews, by name."""
 
@@ -90,6 +93,7 @@ def answers(
 ) -> Callable[[Answer], Answer]:
     def register(answer: Answer) -> Answer:
         taken = frozenset([*takes.split(), *needs.split()])
+        ACTIONS[f"{ACTION}{name}"] = title[:1].lower() + title[1:]
         REVIEWS[name] = ReviewKind(name, title, about, taken, frozenset(needs.split()), answer, opens)
         return answer
 

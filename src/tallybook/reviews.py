@@ -21,6 +21,7 @@ from . import reviews_of_data, reviews_of_use  # noqa: F401 - they register what
 from .core import Core
 from .customers import as_id
 from .review_kinds import (
+    ACTION,
     ALWAYS_US,
     REVIEWS,
     Question,
@@ -59,7 +60,7 @@ def review(
             whole(figure, one, 1)
     question = Question(
         acting,
-        f"audit.review.{name}",
+        f"{ACTION}{name}",
         core.app.position(),
         core.gate.reads.position(),
         now_us,
@@ -77,10 +78,12 @@ def review(
         question = replace(question, reads_head=core.gate.reads.position())
     with rarely_collecting():
         sections = tuple(kind.answer(core, question))
+    pruned = core.checkpoints["reads"].log.pruned().position
     made_of = {
         "book": core.origin,
         "review": name,
         "events up to": str(question.events_head),
+        **({"records of reads pruned up to": str(pruned)} if pruned else {}),
         "records of reads up to": str(question.reads_head),
         **{one: str(value) for one, value in given.items() if value is not None and one != "thresholds"},
         "asked by": acting.actor,

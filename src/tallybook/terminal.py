@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tallybook.adapters.reports import NUMERIC, Report, shown
+from tallybook.adapters.reports import NUMERIC, Kind, Report, shown
 from tallybook.domain.errors import Refused, TallybookError, refusal
 
 from . import book as front
@@ -106,12 +106,33 @@ def show_report(report: Report) -> None:
         out.print()
         if section.text:
             out.print(section.text, markup=False)
-        rows = [[shown(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)] for row in section.rows]
-        if rows:
-            right = [one.name for one in section.columns if one.kind in NUMERIC]
-            show_table(section.title, [one.name for one in section.columns], rows, right)
-        else:
+        kinds = [one.kind for one in section.columns]
+        rows = [list(map(_shortly, row, kinds)) for row in section.rows]
+        names = [one.name for one in section.columns]
+        if not rows:
             out.print(f"{section.title}: nothing.", markup=False)
+        elif len(names) <= out.width // COLUMN_CHARS:
+            show_table(section.title, names, rows, [one.name for one in section.columns if one.kind in NUMERIC])
+        else:
+            # Too many columns for the terminal: a line for each value.
+            out.print(f"{section.title}: {len(rows):,}", markup=False)
+            for number, row in enumerate(rows, 1):
+                out.print(f"{number}.", markup=False)
+                for name, value in zip(names, row, strict=True):
+                    if value:
+                        out.print(f"   {name}: {value}", markup=False)
+
+
+COLUMN_CHARS = 14
+"""How wide a column of a report is at least where it is shown as a table."""
+IDS_SHOWN = 3
+
+
+def _shortly(cell: object, kind: Kind) -> str:
+    """A cell for a terminal: of a list, the first few. All of it is in JSON, CSV and HTML."""
+    if kind is Kind.IDS and isinstance(cell, Sequence) and len(cell) > IDS_SHOWN:
+        return f"{shown(cell[:IDS_SHOWN], kind)} and {len(cell) - IDS_SHOWN:,} more"
+    return shown(cell, kind)
 
 
 @contextmanager

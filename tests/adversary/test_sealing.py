@@ -216,7 +216,7 @@ def test_each_part_of_an_event_about_two_opens_under_its_own_subjects_key_alone(
         other: Any = second.event
         assert (other.event_id, other.note) == (alone, None)
         assert ring.open(other.relation.sealed) == {"relation": "brother"}
-        with pytest.raises(SealError, match="no data key"):
+        with pytest.raises(tallybook.Refused, match="customer_erased"):
             book.customers.refer(ada, bob, relation="sister")
         with pytest.raises(tallybook.Refused, match=re.escape("refers themselves")):
             book.customers.refer(ada, ada)

@@ -19,6 +19,8 @@ from tallybook.projections.read_models import ReadModel, Recorded, Table
 from .ledger import ACTOR, FACTS, PURPOSE, Deed, Ledger, Outcome
 
 SAMPLE = 4
+GIVEN = ("name", "subject", "text", "order_id")
+"""Arguments that are personal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ def check(url: str, ledger: Ledger, chance: random.Random, *, thorough: bool) ->
                 or _sound(book)
                 or _rows_agree(book)
                 or _import_agrees(book, ledger)
+                or _erasures_agree(book, ledger)
+                or _values_open(book, ledger)
                 or _keys_open(book, ledger, chance)
                 or _repeats(book, ledger, chance)
                 or (_caught_up(book) if thorough else [])
@@ -93,7 +97,10 @@ def _ledger_agrees(book: Book, ledger: Ledger) -> list[Finding]:
         by_token.setdefault(recorded.event.metadata.correlation_id, []).append(recorded)
     for token, deed in ledger.begun.items():
         facts = [one for one in by_token.get(token, ()) if one.event.stored_name == FACTS[deed.verb]]
-        found += _deed_agrees(deed, ledger.outcomes.get(token), facts)
+        outcome = ledger.outcomes.get(token)
+        if deed.verb == "erase" and not facts and outcome is not None and outcome.result in ids:
+            continue  # somebody else had erased the customer: the receipt is of that
+        found += _deed_agrees(deed, outcome, facts)
         of_command = [one.position for one in by_token.get(token, ())]
         if of_command and of_command != list(range(of_command[0], of_command[0] + len(of_command))):
             found.append(Finding("doubled", f"{deed.verb} {token} stands at {of_command}: not in one commit"))
@@ -144,10 +151,76 @@ def _import_agrees(book: Book, ledger: Ledger) -> list[Finding]:
     return []
 
 
+def _erasures_agree(book: Book, ledger: Ledger) -> list[Finding]:
+    """Who is erased is so everywhere, whoever is not nowhere: in events, table, key store, look-ups."""
+    core = book._core
+    log, keys = core.app.log, core.storage.keys
+    purchases: dict[UUID, list[bytes]] = {}
+    for one in core.history([FACTS["purchase"]]):
+        purchases.setdefault(one.event.originator_id, []).append(one.event.event_id.bytes)
+    told = {one.event.originator_id for one in core.history([FACTS["erase"]])}
+    found = [Finding("lost", f"the erasure of {customer} was acknowledged") for customer in ledger.erased - told]
+    noted = {UUID(bytes=subject) for subject, _, _ in log.erasures()}
+    found += [Finding("broken", f"{customer} is erased by half: log or table") for customer in told ^ noted]
+    names = [(customer, 1) for customer in sorted({*ledger.customers, *told})]
+    held, destroyed = keys.get(names), keys.destroyed(names)
+    for name in names:
+        customer = name[0]
+        erased = customer in told
+        if (name in held, name in destroyed) != (not erased, erased):
+            kind = "broken" if erased else "lost"
+            found.append(Finding(kind, f"{customer}: erased {erased}, a key {name in held}, {destroyed.get(name)}"))
+    gone = [one for customer in told for one in (customer.bytes, *purchases.get(customer, ()))]
+    if log.claims_of(gone):
+        found.append(Finding("broken", f"look-ups of erased customers are there: {len(log.claims_of(gone))}"))
+    for token, deed in ledger.begun.items():
+        outcome = ledger.outcomes.get(token)
+        if deed.verb == "register" and outcome is not None and outcome.result is not None:
+            expected = None if outcome.result in told else outcome.result
+            if book.customers.find("crm", str(token)) != expected:
+                found.append(Finding("lost" if expected else "broken", f"{outcome.result} is found by a look-up: not"))
+    return found
+
+
+def _values_open(book: Book, ledger: Ledger) -> list[Finding]:
+    """Each personal value of the log opens to what was given, or its customer is erased."""
+    core = book._core
+    erased = set(book.erasures.all())
+    given: dict[UUID | None, set[object]] = {
+        token: {deed.arguments[name] for name in GIVEN if name in deed.arguments}
+        for token, deed in ledger.begun.items()
+    }
+    events = list(core.history())
+    handles = {
+        (place, name): handle
+        for place, one in enumerate(events)
+        for name in one.event.personal_fields
+        if (handle := getattr(one.event, name)) is not None
+    }
+    try:
+        with book.acting(ACTOR, purpose=PURPOSE):
+            opened = core.gate.open(core.gate_metadata(core.acting_now()), "crash.check", handles)
+    except tallybook.TallybookError as error:
+        return [Finding("lost", f"a personal value can't be opened: {error}")]
+    found = []
+    for (place, name), value in opened.items():
+        event = events[place].event
+        sealed = handles[place, name].sealed
+        assert sealed is not None
+        expected = given.get(event.metadata.correlation_id, set())
+        if isinstance(value, Erased) != (sealed.subject_id in erased):
+            kind = "lost" if isinstance(value, Erased) else "broken"
+            found.append(Finding(kind, f"{name} of {event.event_id}: {value!r}; erased {sealed.subject_id in erased}"))
+        elif not isinstance(value, Erased) and name in GIVEN and expected and value not in expected:
+            found.append(Finding("broken", f"{name} of {event.event_id} is {value!r}"))
+    return found
+
+
 def _keys_open(book: Book, ledger: Ledger, chance: random.Random) -> list[Finding]:
     """The names of some acknowledged customers, the newest among them, can be opened."""
     sample = {*ledger.customers[-SAMPLE:], *chance.sample(ledger.customers, min(SAMPLE, len(ledger.customers)))}
     found = []
+    erased = set(book.erasures.all())
     with book.acting(ACTOR, purpose=PURPOSE):
         for customer in sorted(sample):
             name: Any = None
@@ -156,7 +229,10 @@ def _keys_open(book: Book, ledger: Ledger, chance: random.Random) -> list[Findin
             except tallybook.TallybookError as error:
                 found.append(Finding("lost", f"customer {customer}: {error}"))
                 continue
-            if isinstance(name, Erased):
+            if customer in erased:
+                if not isinstance(name, Erased):
+                    found.append(Finding("broken", f"customer {customer} was erased, and is called {name!r}"))
+            elif isinstance(name, Erased):
                 found.append(Finding("lost", f"the key of customer {customer} is not there"))
             elif name not in ledger.names[customer]:
                 found.append(Finding("broken", f"customer {customer} is called {name!r}"))

@@ -49,7 +49,18 @@ def forget_keys() -> mock._patch[Any]:
     return mock.patch.object(FileKeyStore, "__init__", make_hasty)
 
 
-MISTAKES = {"keys": forget_keys}
+def drop_too_early() -> mock._patch[Any]:
+    """A mistake on purpose: a rotation drops the old wrapping key before what is under the new one is durable."""
+    wrap = FileKeyStore._wrap_rows
+
+    def wrap_and_drop(store: FileKeyStore, *args: Any) -> None:
+        wrap(store, *args)
+        store.source.replace(store.origin, store.source.read(store.origin)[:1])
+
+    return mock.patch.object(FileKeyStore, "_wrap_rows", wrap_and_drop)
+
+
+MISTAKES = {"keys": forget_keys, "rotations": drop_too_early}
 
 
 def live(folder: Path, seed: str, cuts: int, synchronous: str = "FULL", mistake: str | None = None) -> Life:

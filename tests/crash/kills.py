@@ -24,6 +24,7 @@ from uuid import UUID
 import tallybook
 from tallybook import Book, imports, loyalty
 from tallybook.adapters.database import Session
+from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.sqlite import SQLiteSession
@@ -197,7 +198,13 @@ def part_positions_from_rows() -> None:
     mock.patch.object(TableReadModelStore, "commit", in_two).start()
 
 
+def forget_to_destroy() -> None:
+    """A mistake on purpose: an erasure leaves the key, and says that it is done."""
+    mock.patch.object(FileKeyStore, "destroy", return_value=None).start()
+
+
 MISTAKES: Mapping[str, Callable[[], None]] = {
+    "erasures": forget_to_destroy,
     "commits": forget_commits,
     "receipts": forget_receipts,
     "frontiers": forget_frontiers,

@@ -19,6 +19,8 @@ FACTS = {
     "open": "ticket.opened",
     "reply": "ticket.replied",
     "look": "access.personal_data_read",
+    "erase": "customer.erased",
+    "rotate": "book.wrapping_key_rotated",
 }
 """Verb → the one event that each such command records, in the book's log or (a look) in the log of reads."""
 
@@ -30,6 +32,8 @@ CALLS: dict[str, Callable[[Book], Callable[..., Any]]] = {
     "open": lambda book: book.tickets.open,
     "reply": lambda book: book.tickets.reply,
     "look": lambda book: book.profiles.get,
+    "erase": lambda book: book.erasures.erase,
+    "rotate": lambda book: book.rotate_wrapping_key,
 }
 
 
@@ -52,7 +56,9 @@ class Deed:
             call = CALLS[self.verb](book)
             try:
                 result = call(**given) if customer is None else call(customer, **given)
-                return Outcome(None if self.verb == "look" else result)
+                if self.verb == "erase":
+                    return Outcome(result.event_id)  # a proof is of its moment
+                return Outcome(None if self.verb in ("look", "rotate") else result)
             except Refused as refused:
                 return Outcome(refused=refused.code)
 
@@ -105,6 +111,7 @@ class Ledger:
     customers: list[UUID] = field(default_factory=list)
     names: dict[UUID, set[str]] = field(default_factory=dict)
     tickets: list[UUID] = field(default_factory=list)
+    erased: set[UUID] = field(default_factory=set)
     imported: Import | None = None
     backups: dict[str, tuple[UUID, ...]] = field(default_factory=dict)
 
@@ -124,6 +131,8 @@ class Ledger:
         if deed.verb == "register":
             self.customers.append(outcome.result)
             self.names.setdefault(outcome.result, set()).add(deed.arguments["name"])
+        elif deed.verb == "erase":
+            self.erased.add(deed.arguments["customer"])
         elif deed.verb == "open":
             self.tickets.append(outcome.result)
 

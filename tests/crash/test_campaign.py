@@ -9,15 +9,19 @@ import itertools
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from tests.crash import workload
-from tests.crash.checks import check
-from tests.crash.cuts import key_files
+from tests.crash.checks import Finding, check
+from tests.crash.cuts import drop_too_early, key_files
 from tests.crash.disk import Content, Disk, failure
 from tests.crash.ledger import Deed, Ledger, Outcome
 
@@ -87,6 +91,7 @@ def test_the_same_campaign_finds_losses_where_commits_are_not_synced(tmp_path: P
         ("frontiers", "kills", "broken"),
         ("positions", "kills", "broken"),
         ("keys", "cuts", "lost"),
+        ("erasures", "kills", "broken"),
     ],
 )
 def test_the_same_campaign_finds_a_mistake_that_is_planted(tmp_path: Path, mistake: str, kind: str, found: str) -> None:
@@ -138,6 +143,55 @@ def test_a_power_cut_at_any_write_while_a_book_is_made_leaves_what_can_be_made(t
     assert cut > 50
 
 
+def cuts_at_any_write(folder: Path, verb: str) -> Iterator[tuple[str, list[Finding]]]:
+    """What a cut at each write of one command leaves, one after the other: where it fell, and what is found."""
+    made = folder / "made"
+    made.mkdir()
+    url, ledger, chance = f"sqlite:///{made / 'shop.book'}", Ledger(), random.Random(verb)
+    with tallybook.open(url) as book:
+        workload.prepare(book)
+        for _ in range(8):
+            deed = workload.next_deed(chance, ledger)
+            workload.perform(book, deed, ledger.begin, ledger.end)
+    arguments = {"customer": ledger.customers[-1], "reason": "gdpr-17"} if verb == "erase" else {}
+    deed = Deed(UUID(int=1), verb, arguments)
+    for at in itertools.count(1):
+        place = folder / f"{at}"
+        shutil.copytree(made, place)
+        disk, told, then = Disk(place, random.Random(at)), deepcopy(ledger), itertools.count(1)
+
+        def fails(kind: str, number: int, disk: Disk = disk, at: int = at, then: Iterator[int] = then) -> None:
+            if next(then) == at:
+                disk.power_off()
+                raise failure(kind)
+
+        with disk.in_use(), suppress(Exception), tallybook.open(f"sqlite:///{place / 'shop.book'}") as book:
+            disk.fails = fails
+            workload.perform(book, deed, told.begin, told.end)
+        if not disk.off:
+            return
+        again = folder / f"{at}-again"
+        again.mkdir()
+        for name, data in (disk.after_cut() | key_files(place)).items():
+            (again / name).touch(mode=0o600)
+            (again / name).write_bytes(data)
+        yield disk.last, check(f"sqlite:///{again / 'shop.book'}", told, random.Random(1), thorough=False)
+
+
+@pytest.mark.parametrize("verb", ["erase", "rotate"])
+def test_a_power_cut_at_any_write_of_an_erasure_or_a_rotation_does_it_or_not(tmp_path: Path, verb: str) -> None:
+    fell = [
+        where for where, found in cuts_at_any_write(tmp_path, verb) if found == [] or pytest.fail(f"{where}: {found}")
+    ]
+    assert {"write shop.book.keys", "write shop.book-wal"} <= set(fell)
+
+
+def test_a_rotation_that_drops_the_old_key_too_early_is_found(tmp_path: Path) -> None:
+    with drop_too_early():
+        found = [one.kind for _, findings in cuts_at_any_write(tmp_path, "rotate") for one in findings]
+    assert "broken" in found
+
+
 # ── the checks themselves ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -170,7 +224,11 @@ def test_a_command_that_is_not_in_the_log_is_found(worked: tuple[str, Ledger]) -
 
 def test_a_command_that_was_done_twice_is_found(worked: tuple[str, Ledger]) -> None:
     url, ledger = worked
-    deed = next(one for one in ledger.begun.values() if one.verb == "purchase" and "order_id" not in one.arguments)
+    deed = next(
+        one
+        for one in ledger.begun.values()
+        if one.verb == "purchase" and "order_id" not in one.arguments and one.arguments["customer"] not in ledger.erased
+    )
     with tallybook.open(url) as book:
         Deed(deed.token, deed.verb, deed.arguments).run(book)
     assert kinds(url, ledger) == {"doubled"}
@@ -185,7 +243,9 @@ def test_a_command_that_nobody_gave_is_found(worked: tuple[str, Ledger]) -> None
 
 def test_a_refused_command_that_is_in_the_log_is_found(worked: tuple[str, Ledger]) -> None:
     url, ledger = worked
-    token = next(token for token, deed in ledger.begun.items() if deed.verb == "open")
+    token = next(
+        token for token, deed in ledger.begun.items() if deed.verb == "open" and ledger.outcomes[token].refused is None
+    )
     ledger.outcomes[token] = Outcome(refused="conflict")
     assert kinds(url, ledger) == {"broken"}
 

@@ -34,12 +34,14 @@ def next_deed(chance: random.Random, ledger: Ledger, *, ids: float = 0.5, looks:
         verb = chance.choice(
             ("register", "purchase", "purchase", "purchase", "purchase", "redeem", "open", "reply", "change", "look")
         )
+        if chance.random() < 0.06:
+            verb = chance.choice(("erase", "erase", "rotate"))
     if (verb == "reply" and not ledger.tickets) or (verb == "look" and not looks):
         verb = "purchase"
     arguments: dict[str, Any] = {}
     if verb == "reply":
         arguments = {"ticket": chance.choice(ledger.tickets), "text": f"reply {token}"}
-    elif verb != "register":
+    elif verb not in ("register", "rotate"):
         arguments["customer"] = chance.choice(ledger.customers[-30:])
     if verb in ("register", "change"):
         arguments["name"] = f"name {token}"
@@ -54,7 +56,9 @@ def next_deed(chance: random.Random, ledger: Ledger, *, ids: float = 0.5, looks:
         arguments |= {"points": chance.randrange(1, 200), "reward": "mug"}
     elif verb == "open":
         arguments["subject"] = f"subject {token}"
-    with_id = verb != "look" and chance.random() < ids
+    elif verb == "erase":
+        arguments["reason"] = "gdpr-17"
+    with_id = verb not in ("look", "rotate") and chance.random() < ids
     return Deed(token, verb, arguments, str(token) if with_id else None)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tallybook.adapters.policy_files import load_policy
 from tallybook.domain.aggregate import Stamp
@@ -256,3 +259,65 @@ def test_a_role_holds_from_its_beginning_up_to_its_end(held: Policy) -> None:
     held.revoke(stamp(), "agent:lin", "support", None)
     assert held.roles_of("agent:lin", 10**9) == frozenset()
     assert list(held.grants) == []
+
+
+# ── what is adopted decides as what was written ───────────────────────────────────────────────────────────────────
+
+ROLES, ACTIONS, COMMANDS = (
+    ("clerk", "support", "desk.left"),
+    ("profiles.get", "tickets.read"),
+    ("tickets.open", "policy.adopt"),
+)
+
+
+def some(*patterns: str) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(patterns), min_size=1, max_size=3)
+
+
+RULES = st.fixed_dictionaries(
+    {"roles": some("*", *ROLES, "desk.*")},
+    optional={
+        "purposes": some("*", *PURPOSES),
+        "actions": some("*", "profiles.*", *ACTIONS),
+        "fields": some("*", "name", "contact.*", "contact.email", "category:contact", "sensitivity:high"),
+        "commands": some("*", "tickets.*", *COMMANDS),
+        "effect": st.sampled_from(["allow", "mask", "deny"]),
+    },
+).filter(
+    lambda rule: (
+        ("fields" in rule or "commands" in rule)
+        and not ("commands" in rule and rule.get("effect") == "mask")
+        and ("fields" in rule or rule.get("actions", ["*"]) == ["*"])
+    )
+)
+
+
+@given(st.lists(RULES, min_size=1, max_size=5))
+@example([{"roles": ["clerk"], "commands": ["tickets.*"]}])
+@example([{"roles": ["clerk"], "commands": ["tickets.open"], "effect": "deny"}, {"roles": ["*"], "fields": ["*"]}])
+@settings(max_examples=60, deadline=None)
+def test_a_policy_that_was_stored_decides_as_the_one_that_was_written(rules: list[dict[str, Any]]) -> None:
+    written = parse_policy(document(*({"id": f"r{number}", **rule} for number, rule in enumerate(rules))), "written")
+    stored = parse_policy(json.loads(written.canonical()), "stored")
+    assert stored == written
+    assert (stored.canonical(), stored.digest()) == (written.canonical(), written.digest())
+    one, other = CompiledPolicy(written), compiled_policy(written.canonical())
+    for held in ((), *((role,) for role in ROLES), ROLES):
+        roles = frozenset(held)
+        for purpose in (*PURPOSES, "curiosity"):
+            for command in COMMANDS:
+                assert one.command(roles, purpose, command) == other.command(roles, purpose, command)
+            for action in ACTIONS:
+                first, second = one.decide(roles, purpose, action), other.decide(roles, purpose, action)
+                assert first.permitted == second.permitted
+                for field in ("name", "note", "contact.email", "identifier.crm"):
+                    assert first.of(field) == second.of(field)
+
+
+def test_a_rule_of_commands_alone_is_adopted(held: Policy) -> None:
+    written = parse_policy(document({"id": "a", "roles": ["admin"], "commands": ["*"]}), "x")
+    decides = compiled_policy(written.canonical())
+    held.grant(stamp(), "admin:root", "admin", None, None)
+    held.adopt(stamp(), written, UTC_ZONE, decides)
+    assert held.in_force is not None
+    assert PolicyDocument.model_validate_json(held.in_force.document) == written

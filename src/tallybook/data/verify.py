@@ -1233,10 +1233,13 @@ def check_pack(
             manifest = check_manifest(folder, of_log, report.problems)
             if manifest is not None and of_log[0].name != manifest.get("origin"):
                 report.problems.append(Bad("the manifest is another log's"))
-            span = _span(manifest, report.problems)
+            span = _span(manifest, "positions", report.problems)
         elif manifest is not None and of_log[0].name != f"{manifest.get('origin')}{READS}":
             found.problems.append(Bad("the log of reads is another book's"))
             continue
+        else:
+            # Records of reads are deleted after their time; their hashes stay, and are in the tiles.
+            span = _span(manifest, "reads", report.problems)
         tree = check_log(place, of_log, found, span, progress)
         if tree is not None:
             trees[tree.checkpoint.origin] = tree
@@ -1296,14 +1299,14 @@ def renamed(key: Key, suffix: str) -> Key:
     return made._replace(text=f"{made.name}+{made.id(NOTE_SIGNATURE).hex()}+{encoded}")
 
 
-def _span(manifest: dict[str, str] | None, problems: list[Bad]) -> tuple[int, int] | None:
-    if manifest is None or "positions" not in manifest:
+def _span(manifest: dict[str, str] | None, name: str, problems: list[Bad]) -> tuple[int, int] | None:
+    if manifest is None or name not in manifest:
         return None
-    first, _, last = manifest["positions"].partition("-")
+    first, _, last = manifest[name].partition("-")
     try:
         return _decimal(first), _decimal(last)
     except ValueError as error:
-        problems.append(Bad(f"manifest: positions: {error}"))
+        problems.append(Bad(f"manifest: {name}: {error}"))
         return None
 
 
