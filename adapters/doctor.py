@@ -644,7 +644,9 @@ def erasures(patient: Patient) -> Iterator[Word]:
         yield failed(f"the table erased {which} the erasure of {name[0]}", RESTORE)
     if misplaced:
         name = misplaced[0]
-        yield failed(f"the table erased has the erasure of {name[0]} at {noted[name]}, the log at {told[name]}", RESTORE)
+        yield failed(
+            f"the table erased has the erasure of {name[0]} at {noted[name]}, the log at {told[name]}", RESTORE
+        )
     held = [] if patient.keys is None else sorted(patient.keys().get(sorted(told)), key=lambda name: told[name])
     if held:
         yield failed(

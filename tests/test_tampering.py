@@ -274,7 +274,6 @@ LOG = {
     "pruned": "log position root",
     "receipts": "command_id digest first_position last_position result",
     "claims": "claim holder",
-    "erased": "subject key_id position",
     "book": "name value",
 }
 EVENTS = "position originator_id originator_version topic state"
