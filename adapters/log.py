@@ -676,8 +676,13 @@ class LogRecorder(ApplicationRecorder):
 
     def erasures(self, after: int = 0) -> Sequence[tuple[bytes, int, int]]:
         """What was erased by commits after a position: subject, key id, position; in order."""
-        rows = self.database.rows("SELECT * FROM erased WHERE position>? ORDER BY position, subject, key_id", [after])
-        return sound(ERASED, rows, self.database.place)
+        # All means all: a position that is none must not hide its row.
+        since, values = ("WHERE position>?", [after]) if after else ("", [])
+        rows = self.database.rows(f"SELECT * FROM erased {since} ORDER BY position, subject, key_id", values)  # noqa: S608 - fixed texts
+        for subject, _, position in sound(ERASED, rows, self.database.place):
+            if len(subject) != 16 or position < 1:
+                raise damaged("What is no subject, or no position, stands in the table erased", self.database.place)
+        return rows
 
     # ── tailing ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -72,7 +72,6 @@ def filled(tmp_path: Path) -> Iterator[Filled]:
         book.customers.record_interaction(customer, "visit", text=f"{STEM} came")
         ticket = book.tickets.open(customer, subject=f"{STEM} asks", text=f"{STEM} asks")
         book.tickets.reply(ticket, author="human", text=f"{STEM} answered")
-        book.customers.change(customer, name=f"{STEM} the younger")
         yield Filled(book, customer, ticket, path)
 
 

@@ -496,9 +496,7 @@ def test_no_data_key_and_no_wrapping_key_is_in_the_database_in_the_clear(book: B
 
 
 @pytest.mark.parametrize("move", ["between subjects", "altered", "of another book"])
-def test_a_wrapped_key_that_was_moved_or_altered_is_refused(
-    book: Book, url: str, tmp_path: Path, move: str
-) -> None:
+def test_a_wrapped_key_that_was_moved_or_altered_is_refused(book: Book, url: str, tmp_path: Path, move: str) -> None:
     path = key_file(tmp_path)
     ada, bea = (book.customers.register(name=name) for name in ("Ada", "Bea"))
     table = f"{schema_of(url)}.data_keys"
