@@ -520,8 +520,11 @@ def test_nonsense_on_a_server_is_named(served: tuple[Book, str], server_book_url
         ("UPDATE {0}.data_keys SET wrapping_key='nonsense'", "not the wrapping key"),
         ("UPDATE {0}.data_keys SET key_id=7", "nobody destroyed it"),
         ("UPDATE {0}.data_keys SET key_id=-1", "nobody destroyed it"),
-        ("ALTER TABLE {0}.data_keys DROP CONSTRAINT data_keys_pkey, ALTER key_id DROP NOT NULL; "
-         "UPDATE {0}.data_keys SET key_id=NULL", "data_keys"),
+        (
+            "ALTER TABLE {0}.data_keys DROP CONSTRAINT data_keys_pkey, ALTER key_id DROP NOT NULL; "
+            "UPDATE {0}.data_keys SET key_id=NULL",
+            "data_keys",
+        ),
         ("UPDATE {0}.data_keys SET destroyed=5", "tombstone"),
         ("UPDATE {0}.data_keys SET subject=decode('ff', 'hex') || substr(subject, 2)", "nobody destroyed it"),
         ("ALTER TABLE {0}.data_keys ALTER wrapped DROP NOT NULL; UPDATE {0}.data_keys SET wrapped=NULL", "data_keys"),
