@@ -275,6 +275,26 @@ def test_projections_catch_up_and_rebuild(url: str, run: Run) -> None:
     assert run("projections", "rebuild", "nothing", "--book", url).status == 2
 
 
+def test_the_wrapping_key_is_rotated_and_that_is_on_record(tmp_path: Path, url: str, run: Run) -> None:
+    key = tmp_path / "shop.book.wrapping-key"
+    before = key.read_bytes()
+    refused = run("keys", "rotate", "--book", url)
+    assert refused.status == 2
+    assert key.read_bytes() == before
+    rotated = run("keys", "rotate", "--book", url, *WHO, "--json").json
+    assert rotated["old"] != rotated["new"]
+    assert rotated["keys"] > 0
+    assert key.read_bytes() != before
+    told = run("keys", "rotate", "--book", url, *WHO)
+    assert told.status == 0
+    assert f"in the place of {rotated['new']}" in told.out.replace("\n", " ")
+    trail = run("audit", "trail", "--book", url, *WHO, "--json").out
+    assert trail.count("book.wrapping_key_rotated") == 2
+    elsewhere = run("keys", "rotate", "--book", f"sqlite:///{tmp_path}/none.book", *WHO)
+    assert elsewhere.status != 0
+    assert not (tmp_path / "none.book").exists()
+
+
 def test_a_book_that_is_not_there_is_not_made_by_looking(tmp_path: Path, run: Run) -> None:
     missing = run("audit", "verify", "--book", f"sqlite:///{tmp_path}/none.book")
     assert missing.status == 2

@@ -533,6 +533,14 @@ def test_nonsense_on_a_server_is_named(served: tuple[Book, str], server_book_url
         ("UPDATE {0}.data_keys SET wrapped='nonsense'", "can't be unwrapped"),
         ("UPDATE {0}.data_keys SET wrapping_key='nonsense'", "not the wrapping key"),
         ("UPDATE {0}.data_keys SET key_id=7", "nobody destroyed it"),
+        ("UPDATE {0}.data_keys SET key_id=-1", "nobody destroyed it"),
+        (
+            "ALTER TABLE {0}.data_keys DROP CONSTRAINT data_keys_pkey, ALTER key_id DROP NOT NULL; "
+            "UPDATE {0}.data_keys SET key_id=NULL",
+            "data_keys",
+        ),
+        ("UPDATE {0}.data_keys SET destroyed=5", "tombstone"),
+        ("UPDATE {0}.data_keys SET subject=decode('ff', 'hex') || substr(subject, 2)", "nobody destroyed it"),
         ("ALTER TABLE {0}.data_keys ALTER wrapped DROP NOT NULL; UPDATE {0}.data_keys SET wrapped=NULL", "data_keys"),
     ],
 )
@@ -551,6 +559,11 @@ def test_a_wrapped_key_that_is_none_is_named(
     "statement",
     [
         "DELETE FROM {0}.book_keys",
+        "DELETE FROM {0}.key_notes",
+        "UPDATE {0}.key_notes SET name='nonsense'",
+        "ALTER TABLE {0}.key_notes ALTER value TYPE text USING 'nonsense'",
+        "ALTER TABLE {0}.key_notes ALTER value DROP NOT NULL; UPDATE {0}.key_notes SET value=NULL",
+        "DROP TABLE {0}.key_notes",
         "UPDATE {0}.book_keys SET wrapped='nonsense'",
         "ALTER TABLE {0}.book_keys ALTER wrapped DROP NOT NULL; UPDATE {0}.book_keys SET wrapped=NULL",
         "UPDATE {0}.book SET value='nonsense' WHERE name='format'",

@@ -51,6 +51,7 @@ def shape_of(event_class: type[Event]) -> Shape:
         "clear": [f"{name}: {type_of(fields[name].annotation)}" for name in event_class.clear_fields],
         "sealed": [
             f"{name}: {type_of(fields[name].annotation)}, {mark.category.value}, {mark.sensitivity.value}"
+            + (f", of {mark.of}" if mark.of else "")
             for name, mark in event_class.personal_fields.items()
         ],
     }

@@ -198,8 +198,8 @@ def _fields(shape: forms.Shape) -> list[str]:
         rows.append(f"| {place} | {name} | `{kind}` | |")
     for bit, field in enumerate(shape["sealed"]):
         name, _, rest = field.partition(": ")
-        kind, category, sensitivity = rest.split(", ")
-        rows.append(f"| sealed, bit {bit} | {name} | `{kind}` | {category}, {sensitivity} |")
+        kind, marks = rest.split(", ", 1)
+        rows.append(f"| sealed, bit {bit} | {name} | `{kind}` | {marks} |")
     return rows
 
 

@@ -329,6 +329,17 @@ def test_what_is_not_right_with_keys_refuses_and_changes_nothing(
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["keys", "wrapping-key", "signing-key"])
+def test_doctor_names_a_file_of_keys_that_others_may_use(tmp_path: Path, name: str) -> None:
+    url, path = f"sqlite:///{tmp_path}/shop.book", tmp_path / f"shop.book.{name}"
+    tallybook.open(url).close()
+    assert [one for one in tallybook.doctor(url) if one.state == "failed"] == []
+    path.chmod(0o640)
+    found = [one for one in tallybook.doctor(url) if one.state == "failed"]
+    assert any(path.name in one.what and "640" in one.what for one in found)
+    assert any("600" in one.remedy for one in found)
+
+
 def test_the_wrapping_key_may_lie_elsewhere_and_with_a_service(tmp_path: Path) -> None:
     url, context = f"sqlite:///{tmp_path}/shop.book", {"book": "shop"}
     source = KmsWrappingKeys(Kms(), tmp_path / "apart" / "key", context)
