@@ -89,8 +89,10 @@ class Gate:
         policy: PolicySource,
         standings: Standings,
         address: Callable[[], str | None],
+        check_erased: Callable[[UUID, int], None],
     ) -> None:
         self._keyring = keyring
+        self._check_erased = check_erased
         self._log = log
         self._mapper = EventMapper(keyring)
         self.reads = reads
@@ -174,6 +176,8 @@ class Gate:
             blob = (subject, sealed.event_id)
             if blob not in opened:
                 erased = (subject.bytes, sealed.key_id) in gone
+                if erased:
+                    self._check_erased(subject, sealed.key_id)
                 opened[blob] = None if erased else self._keyring.open(sealed)
             values = opened[blob]
             if values is None:

@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing, NotABook
 from tallybook.projections.read_models import Table
 
@@ -17,7 +19,7 @@ from .files import is_ours
 from .form import uuid_from
 from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
 from .sqlite import DIALECT, SQLiteDatabase, translated
-from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, fingerprint
+from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, ciphers, fingerprint
 
 DATA_KEYS = Table(
     "data_keys",
@@ -37,8 +39,6 @@ KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name"
 LOOKUP = "lookup"
 ERASED_UP_TO = "erased_up_to"
 A_BATCH = 5000
-TRIES = 3
-"""So often is read again what another process may have wrapped anew meanwhile."""
 
 _Row = tuple[KeyName, bytes, bytes, int]
 
@@ -96,35 +96,45 @@ class WrappedKeyStore:
         """Keep new keys: committed when this returns. Raises IntegrityError if one is there, or was destroyed."""
         self._check_open()
         wrapping = self._wrapping
-        for _ in range(TRIES):
-            name = self._current if wrapping.knows(self._current) else wrapping.newest
-            rows = [
-                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id), 0)
+
+        def rows(name: bytes, held: Mapping[bytes, AESGCM]) -> list[tuple[Any, ...]]:
+            return [
+                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id, held), 0)
                 for (subject, key_id), key in keys.items()
             ]
+
+        name = self._current
+        held = wrapping.holding([name])
+        if name in held:
             with suppress(_Rotated), self.database.session(write=True) as session:
                 current = session.ask(_lookup_row(self.database.for_share), [LOOKUP])
-                session.insert(DATA_KEYS, rows)
+                session.insert(DATA_KEYS, rows(name, held))
                 self._current, _ = self._one(current.rows())
                 if self._current != name:
                     raise _Rotated  # and rolls back: nobody could unwrap these rows once the old key is gone
                 return
-            if not wrapping.knows(self._current):
-                break
-        raise wrapping.another(self._current)
+        with self.database.session(write=True) as session:
+            # First the lock: until this is committed, the key of now stays what it is.
+            self._current, _ = self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
+            session.insert(DATA_KEYS, rows(self._current, wrapping.holding([self._current])))
 
     def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """The keys that there are. Raises KeysMissing for one that can't be unwrapped."""
         self._check_open()
         wanted = set(names)
         wrapping = self._wrapping
-        rows: list[tuple[Any, ...]] = []
-        for _ in range(TRIES):
+        lacked: set[bytes] = set()
+        while True:
             rows = [row for row in self._rows(self.database.rows, wanted) if not row[3]]
-            unknown = [one for one in {row[1] for row in rows} if not wrapping.knows(one)]
-            if not unknown:
-                break  # else it may have been wrapped anew between the two readings
-        return {name: wrapping.unwrap(under, wrapped, *name) for name, under, wrapped, _ in rows}
+            under = {row[1] for row in rows}
+            held = wrapping.holding(under)
+            lacking = under - held.keys()
+            # A key leaves the source once no row is under it: rows that still are under one that was not there before
+            # are under another book's key, or a lost one. All others were wrapped anew since they were read.
+            if not lacking or lacking & lacked:
+                break
+            lacked = lacking
+        return {name: wrapping.unwrap(under, wrapped, *name, held) for name, under, wrapped, _ in rows}
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:
         """Destroy keys, and leave tombstones: committed when this returns.
@@ -203,21 +213,21 @@ class WrappedKeyStore:
         with self.database.session(write=True) as session:
             # Under this lock nobody else rotates, adds or destroys, and the source is nobody else's to replace.
             current, wrapped = self._one(session.rows(_lookup_row(self.database.for_update), [LOOKUP]))
-            keys = wrapping.read()
-            if not wrapping.knows(current):
+            held = ciphers(wrapping.read())
+            if current not in held:
                 raise wrapping.another(current)
-            if wrapping.newest == current and fresh is not None:
-                [own] = [key for key in keys if fingerprint(key) == current]
+            if next(iter(held)) == current and fresh is not None:
+                [own] = [key for key in wrapping.read() if fingerprint(key) == current]
                 wrapping.source.replace(self.origin, [fresh, own])
-                wrapping.read()
-            name = wrapping.newest
+                held = ciphers(wrapping.read())
+            name = next(iter(held))
             if name != current:
-                self._wrap_rows(session, name)
-                key = wrapping.unwrap(current, wrapped, LOOKUP, 0)
-                session.upsert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, key, LOOKUP, 0))])
+                self._wrap_rows(session, name, held)
+                key = wrapping.unwrap(current, wrapped, LOOKUP, 0, held)
+                session.upsert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, key, LOOKUP, 0, held))])
         return current.hex(), name.hex()
 
-    def _wrap_rows(self, session: Session, name: bytes) -> None:
+    def _wrap_rows(self, session: Session, name: bytes, held: Mapping[bytes, AESGCM]) -> None:
         wrapping = self._wrapping
         last: tuple[bytes, int] = (b"", 0)
         while True:
@@ -232,8 +242,8 @@ class WrappedKeyStore:
             for subject, key_id, under, wrapped, _ in sound(DATA_KEYS, rows, self.database.place):
                 if under != name:
                     owner = uuid_from(subject)
-                    key = wrapping.unwrap(under, wrapped, owner, key_id)
-                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id), 0))
+                    key = wrapping.unwrap(under, wrapped, owner, key_id, held)
+                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id, held), 0))
             session.upsert(DATA_KEYS, new)
             last = rows[-1][:2]
 
@@ -251,12 +261,14 @@ class WrappedKeyStore:
 
     def _lookup_key(self) -> tuple[bytes, bytes]:
         wrapping = self._wrapping
-        name = wrapped = b""
-        for _ in range(TRIES):
+        before: bytes | None = None
+        while True:
             name, wrapped = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
-            if wrapping.knows(name):
+            held = wrapping.holding([name])
+            if name in held or name == before:
                 break
-        key = wrapping.unwrap(name, wrapped, LOOKUP, 0)
+            before = name  # and once more: it may have been rotated between the two readings
+        key = wrapping.unwrap(name, wrapped, LOOKUP, 0, held)
         if len(key) != KEY_BYTES:
             raise damaged("The table book_keys holds no look-up key", self.database.place, RESTORE_KEYS)
         return name, key

@@ -227,11 +227,14 @@ class Keyring:
         """Key id, commitment and key for a subject that is being registered.
 
         A subject whose registration failed once may have a key already: it is used again. `fresh`: the id is new, so
-        that there is none. The key counts from `keep` on.
+        that there is none. The key counts from `keep` on. Refuses: customer_erased, where one was destroyed: a log that
+        was put back from a copy may know nothing of that.
         """
         name = (subject, key_id)
         key = None if fresh else self.store.get([name]).get(name)
         if key is None:
+            if not fresh and self.store.destroyed([name]):
+                raise refusal("customer_erased", f"The customer {subject} was erased.", customer=subject)
             key = os.urandom(KEY_BYTES)
         return key_id, commitment(key), key
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from glob import escape
 from hashlib import sha256
 from pathlib import Path
@@ -284,6 +284,11 @@ def fingerprint(key: bytes) -> bytes:
     return sha256(b"tallybook wrapping key\0" + key).digest()[:16]
 
 
+def ciphers(keys: Sequence[bytes]) -> Mapping[bytes, AESGCM]:
+    """What wraps and unwraps, by the keys' fingerprints."""
+    return {fingerprint(key): AESGCM(key) for key in keys}
+
+
 class Wrapping:
     """Wraps and unwraps under the keys of a source, which it reads again where it does not know one."""
 
@@ -291,7 +296,7 @@ class Wrapping:
         """Raises KeysMissing, and BookError for a source that can't be used."""
         self.source = source
         self.origin = origin
-        self._keys: dict[bytes, AESGCM] = {}
+        self._keys: Mapping[bytes, AESGCM] = {}  # replaced, never altered: other threads may have it in hand
         self.read()
 
     def read(self) -> Sequence[bytes]:
@@ -304,14 +309,21 @@ class Wrapping:
                 path=self.source.place,
                 remedy=COPY_IT,
             )
-        self._keys = {fingerprint(key): AESGCM(key) for key in keys}
+        self._keys = ciphers(keys)
         return keys
+
+    def holding(self, names: Iterable[bytes]) -> Mapping[bytes, AESGCM]:
+        """The keys at hand by their fingerprints, and the source is read again before some of these are missing.
+
+        To be worked with for a while: whoever reads the source again in another thread may forget one of them.
+        """
+        if not self._keys.keys() >= set(names):
+            self.read()
+        return self._keys
 
     def knows(self, name: bytes) -> bool:
         """Whether there is a key of this fingerprint; the source is read again before it is said that there is none."""
-        if name not in self._keys:
-            self.read()
-        return name in self._keys
+        return name in self.holding([name])
 
     @property
     def newest(self) -> bytes:
@@ -327,14 +339,21 @@ class Wrapping:
             remedy=COPY_IT,
         )
 
-    def wrap(self, name: bytes, key: bytes, owner: UUID | str, key_id: int) -> bytes:
-        """A key, sealed under the one of a fingerprint, and bound to the book, to its subject or name, and its id."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher(name).encrypt(nonce, key, self._bound(owner, key_id))
+    def wrap(
+        self, name: bytes, key: bytes, owner: UUID | str, key_id: int, held: Mapping[bytes, AESGCM] | None = None
+    ) -> bytes:
+        """A key, sealed under the one of a fingerprint, and bound to the book, to its subject or name, and its id.
 
-    def unwrap(self, name: bytes, wrapped: bytes, owner: UUID | str, key_id: int) -> bytes:
+        `held`: what `holding` gave.
+        """
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher(name, held).encrypt(nonce, key, self._bound(owner, key_id))
+
+    def unwrap(
+        self, name: bytes, wrapped: bytes, owner: UUID | str, key_id: int, held: Mapping[bytes, AESGCM] | None = None
+    ) -> bytes:
         """The key. Raises KeysMissing, if it was wrapped under another key than the source's, or altered, or moved."""
-        cipher = self._cipher(name)
+        cipher = self._cipher(name, held)
         try:
             return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._bound(owner, key_id))
         except (InvalidTag, ValueError) as error:
@@ -344,8 +363,8 @@ class Wrapping:
                 remedy=RESTORE_KEYS,
             ) from error
 
-    def _cipher(self, name: bytes) -> AESGCM:
-        keys = self._keys
+    def _cipher(self, name: bytes, held: Mapping[bytes, AESGCM] | None) -> AESGCM:
+        keys = self._keys if held is None else held
         if name not in keys:
             raise self.another(name)
         return keys[name]

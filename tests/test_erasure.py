@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from pydantic_core import to_json
 import tallybook
 from tallybook import Book, Erased
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
-from tallybook.domain.errors import Refused
+from tallybook.domain.errors import BookDamaged, Refused
 
 from .conftest import STANDARD
 from .postgres import all_bytes
@@ -389,3 +391,31 @@ def test_a_reply_that_comes_between_is_kept_too(url: str, monkeypatch: pytest.Mo
         book.erasures.erase(ada, reason="gdpr-17")
         values = [value for entry in book.profiles.timeline(ada) for value in entry.texts.values()]
         assert "Just in time" in values
+
+
+def test_a_row_of_the_table_alone_destroys_no_key_and_gives_no_erased_value(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        with book._core.storage.events.session(write=True) as session:
+            session.run("INSERT INTO erased VALUES (?, 1, 1)", [ada.bytes])
+        with pytest.raises(BookDamaged, match="no erasure"):
+            book.profiles.get(ada)
+        assert states(book, "erasures") == ["failed"]
+    with pytest.raises(BookDamaged, match="no erasure"):
+        tallybook.open(url)
+    with closing(sqlite3.connect(folder / "shop.book")) as raw, raw:
+        raw.execute("DELETE FROM erased")
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(ada)["name"] == NAME
+
+
+def test_a_row_of_the_table_that_names_no_subject_is_damage(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        lived(book)
+        with book._core.storage.events.session(write=True) as session:
+            session.run("INSERT INTO erased VALUES (?, 1, ?)", [b"nobody", book.position()])
+        assert states(book, "erasures") == ["failed"]
+    with pytest.raises(BookDamaged, match="no subject"):
+        tallybook.open(url)

@@ -73,7 +73,9 @@ class Core:
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
         reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
-        self.gate = Gate(self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now)
+        self.gate = Gate(
+            self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased
+        )
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
@@ -206,6 +208,13 @@ class Core:
             "snapshots": "hold no personal value",
             "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
         }
+
+    def check_erased(self, subject: UUID, key_id: int) -> None:
+        """Raises BookDamaged, where the table of erasures names a subject whose own stream tells of no erasure."""
+        if key_id not in self.app.load(Customer, subject).erased:
+            raise damaged(
+                f"The table erased names {subject}, of whom the log tells no erasure", self.app.database.place
+            )
 
     def proof_of(self, position: int) -> tuple[str, str | None]:
         """An event's leaf (base64), and a tlog-proof under a checkpoint of now; None in a book that signs nothing."""

@@ -9,11 +9,13 @@ from itertools import groupby, islice
 from operator import itemgetter
 from uuid import UUID
 
-from tallybook.adapters.form import uuid_from
+from tallybook.adapters.database import damaged
+from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
 from tallybook.domain.errors import Refused, refusal
 from tallybook.domain.events import Event, Metadata
+from tallybook.domain.personal import Erased
 from tallybook.domain.retention import Action, Kept, activity_of, kept
 
 from .commands import Desk, Work, awaitable, command
@@ -152,9 +154,13 @@ class ErasureDesk(Desk):
             values = core.gate.open(
                 core.gate_metadata(work.metadata), "erasures.keep", handles, [customer.id], to_seal_again=True
             )
-            key_id, commitment = work.key_for(customer, KEPT_KEY)
-            assert key_id == KEPT_KEY
-            keep(customer, work.stamp, held, [str(values[place]) for place in handles], commitment=commitment)
+            # In a log that was put back from before the erasure, the key is destroyed already.
+            there = [place for place in handles if not isinstance(values[place], Erased)]
+            held = [held[place] for place in there]
+            if held:
+                key_id, commitment = work.key_for(customer, KEPT_KEY)
+                assert key_id == KEPT_KEY
+                keep(customer, work.stamp, held, [str(values[place]) for place in there], commitment=commitment)
         return held
 
     @awaitable
@@ -199,13 +205,18 @@ class ErasureDesk(Desk):
         """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
 
         After an erasure, after one that was cut short, and after a key store was put back from a copy of before. Where
-        bytes of what was deleted stay, the wrapping key is rotated too: they are worth nothing then.
+        bytes of what was deleted stay, the wrapping key is rotated too: they are worth nothing then. No key is
+        destroyed for a row of the table alone: the subject's own stream has to tell. Raises BookDamaged.
         """
         core = self._core
         keys = core.storage.keys
         rows = core.app.log.erasures(keys.erased_up_to())
         if not rows:
             return
+        for subject, key_id, position in rows:
+            core.check_erased(uuid_from(subject), key_id)
+            if not core.app.log.log_rows(position - 1, 1):
+                raise damaged(f"The table erased names position {position}, beyond the log", core.app.database.place)
         for position, of_commit in groupby(rows, key=itemgetter(2)):
             core.keyring.destroy([(uuid_from(subject), key_id) for subject, key_id, _ in of_commit], position)
         if not keys.overwrites:
@@ -224,14 +235,21 @@ class ErasureDesk(Desk):
         if not followed or log.log_rows(followed - 1, 1):
             return []  # the log reaches as far as the keys have followed it
         again: list[UUID] = []
+        position = log.position()
         streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
             known = log.erased_keys([subject.bytes for subject, _ in names])
             again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in again:
-                self._record(customer_id, reason="restored")
-        keys.set_erased_up_to(log.position())
+                try:
+                    self._record(customer_id, reason="restored")
+                except Refused as refused:
+                    if refused.code != "customer_erased":  # by another process that opens the book at once
+                        raise
+        # No further: what others erase meanwhile is still to be followed.
+        keys.set_erased_up_to(position)
+        self.follow()
         if again:
             logger.warning(
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
@@ -244,7 +262,8 @@ class ErasureDesk(Desk):
         """All customers who were erased, in the order of their erasures."""
         core = self._core
         core.check_open()
-        return list(dict.fromkeys(UUID(bytes=subject) for subject, _, _ in core.app.log.erasures()))
+        told = core.app.scan(SubjectErased, ["subject_id"])
+        return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in told))
 
     def _completed(self, customer_id: UUID) -> ErasureReceipt:
         core = self._core

@@ -82,7 +82,7 @@ class ReviewKind:
     """Whether it opens personal data itself: that is on record as one read, then, with its fields."""
 
 
-ACTION = "audit.review."
+PREFIX = "audit.review."
 """What the actions of all reviews begin with."""
 REVIEWS: dict[str, ReviewKind] = {}
 """All reviews, by name."""
@@ -93,7 +93,7 @@ def answers(
 ) -> Callable[[Answer], Answer]:
     def register(answer: Answer) -> Answer:
         taken = frozenset([*takes.split(), *needs.split()])
-        ACTIONS[f"{ACTION}{name}"] = title[:1].lower() + title[1:]
+        ACTIONS[f"{PREFIX}{name}"] = title[:1].lower() + title[1:]
         REVIEWS[name] = ReviewKind(name, title, about, taken, frozenset(needs.split()), answer, opens)
         return answer
 

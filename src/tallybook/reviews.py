@@ -21,8 +21,8 @@ from . import reviews_of_data, reviews_of_use  # noqa: F401 - they register what
 from .core import Core
 from .customers import as_id
 from .review_kinds import (
-    ACTION,
     ALWAYS_US,
+    PREFIX,
     REVIEWS,
     Question,
 )
@@ -60,7 +60,7 @@ def review(
             whole(figure, one, 1)
     question = Question(
         acting,
-        f"{ACTION}{name}",
+        f"{PREFIX}{name}",
         core.app.position(),
         core.gate.reads.position(),
         now_us,
