@@ -408,3 +408,14 @@ def test_a_row_of_the_table_alone_destroys_no_key_and_gives_no_erased_value(fold
         raw.execute("DELETE FROM erased")
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         assert book.profiles.get(ada)["name"] == NAME
+
+
+def test_a_row_of_the_table_that_names_no_subject_is_damage(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        lived(book)
+        with book._core.storage.events.session(write=True) as session:
+            session.run("INSERT INTO erased VALUES (?, 1, ?)", [b"nobody", book.position()])
+        assert states(book, "erasures") == ["failed"]
+    with pytest.raises(BookDamaged, match="no subject"):
+        tallybook.open(url)
