@@ -616,7 +616,9 @@ def keys(patient: Patient) -> Iterator[Word]:
 def _recorded_wrapping(log: LogRecorder, mapper: EventMapper) -> str | None:
     """The fingerprint of the wrapping key that the log knows of, by its last rotation or the book's making."""
     known = noted(log.database, WRAPPING)
-    for position, stream, version_, name, state in log.iterate(topics=[WrappingKeyRotated.stored_name]):
+    for position, stream, version_, name, state in log.iterate(
+        stop=log.extent()[2], topics=[WrappingKeyRotated.stored_name]
+    ):
         event = mapper.read(known_uuid(stream), version_, name, state, position)
         assert isinstance(event, WrappingKeyRotated)
         known = event.new
