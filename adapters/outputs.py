@@ -71,13 +71,13 @@ def publish(part: Path, target: Path, *, replace: bool = False) -> None:
 
 @contextmanager
 def new_file(file: Path | str, *, replace: bool = False) -> Iterator[Path]:
-    """A file to write, which gets its name when the block ends well. Raises BookError and its kinds."""
+    """A file to write, for its owner alone, which gets its name when the block ends well. Raises BookError."""
     target = named(file, "file")
     _must_have_folder(target)
     if not replace and (target.exists() or target.is_symlink()):
         raise there_already(target)
     try:
-        with part_of(target) as part:
+        with part_of(target, 0o600) as part:
             yield part
             publish(part, target, replace=replace)
     except OSError as error:
@@ -86,7 +86,7 @@ def new_file(file: Path | str, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path | str) -> Iterator[Path]:
-    """A folder to fill, which gets its name when the block ends well. An empty one of that name is replaced.
+    """A folder to fill, for its owner alone, which gets its name when the block ends well. An empty one is replaced.
 
     Raises BookError and its kinds.
     """
@@ -96,7 +96,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     part = target.with_name(f"{target.name}.{uuid4().hex[:12]}.part")
     try:
         _remove_leftovers(target)
-        part.mkdir()
+        part.mkdir(0o700)
         try:
             yield part
             for place, _, names in os.walk(part):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pydantic_core import to_json
 import tallybook
 from tallybook import Book, Erased
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
-from tallybook.domain.errors import BookDamaged, Refused
+from tallybook.domain.errors import BookDamaged, BookError, Refused
 
 from .conftest import STANDARD
 from .postgres import all_bytes
@@ -419,3 +420,26 @@ def test_a_row_of_the_table_that_names_no_subject_is_damage(folder: Path) -> Non
         assert states(book, "erasures") == ["failed"]
     with pytest.raises(BookDamaged, match="no subject"):
         tallybook.open(url)
+
+
+def test_where_the_key_file_is_held_the_answer_is_not_that_nothing_happened(folder: Path) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with tallybook.open(url, lock_timeout_s=1) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        with closing(sqlite3.connect(folder / "shop.book.keys", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM data_keys").fetchall()
+            with pytest.raises(BookError, match="is recorded"):
+                book.erasures.erase(ada, reason="gdpr-17")
+            assert isinstance(book.profiles.get(ada)["name"], Erased)
+        assert book.erasures.erase(ada, reason="gdpr-17").reason == "gdpr-17"
+        assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
+
+
+def test_what_is_written_for_people_is_for_its_owner_alone(folder: Path, tmp_path: Path) -> None:
+    with tallybook.open(f"sqlite:///{folder / 'shop.book'}") as book, book.acting("agent:lin", purpose="support"):
+        lived(book)
+        book.audit.export(tmp_path / "pack", sealed=False)
+        book.exports.ocsf(tmp_path / "o.jsonl")
+    assert stat.S_IMODE((tmp_path / "pack").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "o.jsonl").stat().st_mode) == 0o600

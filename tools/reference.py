@@ -16,10 +16,11 @@ from tallybook import cli
 from tallybook.adapters.form import ENVELOPE_ARITY
 from tallybook.audit import AuditView
 from tallybook.book import Book
-from tallybook.commands import command
+from tallybook.commands import awaitable, command
 from tallybook.customers import CustomerDesk
 from tallybook.domain.errors import REFUSALS, TallybookError
 from tallybook.domain.events import REGISTRY, Event, Metadata
+from tallybook.erasures import ErasureDesk
 from tallybook.exports import ExportDesk
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
@@ -46,6 +47,7 @@ DESKS: dict[str, type] = {
     "book.profiles": ProfilesView,
     "book.tiers": TiersView,
     "book.audit": AuditView,
+    "book.erasures": ErasureDesk,
     "book.projections": ProjectionsDesk,
     "book.retention": RetentionDesk,
     "Follower": Follower,
@@ -59,7 +61,7 @@ def public(owner: type) -> list[tuple[str, Any]]:
     return [
         (name, member)
         for name, member in vars(owner).items()
-        if not name.startswith("_") and (callable(member) or isinstance(member, (property, command)))
+        if not name.startswith("_") and (callable(member) or isinstance(member, (property, awaitable, command)))
     ]
 
 
@@ -108,6 +110,7 @@ def api() -> str:
         "loyalty",
         "tickets",
         "policy",
+        "erasures",
         "views",
         "audit",
         "imports",

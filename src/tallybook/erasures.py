@@ -13,7 +13,7 @@ from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
-from tallybook.domain.errors import Refused, refusal
+from tallybook.domain.errors import BookError, Refused, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased
 from tallybook.domain.retention import Action, Kept, activity_of, kept
@@ -270,7 +270,15 @@ class ErasureDesk(Desk):
         found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
         if not found:
             raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
-        self.follow()
+        try:
+            self.follow()
+        except Refused as busy:  # whose own words would be that nothing happened
+            raise BookError(
+                f"The erasure of {customer_id} is recorded, and every read gives `Erased`; its key could not be "
+                f"destroyed yet: {busy.message}",
+                path=core.storage.url,
+                remedy="Repeat it, or open the book again: it goes on from there.",
+            ) from busy
         done = core.clear_after_erasure()
         position, event = found[0]
         last = found[-1].event
