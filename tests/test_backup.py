@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ from tallybook.adapters import doctor, outputs, storage
 from tallybook.adapters.integrity import root_at
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.storage import signing_file
-from tallybook.adapters.wrapping import FileWrappingKeys
+from tallybook.adapters.wrapping import FileWrappingKeys, WrappingKeys
 from tallybook.cli import app
 
 from .postgres import _programs, run_sql, server_url, with_parameters
@@ -89,20 +90,43 @@ def rows(book: Book) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The wrapping key lies in one place, wherever its book is restored: no backup holds it."""
+    """Each book's wrapping key lies in one place, wherever the book is restored: no backup holds it."""
     path = tmp_path_factory.mktemp("apart") / "wrapping-key"
     with pytest.MonkeyPatch.context() as patch:
-        for one in (storage, module, doctor):
-            patch.setattr(one, "wrapping_key_beside", lambda _: path)
         patch.setenv("APART", str(path))
+        for one in (storage, module, doctor):
+            patch.setattr(one, "wrapping_keys", chosen)
         yield path
 
 
-APART = """
-import os, pathlib
+class Apart(FileWrappingKeys):
+    """In one folder, a file for each book."""
+
+    def read(self, origin: str) -> Sequence[bytes]:
+        return FileWrappingKeys(f"{self.path}-{origin[-32:]}").read(origin)
+
+    def replace(self, origin: str, keys: Sequence[bytes]) -> None:
+        FileWrappingKeys(f"{self.path}-{origin[-32:]}").replace(origin, keys)
+
+
+def chosen(given: Any, _: Path) -> WrappingKeys:
+    """In the place of `wrapping_keys`: apart, where nothing is named."""
+    if given is None:
+        return Apart(os.environ["APART"])
+    return FileWrappingKeys(given) if isinstance(given, (str, Path)) else given
+
+
+APART = f"""
+import os
+from pathlib import Path
+from typing import Any
+from collections.abc import Sequence
 from tallybook.adapters import backup, doctor, outputs, storage
+from tallybook.adapters.wrapping import FileWrappingKeys, WrappingKeys
+{inspect.getsource(Apart)}
+{inspect.getsource(chosen)}
 for one in (storage, backup, doctor):
-    one.wrapping_key_beside = lambda _: pathlib.Path(os.environ["APART"])
+    one.wrapping_keys = chosen
 """
 """The same in another process."""
 
@@ -658,7 +682,7 @@ def altered(path: Path, *statements: str) -> None:
 def seal_again(copy: Place) -> None:
     """Let a backup end as if the book itself had written it so."""
     os.truncate(copy.file, copy.file.stat().st_size // 4096 * 4096)
-    with closing(FileKeyStore(copy.keys, FileWrappingKeys(os.environ["APART"]))) as keys:
+    with closing(FileKeyStore(copy.keys, Apart(os.environ["APART"]))) as keys:
         module._seal(copy.file, keys.lookup_key)
 
 
@@ -792,7 +816,7 @@ def test_keys_that_are_missing_or_of_another_book_are_refused(copy: Place, tmp_p
     refused(copy, KeysMissing, "nothing", keys=copy.file)
     (tmp_path / "text").write_text("no keys")
     refused(copy, KeysMissing, "no key file", keys=tmp_path / "text")
-    with closing(FileKeyStore(copy.keys, FileWrappingKeys(apart))) as store:
+    with closing(FileKeyStore(copy.keys, Apart(apart))) as store:
         [(subject, key_id)] = store.database.rows("SELECT subject, key_id FROM data_keys ORDER BY subject LIMIT 1")
         altered(copy.keys, "DELETE FROM data_keys WHERE subject=(SELECT MIN(subject) FROM data_keys)")
         store.add({(UUID(bytes=subject), key_id): bytes(32)})
