@@ -332,6 +332,7 @@ def _in_files(
         _open_reads(path, reads_path, origin, lock_timeout_s)
         vkey = note(path, SIGNING, lock_timeout_s)
         signing = _signing(origin, place, vkey, str(path))
+        first_wrapping = note(path, WRAPPING, lock_timeout_s)
     except BaseException as error:
         if keys:
             keys.close()
@@ -349,7 +350,7 @@ def _in_files(
         _options(f"sqlite:///{path}", lock_timeout_s, source, place),
         signing,
         vkey,
-        note(path, WRAPPING, lock_timeout_s),
+        first_wrapping,
     )
 
 
