@@ -90,7 +90,7 @@ def test_the_same_campaign_finds_losses_where_commits_are_not_synced(tmp_path: P
         ("receipts", "kills", "doubled"),
         ("frontiers", "kills", "broken"),
         ("positions", "kills", "broken"),
-        ("keys", "cuts", "lost"),
+        ("keys", "cuts", "broken"),  # the key of what was acknowledged is not there
         ("erasures", "kills", "broken"),
     ],
 )
@@ -105,10 +105,10 @@ def test_the_same_campaign_finds_a_mistake_that_is_planted(tmp_path: Path, mista
 
 def test_a_cut_is_had_again_from_its_seed(tmp_path: Path) -> None:
     _, output = campaign(tmp_path, "--cuts", "60", "--mistake", "keys")
-    found = re.search(r"^(cuts:\d+), after (\d+): (\w+): (customer|.*)", output, re.MULTILINE)
+    found = re.search(r"^(cuts:\d+), after (\d+): (\w+): ", output, re.MULTILINE)
     assert found is not None
     _, again = campaign(tmp_path, "--only", found[1], "--mistake", "keys")
-    assert found[0].partition(str(tmp_path))[0] in again
+    assert found[0] in again
 
 
 def test_a_power_cut_at_any_write_while_a_book_is_made_leaves_what_can_be_made(tmp_path: Path) -> None:
