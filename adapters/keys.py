@@ -16,15 +16,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, KeyLost, SealError, refusal
 from tallybook.domain.personal import Sealed
 
 from .wrapping import KEY_BYTES, NONCE_BYTES
 
-FIRST_KEY_ID = 1
-"""What a subject's values are sealed under."""
-KEPT_KEY_ID = 2
-"""What the law demands to keep is sealed under, once the first is destroyed."""
 KEYS_APPLICATION_ID = 0x7A11B00E
 PUT_BACK = "Put the key file back from its backup."
 HAS_A_KEY = "a subject has this key already, or had it and it was destroyed"
@@ -223,7 +220,7 @@ class Keyring:
         self._forgotten = 0
         self._lock = threading.Lock()
 
-    def key_for(self, subject: UUID, *, fresh: bool, key_id: int = FIRST_KEY_ID) -> tuple[int, bytes, bytes]:
+    def key_for(self, subject: UUID, *, fresh: bool, key_id: int = ORDINARY_KEY) -> tuple[int, bytes, bytes]:
         """Key id, commitment and key for a subject that is being registered.
 
         A subject whose registration failed once may have a key already: it is used again. `fresh`: the id is new, so
@@ -262,7 +259,7 @@ class Keyring:
         with self._lock:
             self._forgotten += 1  # a load that is under way must not bring them back
             for subject in subjects:
-                for key_id in (FIRST_KEY_ID, KEPT_KEY_ID):
+                for key_id in (ORDINARY_KEY, KEPT_KEY):
                     self._ciphers.pop((subject, key_id), None)
                     self._checked.discard((subject, key_id))
 
@@ -274,7 +271,7 @@ class Keyring:
         schema_version: int,
         fields: Sequence[str],
         values: Sequence[object],
-        key_id: int = FIRST_KEY_ID,
+        key_id: int = ORDINARY_KEY,
     ) -> bytes:
         """One blob of an event's personal values, bound to the event, its form and its subject."""
         nonce = os.urandom(NONCE_BYTES)

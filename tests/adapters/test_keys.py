@@ -20,8 +20,6 @@ import tallybook
 from tallybook.adapters.database import FORMAT
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.keys import (
-    FIRST_KEY_ID,
-    KEPT_KEY_ID,
     KEYS_APPLICATION_ID,
     KeyName,
     Keyring,
@@ -33,6 +31,7 @@ from tallybook.adapters.keys import (
 from tallybook.adapters.log import LogRecorder, NewRow
 from tallybook.adapters.wrapping import KEY_BYTES, NONCE_BYTES, FileWrappingKeys, Wrapping
 from tallybook.commands import Work
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, KeyLost, KeysMissing, Refused, SealError
 from tallybook.domain.personal import Sealed
 
@@ -60,7 +59,7 @@ def new_key(keyring: Keyring, *subjects: UUID) -> None:
     keyring.keep({(subject, 1): keyring.key_for(subject, fresh=True)[2] for subject in subjects})
 
 
-def seal(keyring: Keyring, subject: UUID, value: object = "Ada", key_id: int = FIRST_KEY_ID) -> Sealed:
+def seal(keyring: Keyring, subject: UUID, value: object = "Ada", key_id: int = ORDINARY_KEY) -> Sealed:
     event = uuid4()
     blob = keyring.seal(subject, event, "customer.registered", 1, ["name"], [value], key_id)
     return Sealed(event, "customer.registered", 1, subject, key_id, ("name",), blob)
@@ -148,7 +147,7 @@ def test_keys_are_random_and_long_enough(store: KeyStore) -> None:
     assert len(set(keys.values())) == 50
     assert {len(key) for key in keys.values()} == {KEY_BYTES}
     for subject, (key_id, committed, _) in made.items():
-        assert (key_id, committed) == (FIRST_KEY_ID, commitment(keys[subject, 1]))
+        assert (key_id, committed) == (ORDINARY_KEY, commitment(keys[subject, 1]))
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -172,7 +171,7 @@ def test_a_subject_that_has_a_key_already_gets_the_same_again(store: KeyStore) -
     store.add({subject: b"1" * KEY_BYTES})
     keyring = ring(store)
     again = keyring.key_for(subject[0], fresh=False)
-    assert again == (FIRST_KEY_ID, commitment(b"1" * KEY_BYTES), b"1" * KEY_BYTES)
+    assert again == (ORDINARY_KEY, commitment(b"1" * KEY_BYTES), b"1" * KEY_BYTES)
     keyring.keep({subject: again[2], other: b"2" * KEY_BYTES})
     assert store.get([subject, other]) == {subject: b"1" * KEY_BYTES, other: b"2" * KEY_BYTES}
     assert keyring.open(seal(keyring, subject[0])) == {"name": "Ada"}
@@ -280,8 +279,8 @@ def test_what_was_destroyed_is_no_longer_sealed_or_opened_here(store: KeyStore) 
     ada, bob = uuid4(), uuid4()
     keyring = ring(store)
     new_key(keyring, ada, bob)
-    keyring.keep({(ada, KEPT_KEY_ID): b"2" * KEY_BYTES})
-    sealed, kept, other = seal(keyring, ada), seal(keyring, ada, key_id=KEPT_KEY_ID), seal(keyring, bob)
+    keyring.keep({(ada, KEPT_KEY): b"2" * KEY_BYTES})
+    sealed, kept, other = seal(keyring, ada), seal(keyring, ada, key_id=KEPT_KEY), seal(keyring, bob)
     keyring.destroy([(ada, 1)], 7)
     assert keyring.open(sealed) is None
     with pytest.raises(tallybook.Refused) as refused:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import tallybook
-from tallybook.adapters.keys import FIRST_KEY_ID, KEPT_KEY_ID, Keyring, MemoryKeyStore, commitment
+from tallybook.adapters.keys import Keyring, MemoryKeyStore, commitment
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import SealError
 from tallybook.domain.personal import Erased, Sealed
 
@@ -38,13 +39,12 @@ def swaps(chance: random.Random, count: int) -> int:
     ring = Keyring(store, lambda *name: commitment(store.get([name])[name]))
     subjects = [any_id(chance) for _ in range(3)]
     same = chance.randbytes(32)  # the worst case: what is bound is all that tells these two apart
-    keys = {(one, key_id): chance.randbytes(32) for one in subjects for key_id in (FIRST_KEY_ID, KEPT_KEY_ID)}
-    store.add(keys | {(subjects[0], FIRST_KEY_ID): same, (subjects[0], KEPT_KEY_ID): same, (subjects[1], 1): same})
+    keys = {(one, key_id): chance.randbytes(32) for one in subjects for key_id in (ORDINARY_KEY, KEPT_KEY)}
+    store.add(keys | {(subjects[0], ORDINARY_KEY): same, (subjects[0], KEPT_KEY): same, (subjects[1], 1): same})
     tried = 0
     while tried < count:
         one, other = (
-            sealed_by(ring, chance, chance.choice(subjects), chance.choice((FIRST_KEY_ID, KEPT_KEY_ID)))
-            for _ in range(2)
+            sealed_by(ring, chance, chance.choice(subjects), chance.choice((ORDINARY_KEY, KEPT_KEY))) for _ in range(2)
         )
         assert ring.open(one)
         moved = one._replace(
@@ -79,7 +79,7 @@ BOUND: dict[str, Any] = {
     "stored_name": "customer.changed",
     "schema_version": 2,
     "subject_id": UUID(int=8),
-    "key_id": KEPT_KEY_ID,
+    "key_id": KEPT_KEY,
     "fields": ("note",),
 }
 
@@ -87,14 +87,14 @@ BOUND: dict[str, Any] = {
 @pytest.mark.parametrize("part", BOUND)
 def test_each_part_of_what_is_bound_counts_by_itself(part: str) -> None:
     key, ada, event = bytes(range(32)), UUID(int=1), UUID(int=2)
-    names = [(one, key_id) for one in (ada, UUID(int=8)) for key_id in (FIRST_KEY_ID, KEPT_KEY_ID)]
+    names = [(one, key_id) for one in (ada, UUID(int=8)) for key_id in (ORDINARY_KEY, KEPT_KEY)]
     rings = []
     for origin in ("tallybook/one", "tallybook/two"):
         store = MemoryKeyStore(origin)
         store.add(dict.fromkeys(names, key))
         rings.append(Keyring(store, lambda *_: commitment(key)))
     blob = rings[0].seal(ada, event, "customer.registered", 1, ["name"], ["Ada"])
-    sealed = Sealed(event, "customer.registered", 1, ada, FIRST_KEY_ID, ("name",), blob)
+    sealed = Sealed(event, "customer.registered", 1, ada, ORDINARY_KEY, ("name",), blob)
     assert rings[0].open(sealed) == {"name": "Ada"}
     with pytest.raises(SealError, match="moved or altered"):
         rings[1].open(sealed) if part == "origin" else rings[0].open(sealed._replace(**{part: BOUND[part]}))
@@ -160,14 +160,14 @@ def two_keys(chance: random.Random, count: int) -> int:
         refused = 0
         for key in (one, other):
             store = MemoryKeyStore("tallybook/adversary")
-            store.add({(subject, FIRST_KEY_ID): key})
+            store.add({(subject, ORDINARY_KEY): key})
             ring = Keyring(store, lambda *_, committed=committed: committed)
-            bound = ring._bound(event, "customer.registered", 1, subject, FIRST_KEY_ID, ["name"])
+            bound = ring._bound(event, "customer.registered", 1, subject, ORDINARY_KEY, ["name"])
             nonce = bytes(12)
             both = of_two_keys(one, other, nonce, chance.randbytes(32), bound)
             plain = [AESGCM(key).decrypt(nonce, both, bound) for key in (one, other)]
             assert plain[0] != plain[1], "the ciphertext opens under both keys, and says something else"
-            sealed = Sealed(event, "customer.registered", 1, subject, FIRST_KEY_ID, ("name",), nonce + both)
+            sealed = Sealed(event, "customer.registered", 1, subject, ORDINARY_KEY, ("name",), nonce + both)
             if key == other:
                 with pytest.raises(SealError, match="not the one that the log commits to"):
                     ring.open(sealed)
