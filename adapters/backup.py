@@ -21,9 +21,9 @@ from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO
-from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, ValuesErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -452,10 +452,17 @@ def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int,
     """How many subjects the log made a key for, and how many of them have none."""
     check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
     subjects = without = 0
-    for subject, committed, key in keys_in(log, store.get):
-        subjects += 1
+    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
+    followed: set[KeyName] = set()
+    """Keys that were destroyed, and another took their place."""
+    for position, stream, version, name, state in log.iterate(topics=[ValuesErased.stored_name]):
+        event = read(known_uuid(stream), version, name, state, position)
+        assert isinstance(event, ValuesErased)
+        followed.update((event.originator_id, key_id) for key_id in event.key_ids)
+    for (subject, key_id), committed, key in keys_in(log, store.get):
+        subjects += key_id == ORDINARY_KEY
         if key is None:
-            without += 1
+            without += key_id != KEPT_KEY and (subject, key_id) not in followed
         elif not hmac.compare_digest(commitment(key), committed):
             raise KeysMissing(
                 f"{path} holds another key for subject {subject} than the one that the log commits to.",
@@ -467,15 +474,16 @@ def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int,
 
 def keys_in(
     log: LogRecorder, get: Callable[[list[KeyName]], dict[KeyName, bytes]]
-) -> Iterator[tuple[UUID, bytes, bytes | None]]:
-    """The subjects that a log made a key for, what it commits to, and the key, if there is one."""
+) -> Iterator[tuple[KeyName, bytes, bytes | None]]:
+    """The keys that a log made, what it commits to, and each key, if it is there."""
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     made: list[KeyCreated] = []
 
-    def held() -> Iterator[tuple[UUID, bytes, bytes | None]]:
+    def held() -> Iterator[tuple[KeyName, bytes, bytes | None]]:
         found = get([(event.originator_id, event.key_id) for event in made])
         for event in made:
-            yield event.originator_id, event.commitment, found.get((event.originator_id, event.key_id))
+            name = (event.originator_id, event.key_id)
+            yield name, event.commitment, found.get(name)
         made.clear()
 
     for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):

@@ -25,7 +25,7 @@ from uuid import UUID
 
 from tallybook.domain.control import WrappingKeyRotated
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
+from tallybook.domain.erasure import DESTROYING, SubjectErased, ValuesErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -72,8 +72,9 @@ from .tiles import AGAIN as REBUILD_TILES
 from .tiles import TILES, TileStore
 from .wrapping import WrappingKeys, wrapping_keys
 
-CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
+CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded, ValuesErased)]
 """Events that take or release a claim."""
+ERASING = [one.stored_name for one in DESTROYING]
 
 HASH_BYTES = 32
 WAL_BYTES_MAX = 64 * 2**20
@@ -467,10 +468,10 @@ def claims(patient: Patient) -> Iterator[Word]:
     with log.database.session(write=False) as session:
         rows = session.rows("SELECT claim, holder FROM claims")
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
-        released = {subject for (subject,) in session.rows("SELECT subject FROM erased WHERE key_id=?", [ORDINARY_KEY])}
     whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
     held = Counter(whole)
     read = patient.mapper.read
+    released = {stream for _, stream, *_ in log.iterate(stop=stop, topics=[SubjectErased.stored_name])}
     for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
         if stream in released:
             continue  # the claims of who is erased go with the erasure
@@ -478,7 +479,10 @@ def claims(patient: Patient) -> Iterator[Word]:
             event = read(known_uuid(stream), version_, name, state, position)
         except StoredFormError:
             return  # the check of the events tells; whose claims these are can't be told
-        if not isinstance(event, PurchaseRecorded):
+        if isinstance(event, ValuesErased):
+            held[stream] += len(event.identifiers)
+            held.update(order.bytes for order in event.orders)
+        elif not isinstance(event, PurchaseRecorded):
             held[stream] += 1 if isinstance(event, IdentifierRemoved) else -1
         elif event.order_id is not None:
             held[event.event_id.bytes] -= 1  # a purchase is called by its event
@@ -571,10 +575,10 @@ def keys(patient: Patient) -> Iterator[Word]:
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
     count = missing = gone = 0
     other: list[UUID] = []
-    erased = {subject for subject, _, _ in patient.log.erasures()}
-    for subject, committed, key in keys_in(patient.log, store.get):
+    erased = {(subject, key_id) for subject, key_id, _ in patient.log.erasures()}
+    for (subject, key_id), committed, key in keys_in(patient.log, store.get):
         count += 1
-        if key is None and subject.bytes in erased:
+        if key is None and (subject.bytes, key_id) in erased:
             gone += 1
         elif key is None:
             missing += 1
@@ -583,11 +587,11 @@ def keys(patient: Patient) -> Iterator[Word]:
     put_back = "Put the key file back from its backup."
     if other:
         yield failed(
-            f"{len(other):,} of {count:,} subjects have another key than the log commits to; first: {other[0]}",
+            f"{len(other):,} of {count:,} keys are others than the log commits to; first: of {other[0]}",
             "Put the key file back from its backup.",
         )
     if missing:
-        yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+        yield warning(f"{missing:,} of {count:,} keys are missing: what they seal can't be opened", put_back)
     followed, head = store.erased_up_to(), patient.log.extent()[2]
     if not 0 <= followed <= head:
         yield warning(
@@ -609,8 +613,8 @@ def keys(patient: Patient) -> Iterator[Word]:
     if isinstance(store, WrappedKeyStore) and not other and not missing:
         yield ok(f"all keys are wrapped under {store.wrapping()}, from {store.source.place}")
     if not other and not missing:
-        there = f"the keys of all {count - gone:,} subjects"
-        yield ok(f"{there} are there, and are those that the log commits to" + (f"; {gone:,} erased" if gone else ""))
+        told = f"all {count - gone:,} data keys are there, and are those that the log commits to"
+        yield ok(told + (f"; {gone:,} are destroyed" if gone else ""))
 
 
 def _recorded_wrapping(log: LogRecorder, mapper: EventMapper) -> str | None:
@@ -633,9 +637,9 @@ def erasures(patient: Patient) -> Iterator[Word]:
     told: dict[KeyName, int] = {}
     read = patient.mapper.read
     head = log.extent()[2]
-    for position, stream, version_, name, state in log.iterate(stop=head, topics=[SubjectErased.stored_name]):
+    for position, stream, version_, name, state in log.iterate(stop=head, topics=ERASING):
         event = read(known_uuid(stream), version_, name, state, position)
-        assert isinstance(event, SubjectErased)
+        assert isinstance(event, DESTROYING)
         told.update(((event.originator_id, key_id), position) for key_id in event.key_ids)
     # Up to the same position: who erases meanwhile is in neither of them.
     noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erasures() if position <= head}
@@ -653,7 +657,7 @@ def erasures(patient: Patient) -> Iterator[Word]:
             "Open the book: it destroys them again.",
         )
     if told.keys() == noted.keys() and not held and not moved:
-        yield ok(f"{len({subject for subject, _ in told}):,} subjects were erased, and none of them has a key")
+        yield ok(f"of {len({subject for subject, _ in told}):,} subjects keys were erased, and none of these is there")
 
 
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -29,7 +29,7 @@ from tallybook.domain.access import (
 from tallybook.domain.errors import Refused, TallybookError, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.masks import masked
-from tallybook.domain.personal import Erased, Personal, Withheld
+from tallybook.domain.personal import Erased, Personal, Sealed, Withheld
 from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, InForce, Policy, Verdict, out_of_hours
 
 from .codec import EventMapper
@@ -60,6 +60,10 @@ class PolicySource(Protocol):
         ...
 
 
+Resealed = Mapping[tuple[UUID, UUID, str], Personal[Any]]
+"""By subject, event and field: the newest handle on a value that was sealed anew."""
+
+
 class Account(NamedTuple):
     """What a read that is on record may release: by which ruling, of whom nothing and why, whose keys are destroyed."""
 
@@ -71,9 +75,9 @@ class Account(NamedTuple):
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value.
 
-    `log` tells which keys are destroyed, `policy` gives the policy and the roles, `standings` whose data is restricted
-    and who consented, each as this process saw it last or (`newest`) as it is now; `address` where the request came
-    from.
+    `log` tells which keys are destroyed, `resealed` what of that was sealed anew, `policy` gives the policy and the
+    roles, `standings` whose data is restricted and who consented, each as this process saw it last or (`newest`) as it
+    is now; `address` where the request came from.
 
     A read is decided by what this process saw last. Before it is recorded, whoever leads the group looks whether all
     that it rests on still stands, and who is erased; if something moved, it is decided again by the newest. So what
@@ -90,9 +94,11 @@ class Gate:
         standings: Standings,
         address: Callable[[], str | None],
         check_erased: Callable[[UUID, int], None],
+        resealed: Callable[[Iterable[UUID]], Resealed],
     ) -> None:
         self._keyring = keyring
         self._check_erased = check_erased
+        self._resealed = resealed
         self._log = log
         self._mapper = EventMapper(keyring)
         self.reads = reads
@@ -158,34 +164,67 @@ class Gate:
         """What was recorded, and decided, of handles."""
         # The log says who is erased, whatever another process did and this one still has in its cache.
         ruling, withheld, gone = account
-        self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         decision = None if ruling is None else ruling.decision
-        opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
+        allowed: dict[K, Personal[Any]] = {}
+        in_part: list[K] = []
         for key, handle in handles.items():
-            sealed = handle.sealed
-            assert sealed is not None
-            subject = sealed.subject_id
+            assert handle.sealed is not None
+            subject = handle.sealed.subject_id
             effect = ALLOW if decision is None else decision.of(handle.known_as).effect
             if withheld and subject in withheld:
                 released[key] = Withheld(subject, withheld[subject])
-                continue
-            if effect == DENY:
+            elif effect == DENY:
                 released[key] = Withheld(subject, WITHHELD_DENIED)
-                continue
-            blob = (subject, sealed.event_id)
-            if blob not in opened:
-                erased = (subject.bytes, sealed.key_id) in gone
-                if erased:
-                    self._check_erased(subject, sealed.key_id)
-                opened[blob] = None if erased else self._keyring.open(sealed)
-            values = opened[blob]
-            if values is None:
-                released[key] = Erased(subject)
             else:
-                value = values[handle.field]
-                released[key] = value if effect == ALLOW else masked(handle.known_as, value)
+                allowed[key] = handle
+                if effect != ALLOW:
+                    in_part.append(key)
+        released |= self._values(allowed, gone)
+        for key in in_part:
+            if not isinstance(released[key], Erased):
+                released[key] = masked(handles[key].known_as, released[key])
         return released
+
+    def _values(self, handles: Mapping[K, Personal[Any]], gone: ErasedKeys) -> dict[K, object]:
+        """The values of handles. Where the key is destroyed: of what was sealed anew, if it was, else `Erased`."""
+        found: dict[K, object] = {}
+        pending: dict[K, Personal[Any]] = dict(handles)
+        tried: dict[K, Sealed] = {}
+        while pending:
+            self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in pending.values() if one.sealed)
+            opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
+            missing: list[K] = []
+            for key, handle in pending.items():
+                sealed = handle.sealed
+                assert sealed is not None
+                blob = (sealed.subject_id, sealed.event_id)
+                if blob not in opened:
+                    erased = (sealed.subject_id.bytes, sealed.key_id) in gone
+                    if erased:
+                        self._check_erased(sealed.subject_id, sealed.key_id)
+                    opened[blob] = None if erased else self._keyring.open(sealed)
+                values = opened[blob]
+                if values is None:
+                    missing.append(key)
+                    tried[key] = sealed
+                else:
+                    found[key] = values[handle.field]
+            if not missing:
+                break
+            owners = {key: tried[key].subject_id for key in missing}
+            newest = self._resealed(dict.fromkeys(owners.values()))
+            pending = {}
+            for key in missing:
+                first = handles[key].sealed
+                assert first is not None
+                again = newest.get((owners[key], first.event_id, handles[key].field))
+                # Once more, as long as another process seals it anew meanwhile.
+                if again is None or again.sealed == tried[key]:
+                    found[key] = Erased(owners[key])
+                else:
+                    pending[key] = again
+        return found
 
     def record(self, metadata: Metadata, action: str, subjects: Iterable[UUID], fields: Sequence[str]) -> None:
         """Record a read of what is not sealed, or is opened elsewhere. Durable when this returns.

@@ -210,11 +210,20 @@ class Keyring:
 
     CACHED_MAX = 100_000
 
-    def __init__(self, store: KeyStore, commitment_of: Callable[[UUID, int], bytes | None]) -> None:
-        """`commitment_of` is what the log holds of a key, by subject and key id."""
+    def __init__(
+        self,
+        store: KeyStore,
+        commitment_of: Callable[[UUID, int], bytes | None],
+        ordinary_of: Callable[[UUID], int] = lambda _: ORDINARY_KEY,
+    ) -> None:
+        """`commitment_of` is what the log holds of a key, by subject and key id; `ordinary_of` the id of the key under
+        which it has new values of a subject sealed.
+        """
         self.store = store
         self.origin = store.origin
         self._commitment_of = commitment_of
+        self._ordinary_of = ordinary_of
+        self._ordinary: dict[UUID, int] = {}  # of whom it is not the first
         self._ciphers: dict[KeyName, tuple[AESGCM, bytes]] = {}  # with the key's commitment
         self._checked: set[KeyName] = set()
         self._forgotten = 0
@@ -235,6 +244,45 @@ class Keyring:
             key = os.urandom(KEY_BYTES)
         return key_id, commitment(key), key
 
+    def believed(self, subject: UUID) -> int:
+        """Id of the key under which new values of a subject are sealed, as this process learned it last.
+
+        Another process may have erased single values since: whoever commits asks the log whether the key still is.
+        """
+        return self._ordinary.get(subject, ORDINARY_KEY)
+
+    def ordinary(self, subject: UUID) -> int:
+        """The same, asked of the log where the key that this process knows of was destroyed."""
+        name = (subject, self.believed(subject))
+        if name not in self._ciphers:
+            self.load([name])
+            if name not in self._ciphers and self.store.destroyed([name]):
+                return self.learn(subject)
+        return name[1]
+
+    def learn(self, subject: UUID) -> int:
+        """Ask the log for the id of the key under which new values of a subject are sealed."""
+        key_id = self._ordinary_of(subject)
+        if key_id != ORDINARY_KEY:
+            self._ordinary[subject] = key_id
+        else:
+            self._ordinary.pop(subject, None)
+        return key_id
+
+    def following(self, subject: UUID, key_id: int) -> int:
+        """Id of the ordinary key that comes after one. Left out are those that were destroyed: a log that was put back
+        may know nothing of them.
+        """
+        while True:
+            key_id = KEPT_KEY + 1 if key_id == ORDINARY_KEY else key_id + 1
+            if not self.store.destroyed([(subject, key_id)]):
+                return key_id
+
+    def left_over(self, subject: UUID, key_id: int) -> list[int]:
+        """Ids of the keys of a subject that were made for what never was committed: they follow the ordinary one."""
+        key_id = self.following(subject, key_id)
+        return [key_id] if self.store.get([(subject, key_id)]) else []
+
     def keep(self, keys: Mapping[KeyName, bytes]) -> None:
         """Commit new keys to the store: before any event sealed with them. Raises IntegrityError if one is another."""
         held = self.store.get(keys)
@@ -252,16 +300,15 @@ class Keyring:
         """Destroy keys for good, here and in the store; `position` is that of the event that says so."""
         gone = list(names)
         self.store.destroy(gone, position)
-        self.forget(subject for subject, _ in gone)
+        self.forget(gone)
 
-    def forget(self, subjects: Iterable[UUID]) -> None:
-        """Drop what is cached of subjects' keys: another process may have destroyed them."""
+    def forget(self, names: Iterable[KeyName]) -> None:
+        """Drop what is cached of keys: another process may have destroyed them."""
         with self._lock:
             self._forgotten += 1  # a load that is under way must not bring them back
-            for subject in subjects:
-                for key_id in (ORDINARY_KEY, KEPT_KEY):
-                    self._ciphers.pop((subject, key_id), None)
-                    self._checked.discard((subject, key_id))
+            for name in names:
+                self._ciphers.pop(name, None)
+                self._checked.discard(name)
 
     def seal(
         self,

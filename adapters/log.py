@@ -24,8 +24,7 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
-from tallybook.domain.erasure import ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookDamaged, refusal
+from tallybook.domain.errors import BookClosed, BookDamaged
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -104,6 +103,15 @@ HEAD = Table("head", (("position", "integer"), ("frontier", "blob")), ())
 """What is read of a log's head."""
 
 
+class KeyGone(IntegrityError):
+    """The key that a commit rests on is destroyed: of whom, and its id."""
+
+    def __init__(self, subject: UUID, key_id: int) -> None:
+        super().__init__(f"the key {key_id} of {subject} is destroyed")
+        self.subject = subject
+        self.key_id = key_id
+
+
 def _stream(originator_id: UUID | str) -> bytes | str:
     return originator_id.bytes if isinstance(originator_id, UUID) else originator_id
 
@@ -132,15 +140,17 @@ class EventStore(Protocol):
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
         erased: Sequence[tuple[bytes, int]] = (),
-        about: Sequence[bytes] = (),
+        about: Sequence[tuple[bytes, int]] = (),
+        quiet: tuple[int, bytes] | None = None,
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
 
         `reads` are streams that were read and not written, with the version seen. IntegrityError, and nothing is kept,
         if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
-        subjects with the id of a key that is to be destroyed. `about` are subjects whom nothing new is recorded of once
-        their first key is: refused, customer_erased.
+        subjects with the id of a key that is to be destroyed. `about` are subjects of whom something new is recorded,
+        with the id of the key of its values: KeyGone, if that is to be destroyed. `quiet` is a position and a subject:
+        IntegrityError, if an event after the position is about them.
         """
         ...
 
@@ -255,11 +265,11 @@ def _moved(reads: Sequence[tuple[UUID, int]], found: Sequence[tuple[Any, ...]]) 
     return [(stream, version) for stream, version in reads if (versions[stream.bytes] or 0) != version]
 
 
-def _erased_of(subjects: Sequence[bytes], only: str = "") -> Iterator[tuple[str, Sequence[bytes]]]:
+def _erased_of(subjects: Sequence[bytes]) -> Iterator[tuple[str, Sequence[bytes]]]:
     """Statements, with their values, that answer which of some subjects were erased."""
     for start in range(0, len(subjects), 500):
         chunk = subjects[start : start + 500]
-        yield f"SELECT subject, key_id FROM erased WHERE subject IN ({marks(len(chunk))}) {only}", chunk  # noqa: S608 - marks only
+        yield f"SELECT subject, key_id FROM erased WHERE subject IN ({marks(len(chunk))})", chunk  # noqa: S608 - marks only
 
 
 def _rounded(names: Sequence[bytes]) -> Sequence[bytes]:
@@ -305,6 +315,7 @@ class LogRecorder(ApplicationRecorder):
         self._select = f"SELECT position, originator_id, originator_version, topic, state FROM {name} "  # noqa: S608 - a name of ours
         self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
         self._select_head = f"SELECT position, frontier FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_since = f"SELECT state FROM {name} WHERE position>? ORDER BY position"  # noqa: S608 - a name of ours
         self._lock_head = self._select_head + database.for_update
         # A head that is ahead of the rows is never moved on: no position is NULL.
         self._move_head = (
@@ -377,7 +388,8 @@ class LogRecorder(ApplicationRecorder):
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
         erased: Sequence[tuple[bytes, int]] = (),
-        about: Sequence[bytes] = (),
+        about: Sequence[tuple[bytes, int]] = (),
+        quiet: tuple[int, bytes] | None = None,
         inline: Inline | None = None,
         leaves: list[tuple[int, list[bytes], dict[int, bytes]]] | None = None,
         **_: Any,
@@ -386,21 +398,27 @@ class LogRecorder(ApplicationRecorder):
 
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
-        subjects who must not be erased. Refuses: customer_erased.
+        subjects with the key that seals what is new of them: KeyGone, if it is destroyed. `quiet`: a position, and a
+        subject whom no event after it may be about.
         `leaves` takes the hashes of the new leaves: not to be used before this is committed.
         """
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
         versions = [session.ask(*question) for question in self._versions_of(reads)]
-        gone = [session.ask(*question) for question in _erased_of(about, f"AND key_id={ORDINARY_KEY}")]
+        gone = [session.ask(*question) for question in _erased_of([subject for subject, _ in about])]
+        since = None if quiet is None else session.ask(self._select_since, [quiet[0]])
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
         last, frontier = self._head_in(head.rows())
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
-        for subject, _ in (row for answer in gone for row in answer.rows()):
-            customer = uuid_from(subject)
-            raise refusal("customer_erased", f"The customer {customer} was erased.", customer=customer)
+        destroyed = {row for answer in gone for row in answer.rows()}
+        for subject, key_id in about:
+            if (subject, key_id) in destroyed:
+                raise KeyGone(uuid_from(subject), key_id)
+        # An event holds the ids of those whom it is about as they are.
+        if since is not None and quiet is not None and any(quiet[1] in state for (state,) in since.rows()):
+            raise IntegrityError(f"something new is about {uuid_from(quiet[1])}")
         if new:
             hashes, roots = frontier.append_rows(self.origin, new)
             if leaves is not None:
@@ -502,6 +520,16 @@ class LogRecorder(ApplicationRecorder):
             statement += " LIMIT ?"
             params.append(limit)
         return self.database.rows(statement, params)
+
+    def named_rows(self, originator_ids: Sequence[UUID], topic: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of one name in many streams, stream by stream, each by version."""
+        for start in range(0, len(originator_ids), 100):
+            chunk = [one.bytes for one in originator_ids[start : start + 100]]
+            yield from self.database.rows(
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND topic=? "
+                "ORDER BY originator_id, originator_version",
+                [*chunk, topic],
+            )
 
     def settled_row(self, originator_id: UUID, version: int) -> tuple[Any, ...] | None:
         """A stream's row of a version, once whatever commit is under way has ended: it holds the head until then."""

@@ -17,7 +17,7 @@ from .customer import (
     ReturnLine,
     ReturnRecorded,
 )
-from .erasure import RecordKept, SubjectErased
+from .erasure import SubjectErased, ValueResealed, ValuesErased
 from .events import REGISTRY, Decision, Event, Fact, Metadata
 from .loyalty import (
     EarningReversed,
@@ -107,7 +107,6 @@ __all__ = [
     "PointsRedeemed",
     "PurchaseRecorded",
     "ReadModelDirected",
-    "RecordKept",
     "RedemptionRefused",
     "RedemptionRequested",
     "RelationEnded",
@@ -142,6 +141,8 @@ __all__ = [
     "TicketResolved",
     "TicketState",
     "TierChanged",
+    "ValueResealed",
+    "ValuesErased",
     "account_id",
     "consents_at",
     "parse_rule_set",

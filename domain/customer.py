@@ -186,7 +186,9 @@ class Customer(DataSubject):
     kind: CustomerKind | None = None
     commitments: dict[int, bytes]
     """Id of each data key → the commitment to it."""
-    erased: tuple[int, ...] = ()
+    ordinary_key: int = 1
+    """Id of the data key under which new values are sealed."""
+    erased_keys: tuple[int, ...] = ()
     """Ids of the keys that are destroyed."""
     kept_until_us: int | None = None
     """Until when what an erasure kept must be kept."""
@@ -209,6 +211,11 @@ class Customer(DataSubject):
     def registered(self) -> bool:
         """Whether the customer is in the book."""
         return self.kind is not None
+
+    @property
+    def erased(self) -> bool:
+        """Whether the customer was erased as a whole, and not single values only."""
+        return self.ordinary_key in self.erased_keys
 
     def register(
         self,

@@ -102,7 +102,8 @@ class Event(Value):
     schema_version: ClassVar[int]
     personal_fields: ClassVar[Mapping[str, PersonalData]]
     clear_fields: ClassVar[tuple[str, ...]]
-    sealed_under: ClassVar[int]
+    sealed_under: ClassVar[str | None]
+    """Clear field that holds the id of the data key; None: sealed under the subject's ordinary one."""
     other_subjects: ClassVar[tuple[str, ...]]
     """Clear fields that name further subjects."""
     TOPIC: ClassVar[str]
@@ -187,14 +188,14 @@ def stored(
     *,
     upcasters: Mapping[int, Upcaster] | None = None,
     former_personal: Mapping[int, Sequence[str]] | None = None,
-    sealed_under: int = 1,
+    sealed_under: str | None = None,
     registry: dict[str, Schema] | None = None,
 ) -> Callable[[type[EventT]], type[EventT]]:
     """Register an event class under its stored name and schema version.
 
     `upcasters[v]` turns the clear fields of version v into those of v + 1; all from 1 to `version` - 1 are needed.
-    `former_personal[v]` names the personal fields of version v where they differ from today's. `sealed_under`: id of
-    the subject's data key that seals them.
+    `former_personal[v]` names the personal fields of version v where they differ from today's. `sealed_under`: the
+    clear field that holds the id of the data key which seals them, where that is not the subject's ordinary one.
     """
     upcasters = upcasters or {}
     registry = REGISTRY if registry is None else registry
@@ -220,6 +221,8 @@ def stored(
         unknown = set(event_class.other_subjects).difference(event_class.clear_fields)
         if unknown:
             raise TypeError(f"{name}: there is no clear field {sorted(unknown)[0]} that could name a subject")
+        if sealed_under not in (None, *event_class.clear_fields):
+            raise TypeError(f"{name}: there is no clear field {sealed_under} that could name a key")
         registry[name] = Schema(event_class, upcasters, former_personal or {})
         return event_class
 

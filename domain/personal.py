@@ -166,4 +166,4 @@ ExternalId = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTIT
 OrderId = Annotated[Personal[ShortText] | None, PersonalData(Category.TRANSACTION)]
 FreeText = Annotated[Personal[Text] | None, PersonalData(Category.COMMUNICATION, Sensitivity.HIGH)]
 Preference = Annotated[Personal[ShortText] | None, PersonalData(Category.PREFERENCE)]
-KeptValue = Annotated[Personal[Text] | None, PersonalData(Category.TRANSACTION)]
+ResealedValue = Annotated[Personal[Text] | None, PersonalData(Category.TRANSACTION, known_as="{known_as}")]

@@ -207,6 +207,8 @@ def _marks(registered: int) -> Mapping[str, FieldMarks]:  # noqa: ARG001 - a reg
     found: dict[str, FieldMarks] = {}
     for schema in REGISTRY.values():
         for field, mark in schema.event_class.personal_fields.items():
+            if mark.known_as.startswith("{"):
+                continue  # it goes by the name of a field of another event
             name = mark.known_as.partition("{")[0] or field
             had = found.get(name, FieldMarks(frozenset(), frozenset()))
             found[name] = FieldMarks(

@@ -292,7 +292,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
             path.with_name("shop.book.keys"), "DELETE FROM data_keys WHERE subject=(SELECT MIN(subject) FROM data_keys)"
         ),
         {("keys", "warning")},
-        "1 of [0-9,]+ subjects have no key",
+        "1 of [0-9,]+ keys are missing",
     ),
     "a key is another": (
         with_another_key,

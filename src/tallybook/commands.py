@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
 from itertools import count
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
 from tallybook.adapters.keys import KeyName
-from tallybook.adapters.log import Receipt
+from tallybook.adapters.log import KeyGone, Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
@@ -226,14 +226,25 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 receipt=kept,
                 erased=work.erased,
                 about=work.about(),
+                quiet=work.quiet,
                 drafts=work.written(),
             )
+        except KeyGone as gone:
+            self._learn(core, gone)
+            raise
         except BookUnreachable as lost:
             if not lost.unknown:
                 raise
             if not self._is_recorded(core, work, lost):
                 lost.unknown = False
                 raise
+
+    def _learn(self, core: Core, gone: KeyGone) -> None:
+        """Find out under which key the next try seals what is new of a subject. Refuses: customer_erased."""
+        core.check_erased(gone.subject, gone.key_id)
+        core.keyring.learn(gone.subject)
+        if core.app.load(Customer, gone.subject).erased:
+            raise refusal("customer_erased", f"The customer {gone.subject} was erased.", customer=gone.subject)
 
     def _is_recorded(self, core: Core, work: Work, lost: BookUnreachable) -> bool:
         """Whether a commit took place whose answer was lost. Raises the loss, if that can't be found out in time."""
@@ -355,6 +366,8 @@ class Work:
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
         self.erased: list[tuple[bytes, int]] = []
+        self.quiet: tuple[int, bytes] | None = None
+        """A position, and a subject whom nothing after it may be about at the commit."""
         self.refused: Refused | None = None
         self.policy_seen: Policy | None = None
         """By which the command was allowed: at the commit, it must stand."""
@@ -417,6 +430,10 @@ class Work:
     def fresh_customer(self) -> Customer:
         """A draft under a new id."""
         return self._fresh(Customer, self._core.new_id())
+
+    def next_key_for(self, customer: Customer) -> tuple[int, bytes]:
+        """Id and commitment of the data key that is to take the place of a customer's ordinary one."""
+        return self.key_for(customer, self._core.keyring.following(customer.id, customer.ordinary_key))
 
     def key_for(self, customer: Customer, key_id: int = ORDINARY_KEY) -> tuple[int, bytes]:
         """Id and commitment of a new data key of a customer; it is kept with the commit."""
@@ -510,12 +527,12 @@ class Work:
         self.releases.append(claim)
         self._claimed[claim] = None
 
-    def rest_on(self, history: Iterable[Recorded]) -> None:
-        """Make the command start again if a stream of these events moves before the commit."""
-        for _, event in history:
-            stream = event.originator_id
-            if stream not in self._drafts:
-                self._versions[stream] = max(self._versions.get(stream, 0), event.originator_version)
+    def history_of(self, subject: UUID) -> list[Recorded]:
+        """All events about a subject. The command starts again if another is recorded before the commit."""
+        core = self._core
+        self.quiet = (core.app.position(), subject.bytes)
+        core.catch_up(core.trail)
+        return core.subject_history(subject)
 
     def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
         """Keys of a subject are to be destroyed once this is committed."""
@@ -535,10 +552,12 @@ class Work:
             if draft.version > self._versions[stream] and stream not in self._aside
         ]
 
-    def about(self) -> list[bytes]:
-        """The subjects of the facts that are to be stored: none of them may be erased, but for what ends an erasure."""
+    def about(self) -> list[tuple[bytes, int]]:
+        """The subjects of the facts that are to be stored, each with the id of the key that seals what is new of them:
+        it must not be destroyed, but for what ends an erasure."""
         facts = (one for one in self.journal if isinstance(one, Fact) and not isinstance(one, AFTER_ERASURE))
-        return list({subject.bytes: None for one in facts for subject in one.subject_ids()})
+        subjects = {subject: None for one in facts for subject in one.subject_ids()}
+        return [(subject.bytes, self._core.keyring.believed(subject)) for subject in subjects]
 
     def seen(self) -> list[tuple[UUID, int]]:
         """All streams that were read, with the version that was seen."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
@@ -17,7 +19,7 @@ from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
 from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
-from tallybook.adapters.gate import Gate
+from tallybook.adapters.gate import Gate, Resealed
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.policy_files import decider_of
@@ -27,10 +29,11 @@ from tallybook.adapters.tiles import TileStore
 from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import ORDINARY_KEY
+from tallybook.domain.erasure import ORDINARY_KEY, ValueResealed, newest_of
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
+from tallybook.domain.personal import Personal
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
@@ -70,12 +73,13 @@ class Core:
         self.now_us = now_us
         self.new_id = new_id
         self.closed = False
-        self.keyring = Keyring(storage.keys, self._commitment)
+        self.keyring = Keyring(storage.keys, self._commitment, self._ordinary_key)
         self.app = BookApplication(storage.events, self.keyring)
         reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
         self.gate = Gate(
-            self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased
-        )
+            self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased,
+            self.resealed,
+        )  # fmt: skip
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
@@ -211,10 +215,19 @@ class Core:
 
     def check_erased(self, subject: UUID, key_id: int) -> None:
         """Raises BookDamaged, where the table of erasures names a subject whose own stream tells of no erasure."""
-        if key_id not in self.app.load(Customer, subject).erased:
+        if key_id not in self.app.load(Customer, subject).erased_keys:
             raise damaged(
                 f"The table erased names {subject}, of whom the log tells no erasure", self.app.database.place
             )
+
+    def resealed(self, subjects: Iterable[UUID]) -> Resealed:
+        """What was sealed anew of subjects who go on: one query for up to a hundred of them."""
+        found: dict[tuple[UUID, UUID, str], Personal[Any]] = {}
+        rows = self.app.log.named_rows(list(subjects), ValueResealed.stored_name)
+        again = (event for _, event in self.app.decode(rows) if isinstance(event, ValueResealed))
+        for subject, events in groupby(again, key=attrgetter("originator_id")):
+            found.update(((subject, *place), handle) for place, handle in newest_of(events).items())
+        return found
 
     def proof_of(self, position: int) -> tuple[str, str | None]:
         """An event's leaf (base64), and a tlog-proof under a checkpoint of now; None in a book that signs nothing."""
@@ -349,6 +362,9 @@ class Core:
             yield recorded
         for position in wanted:
             raise missing(position, self.storage.url)
+
+    def _ordinary_key(self, subject: UUID) -> int:
+        return self.app.load(Customer, subject).ordinary_key
 
     def _commitment(self, subject: UUID, key_id: int) -> bytes | None:
         if key_id != ORDINARY_KEY:

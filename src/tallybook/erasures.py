@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
@@ -12,11 +12,20 @@ from uuid import UUID
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
+from tallybook.domain.erasure import (
+    KEPT_KEY,
+    SubjectErased,
+    check_erasable,
+    erase,
+    erase_kept,
+    erase_values,
+    held_of,
+    keep,
+)
 from tallybook.domain.errors import BookError, Refused, refusal
-from tallybook.domain.events import Event, Metadata
+from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased
-from tallybook.domain.retention import Action, Kept, activity_of, kept
+from tallybook.domain.retention import Action, Held, Kept, activity_of, kept
 
 from .commands import Desk, Work, awaitable, command
 from .core import Acting, Core
@@ -25,6 +34,22 @@ from .sealing import SealingDesk
 from .times import When, iso
 
 logger = logging.getLogger("tallybook.erasures")
+
+RESTORED = "restored"
+"""Why something is erased again: a log was put back that knows nothing of it."""
+
+
+def opened_again(
+    core: Core, work: Work, subject: UUID, action: str, values: Sequence[Held]
+) -> tuple[list[Held], list[str]]:
+    """Values of a subject that are to be sealed anew, opened in one recorded read; those that still can be opened."""
+    if not values:
+        return [], []
+    handles = {place: getattr(value.event, value.field) for place, value in enumerate(values)}
+    found = core.gate.open(core.gate_metadata(work.metadata), action, handles, [subject], to_seal_again=True)
+    # In a log that was put back from before an erasure, the key is destroyed already.
+    there = [place for place in handles if not isinstance(found[place], Erased)]
+    return [values[place] for place in there], [str(found[place]) for place in there]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +85,7 @@ class ErasureDesk(Desk):
     """Erasing what is personal, and showing that it is gone. What was decided from coarse data stays."""
 
     _name = "erasures"
-    _parts = {"_record": "erase", "_record_kept": "erase_kept"}  # noqa: RUF012 - as declared in Desk
+    _parts = {"_record": "erase", "_record_kept": "erase_kept", "_record_lost": "erase"}  # noqa: RUF012 - as declared in Desk
 
     def __init__(self, core: Core) -> None:
         super().__init__(core)
@@ -87,7 +112,7 @@ class ErasureDesk(Desk):
         core.check_open()
         core.acting_now()
         customer_id = as_id(customer, "customer")
-        if ORDINARY_KEY not in core.app.load(Customer, customer_id).erased:
+        if not core.app.load(Customer, customer_id).erased:
             try:
                 self._record(
                     customer_id,
@@ -122,6 +147,7 @@ class ErasureDesk(Desk):
             draft,
             work.stamp,
             reason,
+            key_ids=self._core.keyring.left_over(draft.id, draft.ordinary_key),
             lookups=len(lookups),
             kept=len(held),
             kept_until_us=max((why.until_us or 0 for *_, why in held), default=None),
@@ -130,37 +156,29 @@ class ErasureDesk(Desk):
         work.erase(draft.id, event.key_ids)
         return event.event_id
 
-    def _keep(self, work: Work, customer: Customer) -> list[tuple[int, Event, str, Kept]]:
+    def _keep(self, work: Work, customer: Customer) -> list[tuple[Held, Kept]]:
         """Seal anew, under a key of its own, what retention schedules demand to keep; what that is."""
-        core = self._core
         schedules = work.retention().schedules
         if not any(one.action == Action.KEEP for one in schedules):
             return []
-        core.catch_up(core.trail)
-        history = core.subject_history(customer.id)
-        work.rest_on(history)
+        history = work.history_of(customer.id)
         # An erasure ends the relation, if nothing ended it before.
         at_us = work.stamp.effective_us
         when = activity_of(event for _, event in history)
         when = when if when.ended_us is not None else when._replace(ended_us=at_us)
-        held = [
-            (position, event, field, why)
-            for position, event in history
-            if event.subject_id == customer.id
-            for field, why in kept(schedules, event, when, at_us).items()
-        ]
+        demanded = {
+            value.place: (value, why)
+            for value in held_of(customer.id, history, customer.erased_keys)
+            if (why := kept(schedules, value, when, at_us)) is not None
+        }
+        values, texts = opened_again(
+            self._core, work, customer.id, "erasures.keep", [value for value, _ in demanded.values()]
+        )
+        held = [demanded[value.place] for value in values]
         if held:
-            handles = {place: getattr(event, field) for place, (_, event, field, _) in enumerate(held)}
-            values = core.gate.open(
-                core.gate_metadata(work.metadata), "erasures.keep", handles, [customer.id], to_seal_again=True
-            )
-            # In a log that was put back from before the erasure, the key is destroyed already.
-            there = [place for place in handles if not isinstance(values[place], Erased)]
-            held = [held[place] for place in there]
-            if held:
-                key_id, commitment = work.key_for(customer, KEPT_KEY)
-                assert key_id == KEPT_KEY
-                keep(customer, work.stamp, held, [str(values[place]) for place in there], commitment=commitment)
+            key_id, commitment = work.key_for(customer, KEPT_KEY)
+            assert key_id == KEPT_KEY
+            keep(customer, work.stamp, held, texts, commitment=commitment)
         return held
 
     @awaitable
@@ -187,7 +205,7 @@ class ErasureDesk(Desk):
         command_id: str | None = None,
     ) -> None:
         draft = work.new_customer(customer)
-        if ORDINARY_KEY not in draft.erased:
+        if not draft.erased:
             raise refusal("not_erased", "The customer was not erased.", customer=customer)
         event = erase_kept(draft, work.stamp, reason)
         if event is not None:
@@ -234,29 +252,85 @@ class ErasureDesk(Desk):
         followed = keys.erased_up_to()
         if not followed or log.log_rows(followed - 1, 1):
             return []  # the log reaches as far as the keys have followed it
-        again: list[UUID] = []
+        whole, partly = self._lost()
         position = log.position()
-        streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
-        while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
-            known = log.erased_keys([subject.bytes for subject, _ in names])
-            again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
-            for customer_id in again:
+            for customer_id in whole:
                 try:
-                    self._record(customer_id, reason="restored")
+                    self._record(customer_id, reason=RESTORED)
                 except Refused as refused:
                     if refused.code != "customer_erased":  # by another process that opens the book at once
                         raise
+            for customer_id, key_id in partly:
+                self._record_lost(customer_id, key_id)
         # No further: what others erase meanwhile is still to be followed.
         keys.set_erased_up_to(position)
         self.follow()
-        if again:
+        if whole:
             logger.warning(
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
                 core.storage.url,
-                len(again),
+                len(whole),
             )
-        return again
+        if partly:
+            logger.warning(
+                "The log of %s was put back from before single values of %d customers were erased, and the rest sealed "
+                "under other keys: none of the values that it holds of them can be opened. With the keys of the same "
+                "time, they can.",
+                core.storage.url,
+                len(partly),
+            )
+        return whole
+
+    def _lost(self) -> tuple[list[UUID], list[tuple[UUID, int]]]:
+        """Of whom the key store destroyed the ordinary key, and the log knows nothing of it: those who were erased, and
+        those of whom single values were (a later key is there), each with the key that the log has for them.
+        """
+        core = self._core
+        keys, log = core.storage.keys, core.app.log
+        whole: list[UUID] = []
+        partly: list[tuple[UUID, int]] = []
+        made = ((one.event.originator_id, one.event) for one in core.history([KeyCreated.stored_name]))
+        names = ((stream, event.key_id) for stream, event in made if isinstance(event, KeyCreated))
+        while some := [name for name in islice(names, 1000) if name[1] != KEPT_KEY]:
+            known = log.erased_keys([subject.bytes for subject, _ in some])
+            for subject, key_id in keys.destroyed(some):
+                if (subject.bytes, key_id) not in known:
+                    if core.keyring.left_over(subject, key_id):
+                        partly.append((subject, key_id))
+                    else:
+                        whole.append(subject)
+        return whole, partly
+
+    @command
+    def _record_lost(
+        self,
+        work: Work,
+        customer: UUID,
+        key_id: int,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Record that values of a customer are lost with the log that told of their other key: what is new is sealed
+        under a key that is there. Which of them were due nobody knows any more."""
+        draft = work.customer(customer)
+        if draft.ordinary_key != key_id or draft.erased:
+            return  # another process that opens the book at once was faster
+        lost = list(held_of(customer, work.history_of(customer), draft.erased_keys))
+        next_id, commitment = work.next_key_for(draft)
+        event = erase_values(
+            draft,
+            work.stamp,
+            RESTORED,
+            schedules=(),
+            erased=lost,
+            stays=(),
+            texts=(),
+            key_id=next_id,
+            commitment=commitment,
+        )
+        work.erase(draft.id, event.key_ids)
 
     def all(self) -> list[UUID]:
         """All customers who were erased, in the order of their erasures."""
@@ -265,21 +339,28 @@ class ErasureDesk(Desk):
         told = core.app.scan(SubjectErased, ["subject_id"])
         return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in told))
 
+    def finish(self, what: str) -> dict[str, str]:
+        """Destroy the keys that the log says to be erased, and clear what follows it; what was done, by place.
+
+        Raises BookError, where that can't be done yet: it stands, and is done later.
+        """
+        try:
+            self.follow()
+        except Refused as busy:  # whose own words would be that nothing happened
+            raise BookError(
+                f"{what} is recorded, and every read gives `Erased`; the key could not be destroyed yet: "
+                f"{busy.message}",
+                path=self._core.storage.url,
+                remedy="Repeat it, or open the book again: it goes on from there.",
+            ) from busy
+        return self._core.clear_after_erasure()
+
     def _completed(self, customer_id: UUID) -> ErasureReceipt:
         core = self._core
         found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
         if not found:
             raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
-        try:
-            self.follow()
-        except Refused as busy:  # whose own words would be that nothing happened
-            raise BookError(
-                f"The erasure of {customer_id} is recorded, and every read gives `Erased`; its key could not be "
-                f"destroyed yet: {busy.message}",
-                path=core.storage.url,
-                remedy="Repeat it, or open the book again: it goes on from there.",
-            ) from busy
-        done = core.clear_after_erasure()
+        done = self.finish(f"The erasure of {customer_id}")
         position, event = found[0]
         last = found[-1].event
         assert isinstance(event, SubjectErased)
@@ -297,7 +378,7 @@ class ErasureDesk(Desk):
             event.request_id,
             {
                 key_id: customer.commitments[key_id].hex()
-                for key_id in customer.erased
+                for key_id in customer.erased_keys
                 if key_id in customer.commitments
             },
             event.lookups,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,8 +13,15 @@ from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid
 from tallybook.adapters.log import Pruned
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
+from tallybook.domain.customer import (
+    Customer,
+    CustomerRegistered,
+    IdentifierLinked,
+    IdentifierRemoved,
+    InteractionRecorded,
+    PurchaseRecorded,
+)
+from tallybook.domain.erasure import KEPT_KEY, ValueResealed, erase_values, held_of
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
@@ -22,17 +30,22 @@ from tallybook.domain.retention import (
     ACTIVITY,
     Action,
     Activity,
+    Assessment,
+    Held,
     Retention,
     Schedule,
-    Since,
     activity,
+    activity_of,
     assess,
+    unscheduled,
 )
 from tallybook.domain.ticket import Author, TicketReplied
+from tallybook.projections.read_models import Recorded
 
 from .commands import BoundCommand, Desk, Work, command
-from .core import Core
-from .erasures import ErasureDesk
+from .core import RECORDED_US, Core
+from .customers import identifier_claim, order_claim
+from .erasures import ErasureDesk, opened_again
 from .times import When, as_of_us, iso
 
 RESTRICTED = "restricted"
@@ -42,17 +55,21 @@ KEPT = "kept"
 
 @dataclass(frozen=True, slots=True)
 class DueSubject:
-    """A customer whose data is past its period. `ready`: due as a whole.
+    """A customer of whom something is past its period, by category: `due`, with the number of `values` of each.
 
-    Otherwise `waits_for` names what stands in the way: categories that no schedule lets go yet (a customer's data lies
-    under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves. Of
-    customers who were erased, `due` is `kept`, once what was kept of them has had its time.
+    `ready`: the next sweep erases it; otherwise `waits_for` names why not (`restricted`: data that is restricted is
+    kept). `whole`: the customer is erased; otherwise these values are, and all others are sealed anew. `stays`:
+    categories of values that are not due, `kept`: of those that must be kept. Of customers who were erased, `due` is
+    `kept`, once what was kept of them has had its time.
     """
 
     customer_id: UUID
     ready: bool
+    whole: bool
     due: tuple[str, ...]
+    values: Mapping[str, int]
     kept: tuple[str, ...]
+    stays: tuple[str, ...]
     waits_for: tuple[str, ...]
     schedules: tuple[str, ...]
     last_activity_at: str | None
@@ -60,39 +77,56 @@ class DueSubject:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is due at a moment: customers, and how many records of reads are past their period."""
+    """What is due at a moment: customers, and how many records of reads are past their period.
+
+    `unscheduled`: categories of personal data that no schedule is about: nothing ever makes them due.
+    """
 
     at: str
     customers: tuple[DueSubject, ...]
     access_records: int
+    unscheduled: tuple[str, ...]
 
     @property
     def ready(self) -> tuple[DueSubject, ...]:
-        """Those who are due as a whole."""
+        """Those of whom the next sweep erases something."""
         return tuple(one for one in self.customers if one.ready)
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        """How many values are past their period, by category."""
+        found: Counter[str] = Counter()
+        for one in self.customers:
+            found.update(one.values)
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionSweep:
-    """What a sweep did. `left` were due when it began, and no more when their turn came.
+    """What a sweep did. Of the customers who were `due` when it began, it `erased` some as a whole, and of others
+    (`partly`) single `values`; `left` were due no more when their turn came.
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
-    any more. Whole tiles of 256 go, once each record in them and before them is past its period.
+    any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unscheduled`:
+    categories of personal data that no schedule is about.
     """
 
     until: str
     due: int
     erased: int
+    partly: int
+    values: int
     left: int
     access_records: int
     pruned: int = 0
+    unscheduled: tuple[str, ...] = ()
 
 
 class RetentionDesk(Desk):
     """Retention schedules, and what they make due."""
 
     _name = "retention"
-    _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
+    _parts = {"_record": "sweep", "_erase_values": "sweep"}  # noqa: RUF012 - as declared in Desk
 
     def __init__(self, core: Core, erasures: ErasureDesk) -> None:
         super().__init__(core)
@@ -148,16 +182,17 @@ class RetentionDesk(Desk):
         schedules = core.app.load(Retention, core.retention_id).schedules
         with rarely_collecting():
             found = tuple(self._due(schedules, at_us))
-        return Due(iso(at_us) or "", found, self._access_records_due(schedules, at_us))
+        return Due(iso(at_us) or "", found, self._access_records_due(schedules, at_us), unscheduled(schedules))
 
     @property
     def sweep(self) -> BoundCommand[..., RetentionSweep]:
-        """Erase every customer who is due as a whole at a moment (default: now), record the sweep, and delete the
-        records of reads that are past their period.
+        """Erase what is past its period at a moment (default: now), record the sweep, and delete the records of reads
+        that are past theirs.
 
-        Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated. Of the log of reads
-        the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is deleted that was altered before:
-        raises BookDamaged.
+        Who is due as a whole is erased. Of all others, single values are: what stays is sealed anew under another key,
+        once for each customer and sweep, and the old key is destroyed. Each is recorded by itself: a sweep that was
+        cut short goes on when it is repeated. Of the log of reads the hashes stay, so that checkpoints and proofs stay
+        valid. Nothing of it is deleted that was altered before: raises BookDamaged.
         `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
@@ -174,20 +209,27 @@ class RetentionDesk(Desk):
             raise refusal("effective_in_future", "at: nothing is due yet then.", effective_us=until_us, now_us=now_us)
         found = self.due(from_us(until_us))
         ready = found.ready
-        erased = 0
-        for one in ready:
-            if KEPT in one.due:
-                self._erasures.erase_kept(one.customer_id)
-            elif self._still_due(one, until_us):
-                self._erasures.erase(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
-            else:
-                continue
-            erased += 1
+        erased = partly = values = 0
+        try:
+            for one in ready:
+                if KEPT in one.due:
+                    self._erasures.erase_kept(one.customer_id)
+                    erased += 1
+                    continue
+                due = self._assessed(one.customer_id, until_us)
+                if due is not None and due.whole:
+                    self._erasures.erase(one.customer_id, reason=f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
+                    erased += 1
+                elif due is not None and due.due and (gone := self._erase_values(one.customer_id, until_us)):
+                    partly += 1
+                    values += gone
+        finally:
+            if partly:
+                self._erasures.finish("The erasure of single values")
         pruned = self._prunable(until_us)
         self._record(
             until_us,
-            len(ready),
-            erased,
+            [len(ready), erased, partly, values],
             found.access_records,
             pruned.position,
             pruned.root.hex(),
@@ -200,7 +242,15 @@ class RetentionDesk(Desk):
             reads.prune(pruned)
             reads.database.scrub()
         return RetentionSweep(
-            found.at, len(ready), erased, len(ready) - erased, found.access_records, reads.pruned().position
+            found.at,
+            len(ready),
+            erased,
+            partly,
+            values,
+            len(ready) - erased - partly,
+            found.access_records,
+            reads.pruned().position,
+            found.unscheduled,
         )
 
     def _prunable(self, until_us: int) -> Pruned:
@@ -225,21 +275,72 @@ class RetentionDesk(Desk):
             raise damaged(f"The log of reads is not pruned: {found.problem}", core.storage.url)
         return Pruned(upto, tiles.reader(upto).root())
 
-    def _still_due(self, one: DueSubject, until_us: int) -> bool:
-        """Whether a customer did nothing since the sweep began."""
+    def _assessed(self, customer_id: UUID, until_us: int) -> Assessment | None:
+        """What is due of a customer as things stand; None for one who is restricted, or was erased."""
         core = self._core
         schedules = core.app.load(Retention, core.retention_id).schedules
         core.catch_up(core.trail)
-        found = assess(schedules, [event for _, event in core.subject_events(one.customer_id)], until_us)
-        return found.ready and not core.app.load(Customer, one.customer_id).restricted
+        customer = core.app.load(Customer, customer_id)
+        if customer.restricted or customer.erased:
+            return None
+        history = core.subject_history(customer_id)
+        when = activity_of(event for _, event in history)
+        return assess(schedules, held_of(customer_id, history, customer.erased_keys), when, until_us)
+
+    @command
+    def _erase_values(
+        self,
+        work: Work,
+        customer: UUID,
+        until_us: int,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Erase the values of a customer that are past their period, and seal all others anew; how many went."""
+        draft = work.customer(customer)
+        if draft.restricted or draft.erased:
+            return 0
+        schedules = work.retention().schedules
+        history = work.history_of(customer)
+        when = activity_of(event for _, event in history)
+        held = list(held_of(customer, history, draft.erased_keys))
+        found = assess(schedules, held, when, until_us)
+        if not found.due:
+            return 0
+        # One read, of what goes too: its look-ups are found by it. What can't be opened any more goes with the key.
+        there, texts = opened_again(self._core, work, customer, "retention.sweep", held)
+        going = {value.place for value in found.due}
+        identifiers, orders = _release(
+            work,
+            draft,
+            {value.place: text for value, text in zip(there, texts, strict=True) if value.place in going},
+            history,
+        )
+        stays = [(value, text) for value, text in zip(there, texts, strict=True) if value.place not in going]
+        key_id, commitment = work.next_key_for(draft)
+        event = erase_values(
+            draft,
+            work.stamp,
+            "retention",
+            schedules=found.schedules,
+            erased=found.due,
+            stays=[value for value, _ in stays],
+            texts=[text for _, text in stays],
+            key_id=key_id,
+            commitment=commitment,
+            identifiers=identifiers,
+            orders=orders,
+        )
+        work.erase(draft.id, event.key_ids)
+        return len(found.due)
 
     @command
     def _record(
         self,
         work: Work,
         until_us: int,
-        due: int,
-        erased: int,
+        counts: list[int],
         access_records: int,
         reads_pruned: int,
         reads_root: str,
@@ -247,11 +348,14 @@ class RetentionDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
+        due, erased, partly, values = counts
         work.retention().sweep(
             work.stamp,
             until_us,
             due=due,
             erased=erased,
+            partly=partly,
+            values=values,
             access_records=access_records,
             reads_pruned=reads_pruned,
             reads_root=reads_root,
@@ -259,37 +363,45 @@ class RetentionDesk(Desk):
 
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
-        gone = {known_uuid(subject) for subject, key_id, _ in core.app.log.erasures() if key_id == ORDINARY_KEY}
-        yield from self._kept_too_long(gone, at_us)
+        yield from self._kept_too_long(at_us)
         erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
         if not erasing:
             return
-        by_recording = any(one.since == Since.RECORDED for one in erasing)
-        for subject, when in self._activities().items():
-            # Cheap first: where every period runs from the last activity or the end, most are not due.
-            past = (one.ends_us(at_us, when) for one in erasing)
-            if subject in gone or not (by_recording or any(end is not None and end <= at_us for end in past)):
+        for subject, (when, first_us) in self._activities().items():
+            # Cheap first: before the first period of all is over, nothing is due.
+            if all((one.ends_us(first_us, when) or at_us + 1) > at_us for one in erasing):
                 continue
-            found = assess(schedules, [event for _, event in core.subject_events(subject)], at_us)
+            customer = core.app.load(Customer, subject)
+            if customer.erased:
+                continue
+            values = held_of(subject, core.subject_events(subject), customer.erased_keys)
+            found = assess(schedules, values, when, at_us)
             if found.due:
-                held = (RESTRICTED,) if core.app.load(Customer, subject).restricted else ()
-                waits_for = (*found.waiting, *held)
+                held = (RESTRICTED,) if customer.restricted else ()
+                counts = Counter(value.category for value in found.due)
                 yield DueSubject(
                     subject,
-                    found.ready and not held,
-                    found.due,
-                    found.kept,
-                    waits_for,
+                    not held,
+                    found.whole,
+                    tuple(sorted(counts)),
+                    dict(sorted(counts.items())),
+                    _categories(found.kept),
+                    _categories(found.stays),
+                    held,
                     found.schedules,
                     iso(when.last_us),
                 )
 
-    def _activities(self) -> dict[UUID, Activity]:
-        """When each customer was last active, and when the relation ended: from a scan of clear fields."""
+    def _activities(self) -> dict[UUID, tuple[Activity, int]]:
+        """When each customer was last active, when the relation ended, and when they were registered: from a scan of
+        clear fields."""
         app = self._core.app
         last: dict[bytes, int] = {}
         ended: dict[bytes, int] = {}
-        customers = {subject for _, (subject,) in app.scan(CustomerRegistered, ["subject_id"])}
+        customers = {
+            subject: metadata[RECORDED_US]
+            for _, (subject, metadata) in app.scan(CustomerRegistered, ["subject_id", "metadata"])
+        }
         told_by: dict[type, tuple[str, str]] = {
             InteractionRecorded: ("direction", "in"),
             TicketReplied: ("author", Author.CUSTOMER.value),
@@ -302,15 +414,22 @@ class RetentionDesk(Desk):
             ):
                 if subject in customers and (not field or said == [wanted]):
                     held[subject] = max(held.get(subject, effective_us), effective_us)
-        return {known_uuid(subject): activity(last.get(subject, -(2**62)), ended.get(subject)) for subject in customers}
+        return {
+            known_uuid(subject): (activity(last.get(subject, -(2**62)), ended.get(subject)), first_us)
+            for subject, first_us in customers.items()
+        }
 
-    def _kept_too_long(self, erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
+    def _kept_too_long(self, at_us: int) -> Iterator[DueSubject]:
         """Customers who were erased, and of whom what the law demanded to keep has had its time."""
-        for subject in sorted(erased):
+        for subject in sorted({known_uuid(subject) for subject, _, _ in self._core.app.log.erasures()}):
             customer = self._core.app.load(Customer, subject)
             until_us = customer.kept_until_us
-            if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased:
-                yield DueSubject(subject, True, (KEPT,), (), (), (KEPT,), None)
+            if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased_keys:
+                count = sum(
+                    isinstance(event, ValueResealed) and event.key_id == KEPT_KEY
+                    for _, event in self._core.stream(subject)
+                )
+                yield DueSubject(subject, True, True, (KEPT,), {KEPT: count}, (), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:
         periods = self._access_periods(schedules)
@@ -325,6 +444,35 @@ class RetentionDesk(Desk):
     @staticmethod
     def _access_periods(schedules: tuple[Schedule, ...]) -> list[Schedule]:
         return [one for one in schedules if one.category == ACCESS_RECORDS]
+
+
+def _release(
+    work: Work, customer: Customer, going: Mapping[tuple[UUID, str], str], history: Iterable[Recorded]
+) -> tuple[list[str], list[UUID]]:
+    """Release the look-ups of values that go: the systems of the external ids, and the purchases of the orders."""
+    linked: dict[str, IdentifierLinked] = {}
+    claims: dict[bytes, tuple[UUID, str | UUID]] = {}
+    for _, event in history:
+        if isinstance(event, IdentifierLinked):
+            linked[event.system] = event
+        elif isinstance(event, IdentifierRemoved):
+            linked.pop(event.system, None)
+        elif isinstance(event, PurchaseRecorded) and (order := going.get((event.event_id, "order_id"))) is not None:
+            claims[order_claim(work, order)] = (event.event_id, event.event_id)
+    for system, event in linked.items():
+        if (external_id := going.get((event.event_id, "external_id"))) is not None:
+            claims[identifier_claim(work, system, external_id)] = (customer.id, system)
+    work.look_up(list(claims))
+    freed = []
+    for claim, (holder, name) in claims.items():
+        if work.holder(claim) == holder:
+            work.release(claim)
+            freed.append(name)
+    return [one for one in freed if isinstance(one, str)], [one for one in freed if isinstance(one, UUID)]
+
+
+def _categories(values: Iterable[Held]) -> tuple[str, ...]:
+    return tuple(sorted({value.category for value in values}))
 
 
 def _is_past(periods: Sequence[Schedule], event: Event, at_us: int) -> bool:

@@ -30,7 +30,7 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
     ReturnRecorded,
 )
-from tallybook.domain.erasure import RecordKept, SubjectErased
+from tallybook.domain.erasure import KEPT_KEY, SubjectErased, ValueResealed, ValuesErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import Enrolled, GoodwillGranted, LoyaltyAccount
@@ -59,7 +59,7 @@ PORTABLE_SCHEMA = "tallybook/portable-copy@1"
 
 BY_US = (
     KeyCreated, TicketAssigned, TicketResolved, TicketCompensated, TicketClosed, GoodwillGranted, Restricted,
-    RestrictionLifted, SubjectErased,
+    RestrictionLifted, SubjectErased, ValuesErased, ValueResealed,
 )  # fmt: skip
 """Facts that did not come from the subject: in the portable copy they stand with what was derived."""
 TICKET_EVENTS = (
@@ -277,8 +277,12 @@ def _data(
         "decisions": decisions,
         "rule_sets": _rule_sets(core, {str(one["values"]["rules"]) for one in decisions}),
         "retention": [one._asdict() for one in core.app.load(Retention, core.retention_id).schedules],
-        "erasures": of(SubjectErased),
-        "kept": of(RecordKept),
+        "erasures": of(SubjectErased, ValuesErased),
+        "kept": [
+            _said(by_position[position])
+            for position, event in history
+            if isinstance(event, ValueResealed) and event.key_id == KEPT_KEY
+        ],
         "consulted": consulted,
         "exports": exports,
         "events": entries,

@@ -298,7 +298,7 @@ def test_a_key_that_another_process_destroyed_is_used_until_it_is_forgotten(stor
     sealed, other = seal(keyring, ada), seal(keyring, bob)
     store.destroy([(ada, 1), (bob, 1)], 7)
     assert keyring.open(sealed) == {"name": "Ada"}
-    keyring.forget([ada])
+    keyring.forget([(ada, 1)])
     assert keyring.open(sealed) is None
     assert keyring.open(other) == {"name": "Ada"}
 
@@ -310,7 +310,7 @@ def test_a_load_that_is_under_way_does_not_bring_back_what_is_forgotten_meanwhil
     keyring = ring(store)
     new_key(keyring, ada)
     sealed = seal(keyring, ada)
-    keyring.forget([ada])
+    keyring.forget([(ada, 1)])
     get, slow = store.get, [True]
 
     def getting(names: Iterable[KeyName]) -> dict[KeyName, bytes]:
