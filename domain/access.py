@@ -16,6 +16,8 @@ FieldName = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_lengt
 
 OUTSIDE_HOURS = "outside_hours"
 RELEASED, DENIED = "released", "denied"
+KEEPING = "erasures.keep"
+"""The action of reads by which the book seals anew what stays where a key is destroyed. Nobody is shown anything."""
 WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricted", "no_consent"
 
 

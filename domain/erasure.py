@@ -8,21 +8,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from . import personal
+from .access import FieldName
 from .aggregate import Stamp, applies
 from .customer import Customer, KeyCreated
 from .errors import refusal
-from .events import CODE_CHARS_MAX, Code, Event, Fact, Value, stored
+from .events import Code, Event, Fact, Value, stored
 from .retention import Held, Kept
 
 ORDINARY_KEY = 1
 """Id of a subject's first data key. Those that follow it, where single values were erased, count on from 3."""
 KEPT_KEY = 2
 """Id of the data key under which is sealed what an erasure had to keep."""
-
-FieldName = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=2 * CODE_CHARS_MAX)]
 
 
 @stored("customer.erased")
@@ -83,6 +82,11 @@ class ValueResealed(Fact):
     until_us: int | None = None
     value: personal.ResealedValue = None
 
+    @property
+    def kept(self) -> bool:
+        """Whether an erasure kept it: for the purpose that demands it alone."""
+        return self.key_id == KEPT_KEY
+
 
 DESTROYING = (SubjectErased, ValuesErased)
 """Events that say that keys are destroyed: each has `key_ids`."""
@@ -97,7 +101,7 @@ def newest_of(resealed: Iterable[ValueResealed]) -> dict[tuple[UUID, str], perso
     found: dict[tuple[UUID, str], personal.Personal[str]] = {}
     former: dict[tuple[UUID, str], list[tuple[UUID, str]]] = {}
     for event in resealed:
-        if event.key_id != KEPT_KEY and event.value is not None:
+        if not event.kept and event.value is not None:
             place = (event.source, event.field)
             names = former.setdefault(place, [place])
             found.update(dict.fromkeys(names, event.value))

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from tallybook.domain.access import (
     DENIED,
+    KEEPING,
     NO_CONSENT,
     RELEASED,
     CommandDenied,
@@ -77,11 +78,10 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.identifier_linked": ("customers.link_identifier", "customers.register", "imports.cdnow"),
     "customer.identifier_removed": ("customers.remove_identifier",),
     "customer.interaction_recorded": ("customers.record_interaction",),
-    "customer.key_created": ("customers.register", "imports.cdnow", "erasures.erase"),
+    "customer.key_created": ("customers.register", "imports.cdnow", "erasures.erase", "retention.sweep"),
     "customer.objected": ("customers.object_to",),
     "customer.objection_withdrawn": ("customers.withdraw_objection",),
     "customer.purchase_recorded": ("customers.record_purchase", "imports.cdnow"),
-    "customer.record_kept": ("erasures.erase",),
     "customer.referred": ("customers.refer",),
     "customer.registered": ("customers.register", "imports.cdnow"),
     "customer.relation_ended": ("customers.end_relation",),
@@ -90,6 +90,8 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.restricted": ("customers.restrict",),
     "customer.restriction_lifted": ("customers.lift_restriction",),
     "customer.return_recorded": ("customers.record_return",),
+    "customer.value_resealed": ("erasures.erase", "retention.sweep"),
+    "customer.values_erased": ("retention.sweep",),
     "loyalty.enrolled": ("loyalty.enrol", "imports.cdnow"),
     "loyalty.goodwill_granted": ("tickets.compensate",),
     "loyalty.redemption_requested": ("loyalty.redeem",),
@@ -469,7 +471,7 @@ class BulkReads:
     def see(self, position: int, event: PersonalDataRead) -> None:
         """A record, in order."""
         subjects = released_subjects(event)
-        if not subjects:
+        if not subjects or event.action == KEEPING:
             return
         actor, at_us, purpose = event.metadata.actor, event.metadata.recorded_us, event.metadata.purpose
         declared = purpose_of(self._policies, event)
@@ -743,6 +745,8 @@ class AccessReview:
             return
         self.records += 1
         if isinstance(event, PersonalDataRead):
+            if event.action == KEEPING:
+                return
             if event.outcome == RELEASED:
                 self._usage.read(event)
                 self._released(position, event)

@@ -15,7 +15,7 @@ from tallybook.adapters.clear_form import as_json
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.reports import Column, Kind, Report, Section, as_html
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import DESTROYING
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.personal import Erased, Masked, Withheld
 from tallybook.projections.audit_replay import Material, filled, handles, replayed
@@ -175,7 +175,7 @@ def _whole_to(core: Core, position: int, head: int) -> int:
 def _evidence(core: Core, material: Material, position: int | None, *, proofs: bool) -> dict[str, Any]:
     rests_on = material.positions()
     reads = [one.position for one in material.reads]
-    later = [one for one in core.stream(material.subject) if isinstance(one.event, SubjectErased)]
+    later = [one for one in core.stream(material.subject) if isinstance(one.event, DESTROYING)]
     return {
         "events": _log_evidence(core, "events", rests_on, max([position or 0, *rests_on]), proofs=proofs),
         "reads": _log_evidence(core, "reads", reads, max([0, *reads]), proofs=proofs),

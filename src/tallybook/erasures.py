@@ -11,6 +11,7 @@ from uuid import UUID
 
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid, uuid_from
+from tallybook.domain.access import KEEPING
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import (
     KEPT_KEY,
@@ -39,14 +40,12 @@ RESTORED = "restored"
 """Why something is erased again: a log was put back that knows nothing of it."""
 
 
-def opened_again(
-    core: Core, work: Work, subject: UUID, action: str, values: Sequence[Held]
-) -> tuple[list[Held], list[str]]:
+def opened_again(core: Core, work: Work, subject: UUID, values: Sequence[Held]) -> tuple[list[Held], list[str]]:
     """Values of a subject that are to be sealed anew, opened in one recorded read; those that still can be opened."""
     if not values:
         return [], []
     handles = {place: getattr(value.event, value.field) for place, value in enumerate(values)}
-    found = core.gate.open(core.gate_metadata(work.metadata), action, handles, [subject], to_seal_again=True)
+    found = core.gate.open(core.gate_metadata(work.metadata), KEEPING, handles, [subject], to_seal_again=True)
     # In a log that was put back from before an erasure, the key is destroyed already.
     there = [place for place in handles if not isinstance(found[place], Erased)]
     return [values[place] for place in there], [str(found[place]) for place in there]
@@ -171,9 +170,7 @@ class ErasureDesk(Desk):
             for value in held_of(customer.id, history, customer.erased_keys)
             if (why := kept(schedules, value, when, at_us)) is not None
         }
-        values, texts = opened_again(
-            self._core, work, customer.id, "erasures.keep", [value for value, _ in demanded.values()]
-        )
+        values, texts = opened_again(self._core, work, customer.id, [value for value, _ in demanded.values()])
         held = [demanded[value.place] for value in values]
         if held:
             key_id, commitment = work.key_for(customer, KEPT_KEY)

@@ -309,7 +309,7 @@ class RetentionDesk(Desk):
         if not found.due:
             return 0
         # One read, of what goes too: its look-ups are found by it. What can't be opened any more goes with the key.
-        there, texts = opened_again(self._core, work, customer, "retention.sweep", held)
+        there, texts = opened_again(self._core, work, customer, held)
         going = {value.place for value in found.due}
         identifiers, orders = _release(
             work,
@@ -425,10 +425,7 @@ class RetentionDesk(Desk):
             customer = self._core.app.load(Customer, subject)
             until_us = customer.kept_until_us
             if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased_keys:
-                count = sum(
-                    isinstance(event, ValueResealed) and event.key_id == KEPT_KEY
-                    for _, event in self._core.stream(subject)
-                )
+                count = sum(isinstance(event, ValueResealed) and event.kept for _, event in self._core.stream(subject))
                 yield DueSubject(subject, True, True, (KEPT,), {KEPT: count}, (), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:

@@ -30,7 +30,7 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
     ReturnRecorded,
 )
-from tallybook.domain.erasure import KEPT_KEY, SubjectErased, ValueResealed, ValuesErased
+from tallybook.domain.erasure import SubjectErased, ValueResealed, ValuesErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import Enrolled, GoodwillGranted, LoyaltyAccount
@@ -281,7 +281,7 @@ def _data(
         "kept": [
             _said(by_position[position])
             for position, event in history
-            if isinstance(event, ValueResealed) and event.key_id == KEPT_KEY
+            if isinstance(event, ValueResealed) and event.kept
         ],
         "consulted": consulted,
         "exports": exports,
