@@ -22,7 +22,7 @@ import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tallybook.domain.errors import BookError, KeysMissing
+from tallybook.domain.errors import BookError, KeysMissing, TallybookError
 
 from . import limits
 
@@ -272,6 +272,31 @@ def wrapping_keys(given: str | Path | WrappingKeys | None, default: Path) -> Wra
     if given is None or isinstance(given, (str, Path)):
         return FileWrappingKeys(default if given is None else given)
     return given
+
+
+def hold(source: WrappingKeys, origin: str, keys: Sequence[bytes]) -> None:
+    """Have a source hold keys, and look that it does.
+
+    Raises BookError for one that can't be replaced: sources of hosts and services have errors of their own.
+    """
+    try:
+        source.replace(origin, keys)
+        if list(source.read(origin)) == list(keys):
+            return
+        why = "it holds others than it was given"
+    except TallybookError:
+        raise
+    except Exception as error:
+        raise _fixed(source, f"{type(error).__name__}: {error}") from error
+    raise _fixed(source, why)
+
+
+def _fixed(source: WrappingKeys, why: str) -> BookError:
+    return BookError(
+        f"The wrapping key {source.place} can't be replaced: {why}.",
+        path=source.place,
+        remedy="Give the book a source that it may replace: an erasure and `tallybook keys rotate` need that.",
+    )
 
 
 def home_of(origin: str) -> Path:

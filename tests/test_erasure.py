@@ -220,7 +220,7 @@ def erased_book(folder: Path, copies: Path) -> tuple[str, UUID]:
 
 def test_keys_that_are_put_back_are_destroyed_again_before_the_book_opens(folder: Path, tmp_path: Path) -> None:
     url, ada = erased_book(folder, tmp_path / "before")
-    put_back(folder, tmp_path / "before", "shop.book.keys")
+    put_back(folder, tmp_path / "before", "shop.book.keys", "shop.book.wrapping-key")
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
         assert isinstance(book.profiles.get(ada)["name"], Erased)
@@ -329,7 +329,7 @@ def test_doctor_tells_erased_from_lost(folder: Path, tmp_path: Path) -> None:
     with tallybook.open(url) as book:
         assert set(states(book, "keys") + states(book, "erasures") + states(book, "claims")) == {"ok"}
         book._core.storage.keys.close()
-        put_back(folder, tmp_path / "before", "shop.book.keys")
+        put_back(folder, tmp_path / "before", "shop.book.keys", "shop.book.wrapping-key")
         assert states(book, "erasures") == ["failed"]  # the next opening destroys it
     with tallybook.open(url) as book:
         assert states(book, "erasures") == ["ok"]

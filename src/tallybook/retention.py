@@ -32,10 +32,12 @@ from tallybook.domain.ticket import Author, TicketReplied
 
 from .commands import BoundCommand, Desk, Work, command
 from .core import Core
-from .erasures import ErasureDesk
+from .erasing import KEYS, Erasing
 from .times import When, as_of_us, iso
 
 RESTRICTED = "restricted"
+AT_ONCE = 500
+"""So many erasures are recorded before their keys are destroyed."""
 KEPT = "kept"
 """What an erasure kept, and need be kept no longer."""
 
@@ -77,7 +79,8 @@ class RetentionSweep:
     """What a sweep did. `left` were due when it began, and no more when their turn came.
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
-    any more. Whole tiles of 256 go, once each record in them and before them is past its period.
+    any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unfinished` says
+    what still waits, as an erasure's receipt does.
     """
 
     until: str
@@ -86,6 +89,7 @@ class RetentionSweep:
     left: int
     access_records: int
     pruned: int = 0
+    unfinished: tuple[str, ...] = ()
 
 
 class RetentionDesk(Desk):
@@ -94,9 +98,9 @@ class RetentionDesk(Desk):
     _name = "retention"
     _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core, erasures: ErasureDesk) -> None:
+    def __init__(self, core: Core, erasing: Erasing) -> None:
         super().__init__(core)
-        self._erasures = erasures
+        self._erasing = erasing
 
     @command
     def declare(
@@ -155,9 +159,9 @@ class RetentionDesk(Desk):
         """Erase every customer who is due as a whole at a moment (default: now), record the sweep, and delete the
         records of reads that are past their period.
 
-        Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated. Of the log of reads
-        the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is deleted that was altered before:
-        raises BookDamaged.
+        Each erasure is recorded by itself, and keys are destroyed in groups: a sweep that was cut short goes on when it
+        is repeated. Of the log of reads the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is
+        deleted that was altered before: raises BookDamaged.
         `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
@@ -177,12 +181,16 @@ class RetentionDesk(Desk):
         erased = 0
         for one in ready:
             if KEPT in one.due:
-                self._erasures.erase_kept(one.customer_id)
+                self._erasing.record_kept(one.customer_id)
             elif self._still_due(one, until_us):
-                self._erasures.erase(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
+                self._erasing.record(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
             else:
                 continue
             erased += 1
+            if not erased % AT_ONCE:
+                self._erasing.destroy()
+        # The wrapping key is rotated once for all of them: that takes time for each key of the book.
+        completed = self._erasing.complete() if erased else None
         pruned = self._prunable(until_us)
         self._record(
             until_us,
@@ -200,7 +208,13 @@ class RetentionDesk(Desk):
             reads.prune(pruned)
             reads.database.scrub()
         return RetentionSweep(
-            found.at, len(ready), erased, len(ready) - erased, found.access_records, reads.pruned().position
+            found.at,
+            len(ready),
+            erased,
+            len(ready) - erased,
+            found.access_records,
+            reads.pruned().position,
+            () if completed is None else (*([KEYS] if completed.why else []), *completed.unfinished),
         )
 
     def _prunable(self, until_us: int) -> Pruned:
