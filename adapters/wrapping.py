@@ -31,6 +31,10 @@ NONCE_BYTES = 12
 KEYS_MAX = 2
 """During a rotation a source holds the new key and the one before; else one."""
 
+A_LATER_COPY = (
+    "Keys and wrapping key change together, with each erasure and rotation: use copies of one time, or copy the "
+    "wrapping key from the host that made the book, with mode 0600. Keys that were copied before open nothing now."
+)
 COPY_IT = (
     "Copy the wrapping key from the host that made the book, with mode 0600, or name its place with `wrapping_key`."
 )
@@ -361,7 +365,7 @@ class Wrapping:
             f"{self.source.place} is not the wrapping key of the book {self.origin} "
             f"({self.newest.hex()}, not {name.hex()}).",
             path=self.source.place,
-            remedy=COPY_IT,
+            remedy=A_LATER_COPY,
         )
 
     def wrap(
