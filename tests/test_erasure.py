@@ -584,6 +584,70 @@ def test_what_a_schedule_keeps_is_sealed_anew_and_goes_when_its_time_is_over(url
         assert all(one.holds for one in book.audit.verify())
 
 
+YEAR_US = 366 * 86_400_000_000
+
+
+def keeping(book: Book, schedule: str, years: int) -> None:
+    book.retention.declare(
+        schedule, "transaction", purpose="tax", legal_basis="tax-law", period=years, unit="years", action="keep"
+    )
+
+
+def kept_of(book: Book, subject: UUID) -> list[object]:
+    """What can be read of the values that an erasure kept."""
+    return [
+        value
+        for entry in book.profiles.timeline(subject)
+        if entry.action == "customer.record_kept"
+        for value in entry.texts.values()
+    ]
+
+
+def test_what_was_kept_goes_once_no_schedule_that_is_in_force_demands_it(url: str) -> None:
+    clock = [1_700_000_000_000_000]
+    with tallybook.open(url, now_us=lambda: clock[0]) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        keeping(book, "invoices", 10)
+        keeping(book, "ledgers", 6)
+        assert book.erasures.erase(ada, reason="gdpr-17").kept_until == "2033-11-14T22:13:20Z"
+        book.retention.withdraw("invoices")
+        with pytest.raises(Refused, match="ledgers") as refused:
+            book.erasures.erase_kept(ada)
+        assert refused.value.code == "still_kept"
+        assert refused.value.values["until_us"] == clock[0] + (6 * 365 + 2) * 86_400_000_000
+        assert (book.retention.due().ready, kept_of(book, ada)) == ((), [ORDER])
+        book.retention.withdraw("ledgers")
+        assert [one.due for one in book.retention.due().ready] == [("kept",)]
+        keeping(book, "ledgers", 6)  # before anything is swept, it was a mistake
+        assert book.retention.sweep().erased == 0
+        assert kept_of(book, ada) == [ORDER]
+        book.retention.withdraw("ledgers")
+        assert book.retention.sweep().erased == 1
+        assert [type(one) for one in kept_of(book, ada)] == [Erased]
+        assert book.erasures.receipt(ada).unfinished == ()
+        assert all(one.holds for one in book.audit.verify())
+
+
+def test_a_schedule_that_is_declared_anew_counts_for_what_was_kept_before(url: str) -> None:
+    clock = [1_700_000_000_000_000]
+    with tallybook.open(url, now_us=lambda: clock[0]) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob = lived(book), book.customers.register(name="Bob")
+        keeping(book, "invoices", 10)
+        book.erasures.erase(ada, reason="gdpr-17")
+        assert book.erasures.erase(bob, reason="gdpr-17").kept == 0
+        book.retention.withdraw("invoices")
+        keeping(book, "invoices", 12)
+        clock[0] += 11 * YEAR_US
+        assert book.retention.due().ready == ()
+        with pytest.raises(Refused, match="still_kept"):
+            book.erasures.erase_kept(ada)
+        assert kept_of(book, ada) == [ORDER]
+        clock[0] += 2 * YEAR_US
+        assert [one.customer_id for one in book.retention.due().ready] == [ada]
+        assert book.erasures.erase_kept(ada).commitments.keys() == {1, 2}
+        assert book.erasures.erase_kept(bob).commitments.keys() == {1}  # nothing was kept of him
+
+
 def test_a_reply_that_comes_between_is_kept_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with tallybook.open(url) as book, tallybook.open(url) as other, book.acting("agent:lin", purpose="support"):
         ada = lived(book)

@@ -12,11 +12,11 @@ from uuid import UUID
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from
 from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, check_erasable, erase, erase_kept, keep
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, check_erasable, erase, erase_kept, keep, still_kept
 from tallybook.domain.errors import BookClosed, BookError, Refused, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased
-from tallybook.domain.retention import Action, Kept, activity_of, kept
+from tallybook.domain.retention import Action, Kept, activity_until, kept
 
 from .commands import Desk, Work, command
 from .core import Acting, Core
@@ -106,10 +106,8 @@ class Erasing(Desk):
         core.catch_up(core.trail)
         history = core.subject_history(customer.id)
         work.rest_on(history)
-        # An erasure ends the relation, if nothing ended it before.
         at_us = work.stamp.effective_us
-        when = activity_of(event for _, event in history)
-        when = when if when.ended_us is not None else when._replace(ended_us=at_us)
+        when = activity_until((event for _, event in history), at_us)
         held = [
             (position, event, field, why)
             for position, event in history
@@ -147,7 +145,12 @@ class Erasing(Desk):
         draft = work.new_customer(customer)
         if ORDINARY_KEY not in draft.erased:
             raise refusal("not_erased", "The customer was not erased.", customer=customer)
-        event = erase_kept(draft, work.stamp, reason)
+        core = self._core
+        core.catch_up(core.trail)
+        history = core.subject_history(customer)
+        work.rest_on(history)
+        why = still_kept(work.retention().schedules, history, work.stamp.effective_us)
+        event = erase_kept(draft, work.stamp, reason, why)
         if event is not None:
             work.erase(draft.id, event.key_ids)
 

@@ -89,9 +89,10 @@ class ErasureDesk(Desk):
 
     @awaitable
     def erase_kept(self, customer: UUID | str, *, reason: str = "retention-over") -> ErasureReceipt:
-        """Erase what an erasure kept, once no schedule demands it any more.
+        """Erase what an erasure kept, once no schedule demands it any more: its period is over, or it was withdrawn.
 
-        Refuses: acting_required, not_erased, still_kept.
+        Schedules in force now count, whatever they were at the erasure. Refuses: acting_required, not_erased,
+        still_kept.
         """
         core = self._core
         core.check_open()

@@ -13,7 +13,7 @@ from tallybook.adapters.form import known_uuid
 from tallybook.adapters.log import Pruned
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, still_kept
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
@@ -48,7 +48,7 @@ class DueSubject:
 
     Otherwise `waits_for` names what stands in the way: categories that no schedule lets go yet (a customer's data lies
     under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves. Of
-    customers who were erased, `due` is `kept`, once what was kept of them has had its time.
+    customers who were erased, `due` is `kept`, once no schedule demands any more what was kept of them.
     """
 
     customer_id: UUID
@@ -134,7 +134,10 @@ class RetentionDesk(Desk):
     def withdraw(
         self, work: Work, schedule: str, *, effective_at: When | None = None, command_id: str | None = None
     ) -> None:
-        """Take a schedule out of force. Refuses: unknown_schedule."""
+        """Take a schedule out of force. What erasures kept by it alone goes with the next sweep, before its time.
+
+        Refuses: unknown_schedule.
+        """
         work.retention().withdraw(work.stamp, schedule)
 
     def schedules(self) -> list[Schedule]:
@@ -274,7 +277,7 @@ class RetentionDesk(Desk):
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
         gone = {known_uuid(subject) for subject, key_id, _ in core.app.log.erasures() if key_id == ORDINARY_KEY}
-        yield from self._kept_too_long(gone, at_us)
+        yield from self._kept_too_long(schedules, gone, at_us)
         erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
         if not erasing:
             return
@@ -318,12 +321,13 @@ class RetentionDesk(Desk):
                     held[subject] = max(held.get(subject, effective_us), effective_us)
         return {known_uuid(subject): activity(last.get(subject, -(2**62)), ended.get(subject)) for subject in customers}
 
-    def _kept_too_long(self, erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
-        """Customers who were erased, and of whom what the law demanded to keep has had its time."""
+    def _kept_too_long(self, schedules: tuple[Schedule, ...], erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
+        """Customers who were erased, and of whom no schedule demands any more to keep what was kept."""
         for subject in sorted(erased):
             customer = self._core.app.load(Customer, subject)
-            until_us = customer.kept_until_us
-            if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased:
+            if customer.kept_until_us is None or KEPT_KEY in customer.erased:
+                continue
+            if still_kept(schedules, self._core.subject_events(subject), at_us) is None:
                 yield DueSubject(subject, True, (KEPT,), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:
