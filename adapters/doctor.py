@@ -656,6 +656,12 @@ def erasures(patient: Patient) -> Iterator[Word]:
             f"{len(held):,} keys of erased subjects are in the key store; first: of {held[0][0]}",
             "Open the book: it destroys them again.",
         )
+    if patient.keys is not None and patient.keys().outlived():
+        yield warning(
+            "keys were destroyed, and the wrapping key that they were under is still there: copies of the keys from "
+            "before open with it",
+            "Open the book: it rotates the wrapping key. If it can't, it says why.",
+        )
     if told.keys() == noted.keys() and not held and not moved:
         yield ok(f"of {len({subject for subject, _ in told}):,} subjects keys were erased, and none of these is there")
 

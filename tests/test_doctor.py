@@ -297,7 +297,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
     "a key is another": (
         with_another_key,
         {("keys", "failed")},
-        "have another key than the log commits to",
+        "keys are others than the log commits to",
     ),
     "a wrapped key was altered": (
         lambda path: altered(

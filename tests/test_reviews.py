@@ -361,11 +361,16 @@ def test_retention_says_what_is_kept_and_due(story: Story) -> None:
         ("identity", "yes", "identity-1m"), ("contact", "yes", ""), ("transaction", "no", ""),
         ("communication", "no", ""), ("preference", "no", ""), ("access_records", "yes", ""),
     ]  # fmt: skip
-    # Recorded on 5 and 6 January: on 9 February all are past a month; whoever has a mail address waits for that.
-    due = {one["customer"]: (one["ready"], one["waits for"]) for one in found["Due"]}
+    # Recorded on 5 and 6 January: on 9 February all names are past a month.
+    due = {one["customer"]: (one["erased"], one["due"], one["stays"], one["waits for"]) for one in found["Due"]}
     assert due == {
-        str(story.ada): ("no", "contact"), str(story.bob): ("no", "contact"), str(story.dee): ("no", "restricted"),
+        str(story.ada): ("values", "identity: 3", "contact", ""), str(story.bob): ("values", "identity: 1", "contact", ""),
+        str(story.dee): ("no", "identity: 1", "", "restricted"),
     }  # fmt: skip
+    assert [one["values past a period"] for one in found["Categories"]] == [5, 0, 0, 0, 0, 0]
+    with story.book.acting("audit:ann", purpose="audit"):
+        [told, *_] = story.book.audit.review("retention").sections
+    assert told.text.endswith("WITHOUT A SCHEDULE, so that nothing makes it due: contact.")
     assert asked(story, "retention", at="2026-01-20")["Due"] == []
 
 

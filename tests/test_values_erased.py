@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 import tallybook
-from tallybook import Book, Erased, Refused
+from tallybook import Book, Erased
 from tallybook.domain.customer import KeyCreated
 from tallybook.domain.erasure import ValueResealed, ValuesErased
 from tallybook.domain.events import to_us
@@ -70,7 +65,15 @@ def kept_up(book: Book) -> None:
     """Everything agrees with everything else."""
     assert all(one.holds for one in book.audit.verify())
     assert book.replay().holds
-    assert [one for one in book.doctor() if one.state != "ok" and "space" not in one.name] == []
+    assert all(one.holds for one in book.audit.verify_read_models())
+    mine = ("versions", "server", "space")  # of the machine, not of the book
+    assert [one for one in book.doctor() if one.state != "ok" and one.name not in mine] == []
+
+
+def coarse(book: Book, customer: UUID) -> tuple[object, ...]:
+    """What is decided and counted: nothing personal."""
+    segments = book.profiles.segments(as_of="2021-06-01").customers
+    return book.loyalty.balance(customer), book.tiers.history(customer), segments, book.backtest(STANDARD).matrix
 
 
 def said(book: Book, customer: UUID) -> str:
@@ -82,7 +85,7 @@ def test_letters_go_after_their_period_and_the_customer_stays(book: Book, clock:
     letters(book)
     clock.at(2021, 6)
     book.tickets.reply(case, LATER)
-    before = (book.loyalty.balance(ada), book.tiers.history(ada), book.profiles.segments().pairs)
+    before = coarse(book, ada)
     checkpoint = book.audit.checkpoint().note
     clock.at(2022)
     [due] = book.retention.due().customers
@@ -105,7 +108,7 @@ def test_letters_go_after_their_period_and_the_customer_stays(book: Book, clock:
     report = said(book, ada)
     assert TEXT not in report
     assert LATER in report
-    assert before == (book.loyalty.balance(ada), book.tiers.history(ada), book.profiles.segments().pairs)
+    assert coarse(book, ada) == before
     assert all(one.holds for one in book.audit.verify(against=checkpoint))
     assert book.customers.find("crm", "C-1") == ada
     assert book.erasures.all() == []

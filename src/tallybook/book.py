@@ -27,6 +27,7 @@ from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, C
 from .audit import AuditView
 from .core import Acting, Core
 from .customers import CustomerDesk
+from .erasing import Erasing
 from .erasures import ErasureDesk
 from .exports import ExportDesk
 from .follow import Follower, follow
@@ -59,9 +60,10 @@ class Book:
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self._sealing = SealingDesk(core)
-        self.erasures = ErasureDesk(core)
+        self._erasing = Erasing(core)
+        self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core, self.erasures)
+        self.retention = RetentionDesk(core, self._erasing)
 
     @property
     def origin(self) -> str:
@@ -298,9 +300,9 @@ def open(  # noqa: A001 - the name of the front door
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
         book._note_opened()
+        book._erasing.repeat()
         book._sealing.follow()
-        book.erasures.follow()
-        book.erasures.repeat()
+        book._erasing.finish()
         return book
     except BaseException:
         storage.close()

@@ -21,7 +21,7 @@ from tallybook.domain.customer import (
     InteractionRecorded,
     PurchaseRecorded,
 )
-from tallybook.domain.erasure import KEPT_KEY, ValueResealed, erase_values, held_of
+from tallybook.domain.erasure import KEPT_KEY, ValueResealed, erase_values, held_of, still_kept
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
@@ -45,10 +45,12 @@ from tallybook.projections.read_models import Recorded
 from .commands import BoundCommand, Desk, Work, command
 from .core import RECORDED_US, Core
 from .customers import identifier_claim, order_claim
-from .erasures import ErasureDesk, opened_again
+from .erasing import KEYS, Erasing, opened_again
 from .times import When, as_of_us, iso
 
 RESTRICTED = "restricted"
+AT_ONCE = 500
+"""So many erasures are recorded before their keys are destroyed."""
 KEPT = "kept"
 """What an erasure kept, and need be kept no longer."""
 
@@ -73,6 +75,10 @@ class DueSubject:
     waits_for: tuple[str, ...]
     schedules: tuple[str, ...]
     last_activity_at: str | None
+
+    def due_text(self) -> str:
+        """What is due, in words."""
+        return ", ".join(f"{category}: {count:,}" for category, count in self.values.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,8 @@ class RetentionSweep:
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
     any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unscheduled`:
-    categories of personal data that no schedule is about.
+    categories of personal data that no schedule is about. `unfinished` says what still waits, as an erasure's receipt
+    does.
     """
 
     until: str
@@ -120,6 +127,7 @@ class RetentionSweep:
     access_records: int
     pruned: int = 0
     unscheduled: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
 
 class RetentionDesk(Desk):
@@ -128,9 +136,9 @@ class RetentionDesk(Desk):
     _name = "retention"
     _parts = {"_record": "sweep", "_erase_values": "sweep"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core, erasures: ErasureDesk) -> None:
+    def __init__(self, core: Core, erasing: Erasing) -> None:
         super().__init__(core)
-        self._erasures = erasures
+        self._erasing = erasing
 
     @command
     def declare(
@@ -190,9 +198,10 @@ class RetentionDesk(Desk):
         that are past theirs.
 
         Who is due as a whole is erased. Of all others, single values are: what stays is sealed anew under another key,
-        once for each customer and sweep, and the old key is destroyed. Each is recorded by itself: a sweep that was
-        cut short goes on when it is repeated. Of the log of reads the hashes stay, so that checkpoints and proofs stay
-        valid. Nothing of it is deleted that was altered before: raises BookDamaged.
+        once for each customer and sweep, and the old key is destroyed. Each is recorded by itself, and keys are
+        destroyed in groups: a sweep that was cut short goes on when it is repeated. Of the log of reads the hashes
+        stay, so that checkpoints and proofs stay valid. Nothing of it is deleted that was altered before: raises
+        BookDamaged.
         `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
@@ -210,22 +219,22 @@ class RetentionDesk(Desk):
         found = self.due(from_us(until_us))
         ready = found.ready
         erased = partly = values = 0
-        try:
-            for one in ready:
-                if KEPT in one.due:
-                    self._erasures.erase_kept(one.customer_id)
-                    erased += 1
-                    continue
+        for one in ready:
+            if KEPT in one.due:
+                self._erasing.record_kept(one.customer_id)
+                erased += 1
+            else:
                 due = self._assessed(one.customer_id, until_us)
                 if due is not None and due.whole:
-                    self._erasures.erase(one.customer_id, reason=f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
+                    self._erasing.record(one.customer_id, reason=f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
                     erased += 1
                 elif due is not None and due.due and (gone := self._erase_values(one.customer_id, until_us)):
                     partly += 1
                     values += gone
-        finally:
-            if partly:
-                self._erasures.finish("The erasure of single values")
+            if (erased + partly) % AT_ONCE == AT_ONCE - 1:
+                self._erasing.destroy()
+        # The wrapping key is rotated once for all of them: that takes time for each key of the book.
+        completed = self._erasing.complete() if erased + partly else None
         pruned = self._prunable(until_us)
         self._record(
             until_us,
@@ -251,6 +260,7 @@ class RetentionDesk(Desk):
             found.access_records,
             reads.pruned().position,
             found.unscheduled,
+            () if completed is None else (*([KEYS] if completed.why else []), *completed.unfinished),
         )
 
     def _prunable(self, until_us: int) -> Pruned:
@@ -363,7 +373,7 @@ class RetentionDesk(Desk):
 
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
-        yield from self._kept_too_long(at_us)
+        yield from self._kept_too_long(schedules, at_us)
         erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
         if not erasing:
             return
@@ -419,13 +429,16 @@ class RetentionDesk(Desk):
             for subject, first_us in customers.items()
         }
 
-    def _kept_too_long(self, at_us: int) -> Iterator[DueSubject]:
-        """Customers who were erased, and of whom what the law demanded to keep has had its time."""
-        for subject in sorted({known_uuid(subject) for subject, _, _ in self._core.app.log.erasures()}):
-            customer = self._core.app.load(Customer, subject)
-            until_us = customer.kept_until_us
-            if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased_keys:
-                count = sum(isinstance(event, ValueResealed) and event.kept for _, event in self._core.stream(subject))
+    def _kept_too_long(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
+        """Customers who were erased, and of whom no schedule demands any more to keep what was kept."""
+        core = self._core
+        for subject in sorted({known_uuid(subject) for subject, _, _ in core.app.log.erasures()}):
+            customer = core.app.load(Customer, subject)
+            if customer.kept_until_us is None or KEPT_KEY in customer.erased_keys:
+                continue
+            history = core.subject_history(subject)
+            if still_kept(schedules, history, at_us) is None:
+                count = sum(isinstance(event, ValueResealed) and event.kept for _, event in history)
                 yield DueSubject(subject, True, True, (KEPT,), {KEPT: count}, (), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:

@@ -43,7 +43,7 @@ from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .customers import request_views
-from .erasures import ErasureDesk
+from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     COUNT,
@@ -430,28 +430,30 @@ def _consent_state(consent: Consent, at_us: int) -> str:
 )
 def _retention(core: Core, question: Question) -> Iterator[Section]:
     schedules = core.app.load(Retention, core.retention_id).schedules
-    due = RetentionDesk(core, ErasureDesk(core)).due(iso(question.at_us))
+    due = RetentionDesk(core, Erasing(core)).due(iso(question.at_us))
     held = held_categories(core, question)
     past = Counter(category for one in due.customers for category in one.due)
-    waits = Counter(category for one in due.customers for category in one.waits_for)
+    values = due.values
+    bare = sorted({*held} & {*due.unscheduled})
     yield Section(
         "Categories",
-        "Held: some event holds a value of it. Without a schedule, nothing makes it due.",
+        "Held: some event brought a value of it. "
+        + (f"WITHOUT A SCHEDULE, so that nothing makes it due: {', '.join(bare)}." if bare else ""),
         columns_of(
             ("category", ID), "held", ("schedules", ID), "kept", ("customers past a period", COUNT),
-            ("customers who wait for it", COUNT),
+            ("values past a period", COUNT),
         ),
         [
             (
                 name, "yes" if name in held or (name == ACCESS_RECORDS and question.reads_head) else "no",
                 ", ".join(one.schedule for one in about),
                 "; ".join(f"{one.action} {one.period} {one.unit} since {one.since}" for one in about),
-                due.access_records if name == ACCESS_RECORDS else past[name], waits[name],
+                *((None, due.access_records) if name == ACCESS_RECORDS else (past[name], values.get(name, 0))),
             )
             for name in [*(one.value for one in Category), ACCESS_RECORDS]
             for about in [[one for one in schedules if one.covers(name)]]
         ],
-        bars_of("category", "customers past a period"),
+        bars_of("category", "values past a period"),
     )  # fmt: skip
     yield Section(
         "Schedules",
@@ -464,15 +466,17 @@ def _retention(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "Due",
-        f"Customers whose data is past a period at {due.at}. Ready: due as a whole, for the next sweep to erase.",
+        f"Customers of whom values are past their period at {due.at}, by category. The next sweep erases those, or the "
+        "customer as a whole, unless something is waited for; what stays is sealed anew.",
         columns_of(
-            ("customer", ID), "ready", ("due", ID), ("kept", ID), ("waits for", ID), ("schedules", ID),
+            ("customer", ID), "erased", ("due", ID), ("kept", ID), ("stays", ID), ("waits for", ID), ("schedules", ID),
             ("last_activity_at", TIME),
         ),
         [
             (
-                one.customer_id, "yes" if one.ready else "no", ", ".join(one.due), ", ".join(one.kept),
-                ", ".join(one.waits_for), ", ".join(one.schedules), one.last_activity_at,
+                one.customer_id, ("whole" if one.whole else "values") if one.ready else "no", one.due_text(),
+                ", ".join(one.kept), ", ".join(one.stays), ", ".join(one.waits_for), ", ".join(one.schedules),
+                one.last_activity_at,
             )
             for one in due.customers
         ],
@@ -481,11 +485,15 @@ def _retention(core: Core, question: Question) -> Iterator[Section]:
         "Sweeps",
         "",
         columns_of(
-            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("records of reads", COUNT)
+            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("in part", COUNT),
+            ("values", COUNT), ("records of reads", COUNT),
         ),
         [
-            (iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.access_records)
+            (
+                iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.partly,
+                event.values, event.access_records,
+            )
             for _, event in events_of(core, question, RetentionSwept)
             if isinstance(event, RetentionSwept)
         ],
-    )
+    )  # fmt: skip

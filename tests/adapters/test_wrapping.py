@@ -121,7 +121,7 @@ def test_other_stores_go_on_through_a_rotation(store: FileKeyStore, source: File
 def test_a_rotation_that_was_cut_short_is_finished_by_the_next_opening(
     store: FileKeyStore, source: FileWrappingKeys, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    class Cut(Exception):
+    class Cut(BaseException):
         pass
 
     keys = some(40)
