@@ -162,3 +162,90 @@ def tallybook_again(book: Book) -> Book:
     options = book._core.storage.options
     assert options is not None
     return tallybook.open(options["url"], now_us=book._core.now_us)
+
+
+# ── every door ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_door_gives_what_stays_and_nothing_of_what_went(book: Book, clock: Clock, tmp_path: Path) -> None:
+    ada, _ = lived(book)
+    letters(book)
+    clock.at(2022)
+    before = book.audit.replay(ada, "2020-06-01", known_at=book.position()).document["state"]
+    book.retention.sweep()
+    clock.at(2022, 2)
+    replayed = book.audit.replay(ada, "2020-06-01").document["state"]
+    assert replayed["fields"]["note"]["value"] == {"erased": True}
+    for name in ("name", "birth_date", "hobbies"):
+        assert replayed["fields"][name] == before["fields"][name]
+    assert replayed["identifiers"] == before["identifiers"]
+    assert replayed["contact_points"] == before["contact_points"]
+    now = book.audit.replay(ada, "2022-01-15").document
+    assert [one["event"] for one in now["state"]["erasures"]] == ["customer.values_erased"]
+    book.audit.export(tmp_path / "pack", sealed=False)
+    told = "".join(one.read_text() for one in (tmp_path / "pack").rglob("events.jsonl"))
+    assert TEXT not in told
+    for value in (NAME, MAIL, "C-1", "O-1", "1985-12-10"):
+        assert told.count(value) >= 2, "where it stood, and where it was sealed anew"
+    assert [name for name, _ in book.profiles.segments(system="crm").customers] == ["C-1"]
+    for review in ("subject-access", "portable-copy", "corrections"):
+        shown = str(book.audit.review(review, subject=ada))
+        assert TEXT not in shown
+    assert NAME in str(book.audit.review("portable-copy", subject=ada))
+    portable = json.loads(book.audit.subject_report(ada).portable())
+    assert NAME in json.dumps(portable["provided_by_you"])
+
+
+def test_a_value_that_was_sealed_anew_is_released_as_the_value_that_it_is(book: Book, clock: Clock) -> None:
+    ada, _ = lived(book)
+    letters(book)
+    clock.at(2022)
+    book.retention.sweep()
+    book.policy.grant("agent:dpo", "admin")
+    book.policy.grant("agent:kim", "clerk")
+    book.policy.adopt(
+        {
+            "name": "test", "version": "1", "purposes": {"support": {"text": "Answering", "basis": "contract"}},
+            "rules": [
+                {"id": "admins", "roles": ["admin"], "commands": ["*"]},
+                {"id": "orders", "roles": ["clerk"], "fields": ["category:transaction"]},
+                {"id": "mails", "roles": ["clerk"], "fields": ["contact.email"], "effect": "mask"},
+            ],
+        }
+    )  # fmt: skip
+    with book.acting("agent:kim", purpose="support"):
+        report = said(book, ada)
+        profile = book.profiles.get(ada)
+    assert report.count("O-1") >= 2
+    for value in (NAME, MAIL, "C-1", "1985-12-10", "Tea"):
+        assert value not in report
+    assert isinstance(profile["name"], Withheld)
+    assert [str(point.value) for point in profile.contact_points] == ["…@example.org"]
+
+
+def queries(book: Book, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that the log's database answers from now on."""
+    asked: list[str] = []
+    database = book._core.app.log.database
+    rows = database.rows
+
+    def counted(statement: str, *given: Any) -> Any:
+        asked.append(statement)
+        return rows(statement, *given)
+
+    monkeypatch.setattr(database, "rows", counted)
+    return asked
+
+
+def test_a_bulk_read_asks_once_for_many(book: Book, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [book.customers.register(name=f"N{one}", note=TEXT, identifiers={"crm": f"C{one}"}) for one in range(30)]
+    for one in many:
+        book.customers.record_purchase(one, [LINE])
+    letters(book)
+    clock.at(2022)
+    assert book.retention.sweep().partly == 30
+    asked = queries(book, monkeypatch)
+    assert [name for name, _ in book.profiles.segments(system="crm").customers] == sorted(
+        f"C{one}" for one in range(30)
+    )
+    assert sum("topic=?" in one and "originator_id IN" in one for one in asked) == 1
