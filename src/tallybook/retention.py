@@ -22,7 +22,7 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
 )
 from tallybook.domain.erasure import KEPT_KEY, ValueResealed, erase_values, held_of, still_kept
-from tallybook.domain.errors import refusal, text, whole
+from tallybook.domain.errors import Refused, refusal, text, whole
 from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
 from tallybook.domain.retention import (
@@ -110,7 +110,8 @@ class Due:
 @dataclass(frozen=True, slots=True)
 class RetentionSweep:
     """What a sweep did. Of the customers who were `due` when it began, it `erased` some as a whole, and of others
-    (`partly`) single `values`; `left` were due no more when their turn came.
+    (`partly`) single `values`; `left` were due no more when their turn came, or others wrote of them all the time: those
+    are for the next sweep.
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
     any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unscheduled`:
@@ -228,8 +229,9 @@ class RetentionDesk(Desk):
                 if due is not None and due.whole:
                     self._erasing.record(one.customer_id, reason=f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
                     erased += 1
-                elif due is not None and due.due and (gone := self._erase_values(one.customer_id, until_us)):
-                    partly += 1
+                elif due is not None and due.due:
+                    gone = self._values_of(one.customer_id, until_us)
+                    partly += gone > 0
                     values += gone
             if (erased + partly) % AT_ONCE == AT_ONCE - 1:
                 self._erasing.destroy()
@@ -296,6 +298,15 @@ class RetentionDesk(Desk):
         history = core.subject_history(customer_id)
         when = activity_of(event for _, event in history)
         return assess(schedules, held_of(customer_id, history, customer.erased_keys), when, until_us)
+
+    def _values_of(self, customer_id: UUID, until_us: int) -> int:
+        """How many values of a customer were erased; none, where others write of them all the time."""
+        try:
+            return self._erase_values(customer_id, until_us)
+        except Refused as refused:
+            if refused.code != "conflict":
+                raise
+            return 0
 
     @command
     def _erase_values(
