@@ -72,13 +72,13 @@ def lived(book: Book) -> tuple[UUID, UUID]:
     return ada, case
 
 
-def kept_up(book: Book) -> None:
+def kept_up(book: Book, *but: str) -> None:
     """Everything agrees with everything else."""
     assert all(one.holds for one in book.audit.verify())
     assert book.replay().holds
     assert all(one.holds for one in book.audit.verify_read_models())
-    mine = ("versions", "server", "space")  # of the machine, not of the book
-    assert [one for one in book.doctor() if one.state != "ok" and one.name not in mine] == []
+    others = ("versions", "server", "space", *but)  # of the machine, not of the book
+    assert [one for one in book.doctor() if one.state != "ok" and one.name not in others] == []
 
 
 def coarse(book: Book, customer: UUID) -> tuple[object, ...]:
@@ -615,4 +615,193 @@ def test_writers_and_sweeps_at_once_leave_nothing_that_nobody_can_open(book: Boo
         for entry in book.profiles.timeline(customer):
             for field, value in entry.texts.items():
                 assert isinstance(value, Erased) == (field in ("note", "subject"))
-    kept_up(book)
+    kept_up(book, "events")  # the clock leapt under a command
+
+
+# ── cut short, and put back ─────────────────────────────────────────────────────────────────────────────────────────
+
+CUT = """
+import os, sys
+import tallybook
+step, url, now_us = sys.argv[1], sys.argv[2], int(sys.argv[3])
+book = tallybook.open(url, now_us=lambda: now_us)
+core = book._core
+def cut(of, name, after):
+    function = getattr(of, name)
+    def dying(*args, **kwargs):
+        if name != "append" or any(True for _ in kwargs.get("erased", ())):
+            if after:
+                function(*args, **kwargs)
+            os._exit(9)
+        return function(*args, **kwargs)
+    setattr(of, name, dying)
+place, _, when = step.partition(", ")
+cut({"append": core.app.log}.get(place, core.storage.keys), place, when == "after")
+with book.acting("system:retention", purpose="retention"):
+    book.retention.sweep()
+"""
+STEPS = [
+    "add, after", "append, before", "append, after", "destroy, before", "destroy, after", "rotate, before",
+    "set_erased_up_to, before", "set_erased_up_to, after",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_sweep_that_is_killed_at_any_step_is_whole(book_url: str, clock: Clock, step: str) -> None:
+    with tallybook.open(book_url, now_us=clock) as book, book.acting("agent:dpo", purpose="retention"):
+        ada, _ = lived(book)
+        letters(book)
+    clock.at(2022)
+    died = subprocess.run(
+        [sys.executable, "-c", CUT, step, book_url, str(clock())], capture_output=True, text=True, check=False
+    )
+    assert died.returncode == 9, died.stderr
+    recorded = not step.startswith(("add", "append, before"))
+    with tallybook.open(book_url, now_us=clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert book._core.app.load(Customer, ada).erased_keys == ((1,) if recorded else ())
+        assert book.profiles.get(ada)["name"] == NAME
+        assert isinstance(book.profiles.get(ada)["note"], Erased) == recorded
+        assert book._core.storage.keys.get([(ada, 1)]).keys() == (set() if recorded else {(ada, 1)})
+        book.customers.change(ada, occupation="Countess")
+        assert book.retention.sweep().values == (0 if recorded else 5)
+        assert TEXT not in said(book, ada)
+        assert NAME in said(book, ada)
+        kept_up(book)
+
+
+FILES = ("shop.book", "shop.book.reads")
+KEYS = ("shop.book.keys", "shop.book.wrapping-key")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a book in files lies, alone."""
+    (tmp_path / "shop").mkdir()
+    return tmp_path / "shop"
+
+
+def opened(folder: Path, clock: Clock) -> Book:
+    return tallybook.open(f"sqlite:///{folder / 'shop.book'}", now_us=clock)
+
+
+def put_back(folder: Path, copies: Path, *names: str) -> None:
+    for name in names:
+        for side in ("-wal", "-shm", "-journal"):
+            (folder / (name + side)).unlink(missing_ok=True)
+        shutil.copy2(copies / name, folder / name)
+
+
+def before_and_after(folder: Path, tmp_path: Path, clock: Clock) -> tuple[UUID, UUID, UUID]:
+    """Ada, of whom values were erased after a copy was made; Bob, who was erased then; and Ada's ticket."""
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        ada, case = lived(book)
+        bob = book.customers.register(name="Bob", identifiers={"crm": "B-1"})
+        letters(book)
+    shutil.copytree(folder, tmp_path / "copies")
+    clock.at(2022)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert book.retention.sweep().partly == 1
+        book.erasures.erase(bob, reason="gdpr-17")
+        book.customers.change(ada, occupation="Countess")
+    return ada, bob, case
+
+
+def test_with_log_and_keys_of_the_same_time_all_is_as_it_was(folder: Path, tmp_path: Path, clock: Clock) -> None:
+    ada, bob, _ = before_and_after(folder, tmp_path, clock)
+    put_back(folder, tmp_path / "copies", *FILES, *KEYS)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert TEXT in said(book, ada)
+        assert book.profiles.get(bob)["name"] == "Bob"
+        assert book.retention.sweep().values == 5
+        assert TEXT not in said(book, ada)
+        assert book.profiles.get(ada)["name"] == NAME
+        kept_up(book)
+
+
+def test_a_log_from_before_does_not_make_who_goes_on_one_who_was_erased(
+    folder: Path, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ada, bob, case = before_and_after(folder, tmp_path, clock)
+    put_back(folder, tmp_path / "copies", *FILES)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert "single values of 1 customers were erased" in caplog.text
+        assert book.erasures.all() == [bob]
+        [told] = [one.event for one in book._core.stream(ada) if isinstance(one.event, ValuesErased)]
+        assert isinstance(told, ValuesErased)
+        assert (told.reason, told.schedules, told.resealed, told.new_key_id) == ("restored", (), 0, 3)
+        assert sum(one.values for one in told.erased) == 11
+        report = said(book, ada)
+        for value in (NAME, MAIL, TEXT, "C-1", "O-1", "Tea"):
+            assert value not in report
+        assert isinstance(book.profiles.get(ada)["name"], Erased)
+        assert book.customers.find("crm", "C-1") == ada
+        assert book.customers.find("crm", "B-1") is None
+        assert book.retention.sweep().due == 0
+        book.customers.change(ada, name="Ada King", note=LATER)
+        book.tickets.reply(case, LATER)
+        book.customers.record_purchase(ada, [LINE], order_id="O-3")
+        kept_up(book)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert book.profiles.get(ada)["name"] == "Ada King"
+        clock.at(2024)
+        assert book.retention.sweep().values == 2
+        assert book.profiles.get(ada)["name"] == "Ada King"
+        assert isinstance(book.profiles.get(ada)["note"], Erased)
+        kept_up(book)
+
+
+def test_a_key_that_was_made_for_nothing_does_not_hide_an_erasure(folder: Path, tmp_path: Path, clock: Clock) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        ada, _ = lived(book)
+        letters(book)
+    clock.at(2022)
+    died = subprocess.run([sys.executable, "-c", CUT, "add, after", url, str(clock())], capture_output=True, check=False)
+    assert died.returncode == 9
+    shutil.copytree(folder, tmp_path / "copies")
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert book._core.storage.keys.get([(ada, 3)])
+        book.erasures.erase(ada, reason="gdpr-17")
+        assert book._core.storage.keys.get([(ada, 1), (ada, 3)]) == {}
+        kept_up(book)
+    put_back(folder, tmp_path / "copies", *FILES)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        assert book.erasures.all() == [ada]
+        kept_up(book)
+
+
+def test_a_backup_of_after_holds_nothing_of_what_went(folder: Path, tmp_path: Path, clock: Clock) -> None:
+    ada, _, _ = before_and_after(folder, tmp_path, clock)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        book.backup(tmp_path / "copy.book")
+        report = book.backup_keys(tmp_path / "copy.keys")
+        assert report is not None
+    target = f"sqlite:///{tmp_path / 'restored.book'}"
+    restored = tallybook.restore(
+        tmp_path / "copy.book", target, keys=tmp_path / "copy.keys", wrapping_key=folder / "shop.book.wrapping-key"
+    )
+    assert restored.without_key == 1, "Bob, who was erased"
+    with (
+        tallybook.open(target, now_us=clock, wrapping_key=folder / "shop.book.wrapping-key") as book,
+        book.acting("agent:dpo", purpose="retention"),
+    ):
+        assert book.profiles.get(ada)["name"] == NAME
+        assert book.profiles.get(ada)["occupation"] == "Countess"
+        assert TEXT not in said(book, ada)
+        kept_up(book)
+
+
+@pytest.mark.parametrize("key_id", [1, 3])
+def test_a_row_of_the_table_alone_is_damage_whoever_asks(
+    folder: Path, tmp_path: Path, clock: Clock, key_id: int
+) -> None:
+    ada, _, case = before_and_after(folder, tmp_path, clock)
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        database = book._core.app.log.database
+        who = ada if key_id == 3 else book.customers.register(name="Eve")
+        with database.session(write=True) as session:
+            session.run("INSERT INTO erased VALUES (?,?,?)", [who.bytes, key_id, 1])
+        with pytest.raises(BookDamaged):
+            book.customers.change(who, name="Again")
+        with pytest.raises(BookDamaged):
+            book.profiles.get(who)
