@@ -364,7 +364,8 @@ def test_retention_says_what_is_kept_and_due(story: Story) -> None:
     # Recorded on 5 and 6 January: on 9 February all names are past a month.
     due = {one["customer"]: (one["erased"], one["due"], one["stays"], one["waits for"]) for one in found["Due"]}
     assert due == {
-        str(story.ada): ("values", "identity: 3", "contact", ""), str(story.bob): ("values", "identity: 1", "contact", ""),
+        str(story.ada): ("values", "identity: 3", "contact", ""),
+        str(story.bob): ("values", "identity: 1", "contact", ""),
         str(story.dee): ("no", "identity: 1", "", "restricted"),
     }  # fmt: skip
     assert [one["values past a period"] for one in found["Categories"]] == [5, 0, 0, 0, 0, 0]

@@ -110,8 +110,8 @@ class Due:
 @dataclass(frozen=True, slots=True)
 class RetentionSweep:
     """What a sweep did. Of the customers who were `due` when it began, it `erased` some as a whole, and of others
-    (`partly`) single `values`; `left` were due no more when their turn came, or others wrote of them all the time: those
-    are for the next sweep.
+    (`partly`) single `values`; `left` were due no more when their turn came, or others wrote of them all the time:
+    those are for the next sweep.
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
     any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unscheduled`:

@@ -198,7 +198,7 @@ def test_categories_that_no_schedule_is_about_are_told() -> None:
 
 def sealed(value: Event, key_id: int) -> Event:
     """The event as it is loaded: its values sealed under a key."""
-    handles = {
+    handles: dict[str, Personal[str]] = {
         name: Personal(sealed=Sealed(value.event_id, value.stored_name, 1, ADA, key_id, (name,), b"blob"), field=name)
         for name in value.personal_fields
         if getattr(value, name) is not None
