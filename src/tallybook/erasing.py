@@ -218,11 +218,19 @@ class Erasing(Desk):
         if not followed or log.log_rows(followed - 1, 1):
             return []  # the log reaches as far as the keys have followed it
         again: list[UUID] = []
+        lost: list[UUID] = []
         position = log.position()
         streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
         while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
             known = log.erased_keys([subject.bytes for subject, _ in names])
-            again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
+            gone = keys.destroyed(names)
+            again += [name[0] for name in gone if (name[0].bytes, ORDINARY_KEY) not in known]
+            held = keys.get(names)
+            lost += [
+                name[0]
+                for name in names
+                if name not in held and name not in gone and (name[0].bytes, ORDINARY_KEY) not in known
+            ]
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in again:
                 try:
@@ -237,6 +245,13 @@ class Erasing(Desk):
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
                 core.storage.url,
                 len(again),
+            )
+        if lost := list(dict.fromkeys(lost)):
+            logger.warning(
+                "%d customers of %s have no key in the key store, and nobody erased them; the first is %s.",
+                len(lost),
+                core.storage.url,
+                lost[0],
             )
         return again
 
