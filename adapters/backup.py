@@ -21,9 +21,10 @@ from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO
+from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, ValuesErased
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -101,23 +102,33 @@ class BackupReport:
 
 @dataclass(frozen=True, slots=True)
 class KeysReport:
-    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything."""
+    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything.
+
+    `wrapping` is the fingerprint of the wrapping key that opens it: with the next erasure or rotation, the book has
+    another. `signing_key` is the copy of the signing key; None: none was made, since it lies in no file, or the book is
+    open without.
+    """
 
     path: str
     subjects: int
     bytes: int
+    wrapping: str
+    signing_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What was restored. `without_key` counts the subjects whose personal values can't be opened."""
+    """What was restored. Of `subjects`, `erased` were erased, by what the log or the keys tell; `lost` have no key that
+    would open their personal values, though nobody erased them.
+    """
 
     path: str
     position: int
     root: str
     reads: int
     subjects: int
-    without_key: int
+    erased: tuple[UUID, ...]
+    lost: tuple[UUID, ...]
     seconds: float
 
 
@@ -188,11 +199,11 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
             [(subjects,)] = copy.execute("SELECT COUNT(*) FROM data_keys WHERE destroyed=0").fetchall()
+            [(wrapping,)] = copy.execute("SELECT wrapping_key FROM book_keys").fetchall()
         size = part.stat().st_size
         publish(part, target, replace=replace)
-        if storage.signing is not None:
-            storage.signing.copy_to(signing_file(target))
-    return KeysReport(str(target), subjects, size)
+        copied = storage.signing is not None and storage.signing.copy_to(signing_file(target))
+    return KeysReport(str(target), subjects, size, wrapping.hex(), str(signing_file(target)) if copied else None)
 
 
 # ── restore ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,7 +263,7 @@ def restore(
             count, reads_root = _must_hold(source, "log of reads", seen, None, log, vkey)
             if checkpoint is not None:
                 _must_reach(source, log, position, checkpoint)
-            subjects, without_key = _must_match(log, store, given or keys_path)
+            subjects, erased, lost = _must_match(log, store, given or keys_path)
         for part in (book_part, reads_part):
             with closing(sqlite3.connect(part)) as one:
                 one.execute("PRAGMA journal_mode=WAL")
@@ -266,7 +277,7 @@ def restore(
         if not there:
             publish(reads_part, reads_path)
         publish(book_part, path)  # last: before this, there is no book at the place that could be opened
-    return RestoreReport(str(path), position, root, count, subjects, without_key, perf_counter() - started)
+    return RestoreReport(str(path), position, root, count, subjects, erased, lost, perf_counter() - started)
 
 
 def _free_place(url: str) -> Path:
@@ -448,34 +459,39 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
         raise _damaged(source, f"its first {expected_position} events do not give the checkpoint's root", ANOTHER)
 
 
-def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, int]:
-    """How many subjects the log made a key for, and how many of them have none."""
+def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, tuple[UUID, ...], tuple[UUID, ...]]:
+    """How many subjects the log made a key for, those of them who were erased, and those whose key is lost."""
     check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
-    subjects = without = 0
-    read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
-    followed: set[KeyName] = set()
-    """Keys that were destroyed, and another took their place."""
-    for position, stream, version, name, state in log.iterate(topics=[ValuesErased.stored_name]):
-        event = read(known_uuid(stream), version, name, state, position)
-        assert isinstance(event, ValuesErased)
-        followed.update((event.originator_id, key_id) for key_id in event.key_ids)
-    for (subject, key_id), committed, key in keys_in(log, store.get):
-        subjects += key_id == ORDINARY_KEY
+    subjects = 0
+    last: dict[UUID, int] = {}
+    """The ordinary key of those for whom it is not the first."""
+    told = {(known_uuid(subject), key_id) for subject, key_id, _ in log.erasures()}
+    without: list[KeyName] = []
+    for name, committed, key in keys_in(log, store.get):
+        subjects += name[1] == ORDINARY_KEY
+        if name[1] not in (ORDINARY_KEY, KEPT_KEY):
+            last[name[0]] = name[1]
         if key is None:
-            without += key_id != KEPT_KEY and (subject, key_id) not in followed
+            without.append(name)
         elif not hmac.compare_digest(commitment(key), committed):
             raise KeysMissing(
-                f"{path} holds another key for subject {subject} than the one that the log commits to.",
+                f"{path} holds another key for subject {name[0]} than the one that the log commits to.",
                 path=str(path),
                 remedy="Give the key file that belongs to the backup.",
             )
-    return subjects, without
+    again = store.destroyed(without).keys() - told
+    lost = dict.fromkeys(name[0] for name in without if name not in told and name not in again)
+    erased = {subject for subject, key_id in told | again if key_id == last.get(subject, ORDINARY_KEY)}
+    # Of whom a later key is there, single values were erased after the backup, and the rest was sealed under that.
+    keyring = Keyring(store, lambda *_: None)
+    erased -= {subject for subject, key_id in again if keyring.left_over(subject, key_id)}
+    return subjects, tuple(sorted(erased)), tuple(lost)
 
 
 def keys_in(
     log: LogRecorder, get: Callable[[list[KeyName]], dict[KeyName, bytes]]
 ) -> Iterator[tuple[KeyName, bytes, bytes | None]]:
-    """The keys that a log made, what it commits to, and each key, if it is there."""
+    """The keys that a log tells of, what it commits to, and the key, if it is there."""
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     made: list[KeyCreated] = []
 

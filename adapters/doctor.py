@@ -25,7 +25,7 @@ from uuid import UUID
 
 from tallybook.domain.control import WrappingKeyRotated
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.erasure import DESTROYING, SubjectErased, ValuesErased
+from tallybook.domain.erasure import DESTROYING, KEPT_KEY, ORDINARY_KEY, SubjectErased, ValuesErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -573,25 +573,34 @@ def keys(patient: Patient) -> Iterator[Word]:
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
-    count = missing = gone = 0
+    count = 0
+    gone: set[UUID] = set()
+    missing: list[UUID] = []
     other: list[UUID] = []
-    erased = {(subject, key_id) for subject, key_id, _ in patient.log.erasures()}
-    for (subject, key_id), committed, key in keys_in(patient.log, store.get):
-        count += 1
-        if key is None and (subject.bytes, key_id) in erased:
-            gone += 1
-        elif key is None:
-            missing += 1
+    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erasures()}
+    for name, committed, key in keys_in(patient.log, store.get):
+        subject, key_id = name
+        count += key_id == ORDINARY_KEY
+        if key_id != KEPT_KEY:  # the last of them tells: where single values were erased, another key follows
+            (gone.add if name in erased else gone.discard)(subject)
+        if key is None and name in erased:
+            continue
+        if key is None:
+            missing.append(subject)
         elif not hmac.compare_digest(commitment(key), committed):
             other.append(subject)
     put_back = "Put the key file back from its backup."
     if other:
         yield failed(
-            f"{len(other):,} of {count:,} keys are others than the log commits to; first: of {other[0]}",
+            f"{len(other):,} of {count:,} subjects have another key than the log commits to; first: {other[0]}",
             "Put the key file back from its backup.",
         )
     if missing:
-        yield warning(f"{missing:,} of {count:,} keys are missing: what they seal can't be opened", put_back)
+        yield warning(
+            f"{len(missing):,} of {count:,} subjects have no key, and nobody erased them: their personal values can't "
+            f"be opened; first: {missing[0]}",
+            put_back,
+        )
     followed, head = store.erased_up_to(), patient.log.extent()[2]
     if not 0 <= followed <= head:
         yield warning(
@@ -613,8 +622,10 @@ def keys(patient: Patient) -> Iterator[Word]:
     if isinstance(store, WrappedKeyStore) and not other and not missing:
         yield ok(f"all keys are wrapped under {store.wrapping()}, from {store.source.place}")
     if not other and not missing:
-        told = f"all {count - gone:,} data keys are there, and are those that the log commits to"
-        yield ok(told + (f"; {gone:,} are destroyed" if gone else ""))
+        there = f"the keys of all {count - len(gone):,} subjects"
+        yield ok(
+            f"{there} are there, and are those that the log commits to" + (f"; {len(gone):,} erased" if gone else "")
+        )
 
 
 def _recorded_wrapping(log: LogRecorder, mapper: EventMapper) -> str | None:

@@ -171,7 +171,8 @@ class Book:
         that signs the checkpoints into another beside it (`.signing-key`).
 
         They open nothing without the wrapping key, which is not copied: keep that one apart, and the copy for a short
-        time only. Whoever has both and a backup can read everything. Raises BookError.
+        time only. Whoever has both and a backup can read everything. With each erasure and rotation the book has
+        another wrapping key: copy both again then. Raises BookError.
         """
         self._core.check_open()
         return back_up_keys(self._core.storage, file, replace=replace)

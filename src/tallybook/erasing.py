@@ -229,8 +229,8 @@ class Erasing(Desk):
         followed = keys.erased_up_to()
         if not followed or log.log_rows(followed - 1, 1):
             return []  # the log reaches as far as the keys have followed it
-        whole, partly = self._lost()
         position = log.position()
+        whole, partly, lost = self._unknown()
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in whole:
                 try:
@@ -256,27 +256,41 @@ class Erasing(Desk):
                 core.storage.url,
                 len(partly),
             )
+        if lost:
+            logger.warning(
+                "%d customers of %s have no key in the key store, and nobody erased them; the first is %s.",
+                len(lost),
+                core.storage.url,
+                lost[0],
+            )
         return whole
 
-    def _lost(self) -> tuple[list[UUID], list[tuple[UUID, int]]]:
-        """Of whom the key store destroyed the ordinary key, and the log knows nothing of it: those who were erased, and
-        those of whom single values were (a later key is there), each with the key that the log has for them.
+    def _unknown(self) -> tuple[list[UUID], list[tuple[UUID, int]], list[UUID]]:
+        """Of whom the ordinary key is not there, and the log knows nothing of it: those who were erased; those of whom
+        single values were (a later key is there), each with the key that the log has for them; those whose key is lost.
         """
         core = self._core
         keys, log = core.storage.keys, core.app.log
         whole: list[UUID] = []
         partly: list[tuple[UUID, int]] = []
-        made = ((one.event.originator_id, one.event) for one in core.history([KeyCreated.stored_name]))
-        names = ((stream, event.key_id) for stream, event in made if isinstance(event, KeyCreated))
-        while some := [name for name in islice(names, 1000) if name[1] != KEPT_KEY]:
+        lost: list[UUID] = []
+        made = (one.event for one in core.history([KeyCreated.stored_name]))
+        names = (
+            (one.originator_id, one.key_id) for one in made if isinstance(one, KeyCreated) and one.key_id != KEPT_KEY
+        )
+        while some := list(islice(names, 1000)):
             known = log.erased_keys([subject.bytes for subject, _ in some])
-            for subject, key_id in keys.destroyed(some):
-                if (subject.bytes, key_id) not in known:
-                    if core.keyring.left_over(subject, key_id):
-                        partly.append((subject, key_id))
-                    else:
-                        whole.append(subject)
-        return whole, partly
+            held, gone = keys.get(some), keys.destroyed(some)
+            for subject, key_id in some:
+                if (subject, key_id) in held or (subject.bytes, key_id) in known:
+                    continue
+                if (subject, key_id) not in gone:
+                    lost.append(subject)
+                elif core.keyring.left_over(subject, key_id):
+                    partly.append((subject, key_id))
+                else:
+                    whole.append(subject)
+        return whole, partly, list(dict.fromkeys(lost))
 
     @command
     def _record_lost(
