@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -60,8 +60,12 @@ class PolicySource(Protocol):
         ...
 
 
-Resealed = Mapping[tuple[UUID, UUID, str], Personal[Any]]
-"""By subject, event and field: the newest handle on a value that was sealed anew."""
+class Told(NamedTuple):
+    """What the log tells of subjects whose keys are destroyed: of which, and what of it was sealed anew."""
+
+    erased: Container[tuple[UUID, int]]
+    resealed: Mapping[tuple[UUID, UUID, str], Personal[Any]]
+    """By subject, event and field: the newest handle on the value."""
 
 
 class Account(NamedTuple):
@@ -75,7 +79,7 @@ class Account(NamedTuple):
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value.
 
-    `log` tells which keys are destroyed, `resealed` what of that was sealed anew, `policy` gives the policy and the
+    `log` tells which keys are destroyed, `told` what of that was sealed anew, `policy` gives the policy and the
     roles, `standings` whose data is restricted and who consented, each as this process saw it last or (`newest`) as it
     is now; `address` where the request came from.
 
@@ -94,11 +98,11 @@ class Gate:
         standings: Standings,
         address: Callable[[], str | None],
         check_erased: Callable[[UUID, int], None],
-        resealed: Callable[[Iterable[UUID]], Resealed],
+        told: Callable[[Iterable[UUID]], Told],
     ) -> None:
         self._keyring = keyring
         self._check_erased = check_erased
-        self._resealed = resealed
+        self._told = told
         self._log = log
         self._mapper = EventMapper(keyring)
         self.reads = reads
@@ -201,8 +205,6 @@ class Gate:
                 blob = (sealed.subject_id, sealed.event_id)
                 if blob not in opened:
                     erased = (sealed.subject_id.bytes, sealed.key_id) in gone
-                    if erased:
-                        self._check_erased(sealed.subject_id, sealed.key_id)
                     opened[blob] = None if erased else self._keyring.open(sealed)
                 values = opened[blob]
                 if values is None:
@@ -212,16 +214,18 @@ class Gate:
                     found[key] = values[handle.field]
             if not missing:
                 break
-            owners = {key: tried[key].subject_id for key in missing}
-            newest = self._resealed(dict.fromkeys(owners.values()))
+            told = self._told(dict.fromkeys([tried[key].subject_id for key in missing]))
             pending = {}
             for key in missing:
-                first = handles[key].sealed
+                first, last = handles[key].sealed, tried[key]
                 assert first is not None
-                again = newest.get((owners[key], first.event_id, handles[key].field))
+                subject = last.subject_id
+                if (subject.bytes, last.key_id) in gone and (subject, last.key_id) not in told.erased:
+                    self._check_erased(subject, last.key_id)
+                again = told.resealed.get((subject, first.event_id, handles[key].field))
                 # Once more, as long as another process seals it anew meanwhile.
-                if again is None or again.sealed == tried[key]:
-                    found[key] = Erased(owners[key])
+                if again is None or again.sealed == last:
+                    found[key] = Erased(subject)
                 else:
                     pending[key] = again
         return found

@@ -521,14 +521,14 @@ class LogRecorder(ApplicationRecorder):
             params.append(limit)
         return self.database.rows(statement, params)
 
-    def named_rows(self, originator_ids: Sequence[UUID], topic: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of one name in many streams, stream by stream, each by version."""
+    def named_rows(self, originator_ids: Sequence[UUID], topics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The rows of some names in many streams, stream by stream, each by version."""
         for start in range(0, len(originator_ids), 100):
             chunk = [one.bytes for one in originator_ids[start : start + 100]]
             yield from self.database.rows(
-                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND topic=? "
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND topic IN ({marks(len(topics))}) "
                 "ORDER BY originator_id, originator_version",
-                [*chunk, topic],
+                [*chunk, *topics],
             )
 
     def settled_row(self, originator_id: UUID, version: int) -> tuple[Any, ...] | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import groupby
-from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -19,7 +18,7 @@ from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
 from tallybook.adapters.database import SCRUB_S, Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
-from tallybook.adapters.gate import Gate, Resealed
+from tallybook.adapters.gate import Gate, Told
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
 from tallybook.adapters.policy_files import decider_of
@@ -29,7 +28,7 @@ from tallybook.adapters.tiles import TileStore
 from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import ORDINARY_KEY, ValueResealed, newest_of
+from tallybook.domain.erasure import DESTROYING, ORDINARY_KEY, ValueResealed, newest_of
 from tallybook.domain.errors import BookClosed, BookError, Refused, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
@@ -49,6 +48,8 @@ LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0,
 """For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
 """Where it stands in the metadata that a scan of the log gives."""
+
+_TOLD = [one.stored_name for one in (*DESTROYING, ValueResealed)]
 
 logger = logging.getLogger("tallybook.projections")
 
@@ -78,7 +79,7 @@ class Core:
         reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
         self.gate = Gate(
             self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased,
-            self.resealed,
+            self.told,
         )  # fmt: skip
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
@@ -249,14 +250,17 @@ class Core:
                 f"The table erased names {subject}, of whom the log tells no erasure", self.app.database.place
             )
 
-    def resealed(self, subjects: Iterable[UUID]) -> Resealed:
-        """What was sealed anew of subjects who go on: one query for up to a hundred of them."""
-        found: dict[tuple[UUID, UUID, str], Personal[Any]] = {}
-        rows = self.app.log.named_rows(list(subjects), ValueResealed.stored_name)
-        again = (event for _, event in self.app.decode(rows) if isinstance(event, ValueResealed))
-        for subject, events in groupby(again, key=attrgetter("originator_id")):
-            found.update(((subject, *place), handle) for place, handle in newest_of(events).items())
-        return found
+    def told(self, subjects: Iterable[UUID]) -> Told:
+        """Which keys of subjects the log says to be destroyed, and what was sealed anew: one query for a hundred."""
+        rows = self.app.log.named_rows(list(subjects), _TOLD)
+        erased: set[tuple[UUID, int]] = set()
+        resealed: dict[tuple[UUID, UUID, str], Personal[Any]] = {}
+        for subject, recorded in groupby(self.app.decode(rows), key=lambda one: one.event.originator_id):
+            events = [event for _, event in recorded]
+            erased |= {(subject, key_id) for one in events if isinstance(one, DESTROYING) for key_id in one.key_ids}
+            newest = newest_of(one for one in events if isinstance(one, ValueResealed))
+            resealed.update(((subject, *place), handle) for place, handle in newest.items())
+        return Told(erased, resealed)
 
     def proof_of(self, position: int) -> tuple[str, str | None]:
         """An event's leaf (base64), and a tlog-proof under a checkpoint of now; None in a book that signs nothing."""
