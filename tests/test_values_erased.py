@@ -258,6 +258,7 @@ def test_a_bulk_read_asks_once_for_many(book: Book, clock: Clock, monkeypatch: p
     letters(book)
     clock.at(2022)
     assert book.retention.sweep().partly == 30
+    book.projections.catch_up()
     asked = queries(book, monkeypatch)
     assert [name for name, _ in book.profiles.segments(system="crm").customers] == sorted(
         f"C{one}" for one in range(30)

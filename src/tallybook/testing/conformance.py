@@ -416,6 +416,28 @@ class EventStoreSuite(Suite[EventStore]):
         store.append([], releases=list(wanted)[:1050])
         assert store.holders(list(wanted)) == dict(list(wanted.items())[1050:])
 
+    def test_nothing_is_recorded_under_a_key_that_is_to_be_destroyed(self, store: EventStore) -> None:
+        ada, bob, *many = (uuid4().bytes for _ in range(1100))
+        everybody = [(subject, 1) for subject in (ada, bob, *many)]
+        store.append(events(uuid4(), 1), about=everybody)
+        [position] = store.append(events(uuid4(), 1), erased=[(ada, 1), (ada, 2), (many[-1], 3)])
+        assert store.erased_keys([ada, bob]) == {(ada, 1), (ada, 2)}
+        assert list(store.erasures()) == [(*one, position) for one in sorted([(ada, 1), (ada, 2), (many[-1], 3)])]
+        assert list(store.erasures(position)) == []
+        for gone in ([(ada, 1)], [(bob, 1), (ada, 2)], [*everybody[1:], (many[-1], 3)]):
+            self.refused(store, events(uuid4(), 1), about=gone)
+        store.append(events(uuid4(), 1), about=[(ada, 3), *everybody[1:]])
+        self.refused(store, events(uuid4(), 1), erased=[(ada, 1)])
+
+    def test_a_commit_that_must_be_the_next_about_a_subject_is_refused_behind_another(self, store: EventStore) -> None:
+        ada, bob = uuid4(), uuid4()
+        [seen] = store.append([(uuid4().bytes, 1, "made.up", b"about " + ada.bytes)])
+        store.append([(uuid4().bytes, 1, "made.up", b"about " + bob.bytes)])
+        store.append([(uuid4().bytes, 1, "made.up", b"about " + ada.bytes)], quiet=(seen, ada.bytes))
+        for since in (0, seen):
+            self.refused(store, events(uuid4(), 1), quiet=(since, ada.bytes))
+        store.append(events(uuid4(), 1), quiet=(store.position(), ada.bytes))
+
     def test_a_receipt_is_kept_once_with_its_result(self, store: EventStore) -> None:
         store.append([], claims=[(b"held", b"owner")])
         receipts = [
