@@ -277,7 +277,7 @@ def test_a_door_is_one_record_and_opens_by_the_gate_alone(filled: Filled, opened
     assert record.action in ACTIONS
     assert record.subjects == about(filled, door)
     assert (STEM in shown(answer)) is (door in DOORS)
-    assert set(opened_by) == ({"_released"} if door in DOORS else set())
+    assert set(opened_by) == ({"_values"} if door in DOORS else set())
 
 
 @pytest.mark.parametrize("name", SHUT)
