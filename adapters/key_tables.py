@@ -192,11 +192,12 @@ class WrappedKeyStore:
         there = {bytes.fromhex(self.wrapping()), *map(fingerprint, self._wrapping.read())}
         if names is not None:
             return any(under in there for _, under, _, dead in self._rows(self.database.rows, set(names)) if dead)
-        found = self.database.rows(
-            f"SELECT 1 FROM data_keys WHERE destroyed<>0 AND wrapping_key IN ({marks(len(there))}) LIMIT 1",  # noqa: S608 - marks only
+        rows = self.database.rows(
+            "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys "  # noqa: S608 - marks only
+            f"WHERE destroyed<>0 AND wrapping_key IN ({marks(len(there))}) LIMIT 1",
             list(there),
         )
-        return bool(found)
+        return bool(self._sound(rows))
 
     def rotate(self) -> tuple[str, str]:
         """Wrap all keys under a new wrapping key; the fingerprints of the old and the new."""
@@ -241,23 +242,20 @@ class WrappedKeyStore:
         return current.hex(), name.hex()
 
     def _wrap_rows(self, session: Session, name: bytes, held: Mapping[bytes, AESGCM]) -> None:
-        wrapping = self._wrapping
+        columns = "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys"
+        # What looks like a tombstone is not wrapped anew: if it held a key, that would be lost.
+        self._sound(session.rows(f"{columns} WHERE destroyed<>0 AND wrapped<>? LIMIT 1", [b""]))
         last: tuple[bytes, int] = (b"", 0)
         while True:
             rows = session.rows(
-                "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys WHERE destroyed=0 "
-                "AND (subject, key_id) > (?, ?) ORDER BY subject, key_id LIMIT ?",
+                f"{columns} WHERE destroyed=0 AND (subject, key_id) > (?, ?) ORDER BY subject, key_id LIMIT ?",
                 (*last, A_BATCH),
             )
             if not rows:
                 return
-            new = []
-            for subject, key_id, under, wrapped, _ in sound(DATA_KEYS, rows, self.database.place):
-                if under != name:
-                    owner = uuid_from(subject)
-                    key = wrapping.unwrap(under, wrapped, owner, key_id, held)
-                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id, held), 0))
-            session.upsert(DATA_KEYS, new)
+            left = [row for row in sound(DATA_KEYS, rows, self.database.place) if row[2] != name]
+            anew = self._wrapping.wrap_anew(name, [row[:4] for row in left], held)
+            session.upsert(DATA_KEYS, [(*row[:2], name, wrapped, 0) for row, wrapped in zip(left, anew, strict=True)])
             last = rows[-1][:2]
 
     def _drop_the_old(self) -> None:
@@ -307,12 +305,17 @@ class WrappedKeyStore:
                 f"WHERE subject IN ({marks(len(chunk))})",
                 chunk,
             )
-            for subject, key_id, under, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+            for subject, key_id, under, wrapped, destroyed in self._sound(rows):
                 name = (uuid_from(subject), key_id)
-                if destroyed and wrapped:
-                    raise damaged("A tombstone in the table data_keys holds a key", self.database.place, RESTORE_KEYS)
                 if name in wanted:
                     yield name, under, wrapped, destroyed
+
+    def _sound(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Rows of keys and tombstones, each of which is one of the two. Raises BookDamaged."""
+        for *_, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+            if destroyed and wrapped:
+                raise damaged("A tombstone in the table data_keys holds a key", self.database.place, RESTORE_KEYS)
+        return rows
 
     def close(self) -> None:
         """Answer no more."""

@@ -382,9 +382,11 @@ class Wrapping:
         self, name: bytes, wrapped: bytes, owner: UUID | str, key_id: int, held: Mapping[bytes, AESGCM] | None = None
     ) -> bytes:
         """The key. Raises KeysMissing, if it was wrapped under another key than the source's, or altered, or moved."""
-        cipher = self._cipher(name, held)
+        return self._opened(self._cipher(name, held), wrapped, self._bound(owner, key_id))
+
+    def _opened(self, cipher: AESGCM, wrapped: bytes, bound: bytes) -> bytes:
         try:
-            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._bound(owner, key_id))
+            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], bound)
         except (InvalidTag, ValueError) as error:
             raise KeysMissing(
                 f"A key of the book {self.origin} can't be unwrapped: it was altered or moved where it is stored.",
@@ -392,12 +394,28 @@ class Wrapping:
                 remedy=RESTORE_KEYS,
             ) from error
 
+    def wrap_anew(
+        self, name: bytes, rows: Sequence[tuple[bytes, int, bytes, bytes]], held: Mapping[bytes, AESGCM]
+    ) -> list[bytes]:
+        """Many keys, each given with its subject, its id and what it is wrapped under, under the key of a fingerprint.
+
+        Raises KeysMissing as `unwrap` does.
+        """
+        nonces = os.urandom(NONCE_BYTES * len(rows))
+        seal = self._cipher(name, held).encrypt
+        found = []
+        for place, (subject, key_id, under, wrapped) in enumerate(rows):
+            bound = self._bound(subject, key_id)
+            nonce = nonces[place * NONCE_BYTES : (place + 1) * NONCE_BYTES]
+            found.append(nonce + seal(nonce, self._opened(self._cipher(under, held), wrapped, bound), bound))
+        return found
+
     def _cipher(self, name: bytes, held: Mapping[bytes, AESGCM] | None) -> AESGCM:
         keys = self._keys if held is None else held
         if name not in keys:
             raise self.another(name)
         return keys[name]
 
-    def _bound(self, owner: UUID | str, key_id: int) -> bytes:
-        bound: bytes = msgpack.packb([self.origin, owner if isinstance(owner, str) else owner.bytes, key_id])
+    def _bound(self, owner: UUID | str | bytes, key_id: int) -> bytes:
+        bound: bytes = msgpack.packb([self.origin, owner.bytes if isinstance(owner, UUID) else owner, key_id])
         return bound

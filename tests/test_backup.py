@@ -41,7 +41,7 @@ from tallybook.adapters import backup as module
 from tallybook.adapters import doctor, outputs, storage
 from tallybook.adapters.integrity import root_at
 from tallybook.adapters.key_tables import FileKeyStore
-from tallybook.adapters.signing import Signer
+from tallybook.adapters.notes import Signer
 from tallybook.adapters.storage import signing_file
 from tallybook.adapters.wrapping import FileWrappingKeys, WrappingKeys
 from tallybook.cli import app

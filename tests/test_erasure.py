@@ -19,10 +19,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from pydantic_core import to_json
+from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, Erased
 from tallybook.adapters.wrapping import NONCE_BYTES, FileWrappingKeys, KmsWrappingKeys, Wrapping
+from tallybook.cli import app
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import BookDamaged, BookError, KeysMissing, Refused
 
@@ -480,6 +482,9 @@ def test_what_a_reader_holds_up_is_told_and_finished_later(folder: Path, finishe
             assert found_in(folder.iterdir(), there | never) == {}, "the key is gone at once"
             assert found_in(folder.iterdir(), lookups).keys() == lookups.keys(), "the look-ups are what waits"
             book.customers.change(bob, name="Robert")  # nobody is held up
+            shown = CliRunner().invoke(app, ["erasures", "show", str(ada), "--book", url])
+            assert "unfinished" in shown.output
+            assert "deleted rows" in shown.output.partition("unfinished")[2]
             assert book.erasures.receipt(ada).unfinished == ("deleted rows",)
             reader.execute("ROLLBACK")
             if finisher == "receipt":

@@ -493,6 +493,8 @@ def retention_sweep(
             f"{found.pruned:,}."
         )
         _warn(found.unscheduled)
+        if found.unfinished:
+            out.print(f"Unfinished: {', '.join(found.unfinished)}. The next opening of the book goes on with it.")
 
     tell(found, as_json, show)
 
