@@ -193,7 +193,7 @@ class Gate:
     def _values(self, handles: Mapping[K, Personal[Any]], gone: ErasedKeys) -> dict[K, object]:
         """The values of handles. Where the key is destroyed: of what was sealed anew, if it was, else `Erased`."""
         found: dict[K, object] = {}
-        pending: dict[K, Personal[Any]] = dict(handles)
+        pending = handles
         tried: dict[K, Sealed] = {}
         while pending:
             self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in pending.values() if one.sealed)
@@ -215,19 +215,19 @@ class Gate:
             if not missing:
                 break
             told = self._told(dict.fromkeys([tried[key].subject_id for key in missing]))
-            pending = {}
+            pending = again = {}
             for key in missing:
                 first, last = handles[key].sealed, tried[key]
                 assert first is not None
                 subject = last.subject_id
                 if (subject.bytes, last.key_id) in gone and (subject, last.key_id) not in told.erased:
                     self._check_erased(subject, last.key_id)
-                again = told.resealed.get((subject, first.event_id, handles[key].field))
+                newest = told.resealed.get((subject, first.event_id, handles[key].field))
                 # Once more, as long as another process seals it anew meanwhile.
-                if again is None or again.sealed == last:
+                if newest is None or newest.sealed == last:
                     found[key] = Erased(subject)
                 else:
-                    pending[key] = again
+                    again[key] = newest
         return found
 
     def record(self, metadata: Metadata, action: str, subjects: Iterable[UUID], fields: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from tallybook.domain.errors import BookDamaged
 from tallybook.domain.events import to_us
 
 from .conftest import STANDARD
+from .test_reviews import tables
 
 LINE = {"sku": "tea", "quantity": 1, "net_minor": 5_000}
 NAME, MAIL, TEXT, LATER = "Ada Lovelace", "ada@example.org", "The parcel was wet", "It came again"
@@ -194,6 +196,11 @@ def test_every_door_gives_what_stays_and_nothing_of_what_went(book: Book, clock:
         assert replayed["fields"][name] == before["fields"][name]
     assert replayed["identifiers"] == before["identifiers"]
     assert replayed["contact_points"] == before["contact_points"]
+    [row] = tables(book.audit.review("erasure-evidence"))["Single values erased"]
+    assert (row["subject"], row["schedules"], row["erased"], row["sealed anew"], row["key left"]) == (
+        str(ada), "letters", "communication: 5", 6, "none",
+    )  # fmt: skip
+    assert row["proof"].isdecimal()
     now = book.audit.replay(ada, "2022-01-15").document
     assert [one["event"] for one in now["state"]["erasures"]] == ["customer.values_erased"]
     book.audit.export(tmp_path / "pack", sealed=False)
@@ -804,6 +811,37 @@ def test_a_backup_of_after_holds_nothing_of_what_went(folder: Path, tmp_path: Pa
         assert book.profiles.get(ada)["occupation"] == "Countess"
         assert TEXT not in said(book, ada)
         kept_up(book)
+
+
+def test_no_usable_key_and_no_look_up_of_what_went_is_left_in_any_file(folder: Path, clock: Clock) -> None:
+    with opened(folder, clock) as book, book.acting("agent:dpo", purpose="retention"):
+        ada, _ = lived(book)
+        for category in ("communication", "transaction"):
+            book.retention.declare(category, category, purpose="crm", legal_basis="GDPR:5.1.e", period=24)
+        order = book._core.keyring.lookup_hash("order", "O-1")
+        [wrapped] = rows_of(folder, ada, 1)
+        assert wrapped in (folder / "shop.book.keys").read_bytes()
+        clock.at(2022)
+        assert book.retention.sweep().unfinished == ()
+        assert rows_of(folder, ada, 1) == [b""]
+        [now] = rows_of(folder, ada, 3)
+    data = {one.name: one.read_bytes() for one in folder.iterdir()}
+    for needle in (
+        wrapped,
+        wrapped[:12],
+        wrapped[12:],
+        order,
+        *(value.encode() for value in (TEXT, "O-1", NAME, MAIL)),
+    ):
+        assert [name for name, content in data.items() if needle in content] == []
+    assert now in data["shop.book.keys"]
+
+
+def rows_of(folder: Path, subject: UUID, key_id: int) -> list[bytes]:
+    """The wrapped key of a subject, as it stands in the key file."""
+    with closing(sqlite3.connect(folder / "shop.book.keys")) as raw:
+        rows = raw.execute("SELECT wrapped FROM data_keys WHERE subject=? AND key_id=?", [subject.bytes, key_id])
+        return [wrapped for (wrapped,) in rows.fetchall()]
 
 
 @pytest.mark.parametrize("key_id", [1, 3])

@@ -20,7 +20,7 @@ from tallybook.domain.customer import (
     IdentifierRemoved,
     ProfileFact,
 )
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import SubjectErased, ValuesErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import Event, Fact
 from tallybook.domain.personal import Category, Personal
@@ -282,6 +282,7 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
         ),
         rows,
     )  # fmt: skip
+    yield _values_erased(core, question)
     again = [one for found in asked.values() for one in found if getattr(one.event, "reason", "") == "restored"]
     followed = keys.erased_up_to()
     behind = sum(1 for _, _, position in core.app.log.erasures() if position > followed)
@@ -298,6 +299,39 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     yield verified_logs(core)
     yield from _restrictions(core, question)
     yield _requests(core, question, "erasure", "Requests for erasure")
+
+
+def _values_erased(core: Core, question: Question) -> Section:
+    found = [
+        (position, event)
+        for position, event in events_of(core, question, ValuesErased)
+        if isinstance(event, ValuesErased)
+        and question.subject in (None, event.subject_id)
+        and question.within(event.metadata.recorded_us)
+    ]
+    names = {position: [(event.originator_id, one) for one in event.key_ids] for position, event in found}
+    everything = [name for some in names.values() for name in some]
+    left, tombs = set(core.storage.keys.get(everything)), core.storage.keys.destroyed(everything)
+    proofs = proofs_of(core, [position for position, _ in found])
+    return Section(
+        "Single values erased",
+        "One row for each customer and sweep that erased what was past its period, and sealed anew what stays.",
+        columns_of(
+            ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("position", COUNT),
+            ("schedules", ID), "erased", ("sealed anew", COUNT), ("look-ups removed", COUNT), ("keys", ID), "key left",
+            "destruction", ("proof", ID),
+        ),
+        [
+            (
+                event.subject_id, iso(event.effective_us), event.metadata.actor, event.reason, position,
+                ", ".join(event.schedules), ", ".join(f"{one.category}: {one.values:,}" for one in event.erased),
+                event.resealed, len(event.identifiers) + len(event.orders), ", ".join(map(str, event.key_ids)),
+                "STILL THERE" if any(one in left for one in names[position]) else "none",
+                "noted" if all(one in tombs for one in names[position]) else "NOT NOTED", proofs[position],
+            )
+            for position, event in found
+        ],
+    )  # fmt: skip
 
 
 def _restrictions(core: Core, question: Question) -> Iterator[Section]:
