@@ -349,7 +349,7 @@ def test_follow_prints_a_line_for_each_event_and_nothing_personal(url: str, run:
     assert set(bought[0]) == {
         "position", "name", "stream", "subject", "effective_at", "recorded_at", "actor", "fields",
     }  # fmt: skip
-    assert bought[0]["actor"] == "system:import"
+    assert bought[0]["actor"] == "job:import"
     assert bought[0]["effective_at"].startswith("1997-")
     assert bought[0]["fields"]["currency"] == "USD"
     assert not any("external_id" in event["fields"] for event in events)  # sealed

@@ -40,7 +40,7 @@ def url(book_url: str) -> str:
 @pytest.fixture
 def book(url: str) -> Iterator[tallybook.Book]:
     with tallybook.open(url) as book:
-        with book.acting("system:setup", purpose="test"):
+        with book.acting("job:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at=ADOPTED)
         yield book
         sound(book)
@@ -145,7 +145,7 @@ def test_the_same_command_from_eight_threads_has_one_effect_and_one_result(book:
 
 
 def test_the_same_purchase_from_eight_threads_earns_once(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
     results = at_once(
@@ -157,7 +157,7 @@ def test_the_same_purchase_from_eight_threads_earns_once(book: tallybook.Book) -
 
 
 def test_a_refused_redemption_is_recorded_once_and_refused_to_all(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
     results = at_once(book, *[lambda: book.loyalty.redeem(ada, 10, reward="R1", command_id="r-1")] * THREADS)
@@ -208,7 +208,7 @@ def test_the_same_command_from_four_processes_has_one_effect_and_one_result(
 
 
 def test_an_order_id_is_recorded_once_however_many_try(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(THREADS)]
     results = at_once(
         book,
@@ -261,7 +261,7 @@ def test_a_command_that_was_refused_before_it_recorded_may_be_repeated(book: tal
 
 
 def test_eight_threads_that_redeem_never_overdraw_an_account(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
         book.customers.record_purchase(ada, line(10_000))
@@ -276,7 +276,7 @@ def test_eight_threads_that_redeem_never_overdraw_an_account(book: tallybook.Boo
 
 
 def test_four_processes_that_redeem_never_overdraw_an_account(book: tallybook.Book, url: str, tmp_path: Path) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
         book.customers.record_purchase(ada, line(10_000))
@@ -293,7 +293,7 @@ for number in range(5):
 
 
 def test_enrolling_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(6)]
     for customer in customers:
         jobs: list[Callable[[], Any]] = [lambda one=customer: book.loyalty.enrol(one)] * 2  # type: ignore[misc]  # defaults
@@ -306,7 +306,7 @@ def test_enrolling_while_purchases_come_in_never_breaks_the_certificate(book: ta
 
 
 def test_adopting_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book, tmp_path: Path) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(4)]
         for customer in customers:
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
@@ -330,7 +330,7 @@ def test_adopting_while_purchases_come_in_never_breaks_the_certificate(book: tal
 
 
 def test_sweeping_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(6)]
         for customer in customers:
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
@@ -349,7 +349,7 @@ def test_sweeping_while_purchases_come_in_never_breaks_the_certificate(book: tal
 
 
 def test_two_sweeps_at_once_are_one(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         for number in range(20):
             customer = book.customers.register(name=f"Customer {number}")
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
@@ -364,7 +364,7 @@ def test_two_sweeps_at_once_are_one(book: tallybook.Book) -> None:
 def test_processes_that_buy_sweep_enrol_and_adopt_at_once_never_break_the_certificate(
     book: tallybook.Book, url: str, tmp_path: Path
 ) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [str(book.customers.register(name=f"Customer {number}")) for number in range(5)]
     body = f"""
 for number in range(8):
@@ -453,7 +453,7 @@ for number in range(25):
 def test_projections_of_several_processes_and_threads_count_each_event_once(
     book: tallybook.Book, url: str, tmp_path: Path
 ) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
     body = """
@@ -566,7 +566,7 @@ def test_threads_act_as_themselves(book: tallybook.Book) -> None:
 
 def test_a_book_in_memory_serves_threads_too() -> None:
     with tallybook.open("memory:") as book:
-        with book.acting("system:setup", purpose="test"):
+        with book.acting("job:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at=ADOPTED)
             ada = book.customers.register(name="Ada")
             book.loyalty.enrol(ada)

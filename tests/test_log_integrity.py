@@ -390,14 +390,14 @@ def test_a_key_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tallybook.open(url, signing_key="env:BOOK_KEY")
     first, second = Signer.new("any/name"), Signer.new("any/name")
     monkeypatch.setenv("BOOK_KEY", first.text)
-    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("system:it", purpose="upkeep"):
+    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("job:it", purpose="upkeep"):
         fill(book, 1)
         old = book.audit.vkey
         with pytest.raises(BookError, match="no key but the present one"):
             book.audit.rotate_signing_key()
     assert not (tmp_path / "shop.book.signing-key").exists()
     monkeypatch.setenv("BOOK_KEY", f"{second.text} {first.text}")
-    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("system:it", purpose="upkeep"):
+    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("job:it", purpose="upkeep"):
         assert book.audit.vkey == old
         new = book.audit.rotate_signing_key()
         made = book.audit.checkpoint()
@@ -415,7 +415,7 @@ def test_a_rotation_is_an_event_and_the_checkpoint_at_it_bears_both(path: Path) 
         old = book.audit.vkey
         with pytest.raises(tallybook.NotAllowed):
             book.audit.rotate_signing_key()
-        with book.acting("system:it", purpose="upkeep"):
+        with book.acting("job:it", purpose="upkeep"):
             new = book.audit.rotate_signing_key()
         assert book.audit.vkeys() == [old, new]
         first = list(book.audit.checkpoints())[-1]
@@ -456,7 +456,7 @@ def before(owner, name):
         return real(*args, **kwargs)
     setattr(owner, name, run)
 
-with tallybook.open(sys.argv[1]) as book, book.acting("system:it", purpose="upkeep"):
+with tallybook.open(sys.argv[1]) as book, book.acting("job:it", purpose="upkeep"):
     for name in ("open", "fsync", "replace", "write"):
         before(os, name)
     before(log.LogRecorder, "append_in")
@@ -485,7 +485,7 @@ def test_a_rotation_that_is_killed_at_any_step_loses_nothing(path: Path, tmp_pat
                 assert len((folder / "shop.book.signing-key").read_text().split()) == 1, "opening has finished it"
                 both = [one for one in book.audit.checkpoints() if all(_signed_by(one.note, vkey) for vkey in vkeys)]
                 assert both
-            with book.acting("system:it", purpose="upkeep"):
+            with book.acting("job:it", purpose="upkeep"):
                 assert book.audit.rotate_signing_key() not in vkeys
             assert [one.problem for one in book.audit.verify()] == [None, None]
         if done.returncode == 0:
@@ -516,7 +516,7 @@ def test_the_same_on_a_server(tmp_path: Path) -> None:
             fill(book, 300)
             kept = book.audit.checkpoint()
             holds(book, 17)
-            with book.acting("system:it", purpose="upkeep"):
+            with book.acting("job:it", purpose="upkeep"):
                 book.audit.rotate_signing_key()
             fill(book, 10)
             holds(book, 610)
@@ -552,7 +552,7 @@ def test_the_commands(path: Path, tmp_path: Path) -> None:
     assert code == 0
     assert Verifier.parse(vkey.strip())
     assert Signer.parse(run(path, "new-key")[1].strip())
-    code, rotated = run(path, "rotate-key", "--actor", "system:it", "--purpose", "upkeep")
+    code, rotated = run(path, "rotate-key", "--actor", "job:it", "--purpose", "upkeep")
     assert code == 0
     assert run(path, "vkey")[1].split() == [vkey.strip(), rotated.strip()]
     tamper(path, "UPDATE tiles SET hashes=zeroblob(length(hashes)) WHERE log='stored_events' AND tile=1")

@@ -62,7 +62,7 @@ class Arena:
             return f"crm-{self.used}"
         if kind == "adopt":
             return f"{1 + self.used // 28:02}-{1 + self.used % 28:02}"
-        with self.book.acting("system:setup", purpose="test"):
+        with self.book.acting("job:setup", purpose="test"):
             customer = self.book.customers.register(name=f"Customer {self.used}")
             self.book.loyalty.enrol(customer)
             self.book.customers.record_purchase(customer, [tallybook.Line(sku="cd", quantity=1, net_minor=50_000)])
@@ -80,7 +80,7 @@ def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         server_book(folder) if on_server else nullcontext(f"sqlite:///{folder}/shop.book") as url,
         tallybook.open(url) as book,
     ):
-        with book.acting("system:setup", purpose="test"):
+        with book.acting("job:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at="1996-01-01T00:00:00Z")
         hands = [Hand(url) for _ in range(4)]
         yield Arena(book, hands)
@@ -214,7 +214,7 @@ def test_an_external_id_that_was_given_up_is_claimed_again_by_one(arena: Arena) 
 
 
 def test_an_order_id_that_all_record_for_customers_of_their_own_is_recorded_once(arena: Arena) -> None:
-    with arena.book.acting("system:setup", purpose="test"):
+    with arena.book.acting("job:setup", purpose="test"):
         customers = [arena.book.customers.register() for _ in range(12)]
     for number in range(5):
         commands = [("claim order", f"{customer} order-{number}", None) for customer in customers]

@@ -19,6 +19,7 @@ from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
+from tallybook.domain.policy import PolicyHistory
 from tallybook.projections.read_models import Progress
 from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
@@ -38,7 +39,8 @@ class TrailEntry:
 
     `outcome` is "recorded", "refused" (a redemption), "released" or "denied". `fields` were touched: set by an event;
     by a read, released as they are. `masked` and `withheld` are those of which a read gave a part, or nothing. `policy`
-    is the digest of the access policy that decided, with the rules that `why` names; None: none was in force.
+    is the digest of the access policy that decided about the command or read, `rules` are its rules that did; None:
+    none was in force.
     """
 
     log: str
@@ -59,6 +61,7 @@ class TrailEntry:
     masked: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     policy: str | None = None
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,8 +366,9 @@ class AuditView(Desk):
         # What is about two subjects has two rows.
         positions = list(dict.fromkeys(position for (position,) in found))
         wanted = positions if limit is None else positions[-limit:]
+        policies = core.policies()
         entries = [
-            (event.metadata.recorded_us, _entry(position, event, subject_id))
+            (event.metadata.recorded_us, _entry(position, event, subject_id, policies))
             for position, event in core.at_positions(wanted)
         ]
         reads: list[tuple[int, TrailEntry]] = []
@@ -439,7 +443,7 @@ class AuditView(Desk):
         return audit_replay(core, as_id(subject, "subject"), at, known_at, sealed=sealed, proofs=proofs)
 
 
-def _entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
+def _entry(position: int, event: Event, subject: UUID | None, policies: PolicyHistory) -> TrailEntry:
     metadata = event.metadata
     return TrailEntry(
         "events",
@@ -456,6 +460,8 @@ def _entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
         outcome_of(event),
         why(event),
         metadata.application,
+        policy=policies.behind(position, event),
+        rules=() if metadata.rule is None else (metadata.rule,),
     )
 
 
@@ -467,11 +473,12 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
     masked: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     policy: str | None = None
+    rules: tuple[str, ...] = ()
     if isinstance(event, PersonalDataRead):
-        action, outcome, policy = f"read:{event.action}", event.outcome, event.policy
+        action, outcome, policy, rules = f"read:{event.action}", event.outcome, event.policy, event.rules
         fields, masked, withheld = event.fields, event.masked, event.withheld
     elif isinstance(event, CommandDenied):
-        action, outcome, policy = f"command:{event.command}", "denied", event.policy
+        action, outcome, policy, rules = f"command:{event.command}", "denied", event.policy, event.rules
     if isinstance(event, (PersonalDataRead, CommandDenied)) and event.policy is not None:
         why = f"policy rule {', '.join(event.rules)}" if event.rules else "no policy rule allows it"
     return TrailEntry(
@@ -493,6 +500,7 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
         masked,
         withheld,
         policy,
+        rules,
     )
 
 

@@ -138,6 +138,7 @@ def _material(core: Core, subject: UUID, at_us: int, known_at: When | int, head:
         history,
         [one for one in core.stream(core.book_id) if known(one)],
         [one for one in core.stream(core.policy_id) if known(one)],
+        core.policies(),
         _reads(core, subject, reads_until_us),
         decider_of,
         whole_to,
@@ -273,9 +274,15 @@ def _sections(document: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[
         Section(
             "Profile",
             f"A {state['kind']}, registered at {state['registered_at']}. {_details(state['counts'])}.",
-            _columns(what=text, name=text, value=text, since=time, position=count, event=text, actor=text),
+            _columns(
+                what=text, name=text, value=text, since=time, position=count, event=text, actor=text, rule=text,
+                policy=text,
+            ),
             [
-                (what, name, _shown(one["value"]), one["since"], *_origin(one["source"], "position", "event", "actor"))
+                (
+                    what, name, _shown(one["value"]), one["since"],
+                    *_origin(one["source"], "position", "event", "actor", "rule", "policy"),
+                )
                 for what, name, one in entries
             ],
         ),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unicodedata import normalize
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,7 +26,7 @@ from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
 from .audit import AuditView
-from .core import Acting, Core
+from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
 from .erasures import ErasureDesk
 from .exports import ExportDesk
@@ -91,8 +92,11 @@ class Book:
         Actor and purpose are surrogates (`agent:lin`, `support`), written in the clear. `application` is the program of
         the host (default: as the book was opened); `address` where the request came from: it is written into records of
         reads and of denied attempts alone. `causation_id` names what caused the command, such as the event that is
-        reacted to. Refuses: invalid_argument.
+        reacted to. Names that begin with `system:` are the book's own: no host acts so, or on behalf of such a one.
+        Refuses: invalid_argument, actor_reserved.
         """
+        _must_be_free(actor)
+        _must_be_free(on_behalf_of)
         metadata = _metadata(
             actor,
             purpose,
@@ -316,6 +320,12 @@ def _metadata(actor: str, purpose: str, **rest: Any) -> Metadata:
         return Metadata(recorded_us=0, actor=actor, purpose=purpose, **rest)
     except ValidationError as error:
         raise _invalid(".".join(map(str, error.errors()[0]["loc"])), error) from None
+
+
+def _must_be_free(actor: object) -> None:
+    """Refuses: actor_reserved, whatever case or width the letters have."""
+    if isinstance(actor, str) and normalize("NFKC", actor).casefold().startswith(RESERVED):
+        raise refusal("actor_reserved", f"Actors that begin with {RESERVED} are the book itself.", actor=actor)
 
 
 def _invalid(name: str, error: ValidationError) -> Refused:

@@ -167,7 +167,7 @@ def import_cdnow(
     book: BookUrl,
     skip_bad: Annotated[Path | None, typer.Option("--skip-bad", help="Where lines that can't be read go")] = None,
     enrol: Annotated[bool, typer.Option(help="Enrol new customers where a rule set is in force")] = True,
-    actor: Actor = "system:import",
+    actor: Actor = "job:import",
     purpose: Purpose = "import",
     as_json: AsJson = False,
 ) -> None:
@@ -196,7 +196,7 @@ def import_cdnow(
 def sweep(
     book: BookUrl,
     until: Annotated[str | None, typer.Option("--until", help="Up to when (default: now)")] = None,
-    actor: Actor = "system:sweep",
+    actor: Actor = "job:sweep",
     purpose: Purpose = "expiry",
     as_json: AsJson = False,
 ) -> None:

@@ -107,7 +107,7 @@ def audit_trail(
         as_json,
         lambda: show_table(
             "Audit trail",
-            ["entry", "effective", "actor", "purpose", "action", "fields", "outcome", "why"],
+            ["entry", "effective", "actor", "purpose", "action", "fields", "outcome", "why", "policy"],
             [
                 (
                     f"{entry.log} {entry.position}",
@@ -124,6 +124,7 @@ def audit_trail(
                     ),
                     entry.outcome,
                     entry.why,
+                    None if entry.policy is None else f"{', '.join(entry.rules) or 'no rule'} of {entry.policy[:12]}",
                 )
                 for entry in entries
             ],

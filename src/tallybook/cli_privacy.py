@@ -468,7 +468,7 @@ def retention_due(
 def retention_sweep(
     book: BookUrl,
     at: Annotated[str | None, typer.Option("--at", help="Up to which moment (default: now)")] = None,
-    actor: Actor = "system:retention",
+    actor: Actor = "job:retention",
     purpose: Purpose = "retention",
     as_json: AsJson = False,
 ) -> None:

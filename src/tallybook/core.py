@@ -31,7 +31,7 @@ from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
-from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
+from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
@@ -42,6 +42,8 @@ from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+RESERVED = "system:"
+"""What the book does by itself is done by an actor whose name begins so. No host can take such a name."""
 LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
 """For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
@@ -164,6 +166,10 @@ class Core:
     def policy(self, *, newest: bool = True) -> Policy:
         """The access policy and the roles, in force now; without `newest`, as this process saw them last."""
         return self.app.load(Policy, self.policy_id, newest=newest)
+
+    def policies(self) -> PolicyHistory:
+        """Which access policy was in force at which place of the log."""
+        return PolicyHistory(self.stream(self.policy_id))
 
     def verdict(self, policy: Policy, in_force: InForce, acting: Metadata, command: str) -> Verdict:
         """Whether the policy in force lets somebody give a command now."""

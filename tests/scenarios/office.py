@@ -210,7 +210,7 @@ class Office:
             ("marketing", self.marketers),
             ("auditor", ["auditor:eve"]),
             ("privacy", ["privacy:noor"]),
-            ("job", ["system:nightly"]),
+            ("job", ["job:nightly"]),
         ):
             for name in names:
                 self.grant(name, role)
@@ -384,11 +384,11 @@ class Office:
                     client = self.client_at(day)
                     self.add(at_us(day, 570 + n), "auditor:eve", AUDIT, looking("trail", client.id), client.id)
                 self.add(at_us(day, 700), "auditor:eve", AUDIT, exporting("ocsf"))
-                self.add(at_us(day, 120), "system:nightly", ADMINISTRATION, exporting("cloudevents"))
+                self.add(at_us(day, 120), "job:nightly", ADMINISTRATION, exporting("cloudevents"))
         if self.kind != NONE:
             for day in range(0, DAYS, 7):
                 self.add(
-                    at_us(day, 150), "system:nightly", ADMINISTRATION, lambda book: book.profiles.segments(system="crm")
+                    at_us(day, 150), "job:nightly", ADMINISTRATION, lambda book: book.profiles.segments(system="crm")
                 )
         for day in range(10, DAYS, random.randrange(15, 25)):
             client = self.client_at(day)
