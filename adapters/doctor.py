@@ -34,7 +34,7 @@ from tallybook.domain.errors import (
     StoredFormError,
     UnknownStoredName,
 )
-from tallybook.domain.events import REGISTRY
+from tallybook.domain.events import REGISTRY, utc_text
 from tallybook.projections.projector import DIVERGED, FAILED, Status, remedy_for
 from tallybook.projections.read_models import Progress
 
@@ -45,7 +45,7 @@ from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
 from .database import FORMAT, Database, marks, sound
 from .form import known_uuid
-from .integrity import outline, verify
+from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
 from .log import CLAIMS, PRUNED, RECEIPTS, LogRecorder
@@ -377,8 +377,11 @@ def signed(patient: Patient) -> Iterator[Word]:
 
 
 def signing_key(patient: Patient) -> Iterator[Word]:
-    """The signing key: there, of this book, and its owner's alone."""
-    if patient.log is None or patient.signing_place is None:
+    """The signing key: there, of this book, and its owner's alone; and who opened the book without it."""
+    if patient.log is None:
+        return
+    yield from _unsigned_openings(patient)
+    if patient.signing_place is None:
         return
     place = patient.signing_place
     history = signed_by(patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
@@ -387,6 +390,23 @@ def signing_key(patient: Patient) -> Iterator[Word]:
         return
     keys_at(patient.log.origin, place).signer(history.now)
     yield ok(f"the signing key is there, and is {history.now}")
+
+
+def _unsigned_openings(patient: Patient) -> Iterator[Word]:
+    if patient.log is None or patient.reads is None:
+        return
+    if noted(patient.log.database, SIGNING) is None and patient.vkey is None:
+        return  # a book that was never signed
+    without = unsigned_openings(patient.reads)
+    if not without:
+        return
+    newest = max(one.metadata.recorded_us for one in without)
+    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", ())).last()
+    told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
+    if last is None or last.signed_us < newest:
+        yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
+    else:
+        yield ok(f"{told}; a checkpoint was signed since")
 
 
 def streams(patient: Patient) -> Iterator[Word]:

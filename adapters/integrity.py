@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from eventsourcing.persistence import PersistenceError
 
+from tallybook.domain.access import LogOpened
 from tallybook.domain.errors import BookDamaged, MissingExtra, NoteError
 from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.read_models import Progress
@@ -36,6 +37,7 @@ class Verification:
     `position` is that of the first event which is not what was recorded, where it can be told. `checkpoints` counts the
     signed ones that the log was compared with. `pruned`: up to here the rows were deleted, as their retention demanded
     and a sweep in the log of events tells; their hashes, in the tiles, were checked, and rows only after it.
+    `unsigned_openings`: how often, as the log of reads tells, a process opened the book without its signing key.
     """
 
     log: str
@@ -45,6 +47,7 @@ class Verification:
     position: int | None = None
     checkpoints: int = 0
     pruned: int = 0
+    unsigned_openings: int = 0
 
     @property
     def holds(self) -> bool:
@@ -83,6 +86,16 @@ def sweeps(events: LogRecorder) -> frozenset[tuple[int, bytes]]:
         if isinstance(event, RetentionSwept) and event.reads_pruned:
             found.add((event.reads_pruned, bytes.fromhex(event.reads_root)))
     return frozenset(found)
+
+
+def unsigned_openings(reads: LogRecorder) -> list[LogOpened]:
+    """The openings of a signed book without its signing key, as the log of reads tells. Raises StoredFormError."""
+    read = EventMapper(Keyring(MemoryKeyStore(reads.origin), lambda *_: None)).read
+    opened = (
+        read(known_uuid(stream), version, name, state, position)
+        for position, stream, version, name, state in reads.iterate(topics=[LogOpened.stored_name])
+    )
+    return [one for one in opened if isinstance(one, LogOpened) and not one.signs]
 
 
 def outline(log: LogRecorder) -> tuple[Head, str | None]:

@@ -27,6 +27,7 @@ from tallybook.adapters.notes import Checkpoint, Proof, Signer, Verifier
 from tallybook.adapters.tiles import TileStore
 from tallybook.audit import SignedCheckpoint
 from tallybook.cli import app
+from tallybook.domain.access import LogOpened
 
 FEW = 700
 
@@ -365,6 +366,11 @@ def test_a_key_that_is_lost_another_s_or_readable_by_others_is_refused(path: Pat
         fill(book, 1)
         assert book.audit.verify()[0].problem is None
         assert len(book.audit.vkeys()) == 1
+        assert [one.unsigned_openings for one in book.audit.verify()] == [0, 1]
+        [*_, told, looked] = [one for one in book.doctor(quick=True) if one.name == "signing key"]
+        assert (told.state, "opened 1 times without its signing key" in told.what) == ("warning", True)
+        assert "nothing was signed since" in told.what
+        assert looked.state == "warning"
         with pytest.raises(BookError, match="without a signing key"):
             book.audit.checkpoint()
     for wrong in (Signer.new(origin).text, "", "nonsense", right[:-5]):
@@ -378,6 +384,12 @@ def test_a_key_that_is_lost_another_s_or_readable_by_others_is_refused(path: Pat
     elsewhere.chmod(0o600)
     with tallybook.open(url_of(path), signing_key=elsewhere) as book:
         assert book.audit.verify()[0].root != root
+        assert book.audit.verify()[1].unsigned_openings == 1
+        book.audit.checkpoint()
+        told = next(one for one in book.doctor(quick=True) if one.name == "signing key")
+        assert (told.state, "a checkpoint was signed since" in told.what) == ("ok", True)
+        signs = [one.event.signs for one in book._core.reads() if isinstance(one.event, LogOpened)]
+        assert signs == [True, True, False, True]
     with pytest.raises(BookError, match="from its beginning"):
         tallybook.open(url_of(tmp_path / "new.book"), signing_key="unsigned")
     with pytest.raises(SigningKeyMissing, match="another book"):

@@ -162,6 +162,8 @@ class AuditView(Desk):
             kept = checkpoints if core.storage.vkey is not None else None
             shown = progress if log == "events" else None
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head, events=core.app.log)
+            if log == "reads" and kept is not None and one.problem is None:
+                one = replace(one, unsigned_openings=len(integrity.unsigned_openings(checkpoints.log)))
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
 

@@ -217,7 +217,8 @@ class Book:
 
     def _note_opened(self) -> None:
         core = self._core
-        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE)
+        signs = core.storage.signing is not None
+        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE, signs=signs)
 
     def _note_closed(self) -> None:
         core, run, self._run = self._core, self._run, None
@@ -268,8 +269,8 @@ def open(  # noqa: A001 - the name of the front door
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
-    environment variable; `"unsigned"` opens the book without. After a commit, a checkpoint is signed if the last one is
-    older than `checkpoint_s`, and one at closing.
+    environment variable; `"unsigned"` opens the book without, which is put on record. After a commit, a checkpoint is
+    signed if the last one is older than `checkpoint_s`, and one at closing.
     `detached` makes a book whose Merkle logs commit to the hash of each event's state, never to its bytes: what is
     signed and given out as entries and proofs then holds nothing personal, not even sealed. It can't be changed later;
     an existing book that was made the other way is not opened.

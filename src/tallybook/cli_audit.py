@@ -73,6 +73,8 @@ def audit_verify(
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
             out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
+            if one.unsigned_openings:
+                out.print(f"{one.log}: the book was opened {one.unsigned_openings:,} times without its signing key.")
         for model in models:
             verdict = "verified" if model.holds else f"NOT VERIFIED: {model.problem}"
             stands = f"{model.state}, {model.behind:,} events behind" if model.behind else model.state

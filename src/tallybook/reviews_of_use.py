@@ -463,7 +463,9 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
         "Recording of reads",
         "Each time the book was opened and closed. Without an end: it was killed, or still runs. Nothing is released "
         "that is not recorded, so that a gap hides no read.",
-        columns_of(("opened_at", TIME), ("closed_at", TIME), ("process", COUNT), ("release", ID), ("application", ID)),
+        columns_of(
+            ("opened_at", TIME), ("closed_at", TIME), ("process", COUNT), ("release", ID), ("application", ID), "signs"
+        ),
         gaps[2],
     )
 
@@ -518,7 +520,7 @@ def _gaps(core: Core, question: Question) -> tuple[int, int, list[tuple[object, 
         rows.append(
             (
                 iso(opened.metadata.recorded_us), iso(events[1].metadata.recorded_us) if len(events) > 1 else None,
-                opened.process, opened.release, opened.metadata.application,
+                opened.process, opened.release, opened.metadata.application, "yes" if opened.signs else "no",
             )
         )  # fmt: skip
     return closed, len(rows), rows
