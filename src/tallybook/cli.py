@@ -17,6 +17,7 @@ import typer
 from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
 
+from tallybook.adapters.reports import visible
 from tallybook.adapters.rule_files import load_rule_set
 from tallybook.domain.errors import RuleSetError, TallybookError, refusal
 from tallybook.domain.events import from_us
@@ -50,6 +51,7 @@ from .terminal import (
     known_moment,
     open_book,
     out,
+    print_json,
     show_table,
     tell,
     the_customer,
@@ -155,7 +157,7 @@ def demo(
     with watched("import", as_json) as progress:
         figures = run_demo(directory, say, progress)
     if as_json:
-        print(in_json(figures))
+        print_json(in_json(figures))
     clear = figures["personal_values_in_the_clear"]
     if clear or not (figures["verified"] and figures["certificate"]["holds"]):
         raise typer.Exit(1)
@@ -596,9 +598,11 @@ def segments(
     columns = ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
     rows = [(name, one.frequency, one.recency_days, one.tenure_days, one.monetary_minor) for name, one in found]
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(sys.stdout, lineterminator="\r\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        # Exactly for whatever reads it; for people, with nothing that a terminal would obey.
+        named = visible if _for_people() else str
+        writer.writerows([(None if name is None else named(str(name)), *figures) for name, *figures in rows])
         if found.restricted or found.objecting:
             err.print(
                 f"Left out: {found.restricted:,} restricted, {found.objecting:,} who object to automated decisions."
@@ -621,6 +625,10 @@ def segments(
         "objecting": found.objecting,
     }
     tell(answer, as_json, show)
+
+
+def _for_people() -> bool:
+    return sys.stdout.isatty()
 
 
 @app.command()
@@ -651,10 +659,11 @@ def follow(
                 "fields": clear,
             }
             if as_json:
-                print(to_json(line, fallback=str, bytes_mode="hex").decode(), flush=True)
+                print_json(to_json(line, fallback=str, bytes_mode="hex").decode())
             else:
                 fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
-                print(position, line["effective_at"], event.stored_name, event.subject_id or "-", fields, flush=True)
+                who = event.subject_id or "-"
+                print(position, line["effective_at"], event.stored_name, who, visible(fields), flush=True)
 
 
 # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ from .terminal import (
     known_moment,
     open_book,
     out,
+    print_json,
     show_report,
     show_table,
     tell,
@@ -161,7 +161,7 @@ def audit_replay(
             with new_file(target) as part:
                 part.write_bytes(content)
     if as_json:
-        sys.stdout.buffer.write(found.json())
+        print_json(found.json().decode())
     elif file is None and page is None:
         for section in found.report().sections:
             if section.text:
@@ -243,7 +243,7 @@ def audit_review(
     finally:
         os.umask(before)
     if as_json:
-        print(report.json(), end="")
+        print_json(report.json())
     elif csv is None and html is None:
         show_report(report)
     else:

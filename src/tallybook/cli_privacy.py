@@ -20,6 +20,7 @@ from .terminal import (
     known_moment,
     open_book,
     out,
+    print_json,
     show_report,
     show_table,
     tell,
@@ -341,7 +342,7 @@ def subject_report(
     wanted = ((html, report.html), (file, report.json), (portable, report.portable))
     written = [place for place, text in wanted if place is not None and _write(place, text())]
     if as_json:
-        print(report.json(), end="")
+        print_json(report.json())
         return
     for place in written:
         out.print(f"{place}: {len(report.events):,} events about {report.customer_id}.", markup=False)
