@@ -11,6 +11,7 @@ roots don't cover (read models, claims, receipts) comes back as it was written, 
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import shutil
 import sqlite3
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
@@ -88,7 +89,7 @@ _TROUBLE_OF_THE_PLACE = {
 class BackupReport:
     """What a backup holds. `position` and `root` name the log's state: keep them elsewhere, and give them to `restore`.
 
-    `reads` counts the recorded reads of personal data.
+    `reads` counts the records of the log of reads. `digest` is the SHA-256 of the file, in hex: so is it on record.
     """
 
     path: str
@@ -96,16 +97,29 @@ class BackupReport:
     root: str
     reads: int
     bytes: int
+    digest: str
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class KeysReport:
-    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything."""
+    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything.
+
+    `digest` is the SHA-256 of the file, in hex: so is it on record.
+    """
 
     path: str
     subjects: int
     bytes: int
+    digest: str
+
+
+class Recording(Protocol):
+    """Puts a copy on record."""
+
+    def __call__(self, digest: str, count: int, position: int) -> None:
+        """`count` is of its events, or of its keys; `position` the last one that it holds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +139,17 @@ class RestoreReport:
 
 
 def back_up(
-    storage: Storage, file: Path | str, *, replace: bool = False, progress: Progress | None = None
+    storage: Storage,
+    file: Path | str,
+    *,
+    replace: bool = False,
+    progress: Progress | None = None,
+    recorded: Recording,
 ) -> BackupReport:
     """Copy the log, its read models and the log of reads into one file, while others write.
 
-    The reads are looked at first: each of them is about events that the copy of the log holds. Raises BookError.
+    The reads are looked at first: each of them is about events that the copy of the log holds. The file has its name
+    when `recorded` has put it on record. Raises BookError.
     """
     started = perf_counter()
     events, reads = _in_file(storage.events), _in_file(storage.reads)
@@ -161,14 +181,19 @@ def back_up(
         if wrong or also_wrong:
             raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
         _seal(part, storage.keys.lookup_key)
-        size = part.stat().st_size
+        size, digest = part.stat().st_size, _digest(part)
+        recorded(digest, head.position, head.position)
         publish(part, target, replace=replace)
-    return BackupReport(
-        str(target), head.position, head.frontier.root().hex(), seen.position, size, perf_counter() - started
-    )
+    root = head.frontier.root().hex()
+    return BackupReport(str(target), head.position, root, seen.position, size, digest, perf_counter() - started)
 
 
-def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -> KeysReport:
+def _digest(file: Path) -> str:
+    with file.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False, recorded: Recording) -> KeysReport:
     """Copy the key file, and beside it that of the signing key, for their owner's eyes only. Keep them apart from the
     book's backups, and for a short time.
 
@@ -188,11 +213,12 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
             [(subjects,)] = copy.execute("SELECT COUNT(*) FROM data_keys WHERE destroyed=0").fetchall()
-        size = part.stat().st_size
+        size, digest = part.stat().st_size, _digest(part)
+        recorded(digest, subjects, 0)
         publish(part, target, replace=replace)
         if storage.signing is not None:
             storage.signing.copy_to(signing_file(target))
-    return KeysReport(str(target), subjects, size)
+    return KeysReport(str(target), subjects, size, digest)
 
 
 # ── restore ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -150,9 +150,9 @@ def test_show_customer_before_its_time_is_refused(url: str, run: Run) -> None:
 
 
 def test_show_account_lists_lots(url: str, run: Run) -> None:
-    account = run("show", "account", "cdnow:00002", "--book", url, "--as-of", "1997-06-30", "--json").json
+    account = run("show", "account", "cdnow:00002", "--book", url, "--as-of", "1997-06-30", "--json", *WHO).json
     assert account["active"] == sum(lot["points"] for lot in account["lots"]) > 0
-    assert "Lots, in the order of use" in run("show", "account", "cdnow:00002", "--book", url).out
+    assert "Lots, in the order of use" in run("show", "account", "cdnow:00002", "--book", url, *WHO).out
 
 
 def test_show_ticket(url: str, run: Run) -> None:
@@ -200,13 +200,13 @@ def test_sweep_then_replay(url: str, run: Run) -> None:
 
 
 def test_backtest_with_an_explanation(url: str, run: Run) -> None:
-    answer = run("backtest", CANDIDATE, "--book", url, "--explain", "cdnow:00002", "--json")
+    answer = run("backtest", CANDIDATE, "--book", url, "--explain", "cdnow:00002", "--json", *WHO)
     assert answer.status == 0
     assert answer.json["explain"]["fact"] == "customer.purchase_recorded"
-    text = run("backtest", CANDIDATE, "--book", url, "--explain", "cdnow:00002").out
+    text = run("backtest", CANDIDATE, "--book", url, "--explain", "cdnow:00002", *WHO).out
     assert "First difference for cdnow:00002" in text
     assert "Behaviour is assumed unchanged." in text
-    same = run("backtest", CANDIDATE, "--baseline", CANDIDATE, "--book", url, "--explain", "cdnow:00002")
+    same = run("backtest", CANDIDATE, "--baseline", CANDIDATE, "--book", url, "--explain", "cdnow:00002", *WHO)
     assert "Nothing differs for cdnow:00002." in same.out
 
 

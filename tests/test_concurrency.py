@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.conftest import holder_of
 
 import tallybook
 from tallybook import commands
@@ -201,7 +202,7 @@ def test_the_same_command_from_four_processes_has_one_effect_and_one_result(
     results = processes(url, tmp_path, body, [[]] * 4)
     assert len(set(results)) == 1
     assert book.position() == before + 3
-    assert book.customers.find("crm", "77") == UUID(results[0])
+    assert holder_of(book, "crm", "77") == UUID(results[0])
     with book.acting("agent:later", purpose="test"):
         again = book.customers.register(name="Ada", identifiers={"crm": "77"}, command_id="c-1")
     assert again == UUID(results[0])
@@ -399,7 +400,7 @@ for number in range(10):
         answers = [out[number] for out in outputs]
         assert answers.count("identifier_taken") == 3
         [owner] = [answer for answer in answers if answer != "identifier_taken"]
-        assert book.customers.find("crm", str(number)) == UUID(owner)
+        assert holder_of(book, "crm", str(number)) == UUID(owner)
     linked = [recorded.event for recorded in book._core.history([IdentifierLinked.stored_name])]
     assert len(linked) == 10
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import holder_of
 
 import tallybook
 from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded
@@ -352,7 +353,7 @@ with book.acting("agent:lin", purpose="test"):
         position = book.position()
         ada = book.customers.register(name="Ada", identifiers={"crm": "77"}, command_id="c-1")
         assert book.position() == position
-        assert book.customers.find("crm", "77") == ada
+        assert holder_of(book, "crm", "77") == ada
         assert book.profiles.get(ada)["name"] == "Ada"
 
 
@@ -390,7 +391,7 @@ def test_a_broken_line_stops_an_import_with_nothing_recorded(tmp_path: Path, bad
         assert caught.value.line == 701
         assert str(path) in str(caught.value)
         assert book.position() == before
-        assert book.customers.find("cdnow", "00001") is None
+        assert holder_of(book, "cdnow", "00001") is None
         path.write_bytes(path.read_bytes().replace(bad, b""))
         assert book.imports.cdnow(path).recorded == 701
         sound(book)

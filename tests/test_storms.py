@@ -21,7 +21,7 @@ import pytest
 import tallybook
 from tallybook.projections.read_models import Recorded
 
-from .conftest import MASTER, server_book
+from .conftest import MASTER, holder_of, server_book
 from .postgres import tcp_server_url
 from .storm import (
     RULES,
@@ -192,12 +192,12 @@ def test_an_external_id_that_all_claim_has_one_owner_and_the_others_are_refused(
             arena.hands[0].ask("claim identifier", wanted, None, fate=fate)
             assert arena.hands[0].answer() is None
             arena.hands[0].begin()
-            assert arena.book.customers.find("crm", wanted) is None  # what was not committed claims nothing
+            assert holder_of(arena.book, "crm", wanted) is None  # what was not committed claims nothing
         answers = all_at_once(arena.book, arena.hands, ("claim identifier", wanted, None))
         owners = [answer for answer in answers if answer.startswith("UUID")]
         assert len(owners) == 1
         assert {answer.split(":")[0] for answer in answers if answer not in owners} == {"identifier_taken"}
-        owner = arena.book.customers.find("crm", wanted)
+        owner = holder_of(arena.book, "crm", wanted)
         assert repr(owner) == owners[0]
 
 
@@ -206,11 +206,11 @@ def test_an_external_id_that_was_given_up_is_claimed_again_by_one(arena: Arena) 
     for _ in range(3):
         answers = all_at_once(book, arena.hands, ("claim identifier", "re-claimed", None))
         assert sum(answer.startswith("identifier_taken") for answer in answers) == 11
-        owner = book.customers.find("crm", "re-claimed")
+        owner = holder_of(book, "crm", "re-claimed")
         assert isinstance(owner, UUID)
         with book.acting("agent:lin", purpose="test"):
             book.customers.remove_identifier(owner, "crm", "re-claimed")
-        assert book.customers.find("crm", "re-claimed") is None
+        assert holder_of(book, "crm", "re-claimed") is None
 
 
 def test_an_order_id_that_all_record_for_customers_of_their_own_is_recorded_once(arena: Arena) -> None:

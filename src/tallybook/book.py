@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from tallybook.adapters import clock as real
-from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
+from tallybook.adapters.backup import BackupReport, KeysReport, Recording, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.doctor import Finding, examine_open
@@ -162,21 +162,45 @@ class Book:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
         reads. Without any key: see `backup_keys`.
 
-        A file that is there is refused, unless `replace` is given. `progress` counts pages. Raises BookError and its
-        kinds: BookFull, BookReadOnly, BookDamaged.
+        A file that is there is refused, unless `replace` is given. `progress` counts pages. Like each export, it is
+        decided by the access policy and recorded with its digest before the file has its name: as whoever acts or,
+        where nobody does and no policy is in force, as the book itself. Raises BookError and its kinds: BookFull,
+        BookReadOnly, BookDamaged. Refuses: acting_required, access_denied.
         """
-        self._core.check_open()
-        return back_up(self._core.storage, file, replace=replace, progress=progress)
+        recorded = self._recording("book.backup", "backup")
+        return back_up(self._core.storage, file, replace=replace, progress=progress, recorded=recorded)
 
     def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
         """Copy the wrapped keys into a file of their own (mode 0600), after the backup that they belong to; the key
         that signs the checkpoints into another beside it (`.signing-key`).
 
         They open nothing without the wrapping key, which is not copied: keep that one apart, and the copy for a short
-        time only. Whoever has both and a backup can read everything. Raises BookError.
+        time only. Whoever has both and a backup can read everything. Decided and recorded as `backup` is. Raises
+        BookError. Refuses: acting_required, access_denied.
         """
-        self._core.check_open()
-        return back_up_keys(self._core.storage, file, replace=replace)
+        recorded = self._recording("book.backup_keys", "keys")
+        return back_up_keys(self._core.storage, file, replace=replace, recorded=recorded)
+
+    def _recording(self, action: str, form: str) -> Recording:
+        """See that somebody may copy the book, and give what records the copy. Refuses: acting_required."""
+        core = self._core
+        core.check_open()
+        alone = not core.somebody_acts() and core.policy().in_force is None
+        acting = self._itself if alone else core.acting_now()
+        core.gate.record(core.gate_metadata(acting), action, [], [])
+
+        def recorded(digest: str, count: int, position: int) -> None:
+            first = 1 if position else 0
+            core.gate.exported(
+                core.gate_metadata(acting),
+                format=form,
+                digest=digest,
+                count=count,
+                from_position=first,
+                to_position=position,
+            )
+
+        return recorded
 
     def rotate_wrapping_key(self) -> KeyRotation:
         """Wrap all data keys under a new wrapping key, destroy the old one, and record it as an event.

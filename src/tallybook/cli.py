@@ -302,10 +302,16 @@ def backtest(
     explain: Annotated[
         str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
     ] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay history under a candidate rule set: who moves tier, what it costs."""
-    with open_book(book, create=False) as opened, watched("backtest", as_json) as progress:
+    with (
+        open_book(book, create=False) as opened,
+        acting_as(opened, actor, purpose),
+        watched("backtest", as_json) as progress,
+    ):
         report = opened.backtest(file, baseline=baseline, progress=progress)
         difference = report.explain(the_customer(opened, explain)) if explain else None
 
@@ -341,10 +347,15 @@ def backup(
         typer.Option("--keys", help="Also copy the keys, to a file of their own: keep it apart"),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace files of those names")] = False,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a book into one file while others write: the log, its read models, the log of reads. Without its keys."""
-    with open_book(book, create=False) as opened:
+    """Copy a book into one file while others write: the log, its read models, the log of reads. Without its keys.
+
+    Recorded as an export.
+    """
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         with watched("backup", as_json) as progress:
             report = opened.backup(file, replace=replace, progress=progress)
         copied = None if keys is None else opened.backup_keys(keys, replace=replace)
@@ -490,10 +501,12 @@ def show_account(
     programme: Annotated[str, typer.Option("--programme")] = "main",
     as_of: AsOf = None,
     known_at: KnownAt = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """A loyalty account: balance, tier and lots."""
-    with open_book(book, create=False) as opened:
+    """A loyalty account: balance, tier and lots. By an external id, a recorded search."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         account = opened.loyalty.account(
             the_customer(opened, customer), programme=programme, as_of=as_of, known_at=known_moment(known_at)
         )

@@ -295,10 +295,12 @@ def request_list(
     book: BookUrl,
     subject: Annotated[str | None, typer.Option("--subject", help="Only of this customer")] = None,
     open_only: Annotated[bool, typer.Option("--open", help="Only those that wait for an answer")] = False,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """Requests, when they are due, and how they were answered."""
-    with open_book(book, create=False) as opened:
+    """Requests, when they are due, and how they were answered. One recorded read."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         found = opened.customers.requests(
             None if subject is None else the_customer(opened, subject), open_only=open_only
         )

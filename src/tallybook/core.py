@@ -137,6 +137,10 @@ class Core:
             raise refusal("acting_required", "Nobody is acting.")
         return acting.metadata
 
+    def somebody_acts(self) -> bool:
+        """Whether anybody does, in this thread or task."""
+        return self in ACTING.get({})
+
     def address_now(self) -> str | None:
         """Where the request comes from, if the host said so: for the log of reads alone."""
         acting = ACTING.get({}).get(self)

@@ -279,7 +279,7 @@ def _next_commands(path: Path) -> list[str]:
     who = "--actor agent:you --purpose demo"
     return [
         f"tallybook show customer cdnow:00111 --as-of 1997-09-30 --book {url} {who}",
-        f"tallybook show account cdnow:00111 --as-of 1998-06-30 --book {url}",
+        f"tallybook show account cdnow:00111 --as-of 1998-06-30 --book {url} {who}",
         f"tallybook audit trail --subject cdnow:00111 --book {url} {who}",
         f"tallybook tiers --as-of 1997-12-31 --book {url}",
         f"tallybook audit verify --against {path.parent / ELSEWHERE / 'kept.checkpoint'} --book {url}",
