@@ -190,7 +190,9 @@ class Checkpoints:
                     "SELECT MIN(signed_us) FROM checkpoints WHERE log=? AND size=?)",
                     [table, made.size, table, made.size],
                 )
+                head_then = self.log.count_signed(session, made.size)
                 session.upsert(CHECKPOINTS, [(table, *made)])
+            self.log.saw(head_then)
             self._due = time.monotonic() + self._checkpoint_s
             return made
 

@@ -19,7 +19,7 @@ from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, check_stream, log_of, missing
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
@@ -72,7 +72,7 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
+        reads = log_of(storage.reads, storage.keys, READS_TABLE)
         self.gate = Gate(
             self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased
         )

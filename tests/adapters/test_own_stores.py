@@ -15,7 +15,7 @@ from eventsourcing.persistence import IntegrityError
 import tallybook
 from tallybook import Book
 from tallybook.adapters.keys import KeyName, KeyStore
-from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.log import log_of
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.errors import BookClosed
@@ -130,7 +130,7 @@ class TestVault(KeyStoreSuite):
 def vaulted(folder: Path) -> Storage:
     keys = Vault(folder / "vault")
     log, reads, models = (SQLiteDatabase(str(folder / name)) for name in ("log", "reads", "models"))
-    for recorder in (LogRecorder(log), LogRecorder(reads, READS_TABLE)):
+    for recorder in (log_of(log, keys), log_of(reads, keys, READS_TABLE)):
         recorder.create_table()
     return Storage("the vaulted book", keys.origin, log, reads, models, keys)
 
