@@ -14,7 +14,14 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
+from tallybook.adapters.checkpoints import (
+    DEFAULT_CHECKPOINT_S,
+    Checkpoints,
+    History,
+    TailTimer,
+    signed_by,
+    signing_stream,
+)
 from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
@@ -93,6 +100,7 @@ class Core:
         for checkpoints in self.checkpoints.values():
             checkpoints.log.fresh = Fresh()
             checkpoints.log.committed = checkpoints.after_commit
+        self.tail_timer = TailTimer(list(self.checkpoints.values()))
         if storage.signing is not None:
             self.finish_rotation()
 
@@ -116,9 +124,15 @@ class Core:
         for one in self.checkpoints.values():
             one.heartbeat()
 
+    def look_at_heads(self) -> None:
+        """See where the logs stand: from here on, they don't go back behind that."""
+        for one in self.checkpoints.values():
+            one.at_open()
+
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
         signal handler that closes the book would wait for itself."""
+        self.tail_timer.stop()
         for one in self.checkpoints.values():
             if not one.log.database.in_use_here():
                 one.at_close()
