@@ -332,13 +332,11 @@ def positions(patient: Patient) -> Iterator[Word]:
         if problem is None and count != greatest - pruned:
             problem = f"of the positions {pruned + 1} to {greatest}, {greatest - pruned - count} are missing"
         told = f"; those up to {pruned:,} were pruned" if pruned else ""
+        if log.key is None:
+            told += "; the MAC of its head was not looked at: the book's keys can't be read"
         yield (
             failed(f"{name}: {problem}", RESTORE) if problem else ok(f"{name}: {count:,} positions without a gap{told}")
         )
-        if log.key is None:
-            yield warning(
-                f"{name}: whether this book wrote its head was not looked at: its keys can't be read", "Mend the keys."
-            )
 
 
 def roots(patient: Patient) -> Iterator[Word]:

@@ -131,8 +131,9 @@ WENT_BACK = (
     "it: see what `tallybook doctor` finds, and restore it from a backup."
 )
 NOT_OURS = (
-    "Nothing is added and nothing signed until that is mended. See what `tallybook doctor` finds: it says up to where "
-    "the log is vouched for. Restore the book from a backup."
+    "Nothing is added and nothing signed until that is mended. If other keys lie in the place of the book's own, put "
+    "those back. If not, somebody else wrote it: see up to where `tallybook doctor` vouches for the log, and restore "
+    "the book from a backup."
 )
 
 
@@ -756,7 +757,7 @@ class LogRecorder(ApplicationRecorder):
         if self.key is not None and not hmac.compare_digest(
             found.mac.encode(), self._mac(found.position, found.frontier, found.signed).encode()
         ):
-            return "was not written with this book's keys: its MAC is wrong", NOT_OURS
+            return "bears a MAC that was not made with the keys of this book", NOT_OURS
         if before is None:
             return None
         if found.position < before.position:

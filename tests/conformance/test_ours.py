@@ -110,7 +110,7 @@ class TestKeysOnAServer(OnServer, KeyStoreSuite):
             for statement in WrappedKeyStore.definitions():
                 session.define(statement)
             source = FileWrappingKeys(tmp_path / "suite.wrapping-key")
-            WrappedKeyStore.begin(session.insert, ORIGIN, source)
+            WrappedKeyStore.begin(session.insert, ORIGIN, source, bytes(32))
         return WrappedKeyStore(database, ORIGIN, source)
 
     def reopen(self, store: KeyStore) -> KeyStore:
