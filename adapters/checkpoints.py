@@ -434,6 +434,8 @@ class TailTimer:
         try:
             timer.start()
             self._timer = timer
+            if self._stopped:
+                timer.cancel()
         except RuntimeError as error:  # the system has no thread for us, or the interpreter ends
             self._armed.release()
             logger.warning("What was not signed yet is signed after a later commit, or at closing: %s", error)

@@ -273,12 +273,15 @@ class _Check:
                 self.progress(frontier.size, stop)
         now = None
         for size, (_, called) in signed.rest():
-            now = self.log.position() if now is None else now  # somebody may have signed a longer one meanwhile
+            now = self._position_now() if now is None else now  # somebody may have signed a longer one meanwhile
             if size > now:
                 self._shorter(size, called)
                 raise _Wrong
         for _ in tiles.rest():  # those of leaves that came later
             pass
+
+    def _position_now(self) -> int:
+        return self.log.head_and_flaw()[0].position
 
     def _append(self, hashes: list[bytes]) -> None:
         for root in self.frontier.append_hashes(hashes).values():
@@ -395,7 +398,7 @@ class _Check:
         first = self._altered(size, root)
         if first is not None:
             self.say(f"the event at position {first} was altered, moved or replaced: its tile and {called} tell", first)
-        elif self.tiles_fit(size):
+        elif self.tiles_fit(size) or self.good == size:
             after = f" (up to {self.good:,} it fits)" if self.good else ""
             self.say(f"the log was rewritten: at size {size} its root is another than in {called}{after}")
         else:
@@ -457,7 +460,7 @@ class _Check:
             return
         if self._tiled < self.signed:
             self._altered_tile(f"there are tiles for {self._tiled} leaves only, and {self.signed} were signed")
-        if size > self.head.position and size > self.log.position():
+        if size > self.head.position and size > self._position_now():
             self._altered_tile(f"there are tiles for {size} leaves, and the log ends at {self.head.position}")
 
 
