@@ -165,7 +165,8 @@ class Checkpoints:
     def sign(self) -> Stored:
         """Sign the log's head as it is now, with the time. The tiles are brought up to it first.
 
-        Never without a look: the head's root must be that of the tiles, and they must go on from the last checkpoint.
+        Never without a look: the head's root must be that of the tiles, and they must go on from the last checkpoint,
+        and from the head that this process saw last.
         Raises BookDamaged where not, BookError where the book is unsigned.
         """
         self._unsigned = False  # before the head is read: what is committed after that says so again
@@ -179,6 +180,7 @@ class Checkpoints:
         with self._lock:
             keys = self._must_have_keys()
             last = self.last()  # before the head, which is then never behind it
+            seen = self.log.seen
             head = self.log.head()
             if last is not None and last.size > head.position:
                 raise damaged(
@@ -187,7 +189,12 @@ class Checkpoints:
                     self.log.database.place,
                 )
             root = head.frontier.root()
-            self._must_agree(head.position, root, last)
+            known = []
+            if seen is not None:
+                known.append((seen.position, merkle.Frontier(seen.position, seen.frontier).root(), "this process saw"))
+            if last is not None:
+                known.append((last.size, last.root, "was signed"))
+            self._must_agree(head.position, root, known)
             checkpoint = Checkpoint(self.name, head.position, root)
             history = self._history()
             signers = [keys.signer(history.now)]
@@ -229,27 +236,28 @@ class Checkpoints:
             return False
         return True
 
-    def _must_agree(self, size: int, root: bytes, last: Stored | None) -> None:
-        """Raises BookDamaged unless tiles, made anew if need be, give the head's root and the last checkpoint's."""
+    def _must_agree(self, size: int, root: bytes, known: Sequence[tuple[int, bytes, str]]) -> None:
+        """Raises BookDamaged unless tiles, made anew if need be, give the head's root and those that are known."""
         try:
             self.tiles.catch_up(size)
-            told = self._disagreement(size, root, last)
+            told = self._disagreement(size, root, known)
         except BookDamaged as error:
             told = error.message
         if told is None:
             return
         logger.warning("The tiles of %s are made anew: %s", self.name, told)
         self.tiles.rebuild(size)
-        told = self._disagreement(size, root, last)
+        told = self._disagreement(size, root, known)
         if told is not None:
             raise damaged(told, self.log.database.place, f"No checkpoint is signed. {EXAMINE}")
 
-    def _disagreement(self, size: int, root: bytes, last: Stored | None) -> str | None:
+    def _disagreement(self, size: int, root: bytes, known: Sequence[tuple[int, bytes, str]]) -> str | None:
         tree = self.tiles.reader(size)
         if tree.root() != root:
             return f"The stored bytes of {self.name} do not give the root of its head"
-        if last is not None and last.size <= size and tree.root(last.size) != last.root:
-            return f"The log of {self.name} was rewritten: at size {last.size}, its root is another than was signed"
+        for before, expected, told in known:
+            if before <= size and tree.root(before) != expected:
+                return f"The log of {self.name} was rewritten: at size {before}, its root is another than {told}"
         return None
 
     # ── by itself ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,5 @@
-"""What is newer than the last signed checkpoint: nobody adds to it, takes it away or sets it back unnoticed who can write
-in the database and has no keys; and a timer signs it though nothing more is committed."""
+"""What is newer than the last signed checkpoint: nobody adds to it, takes it away or sets it back unnoticed who can
+write in the database and has no keys; and a timer signs it though nothing more is committed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def forge(file: Path, table: str, *, head: bool = True) -> None:
     """Append what looks like an event of this book: all is clear that it needs, but the keys."""
     run(
         file,
-        f"INSERT INTO {table} SELECT (SELECT MAX(position)+1 FROM {table}), randomblob(16), 1, topic, state "  # noqa: S608 - a name of the test's
+        f"INSERT INTO {table} SELECT (SELECT MAX(position)+1 FROM {table}), randomblob(16), 1, topic, state "
         f"FROM {table} ORDER BY position DESC LIMIT 1",
     )
     if head:
@@ -170,7 +170,7 @@ def test_another_mac_is_none(path: Path, mac: str) -> None:
     run(
         path,
         f"ATTACH '{path}.reads' AS other",
-        f"UPDATE main.head SET mac={NO_MACS[mac]} WHERE log='stored_events'",  # noqa: S608 - a text of the test's
+        f"UPDATE main.head SET mac={NO_MACS[mac]} WHERE log='stored_events'",
     )
     with tallybook.open(url_of(path)) as book:
         with pytest.raises(BookDamaged):
@@ -278,7 +278,9 @@ def test_an_older_head_is_refused_while_the_book_is_open(path: Path) -> None:
         refused(book, told)
 
 
-def test_so_is_one_from_before_the_book_was_opened_though_nothing_was_committed_since(path: Path, tmp_path: Path) -> None:
+def test_so_is_one_from_before_the_book_was_opened_though_nothing_was_committed_since(
+    path: Path, tmp_path: Path
+) -> None:
     older = head_in(path)
     with tallybook.open(url_of(path)) as book:
         visit(book)
@@ -408,7 +410,7 @@ TAKEN = {
 def test_checkpoints_that_are_taken_out_are_missed(path: Path, which: str, log: str) -> None:
     file, _ = table_of(log, path)
     condition = TAKEN["the last"] if (log, which) == ("reads", "one in the middle") else TAKEN[which]
-    run(file, f"DELETE FROM checkpoints WHERE {condition}")  # noqa: S608 - a text of the test's
+    run(file, f"DELETE FROM checkpoints WHERE {condition}")
     with tallybook.open(url_of(path)) as book:
         assert "of its checkpoints were taken out" in problem_of(book, log)
         book.audit.checkpoint(log)
