@@ -454,7 +454,7 @@ class LogRecorder(ApplicationRecorder):
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
         found = self._sound_head(head.rows(), before)
-        last, frontier = found.position, merkle.Frontier(found.position, found.frontier)
+        last, frontier = found.position, self._tree(found)
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
         for subject, _ in (row for answer in gone for row in answer.rows()):
@@ -715,6 +715,10 @@ class LogRecorder(ApplicationRecorder):
         with self._seeing:
             if self.seen is None or (head.position, head.signed) > (self.seen.position, self.seen.signed):
                 self.seen = head
+
+    @staticmethod
+    def _tree(head: HeadRow) -> merkle.Frontier:
+        return merkle.Frontier(head.position, head.frontier)
 
     def _head_of(self, position: int, frontier: bytes, signed: int) -> HeadRow:
         return HeadRow(position, frontier, signed, self._mac(position, frontier, signed))

@@ -578,7 +578,7 @@ def test_no_thread_is_to_be_had(
     with tallybook.open(url_of(path), checkpoint_s=0.2) as book:
         until(lambda: not waiting())
         with monkeypatch.context() as patch:
-            patch.setattr(module.Timer, "start", start)
+            patch.setattr(threading.Timer, "start", start)
             visit(book, 3)
         assert "can't start new thread" in caplog.text
         time.sleep(0.2)
@@ -646,9 +646,12 @@ def schema() -> Iterator[str]:
 
 
 def on_server(schema: str, tmp_path: Path) -> Callable[..., Book]:
-    def opened(**options: float) -> Book:
+    def opened(checkpoint_s: float = 60) -> Book:
         return tallybook.open(
-            schema_url(schema), wrapping_key=tmp_path / "wrapping", signing_key=tmp_path / "signing", **options
+            schema_url(schema),
+            wrapping_key=tmp_path / "wrapping",
+            signing_key=tmp_path / "signing",
+            checkpoint_s=checkpoint_s,
         )
 
     return opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
 import tempfile
@@ -261,6 +262,7 @@ TAILS = 10
 def part(seed: str, count: int) -> Tally:
     """Some of a campaign's attacks, on a book of their own."""
     scratch = Path(tempfile.mkdtemp(prefix="tallybook-adversary-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
+    logging.getLogger("tallybook").setLevel(logging.CRITICAL)  # what is refused is logged too
     try:
         book_of = template(scratch / "book")
         tally = campaign(book_of, seed, count - count // TAILS, scratch)
