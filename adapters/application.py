@@ -25,7 +25,7 @@ from .codec import EventMapper, subject_of
 from .database import Database, Session
 from .form import known_uuid
 from .keys import Keyring, secret
-from .log import BookFactory, LogRecorder, check_no_gap, check_stream
+from .log import BookFactory, LogRecorder, check_no_gap, check_stream, log_of
 from .snapshots import EVERY, SNAPSHOTS, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
 
 PIECE = EVERY
@@ -174,7 +174,7 @@ class BookApplication(Application[UUID]):
 
     def construct_recorder(self) -> LogRecorder:
         """Our recorder, with the book's origin in its leaves."""
-        return LogRecorder(self.database, origin=self.keyring.origin)
+        return log_of(self.database, self.keyring.store)
 
     def construct_event_store(self) -> EventStore[UUID]:
         """Our event store."""

@@ -43,7 +43,7 @@ from .form import known_uuid
 from .integrity import outline, root_at, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, MemoryKeyStore, commitment, secret
-from .log import PRUNED, LogRecorder
+from .log import HEAD, PRUNED, LogRecorder, head_key, log_of
 from .outputs import named, part_of, publish, there_already, trouble
 from .signing import read_file, write_file
 from .sqlite import DIALECT, SQLiteDatabase, translated
@@ -176,8 +176,8 @@ def back_up(
             with _source_errors(Path(events.name), EXAMINE):
                 _must_be_sound(copy, "quick_check")
         with closing(SQLiteDatabase(str(part), read_only=True)) as written:
-            head, wrong = outline(LogRecorder(written))
-            seen, also_wrong = outline(LogRecorder(written, READS_TABLE))
+            head, wrong = outline(log_of(written, storage.keys))
+            seen, also_wrong = outline(log_of(written, storage.keys, READS_TABLE))
         if wrong or also_wrong:
             raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
         _seal(part, storage.keys.lookup_key)
@@ -272,7 +272,7 @@ def restore(
             closing(SQLiteDatabase(str(reads_part), read_only=True)) as reads,
             closing(FileKeyStore(keys_part, source_of_wrapping)) as store,
         ):
-            log, seen = LogRecorder(events, origin=origin), LogRecorder(reads, READS_TABLE, origin)
+            log, seen = log_of(events, store), log_of(reads, store, READS_TABLE)
             vkey = noted(events, SIGNING)
             position, root = _must_hold(source, "log", log, progress, log, vkey)
             count, reads_root = _must_hold(source, "log of reads", seen, None, log, vkey)
@@ -283,7 +283,7 @@ def restore(
             with closing(sqlite3.connect(part)) as one:
                 one.execute("PRAGMA journal_mode=WAL")
         if there:
-            count = _must_go_on(reads_path, origin, count, reads_root)
+            count = _must_go_on(reads_path, origin, head_key(lookup_key), count, reads_root)
         # Subjects that the lost log had erased since the backup are to be shredded again here, before the book opens.
         if given is not None:
             _publish_keys(keys_part, keys_path, source_of_wrapping)
@@ -438,7 +438,7 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
             copy.execute("PRAGMA secure_delete=ON")
             copy.execute("BEGIN IMMEDIATE")
             copy.execute(f"DROP TABLE {READS_TABLE}")
-            for table in ("head", TILES.name, CHECKPOINTS.name, PRUNED.name):
+            for table in (HEAD.name, TILES.name, CHECKPOINTS.name, PRUNED.name):
                 copy.execute(f"DELETE FROM {table} WHERE log=?", (READS_TABLE,))  # noqa: S608 - three names of ours
             copy.execute(f"PRAGMA application_id={APPLICATION_ID}")
             copy.execute("COMMIT")
@@ -513,10 +513,10 @@ def keys_in(
     yield from held()
 
 
-def _must_go_on(reads_path: Path, origin: str, count: int, root: str) -> int:
+def _must_go_on(reads_path: Path, origin: str, key: bytes, count: int, root: str) -> int:
     """How many reads there are in the log of reads that was left, if the backup's is its beginning."""
     with closing(SQLiteDatabase(str(reads_path))) as reads:
-        log = LogRecorder(reads, READS_TABLE, origin)
+        log = LogRecorder(reads, READS_TABLE, origin, key)
         found = verify("log of reads", log)
         if found.problem or found.size < count or root_at(log, count) != root:
             raise ReadsMissing(
@@ -649,8 +649,9 @@ def _copy_reads(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     for table in (TILES, CHECKPOINTS, PRUNED):
         rows = source.execute(f"SELECT * FROM {table.name} WHERE log=?", (READS_TABLE,))  # noqa: S608 - two names of ours
         copy.executemany(f"INSERT INTO {table.name} VALUES ({marks(len(table.columns))})", rows)  # noqa: S608 - two names of ours
-    head = source.execute("SELECT position, frontier FROM head WHERE log=?", (READS_TABLE,)).fetchone()
-    copy.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (*head, READS_TABLE))
+    columns = ", ".join(name for name, _ in HEAD.columns)
+    head = source.execute(f"SELECT {columns} FROM head WHERE log=?", (READS_TABLE,)).fetchone()  # noqa: S608 - names of ours
+    copy.execute(f"UPDATE head SET ({columns})=({marks(len(head))}) WHERE log=?", (*head, READS_TABLE))  # noqa: S608 - names of ours
 
 
 def _must_be_sound(copy: sqlite3.Connection, pragma: str) -> None:

@@ -12,14 +12,15 @@ import platform
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -48,7 +49,7 @@ from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, PRUNED, RECEIPTS, LogRecorder
+from .log import CLAIMS, EVENTS_TABLE, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -331,6 +332,8 @@ def positions(patient: Patient) -> Iterator[Word]:
         if problem is None and count != greatest - pruned:
             problem = f"of the positions {pruned + 1} to {greatest}, {greatest - pruned - count} are missing"
         told = f"; those up to {pruned:,} were pruned" if pruned else ""
+        if log.key is None:
+            told += "; the MAC of its head was not looked at: the book's keys can't be read"
         yield (
             failed(f"{name}: {problem}", RESTORE) if problem else ok(f"{name}: {count:,} positions without a gap{told}")
         )
@@ -806,8 +809,9 @@ def examine(
     models_elsewhere: bool = False,
     wrapping_key: str | Path | WrappingKeys | None = None,
     signing_key: str | Path | None = None,
+    seen: Mapping[str, HeadRow | None] = MappingProxyType({}),
 ) -> list[Finding]:
-    """Check a book in files, whether or not it can be opened."""
+    """Check a book in files, whether or not it can be opened. `seen`: the heads that this process saw, by log."""
     source = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     usable: dict[Path, str] = {}
     findings = _run("files", files(path, usable, lock_timeout_s))
@@ -818,11 +822,22 @@ def examine(
         opened = {file: SQLiteDatabase(str(file), read_only=True, lock_timeout_s=lock_timeout_s) for file in usable}
         for database in opened.values():
             stack.callback(database.close)
+        keys = partial(WrappedKeyStore, opened[keys_path], usable[keys_path], source) if keys_path in opened else None
+        key: bytes | None = None
+        with suppress(Exception):  # what is wrong with the keys is found by their check
+            key = None if keys is None else head_key(keys().lookup_key)
+        logs = {
+            table: LogRecorder(opened[file], table, usable[file], key)
+            for file, table in ((path, EVENTS_TABLE), (reads_path, READS_TABLE))
+            if file in opened
+        }
+        for log in logs.values():
+            log.seen = seen.get(log.table.name)
         patient = Patient(
             path,
-            LogRecorder(opened[path], origin=usable[path]) if path in opened else None,
-            LogRecorder(opened[reads_path], READS_TABLE, usable[reads_path]) if reads_path in opened else None,
-            partial(WrappedKeyStore, opened[keys_path], usable[keys_path], source) if keys_path in opened else None,
+            logs.get(EVENTS_TABLE),
+            logs.get(READS_TABLE),
+            keys,
             status,
             progress,
             lock_timeout_s,
@@ -833,9 +848,14 @@ def examine(
 
 
 def examine_open(
-    storage: Storage, status: Callable[[], Sequence[Status]], *, quick: bool, progress: Progress | None
+    storage: Storage,
+    logs: Sequence[LogRecorder],
+    status: Callable[[], Sequence[Status]],
+    *,
+    quick: bool,
+    progress: Progress | None,
 ) -> list[Finding]:
-    """Check an open book, wherever it lies."""
+    """Check an open book, wherever it lies. `logs`: that of events and that of reads, which know what they saw."""
     events: Database = storage.events
     if isinstance(events, SQLiteDatabase) and not events.in_memory and isinstance(storage.keys, FileKeyStore):
         return examine(
@@ -847,11 +867,12 @@ def examine_open(
             models_elsewhere=storage.models is not events,
             wrapping_key=storage.keys.source,
             signing_key=UNSIGNED if storage.signing is None else storage.signing.place,
+            seen={one.table.name: one.seen for one in logs},
         )
     patient = Patient(
         None,
-        LogRecorder(events, origin=storage.origin),
-        LogRecorder(storage.reads, READS_TABLE, storage.origin),
+        logs[0],
+        logs[1],
         lambda: storage.keys,
         status,
         progress,

@@ -16,13 +16,13 @@ from uuid import UUID
 
 import pytest
 import tamperlog
+from tests.heads import fit_head, key_of
 from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, BookDamaged, BookError, NoteError, SigningKeyMissing
 from tallybook.adapters import integrity, merkle, notes
-from tallybook.adapters.merkle import Frontier
 from tallybook.adapters.notes import Checkpoint, Proof, Signer, Verifier
 from tallybook.adapters.tiles import TileStore
 from tallybook.audit import SignedCheckpoint
@@ -128,22 +128,25 @@ def test_rows_that_changed_places_are_named(path: Path) -> None:
     assert verified(path)[1] == 300
 
 
-def rewrite(path: Path, *, tiles: bool = True, checkpoints: bool = True, sign: bool = False) -> None:
-    """Have head, tiles and checkpoints tell what the rows tell now, as whoever has the database can."""
+def rewrite(path: Path, *, tiles: bool = True, checkpoints: bool = True, sign: bool = False, keys: bool = True) -> None:
+    """Have head, tiles and checkpoints tell what the rows tell now, as whoever has the database can; with the book's
+    keys, the head's MAC too."""
+    if checkpoints:
+        with closing(sqlite3.connect(path)) as raw, raw:
+            raw.execute("DELETE FROM checkpoints WHERE log='stored_events'")
+    fit_head(path, key_of(path) if keys else None)
     with tallybook.open(url_of(path)) as book:
-        log = book._core.app.log
-        count = log.extent()[0]
-        frontier = Frontier()
-        frontier.append_hashes(merkle.row_hashes(log.origin, log.log_rows(0, 10_000)))
-        with log.database.session(write=True) as session:
-            session.run("UPDATE head SET position=?, frontier=? WHERE log='stored_events'", (count, frontier.packed()))
-            if checkpoints:
-                session.run("DELETE FROM checkpoints WHERE log='stored_events'")
         if tiles:
-            TileStore(log).rebuild()
+            TileStore(book._core.app.log).rebuild()
         if sign:
             book.audit.checkpoint()
-        book._core.checkpoints.clear()  # and none at closing
+        sign_no_more(book)
+
+
+def sign_no_more(book: Book) -> None:
+    """Neither in the background nor at closing."""
+    book._core.tail_timer.stop()
+    book._core.checkpoints.clear()
 
 
 ALTER = "UPDATE stored_events SET topic='customer.changed' WHERE position=150"

@@ -219,7 +219,9 @@ class Book:
         """
         self._core.check_open()
         with rarely_collecting():
-            return examine_open(self._core.storage, self._core.projector.status, quick=quick, progress=progress)
+            core = self._core
+            logs = [one.log for one in core.checkpoints.values()]
+            return examine_open(core.storage, logs, core.projector.status, quick=quick, progress=progress)
 
     def drop_snapshots(self) -> None:
         """Drop all snapshots of long streams: it changes nothing that the book says, only how fast it is loaded.
@@ -293,8 +295,8 @@ def open(  # noqa: A001 - the name of the front door
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
-    environment variable; `"unsigned"` opens the book without, which is put on record. After a commit, a checkpoint is
-    signed if the last one is older than `checkpoint_s`, and one at closing.
+    environment variable; `"unsigned"` opens the book without, which is put on record. A checkpoint is signed at the
+    latest `checkpoint_s` after the last one if something was committed meanwhile, and one at closing.
     `detached` makes a book whose Merkle logs commit to the hash of each event's state, never to its bytes: what is
     signed and given out as entries and proofs then holds nothing personal, not even sealed. It can't be changed later;
     an existing book that was made the other way is not opened.
@@ -326,6 +328,7 @@ def open(  # noqa: A001 - the name of the front door
         )
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
+        book._core.look_at_heads()
         book._note_opened()
         book._sealing.follow()
         book.erasures.follow()

@@ -14,12 +14,19 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
+from tallybook.adapters.checkpoints import (
+    DEFAULT_CHECKPOINT_S,
+    Checkpoints,
+    History,
+    TailTimer,
+    signed_by,
+    signing_stream,
+)
 from tallybook.adapters.database import Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, check_stream, log_of, missing
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
@@ -74,7 +81,7 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
+        reads = log_of(storage.reads, storage.keys, READS_TABLE)
         self.gate = Gate(
             self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased
         )
@@ -95,6 +102,7 @@ class Core:
         for checkpoints in self.checkpoints.values():
             checkpoints.log.fresh = Fresh()
             checkpoints.log.committed = checkpoints.after_commit
+        self.tail_timer = TailTimer(list(self.checkpoints.values()))
         if storage.signing is not None:
             self.finish_rotation()
 
@@ -118,9 +126,15 @@ class Core:
         for one in self.checkpoints.values():
             one.heartbeat()
 
+    def look_at_heads(self) -> None:
+        """See where the logs stand: from here on, they don't go back behind that."""
+        for one in self.checkpoints.values():
+            one.at_open()
+
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
         signal handler that closes the book would wait for itself."""
+        self.tail_timer.stop()
         for one in self.checkpoints.values():
             if not one.log.database.in_use_here():
                 one.at_close()
