@@ -25,6 +25,7 @@ from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
+from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -106,12 +107,17 @@ class KeysReport:
     """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything.
 
     `digest` is the SHA-256 of the file, in hex: so is it on record.
+    `wrapping` is the fingerprint of the wrapping key that opens it: with the next erasure or rotation, the book has
+    another. `signing_key` is the copy of the signing key; None: none was made, since it lies in no file, or the book is
+    open without.
     """
 
     path: str
     subjects: int
     bytes: int
     digest: str
+    wrapping: str
+    signing_key: str | None
 
 
 class Recording(Protocol):
@@ -124,14 +130,17 @@ class Recording(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What was restored. `without_key` counts the subjects whose personal values can't be opened."""
+    """What was restored. Of `subjects`, `erased` were erased, by what the log or the keys tell; `lost` have no key that
+    would open their personal values, though nobody erased them.
+    """
 
     path: str
     position: int
     root: str
     reads: int
     subjects: int
-    without_key: int
+    erased: tuple[UUID, ...]
+    lost: tuple[UUID, ...]
     seconds: float
 
 
@@ -213,12 +222,13 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False, r
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
             [(subjects,)] = copy.execute("SELECT COUNT(*) FROM data_keys WHERE destroyed=0").fetchall()
+            [(wrapping,)] = copy.execute("SELECT wrapping_key FROM book_keys").fetchall()
         size, digest = part.stat().st_size, _digest(part)
         recorded(digest, subjects, 0)
         publish(part, target, replace=replace)
-        if storage.signing is not None:
-            storage.signing.copy_to(signing_file(target))
-    return KeysReport(str(target), subjects, size, digest)
+        copied = storage.signing is not None and storage.signing.copy_to(signing_file(target))
+    signing = str(signing_file(target)) if copied else None
+    return KeysReport(str(target), subjects, size, digest, wrapping.hex(), signing)
 
 
 # ── restore ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -278,7 +288,7 @@ def restore(
             count, reads_root = _must_hold(source, "log of reads", seen, None, log, vkey)
             if checkpoint is not None:
                 _must_reach(source, log, position, checkpoint)
-            subjects, without_key = _must_match(log, store, given or keys_path)
+            subjects, erased, lost = _must_match(log, store, given or keys_path)
         for part in (book_part, reads_part):
             with closing(sqlite3.connect(part)) as one:
                 one.execute("PRAGMA journal_mode=WAL")
@@ -292,7 +302,7 @@ def restore(
         if not there:
             publish(reads_part, reads_path)
         publish(book_part, path)  # last: before this, there is no book at the place that could be opened
-    return RestoreReport(str(path), position, root, count, subjects, without_key, perf_counter() - started)
+    return RestoreReport(str(path), position, root, count, subjects, erased, lost, perf_counter() - started)
 
 
 def _free_place(url: str) -> Path:
@@ -474,34 +484,39 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
         raise _damaged(source, f"its first {expected_position} events do not give the checkpoint's root", ANOTHER)
 
 
-def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, int]:
-    """How many subjects the log made a key for, and how many of them have none."""
+def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, tuple[UUID, ...], tuple[UUID, ...]]:
+    """How many subjects the log made a key for, those of them who were erased, and those whose key is lost."""
     check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
-    subjects = without = 0
-    for subject, committed, key in keys_in(log, store.get):
-        subjects += 1
+    subjects = 0
+    told = {(known_uuid(subject), key_id) for subject, key_id, _ in log.erasures()}
+    without: list[KeyName] = []
+    for name, committed, key in keys_in(log, store.get):
+        subjects += name[1] == ORDINARY_KEY
         if key is None:
-            without += 1
+            without.append(name)
         elif not hmac.compare_digest(commitment(key), committed):
             raise KeysMissing(
-                f"{path} holds another key for subject {subject} than the one that the log commits to.",
+                f"{path} holds another key for subject {name[0]} than the one that the log commits to.",
                 path=str(path),
                 remedy="Give the key file that belongs to the backup.",
             )
-    return subjects, without
+    told |= store.destroyed(without).keys()
+    lost = dict.fromkeys(name[0] for name in without if name not in told)
+    return subjects, tuple(sorted({subject for subject, key_id in told if key_id == ORDINARY_KEY})), tuple(lost)
 
 
 def keys_in(
     log: LogRecorder, get: Callable[[list[KeyName]], dict[KeyName, bytes]]
-) -> Iterator[tuple[UUID, bytes, bytes | None]]:
-    """The subjects that a log made a key for, what it commits to, and the key, if there is one."""
+) -> Iterator[tuple[KeyName, bytes, bytes | None]]:
+    """The keys that a log tells of, what it commits to, and the key, if it is there."""
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     made: list[KeyCreated] = []
 
-    def held() -> Iterator[tuple[UUID, bytes, bytes | None]]:
+    def held() -> Iterator[tuple[KeyName, bytes, bytes | None]]:
         found = get([(event.originator_id, event.key_id) for event in made])
         for event in made:
-            yield event.originator_id, event.commitment, found.get((event.originator_id, event.key_id))
+            name = (event.originator_id, event.key_id)
+            yield name, event.commitment, found.get(name)
         made.clear()
 
     for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):

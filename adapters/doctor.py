@@ -592,15 +592,17 @@ def keys(patient: Patient) -> Iterator[Word]:
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
-    count = missing = gone = 0
+    count = gone = 0
+    missing: list[UUID] = []
     other: list[UUID] = []
-    erased = {subject for subject, _, _ in patient.log.erasures()}
-    for subject, committed, key in keys_in(patient.log, store.get):
-        count += 1
-        if key is None and subject.bytes in erased:
-            gone += 1
+    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erasures()}
+    for name, committed, key in keys_in(patient.log, store.get):
+        subject, key_id = name
+        count += key_id == ORDINARY_KEY
+        if key is None and name in erased:
+            gone += key_id == ORDINARY_KEY
         elif key is None:
-            missing += 1
+            missing.append(subject)
         elif not hmac.compare_digest(commitment(key), committed):
             other.append(subject)
     put_back = "Put the key file back from its backup."
@@ -610,7 +612,11 @@ def keys(patient: Patient) -> Iterator[Word]:
             "Put the key file back from its backup.",
         )
     if missing:
-        yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+        yield warning(
+            f"{len(missing):,} of {count:,} subjects have no key, and nobody erased them: their personal values can't "
+            f"be opened; first: {missing[0]}",
+            put_back,
+        )
     followed, head = store.erased_up_to(), patient.log.extent()[2]
     if not 0 <= followed <= head:
         yield warning(
@@ -674,6 +680,12 @@ def erasures(patient: Patient) -> Iterator[Word]:
         yield failed(
             f"{len(held):,} keys of erased subjects are in the key store; first: of {held[0][0]}",
             "Open the book: it destroys them again.",
+        )
+    if patient.keys is not None and patient.keys().outlived():
+        yield warning(
+            "keys were destroyed, and the wrapping key that they were under is still there: copies of the keys from "
+            "before open with it",
+            "Open the book: it rotates the wrapping key. If it can't, it says why.",
         )
     if told.keys() == noted.keys() and not held and not moved:
         yield ok(f"{len({subject for subject, _ in told}):,} subjects were erased, and none of them has a key")

@@ -86,9 +86,12 @@ class KeyStore(Protocol):
         """The fingerprint of the wrapping key that the keys are stored under; None for a store that has none."""
         ...
 
-    @property
-    def overwrites(self) -> bool:
-        """Whether nothing is left of a destroyed key. Where bytes may be, an erasure has the wrapping key rotated."""
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:
+        """Whether the wrapping key of destroyed keys is still there: of some keys, or (default) of any.
+
+        Copies of the store from before they were destroyed open with it then. `rotate` ends that. False for a store
+        that has no wrapping key.
+        """
         ...
 
     def rotate(self) -> tuple[str, str]:
@@ -162,10 +165,10 @@ class MemoryKeyStore:
         with self._open():
             return
 
-    @property
-    def overwrites(self) -> bool:
-        """True: a destroyed key is nowhere else."""
-        return True
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as declared in KeyStore
+        """False: there is no wrapping key."""
+        with self._open():
+            return False
 
     def rotate(self) -> tuple[str, str]:
         """Raises BookError."""

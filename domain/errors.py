@@ -128,7 +128,7 @@ REFUSALS: dict[str, Refusal] = {
     "still_kept": Refusal(
         NotAllowed,
         "a retention schedule demands to keep what an erasure kept for longer",
-        "Wait until the moment that the message names; `tallybook retention due` lists what is due.",
+        "Wait until the moment that the message names; if nobody demands it any more, withdraw the schedule.",
     ),
     "already_registered": Refusal(
         Conflict, "a customer with that id exists", "Use the existing customer, or leave the id out."

@@ -261,7 +261,7 @@ ALL = dict([*DOORS.items(), *LOOKS.items(), *LOOKS_AT_ALL.items()])
 NEITHER = {
     "book.acting", "book.close", "book.imports.cdnow", "book.projections.run", "book.projections.on_update",
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
-    "book.erasures.receipt", "book.erasures.repeat", "book.erasures.follow", "book.erasures.all",
+    "book.erasures.receipt", "book.erasures.all",
     "book.rotate_wrapping_key",
     "book.audit.timestamp", "tallybook.open", "tallybook.restore", "BoundCommand.aio",
 }  # fmt: skip

@@ -28,6 +28,7 @@ from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, C
 from .audit import AuditView
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
+from .erasing import Erasing
 from .erasures import ErasureDesk
 from .exports import ExportDesk
 from .follow import Follower, follow
@@ -60,9 +61,10 @@ class Book:
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self._sealing = SealingDesk(core)
-        self.erasures = ErasureDesk(core)
+        self._erasing = Erasing(core)
+        self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core, self.erasures)
+        self.retention = RetentionDesk(core, self._erasing)
 
     @property
     def origin(self) -> str:
@@ -175,8 +177,9 @@ class Book:
         that signs the checkpoints into another beside it (`.signing-key`).
 
         They open nothing without the wrapping key, which is not copied: keep that one apart, and the copy for a short
-        time only. Whoever has both and a backup can read everything. Decided and recorded as `backup` is. Raises
-        BookError. Refuses: acting_required, access_denied.
+        time only. Whoever has both and a backup can read everything. With each erasure and rotation the book has
+        another wrapping key: copy both again then. Decided and recorded as `backup` is. Raises BookError.
+        Refuses: acting_required, access_denied.
         """
         recorded = self._recording("book.backup_keys", "keys")
         return back_up_keys(self._core.storage, file, replace=replace, recorded=recorded)
@@ -330,9 +333,9 @@ def open(  # noqa: A001 - the name of the front door
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
         book._core.look_at_heads()
         book._note_opened()
+        book._erasing.repeat()
         book._sealing.follow()
-        book.erasures.follow()
-        book.erasures.repeat()
+        book._erasing.finish()
         return book
     except BaseException:
         storage.close()

@@ -9,9 +9,11 @@ import signal
 import sqlite3
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from eventsourcing.persistence import PersistenceError
@@ -369,12 +371,24 @@ def backup(
         out.print(f"Keep elsewhere, to check a restored copy by: --checkpoint {report.position}:{report.root}")
         if copied is not None:
             out.print(
-                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key, "
-                "which is not in it: keep that one apart.",
+                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key "
+                f"{copied.wrapping}, which is not in it: keep that one apart. Each erasure changes it: copy both again "
+                "then.",
+                markup=False,
+            )
+            out.print(
+                "No copy of the signing key was made: it lies in no file, or the book is open without it."
+                if copied.signing_key is None
+                else f"{copied.signing_key}: the key that signs the book's checkpoints.",
                 markup=False,
             )
 
     tell({**asdict(report), "keys": None if copied is None else asdict(copied)}, as_json, show)
+
+
+def _some(subjects: Sequence[UUID]) -> str:
+    more = f" and {len(subjects) - 5:,} more" if len(subjects) > 5 else ""
+    return ", ".join(str(one) for one in subjects[:5]) + more
 
 
 @app.command()
@@ -406,9 +420,12 @@ def restore(
             f"{report.seconds:.1f} s. Root {report.root}",
             markup=False,
         )
-        if report.without_key:
+        if report.erased:
+            out.print(f"{len(report.erased):,} of {report.subjects:,} subjects were erased: {_some(report.erased)}")
+        if report.lost:
             out.print(
-                f"{report.without_key:,} of {report.subjects:,} subjects have no key: their data can't be opened."
+                f"{len(report.lost):,} of {report.subjects:,} subjects have lost their key, and nobody erased them; "
+                f"their data can't be opened without an older or later copy of the keys: {_some(report.lost)}"
             )
 
     tell(report, as_json, show)

@@ -78,6 +78,8 @@ def _answer(receipt: ErasureReceipt, file: Path | None, as_json: bool) -> None:
         out.print(f"Position {receipt.position} of {receipt.origin}, event {receipt.event_id}.")
         rows = [(what, how) for what, how in receipt.done.items()]
         rows.append(("look-ups removed", str(receipt.lookups)))
+        if receipt.unfinished:
+            rows.append(("unfinished", f"{', '.join(receipt.unfinished)}: `tallybook erasures show` goes on with it"))
         rows += [(f"commitment to key {key_id}", value) for key_id, value in receipt.commitments.items()]
         if receipt.kept:
             rows.append(("kept by law", f"{receipt.kept} values until {receipt.kept_until}"))

@@ -488,5 +488,7 @@ def retention_sweep(
             f"{found.access_records:,} records of reads were past their period; the log of reads is pruned up to "
             f"{found.pruned:,}."
         )
+        if found.unfinished:
+            out.print(f"Unfinished: {', '.join(found.unfinished)}. The next opening of the book goes on with it.")
 
     tell(found, as_json, show)

@@ -22,7 +22,7 @@ from tallybook.adapters.checkpoints import (
     signed_by,
     signing_stream,
 )
-from tallybook.adapters.database import Session, damaged
+from tallybook.adapters.database import SCRUB_S, Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
@@ -35,7 +35,7 @@ from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, Refused, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
@@ -220,18 +220,47 @@ class Core:
             for subject, one in customers.items()
         }
 
-    def clear_after_erasure(self) -> dict[str, str]:
-        """Bring what follows the log up to it, and overwrite what was deleted; what was done, by place."""
-        self.projector.catch_up()
-        cleared = [database.scrub() for database in dict.fromkeys((self.storage.events, self.storage.models))]
+    def clear_after_erasure(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Bring what follows the log up to it, and overwrite what was deleted. What was done, by place, and what of it
+        waits for others.
+        """
+        waits = []
+        models = "hold no personal value, and are brought up to the log"
+        try:
+            self.projector.catch_up()
+        except (BookError, Refused) as error:
+            models = f"hold no personal value, and are not brought up to the log yet: {error.message}"
+            waits.append("read models")
+        rows, finished = self.overwrite_deleted()
+        if not finished:
+            waits.append("deleted rows")
         return {
-            "keys": "destroyed; copies of the key store are followed by the log when the book is opened",
-            "look-ups": "released in the commit of the erasure",
+            "look-ups": "released in the commit of the erasure; their hashes in older copies of the book can be "
+            "compared with guesses by whoever has the look-up key, which stays",
             "caches": "forgotten; every read asks the log first, in all processes",
-            "read models": "brought up to the log; they hold no personal value",
+            "read models": models,
             "snapshots": "hold no personal value",
-            "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
-        }
+            "deleted rows": rows,
+        }, tuple(waits)
+
+    def overwrite_deleted(self, wait_s: float = SCRUB_S) -> tuple[str, bool]:
+        """Overwrite what was deleted in the log's database and that of the read models. What became of it, and
+        whether nothing is left to be done here.
+        """
+        databases = list(dict.fromkeys((self.storage.events, self.storage.models)))
+        try:
+            held = [one.place for one in databases if one.overwrites and not one.scrub(wait_s)]
+        except (BookError, Refused) as error:
+            return f"not overwritten yet: {error.message}", False
+        if held:
+            return f"overwritten, but for the journal of {' and '.join(held)}, which somebody is reading", False
+        if not all(one.overwrites for one in databases):
+            return (
+                "stay in the server's pages, log and backups until it drops them: wrapped keys, which open nothing "
+                "without their wrapping key, and hashes of look-ups",
+                True,
+            )
+        return "overwritten", True
 
     def check_erased(self, subject: UUID, key_id: int) -> None:
         """Raises BookDamaged, where the table of erasures names a subject whose own stream tells of no erasure."""

@@ -105,9 +105,9 @@ class Vault:
         self._connect().close()
         return None
 
-    @property
-    def overwrites(self) -> bool:
-        return True
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:
+        self._connect().close()
+        return False
 
     def rotate(self) -> tuple[str, str]:
         self._connect().close()

@@ -170,6 +170,8 @@ def _erasures_agree(book: Book, ledger: Ledger) -> list[Finding]:
         if (name in held, name in destroyed) != (not erased, erased):
             kind = "broken" if erased else "lost"
             found.append(Finding(kind, f"{customer}: erased {erased}, a key {name in held}, {destroyed.get(name)}"))
+    if keys.outlived():
+        found.append(Finding("broken", "copies of destroyed keys can be opened: the wrapping key outlived them"))
     gone = [one for customer in told for one in (customer.bytes, *purchases.get(customer, ()))]
     if log.claims_of(gone):
         found.append(Finding("broken", f"look-ups of erased customers are there: {len(log.claims_of(gone))}"))
