@@ -205,6 +205,13 @@ def audit_review(
     dormant_days: Annotated[
         int | None, typer.Option("--dormant-days", help=f"For access-review (default {_LIMITS.dormant_days})", min=1)
     ] = None,
+    own_tie_subjects: Annotated[
+        int | None,
+        typer.Option("--own-tie-subjects", help=f"For access-review (default {_LIMITS.own_tie_subjects})", min=1),
+    ] = None,
+    own_tie_days: Annotated[
+        int | None, typer.Option("--own-tie-days", help=f"For access-review (default {_LIMITS.own_tie_days})", min=1)
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the tables: into this folder, or an archive NAME.zip")
     ] = None,
@@ -216,7 +223,7 @@ def audit_review(
     """Answer what auditors ask, as tables: see docs/reviews.md. Is itself recorded as a read."""
     given = {
         "tie_days": tie_days, "bulk_subjects": bulk_subjects, "bulk_factor": bulk_factor, "habit_hours": habit_hours,
-        "dormant_days": dormant_days,
+        "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .misdeeds import BULK, DENIED, DORMANT, EXPORT, NO_CONSENT, SNOOPING, UNUSED_RIGHT, WAYS, Mischief, drawn
+from .misdeeds import BULK, DENIED, DORMANT, EXPORT, NO_CONSENT, OWN_TIES, SNOOPING, UNUSED_RIGHT, WAYS, Mischief, drawn
 from .office import LENIENT, NONE, STRICT, Office, played
 from .truth import Finding, Verdict, compare, review
 
@@ -36,6 +36,8 @@ FIXED = {
     "a snooping clerk: an ex-partner": (STRICT, Mischief.the_ex, SNOOPING),
     "a snooping clerk: celebrities": (LENIENT, Mischief.celebrities, SNOOPING),
     "a snooping clerk where there is no policy": (NONE, Mischief.the_ex, SNOOPING),
+    "reads behind records of one's own": (STRICT, Mischief.the_covered_walk, OWN_TIES),
+    "reads behind records of one's own where there is no policy": (NONE, Mischief.the_covered_walk, OWN_TIES),
     "a bulk export: through hundreds of customers": (STRICT, Mischief.the_walk, BULK),
     "a bulk export: a list": (LENIENT, Mischief.the_list, BULK),
     "a bulk export: a file": (STRICT, Mischief.the_export, EXPORT),

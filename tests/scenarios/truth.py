@@ -15,7 +15,7 @@ from uuid import UUID
 from tallybook import Book
 from tallybook.adapters.reports import as_json
 
-from .misdeeds import BULK, KINDS, Misdeed, drawn
+from .misdeeds import BULK, KINDS, OWN_TIES, Misdeed, drawn
 from .office import AUDIT, Office, played
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -96,8 +96,8 @@ def _false(truth: Sequence[Misdeed], found: Iterable[Finding], looked: dict[str,
             yield f"{one.kind} of {one.actor}: {one.rule} ({one.count}, positions {one.first} to {one.last})"
             continue
         planted = frozenset[UUID]().union(*(deed.subjects for deed in deeds))
-        if one.kind == BULK:
-            planted |= looked[one.actor]  # a day's honest looks stand between those of the walk
+        if one.kind in (BULK, OWN_TIES):
+            planted |= looked[one.actor]  # a day's, or a week's, honest looks stand between those of the walk
         if one.subjects is not None and all(deed.subjects for deed in deeds) and one.subjects - planted:
             yield f"{one.kind} of {one.actor} names {len(one.subjects - planted)} of {len(one.subjects)} without reason"
 
