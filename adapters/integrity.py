@@ -36,6 +36,7 @@ class Verification:
     `position` is that of the first event which is not what was recorded, where it can be told. `checkpoints` counts the
     signed ones that the log was compared with. `pruned`: up to here the rows were deleted, as their retention demanded
     and a sweep in the log of events tells; their hashes, in the tiles, were checked, and rows only after it.
+    `unchecked` names what could not be checked in a book that was opened without its data keys.
     """
 
     log: str
@@ -45,11 +46,19 @@ class Verification:
     position: int | None = None
     checkpoints: int = 0
     pruned: int = 0
+    unchecked: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the log is what its head, its tiles and its checkpoints say."""
         return self.problem is None
+
+
+WITHOUT_KEYS = (
+    "whether the data keys are there, and are those that the log commits to",
+    "whether erased subjects have no key",
+)
+"""What can't be checked of the log of events without the data keys. All of its Merkle tree can."""
 
 
 def verify(

@@ -13,7 +13,7 @@ from tallybook.domain.errors import refusal
 
 from .cli_audit import audit_app
 from .exports import ExportReport
-from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, out, tell, watched
+from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, open_to_verify, out, tell, watched
 
 export_app = typer.Typer(
     help="The book in forms that other tools read. No personal values; each is recorded.", no_args_is_help=True
@@ -129,7 +129,8 @@ def audit_export(
     as_json: AsJson = False,
 ) -> None:
     """Write an auditor's pack: both logs as Merkle tiles with signed checkpoints, events, rules, a verifier."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
+    opening = open_book(book, create=False) if clear else open_to_verify(book)
+    with opening as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
         packed = opened.audit.export(folder, sealed=not clear, after=after, until=until, progress=bar)
 
     def show() -> None:

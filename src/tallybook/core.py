@@ -28,7 +28,7 @@ from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
@@ -127,6 +127,15 @@ class Core:
         """Raises BookClosed."""
         if self.closed:
             raise BookClosed("The book is closed.", path=self.storage.url, remedy="Open it again.")
+
+    def check_keys(self) -> None:
+        """Raises KeysMissing in a book that is open without its data keys: it can be verified, and not worked with."""
+        if self.storage.keyless:
+            raise KeysMissing(
+                f"The book {self.storage.url} is open without its data keys: it takes no command.",
+                path=self.storage.url,
+                remedy="Put back its keys, and open it again.",
+            )
 
     def acting_now(self) -> Metadata:
         """Who acts in this thread or task, and why. Refuses: acting_required."""

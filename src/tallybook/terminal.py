@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tallybook.adapters.reports import NUMERIC, Kind, Report, shown
-from tallybook.domain.errors import Refused, TallybookError, refusal
+from tallybook.domain.errors import KeysMissing, Refused, TallybookError, refusal
 
 from . import book as front
 from .book import Book
@@ -63,6 +63,15 @@ def open_book(url: str, *, create: bool = True) -> Book:
         read_models=READ_MODELS.get(),
         signing_key=SIGNING_KEY.get(),
     )
+
+
+def open_to_verify(url: str) -> Book:
+    """Open a book for what needs no data key; without them, where they are not at hand, which is told on stderr."""
+    try:
+        return open_book(url, create=False)
+    except KeysMissing as error:
+        err.print(f"Opened without data keys: {error.message}", markup=False)
+        return front.open(url, create=False, keyless=True, read_models=READ_MODELS.get(), signing_key=SIGNING_KEY.get())
 
 
 def fail(error: TallybookError, as_json: bool) -> None:
