@@ -550,12 +550,16 @@ def show_ticket(
 def tiers(
     book: BookUrl,
     tier: Annotated[str | None, typer.Option("--tier", help="List the members of a tier")] = None,
+    everybody: Annotated[
+        bool, typer.Option("--everybody", help="With those whose data is restricted, or who object: for bookkeeping")
+    ] = False,
     programme: Annotated[str, typer.Option("--programme")] = "main",
     as_of: AsOf = None,
     known_at: KnownAt = None,
     as_json: AsJson = False,
 ) -> None:
-    """How many accounts hold each tier, or who holds one."""
+    """How many accounts hold each tier, or who holds one: without those whose data is restricted, or who object to
+    automated decisions, who are counted."""
     with open_book(book, create=False) as opened:
         if tier is None:
             counts = opened.tiers.counts(programme=programme, as_of=as_of, known_at=known_moment(known_at))
@@ -567,15 +571,26 @@ def tiers(
                 ),
             )
         else:
-            members = opened.tiers.members(tier, programme=programme, as_of=as_of, known_at=known_moment(known_at))
-            tell(
-                members,
-                as_json,
-                lambda: show_table(
+            members = opened.tiers.members(
+                tier, programme=programme, as_of=as_of, known_at=known_moment(known_at), everybody=everybody
+            )
+
+            def show() -> None:
+                show_table(
                     f"Members of {tier}",
                     ["customer", "since", "until", "why", "rules"],
                     [(one.customer_id, one.since, one.until, one.reason, one.rules) for one in members],
-                ),
+                )
+                show_left_out(members.restricted, members.objecting)
+
+            tell(
+                {
+                    "members": list(members),
+                    "restricted": members.restricted,
+                    "objecting": members.objecting,
+                },
+                as_json,
+                show,
             )
 
 
