@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from eventsourcing.persistence import PersistenceError
 
 from tallybook.domain.errors import BookDamaged, MissingExtra, NoteError
+from tallybook.domain.events import utc_text
 from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.read_models import Progress
 
@@ -36,6 +37,7 @@ class Verification:
     `position` is that of the first event which is not what was recorded, where it can be told. `checkpoints` counts the
     signed ones that the log was compared with. `pruned`: up to here the rows were deleted, as their retention demanded
     and a sweep in the log of events tells; their hashes, in the tiles, were checked, and rows only after it.
+    `cosigned`: which kept checkpoints witnesses signed too, who and when; whose keys those are, the book can't know.
     `unchecked` names what could not be checked in a book that was opened without its data keys.
     """
 
@@ -46,6 +48,7 @@ class Verification:
     position: int | None = None
     checkpoints: int = 0
     pruned: int = 0
+    cosigned: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
 
     @property
@@ -151,6 +154,7 @@ class _Check:
         self.problem: str | None = None
         self.position: int | None = None
         self.compared = 0
+        self.cosigned: list[str] = []
         self.good = 0
         """The greatest size at which the rows give the root of a checkpoint."""
         self.signed = 0
@@ -180,7 +184,14 @@ class _Check:
         """What was found."""
         root = self.frontier.root().hex()
         return Verification(
-            self.name, self.head.position, root, self.problem, self.position, self.compared, self.pruned.position
+            self.name,
+            self.head.position,
+            root,
+            self.problem,
+            self.position,
+            self.compared,
+            self.pruned.position,
+            tuple(self.cosigned),
         )
 
     def run(self) -> None:
@@ -340,12 +351,16 @@ class _Check:
         try:
             head, note = self.checkpoints.opened(stored.note)
             _check_token(stored.token)
+            cosigned = stored.cosigned()
         except NoteError as error:
             told = str(error)
         else:
             times = {one.seconds for one in note.signatures} - {None}
             if (head.size, head.root) == (stored.size, stored.root) and times == {stored.signed_us // 1_000_000}:
                 self.signed = max(self.signed, min(head.size, self.head.position))
+                self.cosigned += [
+                    f"{head.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
+                ]
                 return head.root
             told = "its row says something else than its note."
         self.altered_checkpoint = self.altered_checkpoint or (

@@ -340,7 +340,7 @@ class LogRecorder(ApplicationRecorder):
             "root {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
             "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
-            "PRIMARY KEY (log, size, signed_us))",
+            "witnesses {text} NOT NULL, PRIMARY KEY (log, size, signed_us))",
         ]
 
     def create_table(self) -> None:

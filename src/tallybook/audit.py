@@ -66,6 +66,7 @@ class SignedCheckpoint:
     """A log's head, signed. `note` is all that a stranger needs beside the public key: size and root are in it.
 
     `token` is the answer of a timestamp authority (RFC 3161), if one was asked; `stamped_at` the time that it tells.
+    `cosigned`: the public keys of witnesses who signed it too, each with the time that it tells.
     """
 
     log: str
@@ -75,6 +76,7 @@ class SignedCheckpoint:
     note: str
     stamped_at: str | None = None
     token: bytes | None = None
+    cosigned: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,10 @@ class Consistency:
 
 
 def _signed(log: str, stored: Stored) -> SignedCheckpoint:
-    made = SignedCheckpoint(log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note)
+    cosigned = tuple([(one.vkey, iso(seconds * 1_000_000) or "") for one, seconds in stored.cosigned()])
+    made = SignedCheckpoint(
+        log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note, cosigned=cosigned
+    )
     if not stored.token:
         return made
     from tallybook.adapters.timestamps import said_at
@@ -233,6 +238,22 @@ class AuditView(Desk):
                 return _signed(checkpoint.log, stored._replace(token=token))
         raise refusal("invalid_argument", "The checkpoint is not one that is kept.", argument="checkpoint")
 
+    def keep(self, cosigned: str | Path, witness: str) -> SignedCheckpoint:
+        """Keep a checkpoint of either log that a witness has cosigned (C2SP's tlog-cosignature), beside the others.
+
+        `cosigned` is the signed note with the witness's line added, or the path of its file; `witness` the witness's
+        public key, which you had from the witness. `verify` tells of it from then on, and packs hold it. Raises
+        NoteError where log or witness did not sign it, BookDamaged where the log does not lead through it.
+        """
+        core = self._core
+        core.check_open()
+        note = _note_of(cosigned)
+        origin = Checkpoint.parse(taken_apart(note)[0]).origin
+        for log, checkpoints in core.checkpoints.items():
+            if origin == checkpoints.name:
+                return _signed(log, checkpoints.keep_cosigned(note, witness))
+        raise NoteError(f"This is a checkpoint of {origin}, and no log of this book.")
+
     def proof(self, position: int, *, log: str = "events", checkpoint: SignedCheckpoint | None = None) -> Inclusion:
         """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.
 
@@ -249,7 +270,7 @@ class AuditView(Desk):
         else:
             head = _head(checkpoints, checkpoint)
             whole(head.size, "checkpoint", position, checkpoints.log.position())
-            stored = Stored(head.size, 0, head.root, checkpoint.note, b"")
+            stored = Stored(head.size, 0, head.root, checkpoint.note)
         found = checkpoints.proof(position, stored)
         [row] = checkpoints.log.rows_at([position])
         return Inclusion(

@@ -74,6 +74,8 @@ def audit_verify(
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
             out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
+            for what in one.cosigned:
+                out.print(f"{one.log}: cosigned: size {what}", markup=False)
             for what in one.unchecked:
                 out.print(f"{one.log}: not checked without the data keys: {what}", markup=False)
         for model in models:

@@ -36,11 +36,23 @@ def audit_checkpoint(
     timestamp: Annotated[
         str | None, typer.Option("--timestamp", help="URL of an RFC 3161 authority that is to sign the time")
     ] = None,
+    cosigned: Annotated[
+        Path | None, typer.Option("--cosigned", help="Sign none: keep this one, which a witness cosigned")
+    ] = None,
+    witness: Annotated[
+        str | None, typer.Option("--witness", help="The witness's public key, NAME+ID+KEY, for --cosigned")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sign the log's head as it is now. Keep that elsewhere: `audit verify --against` holds the book against it."""
+    """Sign the log's head as it is now. Keep that elsewhere: `audit verify --against` holds the book against it. Or
+    keep one that a witness cosigned."""
+    if (cosigned is None) != (witness is None):
+        raise typer.BadParameter("--cosigned and --witness belong together", param_hint="--cosigned")
     with open_book(book, create=False) as opened:
-        made = opened.audit.checkpoint(log.value)
+        if cosigned is not None and witness is not None:
+            made = opened.audit.keep(cosigned, witness)
+        else:
+            made = opened.audit.checkpoint(log.value)
         if timestamp is not None:
             made = opened.audit.timestamp(made, timestamp)
     if file is not None:
@@ -56,6 +68,8 @@ def _tell_checkpoint(made: SignedCheckpoint, as_json: bool, file: Path | None) -
             out.print(made.note, end="", markup=False, highlight=False, soft_wrap=True)
         else:
             out.print(f"{made.log}: {made.size:,} leaves, signed at {made.signed_at}: {file}", markup=False)
+        for name, at in made.cosigned:
+            out.print(f"Cosigned by {name} at {at}.", markup=False)
         if made.stamped_at is not None:
             out.print(f"The timestamp authority says {made.stamped_at}.", markup=False)
 

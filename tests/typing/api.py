@@ -14,7 +14,7 @@ from tallybook.domain.events import Event
 from tallybook.loyalty import AccountView, RedemptionResult, SweepResult
 from tallybook.projections.replay import Backtest, Certificate
 from tallybook.tickets import TicketView
-from tallybook.views import Members, ProfileView
+from tallybook.views import Members, Membership, ProfileView
 
 
 def synchronous(book: Book) -> None:
