@@ -32,6 +32,7 @@ from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
+    DETACHED,
     READ_MODELS,
     SIGNING_KEY,
     WRAPPING_KEY,
@@ -131,11 +132,20 @@ def options(
             show_default=False,
         ),
     ] = None,
+    detached: Annotated[
+        bool,
+        typer.Option(
+            "--detached",
+            envvar="TALLYBOOK_DETACHED",
+            help="A book that is made commits to hashes only; one that is there must have been made so",
+        ),
+    ] = False,
 ) -> None:
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
     SIGNING_KEY.set(signing_key)
+    DETACHED.set(True if detached else None)
 
 
 # ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────

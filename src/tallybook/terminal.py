@@ -30,6 +30,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
 SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
+DETACHED: ContextVar[bool | None] = ContextVar("detached", default=None)
 READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
 
 BookUrl = Annotated[
@@ -62,6 +63,7 @@ def open_book(url: str, *, create: bool = True) -> Book:
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
         signing_key=SIGNING_KEY.get(),
+        detached=DETACHED.get(),
     )
 
 
