@@ -282,9 +282,11 @@ class Checkpoints:
             told = error.message
         if told is None:
             return
-        logger.warning("The tiles of %s are made anew: %s", self.name, told)
-        self.tiles.rebuild(size)
-        told = self._disagreement(size, root, last)
+        if self.tiles.rows_give({**({} if last is None else {last.size: last.root}), size: root}):
+            logger.warning("The tiles of %s are made anew: %s", self.name, told)
+            self.tiles.rebuild(size)
+            told = self._disagreement(size, root, last)
+        # Else the rows are what was altered, and the tiles are what tells which of them: they are left as they are.
         if told is not None:
             raise damaged(told, self.log.database.place, f"No checkpoint is signed. {EXAMINE}")
 
@@ -356,7 +358,7 @@ class Checkpoints:
             path = tree.inclusion(index)
             return path if merkle.root_of_inclusion(index, stored.size, leaf, path) == stored.root else None
 
-        found = self._from_tiles(stored.size, made)
+        found = self._from_tiles(stored.size, stored.root, made)
         if found is None:
             raise damaged(
                 f"The event at position {position} of {self.name} is not the one that the checkpoint of size "
@@ -372,7 +374,7 @@ class Checkpoints:
             fits = tree.root() == new.root and tree.root(old.size) == old.root
             return tree.consistency(old.size) if fits else None
 
-        found = self._from_tiles(new.size, made)
+        found = self._from_tiles(new.size, new.root, made)
         if found is None:
             raise damaged(
                 f"The log of {self.name} is not the one that the checkpoints of size {old.size} and {new.size} tell of",
@@ -380,8 +382,10 @@ class Checkpoints:
             )
         return found
 
-    def _from_tiles(self, size: int, made: Callable[[Tiles], Sequence[bytes] | None]) -> Sequence[bytes] | None:
-        """A proof from the tiles. Where they don't give one that holds, they are made anew, and it is tried again."""
+    def _from_tiles(
+        self, size: int, root: bytes, made: Callable[[Tiles], Sequence[bytes] | None]
+    ) -> Sequence[bytes] | None:
+        """A proof from the tiles. Where they don't give one that holds, and the rows do, they are made anew."""
         try:
             self.tiles.catch_up(size)
             found = made(self.tiles.reader(size))
@@ -389,6 +393,9 @@ class Checkpoints:
                 return found
         except BookDamaged:
             logger.warning("The tiles of %s are damaged", self.name, exc_info=True)
+        head = self.log.head()
+        if not self.tiles.rows_give({head.position: head.frontier.root(), size: root}):
+            return None  # they tell which row was altered: see `_must_agree`
         logger.warning("The tiles of %s are made anew.", self.name)
         self.tiles.rebuild()
         return made(self.tiles.reader(size))
