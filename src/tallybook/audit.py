@@ -362,8 +362,9 @@ class AuditView(Desk):
     ) -> list[TrailEntry]:
         """Events and reads about a subject (default: all), by an actor (default: any), in order of recording.
 
-        Of no subject, also denied commands, exports, and when the book was opened and closed. Personal fields are
-        named, never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
+        Of no subject, also denied commands, exports, and when the book was opened and closed. Where records of reads
+        were pruned, the last sweep that did it is among the entries, whoever was asked for. Personal fields are named,
+        never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
         invalid_argument.
         """
         core = self._core
@@ -385,9 +386,12 @@ class AuditView(Desk):
         found = core.store.select(core.trail, Trail.table, ["position"], where, params)
         # What is about two subjects has two rows.
         positions = list(dict.fromkeys(position for (position,) in found))
+        pruned = core.reads_pruned()
+        if pruned is not None and pruned.position not in positions:
+            positions = sorted([*positions, pruned.position])  # whatever is asked for: it says what can't be told
         wanted = positions if limit is None else positions[-limit:]
         entries = [
-            (event.metadata.recorded_us, _entry(position, event, subject_id))
+            (event.metadata.recorded_us, _entry(position, event, subject_id if event.subject_id else None))
             for position, event in core.at_positions(wanted)
         ]
         reads: list[tuple[int, TrailEntry]] = []

@@ -33,6 +33,7 @@ from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -302,6 +303,14 @@ class Core:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
 
+    def reads_pruned(self) -> Pruning | None:
+        """Up to where records of reads were deleted after their time; None: all that were ever made are there."""
+        last = self.checkpoints["reads"].log.pruned().position
+        for position, event in self.history([RetentionSwept.stored_name]) if last else ():
+            if isinstance(event, RetentionSwept) and event.reads_pruned == last:
+                return Pruning(last, event.metadata.recorded_us, position)
+        return None
+
     def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
 
@@ -408,6 +417,14 @@ class Inline:
             self._core.projector.catch_up(names=self._names)
         except (TallybookError, PersistenceError):
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
+
+
+class Pruning(NamedTuple):
+    """A sweep that deleted the records of reads up to a position: when, and where in the log of events it stands."""
+
+    reads: int
+    at_us: int
+    position: int
 
 
 class Acting(NamedTuple):

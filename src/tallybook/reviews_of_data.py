@@ -479,13 +479,18 @@ def _retention(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "Sweeps",
-        "",
+        "Records of reads: those past their period by then. They are deleted by whole tiles of 256. Pruned up to: the "
+        "last that was deleted; who looked before the first one that is left, nobody can tell.",
         columns_of(
-            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("records of reads", COUNT)
+            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("records of reads", COUNT),
+            ("pruned up to", COUNT),
         ),
         [
-            (iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.access_records)
+            (
+                iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.access_records,
+                event.reads_pruned,
+            )
             for _, event in events_of(core, question, RetentionSwept)
             if isinstance(event, RetentionSwept)
         ],
-    )
+    )  # fmt: skip

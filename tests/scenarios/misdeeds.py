@@ -158,7 +158,7 @@ class Mischief:
             for number, client in enumerate(whom):
                 self.look(clerk, client, start + number * pace_us)
             late_too = {OUTSIDE_HOURS} if late and self.office.kind != NONE else set[str]()
-            self.note("the walk", clerk.name, {BULK, *late_too}, whom, {SNOOPING})
+            self.note("the walk", clerk.name, {BULK, *late_too}, whom, {SNOOPING, OWN_TIES})
 
     def the_covered_walk(self) -> None:
         """A clerk looks at dozens of customers within a week, and writes himself a reason for each."""
