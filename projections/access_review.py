@@ -272,13 +272,15 @@ class Dealings:
             self._asked(*request, NEVER_US)
         for subject, opened_us, opener, owners, ended_us in self._tickets.values():
             until_us = NEVER_US if ended_us is None else ended_us + DAY_US
-            self._vouch(ANYONE, subject, ANYONE if _is(opener, subject) else opener, opened_us - DAY_US, until_us)
+            opened_by = ANYONE if _is(opener, subject) else opener
+            self._vouch(ANYONE, subject, opened_by, opened_us - DAY_US, until_us)
             for place, (at_us, owner, by) in enumerate(owners):
                 from_us = opened_us if place == 0 else at_us
                 ends = [one for one in (ended_us, *(after[0] for after in owners[place + 1 : place + 2])) if one]
                 span = (from_us - margin, min(ends) + margin if ends else NEVER_US)
                 self._spans.add((owner, subject), *span)
                 self._vouch(owner, subject, by, *span)
+                self._vouch(owner, subject, opened_by, *span)
         for subject, changes in self._owners.items():
             changes.sort()
             for (at_us, owner, by), after in zip(changes, [*changes[1:], None], strict=True):

@@ -112,6 +112,7 @@ LOOKS: Mapping[str, Call] = {
     "book.audit.trail": lambda it: it.book.audit.trail(it.customer),
     "book.customers.privacy": lambda it: it.book.customers.privacy(it.customer),
     "book.audit.review, erasure-evidence": lambda it: reviewed(it, "erasure-evidence", subject=it.customer),
+    "book.audit.review, restrictions": lambda it: reviewed(it, "restrictions", subject=it.customer),
     "book.audit.review, consent-at": lambda it: reviewed(it, "consent-at", subject=it.customer),
     "book.audit.review, exposure": lambda it: reviewed(it, "exposure", subject=it.customer, actor="agent:lin"),
 }
@@ -185,7 +186,7 @@ NEITHER = {
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
     "book.erasures.receipt", "book.erasures.repeat", "book.erasures.follow", "book.erasures.all",
     "book.rotate_wrapping_key",
-    "book.audit.timestamp", "book.exports.cloudevents", "book.exports.ocel", "book.exports.ocsf",
+    "book.audit.keep", "book.audit.timestamp", "book.exports.cloudevents", "book.exports.ocel", "book.exports.ocsf",
 }  # fmt: skip
 """What does something, and gives back counts and ids at most."""
 
@@ -392,6 +393,7 @@ CLI_LOOKS: Mapping[str, Callable[[Filled], list[str]]] = {
     "audit trail": lambda it: ["--subject", str(it.customer)],
     "consent show": lambda it: [str(it.customer)],
     "audit review, erasure-evidence": lambda it: ["erasure-evidence", "--subject", str(it.customer)],
+    "audit review, restrictions": lambda it: ["restrictions", "--subject", str(it.customer)],
     "audit review, consent-at": lambda it: ["consent-at", "--subject", str(it.customer)],
     "audit review, exposure": lambda it: ["exposure", "--subject", str(it.customer), "--by", "agent:lin"],
     "audit review, corrections of all": lambda it: ["corrections"],

@@ -305,6 +305,10 @@ def test_erasures_and_restrictions_with_what_shows_them(story: Story) -> None:
     assert (held["subject"], held["what"], held["until"]) == (str(story.dee), "restricted", None)
     assert (held["reads released"], held["reads withheld"]) == (0, 1)
     assert [one["in time"] for one in found["Requests for erasure"]] == ["open"]
+    alone = asked(story, "restrictions")
+    assert alone["Restrictions and objections"] == found["Restrictions and objections"]
+    assert len(asked(story, "restrictions", subject=story.dee)["Restrictions and objections"]) == 1
+    assert asked(story, "restrictions", subject=story.ada)["Restrictions and objections"] == []
     assert asked(story, "erasure-evidence", since="2026-02-01")["Erasures"] == []
     assert asked(story, "erasure-evidence", subject=story.ada)["Erasures"] == []
 
@@ -430,7 +434,8 @@ def test_an_empty_book_gives_an_empty_review(name: str) -> None:
         found = tables(report)
         assert as_html(report).startswith("<!DOCTYPE html>")
     shown = {
-        "corrections": "Corrections", "erasure-evidence": "Erasures", "exposure": "Subjects", "consent-at": "In force",
+        "corrections": "Corrections", "erasure-evidence": "Erasures", "exposure": "Subjects",
+        "restrictions": "Restrictions and objections", "consent-at": "In force",
         "access-review": "findings", "retention": "Due", "processing-records": "Exports",
         "compliance-audit": "Recording of reads",
     }[name]  # fmt: skip

@@ -414,11 +414,12 @@ class AuditView(Desk):
         at: When | None = None,
         thresholds: Thresholds | None = None,
     ) -> Report:
-        """One of ten reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
+        """One of the reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
 
-        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, processing-records, exposure
-        (of an `actor`), consent-at, compliance-audit, access-review, retention: see docs/reviews.md. `since` and
-        `until` bound what was recorded; `at` is the moment of consent-at and retention. One recorded read.
+        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, restrictions,
+        processing-records, exposure (of an `actor`), consent-at, compliance-audit, access-review, retention: see
+        docs/reviews.md. `since` and `until` bound what was recorded; `at` is the moment of consent-at and retention.
+        One recorded read.
         Refuses: invalid_argument, naive_time, acting_required, access_denied, unknown_customer.
         """
         return answer(
