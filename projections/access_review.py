@@ -273,7 +273,8 @@ class Dealings:
         for subject, opened_us, opener, owners, ended_us in self._tickets.values():
             until_us = NEVER_US if ended_us is None else ended_us + DAY_US
             opened_by = ANYONE if _is(opener, subject) else opener
-            self._vouch(ANYONE, subject, opened_by, opened_us - DAY_US, until_us)
+            if opened_by == ANYONE:
+                self._vouch(ANYONE, subject, ANYONE, opened_us - DAY_US, until_us)
             for place, (at_us, owner, by) in enumerate(owners):
                 from_us = opened_us if place == 0 else at_us
                 ends = [one for one in (ended_us, *(after[0] for after in owners[place + 1 : place + 2])) if one]

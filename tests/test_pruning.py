@@ -315,7 +315,7 @@ def test_whoever_asks_who_looked_is_told_that_reads_were_pruned(shop: Shop) -> N
         before = shop.book.audit.subject_report(ADA)
         assert before.data["reads_pruned"] is None
         assert "book.retention_swept" not in {one.action for one in shop.book.audit.trail(ADA)}
-        assert "reads_pruned" not in shop.book.audit.replay(ADA, "2021-06-01").document["evidence"]
+        assert "reads_pruned" not in shop.book.audit.replay(ADA, "2021-06-01").evidence
         shop.book.retention.sweep()
         swept_at = next(one.recorded_at for one in shop.book.audit.trail() if one.action == "book.retention_swept")
         report = shop.book.audit.subject_report(ADA)
@@ -329,5 +329,5 @@ def test_whoever_asks_who_looked_is_told_that_reads_were_pruned(shop: Shop) -> N
                 True,
             )
         replayed = shop.book.audit.replay(ADA, "2021-06-01")
-        assert replayed.document["evidence"]["reads_pruned"] == {"position": 512, "at": swept_at}
+        assert replayed.evidence["reads_pruned"] == {"position": 512, "at": swept_at}
         assert "Records of reads up to 512 were pruned" in replayed.html()
