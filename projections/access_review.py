@@ -916,7 +916,9 @@ class AccessReview:
         declared = None if policy is None else self._policies.decides(policy).purposes.get(metadata.purpose)
         subjects = released_subjects(event)
         if policy is not None and declared is not None and subjects and not declared.in_hours(at_us, policy.zone):
-            hours = f"outside the hours of {metadata.purpose}: {', '.join(declared.hours)} ({policy.zone.name})"
+            why = "no policy was in force" if event.policy is None else "the policy does not enforce them"
+            times = f"{', '.join(declared.hours)} ({policy.zone.name})"
+            hours = f"outside the hours of {metadata.purpose}: {times}; {why}"
             self._add(OUTSIDE_HOURS, event, hours, lambda _: hours, position, subjects)
         roles = self._policies.roles_of(metadata.actor, at_us)
         if policy is not None and subjects:

@@ -45,6 +45,7 @@ from .terminal import (
     ReadModelName,
     ReadModelOrAll,
     acting_as,
+    acting_in,
     err,
     fail,
     in_json,
@@ -464,7 +465,7 @@ def show_customer(
     as_json: AsJson = False,
 ) -> None:
     """A profile, each field with the event that set it. Opens personal data: a recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         profile = opened.profiles.get(the_customer(opened, customer), as_of=as_of, known_at=known_moment(known_at))
 
     def show() -> None:
@@ -534,7 +535,7 @@ def show_ticket(
     as_json: AsJson = False,
 ) -> None:
     """Where a case stands; with --texts, what was written in it."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         view = opened.tickets.get(ticket, as_of=as_of, known_at=known_moment(known_at))
         entries = opened.tickets.read(ticket) if texts else []
 
@@ -616,7 +617,7 @@ def segments(
     as_json: AsJson = False,
 ) -> None:
     """Frequency, recency, tenure and value of each customer at a date. Opens external ids: one recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.profiles.segments(as_of=as_of, known_at=known_moment(known_at), system=system)
     columns = ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
     rows = [(name, one.frequency, one.recency_days, one.tenure_days, one.monetary_minor) for name, one in found]
@@ -884,7 +885,7 @@ def projections_pause(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Stop folding into a read model, by a recorded decision."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.pause(name)
     tell({"read_model": name, "decision": "paused"}, as_json, lambda: out.print(f"{name} is paused."))
 
@@ -894,7 +895,7 @@ def projections_resume(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a paused read model go on; a retired one starts anew."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.resume(name)
     tell({"read_model": name, "decision": "resumed"}, as_json, lambda: out.print(f"{name} goes on."))
 
@@ -904,7 +905,7 @@ def projections_retry(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a failed read model try its event again."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.retry(name)
     tell(
         {"read_model": name, "decision": "retried"},
@@ -923,7 +924,7 @@ def projections_skip(
     as_json: AsJson = False,
 ) -> None:
     """Let a failed read model leave out the event that it failed at."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.skip(name, position)
     answer = {"read_model": name, "decision": "skipped", "position": position}
     tell(answer, as_json, lambda: out.print(f"{name} leaves out the event at position {position:,}."))
@@ -934,7 +935,7 @@ def projections_retire(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Give a read model up, and drop its rows."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.retire(name)
         opened.projections.catch_up(names=[name])
     tell({"read_model": name, "decision": "retired"}, as_json, lambda: out.print(f"{name} is retired."))

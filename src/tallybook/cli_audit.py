@@ -22,9 +22,8 @@ from .terminal import (
     BookUrl,
     KnownAt,
     Purpose,
-    acting_as,
+    acting_in,
     known_moment,
-    open_book,
     open_to_verify,
     out,
     show_report,
@@ -105,7 +104,7 @@ def audit_trail(
     as_json: AsJson = False,
 ) -> None:
     """Who did what, about whom, which fields, when, why. Names personal fields, opens none; is itself recorded."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         entries = opened.audit.trail(None if subject is None else the_customer(opened, subject), actor=by, limit=limit)
     tell(
         entries,
@@ -154,7 +153,7 @@ def audit_replay(
 
     Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
     """
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.audit.replay(
             the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
         )
@@ -231,7 +230,7 @@ def audit_review(
         "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         report = opened.audit.review(
             name,
             subject=None if subject is None else the_customer(opened, subject),

@@ -14,7 +14,17 @@ from tallybook.adapters.notes import Signer
 
 from .audit import SignedCheckpoint
 from .cli_audit import audit_app
-from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, out, tell
+from .terminal import (
+    Actor,
+    AsJson,
+    BookUrl,
+    Purpose,
+    acting_in,
+    open_book,
+    out,
+    say,
+    tell,
+)
 
 
 class Log(StrEnum):
@@ -104,7 +114,7 @@ def audit_proof(
 @audit_app.command("rotate-key")
 def audit_rotate_key(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
     """Have a new key sign the checkpoints; the next ones bear both signatures. Prints the new public key."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         vkey = opened.audit.rotate_signing_key()
     tell({"vkey": vkey}, as_json, lambda: out.print(vkey, markup=False, highlight=False, soft_wrap=True))
 
@@ -136,7 +146,7 @@ def audit_rebuild_tiles(book: BookUrl, as_json: AsJson = False) -> None:
     with open_book(book, create=False) as opened:
         opened.audit.rebuild_tiles()
         found = {one.log: one.size for one in opened.audit.verify()}
-    tell(found, as_json, lambda: out.print("The tiles of both logs were made anew.", markup=False))
+    say(found, as_json, "The tiles of both logs were made anew.")
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -98,6 +98,11 @@ def tell(answer: Any, as_json: bool, show: Callable[[], None]) -> None:
         show()
 
 
+def say(answer: Any, as_json: bool, line: str) -> None:
+    """An answer that is one line for people."""
+    tell(answer, as_json, lambda: out.print(line, markup=False))
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     table = Table(title=title, title_justify="left")
     for column in columns:
@@ -173,6 +178,13 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     if not actor or not purpose:
         return nullcontext()
     return book.acting(actor, purpose=purpose, channel="cli")
+
+
+@contextmanager
+def acting_in(url: str, actor: str | None, purpose: str | None) -> Iterator[Book]:
+    """A book that is there, with somebody acting in it, if he was named."""
+    with open_book(url, create=False) as opened, acting_as(opened, actor, purpose):
+        yield opened
 
 
 def known_moment(known_at: str | None) -> str | int | None:
