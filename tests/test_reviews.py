@@ -171,7 +171,8 @@ def test_access_review_finds_what_was_done_and_nothing_else(story: Story) -> Non
     ]  # fmt: skip
     assert rows == [
         ("snooping", "agent:kim", [dee], 4, 5, 2, days),
-        ("outside_hours", "agent:lin", [bob], 3, 3, 1, "outside the hours of support: Mon-Fri 08:00-18:00 (UTC); the policy does not enforce them"),
+        ("outside_hours", "agent:lin", [bob], 3, 3, 1,
+         "outside the hours of support: Mon-Fri 08:00-18:00 (UTC); the policy does not enforce them"),
         ("unused_right", "agent:bo", [], None, None, 0, "has the role support, and did nothing"),
         ("denied", "agent:kim", [ada], 9, 9, 1,
          "profiles.get for support is not allowed by house@1; the role support, which allowed it, had ended"),
