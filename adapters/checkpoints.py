@@ -36,10 +36,11 @@ CHECKPOINTS = Table(
         ("root", "blob"),
         ("note", "text"),
         ("token", "blob"),
+        ("witnesses", "text"),
     ),
     ("log", "size", "signed_us"),
 )
-_SELECT = "SELECT log, size, signed_us, root, note, token FROM checkpoints WHERE log=?"
+_SELECT = "SELECT log, size, signed_us, root, note, token, witnesses FROM checkpoints WHERE log=?"
 
 DEFAULT_CHECKPOINT_S = 60
 FRESH_MAX = 8192
@@ -49,13 +50,38 @@ logger = logging.getLogger("tallybook.log")
 
 
 class Stored(NamedTuple):
-    """A checkpoint as it is kept: with its signatures, and with the token of a timestamp authority, or empty."""
+    """A checkpoint as it is kept: with its signatures, and with the token of a timestamp authority, or empty.
+
+    `witnesses`: the public keys of others whose cosignatures are in the note, a line each.
+    """
 
     size: int
     signed_us: int
     root: bytes
     note: str
-    token: bytes
+    token: bytes = b""
+    witnesses: str = ""
+
+    def cosigned(self) -> list[tuple[Verifier, int]]:
+        """Its witnesses, and when (seconds) they signed. Raises NoteError where one of them did not."""
+        return [cosigned_by(self.note, cosigner_of(one)) for one in self.witnesses.splitlines()]
+
+
+def cosigned_by(note: str, cosigner: Verifier) -> tuple[Verifier, int]:
+    """That a witness cosigned a note, and the time (seconds) that it tells. Raises NoteError."""
+    seconds = notes.opened(note, [cosigner]).signatures[0].seconds
+    if seconds is None or seconds > LAST_S:
+        raise NoteError(f"The cosignature of {cosigner.name} tells no time.")
+    return cosigner, seconds
+
+
+LAST_S = 253_402_300_799
+"""The end of the year 9999."""
+
+
+def cosigner_of(witness: str) -> Verifier:
+    """What verifies the cosignatures of a witness, by its public key. Raises NoteError."""
+    return Verifier.parse(witness).cosigner()
 
 
 class History(NamedTuple):
@@ -202,12 +228,13 @@ class Checkpoints:
                 # The first one after a rotation bears the old key's signature too, if that is at hand.
                 signers += [one for one in keys.signers(newest=True) if one.vkey == history.vkeys[-2]]
             signed_us = self._now_us()
-            made = Stored(head.position, signed_us, root, self._note(checkpoint, signers, signed_us), b"")
+            made = Stored(head.position, signed_us, root, self._note(checkpoint, signers, signed_us))
             table = self.log.table.name
             with self.log.database.session(write=True) as session:
                 # Of those of one size, the first and the last tell all: since when, and until when it stood so.
                 session.run(
-                    "DELETE FROM checkpoints WHERE log=? AND size=? AND length(token)=0 AND signed_us>("
+                    "DELETE FROM checkpoints WHERE log=? AND size=? AND length(token)=0 AND witnesses='' "
+                    "AND signed_us>("
                     "SELECT MIN(signed_us) FROM checkpoints WHERE log=? AND size=?)",
                     [table, made.size, table, made.size],
                 )
@@ -221,6 +248,39 @@ class Checkpoints:
         """Keep what a timestamp authority says of a checkpoint."""
         with self.log.database.session(write=True) as session:
             session.upsert(CHECKPOINTS, [(self.log.table.name, *stored._replace(token=token))])
+
+    def keep_cosigned(self, note: str, witness: str) -> Stored:
+        """Keep a checkpoint of this log that a witness has cosigned, beside those that are kept.
+
+        Raises NoteError where the log's key or the witness did not sign it, BookDamaged where the log does not lead
+        through it: then the witness saw another log than this one.
+        """
+        head, ours = self.opened(note)
+        cosigner = cosigner_of(witness)
+        if any(cosigner.public == one.public for one in self.verifiers()):
+            raise NoteError("The key that was given as a witness's is the log's own.")
+        cosigned_by(note, cosigner)
+        position = self.log.position()
+        if head.size > position:
+            raise damaged(
+                f"A witness saw {head.size} leaves of {self.name}, and the log ends at {position}",
+                self.log.database.place,
+            )
+        self.consistency(head, head)
+        kept = next((one for one in self.stored(head.size - 1) if one.size == head.size and _same(one, note)), None)
+        if kept is None:
+            told = [one.seconds for one in ours.signatures if one.seconds is not None]
+            lines = [line for one in ours.signatures for line in _lines_of(note, one.verifier)]
+            if not told:
+                raise NoteError("The log's own signature with the time is not in this note.")
+            kept = Stored(head.size, told[0] * 1_000_000, head.root, notes.made(ours.text, lines))
+        if cosigner.vkey in kept.witnesses.splitlines():
+            return kept
+        [line] = _lines_of(note, cosigner)
+        made = kept._replace(note=kept.note + line, witnesses=f"{kept.witnesses}{cosigner.vkey}\n")
+        with self.log.database.session(write=True) as session:
+            session.upsert(CHECKPOINTS, [(self.log.table.name, *made)])
+        return made
 
     def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
         text, seconds = checkpoint.text, signed_us // 1_000_000
@@ -245,9 +305,11 @@ class Checkpoints:
             told = error.message
         if told is None:
             return
-        logger.warning("The tiles of %s are made anew: %s", self.name, told)
-        self.tiles.rebuild(size)
-        told = self._disagreement(size, root, known)
+        if self.tiles.rows_give({**{before: expected for before, expected, _ in known if before <= size}, size: root}):
+            logger.warning("The tiles of %s are made anew: %s", self.name, told)
+            self.tiles.rebuild(size)
+            told = self._disagreement(size, root, known)
+        # Else the rows are what was altered, and the tiles are what tells which of them: they are left as they are.
         if told is not None:
             raise damaged(told, self.log.database.place, f"No checkpoint is signed. {EXAMINE}")
 
@@ -360,7 +422,7 @@ class Checkpoints:
             path = tree.inclusion(index)
             return path if merkle.root_of_inclusion(index, stored.size, leaf, path) == stored.root else None
 
-        found = self._from_tiles(stored.size, made)
+        found = self._from_tiles(stored.size, stored.root, made)
         if found is None:
             raise damaged(
                 f"The event at position {position} of {self.name} is not the one that the checkpoint of size "
@@ -376,7 +438,7 @@ class Checkpoints:
             fits = tree.root() == new.root and tree.root(old.size) == old.root
             return tree.consistency(old.size) if fits else None
 
-        found = self._from_tiles(new.size, made)
+        found = self._from_tiles(new.size, new.root, made)
         if found is None:
             raise damaged(
                 f"The log of {self.name} is not the one that the checkpoints of size {old.size} and {new.size} tell of",
@@ -384,8 +446,10 @@ class Checkpoints:
             )
         return found
 
-    def _from_tiles(self, size: int, made: Callable[[Tiles], Sequence[bytes] | None]) -> Sequence[bytes] | None:
-        """A proof from the tiles. Where they don't give one that holds, they are made anew, and it is tried again."""
+    def _from_tiles(
+        self, size: int, root: bytes, made: Callable[[Tiles], Sequence[bytes] | None]
+    ) -> Sequence[bytes] | None:
+        """A proof from the tiles. Where they don't give one that holds, and the rows do, they are made anew."""
         try:
             self.tiles.catch_up(size)
             found = made(self.tiles.reader(size))
@@ -393,6 +457,9 @@ class Checkpoints:
                 return found
         except BookDamaged:
             logger.warning("The tiles of %s are damaged", self.name, exc_info=True)
+        head = self.log.head()
+        if not self.tiles.rows_give({head.position: head.frontier.root(), size: root}):
+            return None  # they tell which row was altered: see `_must_agree`
         logger.warning("The tiles of %s are made anew.", self.name)
         self.tiles.rebuild()
         return made(self.tiles.reader(size))
@@ -485,3 +552,15 @@ def _finish() -> None:
     """No thread is to be in the middle of a transaction when the interpreter is taken down."""
     for timer in list(TIMERS):
         timer.finish(5.0)
+def _lines_of(note: str, verifier: Verifier) -> list[str]:
+    """The lines of a note that are one key's signatures."""
+    text, signatures = notes.taken_apart(note)
+    del text
+    return [notes.line(name, data) for name, data in signatures if (name, data[:4]) == (verifier.name, verifier.key_id)]
+
+
+def _same(stored: Stored, note: str) -> bool:
+    """Whether a note is a stored one, with signatures added."""
+    (kept_text, kept), (text, given) = notes.taken_apart(stored.note), notes.taken_apart(note)
+    own = len(kept) - len(stored.witnesses.splitlines())  # witnesses' lines come last
+    return kept_text == text and all(one in given for one in kept[:own])

@@ -585,9 +585,17 @@ def command_ids(patient: Patient) -> Iterator[Word]:
         yield ok(f"the receipts of all {seen:,} commands with an id are there")
 
 
+NO_KEYS = "the data keys are not at hand"
+KEYS_BACK = "Put the keys back, and look again."
+
+
 def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
-    if patient.log is None or patient.keys is None:
+    if patient.log is None:
+        return
+    if patient.keys is None:
+        # Of a key file, the check of the files has told what is wrong with it.
+        yield (failed if patient.path is None else warning)(f"not checked: {NO_KEYS}", KEYS_BACK)
         return
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
@@ -688,7 +696,11 @@ def erasures(patient: Patient) -> Iterator[Word]:
             "Open the book: it rotates the wrapping key. If it can't, it says why.",
         )
     if told.keys() == noted.keys() and not held and not moved:
-        yield ok(f"{len({subject for subject, _ in told}):,} subjects were erased, and none of them has a key")
+        erased = f"{len({subject for subject, _ in told}):,} subjects were erased"
+        if patient.keys is None:
+            yield warning(f"{erased}; not checked: whether their keys are gone", KEYS_BACK)
+        else:
+            yield ok(f"{erased}, and none of them has a key")
 
 
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -752,7 +764,10 @@ def read_models(patient: Patient) -> Iterator[Word]:
 
 def snapshots(patient: Patient) -> Iterator[Word]:
     """Snapshots of long streams: written by this book, and the same as a replay of their events."""
-    if patient.log is None or patient.keys is None:
+    if patient.log is None:
+        return
+    if patient.keys is None:
+        yield warning("not checked: only the look-up key tells which of them the book wrote", KEYS_BACK)
         return
     store = SnapshotStore(patient.log.database, secret(patient.keys().lookup_key, SNAPSHOTS.name))
     report = compared(store, BookEventStore(patient.mapper, patient.log))
@@ -885,7 +900,7 @@ def examine_open(
         None,
         logs[0],
         logs[1],
-        lambda: storage.keys,
+        None if storage.keyless else lambda: storage.keys,
         status,
         progress,
         models_elsewhere=storage.models is not events,

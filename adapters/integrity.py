@@ -13,6 +13,7 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.domain.access import LogOpened
 from tallybook.domain.errors import BookDamaged, MissingExtra, NoteError
+from tallybook.domain.events import utc_text
 from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.read_models import Progress
 
@@ -42,6 +43,8 @@ class Verification:
     `unsigned_openings`: how often, as the log of reads tells, a process opened the book without its signing key.
     `head_checked`: whether the MAC of its head was compared, for which the book's keys must be at hand. Without it,
     what follows the last checkpoint may have been added by anybody who can write in the database.
+    `cosigned`: which kept checkpoints witnesses signed too, who and when; whose keys those are, the book can't know.
+    `unchecked` names what could not be checked in a book that was opened without its data keys.
     """
 
     log: str
@@ -53,11 +56,22 @@ class Verification:
     pruned: int = 0
     unsigned_openings: int = 0
     head_checked: bool = False
+    cosigned: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the log is what its head, its tiles and its checkpoints say."""
         return self.problem is None
+
+
+WITHOUT_KEYS = (
+    "whether the data keys are there, and are those that the log commits to",
+    "whether erased subjects have no key",
+    "whether the head of the log is the book's own: what follows the last checkpoint may have been added by anybody who can "
+    "write in the database",
+)
+"""What can't be checked of the log of events without the data keys. All of its Merkle tree can."""
 
 
 def verify(
@@ -170,6 +184,7 @@ class _Check:
         self.problem: str | None = None
         self.position: int | None = None
         self.compared = 0
+        self.cosigned: list[str] = []
         self.good = 0
         """The greatest size at which the rows give the root of a checkpoint."""
         self.signed = 0
@@ -212,6 +227,7 @@ class _Check:
             self.compared,
             self.pruned.position,
             head_checked=self.log.key is not None,
+            cosigned=tuple(self.cosigned),
         )
 
     def run(self) -> None:
@@ -389,12 +405,16 @@ class _Check:
         try:
             head, note = self.checkpoints.opened(stored.note)
             _check_token(stored.token)
+            cosigned = stored.cosigned()
         except NoteError as error:
             told = str(error)
         else:
             times = {one.seconds for one in note.signatures} - {None}
             if (head.size, head.root) == (stored.size, stored.root) and times == {stored.signed_us // 1_000_000}:
                 self.signed = max(self.signed, min(head.size, self.head.position))
+                self.cosigned += [
+                    f"{head.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
+                ]
                 return head.root
             told = "its row says something else than its note."
         self.altered_checkpoint = self.altered_checkpoint or (

@@ -34,7 +34,7 @@ from tallybook.projections.read_models import Table
 from . import merkle
 from .database import Database, Session, Watch, damaged, marks, sound
 from .form import uuid_from
-from .keys import KeyStore, secret
+from .keys import KeyStore, NoKeys, secret
 from .sqlite import SQLiteDatabase
 
 Row = tuple[int, bytes, int, str, bytes]
@@ -396,7 +396,7 @@ class LogRecorder(ApplicationRecorder):
             "root {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
             "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
-            "PRIMARY KEY (log, size, signed_us))",
+            "witnesses {text} NOT NULL, PRIMARY KEY (log, size, signed_us))",
         ]
 
     def create_table(self) -> None:
@@ -953,8 +953,9 @@ class LogTrackingRecorder(TrackingRecorder):
 
 
 def log_of(database: Database, keys: KeyStore, events_table_name: str = EVENTS_TABLE) -> LogRecorder:
-    """One of a book's logs, with a head that is authenticated by the book's keys."""
-    return LogRecorder(database, events_table_name, keys.origin, head_key(keys.lookup_key))
+    """One of a book's logs, with a head that is authenticated by the book's keys, if they are at hand."""
+    key = None if isinstance(keys, NoKeys) else head_key(keys.lookup_key)
+    return LogRecorder(database, events_table_name, keys.origin, key)
 
 
 class LogProcessRecorder(LogTrackingRecorder, LogRecorder, ProcessRecorder):

@@ -141,6 +141,7 @@ LOOKS: Mapping[str, Call] = {
     "book.audit.trail, by an actor": lambda it: it.book.audit.trail(it.customer, actor="agent:lin"),
     "book.customers.privacy": lambda it: it.book.customers.privacy(it.customer),
     "book.audit.review, erasure-evidence": lambda it: reviewed(it, "erasure-evidence", subject=it.customer),
+    "book.audit.review, restrictions": lambda it: reviewed(it, "restrictions", subject=it.customer),
     "book.audit.review, consent-at": lambda it: reviewed(it, "consent-at", subject=it.customer),
     "book.audit.review, exposure": lambda it: reviewed(it, "exposure", subject=it.customer, actor="agent:lin"),
 }
@@ -263,7 +264,7 @@ NEITHER = {
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
     "book.erasures.receipt", "book.erasures.all",
     "book.rotate_wrapping_key",
-    "book.audit.timestamp", "tallybook.open", "tallybook.restore", "BoundCommand.aio",
+    "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "BoundCommand.aio",
 }  # fmt: skip
 """What does something, and gives back counts and ids at most."""
 

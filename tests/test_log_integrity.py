@@ -606,3 +606,13 @@ def test_whatever_is_altered_is_found(path: Path, tmp_path: Path) -> None:
             book._core.checkpoints.clear()
         shutil.rmtree(folder)
         assert os.path.exists(path)
+
+
+def test_a_proof_that_fails_by_an_altered_row_leaves_the_tiles_that_name_it(path: Path) -> None:
+    tamper(path, "UPDATE stored_events SET state=zeroblob(length(state)) WHERE position=150")
+    with tallybook.open(url_of(path)) as book:
+        with pytest.raises(BookDamaged):
+            book.audit.proof(150)
+        book.audit.checkpoint()  # by the tiles, which hold what was recorded
+    problem, position = verified(path)
+    assert (position, "position 150" in str(problem)) == (150, True)

@@ -270,7 +270,7 @@ def cells() -> list[tuple[str, str, str]]:
 LOG = {
     "head": "log position frontier signed mac",
     "tiles": "log level tile hashes",
-    "checkpoints": "log size signed_us root note token",
+    "checkpoints": "log size signed_us root note token witnesses",
     "erased": "subject key_id position",
     "pruned": "log position root",
     "receipts": "command_id digest first_position last_position result",

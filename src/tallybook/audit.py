@@ -69,6 +69,7 @@ class SignedCheckpoint:
     """A log's head, signed. `note` is all that a stranger needs beside the public key: size and root are in it.
 
     `token` is the answer of a timestamp authority (RFC 3161), if one was asked; `stamped_at` the time that it tells.
+    `cosigned`: the public keys of witnesses who signed it too, each with the time that it tells.
     """
 
     log: str
@@ -78,6 +79,7 @@ class SignedCheckpoint:
     note: str
     stamped_at: str | None = None
     token: bytes | None = None
+    cosigned: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,10 @@ class Consistency:
 
 
 def _signed(log: str, stored: Stored) -> SignedCheckpoint:
-    made = SignedCheckpoint(log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note)
+    cosigned = tuple([(one.vkey, iso(seconds * 1_000_000) or "") for one, seconds in stored.cosigned()])
+    made = SignedCheckpoint(
+        log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note, cosigned=cosigned
+    )
     if not stored.token:
         return made
     from tallybook.adapters.timestamps import said_at
@@ -164,6 +169,8 @@ class AuditView(Desk):
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head, events=core.app.log)
             if log == "reads" and kept is not None and one.problem is None:
                 one = replace(one, unsigned_openings=len(integrity.unsigned_openings(checkpoints.log)))
+            if core.storage.keyless and log == "events":
+                one = replace(one, unchecked=integrity.WITHOUT_KEYS)
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
 
@@ -236,6 +243,22 @@ class AuditView(Desk):
                 return _signed(checkpoint.log, stored._replace(token=token))
         raise refusal("invalid_argument", "The checkpoint is not one that is kept.", argument="checkpoint")
 
+    def keep(self, cosigned: str | Path, witness: str) -> SignedCheckpoint:
+        """Keep a checkpoint of either log that a witness has cosigned (C2SP's tlog-cosignature), beside the others.
+
+        `cosigned` is the signed note with the witness's line added, or the path of its file; `witness` the witness's
+        public key, which you had from the witness. `verify` tells of it from then on, and packs hold it. Raises
+        NoteError where log or witness did not sign it, BookDamaged where the log does not lead through it.
+        """
+        core = self._core
+        core.check_open()
+        note = _note_of(cosigned)
+        origin = Checkpoint.parse(taken_apart(note)[0]).origin
+        for log, checkpoints in core.checkpoints.items():
+            if origin == checkpoints.name:
+                return _signed(log, checkpoints.keep_cosigned(note, witness))
+        raise NoteError(f"This is a checkpoint of {origin}, and no log of this book.")
+
     def proof(self, position: int, *, log: str = "events", checkpoint: SignedCheckpoint | None = None) -> Inclusion:
         """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.
 
@@ -252,7 +275,7 @@ class AuditView(Desk):
         else:
             head = _head(checkpoints, checkpoint)
             whole(head.size, "checkpoint", position, checkpoints.log.position())
-            stored = Stored(head.size, 0, head.root, checkpoint.note, b"")
+            stored = Stored(head.size, 0, head.root, checkpoint.note)
         found = checkpoints.proof(position, stored)
         [row] = checkpoints.log.rows_at([position])
         return Inclusion(
@@ -344,8 +367,9 @@ class AuditView(Desk):
     ) -> list[TrailEntry]:
         """Events and reads about a subject (default: all), by an actor (default: any), in order of recording.
 
-        Of no subject, also denied commands, exports, and when the book was opened and closed. Personal fields are
-        named, never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
+        Of no subject, also denied commands, exports, and when the book was opened and closed. Where records of reads
+        were pruned, the last sweep that did it is among the entries, whoever was asked for. Personal fields are named,
+        never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
         invalid_argument.
         """
         core = self._core
@@ -367,10 +391,16 @@ class AuditView(Desk):
         found = core.store.select(core.trail, Trail.table, ["position"], where, params)
         # What is about two subjects has two rows.
         positions = list(dict.fromkeys(position for (position,) in found))
+        pruned = core.reads_pruned()
+        if pruned is not None and pruned.position not in positions:
+            positions = sorted([*positions, pruned.position])  # whatever is asked for: it says what can't be told
         wanted = positions if limit is None else positions[-limit:]
         policies = core.policies()
         entries = [
-            (event.metadata.recorded_us, _entry(position, event, subject_id, policies))
+            (
+                event.metadata.recorded_us,
+                _entry(position, event, subject_id if event.subject_id else None, policies),
+            )
             for position, event in core.at_positions(wanted)
         ]
         reads: list[tuple[int, TrailEntry]] = []
@@ -393,11 +423,12 @@ class AuditView(Desk):
         at: When | None = None,
         thresholds: Thresholds | None = None,
     ) -> Report:
-        """One of ten reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
+        """One of the reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
 
-        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, processing-records, exposure
-        (of an `actor`), consent-at, compliance-audit, access-review, retention: see docs/reviews.md. `since` and
-        `until` bound what was recorded; `at` is the moment of consent-at and retention. One recorded read.
+        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, restrictions,
+        processing-records, exposure (of an `actor`), consent-at, compliance-audit, access-review, retention: see
+        docs/reviews.md. `since` and `until` bound what was recorded; `at` is the moment of consent-at and retention.
+        One recorded read.
         Refuses: invalid_argument, naive_time, acting_required, access_denied, unknown_customer.
         """
         return answer(

@@ -280,6 +280,7 @@ def open(  # noqa: A001 - the name of the front door
     signing_key: str | Path | None = None,
     checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     detached: bool | None = None,
+    keyless: bool = False,
     application: str | None = None,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
@@ -303,6 +304,8 @@ def open(  # noqa: A001 - the name of the front door
     `detached` makes a book whose Merkle logs commit to the hash of each event's state, never to its bytes: what is
     signed and given out as entries and proofs then holds nothing personal, not even sealed. It can't be changed later;
     an existing book that was made the other way is not opened.
+    `keyless` opens a book that is there without its data keys, and without its signing key where that is not there: to
+    verify it, to look at what is in the clear, to export sealed events. Commands and personal values raise KeysMissing.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, SigningKeyMissing,
@@ -315,6 +318,7 @@ def open(  # noqa: A001 - the name of the front door
             "read_models": read_models,
             "signing_key": signing_key,
             "detached": detached,
+            "keyless": keyless or None,
         }
         for name in [name for name, given in own.items() if given is not None]:
             raise refusal("invalid_argument", f"{name}: a Storage has its own already.", argument=name)
@@ -328,11 +332,14 @@ def open(  # noqa: A001 - the name of the front door
             read_models=read_models,
             signing_key=signing_key,
             detached=detached,
+            keyless=keyless,
         )
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
         book._core.look_at_heads()
         book._note_opened()
+        if storage.keyless:
+            return book
         book._erasing.repeat()
         book._sealing.follow()
         book._erasing.finish()

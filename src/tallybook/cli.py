@@ -35,6 +35,7 @@ from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
+    DETACHED,
     READ_MODELS,
     SIGNING_KEY,
     WRAPPING_KEY,
@@ -47,6 +48,7 @@ from .terminal import (
     ReadModelName,
     ReadModelOrAll,
     acting_as,
+    acting_in,
     err,
     fail,
     in_json,
@@ -135,11 +137,20 @@ def options(
             show_default=False,
         ),
     ] = None,
+    detached: Annotated[
+        bool,
+        typer.Option(
+            "--detached",
+            envvar="TALLYBOOK_DETACHED",
+            help="A book that is made commits to hashes only; one that is there must have been made so",
+        ),
+    ] = False,
 ) -> None:
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
     SIGNING_KEY.set(signing_key)
+    DETACHED.set(True if detached else None)
 
 
 # ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -484,7 +495,7 @@ def show_customer(
     as_json: AsJson = False,
 ) -> None:
     """A profile, each field with the event that set it. Opens personal data: a recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         profile = opened.profiles.get(the_customer(opened, customer), as_of=as_of, known_at=known_moment(known_at))
 
     def show() -> None:
@@ -556,7 +567,7 @@ def show_ticket(
     as_json: AsJson = False,
 ) -> None:
     """Where a case stands; with --texts, what was written in it."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         view = opened.tickets.get(ticket, as_of=as_of, known_at=known_moment(known_at))
         entries = opened.tickets.read(ticket) if texts else []
 
@@ -582,12 +593,16 @@ def show_ticket(
 def tiers(
     book: BookUrl,
     tier: Annotated[str | None, typer.Option("--tier", help="List the members of a tier")] = None,
+    everybody: Annotated[
+        bool, typer.Option("--everybody", help="With those whose data is restricted, or who object: for bookkeeping")
+    ] = False,
     programme: Annotated[str, typer.Option("--programme")] = "main",
     as_of: AsOf = None,
     known_at: KnownAt = None,
     as_json: AsJson = False,
 ) -> None:
-    """How many accounts hold each tier, or who holds one."""
+    """How many accounts hold each tier, or who holds one: without those whose data is restricted, or who object to
+    automated decisions, who are counted."""
     with open_book(book, create=False) as opened:
         if tier is None:
             counts = opened.tiers.counts(programme=programme, as_of=as_of, known_at=known_moment(known_at))
@@ -599,15 +614,26 @@ def tiers(
                 ),
             )
         else:
-            members = opened.tiers.members(tier, programme=programme, as_of=as_of, known_at=known_moment(known_at))
-            tell(
-                members,
-                as_json,
-                lambda: show_table(
+            members = opened.tiers.members(
+                tier, programme=programme, as_of=as_of, known_at=known_moment(known_at), everybody=everybody
+            )
+
+            def show() -> None:
+                show_table(
                     f"Members of {tier}",
                     ["customer", "since", "until", "why", "rules"],
                     [(one.customer_id, one.since, one.until, one.reason, one.rules) for one in members],
-                ),
+                )
+                show_left_out(members.restricted, members.objecting)
+
+            tell(
+                {
+                    "members": list(members),
+                    "restricted": members.restricted,
+                    "objecting": members.objecting,
+                },
+                as_json,
+                show,
             )
 
 
@@ -623,7 +649,7 @@ def segments(
     as_json: AsJson = False,
 ) -> None:
     """Frequency, recency, tenure and value of each customer at a date. Opens external ids: one recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.profiles.segments(as_of=as_of, known_at=known_moment(known_at), system=system)
     columns = ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
     rows = [(name, one.frequency, one.recency_days, one.tenure_days, one.monetary_minor) for name, one in found]
@@ -898,7 +924,7 @@ def projections_pause(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Stop folding into a read model, by a recorded decision."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.pause(name)
     tell({"read_model": name, "decision": "paused"}, as_json, lambda: out.print(f"{name} is paused."))
 
@@ -908,7 +934,7 @@ def projections_resume(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a paused read model go on; a retired one starts anew."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.resume(name)
     tell({"read_model": name, "decision": "resumed"}, as_json, lambda: out.print(f"{name} goes on."))
 
@@ -918,7 +944,7 @@ def projections_retry(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a failed read model try its event again."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.retry(name)
     tell(
         {"read_model": name, "decision": "retried"},
@@ -937,7 +963,7 @@ def projections_skip(
     as_json: AsJson = False,
 ) -> None:
     """Let a failed read model leave out the event that it failed at."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.skip(name, position)
     answer = {"read_model": name, "decision": "skipped", "position": position}
     tell(answer, as_json, lambda: out.print(f"{name} leaves out the event at position {position:,}."))
@@ -948,7 +974,7 @@ def projections_retire(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Give a read model up, and drop its rows."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.retire(name)
         opened.projections.catch_up(names=[name])
     tell({"read_model": name, "decision": "retired"}, as_json, lambda: out.print(f"{name} is retired."))

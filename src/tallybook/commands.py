@@ -152,6 +152,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
     def _run(self, desk: D, *args: P.args, **kwargs: P.kwargs) -> R:
         core = desk._core
         core.check_open()
+        core.check_keys()
         given: Mapping[str, Any] = MappingProxyType(kwargs)
         acting = core.acting_now()
         command_id = given.get("command_id")

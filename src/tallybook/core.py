@@ -35,11 +35,12 @@ from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, Refused, TallybookError, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing, Refused, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -143,6 +144,15 @@ class Core:
         """Raises BookClosed."""
         if self.closed:
             raise BookClosed("The book is closed.", path=self.storage.url, remedy="Open it again.")
+
+    def check_keys(self) -> None:
+        """Raises KeysMissing in a book that is open without its data keys: it can be verified, and not worked with."""
+        if self.storage.keyless:
+            raise KeysMissing(
+                f"The book {self.storage.url} is open without its data keys: it takes no command.",
+                path=self.storage.url,
+                remedy="Put back its keys, and open it again.",
+            )
 
     def acting_now(self) -> Metadata:
         """Who acts in this thread or task, and why. Refuses: acting_required."""
@@ -346,6 +356,14 @@ class Core:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
 
+    def reads_pruned(self) -> Pruning | None:
+        """Up to where records of reads were deleted after their time; None: all that were ever made are there."""
+        last = self.checkpoints["reads"].log.pruned().position
+        for position, event in self.history([RetentionSwept.stored_name]) if last else ():
+            if isinstance(event, RetentionSwept) and event.reads_pruned == last:
+                return Pruning(last, event.metadata.recorded_us, position)
+        return None
+
     def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
 
@@ -452,6 +470,14 @@ class Inline:
             self._core.projector.catch_up(names=self._names)
         except (TallybookError, PersistenceError):
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
+
+
+class Pruning(NamedTuple):
+    """A sweep that deleted the records of reads up to a position: when, and where in the log of events it stands."""
+
+    reads: int
+    at_us: int
+    position: int
 
 
 class Acting(NamedTuple):

@@ -222,6 +222,8 @@ def export_pack(
             first=pruned + 1,
             pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
         )
+        for log, where in ((EVENTS, part), (READS, part / READS)):
+            pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)
         pack.write_code(part)
         personal = "sealed" if sealed else "clear"

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tallybook.adapters.reports import NUMERIC, Kind, Report, shown, visible
-from tallybook.domain.errors import Refused, TallybookError, refusal
+from tallybook.domain.errors import KeysMissing, Refused, TallybookError, refusal
 
 from . import book as front
 from .book import Book
@@ -40,6 +40,7 @@ err = Terminal(stderr=True, soft_wrap=True, highlight=False)
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
 SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
+DETACHED: ContextVar[bool | None] = ContextVar("detached", default=None)
 READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
 
 BookUrl = Annotated[
@@ -72,7 +73,17 @@ def open_book(url: str, *, create: bool = True) -> Book:
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
         signing_key=SIGNING_KEY.get(),
+        detached=DETACHED.get(),
     )
+
+
+def open_to_verify(url: str) -> Book:
+    """Open a book for what needs no data key; without them, where they are not at hand, which is told on stderr."""
+    try:
+        return open_book(url, create=False)
+    except KeysMissing as error:
+        err.print(f"Opened without data keys: {error.message}", markup=False)
+        return front.open(url, create=False, keyless=True, read_models=READ_MODELS.get(), signing_key=SIGNING_KEY.get())
 
 
 def fail(error: TallybookError, as_json: bool) -> None:
@@ -100,6 +111,11 @@ def tell(answer: Any, as_json: bool, show: Callable[[], None]) -> None:
         print_json(in_json(answer))
     else:
         show()
+
+
+def say(answer: Any, as_json: bool, line: str) -> None:
+    """An answer that is one line for people."""
+    tell(answer, as_json, lambda: out.print(line, markup=False))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
@@ -180,6 +196,13 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     if not actor or not purpose:
         return nullcontext()
     return book.acting(actor, purpose=purpose, channel="cli")
+
+
+@contextmanager
+def acting_in(url: str, actor: str | None, purpose: str | None) -> Iterator[Book]:
+    """A book that is there, with somebody acting in it, if he was named."""
+    with open_book(url, create=False) as opened, acting_as(opened, actor, purpose):
+        yield opened
 
 
 def known_moment(known_at: str | None) -> str | int | None:
