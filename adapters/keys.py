@@ -236,8 +236,7 @@ class NoKeys:
     def wrapping(self) -> None:
         """None: it is not known."""
 
-    @property
-    def overwrites(self) -> bool:
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
         raise self._missing()
 

@@ -301,7 +301,7 @@ def request_list(
     as_json: AsJson = False,
 ) -> None:
     """Requests, when they are due, and how they were answered. One recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.customers.requests(
             None if subject is None else the_customer(opened, subject), open_only=open_only
         )
