@@ -76,7 +76,9 @@ class WrappedKeyStore:
         ]
 
     @staticmethod
-    def begin(insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys) -> str:
+    def begin(
+        insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys, lookup_key: bytes
+    ) -> str:
         """Write the look-up key of a new book; the fingerprint of its wrapping key, which is made, and durable before.
 
         Raises KeysMissing where another book's wrapping key is.
@@ -86,7 +88,7 @@ class WrappedKeyStore:
         wrapping = Wrapping(source, origin)
         name = wrapping.newest
         insert(KEY_NOTES, [(ERASED_UP_TO, 0)])
-        insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, os.urandom(KEY_BYTES), LOOKUP, 0))])
+        insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, lookup_key, LOOKUP, 0))])
         return name.hex()
 
     @property
@@ -418,7 +420,7 @@ class FileKeyStore(WrappedKeyStore):
                             rows,
                         )
 
-                    cls.begin(insert, str(named[0]), source)
+                    cls.begin(insert, str(named[0]), source, os.urandom(KEY_BYTES))
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error, str(path)) from error

@@ -14,7 +14,7 @@ from .terminal import (
     AsJson,
     BookUrl,
     Purpose,
-    acting_as,
+    acting_in,
     in_json,
     open_book,
     out,
@@ -43,7 +43,7 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a customer: destroy the key, so that no personal value can be opened again. There is no way back."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.erasures.erase(the_customer(opened, subject), reason=reason, request_id=request, effective_at=at)
     _answer(found, receipt, as_json)
 

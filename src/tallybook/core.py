@@ -15,12 +15,19 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
+from tallybook.adapters.checkpoints import (
+    DEFAULT_CHECKPOINT_S,
+    Checkpoints,
+    History,
+    TailTimer,
+    signed_by,
+    signing_stream,
+)
 from tallybook.adapters.database import SCRUB_S, Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate, Told
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, check_stream, log_of, missing
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
@@ -29,12 +36,13 @@ from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import DESTROYING, ORDINARY_KEY, ValueResealed, newest_of
-from tallybook.domain.errors import BookClosed, BookError, Refused, TallybookError, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing, Refused, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
 from tallybook.domain.personal import Personal
-from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
+from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -44,6 +52,8 @@ from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+RESERVED = "system:"
+"""What the book does by itself is done by an actor whose name begins so. No host can take such a name."""
 LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
 """For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
@@ -76,7 +86,7 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment, self._ordinary_key)
         self.app = BookApplication(storage.events, self.keyring)
-        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
+        reads = log_of(storage.reads, storage.keys, READS_TABLE)
         self.gate = Gate(
             self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased,
             self.told,
@@ -98,6 +108,7 @@ class Core:
         for checkpoints in self.checkpoints.values():
             checkpoints.log.fresh = Fresh()
             checkpoints.log.committed = checkpoints.after_commit
+        self.tail_timer = TailTimer(list(self.checkpoints.values()))
         if storage.signing is not None:
             self.finish_rotation()
 
@@ -121,9 +132,15 @@ class Core:
         for one in self.checkpoints.values():
             one.heartbeat()
 
+    def look_at_heads(self) -> None:
+        """See where the logs stand: from here on, they don't go back behind that."""
+        for one in self.checkpoints.values():
+            one.at_open()
+
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
         signal handler that closes the book would wait for itself."""
+        self.tail_timer.stop()
         for one in self.checkpoints.values():
             if not one.log.database.in_use_here():
                 one.at_close()
@@ -133,12 +150,25 @@ class Core:
         if self.closed:
             raise BookClosed("The book is closed.", path=self.storage.url, remedy="Open it again.")
 
+    def check_keys(self) -> None:
+        """Raises KeysMissing in a book that is open without its data keys: it can be verified, and not worked with."""
+        if self.storage.keyless:
+            raise KeysMissing(
+                f"The book {self.storage.url} is open without its data keys: it takes no command.",
+                path=self.storage.url,
+                remedy="Put back its keys, and open it again.",
+            )
+
     def acting_now(self) -> Metadata:
         """Who acts in this thread or task, and why. Refuses: acting_required."""
         acting = ACTING.get({}).get(self)
         if acting is None:
             raise refusal("acting_required", "Nobody is acting.")
         return acting.metadata
+
+    def somebody_acts(self) -> bool:
+        """Whether anybody does, in this thread or task."""
+        return self in ACTING.get({})
 
     def address_now(self) -> str | None:
         """Where the request comes from, if the host said so: for the log of reads alone."""
@@ -169,6 +199,10 @@ class Core:
     def policy(self, *, newest: bool = True) -> Policy:
         """The access policy and the roles, in force now; without `newest`, as this process saw them last."""
         return self.app.load(Policy, self.policy_id, newest=newest)
+
+    def policies(self) -> PolicyHistory:
+        """Which access policy was in force at which place of the log."""
+        return PolicyHistory(self.stream(self.policy_id))
 
     def verdict(self, policy: Policy, in_force: InForce, acting: Metadata, command: str) -> Verdict:
         """Whether the policy in force lets somebody give a command now."""
@@ -339,6 +373,14 @@ class Core:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
 
+    def reads_pruned(self) -> Pruning | None:
+        """Up to where records of reads were deleted after their time; None: all that were ever made are there."""
+        last = self.checkpoints["reads"].log.pruned().position
+        for position, event in self.history([RetentionSwept.stored_name]) if last else ():
+            if isinstance(event, RetentionSwept) and event.reads_pruned == last:
+                return Pruning(last, event.metadata.recorded_us, position)
+        return None
+
     def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
 
@@ -448,6 +490,14 @@ class Inline:
             self._core.projector.catch_up(names=self._names)
         except (TallybookError, PersistenceError):
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
+
+
+class Pruning(NamedTuple):
+    """A sweep that deleted the records of reads up to a position: when, and where in the log of events it stands."""
+
+    reads: int
+    at_us: int
+    position: int
 
 
 class Acting(NamedTuple):
