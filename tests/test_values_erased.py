@@ -563,7 +563,7 @@ def test_two_sweeps_at_once_seal_anew_once(book: Book, clock: Clock) -> None:
 
         def sweep(one: Book) -> None:
             try:
-                with one.acting("system:retention", purpose="retention"):
+                with one.acting("job:retention", purpose="retention"):
                     swept.append(one.retention.sweep())
             except BaseException as error:  # noqa: BLE001 - told below
                 failed.append(error)
@@ -607,7 +607,7 @@ def test_writers_and_sweeps_at_once_leave_nothing_that_nobody_can_open(book: Boo
 
     def sweep() -> None:
         try:
-            with closing(tallybook_again(book)) as mine, mine.acting("system:retention", purpose="retention"):
+            with closing(tallybook_again(book)) as mine, mine.acting("job:retention", purpose="retention"):
                 for _ in range(6):
                     clock.now += timedelta(days=21)
                     mine.retention.sweep()
@@ -657,7 +657,7 @@ def cut(of, name, after):
     setattr(of, name, dying)
 place, _, when = step.partition(", ")
 cut({"append": core.app.log}.get(place, core.storage.keys), place, when == "after")
-with book.acting("system:retention", purpose="retention"):
+with book.acting("job:retention", purpose="retention"):
     book.retention.sweep()
 """
 STEPS = [
