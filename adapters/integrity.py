@@ -112,7 +112,9 @@ def unsigned_openings(reads: LogRecorder) -> list[LogOpened]:
     read = EventMapper(Keyring(MemoryKeyStore(reads.origin), lambda *_: None)).read
     opened = (
         read(known_uuid(stream), version, name, state, position)
-        for position, stream, version, name, state in reads.iterate(topics=[LogOpened.stored_name])
+        for position, stream, version, name, state in reads.iterate(
+            stop=reads.extent()[2], topics=[LogOpened.stored_name]
+        )
     )
     return [one for one in opened if isinstance(one, LogOpened) and not one.signs]
 
