@@ -608,7 +608,9 @@ def test_writers_and_sweeps_at_once_leave_nothing_that_nobody_can_open(book: Boo
     def sweep() -> None:
         try:
             with closing(tallybook_again(book)) as mine, mine.acting("job:retention", purpose="retention"):
-                for _ in range(6):
+                for turn in range(1, 7):
+                    while len(written) < 2 * turn and not failed:
+                        time.sleep(0.01)
                     clock.now += timedelta(days=21)
                     mine.retention.sweep()
         except BaseException as error:  # noqa: BLE001 - told below
