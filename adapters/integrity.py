@@ -68,8 +68,8 @@ class Verification:
 WITHOUT_KEYS = (
     "whether the data keys are there, and are those that the log commits to",
     "whether erased subjects have no key",
-    "whether the head of the log is the book's own: what follows the last checkpoint may have been added by anybody who "
-    "can write in the database",
+    "whether the head of the log is the book's own: what follows the last checkpoint may have been added by anybody "
+    "who can write in the database",
 )
 """What can't be checked of the log of events without the data keys. All of its Merkle tree can."""
 
