@@ -279,7 +279,9 @@ class Checkpoints:
         [line] = _lines_of(note, cosigner)
         made = kept._replace(note=kept.note + line, witnesses=f"{kept.witnesses}{cosigner.vkey}\n")
         with self.log.database.session(write=True) as session:
+            head_then = self.log.count_signed(session, made.size)
             session.upsert(CHECKPOINTS, [(self.log.table.name, *made)])
+        self.log.saw(head_then)
         return made
 
     def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
