@@ -202,6 +202,8 @@ def export_pack(
         signed = core.checkpoints[EVENTS].sign()
         last = signed.size if until is None else min(whole(until, "until", 0, 2**62), signed.size)
         first = min(after, last) + 1
+        if first > last and signed.size:
+            raise refusal("invalid_argument", "after, until: no event lies between them.", argument="after")
         opener = None
         if sealed:
             core.gate.record(core.gate_metadata(acting), PACK_ACTION, [], [])
