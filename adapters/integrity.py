@@ -23,9 +23,9 @@ from .codec import EventMapper
 from .form import known_uuid
 from .keys import Keyring, MemoryKeyStore
 from .log import Head, LogRecorder, Pruned
-from .merkle import TILE
+from .merkle import HASH, TILE, split
 from .notes import Checkpoint
-from .tiles import AGAIN, CHUNK, FULL, HASH, TileStore, split
+from .tiles import AGAIN, CHUNK, FULL, TileStore
 
 GIVEN = "the checkpoint that was given"
 SEEN = "the head that this process saw"
