@@ -791,9 +791,7 @@ class LogRecorder(ApplicationRecorder):
                 remedy="Open the book with its keys.",
             )
 
-    def _sound_head(
-        self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None, ask: Ask | None = None
-    ) -> HeadRow:
+    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None, ask: Ask | None = None) -> HeadRow:
         """The head in its row, read after another was seen. `ask` answers what is to be read within the same
         transaction. Raises BookDamaged."""
         if before is not None and len(rows) == 1 and rows[0] == before:
@@ -826,8 +824,8 @@ class LogRecorder(ApplicationRecorder):
         newest = self.seen
         base = newest if newest is not None and before.position < newest.position <= found.position else before
         if not self._leads(base, found, ask or self.database.rows):
-            told = f"goes on from another history than this process saw: the stored bytes after position {base.position}"
-            return f"{told} do not lead to that of position {found.position}", WENT_BACK
+            told = "goes on from another history than this process saw: the stored bytes after position"
+            return f"{told} {base.position} do not lead to that of position {found.position}", WENT_BACK
         return None
 
     def _leads(self, seen: HeadRow, found: HeadRow, ask: Ask) -> bool:
