@@ -506,6 +506,26 @@ class Checkpoints:
             )
         return Proof(index, found, stored.note)
 
+    def must_hold(self, positions: Sequence[int]) -> None:
+        """See that the events at some positions are leaves of the tree that the log's head tells of: for what can't be
+        undone. Some 0.1 ms for each. Raises BookDamaged."""
+        head = self.log.head()
+        size, root = head.position, head.frontier.root()
+        leaves = merkle.row_hashes(self.log.origin, list(self.log.rows_at(positions)))
+
+        def made(tree: Tiles) -> Sequence[bytes] | None:
+            for position, leaf in zip(positions, leaves, strict=True):
+                index = position - 1
+                if merkle.root_of_inclusion(index, size, leaf, tree.inclusion(index)) != root:
+                    return None
+            return ()
+
+        if positions and self._from_tiles(size, root, made) is None:
+            raise damaged(
+                f"Of the events of {self.name} that this rests on, one is not the one that the head of the log tells of",
+                self.log.database.place,
+            )
+
     def consistency(self, old: Checkpoint, new: Checkpoint) -> Sequence[bytes]:
         """That the tree of a checkpoint goes on from that of an older one. Raises BookDamaged where it does not."""
 
