@@ -65,7 +65,7 @@ class Book:
         self._erasing = Erasing(core)
         self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core, self._erasing)
+        self.retention = RetentionDesk(core)
 
     @property
     def origin(self) -> str:
