@@ -1603,7 +1603,7 @@ def _span(manifest: dict[str, str] | None, name: str, problems: list[Bad]) -> tu
 SHAPES: dict[str, dict[int, str]] = {
     "access.command_denied": {1: "c0352752ee99eda6a28084ed79d9b3cfaa48705e04315f99c44f621a83749232"},
     "access.exported": {1: "82c1b39f8e7ddf91256843a3fdd59c240e4306678980344c8258b63a7d9639fe"},
-    "access.personal_data_read": {1: "f1cdeb16026905a5f9f86f2e4109a867de639085a3dae4860928e4e81a1fb4a5"},
+    "access.personal_data_read": {1: "ac1fe9f1d6ef471d5885015bd38824715a77a50729cf4550d09694278c7f216a"},
     "book.read_model_directed": {1: "f048b28f22f03c66b792209ba499f42de772fdbeb439cd81907a986158f799b8"},
     "book.retention_declared": {1: "1c388c9934b13f529b77dbac828385e53aa0f9418999416ce1c42fd992fb267c"},
     "book.retention_swept": {1: "7b1adb81c0a58309e2a3cd2b1686a4a4023eccaf36af9e205e2671a6fb3ad324"},
