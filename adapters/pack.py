@@ -221,6 +221,13 @@ def write_cosigned(folder: Path, kept: Iterable[Stored]) -> None:
         written(folder / COSIGNED / "witness.vkeys", "".join(f"{one}\n" for one in witnesses).encode())
 
 
+def write_swept(folder: Path, leaf: str, proof: str | None) -> None:
+    """Write the proof of the sweep that deleted records of reads, with its leaf: it need not be among the events."""
+    if proof is not None:
+        form, _, rest = proof.partition("\n")
+        written(folder / "swept.tlog-proof", f"{form}\nextra {leaf}\n{rest}".encode())
+
+
 def write_code(folder: Path, registry: Mapping[str, Schema] = REGISTRY) -> None:
     """Write the upcasters as source, with their digests: what makes events of older versions what they are now."""
     listed: list[dict[str, Any]] = []

@@ -236,6 +236,9 @@ def export_pack(
             first=pruned + 1,
             pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
         )
+        swept = core.reads_pruned()
+        if swept is not None:
+            pack.write_swept(part / READS, *core.proof_of(swept.position))
         for log, where in ((EVENTS, part), (READS, part / READS)):
             pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)

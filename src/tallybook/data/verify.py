@@ -1459,7 +1459,7 @@ def check_pack(
             trees[tree.checkpoint.origin] = tree
             spans[name] = (1, tree.checkpoint.size) if span is None else span
             if name == "reads":
-                _check_swept(report, found, tree, spans, told)
+                _check_swept(report, found, tree, spans, told, keys)
     _check_kept(report, trees, keys, told, against, proofs, entry)
     _check_cosigned(report, folder, trees, keys, witnesses)
     if not given:
@@ -1475,22 +1475,43 @@ def check_pack(
     return report
 
 
-def _check_swept(report: Report, found: Found, tree: Tree, spans: dict[str, tuple[int, int]], told: Told) -> None:
+SWEPT_PROOF = "swept.tlog-proof"
+
+
+def _see_sweep(path: Path, keys: Sequence[Key], origin: str, told: Told) -> None:
+    """The sweep that a pack proves by itself, since it need not be among the events that are here. Raises Bad."""
+    if not path.exists():
+        return
+    name = f"reads/{SWEPT_PROOF}"
+    position, checkpoint, entry = check_proof(read(path, name, NOTE_BYTES_MAX), keys, None, None, name)
+    if checkpoint.origin != origin:
+        raise Bad(f"{name}: it is of the log {checkpoint.origin}")
+    if entry is not None and entry.name == SWEPT and entry.state is not None:
+        with suppress(ValueError):
+            told.see(position, entry, parse_msgpack(entry.state))
+
+
+def _check_swept(
+    report: Report, found: Found, tree: Tree, spans: dict[str, tuple[int, int]], told: Told, keys: Sequence[Key]
+) -> None:
     """That records of reads which are not here were deleted by a sweep that is on record."""
     first, last = spans["reads"]
     if last != found.size:
         found.problems.append(Bad("the manifest leaves out the last records of reads", last + 1, found.size))
     if first == 1:
         return
+    origin = tree.checkpoint.origin.removesuffix(READS)
+    try:
+        _see_sweep(tree.folder / SWEPT_PROOF, keys, origin, told)
+    except Bad as error:
+        found.problems.append(error)
     root = told.swept.get(first - 1)
     if root is None:
         missing = f"the records of reads up to position {first - 1:,} are not here, and no sweep among the events"
-        if any(one.problems for one in report.logs if one.log == "events") or spans["events"] == (
-            1,
-            report.logs[0].size,
-        ):
+        if spans.get("events") == (1, report.logs[0].size) or not origin.startswith(DETACHED):
             found.problems.append(Bad(f"{missing} deleted them", 1, first - 1))
         else:
+            # Proofs of such a log hold no states.
             report.notes.append(f"{missing} that are here deleted them: only a pack of all events can show it.")
         return
     try:
