@@ -238,7 +238,11 @@ def export_pack(
         )
         swept = core.reads_pruned()
         if swept is not None:
-            pack.write_swept(part / READS, *core.proof_of(swept.position))
+            # One that another process carried out meanwhile is newer than this pack's checkpoint.
+            newer = swept.position > signed.size
+            under = _newest(core.checkpoints[EVENTS], keyless=keyless) if newer else signed
+            if swept.position <= under.size:
+                pack.write_swept(part / READS, *core.proof_of(swept.position, under))
         for log, where in ((EVENTS, part), (READS, part / READS)):
             pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)

@@ -913,9 +913,13 @@ def _leaves(
     lines: Lines | None = None
     try:
         told.schemas, told.unknown = check_schemas(folder)
-        lines = Lines(folder / "events.jsonl")
     except Bad as error:
-        problems.append(Bad(str(error), first))
+        problems.append(error)
+    else:
+        try:
+            lines = Lines(folder / "events.jsonl")
+        except Bad as error:
+            problems.append(Bad(str(error), first))
     failed: set[str] = set()
 
     def note(kind: str, error: Bad) -> None:
