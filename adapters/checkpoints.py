@@ -352,7 +352,9 @@ class Checkpoints:
         [line] = _lines_of(note, cosigner)
         made = kept._replace(note=kept.note + line, witnesses=f"{kept.witnesses}{cosigner.vkey}\n")
         with self.log.database.session(write=True) as session:
+            head_then = self.log.count_signed(session, made.size)
             session.upsert(CHECKPOINTS, [(self.log.table.name, *made)])
+        self.log.saw(head_then)
         return made
 
     def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
@@ -503,6 +505,26 @@ class Checkpoints:
                 self.log.database.place,
             )
         return Proof(index, found, stored.note)
+
+    def must_hold(self, positions: Sequence[int]) -> None:
+        """See that the events at some positions are leaves of the tree that the log's head tells of: for what can't be
+        undone. Some 0.1 ms for each. Raises BookDamaged."""
+        head = self.log.head()
+        size, root = head.position, head.frontier.root()
+        leaves = merkle.row_hashes(self.log.origin, list(self.log.rows_at(positions)))
+
+        def made(tree: Tiles) -> Sequence[bytes] | None:
+            for position, leaf in zip(positions, leaves, strict=True):
+                index = position - 1
+                if merkle.root_of_inclusion(index, size, leaf, tree.inclusion(index)) != root:
+                    return None
+            return ()
+
+        if positions and self._from_tiles(size, root, made) is None:
+            raise damaged(
+                f"Of the events of {self.name} that this rests on, one is not the one that the head of the log tells of",
+                self.log.database.place,
+            )
 
     def consistency(self, old: Checkpoint, new: Checkpoint) -> Sequence[bytes]:
         """That the tree of a checkpoint goes on from that of an older one. Raises BookDamaged where it does not."""

@@ -15,7 +15,7 @@ All of them are Tallybook's, whatever else they are: no public method raises ano
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -33,6 +33,9 @@ NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 ALTERED = (
     "See what `tallybook doctor` finds: read models and snapshots are made anew when the book is opened again, "
     "all else is to be restored from a backup."
+)
+DROP = (
+    "Find out who made it and what it did, then drop it. See what `tallybook doctor` finds; open the book again then."
 )
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 
@@ -137,6 +140,18 @@ class Database(Protocol):
     @property
     def table_names(self) -> str:
         """An expression in SQL: the names of all tables, with spaces between them; NULL where there are none."""
+        ...
+
+    @property
+    def holds(self) -> str:
+        """A condition in SQL: that the bytes of the column `state` hold the bytes that are given."""
+        ...
+
+    @property
+    def code_names(self) -> str:
+        """An expression in SQL: what acts by itself in it, or stands for a table (triggers, views, rules), with commas
+        between them; NULL where there is nothing of that. A book makes none.
+        """
         ...
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
@@ -258,3 +273,18 @@ def check_format(found: int, place: str) -> None:
 def marks(count: int) -> str:
     """`?,?,?` for an IN list."""
     return ",".join("?" * count)
+
+
+def planted(database: Database) -> str | None:
+    """What acts by itself in a database of a book's, or stands for a table; None: nothing does, as the book made it."""
+    rows = database.rows(f"SELECT {database.code_names}")  # noqa: S608 - a text of ours
+    return str(rows[0][0]) if rows and rows[0][0] else None
+
+
+def check_planted(databases: Iterable[Database]) -> None:
+    """Raises BookDamaged where triggers, views or rules are among a book's tables: what it writes or reads may be
+    something else then."""
+    for database in databases:
+        found = planted(database)
+        if found is not None:
+            raise damaged(f"There is a {found} among the book's tables, which the book never made", database.place, DROP)

@@ -44,7 +44,7 @@ from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
 from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
-from .database import FORMAT, Database, marks, sound
+from .database import DROP, FORMAT, Database, marks, planted, sound
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
@@ -321,6 +321,20 @@ def write_ahead(patient: Patient) -> Iterator[Word]:
 
 
 # ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def schema(patient: Patient) -> Iterator[Word]:
+    """Triggers, views and rules: a book has none."""
+    databases = {log.database: name for name, log in patient.logs}
+    with suppress(BookError, Refused):  # what is wrong with the keys, another check tells
+        store = None if patient.keys is None else patient.keys()
+        if isinstance(store, WrappedKeyStore):
+            databases.setdefault(store.database, "keys")
+    found = {name: told for one, name in databases.items() if (told := planted(one)) is not None}
+    for name, told in found.items():
+        yield failed(f"{name}: there is a {told} among the tables, which the book never made", DROP)
+    if not found:
+        yield ok("nothing is in the databases that acts by itself, or stands for a table")
 
 
 def positions(patient: Patient) -> Iterator[Word]:
@@ -820,6 +834,7 @@ CHECKS: Sequence[Check] = (
     Check("versions", versions),
     Check("server", server),
     Check("pages", pages, deep=True),
+    Check("schema", schema),
     Check("positions", positions),
     Check("root", roots, deep=True),
     Check("checkpoints", signed),

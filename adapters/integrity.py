@@ -20,9 +20,10 @@ from tallybook.projections.read_models import Progress
 from . import merkle
 from .checkpoints import Checkpoints, Stored
 from .codec import EventMapper
+from .database import planted
 from .form import known_uuid
 from .keys import Keyring, MemoryKeyStore
-from .log import Head, LogRecorder, Pruned
+from .log import EVENTS_TABLE, Head, LogRecorder, Pruned
 from .merkle import HASH, TILE, split
 from .notes import Checkpoint
 from .tiles import AGAIN, CHUNK, FULL, TileStore
@@ -242,6 +243,9 @@ class _Check:
 
     def run(self) -> None:
         """Look at everything."""
+        found = planted(self.log.database)
+        if found is not None:
+            self.say(f"there is a {found} among its tables, which the book never made: what it reads may be another")
         self.pruned = self.log.pruned()
         self.head, problem, self.flaw = _outline(self.log)
         if problem is not None:
@@ -253,6 +257,7 @@ class _Check:
         except _Wrong:
             return
         self._tell_flaw()
+        self._compare_erased()
         if self.altered_checkpoint is not None:
             self.say(self.altered_checkpoint)
         self._compare_tiled()
@@ -489,6 +494,15 @@ class _Check:
         if self.flaw is not None:
             since = f"; what follows position {self.good} may have been added or replaced" if self.good else ""
             self.say(f"its head {self.flaw}{since}")
+
+    def _compare_erased(self) -> None:
+        """The head holds a digest of the table of erasures: of all of its rows."""
+        if self.problem is None and self.log.table.name == EVENTS_TABLE:
+            try:
+                self.log.erasures()
+            except UNREADABLE as error:
+                told = error.message if isinstance(error, BookDamaged) else str(error)
+                self.say(f"its head is sound, and the table of erasures is not: {told}")
 
     def _compare_tiled(self) -> None:
         """Where rows, head and checkpoints fit, what differs are the tiles: they are derived."""

@@ -98,6 +98,12 @@ class Storage:
         """Whether it was opened without its data keys: to be verified, and not to be worked with."""
         return isinstance(self.keys, NoKeys)
 
+    @property
+    def kept_in(self) -> list[Database]:
+        """The databases that hold what can't be made anew: the logs, and the keys."""
+        keys = [self.keys.database] if isinstance(self.keys, WrappedKeyStore) else []
+        return list(dict.fromkeys((self.events, self.reads, *keys)))
+
     def close(self) -> None:
         """Release all files and connections."""
         for database in dict.fromkeys((self.events, self.reads, self.models)):

@@ -12,7 +12,9 @@ from uuid import UUID
 from tallybook.adapters import integrity, merkle, rows_check
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import Checkpoints, Stored
+from tallybook.adapters.database import planted
 from tallybook.adapters.integrity import Verification
+from tallybook.adapters.key_tables import WrappedKeyStore
 from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, Verifier, taken_apart
 from tallybook.adapters.reports import Report
 from tallybook.adapters.rows_check import ReadModelVerification
@@ -177,6 +179,8 @@ class AuditView(Desk):
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head, events=core.app.log)
             if log == "reads" and kept is not None and one.problem is None:
                 one = replace(one, unsigned_openings=len(integrity.unsigned_openings(checkpoints.log)))
+            if log == "events" and one.problem is None and (told := self._in_keys()) is not None:
+                one = replace(one, problem=told)
             refused = refused or self._of_another(checkpoints, vkey)
             if core.storage.keyless:
                 last = checkpoints.last()
@@ -187,6 +191,12 @@ class AuditView(Desk):
                 )
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
+
+    def _in_keys(self) -> str | None:
+        """What acts by itself in the store of the keys, where the book can tell."""
+        keys = self._core.storage.keys
+        found = planted(keys.database) if isinstance(keys, WrappedKeyStore) else None
+        return None if found is None else f"there is a {found} in the store of its keys, which the book never made"
 
     def _of_another(self, checkpoints: Checkpoints, vkey: str | None) -> str | None:
         """What tells that a log is not the one whose public key was given, or that the book's notes were altered."""

@@ -16,6 +16,7 @@ from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, Recording, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
+from tallybook.adapters.database import check_planted
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
 from tallybook.adapters.wrapping import WrappingKeys
@@ -64,7 +65,7 @@ class Book:
         self._erasing = Erasing(core)
         self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core, self._erasing)
+        self.retention = RetentionDesk(core)
 
     @property
     def origin(self) -> str:
@@ -340,14 +341,18 @@ def open(  # noqa: A001 - the name of the front door
             keyless=keyless,
         )
     try:
+        if not storage.keyless:
+            check_planted(storage.kept_in)
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
-        book._core.look_at_heads()
+        sound = book._core.look_at_heads()
         book._note_opened()
         if storage.keyless:
             return book
+        if sound:
+            book._erasing.make_table_anew()
         book._erasing.repeat()
         book._sealing.follow()
-        book._erasing.finish()
+        book._erasing.finish(sound=sound)
         return book
     except BaseException:
         storage.close()

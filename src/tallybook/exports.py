@@ -306,14 +306,14 @@ def _newest(checkpoints: Checkpoints, *, keyless: bool) -> Stored:
 
 def _opener(core: Core, acting: Metadata, first: int, last: int) -> pack.Opener:
     """What opens the personal fields of rows, under one record of all subjects and fields."""
-    subjects: dict[UUID, None] = {}
+    subjects: dict[UUID, set[int]] = {}
     fields: set[str] = set()
     for _, event in core.app.decode(core.app.log.iterate(first - 1, stop=last)):
         for handle in _handles(event).values():
             assert handle.sealed is not None
-            subjects[handle.sealed.subject_id] = None
+            subjects.setdefault(handle.sealed.subject_id, set()).add(handle.sealed.key_id)
             fields.add(handle.known_as)
-    release = core.gate.bulk(core.gate_metadata(acting), PACK_ACTION, list(subjects), sorted(fields))
+    release = core.gate.bulk(core.gate_metadata(acting), PACK_ACTION, subjects, sorted(fields))
 
     def opened(rows: Sequence[Row]) -> list[dict[str, Any]]:
         events = list(core.app.decode(rows))
