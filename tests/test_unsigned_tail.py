@@ -332,7 +332,7 @@ def test_a_log_that_went_back_and_on_again_by_another_process_is_refused(path: P
         run(
             file,
             f"DELETE FROM {table} WHERE position>{older[0]}",
-            "DELETE FROM checkpoints WHERE size>" + str(older[0]),
+            f"DELETE FROM checkpoints WHERE size>{older[0]}",
         )
         put_head(file, older, table)
         with other.acting("agent:lin", purpose="support"):
@@ -348,11 +348,9 @@ def test_a_log_that_went_back_and_on_again_by_another_process_is_refused(path: P
         for act in (checkpoints.log.position, checkpoints.log.head, checkpoints.sign):
             with pytest.raises(BookDamaged, match=told):
                 act()
+        ways: dict[str, Callable[[], object]] = {"events": lambda: visit(book), "reads": lambda: book.profiles.get(ada)}
         with book.acting("agent:lin", purpose="support"), pytest.raises(BookDamaged, match=told):
-            if log == "events":
-                book.customers.record_interaction(ada, "visit")
-            else:
-                book.profiles.get(ada)
+            ways[log]()
         assert list(checkpoints.stored()) == before
         assert "this process saw" in problem_of(book, log)
         assert told in told_by_doctor(book)

@@ -14,6 +14,7 @@ from tests.heads import Head, fit_head, head_in, key_of, put_head
 
 import tallybook
 from tallybook.adapters import merkle
+from tallybook.adapters.notes import Checkpoint, Signer, made
 
 from .victim import BOOK, NOW_US, OLDER, Clock, Ids, opened
 
@@ -422,6 +423,31 @@ def half_an_insider(random: Random, folder: Path) -> Attack | None:
     return Attack(f"{done.what}; head rewritten", done.log)
 
 
+def name_another_key(random: Random, folder: Path) -> Attack | None:
+    """Exchange what the book notes of its keys for something that makes sense; also with checkpoints signed by the key
+    that it names then."""
+    file = folder / BOOK
+    [(origin,)] = rows(file, "SELECT value FROM book WHERE name='origin'")
+    change = "UPDATE book SET value=? WHERE name=?"
+    if random.random() < 0.4:
+        name = random.choice(["wrapping key", "lookup key", "mac"])
+        run(file, (change, [random.randbytes(16 if name == "wrapping key" else 32).hex(), name]))
+        return Attack(f"another {name} noted", None)
+    own = Signer.new(origin)
+    run(file, (change, [own.vkey, "vkey"]))
+    sign = random.random() < 0.7
+    for name, table in LOGS.values() if sign else ():
+        called = origin if table == "stored_events" else f"{origin}/reads"
+        for size, signed_us, root in rows(folder / name, "SELECT size, signed_us, root FROM checkpoints"):
+            told = Checkpoint(called, size, root)
+            note = made(told.text, [own.named(called).sign(told.text), own.cosign(told.text, signed_us // 1_000_000)])
+            run(
+                folder / name,
+                ("UPDATE checkpoints SET note=? WHERE size=? AND signed_us=?", [note, size, signed_us]),
+            )
+    return Attack(f"another vkey noted{', which signed all checkpoints' if sign else ''}", None)
+
+
 WAYS: dict[str, tuple[int, Way]] = {
     "alter a row of a log": (16, flip),
     "delete a row of a log": (8, delete),
@@ -436,6 +462,7 @@ WAYS: dict[str, tuple[int, Way]] = {
     "delete rows of a table": (6, delete_rows),
     "forge a row of a table": (8, forged),
     "alter bytes of a file": (14, page),
+    "name another key": (4, name_another_key),
     "rewrite a log without the keys": (6, half_an_insider),
     "rewrite everything with all keys": (6, insider),
 }
