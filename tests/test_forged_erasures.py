@@ -43,8 +43,14 @@ def run(path: Path, *statements: str | tuple[str, list[Any]], suffix: str = "") 
 
 
 def keys_of(path: Path, subject: UUID) -> list[tuple[int, int, int]]:
-    """Of a subject's keys, in the file: id, how long what is wrapped is, where a tombstone says that it was destroyed."""
+    """Of a subject's keys, in the file: id, how long what is wrapped is, the position on its tombstone."""
     return run(path, (KEYS, [subject.bytes]), suffix=".keys")
+
+
+def trail_of(path: Path) -> str:
+    """The table of the trail's index."""
+    [(table,)] = run(path, "SELECT name FROM sqlite_master WHERE type='table' AND name GLOB 'trail__*'")
+    return str(table)
 
 
 def problem_of(book: Book) -> str | None:
@@ -75,8 +81,9 @@ def test_a_row_that_is_deleted_opens_nothing_in_a_process_that_has_the_key_still
 
 @pytest.mark.parametrize(
     "altered",
-    ["DELETE FROM erased", "UPDATE erased SET position=1", "UPDATE erased SET position=-5", "UPDATE erased SET key_id=7",
-     "UPDATE erased SET subject=x'00'", "INSERT INTO erased SELECT subject, 9, position FROM erased"],
+    ["DELETE FROM erased", "UPDATE erased SET position=1", "UPDATE erased SET position=-5",
+     "UPDATE erased SET key_id=7", "UPDATE erased SET subject=x'00'",
+     "INSERT INTO erased SELECT subject, 9, position FROM erased"],
 )  # fmt: skip
 def test_the_table_is_made_anew_at_opening_and_old_keys_are_destroyed_again(path: Path, altered: str) -> None:
     with opened(path) as book, book.acting("agent:lin", purpose="support"):
@@ -289,9 +296,7 @@ def test_what_must_be_kept_is_kept_whatever_the_index_of_the_trail_lacks(path: P
         ada = lived(book)
         invoices(book)
         assert book.audit.trail(ada)
-        [(table,)] = run(
-            path, "SELECT name FROM sqlite_master WHERE type='table' AND name LIKE 'trail!_!_%' ESCAPE '!'"
-        )
+        table = trail_of(path)
         run(path, (f"DELETE FROM {table} WHERE subject=?", [ada.bytes]))
         assert book.erasures.erase(ada, reason="gdpr-17").kept == 1
 
@@ -306,9 +311,7 @@ def test_a_sweep_on_an_index_that_lacks_events_erases_nobody(path: Path) -> None
         )
         now[0] += 3 * DAY_US
         bought = next(one.position for one in book.audit.trail(ada) if "purchase" in one.action)
-        [(table,)] = run(
-            path, "SELECT name FROM sqlite_master WHERE type='table' AND name LIKE 'trail!_!_%' ESCAPE '!'"
-        )
+        table = trail_of(path)
         run(path, (f"DELETE FROM {table} WHERE subject=? AND position=?", [ada.bytes, bought]))
         with pytest.raises(BookDamaged, match=f"lacks the event at position {bought}"):
             book.retention.sweep()
@@ -327,9 +330,7 @@ def test_evidence_shows_what_the_index_of_the_trail_lacks(path: Path) -> None:
         at = from_us(now[0])
         now[0] += DAY_US
         before = book.audit.replay(ada, at).document, book.audit.subject_report(ada).data
-        [(table,)] = run(
-            path, "SELECT name FROM sqlite_master WHERE type='table' AND name LIKE 'trail!_!_%' ESCAPE '!'"
-        )
+        table = trail_of(path)
         run(path, (f"DELETE FROM {table} WHERE subject=?", [ada.bytes]))
         assert book.audit.replay(ada, at).document == before[0]
         after = book.audit.subject_report(ada).data

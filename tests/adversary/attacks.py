@@ -350,13 +350,9 @@ def plant(random: Random, folder: Path) -> Attack | None:
     file = folder / random.choice(DATABASES)
     table = random.choice(tables(file))
     what = random.choice(["SELECT 1", "SELECT raise(ignore)", f"DELETE FROM {table}"])
-    statement = random.choice(
-        [
-            f"CREATE TRIGGER planted {random.choice(['BEFORE', 'AFTER'])} {random.choice(['INSERT', 'UPDATE', 'DELETE'])} "
-            f"ON {table} BEGIN {what}; END",
-            f"CREATE VIEW planted AS SELECT * FROM {table}",
-        ]
-    )
+    when = f"{random.choice(['BEFORE', 'AFTER'])} {random.choice(['INSERT', 'UPDATE', 'DELETE'])}"
+    trigger = f"CREATE TRIGGER planted {when} ON {table} BEGIN {what}; END"
+    statement = random.choice([trigger, f"CREATE VIEW planted AS SELECT * FROM {table}"])
     run(file, statement)
     return Attack(f"{file.name}: {statement}")
 
