@@ -65,8 +65,12 @@ def failing(book: Book) -> set[str]:
 
 
 def test_a_row_that_is_deleted_opens_nothing_in_a_process_that_has_the_key_still(path: Path) -> None:
-    acting = {"actor": "agent:lin", "purpose": "support"}
-    with opened(path) as book, opened(path) as other, book.acting(**acting), other.acting(**acting):
+    with (
+        opened(path) as book,
+        opened(path) as other,
+        book.acting("agent:lin", purpose="support"),
+        other.acting("agent:lin", purpose="support"),
+    ):
         ada = lived(book)
         assert other.profiles.get(ada)["name"] == NAME  # and has the cipher from here on
         book.erasures.erase(ada, reason="gdpr-17")
@@ -134,9 +138,7 @@ def test_who_was_erased_in_part_and_as_a_whole_is_told_again_from_the_events(pat
         assert list(book._core.app.log.erasures()) == rows
 
 
-def test_a_kill_before_the_key_is_destroyed_and_a_deleted_row_leave_no_key(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_before_the_key_is_destroyed_and_a_deleted_row_leave_no_key(path: Path) -> None:
     with opened(path) as book, book.acting("agent:lin", purpose="support"):
         ada = lived(book)
         book._erasing.record(ada, reason="gdpr-17")  # and no more: the process was killed
