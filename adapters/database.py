@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from eventsourcing.persistence import DataError, IntegrityError, OperationalError
 
-from tallybook.domain.errors import BookDamaged, BookError, NewerBook, TallybookError
+from tallybook.domain.errors import BookDamaged, BookError, BookReadOnly, NewerBook, TallybookError
 from tallybook.projections.read_models import Hold, Table
 
 FORMAT = 1
@@ -216,6 +216,15 @@ def definition(table: Table, *, temporary: str = "") -> list[str]:
 def damaged(what: str, place: str, remedy: str = EXAMINE) -> BookDamaged:
     """The error for something in a database that Tallybook did not write so."""
     return BookDamaged(f"{what} in {place}.", path=place, remedy=remedy)
+
+
+def for_reading_only(place: str) -> BookReadOnly:
+    """The error for writing where a database was opened to be read."""
+    return BookReadOnly(
+        f"{place} was opened to be read only, as a book without its data keys is.",
+        path=place,
+        remedy="Open the book with its keys.",
+    )
 
 
 def refused(said: object, place: str) -> StatementRefused:

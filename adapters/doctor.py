@@ -63,6 +63,7 @@ from .storage import (
     Storage,
     beside,
     check_lookup_key,
+    check_notes,
     models_noted,
     noted,
     signing_file,
@@ -384,7 +385,7 @@ def signed(patient: Patient) -> Iterator[Word]:
                 yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
-        last = Checkpoints(tiles, name, lambda: History("", ())).last()
+        last = Checkpoints(tiles, name, lambda: History("", (), ())).last()
         told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
         if last is None:
             told += "; no checkpoint was signed yet"
@@ -419,7 +420,7 @@ def _unsigned_openings(patient: Patient) -> Iterator[Word]:
     if not without:
         return
     newest = max(one.metadata.recorded_us for one in without)
-    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", ())).last()
+    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", (), ())).last()
     told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
     if last is None or last.signed_us < newest:
         yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
@@ -618,6 +619,7 @@ def keys(patient: Patient) -> Iterator[Word]:
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
+    check_notes(patient.log.database, store.lookup_key)
     count = 0
     gone: set[UUID] = set()
     missing: list[UUID] = []

@@ -24,9 +24,9 @@ from .database import planted
 from .form import known_uuid
 from .keys import Keyring, MemoryKeyStore
 from .log import EVENTS_TABLE, Head, LogRecorder, Pruned
-from .merkle import TILE
+from .merkle import HASH, TILE, split
 from .notes import Checkpoint
-from .tiles import AGAIN, CHUNK, FULL, HASH, TileStore, split
+from .tiles import AGAIN, CHUNK, FULL, TileStore
 
 GIVEN = "the checkpoint that was given"
 SEEN = "the head that this process saw"
@@ -45,7 +45,9 @@ class Verification:
     `head_checked`: whether the MAC of its head was compared, for which the book's keys must be at hand. Without it,
     what follows the last checkpoint may have been added by anybody who can write in the database.
     `cosigned`: which kept checkpoints witnesses signed too, who and when; whose keys those are, the book can't know.
-    `unchecked` names what could not be checked in a book that was opened without its data keys.
+    `unchecked` names what could not be checked in a book that was opened without its data keys. `vouched`: whether its
+    checkpoints were compared with something that does not come from the database alone: the book's keys, which
+    authenticate the public key that it notes, a public key that was given, or a checkpoint that was.
     """
 
     log: str
@@ -59,6 +61,7 @@ class Verification:
     head_checked: bool = False
     cosigned: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+    vouched: bool = True
 
     @property
     def holds(self) -> bool:
@@ -73,6 +76,11 @@ WITHOUT_KEYS = (
     "who can write in the database",
 )
 """What can't be checked of the log of events without the data keys. All of its Merkle tree can."""
+BY_ITS_OWN_KEY = (
+    "whose key signed its checkpoints: they were compared with the key that this database names, and whoever rewrites "
+    "the database names his own. Get the key by another way and give it, or the last checkpoint as somebody else has it"
+)
+"""What can't be checked of any log without the data keys, where neither was given."""
 
 
 def verify(

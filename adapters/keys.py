@@ -201,55 +201,58 @@ class NoKeys:
     @property
     def lookup_key(self) -> bytes:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def add(self, keys: Mapping[KeyName, bytes]) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """None for none; else raises KeysMissing."""
         if list(names):
-            raise self._missing()
+            raise self.missing()
         return {}
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def erased_up_to(self) -> int:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def set_erased_up_to(self, position: int) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def count(self) -> int:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def wrapping(self) -> None:
         """None: it is not known."""
 
     def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def rotate(self) -> tuple[str, str]:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _missing(self) -> KeysMissing:
+    def missing(self, told: str = "") -> KeysMissing:
+        """The error for whoever needs the keys."""
         return KeysMissing(
-            f"The book {self._place} is open without its data keys.", path=self._place, remedy="Open it with its keys."
+            f"The book {self._place} is open without its data keys{told}.",
+            path=self._place,
+            remedy="Open it with its keys.",
         )
 
 

@@ -27,7 +27,7 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
-from tallybook.domain.errors import BookClosed, BookDamaged
+from tallybook.domain.errors import BookClosed, BookDamaged, KeysMissing
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -47,11 +47,16 @@ HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
 """How many rows a tail holds at most."""
+JUMP_ROWS = 4096
+"""How many rows of others' commits are hashed at once."""
 TAIL_POSITIONS = 20_000
 """How far a tail that wants some names only looks in one statement."""
 
 ErasedKeys = set[tuple[bytes, int]]
 """Subjects, each with the id of a key that is destroyed."""
+
+Ask = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+"""Answers a statement with rows."""
 
 Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
@@ -410,6 +415,8 @@ class LogRecorder(ApplicationRecorder):
         self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
         self._select_head = f"SELECT position, frontier, signed, mac, erased FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._select_since = f"SELECT state FROM {name} WHERE position>? ORDER BY position"  # noqa: S608 - a name of ours
+        self._select_span = self._select + "WHERE position>? AND position<=? ORDER BY position"
+        self._select_tile = f"SELECT hashes FROM tiles WHERE log='{name}' AND level=0 AND tile=?"  # noqa: S608 - a name of ours
         self._lock_head = self._select_head + database.for_update
         # A head that is ahead of the rows is never moved on: no position is NULL.
         self._move_head = (
@@ -510,7 +517,8 @@ class LogRecorder(ApplicationRecorder):
         since = None if quiet is None else session.ask(self._select_since, [quiet[0]])
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
-        found = self._sound_head(head.rows(), before)
+        found = self._sound_head(head.rows(), before, session.rows)
+        self._must_have_key(found)
         last, frontier = found.position, self._tree(found)
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
@@ -794,7 +802,8 @@ class LogRecorder(ApplicationRecorder):
         """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
         then, which counts as seen once this is committed. Raises BookDamaged."""
         before = self.seen
-        found = self._sound_head(session.rows(self._lock_head), before)
+        found = self._sound_head(session.rows(self._lock_head), before, session.rows)
+        self._must_have_key(found)
         if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
             return found
         counted = self._head_of(found.position, found.frontier, found.signed + 1, found.erased)
@@ -835,19 +844,30 @@ class LogRecorder(ApplicationRecorder):
             raise damaged(f"The head of {self.table.name} can't be one ({error})", place) from error
         return HeadRow(*row)
 
-    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None) -> HeadRow:
-        """The head in its row, read after another was seen. Raises BookDamaged."""
+    def _must_have_key(self, found: HeadRow) -> None:
+        """Raises KeysMissing where a head bears a MAC and there is no key to make the next one with: nobody could add
+        to the log after that."""
+        if self.key is None and found.mac:
+            raise KeysMissing(
+                f"The head of {self.table.name} can't be moved on without the book's data keys.",
+                path=self.database.place,
+                remedy="Open the book with its keys.",
+            )
+
+    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None, ask: Ask | None = None) -> HeadRow:
+        """The head in its row, read after another was seen. `ask` answers what is to be read within the same
+        transaction. Raises BookDamaged."""
         if before is not None and len(rows) == 1 and rows[0] == before:
             return before
         found = self._head_in(rows)
-        flaw = self._flaw(found, before)
+        flaw = self._flaw(found, before, ask)
         if flaw is not None:
             told, remedy = flaw
             raise damaged(f"The head of {self.table.name} {told}", self.database.place, remedy)
         self.saw(found)
         return found
 
-    def _flaw(self, found: HeadRow, before: HeadRow | None) -> tuple[str, str] | None:
+    def _flaw(self, found: HeadRow, before: HeadRow | None, ask: Ask | None = None) -> tuple[str, str] | None:
         """What is wrong with a head that was read after another was seen, and how to go on; None: nothing."""
         if self.key is not None and not hmac.compare_digest(
             found.mac.encode(), self._mac(found.position, found.frontier, found.signed, found.erased).encode()
@@ -863,7 +883,34 @@ class LogRecorder(ApplicationRecorder):
         if found.signed < before.signed:
             told = f"went back: it counts {found.signed} sizes that were signed, and this process saw it count "
             return f"{told}{before.signed}", WENT_BACK
+        # What this process committed meanwhile, or looked at, in another thread, is not looked at again.
+        newest = self.seen
+        base = newest if newest is not None and before.position < newest.position <= found.position else before
+        if not self._leads(base, found, ask or self.database.rows):
+            told = "goes on from another history than this process saw: the stored bytes after position"
+            return f"{told} {base.position} do not lead to that of position {found.position}", WENT_BACK
         return None
+
+    def _leads(self, seen: HeadRow, found: HeadRow, ask: Ask) -> bool:
+        """Whether the rows that others added since a head was seen lead from its frontier to that of a later head."""
+        frontier = self._tree(seen)
+        while frontier.size < found.position:
+            stop = min(found.position, frontier.size + JUMP_ROWS)
+            rows = ask(self._select_span, (frontier.size, stop))
+            try:
+                hashes = merkle.row_hashes(self.origin, rows)
+            except (TypeError, ValueError, OverflowError):  # what no event can hold was written there
+                return False
+            if len(rows) != stop - frontier.size:
+                # Their retention was over, and another process pruned them: their hashes are in whole tiles.
+                tile, start = divmod(frontier.size, merkle.TILE)
+                kept = ask(self._select_tile, (tile,))
+                whole = kept[0][0] if len(kept) == 1 and type(kept[0][0]) is bytes else b""
+                if len(whole) != merkle.TILE * merkle.HASH:
+                    return False
+                hashes = merkle.split(whole)[start : start + found.position - frontier.size]
+            frontier.append_hashes(hashes)
+        return frontier.packed() == found.frontier
 
     def receipt(self, command_id: bytes) -> Receipt | None:
         """What is kept of a command, if it was recorded."""

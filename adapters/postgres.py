@@ -50,6 +50,7 @@ from .database import (
     StatementRefused,
     check_format,
     damaged,
+    for_reading_only,
     refused,
     unexpected,
 )
@@ -676,9 +677,10 @@ class PostgresDatabase:
         "UNION ALL SELECT 'policy ' || policyname FROM pg_policies WHERE schemaname=current_schema()) AS found)"
     )
 
-    def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, read_only: bool = False) -> None:
         """Raises BookError for a URL that names no database; connects when it is first used."""
         named, self.schema = parse(url)
+        self.read_only = read_only
         self.lock_timeout_s = lock_timeout_s
         self.channel = f"tallybook {self.schema}"
         self._place = place_of(named, self.schema)
@@ -728,6 +730,8 @@ class PostgresDatabase:
 
     def session(self, *, write: bool) -> PostgresSession:
         """A transaction."""
+        if write and self.read_only:
+            raise for_reading_only(self.place)
         return PostgresSession(self, write)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

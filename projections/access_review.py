@@ -17,9 +17,9 @@ from uuid import UUID
 
 from tallybook.domain.access import (
     DENIED,
-    KEEPING,
     NO_CONSENT,
     RELEASED,
+    RESEALED,
     CommandDenied,
     Exported,
     PersonalDataRead,
@@ -502,13 +502,14 @@ class Policies:
 
 
 def released_subjects(event: PersonalDataRead) -> tuple[UUID, ...]:
-    """Of whom a read released a personal field, or a part of one."""
-    if event.outcome != RELEASED or not (event.fields or event.masked):
+    """Whom a read showed: also where no sealed field was opened, as of consents or a trail. Not those of whom all was
+    erased or withheld, nor whose values the book sealed anew."""
+    if event.outcome != RELEASED:
         return ()
-    if not event.restricted and NO_CONSENT not in event.consents:
+    if not event.restricted and not event.erased and NO_CONSENT not in event.consents:
         return event.subjects
     lacks = {one for one, consent in zip(event.subjects, event.consents, strict=False) if consent == NO_CONSENT}
-    lacks.update(event.restricted)
+    lacks.update(event.restricted, event.erased)
     return tuple([one for one in event.subjects if one not in lacks])
 
 
@@ -623,7 +624,7 @@ class BulkReads:
     def see(self, position: int, event: PersonalDataRead) -> None:
         """A record, in order."""
         subjects = released_subjects(event)
-        if not subjects or event.action == KEEPING:
+        if not subjects:
             return
         declared = purpose_of(self._policies, event)
         if declared is not None and declared.bulk:
@@ -881,13 +882,12 @@ class AccessReview:
             return
         self._usage.active(metadata.actor, metadata.recorded_us)
         self._usage.last_position[metadata.actor] = position
-        shown = isinstance(event, PersonalDataRead) and event.action != KEEPING
-        strangers = self._strangers(position, event) if shown and isinstance(event, PersonalDataRead) else []
+        strangers = self._strangers(position, event) if isinstance(event, PersonalDataRead) else []
         if metadata.recorded_us < self._period[0]:
             return
         self.records += 1
         if isinstance(event, PersonalDataRead):
-            if not shown:
+            if event.outcome == RESEALED:
                 return
             if event.outcome == RELEASED:
                 self._usage.read(event)
@@ -988,9 +988,11 @@ class AccessReview:
         consent = self._rests_on(declared, metadata.purpose)
         if consent is None:
             return
-        whose = set(released_subjects(event))
+        whose, gone = set(released_subjects(event)), set(event.erased)
         found: dict[str, dict[UUID, str]] = {}
         for subject in event.subjects:
+            if subject in gone:
+                continue
             why = lacking(self._consents.at(subject, at_us), consent, at_us)
             if why is not None:
                 found.setdefault(RELEASED if subject in whose else DENIED, {})[subject] = why

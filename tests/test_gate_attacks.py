@@ -156,7 +156,9 @@ def test_an_erasure_in_the_middle_of_a_bulk_read_counts_for_its_rest(two: Two) -
         two.as_admin(lambda book: book.policy.withdraw())
         bob = two.one.customers.register(name="Bob")
         handles = [{one: name_of(two.one, one)} for one in (two.ada, bob)]
-        release = core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", [two.ada, bob], ["name"])
+        release = core.gate.bulk(
+            core.gate_metadata(core.acting_now()), "audit.export", {two.ada: {1}, bob: {1}}, ["name"]
+        )
         assert release(handles[0]) == {two.ada: "Ada Lovelace"}
         two.as_admin(lambda book: book.erasures.erase(bob, reason="request"))
         assert release(handles[1]) == {bob: Erased(bob)}
@@ -179,12 +181,12 @@ def test_a_role_that_ends_while_a_bulk_read_is_under_way_ends_the_next_one(tmp_p
         book.policy.grant("agent:lin", "support", until="2023-11-15T00:00:00Z")
         book.policy.adopt(RULES)
         core, handles = book._core, {ada: name_of(book, ada)}
-        release = core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", [ada], ["name"])
+        release = core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", {ada: {1}}, ["name"])
         now[0] += 86_400_000_000
         assert release(handles) == {ada: "Ada"}  # it was decided, and is on record, as of its beginning
         assert len(reads(book)) == 1
         with pytest.raises(Refused, match="access_denied"):
-            core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", [ada], ["name"])
+            core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", {ada: {1}}, ["name"])
 
 
 # ── who acts ──────────────────────────────────────────────────────────────────────────────────────────────────────

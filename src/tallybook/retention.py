@@ -131,15 +131,22 @@ class RetentionSweep:
     unfinished: tuple[str, ...] = ()
 
 
+class _Sweeping(Erasing):
+    """The erasures of a sweep: whoever may sweep may give them."""
+
+    _name = "retention"
+    _parts = dict.fromkeys(Erasing._parts, "sweep")
+
+
 class RetentionDesk(Desk):
     """Retention schedules, and what they make due."""
 
     _name = "retention"
     _parts = {"_record": "sweep", "_erase_values": "sweep"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core, erasing: Erasing) -> None:
+    def __init__(self, core: Core) -> None:
         super().__init__(core)
-        self._erasing = erasing
+        self._erasing = _Sweeping(core)
 
     @command
     def declare(

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from tallybook.adapters.reports import Section
 from tallybook.domain.access import (
+    RESEALED,
     PersonalDataRead,
 )
 from tallybook.domain.customer import (
@@ -43,7 +44,6 @@ from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .customers import request_views
-from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     COUNT,
@@ -364,11 +364,11 @@ def _restrictions(core: Core, question: Question) -> Iterator[Section]:
     released: Counter[UUID] = Counter()
     withheld: Counter[UUID] = Counter()
     for _, event in reads_of(core, question) if spans else ():
-        if isinstance(event, PersonalDataRead):
+        if isinstance(event, PersonalDataRead) and event.outcome != RESEALED:
             at_us = event.metadata.recorded_us
             given = set(released_subjects(event))
             for subject in event.subjects:
-                if any(first <= at_us < last for first, last in spans.get(subject, ())):
+                if subject not in event.erased and any(first <= at_us < last for first, last in spans.get(subject, ())):
                     (released if subject in given else withheld)[subject] += 1
     yield Section(
         "Restrictions and objections",
@@ -472,7 +472,7 @@ def _consent_state(consent: Consent, at_us: int) -> str:
 )
 def _retention(core: Core, question: Question) -> Iterator[Section]:
     schedules = core.app.load(Retention, core.retention_id).schedules
-    due = RetentionDesk(core, Erasing(core)).due(iso(question.at_us))
+    due = RetentionDesk(core).due(iso(question.at_us))
     held = held_categories(core, question)
     past = Counter(category for one in due.customers for category in one.due)
     values = due.values

@@ -426,6 +426,7 @@ def _own(event: PersonalDataRead, customer_id: UUID) -> dict[str, Any]:
     """What a record of a read says of one subject: what it says of the others is theirs."""
     said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
     said["restricted"] = customer_id in event.restricted
+    said["erased"] = customer_id in event.erased
     said["consents"] = [
         consent for subject, consent in zip(event.subjects, event.consents, strict=False) if subject == customer_id
     ]
