@@ -522,7 +522,7 @@ class Checkpoints:
 
         if positions and self._from_tiles(size, root, made) is None:
             raise damaged(
-                f"Of the events of {self.name} that this rests on, one is not the one that the head of the log tells of",
+                f"Of the events of {self.name} that this rests on, one is not what the head of the log tells of",
                 self.log.database.place,
             )
 

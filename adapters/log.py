@@ -430,7 +430,10 @@ class LogRecorder(ApplicationRecorder):
             "FROM (VALUES {}) AS streams"
         )
         self._look_erased = f"SELECT erased, (SELECT MAX(position) FROM {name}), 1 FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
-        self._select_end = f"SELECT position, frontier, signed, mac, erased, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_end = (
+            f"SELECT position, frontier, signed, mac, erased, (SELECT MAX(position) FROM {name}) FROM head "  # noqa: S608 - a name of ours
+            f"WHERE log='{name}'"
+        )
 
     def definitions(self) -> list[str]:
         """Statements that make the tables, and an empty head."""
@@ -832,7 +835,7 @@ class LogRecorder(ApplicationRecorder):
         if len(rows) != 1:
             raise damaged(f"The row of {self.table.name} in the table head is missing", place)
         position, packed, signed, mac, erased = rows[0]
-        [row] = sound(HEAD, [(position, packed or b"", signed, mac, erased or b"")], place)
+        [row] = sound(HEAD, [(position, packed or b"", signed, mac, b"" if erased == "" else erased)], place)
         try:
             if position < 0 or signed < 0:
                 raise ValueError(f"its position is {position}, and it counts {signed} checkpoints")

@@ -317,6 +317,47 @@ def forged(random: Random, folder: Path) -> Attack | None:
     return Attack(f"{held.called}: a row added, with {new!r} for {row[held.column]!r}")
 
 
+def take_back(random: Random, folder: Path) -> Attack | None:
+    """Undo erasures where the table of them tells, or bring one about: with what the head tells of it, or without."""
+    file = folder / BOOK
+    there = rows(file, "SELECT subject, key_id, position FROM erased")
+    [(position,)] = rows(file, "SELECT position FROM head WHERE log='stored_events'")
+    told = random.choice(["deleted", "moved", "another key", "a living one"])
+    if told == "a living one":
+        gone = {subject for subject, _, _ in there}
+        living = [one for (one,) in rows(folder / KEYS, "SELECT subject FROM data_keys ORDER BY 1") if one not in gone]
+        run(file, ("INSERT INTO erased VALUES (?, 1, ?)", [random.choice(living), random.randrange(1, position + 1)]))
+    elif not there:
+        return None
+    else:
+        subject, key_id, at = random.choice(there)
+        change = {
+            "deleted": "DELETE FROM erased",
+            "moved": f"UPDATE OR REPLACE erased SET position={random.choice([1, at - 1, at + 1, -at])}",
+            "another key": f"UPDATE OR REPLACE erased SET key_id={key_id + random.randrange(1, 4)}",
+        }[told]
+        run(file, (f"{change} WHERE subject=? AND key_id=?", [subject, key_id]))
+    if random.random() < 0.3:
+        run(file, ("UPDATE head SET erased=? WHERE log='stored_events'", [random.choice([b"", random.randbytes(32)])]))
+        told += ", and the digest in the head altered"
+    if random.random() < 0.3:
+        run(folder / KEYS, ("UPDATE key_notes SET value=?", [random.choice([0, position, position + 1000])]))
+        told += ", and the note of what was followed"
+    return Attack(f"erased: {told}")
+
+
+def plant(random: Random, folder: Path) -> Attack | None:
+    """Have the database itself do something: a trigger on any table, or a view beside them."""
+    file = folder / random.choice(DATABASES)
+    table = random.choice(tables(file))
+    what = random.choice(["SELECT 1", "SELECT raise(ignore)", f"DELETE FROM {table}"])
+    when = f"{random.choice(['BEFORE', 'AFTER'])} {random.choice(['INSERT', 'UPDATE', 'DELETE'])}"
+    trigger = f"CREATE TRIGGER planted {when} ON {table} BEGIN {what}; END"
+    statement = random.choice([trigger, f"CREATE VIEW planted AS SELECT * FROM {table}"])
+    run(file, statement)
+    return Attack(f"{file.name}: {statement}")
+
+
 # ── bytes of files ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -461,6 +502,8 @@ WAYS: dict[str, tuple[int, Way]] = {
     "exchange cells of a table": (8, exchange),
     "delete rows of a table": (6, delete_rows),
     "forge a row of a table": (8, forged),
+    "take an erasure back, or forge one": (6, take_back),
+    "plant a trigger or a view": (4, plant),
     "alter bytes of a file": (14, page),
     "name another key": (4, name_another_key),
     "rewrite a log without the keys": (6, half_an_insider),
