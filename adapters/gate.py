@@ -36,7 +36,7 @@ from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, InForce, Policy
 from .codec import EventMapper
 from .form import unvalidated, uuid_from
 from .group_commit import GroupCommit, Moved
-from .keys import Keyring
+from .keys import Keyring, NoKeys
 from .log import ErasedKeys, EventStore, LogRecorder, NewRow
 from .policy_files import decider_of
 
@@ -441,11 +441,12 @@ class Gate:
             },
         )
 
-    def opened(self, metadata: Metadata, release: str, *, signs: bool) -> UUID:
+    def opened(self, metadata: Metadata, release: str, *, signs: bool, surely: bool = False) -> UUID:
         """Record that a process opened the book; the stream to close it by.
 
         A book whose log of reads can't be written opens all the same: it can be examined, and takes commands. The
-        record is tried again before the first read, which is not released without it.
+        record is tried again before the first read, which is not released without it. Not so `surely`: then an
+        opening that can't be recorded is none.
         """
         run = self._new_id()
         held = {"release": release, "process": os.getpid(), "signs": signs}
@@ -453,6 +454,8 @@ class Gate:
         try:
             self._write_opening()
         except (TallybookError, PersistenceError):
+            if surely:
+                raise
             logger.warning("That the book was opened could not be recorded yet.", exc_info=True)
         return run
 
@@ -486,6 +489,8 @@ class Gate:
         sealed: Sequence[bytes] = (),
         left: WhatIsLeft | None = None,
     ) -> ErasedKeys:
+        if isinstance(self._keyring.store, NoKeys):
+            raise self._keyring.store.missing(": no look at it can be put on record")
         if self._opening is not None:
             self._write_opening()
         event_id = self._new_id()

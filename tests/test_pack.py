@@ -241,7 +241,7 @@ def test_events_of_older_versions_stand_as_they_were_with_what_upcasters_make_of
         price_minor: int
         shop: Code
 
-    state = packed([1, None, b"e" * 16, 5, None, [1, "a", "p"] + [None] * 6, 12, "berlin", None])
+    state = packed([1, None, b"e" * 16, 5, None, [1, "a", "p"] + [None] * 7, 12, "berlin", None])
     line = ClearForm(registry).event("shop.gift_wrapped", state)
     assert line["event"]["fields"] == [12, "berlin"]
     assert line["upcast"] == {"price_minor": 1200, "shop": "berlin"}

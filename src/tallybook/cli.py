@@ -183,7 +183,7 @@ def import_cdnow(
     skip_bad: Annotated[Path | None, typer.Option("--skip-bad", help="Where lines that can't be read go")] = None,
     enrol: Annotated[bool, typer.Option(help="Enrol new customers where a rule set is in force")] = True,
     actor: Actor = "job:import",
-    purpose: Purpose = "import",
+    purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
     """Import purchases. Broken off, it goes on where it stopped; done, importing again records nothing."""
@@ -212,7 +212,7 @@ def sweep(
     book: BookUrl,
     until: Annotated[str | None, typer.Option("--until", help="Up to when (default: now)")] = None,
     actor: Actor = "job:sweep",
-    purpose: Purpose = "expiry",
+    purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
     """Record what time made due: expired points, tiers whose window moved on."""

@@ -19,6 +19,7 @@ from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    Keyless,
     KnownAt,
     Purpose,
     acting_in,
@@ -32,6 +33,18 @@ from .terminal import (
     the_customer,
     watched,
 )
+
+
+def _key_of(given: str) -> str:
+    """A public key, which may lie in a file."""
+    path = Path(given)
+    if "+" in given and not path.is_file():
+        return given
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise typer.BadParameter(f"{given} is neither a public key nor a file of one", param_hint="--vkey") from None
+
 
 audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=True)
 
@@ -47,10 +60,16 @@ def audit_verify(
         typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave the rows of the read models out")] = False,
+    vkey: Annotated[
+        str | None,
+        typer.Option("--vkey", help="The public key that signs the checkpoints, kept elsewhere: its text, or a file"),
+    ] = None,
+    keyless: Keyless = False,
     as_json: AsJson = False,
 ) -> None:
     """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
-    then fold the read models anew, and compare their rows. Needs no data keys: what can't be checked without is named.
+    then fold the read models anew, and compare their rows. With --keyless it needs no data keys, and names what can't
+    be checked without; give --vkey or --against then: else only the key that the database names is compared with.
 
     Exit 1 if a log or a row was altered.
     """
@@ -64,13 +83,15 @@ def audit_verify(
         if not token.is_file():
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
-    with open_to_verify(book) as opened, watched("verify", as_json) as progress:
-        found = opened.audit.verify(progress, against=against)
+    key = None if vkey is None else _key_of(vkey)
+    with open_to_verify(book, keyless=keyless) as opened, watched("verify", as_json) as progress:
+        found = opened.audit.verify(progress, against=against, vkey=key)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
         for one in found:
-            verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
+            by = "verified" if one.vouched else "verified, by the key that this database names"
+            verdict = by if one.holds else f"NOT VERIFIED: {one.problem}"
             kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
             out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
             if one.unsigned_openings:

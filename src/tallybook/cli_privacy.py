@@ -479,7 +479,7 @@ def retention_sweep(
     book: BookUrl,
     at: Annotated[str | None, typer.Option("--at", help="Up to which moment (default: now)")] = None,
     actor: Actor = "job:retention",
-    purpose: Purpose = "retention",
+    purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
     """Erase what is past its period, record the sweep, and delete the records of reads that are past theirs.

@@ -121,7 +121,7 @@ class ErasureDesk(Desk):
         found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
         if not found:
             raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
-        completed = self._erasing.complete()
+        completed = self._erasing.complete(customer_id)
         position, event = found[0]
         last = found[-1].event
         assert isinstance(event, SubjectErased)

@@ -44,7 +44,6 @@ from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .customers import request_views
-from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     COUNT,
@@ -473,7 +472,7 @@ def _consent_state(consent: Consent, at_us: int) -> str:
 )
 def _retention(core: Core, question: Question) -> Iterator[Section]:
     schedules = core.app.load(Retention, core.retention_id).schedules
-    due = RetentionDesk(core, Erasing(core)).due(iso(question.at_us))
+    due = RetentionDesk(core).due(iso(question.at_us))
     held = held_categories(core, question)
     past = Counter(category for one in due.customers for category in one.due)
     values = due.values

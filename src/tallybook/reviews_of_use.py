@@ -50,7 +50,6 @@ from tallybook.projections.trail import Trail
 
 from .core import RECORDED_US, Core
 from .customers import request_views
-from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     ACTOR,
@@ -435,7 +434,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
     if question.reads_head:
         held.append(ACCESS_RECORDS)
         covered += [ACCESS_RECORDS] if any(one.category == ACCESS_RECORDS for one in schedules) else []
-    due = RetentionDesk(core, Erasing(core)).due()
+    due = RetentionDesk(core).due()
     verified = verified_logs(core)
     log_rows = {str(row[0]): row for row in verified.rows}
     gaps = _gaps(core, question)

@@ -184,7 +184,7 @@ def _is_of(handle: Personal[Any], subject: UUID) -> bool:
 
 def _history(core: Core, customer_id: UUID) -> list[Recorded]:
     """Events about the subject, and those of their own stream, in order."""
-    found = {recorded.position: recorded for recorded in core.subject_events(customer_id)}
+    found = {recorded.position: recorded for recorded in core.whole_history(customer_id)}
     found.update((recorded.position, recorded) for recorded in core.stream(customer_id))
     return [found[position] for position in sorted(found)]
 

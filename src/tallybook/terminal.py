@@ -59,6 +59,9 @@ Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURP
 ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
 ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
+Keyless = Annotated[
+    bool, typer.Option("--keyless", help="Open the book without its data keys, to be read only; nothing is recorded")
+]
 AsOf = Annotated[
     str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
 ]
@@ -77,13 +80,23 @@ def open_book(url: str, *, create: bool = True) -> Book:
     )
 
 
-def open_to_verify(url: str) -> Book:
-    """Open a book for what needs no data key; without them, where they are not at hand, which is told on stderr."""
-    try:
-        return open_book(url, create=False)
-    except KeysMissing as error:
-        err.print(f"Opened without data keys: {error.message}", markup=False)
-        return front.open(url, create=False, keyless=True, read_models=READ_MODELS.get(), signing_key=SIGNING_KEY.get())
+def open_to_verify(url: str, *, keyless: bool = False) -> Book:
+    """Open a book for what needs no data key. Without them, if that is asked for: never by itself, so that a place of
+    a key that is misspelt is an error."""
+    if not keyless:
+        try:
+            return open_book(url, create=False)
+        except KeysMissing:
+            err.print("With --keyless, this needs no data keys.", markup=False)
+            raise
+    return front.open(
+        url,
+        create=False,
+        keyless=True,
+        wrapping_key=WRAPPING_KEY.get(),
+        read_models=READ_MODELS.get(),
+        signing_key=SIGNING_KEY.get(),
+    )
 
 
 def fail(error: TallybookError, as_json: bool) -> None:
