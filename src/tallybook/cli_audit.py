@@ -84,7 +84,7 @@ def audit_verify(
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     key = None if vkey is None else _key_of(vkey)
-    with open_to_verify(book, keyless=keyless) as opened, watched("verify", as_json) as progress:
+    with open_to_verify(book, keyless=keyless, signs=False) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against, vkey=key)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 

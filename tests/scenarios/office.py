@@ -440,24 +440,11 @@ class Office:
         for month in range(1, 6):
             self.add(at_us(month * 28, 1200), actor, PRIVACY, lambda book: book.retention.sweep())
         day = next(one for one in range(random.randrange(90, 120), DAYS) if is_weekday(one))
-        busy = {client for step in self.steps if step.at_us >= at_us(day, 0) - 15 * DAY_US for client in step.look}
-        doing = {
-            UUID(step.actor.partition(":")[2])
-            for step in self.steps
-            if step.purpose == SELF and step.at_us >= at_us(day, 0)
-        }
-        # Some to whom nobody has anything to do any more: they ask, and are registered for it.
-        leaving = [
-            one for one in self.clients if one.gone_us is None and one.id not in busy | doing and not one.consents
-        ]
-        new = [Client(self.new_id()) for _ in range(random.randrange(32, 45))]
-        self.unseen.update(one.id for one in new)
-        leaving += new
+        leaving = [Client(self.new_id()) for _ in range(random.randrange(32, 45))]
+        self.unseen.update(one.id for one in leaving)
         for number, client in enumerate(leaving):
-            if client not in self.clients:
-                self.add(at_us(-2, 660), self.admin, ADMINISTRATION, _register(client.id, 10_000 + number))
-                self.add(at_us(-2, 660), self.admin, ADMINISTRATION, _purchase(client.id, f"leaving {number}"))
-            client.gone_us = at_us(day, 600)
+            self.add(at_us(-2, 660), self.admin, ADMINISTRATION, _register(client.id, 10_000 + number))
+            self.add(at_us(-2, 660), self.admin, ADMINISTRATION, _purchase(client.id, f"leaving {number}"))
             self.add(at_us(day, 600) + number * 1_000_000, actor, PRIVACY, _erasure(client.id))
         for clerk in self.clerks:
             if clerk.role in ("support", "night"):
