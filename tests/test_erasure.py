@@ -26,7 +26,7 @@ from tallybook import Book, Erased
 from tallybook.adapters.wrapping import NONCE_BYTES, FileWrappingKeys, KmsWrappingKeys, Wrapping
 from tallybook.cli import app
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
-from tallybook.domain.errors import BookDamaged, BookError, KeysMissing, Refused
+from tallybook.domain.errors import BookError, KeysMissing, Refused
 
 from .conftest import STANDARD
 from .postgres import all_bytes

@@ -428,7 +428,7 @@ class Core:
             about = subject_of(state)
             if about in wanted:
                 wanted[about].add(position)
-        several = [name for name, kind in REGISTRY.items() if kind.other_subjects]
+        several = [name for name, kind in REGISTRY.items() if kind.event_class.other_subjects]
         for position, event in self.history(several):
             for one in event.subject_ids():
                 if one.bytes in wanted:
