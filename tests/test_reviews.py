@@ -213,7 +213,7 @@ def test_access_review_of_a_period_and_of_an_actor(story: Story) -> None:
         ("unused_right", "admin:zoe"), ("unused_right", "agent:bo"), ("unused_right", "agent:lin"),
         ("unused_right", "audit:ann"), ("unused_right", "mail:mia"),
     ]  # fmt: skip
-    assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90, 30, 7]
+    assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90, 30, 7, 30]
 
 
 def test_whoever_did_nothing_for_long_is_dormant(story: Story) -> None:

@@ -84,7 +84,7 @@ def audit_verify(
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     key = None if vkey is None else _key_of(vkey)
-    with open_to_verify(book, keyless=keyless) as opened, watched("verify", as_json) as progress:
+    with open_to_verify(book, keyless=keyless, signs=False) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against, vkey=key)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
@@ -240,6 +240,9 @@ def audit_review(
     own_tie_days: Annotated[
         int | None, typer.Option("--own-tie-days", help=f"For access-review (default {_LIMITS.own_tie_days})", min=1)
     ] = None,
+    guesses: Annotated[
+        int | None, typer.Option("--guesses", help=f"For access-review (default {_LIMITS.guesses})", min=1)
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the tables: into this folder, or an archive NAME.zip")
     ] = None,
@@ -252,6 +255,7 @@ def audit_review(
     given = {
         "tie_days": tie_days, "bulk_subjects": bulk_subjects, "bulk_factor": bulk_factor, "habit_hours": habit_hours,
         "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
+        "guesses": guesses,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
     with acting_in(book, actor, purpose) as opened:
