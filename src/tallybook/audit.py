@@ -83,6 +83,17 @@ class SignedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """From a position on, the key `new_vkey` signs in the place of `old_vkey`. `checkpoint` covers that event, and both
+    keys signed it: whoever has the old key is led to the new one. None: the old key was not at hand any more."""
+
+    position: int
+    old_vkey: str
+    new_vkey: str
+    checkpoint: SignedCheckpoint | None
+
+
+@dataclass(frozen=True, slots=True)
 class Inclusion:
     """That an event is in a log, under a checkpoint. `leaf` holds the bytes that the log commits to for the event.
 
@@ -296,6 +307,14 @@ class AuditView(Desk):
         whole(second.size, "new", first.size, checkpoints.log.position())
         hashes = checkpoints.consistency(first, second)
         return Consistency(old.log, first.size, second.size, tuple(one.hex() for one in hashes))
+
+    def rotations(self) -> list[Rotation]:
+        """Each change of the key that signs, in order, with the checkpoint that the old and the new key both signed."""
+        self._core.check_open()
+        return [
+            Rotation(one.position, one.old, one.new, None if one.both is None else _signed("events", one.both))
+            for one in self._checkpoints("events").rotations()
+        ]
 
     def rotate_signing_key(self, *, command_id: str | None = None) -> str:
         """Have another key sign the checkpoints from now on; the new public key. The next checkpoints bear both.
@@ -537,4 +556,4 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
     )
 
 
-__all__ = ["AuditView", "Consistency", "Inclusion", "SignedCheckpoint", "TrailEntry", "Verification"]
+__all__ = ["AuditView", "Consistency", "Inclusion", "Rotation", "SignedCheckpoint", "TrailEntry", "Verification"]

@@ -14,6 +14,7 @@ from tallybook.adapters.outputs import new_file
 from tallybook.adapters.reports import shown
 from tallybook.adapters.rows_check import ReadModelVerification
 
+from .book import Book
 from .reviews import REVIEWS, Thresholds
 from .terminal import (
     Actor,
@@ -22,6 +23,7 @@ from .terminal import (
     KnownAt,
     Purpose,
     acting_in,
+    err,
     known_moment,
     open_to_verify,
     out,
@@ -41,6 +43,9 @@ def audit_verify(
     book: BookUrl,
     against: Annotated[
         Path | None, typer.Option("--against", help="A checkpoint that was kept elsewhere, of either log")
+    ] = None,
+    vkey: Annotated[
+        str | None, typer.Option("--vkey", help="The log's public key, kept elsewhere: its text, or a file")
     ] = None,
     tsa_cert: Annotated[
         Path | None,
@@ -66,6 +71,7 @@ def audit_verify(
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_to_verify(book) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against)
+        steps, lost = ([], None) if vkey is None else _from_key(opened, vkey)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
@@ -86,13 +92,43 @@ def audit_verify(
                 f"{model.read_model}: {model.rows:,} rows as of position {model.position:,} ({stands}): {verdict}",
                 markup=False,
             )
+        for step in steps:
+            out.print(step, markup=False)
+        if lost is not None:
+            out.print(f"NOT VERIFIED: {lost}", markup=False)
         if stamped is not None:
             out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
     checks: list[Verification | ReadModelVerification] = [*found, *models]
     tell([{**asdict(one), "holds": one.holds} for one in checks], as_json, show)
-    if not all(one.holds for one in checks):
+    if as_json and lost is not None:
+        err.print(f"NOT VERIFIED: {lost}", markup=False)
+    if lost is not None or not all(one.holds for one in checks):
         raise typer.Exit(1)
+
+
+def _from_key(book: Book, given: str) -> tuple[list[str], str | None]:
+    """How a key that was kept elsewhere leads to the one that signs now, and why it does not."""
+    key = given if "+" in given and not Path(given).is_file() else _text_of(given)
+    keys = book.audit.vkeys()
+    if key not in keys:
+        return [], f"{key} was never a key of this book; the present one is {keys[-1]}"
+    steps = []
+    for one in book.audit.rotations()[keys.index(key) :]:
+        if one.checkpoint is None:
+            return steps, f"no checkpoint that {one.old_vkey} signed tells of its successor {one.new_vkey}"
+        steps.append(
+            f"The key {one.old_vkey} was followed by {one.new_vkey} at position {one.position:,}: both signed the "
+            f"checkpoint of {one.checkpoint.size:,} leaves."
+        )
+    return [*steps, f"Signed now by {keys[-1]}."], None
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise typer.BadParameter(f"{file!r} is neither a key nor a file of one ({error})", param_hint="--vkey") from None
 
 
 @audit_app.command("trail")

@@ -222,6 +222,13 @@ def export_pack(
             first=pruned + 1,
             pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
         )
+        events = core.checkpoints[EVENTS]
+        steps = [
+            (one, events.proof(one.position, one.both).text)
+            for one in events.rotations()
+            if one.both is not None and one.both.size <= signed.size
+        ]
+        pack.write_rotations(part, core.app.log, steps)
         for log, where in ((EVENTS, part), (READS, part / READS)):
             pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)

@@ -61,7 +61,8 @@ class DueSubject:
     `ready`: the next sweep erases it; otherwise `waits_for` names why not (`restricted`: data that is restricted is
     kept; `request`: a data-subject request other than one for erasure waits for its answer). `whole`: the customer is
     erased; otherwise these values are, and all others are sealed anew. `stays`: categories of values that are not due,
-    `kept`: of those that must be kept. Of customers who were erased, `due` is `kept`, once what was kept of them has had its time.
+    `kept`: of those that must be kept. Of customers who were erased, `due` is `kept`, once what was kept of them has
+    had its time.
     """
 
     customer_id: UUID

@@ -282,7 +282,8 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
         columns_of(
             ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("request", ID),
             "request fits", ("even so", ID), ("position", COUNT), ("keys", ID), "key left", "destruction", "table",
-            ("look-ups removed", COUNT), ("look-ups left", COUNT), ("kept by law", COUNT), ("kept_until", TIME), ("proof", ID),
+            ("look-ups removed", COUNT), ("look-ups left", COUNT), ("kept by law", COUNT), ("kept_until", TIME),
+            ("proof", ID),
         ),
         rows,
     )  # fmt: skip
