@@ -97,7 +97,7 @@ class History(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """That a key follows another from a position on, and the first checkpoint that both signed (None: there is none)."""
+    """That a key follows another from a position on, and the first checkpoint that both signed; None: there is none."""
 
     position: int
     old: str
@@ -192,9 +192,7 @@ class Checkpoints:
         stream = signing_stream(self.log.origin)
         for number, (position, *_) in enumerate(self.log.stream_rows(stream), 1):
             old, new = keys[number - 1 : number + 1]
-            both = (
-                one for one in self.stored(position - 1) if self._signed_by(one, old) and self._signed_by(one, new)
-            )
+            both = (one for one in self.stored(position - 1) if self._signed_by(one, old) and self._signed_by(one, new))
             yield Rotation(position, old, new, next(both, None))
 
     def opened(self, note: str | bytes) -> tuple[Checkpoint, notes.Note]:

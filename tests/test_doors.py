@@ -267,7 +267,7 @@ ALL = dict([*DOORS.items(), *LOOKS.items(), *LOOKS_AT_ALL.items()])
 NEITHER = {
     "book.acting", "book.close", "book.imports.cdnow", "book.projections.run", "book.projections.on_update",
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
-    "book.erasures.receipt", "book.erasures.all",
+    "book.erasures.receipt", "book.erasures.all", "book.erasures.entries",
     "book.rotate_wrapping_key",
     "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "BoundCommand.aio",
 }  # fmt: skip
@@ -302,7 +302,9 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.audit.verify": {"against": "a checkpoint"},
     "book.backtest": {"candidate": "a rule set", "baseline": "a rule set"},
     "book.doctor": {"quick": "book.doctor"},
-    "book.erasures.erase": dict.fromkeys(["reason", "request_id", "even_so", "effective_at", "command_id"], "a command"),
+    "book.erasures.erase": dict.fromkeys(
+        ["reason", "request_id", "even_so", "effective_at", "command_id"], "a command"
+    ),
     "book.erasures.erase_kept": {"reason": "a command"},
     "book.exports.cloudevents": {"batch": "book.exports.cloudevents"},
     "book.exports.ocel": {"sqlite": "book.exports.ocel"},

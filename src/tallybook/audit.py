@@ -169,7 +169,11 @@ class AuditView(Desk):
             head: Checkpoint | None = None
             refused: str | None = None
             if given is not None:
-                claimed = Checkpoint.parse(taken_apart(given)[0])
+                try:
+                    claimed = Checkpoint.parse(taken_apart(given)[0])
+                except NoteError as error:
+                    what = str(against) if "\n" not in str(against) else "that was given"
+                    raise NoteError(f"The checkpoint {what} can't be read: {error}") from None
                 if claimed.origin == checkpoints.name or (log == "events" and claimed.origin not in known):
                     try:
                         head, _ = checkpoints.opened(given)

@@ -13,6 +13,7 @@ from tallybook.adapters.integrity import Verification
 from tallybook.adapters.outputs import new_file
 from tallybook.adapters.reports import shown
 from tallybook.adapters.rows_check import ReadModelVerification
+from tallybook.domain.errors import Refused
 
 from .book import Book
 from .reviews import REVIEWS, Thresholds
@@ -23,6 +24,7 @@ from .terminal import (
     KnownAt,
     Purpose,
     acting_in,
+    check_folders,
     err,
     known_moment,
     open_to_verify,
@@ -71,7 +73,7 @@ def audit_verify(
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
     with open_to_verify(book) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against)
-        steps, lost = ([], None) if vkey is None else _from_key(opened, vkey)
+        steps, lost = _from_key(opened, vkey)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
@@ -107,13 +109,15 @@ def audit_verify(
         raise typer.Exit(1)
 
 
-def _from_key(book: Book, given: str) -> tuple[list[str], str | None]:
+def _from_key(book: Book, given: str | None) -> tuple[list[str], str | None]:
     """How a key that was kept elsewhere leads to the one that signs now, and why it does not."""
+    if given is None:
+        return [], None
     key = given if "+" in given and not Path(given).is_file() else _text_of(given)
     keys = book.audit.vkeys()
     if key not in keys:
         return [], f"{key} was never a key of this book; the present one is {keys[-1]}"
-    steps = []
+    steps: list[str] = []
     for one in book.audit.rotations()[keys.index(key) :]:
         if one.checkpoint is None:
             return steps, f"no checkpoint that {one.old_vkey} signed tells of its successor {one.new_vkey}"
@@ -128,7 +132,9 @@ def _text_of(file: str) -> str:
     try:
         return Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeError) as error:
-        raise typer.BadParameter(f"{file!r} is neither a key nor a file of one ({error})", param_hint="--vkey") from None
+        raise typer.BadParameter(
+            f"{file!r} is neither a key nor a file of one ({error})", param_hint="--vkey"
+        ) from None
 
 
 @audit_app.command("trail")
@@ -192,6 +198,7 @@ def audit_replay(
 
     Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
     """
+    check_folders(file, page)
     with acting_in(book, actor, purpose) as opened:
         found = opened.audit.replay(
             the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
@@ -220,6 +227,11 @@ def audit_replay(
 
 
 _LIMITS = Thresholds()
+REVIEW_OPTIONS = {
+    "subject": "--subject", "actor": "--by", "since": "--from", "until": "--until", "at": "--at",
+    "thresholds": "--tie-days and the other thresholds",
+}  # fmt: skip
+"""How the command line calls what a review takes."""
 
 
 @audit_app.command("review")
@@ -269,16 +281,25 @@ def audit_review(
         "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
+    check_folders(csv, html)
     with acting_in(book, actor, purpose) as opened:
-        report = opened.audit.review(
-            name,
-            subject=None if subject is None else the_customer(opened, subject),
-            actor=by,
-            since=since,
-            until=until,
-            at=at,
-            thresholds=Thresholds(**limits) if limits else None,
-        )
+        whose = None if subject is None else the_customer(opened, subject)
+        try:
+            report = opened.audit.review(
+                name,
+                subject=whose,
+                actor=by,
+                since=since,
+                until=until,
+                at=at,
+                thresholds=Thresholds(**limits) if limits else None,
+            )
+        except Refused as refused:
+            argument = str(refused.values.get("argument"))
+            option = REVIEW_OPTIONS.get(argument)
+            if option is not None:
+                refused.args = (str(refused).replace(f"{argument}:", f"{option}:", 1),)
+            raise
     before = os.umask(0o077)  # for its owner's eyes only: some hold personal data in the clear
     try:
         if csv is not None:

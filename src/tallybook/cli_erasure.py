@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from .terminal import (
     BookUrl,
     Purpose,
     acting_in,
+    check_folders,
     err,
     in_json,
     open_book,
@@ -53,6 +55,7 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a customer: destroy the key, so that no personal value can be opened again. There is no way back."""
+    check_folders(receipt)
     if not (dry_run or yes or at_a_terminal()):
         raise typer.BadParameter("there is no way back, and nobody to ask: give it", param_hint="--yes")
     with acting_in(book, actor, purpose) as opened:
@@ -86,8 +89,17 @@ def _show(preview: ErasurePreview) -> None:
 def erasures_list(book: BookUrl, as_json: AsJson = False) -> None:
     """Who was erased, in the order of the erasures."""
     with open_book(book, create=False) as opened:
-        found = opened.erasures.all()
-    tell(found, as_json, lambda: show_table("Erased", ["subject"], [(one,) for one in found]))
+        found = opened.erasures.entries()
+    tell(
+        [asdict(one) for one in found],
+        as_json,
+        lambda: show_table(
+            "Erased",
+            ["subject", "position", "erased", "actor", "reason", "request"],
+            [(one.customer_id, one.position, one.erased_at, one.actor, one.reason, one.request_id) for one in found],
+            ["position"],
+        ),
+    )
 
 
 @erasures_app.command("show")

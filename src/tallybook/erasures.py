@@ -52,6 +52,18 @@ class ErasureReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasureEntry:
+    """One erasure of a customer: its event's position, when, by whom, why, and for which request."""
+
+    customer_id: UUID
+    position: int
+    erased_at: str
+    actor: str
+    reason: str
+    request_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
 class ErasurePreview:
     """What an erasure of a customer would do now: how many values go, and how many are kept (each by category), until
     when, how many look-ups are removed. `waits_for`: what stands in the way (`restricted`, `request`), `because` the
@@ -168,6 +180,19 @@ class ErasureDesk(Desk):
         core.check_open()
         told = core.app.scan(SubjectErased, ["subject_id"])
         return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in told))
+
+    def entries(self) -> list[ErasureEntry]:
+        """The same with when, by whom and why; what ended what an erasure kept has an entry of its own."""
+        core = self._core
+        core.check_open()
+        return [
+            ErasureEntry(
+                event.subject_id, position, iso(event.effective_us) or "", event.metadata.actor, event.reason,
+                event.request_id,
+            )
+            for position, event in core.history([SubjectErased.stored_name])
+            if isinstance(event, SubjectErased) and event.subject_id is not None
+        ]  # fmt: skip
 
     def _receipt(self, customer_id: UUID) -> ErasureReceipt:
         core = self._core

@@ -151,10 +151,9 @@ class ExportDesk(Desk):
         core.check_open()
         acting = core.acting_now()
         head = core.app.position() if head is None else head
-        whole(after, "after", 0, 2**62)
-        until = head if until is None else min(whole(until, "until", 0, 2**62), head)
+        until = span(after, until, head)
         core.gate.record(core.gate_metadata(acting), action, [], [])
-        return acting, max(until, after)
+        return acting, until
 
     def _history(self, after: int, until: int) -> Iterator[Recorded]:
         core = self._core
@@ -181,6 +180,18 @@ class ExportDesk(Desk):
         return ExportReport(str(outputs.named(file, "file")), name, count, first, last, part.stat().st_size, digest)
 
 
+def span(after: int, until: int | None, head: int) -> int:
+    """Up to where to export what follows a position. Refuses: invalid_argument, for what the log has not reached."""
+    whole(after, "after", 0, 2**62)
+    until = head if until is None else whole(until, "until", 0, 2**62)
+    for name, value in (("after", after), ("until", until)):
+        if value > head:
+            raise refusal("invalid_argument", f"{name}: the log ends at position {head:,}.", argument=name)
+    if until < after:
+        raise refusal("invalid_argument", "until: it lies before what it is to follow (after).", argument="until")
+    return until
+
+
 def export_pack(
     core: Core,
     folder: Path | str,
@@ -193,15 +204,15 @@ def export_pack(
     """Write an auditor's pack (see `book.audit.export`)."""
     core.check_open()
     acting = core.acting_now()
-    whole(after, "after", 0, 2**62)
+    span(after, until, core.app.position())
     keys = core.storage.signing
     vkeys = core.signed_by().vkeys[::-1]
     assert keys is not None  # or signed_by would have raised
     signer = keys.signer(vkeys[0])
     with rarely_collecting(), outputs.new_folder(folder) as part:
         signed = core.checkpoints[EVENTS].sign()
-        last = signed.size if until is None else min(whole(until, "until", 0, 2**62), signed.size)
-        first = min(after, last) + 1
+        last = span(after, until, signed.size)
+        first = after + 1
         opener = None
         if sealed:
             core.gate.record(core.gate_metadata(acting), PACK_ACTION, [], [])

@@ -1118,7 +1118,7 @@ def check_rotation(raw: bytes, keys: Sequence[Key], what: str) -> Rotation | Non
         raise Bad(f"{what}: what it proves is no change of the log's key", position)
     if entry.state != state and entry.state_hash != hashlib.sha256(state).digest():
         raise Bad(f"{what}: its state is not that of the entry that it proves", position)
-    return Rotation(*named, position, checkpoint)
+    return Rotation(named[0], named[1], position, checkpoint)
 
 
 def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tuple[list[Key], list[Key]]:
@@ -1136,8 +1136,8 @@ def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tupl
             elif step.old in trusted and step.new not in trusted:
                 trusted.append(step.new)
                 report.notes.append(
-                    f"the key {step.old.text} was followed by {step.new.text} at position {step.position}: a checkpoint "
-                    f"of {step.checkpoint.size:,} leaves that it signed says so"
+                    f"the key {step.old.text} was followed by {step.new.text} at position {step.position}: a "
+                    f"checkpoint of {step.checkpoint.size:,} leaves that it signed says so"
                 )
             elif step.old not in trusted:
                 steps.append((name, raw))
