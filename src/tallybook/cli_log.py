@@ -122,7 +122,8 @@ def audit_proof(
 
 @audit_app.command("rotate-key")
 def audit_rotate_key(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
-    """Have a new key sign the checkpoints; the next ones bear both signatures. Prints the new public key."""
+    """Have a new key sign the checkpoints; the first of each log after it bears both signatures. Prints the new public
+    key. Who has the old one is led to it by the pack, and by `audit verify --vkey`."""
     with acting_in(book, actor, purpose) as opened:
         vkey = opened.audit.rotate_signing_key()
     tell({"vkey": vkey}, as_json, lambda: out.print(vkey, markup=False, highlight=False, soft_wrap=True))

@@ -9,7 +9,8 @@ signed-note, tlog-cosignature and tlog-proof), and from none of Tallybook's own 
 What is checked, in the pack's folder and in its folder `reads`:
 
 1. the checkpoint's signature, by a key that you give with --vkey. The pack brings a `log.vkey` of its own: who forges
-   a pack forges that too, so without --vkey nothing is proven but that the pack fits itself;
+   a pack forges that too, so without --vkey nothing is proven but that the pack fits itself. From a key that was
+   changed since, the steps in `rotations` lead to the present one: each is proved under a checkpoint that it signed;
 2. every tile against the checkpoint's root, and no tile too many or too few;
 3. every entry against its leaf hash; that positions count from 1 without gaps, and that all are of this log;
 4. every line of events.jsonl against its entry;
