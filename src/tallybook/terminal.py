@@ -140,12 +140,24 @@ def say(answer: Any, as_json: bool, line: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     # As text: what a cell holds is no markup, and no order.
+    shown_rows = [["" if value is None else visible(str(value)) for value in row] for row in rows]
+    words = [max(map(len, [*name.split(), *(word for row in shown_rows for word in row[at].split())]), default=0)
+             for at, name in enumerate(columns)]  # fmt: skip
+    if sum(words) + 3 * len(words) + 1 > out.width:
+        # In columns, ids and times would be cut within: nobody could copy them.
+        out.print(f"{title}: {len(rows):,}", markup=False)
+        for number, row in enumerate(shown_rows, 1):
+            out.print(f"{number}.", markup=False)
+            for name, value in zip(columns, row, strict=True):
+                if value:
+                    out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
+        return
     table = Table(title=escape(visible(title)), title_justify="left")
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
         table.add_column(escape(visible(column)), justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*[Text("" if value is None else visible(str(value))) for value in row])
+    for row in shown_rows:
+        table.add_row(*map(Text, row))
     out.print(table)
 
 
@@ -216,6 +228,13 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     if not actor or not purpose:
         return nullcontext()
     return book.acting(actor, purpose=purpose, channel="cli")
+
+
+def check_folders(*files: Path | None) -> None:
+    """See that files can be written where they are wanted, before anything is done for their sake."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise typer.BadParameter(f"{file.parent} is no folder: make it first", param_hint=str(file))
 
 
 @contextmanager
