@@ -9,9 +9,11 @@ from uuid import UUID
 
 from pydantic import StringConstraints
 
-from .events import CODE_CHARS_MAX, Code, Fact, stored
+from .events import CODE_CHARS, CODE_CHARS_MAX, COMPOSED, Code, Fact, stored
 
-FieldName = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX + len("identifier."))]
+FieldName = Annotated[
+    str, StringConstraints(pattern=f"^{CODE_CHARS}$", max_length=CODE_CHARS_MAX + len("identifier.")), COMPOSED
+]
 """A personal field as policies call it: `name`, `contact.email`, `identifier.crm`."""
 
 OUTSIDE_HOURS = "outside_hours"

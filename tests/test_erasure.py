@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
 import sqlite3
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import tallybook
 from tallybook import Book, Erased
 from tallybook.adapters.wrapping import NONCE_BYTES, FileWrappingKeys, KmsWrappingKeys, Wrapping
 from tallybook.cli import app
+from tallybook.data import verify
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import BookError, KeysMissing, Refused, refusal
 from tallybook.erasing import Erasing
@@ -526,8 +528,73 @@ def test_a_stranger_verifies_the_receipt(book: Book, tmp_path: Path) -> None:
         "another position": {**receipt, "position": receipt["position"] - 1},
         "no proof": {**receipt, "proof": None},
         "no leaf": {key: value for key, value in receipt.items() if key != "leaf"},
+        "one name more": {**receipt, "note": "all is well"},
     }.items():
         assert verified("forged", forged).returncode == 1, name
+
+
+def test_whatever_a_receipt_says_is_held_against_its_leaf(book: Book, tmp_path: Path) -> None:
+    ada = lived(book)
+    receipt = json.loads(to_json(book.erasures.erase(ada, reason="gdpr-17"), fallback=str))
+    with book.acting("auditor:pat", purpose="audit"):
+        book.audit.export(tmp_path / "pack")
+        book.audit.export(tmp_path / "part", after=book.position() - 1)
+    file = tmp_path / "receipt"
+
+    def verified(text: str, pack: str = "pack") -> tuple[int, str]:
+        file.write_text(text)
+        told = io.StringIO()
+        with redirect_stdout(told):
+            status = verify.main([str(tmp_path / pack), "--vkey", book.audit.vkey, "--proof", str(file), "--quiet"])
+        return status, told.getvalue()
+
+    status, told = verified(json.dumps(receipt))
+    assert status == 0, told
+    assert "not proven: done, unfinished\n" in told
+    assert receipt["commitments"].keys() == {"1"}
+    others: dict[str, list[object]] = {
+        "origin": ["tallybook/other"],
+        "event_id": [str(UUID(int=9)), None],
+        "request_id": [str(UUID(int=5)), ""],
+        "erased_at": ["2020-01-01T00:00:00Z", None],
+        "recorded_at": ["2020-01-01T00:00:00Z"],
+        "actor": ["agent:nobody"],
+        "reason": ["forged"],
+        "lookups": [999, str(receipt["lookups"]), True],
+        "kept": [7, None, False],
+        "kept_until": ["2030-01-01T00:00:00Z"],
+        "commitments": [{"1": "00" * 32}, {}, {"1": None}, {"01": receipt["commitments"]["1"]}, [], None],
+        "position": [receipt["position"] + 1, None, float(receipt["position"])],
+    }
+    said = receipt.keys() - {"subject", "leaf", "proof", "done", "unfinished"}
+    assert others.keys() == said
+    for name, values in others.items():
+        for value in values:
+            assert verified(json.dumps({**receipt, name: value}))[0] == 1, (name, value)
+    # A name that stands twice has one value for who reads the first, another for who reads the last.
+    twice = json.dumps({**receipt, "reason": "forged"})[:-1] + f', "reason": "{receipt["reason"]}"}}'
+    status, told = verified(twice)
+    assert status == 1
+    assert "stands twice" in told
+    # What no log holds is named; so are keys that the pack says nothing of.
+    status, told = verified(json.dumps({**receipt, "commitments": {**receipt["commitments"], "9": "00" * 32}}))
+    assert status == 0
+    assert "not proven: done, unfinished, commitments.9\n" in told
+
+
+def test_a_receipt_of_a_pack_without_the_key_s_event_says_what_is_unproven(book: Book, tmp_path: Path) -> None:
+    ada = lived(book)
+    for _ in range(300):
+        book.customers.register(name="Somebody")
+    receipt = json.loads(to_json(book.erasures.erase(ada, reason="gdpr-17"), fallback=str))
+    with book.acting("auditor:pat", purpose="audit"):
+        book.audit.export(tmp_path / "part", after=book.position() - 1)
+    file, told = tmp_path / "receipt", io.StringIO()
+    file.write_text(json.dumps(receipt))
+    with redirect_stdout(told):
+        arguments = [str(tmp_path / "part"), "--vkey", book.audit.vkey, "--proof", str(file), "--quiet"]
+        assert verify.main(arguments) == 0
+    assert "not proven: done, unfinished, commitments.1\n" in told.getvalue()
 
 
 def test_doubled_ids_of_erasures_are_no_second_erasure(book: Book) -> None:

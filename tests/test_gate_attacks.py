@@ -214,7 +214,9 @@ def test_an_actor_that_looks_like_another_is_refused_or_has_no_role(governed: tu
     assert caught.value.code in ("invalid_argument", "access_denied")
 
 
-@pytest.mark.parametrize("actor", ["AGENT:LIN", "agent:lın", "agent:ﬁn", "agent:lin:x", "agent"])
+@pytest.mark.parametrize(
+    "actor", ["agent:l\ufe0fin", "agent:lin\u200d", "AGENT:LIN", "agent:lın", "agent:ﬁn", "agent:lin:x", "agent"]
+)
 def test_a_look_alike_has_no_role_of_its_model(governed: tuple[Book, UUID], actor: str) -> None:
     book, ada = governed
     with pytest.raises(Refused) as caught, book.acting(actor, purpose="support"):
@@ -235,6 +237,17 @@ def test_no_host_acts_as_the_book_itself(governed: tuple[Book, UUID], actor: str
             book.customers.register(name="Eve")
         assert caught.value.code == "actor_reserved"
         assert "job:" in caught.value.remedy
+    assert book.position() == before
+
+
+@pytest.mark.parametrize("unseen", ["\u200c", "\u200d", "\u034f", "\ufe0f", "\ufeff"])
+def test_no_host_looks_like_the_book_itself(governed: tuple[Book, UUID], unseen: str) -> None:
+    book, ada = governed
+    before = book.position()
+    for acting, behalf in ((f"system{unseen}:erasure", None), ("agent:lin", f"s{unseen}ystem:erasure")):
+        with pytest.raises(Refused) as caught, book.acting(acting, on_behalf_of=behalf, purpose="erasure"):
+            book.profiles.get(ada)
+        assert caught.value.code in ("actor_reserved", "invalid_argument")
     assert book.position() == before
 
 

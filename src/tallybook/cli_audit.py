@@ -59,9 +59,6 @@ def audit_verify(
     against: Annotated[
         Path | None, typer.Option("--against", help="A checkpoint that was kept elsewhere, of either log")
     ] = None,
-    vkey: Annotated[
-        str | None, typer.Option("--vkey", help="The log's public key, kept elsewhere: its text, or a file")
-    ] = None,
     tsa_cert: Annotated[
         Path | None,
         typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
@@ -69,7 +66,7 @@ def audit_verify(
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave the rows of the read models out")] = False,
     vkey: Annotated[
         str | None,
-        typer.Option("--vkey", help="The public key that signs the checkpoints, kept elsewhere: its text, or a file"),
+        typer.Option("--vkey", help="A public key of the log, present or former, kept elsewhere: its text, or a file"),
     ] = None,
     keyless: Keyless = False,
     as_json: AsJson = False,

@@ -19,6 +19,7 @@ from tallybook.adapters.checkpoints import (
     DEFAULT_CHECKPOINT_S,
     Checkpoints,
     History,
+    Stored,
     TailTimer,
     signed_by,
     signing_stream,
@@ -305,12 +306,15 @@ class Core:
             resealed.update(((subject, *place), handle) for place, handle in newest.items())
         return Told(erased, resealed)
 
-    def proof_of(self, position: int) -> tuple[str, str | None]:
-        """An event's leaf (base64), and a tlog-proof under a checkpoint of now; None in a book that signs nothing."""
+    def proof_of(self, position: int, under: Stored | None = None) -> tuple[str, str | None]:
+        """An event's leaf (base64), and a tlog-proof of it, by default under a checkpoint of now; None in a book that
+        signs nothing."""
         checkpoints = self.checkpoints["events"]
         [row] = self.app.log.rows_at([position])
         leaf = b64encode(merkle.leaf(self.origin, *row)).decode()
-        return leaf, None if self.storage.signing is None else checkpoints.proof(position, checkpoints.sign()).text
+        if self.storage.signing is None:
+            return leaf, None
+        return leaf, checkpoints.proof(position, under or checkpoints.sign()).text
 
     def operations(self) -> Operations:
         """What was decided about read models."""

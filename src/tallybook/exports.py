@@ -245,6 +245,13 @@ def export_pack(
             first=pruned + 1,
             pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
         )
+        swept = core.reads_pruned()
+        if swept is not None:
+            # One that another process carried out meanwhile is newer than this pack's checkpoint.
+            newer = swept.position > signed.size
+            under = _newest(core.checkpoints[EVENTS], keyless=keyless) if newer else signed
+            if swept.position <= under.size:
+                pack.write_swept(part / READS, *core.proof_of(swept.position, under))
         events = core.checkpoints[EVENTS]
         steps = [
             (one, events.proof(one.position, one.both).text)
