@@ -1722,7 +1722,7 @@ SHAPES: dict[str, dict[int, str]] = {
     "customer.consent_withdrawn": {1: "cc0e2f172afa876532a91c4a76ceb7a02b18e2c3f9844da191eed97c17f772f0"},
     "customer.contact_point_added": {1: "62d27742da8372ed4549c6d6cc248a7ee6f4e64c71ab11fdfc35d7a31c0fc429"},
     "customer.contact_point_removed": {1: "9205934b3832d7b198070fbdb2c5b97f92fb73d0e346ae9b27ea9af448f0911b"},
-    "customer.erased": {1: "7b423b401405914f90a73c7fce6890eecf00781731dea92136ca7b3c059ed11d"},
+    "customer.erased": {1: "99dabeb6c8f73606d34cbbf5a904121a99bb5216a24b468d38e07ab9cfd3f61b"},
     "customer.identifier_linked": {1: "38944f034d30038f8dddd1d2e3ceb056242b48f6bf4d2b66db79723abecd60a6"},
     "customer.identifier_removed": {1: "0185c1e1b9b25942ac5a2e51d0d775c22e9a21ebb5eac7479ae281ef76cbcd4a"},
     "customer.interaction_recorded": {1: "4b0609033249fc8a4b6810a3d4fbc4e043885550de65fd5da5e390346eff6e81"},
