@@ -108,6 +108,15 @@ class History(NamedTuple):
         return self.vkeys[-1]
 
 
+class Rotation(NamedTuple):
+    """That a key follows another from a position on, and the first checkpoint that both signed; None: there is none."""
+
+    position: int
+    old: str
+    new: str
+    both: Stored | None
+
+
 def signed_by(log: LogRecorder, first: str | None) -> History:
     """The public keys of a book: the one that it noted when it was made, and those that rotations in its log brought.
 
@@ -188,6 +197,16 @@ class Checkpoints:
         """What verifies them: all keys that the book ever had."""
         history = self._history()
         return verifiers(history.vkeys, history.origin, self.name)
+
+    def rotations(self) -> Iterator[Rotation]:
+        """The steps from each key to the next, in their order, with the checkpoints that both signed. Of the log of
+        events, which tells of the log of reads' keys, too."""
+        keys = self._history().vkeys
+        stream = signing_stream(self.log.origin)
+        for number, (position, *_) in enumerate(self.log.stream_rows(stream), 1):
+            old, new = keys[number - 1 : number + 1]
+            both = (one for one in self.stored(position - 1) if self._signed_by(one, old) and self._signed_by(one, new))
+            yield Rotation(position, old, new, next(both, None))
 
     def opened(self, note: str | bytes) -> tuple[Checkpoint, notes.Note]:
         """What a note tells that a key of this book signed which counted then. Raises NoteError for any other."""
@@ -522,7 +541,7 @@ class Checkpoints:
 
         if positions and self._from_tiles(size, root, made) is None:
             raise damaged(
-                f"Of the events of {self.name} that this rests on, one is not the one that the head of the log tells of",
+                f"Of the events of {self.name} that this rests on, one is not what the head of the log tells of",
                 self.log.database.place,
             )
 

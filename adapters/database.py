@@ -277,7 +277,7 @@ def marks(count: int) -> str:
 
 def planted(database: Database) -> str | None:
     """What acts by itself in a database of a book's, or stands for a table; None: nothing does, as the book made it."""
-    rows = database.rows(f"SELECT {database.code_names}")  # noqa: S608 - a text of ours
+    rows = database.rows(f"SELECT {database.code_names}")
     return str(rows[0][0]) if rows and rows[0][0] else None
 
 
@@ -287,4 +287,6 @@ def check_planted(databases: Iterable[Database]) -> None:
     for database in databases:
         found = planted(database)
         if found is not None:
-            raise damaged(f"There is a {found} among the book's tables, which the book never made", database.place, DROP)
+            raise damaged(
+                f"There is a {found} among the book's tables, which the book never made", database.place, DROP
+            )

@@ -624,7 +624,7 @@ def keys(patient: Patient) -> Iterator[Word]:
     gone: set[UUID] = set()
     missing: list[UUID] = []
     other: list[UUID] = []
-    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erasures()}
+    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erased_rows()}
     for name, committed, key in keys_in(patient.log, store.get):
         subject, key_id = name
         count += key_id == ORDINARY_KEY
@@ -700,7 +700,7 @@ def erasures(patient: Patient) -> Iterator[Word]:
         assert isinstance(event, DESTROYING)
         told.update(((event.originator_id, key_id), position) for key_id in event.key_ids)
     # Up to the same position: who erases meanwhile is in neither of them.
-    noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erasures() if position <= head}
+    noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erased_rows() if position <= head}
     moved = [name for name in sorted(told.keys() & noted.keys()) if noted[name] < told[name]]
     if moved:
         yield failed(f"the table erased has another position for {moved[0][0]} than the log", RESTORE)

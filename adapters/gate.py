@@ -453,10 +453,10 @@ class Gate:
         self._opening = self._row(LogOpened, metadata, held, run, 1, run)
         try:
             self._write_opening()
-        except (TallybookError, PersistenceError):
+        except (TallybookError, PersistenceError) as error:
             if surely:
                 raise
-            logger.warning("That the book was opened could not be recorded yet.", exc_info=True)
+            logger.warning("That the book was opened could not be recorded yet: %s", _in_one_line(error))
         return run
 
     def closed(self, metadata: Metadata, run: UUID) -> None:
@@ -465,9 +465,9 @@ class Gate:
             return
         try:
             self._group.append(self._row(LogClosed, metadata, {}, run, 2, self._new_id()))
-        except (TallybookError, PersistenceError):
+        except (TallybookError, PersistenceError) as error:
             # Whoever looks finds no end of this run, as after a kill.
-            logger.warning("That the book was closed could not be recorded.", exc_info=True)
+            logger.warning("That the book was closed could not be recorded: %s", _in_one_line(error))
 
     def _write_opening(self) -> None:
         row = self._opening
@@ -560,3 +560,7 @@ def _access_denied(metadata: Metadata, what: str, reason: str) -> Refused:
         action=what,
         reason=reason,
     )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -382,7 +382,7 @@ class Keyring:
             raise BookDamaged(
                 f"The key store was told to destroy the data key {left[0][1]} of {left[0][0]}, and did not.",
                 path=self.origin,
-                remedy="Find out who altered the store of the keys, and what in it keeps them. Open the book again then.",
+                remedy="Find out who altered the store of the keys, and what keeps them. Then open the book again.",
             )
 
     def forget(self, names: Iterable[KeyName]) -> None:

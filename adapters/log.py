@@ -431,7 +431,8 @@ class LogRecorder(ApplicationRecorder):
         )
         self._look_erased = f"SELECT erased, (SELECT MAX(position) FROM {name}), 1 FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._select_end = (
-            f"SELECT position, frontier, signed, mac, erased, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+            f"SELECT position, frontier, signed, mac, erased, (SELECT MAX(position) FROM {name}) FROM head "  # noqa: S608 - a name of ours
+            f"WHERE log='{name}'"
         )
 
     def definitions(self) -> list[str]:
@@ -834,7 +835,7 @@ class LogRecorder(ApplicationRecorder):
         if len(rows) != 1:
             raise damaged(f"The row of {self.table.name} in the table head is missing", place)
         position, packed, signed, mac, erased = rows[0]
-        [row] = sound(HEAD, [(position, packed or b"", signed, mac, erased or b"")], place)
+        [row] = sound(HEAD, [(position, packed or b"", signed, mac, b"" if erased == "" else erased)], place)
         try:
             if position < 0 or signed < 0:
                 raise ValueError(f"its position is {position}, and it counts {signed} checkpoints")
@@ -984,7 +985,7 @@ class LogRecorder(ApplicationRecorder):
         whole = Destroyed()
         whole.add(rows)
         with self.database.session(write=True) as session:
-            if self._sound_head(session.rows(self._lock_head), self.seen).erased != whole.digest:
+            if self._sound_head(session.rows(self._lock_head), self.seen, session.rows).erased != whole.digest:
                 return False
             session.run("DELETE FROM erased")
             if rows:
@@ -994,9 +995,7 @@ class LogRecorder(ApplicationRecorder):
     def _destroyed_now(self) -> Destroyed:
         return self._destroyed_at(self._whole_head(), self.database.rows)
 
-    def _destroyed_at(
-        self, head: HeadRow, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
-    ) -> Destroyed:
+    def _destroyed_at(self, head: HeadRow, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]) -> Destroyed:
         """Which keys are destroyed, as of a head or a later one. Raises BookDamaged."""
         with self._following:
             known = self._destroyed
@@ -1018,7 +1017,9 @@ class LogRecorder(ApplicationRecorder):
             return known
 
     def _not_erased(self) -> BookDamaged:
-        return damaged(NOT_ERASED, self.database.place, "Open the book again: it makes the table anew, if the log tells.")
+        return damaged(
+            NOT_ERASED, self.database.place, "Open the book again: it makes the table anew, if the log tells."
+        )
 
     # ── tailing ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -313,9 +313,7 @@ class SQLiteDatabase:
     overwrites = True
     table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
     holds = "instr(state, ?)>0"
-    code_names = (
-        "(SELECT group_concat(type || ' ' || name, ', ') FROM sqlite_master WHERE type IN ('trigger', 'view'))"
-    )
+    code_names = "(SELECT group_concat(type || ' ' || name, ', ') FROM sqlite_master WHERE type IN ('trigger', 'view'))"
 
     def __init__(
         self,

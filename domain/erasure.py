@@ -16,6 +16,7 @@ from .aggregate import Stamp, applies
 from .customer import Customer, KeyCreated
 from .errors import refusal
 from .events import Code, Event, Fact, Value, stored
+from .privacy import RequestKind
 from .retention import Held, Kept, Schedule, activity_until, kept
 
 ORDINARY_KEY = 1
@@ -30,6 +31,7 @@ class SubjectErased(Fact):
 
     `key_ids`: 2 is the key of what was kept, all others are of ordinary values. `lookups` is the number of keyed hashes
     that were removed. `kept` values are sealed anew, to be erased at `kept_until_us`, by the schedules of then.
+    `even_so`: why it was done although something stood in the way.
     """
 
     reason: Code
@@ -38,6 +40,7 @@ class SubjectErased(Fact):
     kept: int = 0
     kept_until_us: int | None = None
     request_id: UUID | None = None
+    even_so: Code | None = None
 
 
 class ErasedOf(Value):
@@ -134,6 +137,24 @@ def check_erasable(customer: Customer) -> None:
         raise refusal("customer_erased", f"The customer {customer.id} was erased.", customer=customer.id)
 
 
+def check_erasure(customer: Customer, stamp: Stamp, request_id: UUID | None, even_so: str | None) -> None:
+    """See that a customer may be erased as a whole, for the request that is given.
+
+    Refuses: unknown_customer, customer_erased, unknown_request, request_completed, request_of_other_kind,
+    effective_too_early, erasure_held.
+    """
+    check_erasable(customer)
+    if request_id is not None:
+        customer.asked_for_erasure(stamp, request_id)
+    if customer.holds and even_so is None:
+        raise refusal(
+            "erasure_held",
+            f"The customer {customer.id} is not erased: {'; '.join(in_the_way(customer))}.",
+            customer=customer.id,
+            waits_for=", ".join(customer.holds),
+        )
+
+
 def erase(
     customer: Customer,
     stamp: Stamp,
@@ -144,12 +165,13 @@ def erase(
     kept: int,
     kept_until_us: int | None,
     request_id: UUID | None,
+    even_so: str | None = None,
 ) -> SubjectErased:
     """The ordinary key is to be destroyed, and others that were left over (`key_ids`).
 
-    Refuses: unknown_customer, customer_erased.
+    Refuses: what `check_erasure` refuses.
     """
-    check_erasable(customer)
+    check_erasure(customer, stamp, request_id, even_so)
     return customer.record(
         SubjectErased,
         stamp,
@@ -160,7 +182,15 @@ def erase(
         kept=kept,
         kept_until_us=kept_until_us,
         request_id=request_id,
+        even_so=even_so if customer.holds else None,
     )
+
+
+def in_the_way(customer: Customer) -> list[str]:
+    """What stands in the way of erasing a customer, in words."""
+    requests = [one for one in customer.requests if one.completed_us is None and one.kind != RequestKind.ERASURE]
+    told = [f"the request for {one.kind} {one.request_id} is open" for one in requests]
+    return ["the data is restricted"] * customer.restricted + told
 
 
 def keep(

@@ -292,9 +292,7 @@ class Retention(Aggregate):
                 argument="since",
             )
         if schedule.after_us(max(stamp.effective_us, stamp.metadata.recorded_us)) > LAST_US:
-            raise refusal(
-                "invalid_argument", "period: it would end after the year 9999.", argument="period"
-            )
+            raise refusal("invalid_argument", "period: it would end after the year 9999.", argument="period")
         held = next((one for one in self.schedules if one.schedule == schedule.schedule), None)
         if held == schedule:
             return None

@@ -26,7 +26,9 @@ def key_of(path: Path) -> bytes:
         return head_key(store.lookup_key)
 
 
-def mac_of(key: bytes, origin: str, table: str, position: int, frontier: bytes, signed: int, erased: bytes = b"") -> str:
+def mac_of(
+    key: bytes, origin: str, table: str, position: int, frontier: bytes, signed: int, erased: bytes = b""
+) -> str:
     """A head's MAC, made a second time."""
     told: bytes = msgpack.packb([origin, table, position, frontier, signed, erased])
     return hmac.new(key, told, sha256).hexdigest()

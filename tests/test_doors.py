@@ -194,6 +194,7 @@ SHUT: Mapping[str, Call] = {
     "book.audit.verify_read_models": lambda it: it.book.audit.verify_read_models(),
     "book.audit.vkey": lambda it: it.book.audit.vkey,
     "book.audit.vkeys": lambda it: it.book.audit.vkeys(),
+    "book.audit.rotations": lambda it: it.book.audit.rotations(),
     "book.audit.checkpoint": lambda it: it.book.audit.checkpoint(),
     "book.audit.checkpoints": lambda it: it.book.audit.checkpoints(),
     "book.audit.proof": lambda it: it.book.audit.proof(1),
@@ -204,6 +205,7 @@ SHUT: Mapping[str, Call] = {
     "book.projections.rebuild": lambda it: it.book.projections.rebuild(),
     "book.projections.drop_superseded": lambda it: it.book.projections.drop_superseded(),
     "book.retention.schedules": lambda it: it.book.retention.schedules(),
+    "book.erasures.preview": lambda it: it.book.erasures.preview(it.customer),
     "book.retention.due": lambda it: it.book.retention.due(),
     "Follower.position": lambda it: it.book.follow(timeout_s=0).position,
     "Event.effective_at": lambda it: [one.event.effective_at for one in it.book.follow(timeout_s=0)],
@@ -266,7 +268,7 @@ ALL = dict([*DOORS.items(), *LOOKS.items(), *LOOKS_AT_ALL.items()])
 NEITHER = {
     "book.acting", "book.close", "book.imports.cdnow", "book.projections.run", "book.projections.on_update",
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
-    "book.erasures.receipt", "book.erasures.all",
+    "book.erasures.receipt", "book.erasures.all", "book.erasures.entries",
     "book.rotate_wrapping_key",
     "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "BoundCommand.aio",
 }  # fmt: skip
@@ -302,7 +304,9 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.audit.verify": {"against": "a checkpoint"},
     "book.backtest": {"candidate": "a rule set", "baseline": "a rule set"},
     "book.doctor": {"quick": "book.doctor"},
-    "book.erasures.erase": dict.fromkeys(["reason", "request_id", "effective_at", "command_id"], "a command"),
+    "book.erasures.erase": dict.fromkeys(
+        ["reason", "request_id", "even_so", "effective_at", "command_id"], "a command"
+    ),
     "book.erasures.erase_kept": {"reason": "a command"},
     "book.exports.cloudevents": {"batch": "book.exports.cloudevents"},
     "book.exports.ocel": {"sqlite": "book.exports.ocel"},
@@ -871,7 +875,9 @@ CLI_ACTS: Mapping[str, Given] = {
     ],
     "retention withdraw": lambda _: ["old"],
     "retention sweep": lambda _: [],
-    "erase": lambda it: [it.customer, "--reason", "gdpr-17", "--receipt", out(it, "receipt")],
+    "erase": lambda it: [
+        it.customer, "--reason", "gdpr-17", "--receipt", out(it, "receipt"), "--yes", "--even-so", "subject-insists",
+    ],
 }  # fmt: skip
 """Commands: decided by the policy, recorded as events; they tell of nobody."""
 
@@ -921,7 +927,7 @@ CLI_NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "withdraw-objection": ("--at",),
     "erasures show": ("--receipt",),  # of an erasure: ids, counts, a proof; see tests/test_erasure.py
     "audit checkpoint": ("--timestamp",),  # needs an authority
-    "audit verify": ("--tsa-cert",),
+    "audit verify": ("--tsa-cert", "--vkey"),
     "consent grant": ("--point", "--at"),  # ids and times of a command
     "consent confirm": ("--at",),
     "consent withdraw": ("--point", "--at"),
@@ -930,7 +936,7 @@ CLI_NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "restrict": ("--at",),
     "object": ("--at",),
     "end-relation": ("--at",),
-    "erase": ("--request", "--at"),
+    "erase": ("--request", "--at", "--dry-run"),
     "retention sweep": ("--at",),
 }
 """Commands and options that are not tried here."""

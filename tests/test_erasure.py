@@ -28,7 +28,8 @@ from tallybook.adapters.wrapping import NONCE_BYTES, FileWrappingKeys, KmsWrappi
 from tallybook.cli import app
 from tallybook.data import verify
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
-from tallybook.domain.errors import BookDamaged, BookError, KeysMissing, Refused
+from tallybook.domain.errors import BookError, KeysMissing, Refused, refusal
+from tallybook.erasing import Erasing
 
 from .conftest import STANDARD
 from .postgres import all_bytes
@@ -789,3 +790,26 @@ def test_what_is_written_for_people_is_for_its_owner_alone(folder: Path, tmp_pat
         book.exports.ocsf(tmp_path / "o.jsonl")
     assert stat.S_IMODE((tmp_path / "pack").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "o.jsonl").stat().st_mode) == 0o600
+
+
+def test_the_question_for_a_receipt_destroys_and_records_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> None:
+        raise refusal("busy", "Somebody holds the keys.")
+
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada")
+        with monkeypatch.context() as held:
+            held.setattr(Erasing, "follow", busy)
+            with pytest.raises(BookError, match="could not be destroyed yet"):
+                book.erasures.erase(ada, reason="gdpr-17")
+        keys, position = book._core.storage.keys, book.position()
+        for _ in range(2):
+            receipt = book.erasures.receipt(ada)
+            assert receipt.unfinished == ("keys",)
+            assert "not destroyed yet" in receipt.done["keys"]
+        assert keys.get([(ada, ORDINARY_KEY)]) != {}
+        assert book.position() == position
+        assert book.erasures.erase(ada, reason="gdpr-17").unfinished == ()
+        assert keys.get([(ada, ORDINARY_KEY)]) == {}
+        assert "destroyed" in book.erasures.receipt(ada).done["keys"]
+        assert book.erasures.receipt(ada).unfinished == ()

@@ -192,7 +192,7 @@ def test_the_data_protection_officer_does_what_the_law_demands(book: Book) -> No
         book.audit.review("subject-access", subject=ada)
         request = book.customers.record_request(ada, "erasure")
         book.retention.declare("all", "all", purpose="support", legal_basis="GDPR:17", period=1, unit="years")
-        receipt = book.erasures.erase(ada, reason="request")
+        receipt = book.erasures.erase(ada, reason="request", request_id=request, even_so="subject-insists")
         book.customers.complete_request(ada, request)
         assert receipt.position
         with pytest.raises(Refused, match="access_denied"):

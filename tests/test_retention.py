@@ -66,7 +66,7 @@ def test_a_sweep_that_was_cut_short_goes_on(book: Book, clock: Clock, monkeypatc
     declare(book)
     customers = {book.customers.register(name=f"Ada {number}") for number in range(5)}
     clock.now = datetime(2024, 1, 1, tzinfo=UTC)
-    record = book._erasing.record
+    record = book.retention._erasing.record
     erased: list[UUID] = []
 
     def cut(customer: UUID, *, reason: str) -> None:
@@ -75,7 +75,7 @@ def test_a_sweep_that_was_cut_short_goes_on(book: Book, clock: Clock, monkeypatc
         erased.append(customer)
         record(customer, reason=reason)
 
-    monkeypatch.setattr(book._erasing, "record", cut)
+    monkeypatch.setattr(book.retention._erasing, "record", cut)
     with pytest.raises(KeyboardInterrupt):
         book.retention.sweep()
     assert set(book.erasures.all()) == set(erased)

@@ -26,7 +26,6 @@ import tallybook
 from tallybook import Book, Erased, Refused, Withheld
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import KEPT_KEY, SubjectErased, ValueResealed, ValuesErased
-from tallybook.domain.errors import BookDamaged
 from tallybook.domain.events import to_us
 
 from .conftest import STANDARD

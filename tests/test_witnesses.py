@@ -153,7 +153,7 @@ def test_a_log_that_is_not_the_one_that_the_witness_saw_is_damaged(tmp_path: Pat
         raw.execute("UPDATE stored_events SET state=zeroblob(length(state)) WHERE position=2")
         raw.execute("DELETE FROM tiles")
         raw.execute("DELETE FROM checkpoints")
-    with tallybook.open(url, keyless=True) as book, pytest.raises(BookDamaged):
+    with tallybook.open(url) as book, pytest.raises(BookDamaged):
         book.audit.keep(note, KEY)
     path.write_bytes(whole)
     with tallybook.open(url) as book:

@@ -86,6 +86,17 @@ class SignedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """From a position on, the key `new_vkey` signs in the place of `old_vkey`. `checkpoint` covers that event, and both
+    keys signed it: whoever has the old key is led to the new one. None: the old key was not at hand any more."""
+
+    position: int
+    old_vkey: str
+    new_vkey: str
+    checkpoint: SignedCheckpoint | None
+
+
+@dataclass(frozen=True, slots=True)
 class Inclusion:
     """That an event is in a log, under a checkpoint. `leaf` holds the bytes that the log commits to for the event.
 
@@ -168,7 +179,11 @@ class AuditView(Desk):
             head: Checkpoint | None = None
             refused: str | None = None
             if given is not None:
-                claimed = Checkpoint.parse(taken_apart(given)[0])
+                try:
+                    claimed = Checkpoint.parse(taken_apart(given)[0])
+                except NoteError as error:
+                    what = str(against) if "\n" not in str(against) else "that was given"
+                    raise NoteError(f"The checkpoint {what} can't be read: {error}") from None
                 if claimed.origin == checkpoints.name or (log == "events" and claimed.origin not in known):
                     try:
                         head, _ = checkpoints.opened(given)
@@ -335,8 +350,17 @@ class AuditView(Desk):
         hashes = checkpoints.consistency(first, second)
         return Consistency(old.log, first.size, second.size, tuple(one.hex() for one in hashes))
 
+    def rotations(self) -> list[Rotation]:
+        """Each change of the key that signs, in order, with the checkpoint that the old and the new key both signed."""
+        self._core.check_open()
+        return [
+            Rotation(one.position, one.old, one.new, None if one.both is None else _signed("events", one.both))
+            for one in self._checkpoints("events").rotations()
+        ]
+
     def rotate_signing_key(self, *, command_id: str | None = None) -> str:
-        """Have another key sign the checkpoints from now on; the new public key. The next checkpoints bear both.
+        """Have another key sign the checkpoints from now on; the new public key. The first checkpoint of each
+        log after it bears both signatures, where the old key is at hand: `rotations` leads from the old key to the new.
 
         The new key is put into the key's file, and the old one is taken out at the end. Where the key comes from the
         environment, put the new one before the old one there first, and take the old one out afterwards.
@@ -576,4 +600,4 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
     )
 
 
-__all__ = ["AuditView", "Consistency", "Inclusion", "SignedCheckpoint", "TrailEntry", "Verification"]
+__all__ = ["AuditView", "Consistency", "Inclusion", "Rotation", "SignedCheckpoint", "TrailEntry", "Verification"]

@@ -149,9 +149,11 @@ def audit_export(
     ):
         packed = opened.audit.export(folder, sealed=not clear, after=after, until=until, progress=bar)
 
+    which = f"events {packed.first:,} to {packed.last:,}" if packed.last >= packed.first else "no events"
+
     def show() -> None:
         out.print(
-            f"{packed.folder}: events {packed.first:,} to {packed.last:,} of {packed.size:,}, {packed.reads:,} reads, "
+            f"{packed.folder}: {which} of {packed.size:,}, {packed.reads:,} reads, "
             f"personal fields {packed.personal}, {packed.files:,} files\nroot {packed.root}\nsha256 {packed.digest}\n"
             "Give the log's key to the auditor by another way than this pack.",
             markup=False,

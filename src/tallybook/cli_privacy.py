@@ -18,6 +18,7 @@ from .terminal import (
     KnownAt,
     Purpose,
     acting_in,
+    check_folders,
     known_moment,
     open_book,
     out,
@@ -341,6 +342,7 @@ def subject_report(
     as_json: AsJson = False,
 ) -> None:
     """All that the book holds about a customer: for access and portability. One recorded read."""
+    check_folders(html, file, portable)
     with acting_in(book, actor, purpose) as opened:
         report = opened.audit.subject_report(the_customer(opened, subject))
     wanted = ((html, report.html), (file, report.json), (portable, report.portable))

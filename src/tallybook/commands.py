@@ -27,7 +27,7 @@ from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
-from tallybook.domain.events import Event, Fact, Metadata
+from tallybook.domain.events import CODE_CHARS_MAX, Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, Policy
@@ -323,7 +323,13 @@ def _refusal_for(error: Refused | UnicodeError | ValidationError) -> Refused:
         # Of a personal field, the handle is one choice and the value the other: the value's problem is meant.
         problem = error.errors(include_input=False, include_url=False)[-1]
         name = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-        return refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name)
+        told = problem["msg"]
+        if problem["type"] == "string_pattern_mismatch":
+            told = (
+                f"a code is wanted, since it is written in the clear and for ever: up to {CODE_CHARS_MAX} letters, "
+                "digits and . : / + - _, without spaces, such as gdpr-17"
+            )
+        return refusal("invalid_argument", f"{name}: {told}.", argument=name)
     return refusal("invalid_argument", "A text holds a character that is not Unicode.")
 
 

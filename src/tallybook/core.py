@@ -437,6 +437,7 @@ class Core:
             for one in event.subject_ids():
                 if one.bytes in wanted:
                     wanted[one.bytes].add(position)
+        self.catch_up(self.trail)  # now, that it can't be behind what was seen
         for subject, positions in wanted.items():
             rows = self.store.select(self.trail, Trail.table, ["position"], "subject=?", [subject])
             if lacking := positions - {position for (position,) in rows}:

@@ -18,7 +18,7 @@ from tallybook.domain.erasure import (
     DESTROYING,
     KEPT_KEY,
     ValuesErased,
-    check_erasable,
+    check_erasure,
     erase,
     erase_kept,
     erase_values,
@@ -81,6 +81,7 @@ class Erasing(Desk):
         *,
         reason: str,
         request_id: UUID | None = None,
+        even_so: str | None = None,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
@@ -89,7 +90,12 @@ class Erasing(Desk):
             return
         try:
             self._record(
-                customer_id, reason=reason, request_id=request_id, effective_at=effective_at, command_id=command_id
+                customer_id,
+                reason=reason,
+                request_id=request_id,
+                even_so=even_so,
+                effective_at=effective_at,
+                command_id=command_id,
             )
         except Refused as refused:
             if refused.code != "customer_erased":  # by somebody else, meanwhile
@@ -103,11 +109,12 @@ class Erasing(Desk):
         *,
         reason: str,
         request_id: UUID | None = None,
+        even_so: str | None = None,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> UUID:
         draft = work.new_customer(customer)
-        check_erasable(draft)
+        check_erasure(draft, work.stamp, request_id, even_so)
         lookups = self._core.app.log.claims_of([draft.id.bytes, *(purchase.bytes for purchase in draft.purchases)])
         for claim in lookups:
             work.release(claim)
@@ -121,6 +128,7 @@ class Erasing(Desk):
             kept=len(held),
             kept_until_us=max((why.until_us or 0 for *_, why in held), default=None),
             request_id=request_id,
+            even_so=even_so,
         )
         work.erase(draft.id, event.key_ids)
         return event.event_id
@@ -293,7 +301,7 @@ class Erasing(Desk):
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in whole:
                 try:
-                    self._record(customer_id, reason=RESTORED)
+                    self._record(customer_id, reason=RESTORED, even_so=RESTORED)
                 except Refused as refused:
                     if refused.code != "customer_erased":  # by another process that opens the book at once
                         raise

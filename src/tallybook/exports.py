@@ -153,10 +153,9 @@ class ExportDesk(Desk):
         core.check_open()
         acting = core.acting_now()
         head = core.app.position() if head is None else head
-        whole(after, "after", 0, 2**62)
-        until = head if until is None else min(whole(until, "until", 0, 2**62), head)
+        until = span(after, until, head)
         core.gate.record(core.gate_metadata(acting), action, [], [])
-        return acting, max(until, after)
+        return acting, until
 
     def _history(self, after: int, until: int) -> Iterator[Recorded]:
         core = self._core
@@ -183,6 +182,18 @@ class ExportDesk(Desk):
         return ExportReport(str(outputs.named(file, "file")), name, count, first, last, part.stat().st_size, digest)
 
 
+def span(after: int, until: int | None, head: int) -> int:
+    """Up to where to export what follows a position. Refuses: invalid_argument, for what the log has not reached."""
+    whole(after, "after", 0, 2**62)
+    until = head if until is None else whole(until, "until", 0, 2**62)
+    for name, value in (("after", after), ("until", until)):
+        if value > head:
+            raise refusal("invalid_argument", f"{name}: the log ends at position {head:,}.", argument=name)
+    if until < after:
+        raise refusal("invalid_argument", "until: it lies before what it is to follow (after).", argument="until")
+    return until
+
+
 def export_pack(
     core: Core,
     folder: Path | str,
@@ -195,7 +206,7 @@ def export_pack(
     """Write an auditor's pack (see `book.audit.export`)."""
     core.check_open()
     acting = core.acting_now()
-    whole(after, "after", 0, 2**62)
+    span(after, until, core.app.position())
     keys = core.storage.signing or core.storage.pack_signing
     vkeys = core.signed_by().vkeys[::-1]
     if keys is None:
@@ -210,10 +221,8 @@ def export_pack(
         core.check_keys()
     with rarely_collecting(), outputs.new_folder(folder) as part:
         signed = _newest(core.checkpoints[EVENTS], keyless=keyless)
-        last = signed.size if until is None else min(whole(until, "until", 0, 2**62), signed.size)
-        first = min(after, last) + 1
-        if first > last and signed.size:
-            raise refusal("invalid_argument", "after, until: no event lies between them.", argument="after")
+        last = span(after, until, signed.size)
+        first = after + 1
         opener = None
         if keyless:
             pass  # it is written nowhere that somebody looks: what he takes is what lies in the files
@@ -243,6 +252,13 @@ def export_pack(
             under = _newest(core.checkpoints[EVENTS], keyless=keyless) if newer else signed
             if swept.position <= under.size:
                 pack.write_swept(part / READS, *core.proof_of(swept.position, under))
+        events = core.checkpoints[EVENTS]
+        steps = [
+            (one, events.proof(one.position, one.both).text)
+            for one in events.rotations()
+            if one.both is not None and one.both.size <= signed.size
+        ]
+        pack.write_rotations(part, core.app.log, steps)
         for log, where in ((EVENTS, part), (READS, part / READS)):
             pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)

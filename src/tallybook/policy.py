@@ -14,7 +14,7 @@ from tallybook.domain.events import Event
 from tallybook.domain.policy import DENY, NO_END, Policy, PolicyDocument, Verdict, known_fields, out_of_hours
 
 from .commands import Desk, Work, command, command_ahead
-from .policy_names import check_names
+from .policy_names import check_asked, check_names
 from .times import When, iso, moment_us
 
 _CLOSED = Verdict(DENY)
@@ -194,6 +194,7 @@ class PolicyDesk(Desk):
         """
         for name, value in (("actor", actor), ("purpose", purpose), ("action", action)):
             text(value, name)
+        check_asked(action)
         core = self._core
         core.check_open()
         policy = core.policy()

@@ -48,7 +48,6 @@ from .customers import identifier_claim, order_claim
 from .erasing import KEYS, Erasing, opened_again
 from .times import When, as_of_us, iso
 
-RESTRICTED = "restricted"
 AT_ONCE = 500
 """So many erasures are recorded before their keys are destroyed."""
 KEPT = "kept"
@@ -60,9 +59,10 @@ class DueSubject:
     """A customer of whom something is past its period, by category: `due`, with the number of `values` of each.
 
     `ready`: the next sweep erases it; otherwise `waits_for` names why not (`restricted`: data that is restricted is
-    kept). `whole`: the customer is erased; otherwise these values are, and all others are sealed anew. `stays`:
-    categories of values that are not due, `kept`: of those that must be kept. Of customers who were erased, `due` is
-    `kept`, once what was kept of them has had its time.
+    kept; `request`: a data-subject request other than one for erasure waits for its answer). `whole`: the customer is
+    erased; otherwise these values are, and all others are sealed anew. `stays`: categories of values that are not due,
+    `kept`: of those that must be kept. Of customers who were erased, `due` is `kept`, once what was kept of them has
+    had its time.
     """
 
     customer_id: UUID
@@ -252,8 +252,7 @@ class RetentionDesk(Desk):
             else:
                 due = self._assessed(one.customer_id, until_us)
                 if due is not None and due.whole:
-                    self._erasing.record(one.customer_id, reason=f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
-                    erased += 1
+                    erased += self._whole(one.customer_id, f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
                 elif due is not None and due.due:
                     gone = self._values_of(one.customer_id, until_us)
                     partly += gone > 0
@@ -313,16 +312,26 @@ class RetentionDesk(Desk):
         return Pruned(upto, tiles.reader(upto).root())
 
     def _assessed(self, customer_id: UUID, until_us: int) -> Assessment | None:
-        """What is due of a customer as things stand; None for one who is restricted, or was erased."""
+        """What is due of a customer as things stand; None for one who waits for something, or was erased."""
         core = self._core
         schedules = core.app.load(Retention, core.retention_id).schedules
         core.catch_up(core.trail)
         customer = core.app.load(Customer, customer_id)
-        if customer.restricted or customer.erased:
+        if customer.holds or customer.erased:
             return None
         history = core.subject_history(customer_id)
         when = activity_of(event for _, event in history)
         return assess(schedules, held_of(customer_id, history, customer.erased_keys), when, until_us)
+
+    def _whole(self, customer_id: UUID, reason: str) -> bool:
+        """Whether a customer was erased; not, where somebody restricted them or recorded a request meanwhile."""
+        try:
+            self._erasing.record(customer_id, reason=reason)
+        except Refused as refused:
+            if refused.code != "erasure_held":
+                raise
+            return False
+        return True
 
     def _values_of(self, customer_id: UUID, until_us: int) -> int:
         """How many values of a customer were erased; none, where others write of them all the time."""
@@ -345,7 +354,7 @@ class RetentionDesk(Desk):
     ) -> int:
         """Erase the values of a customer that are past their period, and seal all others anew; how many went."""
         draft = work.customer(customer)
-        if draft.restricted or draft.erased:
+        if draft.holds or draft.erased:
             return 0
         schedules = work.retention().schedules
         history = work.history_of(customer)
@@ -423,17 +432,16 @@ class RetentionDesk(Desk):
             values = held_of(subject, core.subject_events(subject), customer.erased_keys)
             found = assess(schedules, values, when, at_us)
             if found.due:
-                held = (RESTRICTED,) if customer.restricted else ()
                 counts = Counter(value.category for value in found.due)
                 yield DueSubject(
                     subject,
-                    not held,
+                    not customer.holds,
                     found.whole,
                     tuple(sorted(counts)),
                     dict(sorted(counts.items())),
                     _categories(found.kept),
                     _categories(found.stays),
-                    held,
+                    customer.holds,
                     found.schedules,
                     iso(when.last_us),
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from tallybook.adapters.reports import Section
@@ -31,6 +31,7 @@ from tallybook.domain.privacy import (
     Objected,
     ObjectionWithdrawn,
     RequestCompleted,
+    RequestKind,
     RequestReceived,
     Restricted,
     RestrictionLifted,
@@ -255,6 +256,7 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     tombs = keys.destroyed(names)
     by_table = {(subject, key_id) for subject, key_id, _ in core.app.log.erasures()}
     proofs = proofs_of(core, [position for found in asked.values() for position, _ in found])
+    fits = _request_fits(core)
     rows: list[tuple[object, ...]] = []
     for subject, found in asked.items():
         look_ups = core.app.log.claims_of([subject.bytes])
@@ -263,7 +265,8 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
             held = [(subject, key_id) for key_id in event.key_ids]
             rows.append(
                 (
-                    subject, iso(event.effective_us), event.metadata.actor, event.reason, event.request_id, position,
+                    subject, iso(event.effective_us), event.metadata.actor, event.reason, event.request_id,
+                    fits(subject, event.request_id, position), event.even_so, position,
                     ", ".join(map(str, event.key_ids)),
                     "STILL THERE" if any(one in left for one in held) else "none",
                     "noted" if all(one in tombs for one in held) else "NOT NOTED",
@@ -274,11 +277,14 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     yield Section(
         "Erasures",
         "One row for each erasure. Key left: whether the key store still gives the key. Destruction: whether it notes "
-        "that it destroyed it. Proof: size of the signed checkpoint that the event was proved to be in, just now.",
+        "that it destroyed it. Request fits: whether it was the subject's own, for erasure, and open. Even so: why it "
+        "was done although something stood in the way. Proof: size of the signed checkpoint that the event was proved "
+        "to be in, just now.",
         columns_of(
-            ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("request", ID), ("position", COUNT),
-            ("keys", ID), "key left", "destruction", "table", ("look-ups removed", COUNT), ("look-ups left", COUNT),
-            ("kept by law", COUNT), ("kept_until", TIME), ("proof", ID),
+            ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("request", ID),
+            "request fits", ("even so", ID), ("position", COUNT), ("keys", ID), "key left", "destruction", "table",
+            ("look-ups removed", COUNT), ("look-ups left", COUNT), ("kept by law", COUNT), ("kept_until", TIME),
+            ("proof", ID),
         ),
         rows,
     )  # fmt: skip
@@ -299,6 +305,30 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     yield verified_logs(core)
     yield from _restrictions(core, question)
     yield _requests(core, question, "erasure", "Requests for erasure")
+
+
+def _request_fits(core: Core) -> Callable[[UUID, UUID | None, int], str]:
+    """What tells whether the request that an erasure names is its subject's, for erasure, and was open then."""
+    requests: dict[UUID, tuple[UUID | None, str]] = {}
+    answered: dict[UUID, int] = {}
+    for one in core.history([RequestReceived.stored_name, RequestCompleted.stored_name]):
+        event = one.event
+        if isinstance(event, RequestReceived):
+            requests[event.event_id] = (event.subject_id, event.kind)
+        elif isinstance(event, RequestCompleted):
+            answered[event.request_id] = one.position
+
+    def fits(subject: UUID, request_id: UUID | None, position: int) -> str:
+        if request_id is None:
+            return ""
+        owner, kind = requests.get(request_id, (None, ""))
+        if owner != subject:
+            return "NOT THIS SUBJECT'S"
+        if kind != RequestKind.ERASURE:
+            return f"FOR {kind.upper()}"
+        return "ANSWERED BEFORE" if answered.get(request_id, position) < position else "yes"
+
+    return fits
 
 
 def _values_erased(core: Core, question: Question) -> Section:

@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tallybook.adapters.reports import NUMERIC, Kind, Report, shown, visible
-from tallybook.domain.errors import KeysMissing, Refused, TallybookError, refusal
+from tallybook.adapters.signing import UNSIGNED
+from tallybook.domain.errors import KeysMissing, Refused, SigningKeyMissing, TallybookError, refusal
 
 from . import book as front
 from .book import Book
@@ -68,27 +69,33 @@ AsOf = Annotated[
 KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book knew it: a time, or a position")]
 
 
-def open_book(url: str, *, create: bool = True) -> Book:
+def open_book(url: str, *, create: bool = True, signing_key: str | None = None) -> Book:
     """Open the book that a command works on."""
     return front.open(
         url,
         create=create,
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
-        signing_key=SIGNING_KEY.get(),
+        signing_key=signing_key or SIGNING_KEY.get(),
         detached=DETACHED.get(),
     )
 
 
-def open_to_verify(url: str, *, keyless: bool = False) -> Book:
+def open_to_verify(url: str, *, keyless: bool = False, signs: bool = True) -> Book:
     """Open a book for what needs no data key. Without them, if that is asked for: never by itself, so that a place of
-    a key that is misspelt is an error."""
+    a key that is misspelt is an error. Without `signs`, the signing key may be missing at its default place: that is
+    told, and on record as an opening without it."""
     if not keyless:
         try:
             return open_book(url, create=False)
         except KeysMissing:
             err.print("With --keyless, this needs no data keys.", markup=False)
             raise
+        except SigningKeyMissing as error:
+            if signs or SIGNING_KEY.get() is not None:
+                raise
+            err.print(f"Opened without the signing key, which this does not need. {error.message}", markup=False)
+            return open_book(url, create=False, signing_key=UNSIGNED)
     return front.open(
         url,
         create=False,
@@ -133,12 +140,24 @@ def say(answer: Any, as_json: bool, line: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     # As text: what a cell holds is no markup, and no order.
+    shown_rows = [["" if value is None else visible(str(value)) for value in row] for row in rows]
+    words = [max(map(len, [*name.split(), *(word for row in shown_rows for word in row[at].split())]), default=0)
+             for at, name in enumerate(columns)]  # fmt: skip
+    if sum(words) + 3 * len(words) + 1 > out.width:
+        # In columns, ids and times would be cut within: nobody could copy them.
+        out.print(f"{title}: {len(rows):,}", markup=False)
+        for number, row in enumerate(shown_rows, 1):
+            out.print(f"{number}.", markup=False)
+            for name, value in zip(columns, row, strict=True):
+                if value:
+                    out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
+        return
     table = Table(title=escape(visible(title)), title_justify="left")
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
         table.add_column(escape(visible(column)), justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*[Text("" if value is None else visible(str(value))) for value in row])
+    for row in shown_rows:
+        table.add_row(*map(Text, row))
     out.print(table)
 
 
@@ -209,6 +228,13 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     if not actor or not purpose:
         return nullcontext()
     return book.acting(actor, purpose=purpose, channel="cli")
+
+
+def check_folders(*files: Path | None) -> None:
+    """See that files can be written where they are wanted, before anything is done for their sake."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise typer.BadParameter(f"{file.parent} is no folder: make it first", param_hint=str(file))
 
 
 @contextmanager

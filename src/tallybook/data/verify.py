@@ -9,7 +9,8 @@ signed-note, tlog-cosignature and tlog-proof), and from none of Tallybook's own 
 What is checked, in the pack's folder and in its folder `reads`:
 
 1. the checkpoint's signature, by a key that you give with --vkey. The pack brings a `log.vkey` of its own: who forges
-   a pack forges that too, so without --vkey nothing is proven but that the pack fits itself;
+   a pack forges that too, so without --vkey nothing is proven but that the pack fits itself. From a key that was
+   changed since, the steps in `rotations` lead to the present one: each is proved under a checkpoint that it signed;
 2. every tile against the checkpoint's root, and no tile too many or too few;
 3. every entry against its leaf hash; that positions count from 1 without gaps, and that all are of this log;
 4. every line of events.jsonl against its entry, and the names of its fields against those that this file knows;
@@ -49,6 +50,9 @@ LINE_BYTES_MAX = 1 << 26
 SUMS_BYTES_MAX = 1 << 30
 NOTE_SIGNATURE, COSIGNATURE = 1, 4
 COSIGNED = "cosigned"
+ROTATIONS, ROTATED = "rotations", "book.signing_key_rotated"
+ROTATED_AT = slice(6, 8)
+"""Where the state of such an event has the old key and the new one."""
 EM_DASH = "\u2014"
 
 
@@ -237,7 +241,11 @@ def check_note(raw: bytes, keys: Sequence[Key], what: str) -> tuple[str, Key, in
             elif one.name == cosigner.name and one.key_id == cosigner.id(COSIGNATURE):
                 time_s = _cosigned(text, cosigner, one.value, what)
     if signed_by is None:
-        raise Bad(f"{what}: no signature by the key {' or '.join(key.text for key in keys)}")
+        signers = ", ".join(sorted({f"{one.name}+{one.key_id.hex()}" for one in signatures}))
+        raise Bad(
+            f"{what}: no signature by the key {' or '.join(key.text for key in keys)}; it is signed by {signers}. If "
+            "that is a successor, the pack's folder rotations has no step to it that your key signed"
+        )
     return text, signed_by, time_s
 
 
@@ -1280,6 +1288,73 @@ def check_proof(
     )
 
 
+class Rotation(NamedTuple):
+    """A step from one key of the log to the next."""
+
+    old: Key
+    new: Key
+    position: int
+    checkpoint: Checkpoint
+
+
+def check_rotation(raw: bytes, keys: Sequence[Key], what: str) -> Rotation | None:
+    """A change of the log's key, proved under a checkpoint that one of the keys signed; None: it is of other keys.
+
+    The event names both keys, so that nobody else can make himself the successor of a key. Raises Bad.
+    """
+    try:
+        says = json.loads(raw)
+        leaf, state = (_base64(says[name]) for name in ("leaf", "state"))
+        proof = str(says["proof"]).encode()
+        named = [parse_vkey(str(one)) for one in parse_msgpack(state)[ROTATED_AT]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Bad(f"{what}: it is no change of the key with a proof") from None
+    if len(named) != 2 or named[0].name != named[1].name:
+        raise Bad(f"{what}: it is no change of the key with a proof")
+    known = {(key.name, key.public) for key in keys}
+    signers = [key for key in named if (key.name, key.public) in known]
+    if not signers:
+        return None
+    position, checkpoint, entry = check_proof(proof, signers[:1], None, leaf, what)
+    if entry is None or entry.name != ROTATED or checkpoint.origin != named[0].name:
+        raise Bad(f"{what}: what it proves is no change of the log's key", position)
+    if entry.state != state and entry.state_hash != hashlib.sha256(state).digest():
+        raise Bad(f"{what}: its state is not that of the entry that it proves", position)
+    return Rotation(named[0], named[1], position, checkpoint)
+
+
+def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tuple[list[Key], list[Key]]:
+    """The keys that were given with those that follow them, and those that came before: by the steps in a pack."""
+    trusted, former = list(given), list[Key]()
+    paths = sorted((folder / ROTATIONS).glob("*.json"), key=lambda path: (len(path.name), path.name))
+    steps = []
+    for path in paths if given else ():
+        name = path.relative_to(folder).as_posix()
+        try:
+            raw = read(path, name, NOTE_BYTES_MAX)
+            step = check_rotation(raw, trusted, name)
+            if step is None:
+                steps.append((name, raw))
+            elif step.old in trusted and step.new not in trusted:
+                trusted.append(step.new)
+                report.notes.append(
+                    f"the key {step.old.text} was followed by {step.new.text} at position {step.position}: a "
+                    f"checkpoint of {step.checkpoint.size:,} leaves that it signed says so"
+                )
+            elif step.old not in trusted:
+                steps.append((name, raw))
+        except Bad as error:
+            report.problems.append(error)
+    for name, raw in reversed(steps):
+        try:
+            step = check_rotation(raw, [*given, *former], name)
+            if step is not None and step.old not in trusted:
+                former.append(step.old)
+        except Bad as error:
+            report.problems.append(error)
+    return trusted, former
+
+
 # ── the pack ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MANIFEST = "tallybook-pack/v1"
@@ -1429,13 +1504,14 @@ def check_pack(
     trees: dict[str, Tree] = {}
     keys: list[Key] = []
     manifest = None
+    trusted, former = follow_rotations(folder, given, report)
     told = Told(_subjects(proofs))
     spans: dict[str, tuple[int, int]] = {}
     for place, name in ((folder, "events"), (folder / "reads", "reads")):
         found = Found(name)
         report.logs.append(found)
         # The log of reads is signed with the same key, under a name of its own.
-        wanted = [renamed(key, READS) for key in given] + list(given) if name == "reads" else given
+        wanted = [renamed(key, READS) for key in trusted] + trusted if name == "reads" else trusted
         try:
             of_log = pack_keys(place, wanted)
         except Bad as error:
@@ -1464,8 +1540,10 @@ def check_pack(
             spans[name] = (1, tree.checkpoint.size) if span is None else span
             if name == "reads":
                 _check_swept(report, found, tree, spans, told, keys)
-    _check_kept(report, trees, keys, told, against, proofs, entry)
-    _check_cosigned(report, folder, trees, keys, witnesses)
+    # Of a key that a later one followed, what was kept counts; what is signed today does not.
+    kept_by = [*keys, *former, *(renamed(key, READS) for key in former)]
+    _check_kept(report, trees, kept_by, told, against, proofs, entry)
+    _check_cosigned(report, folder, trees, kept_by, witnesses)
     if not given:
         report.notes.append(
             "checked by the pack's own log.vkey: that proves only that the pack fits itself. Get the key from whoever "
@@ -1644,7 +1722,7 @@ SHAPES: dict[str, dict[int, str]] = {
     "customer.consent_withdrawn": {1: "cc0e2f172afa876532a91c4a76ceb7a02b18e2c3f9844da191eed97c17f772f0"},
     "customer.contact_point_added": {1: "62d27742da8372ed4549c6d6cc248a7ee6f4e64c71ab11fdfc35d7a31c0fc429"},
     "customer.contact_point_removed": {1: "9205934b3832d7b198070fbdb2c5b97f92fb73d0e346ae9b27ea9af448f0911b"},
-    "customer.erased": {1: "7b423b401405914f90a73c7fce6890eecf00781731dea92136ca7b3c059ed11d"},
+    "customer.erased": {1: "99dabeb6c8f73606d34cbbf5a904121a99bb5216a24b468d38e07ab9cfd3f61b"},
     "customer.identifier_linked": {1: "38944f034d30038f8dddd1d2e3ceb056242b48f6bf4d2b66db79723abecd60a6"},
     "customer.identifier_removed": {1: "0185c1e1b9b25942ac5a2e51d0d775c22e9a21ebb5eac7479ae281ef76cbcd4a"},
     "customer.interaction_recorded": {1: "4b0609033249fc8a4b6810a3d4fbc4e043885550de65fd5da5e390346eff6e81"},

@@ -1,4 +1,4 @@
-"""What reviews make of erasures: nobody is said to have seen what was gone, nor what the book sealed anew."""
+"""Who saw what, as reviews tell it: not what was erased or sealed anew; looks without a field; guesses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import tallybook
 from tallybook import Book
 from tallybook.domain.access import KEEPING, RELEASED, RESEALED, PersonalDataRead
+from tallybook.projections.access_review import Thresholds
 
 LINES = [{"sku": "lamp", "quantity": 1, "net_minor": 500}]
 
@@ -161,3 +162,33 @@ def test_records_of_processing_tell_what_was_collected(book: Book) -> None:
     assert row["categories recorded"] == "contact, identity, transaction"
     assert row["fields recorded"] == "contact.email, name, order_id"
     assert (row["categories read"], row["fields read"]) == ("", "")
+
+
+def guess(book: Book, actor: str, count: int, *, register: bool = False, purpose: str = "support") -> None:
+    with book.acting(actor, purpose=purpose):
+        for number in range(count):
+            assert book.customers.find("crm", f"{actor} {number}") is None
+            if register:
+                book.customers.register(name="New", identifiers={"crm": f"{actor} {number}"})
+
+
+def test_whoever_searches_for_many_who_are_not_there_guesses(book: Book) -> None:
+    guess(book, "agent:eve", 100)
+    guess(book, "agent:few", 29)  # a morning of wrong numbers
+    guess(book, "agent:fair", 40, register=True)  # cards from a trade fair
+    with book.acting("agent:eve", purpose="support"):
+        assert book.customers.find("crm", "agent:fair 3") is not None
+    found = [one for one in tables(book, "access-review")["findings"] if one["kind"] == "guessing"]
+    assert [(one["actor"], one["subjects"], one["count"]) for one in found] == [("agent:eve", (), 100)]
+    assert found[0]["rule"].startswith("100 searches within an hour that found nobody, for support: at least 30")
+    given = Thresholds(guesses=20)
+    found = [one for one in tables(book, "access-review", thresholds=given)["findings"] if one["kind"] == "guessing"]
+    assert {one["actor"] for one in found} == {"agent:eve", "agent:few"}
+
+
+def test_one_registration_explains_one_search(book: Book) -> None:
+    guess(book, "agent:eve", 60)
+    with book.acting("agent:eve", purpose="support"):
+        book.customers.register(name="Alibi")
+    [found] = [one for one in tables(book, "access-review")["findings"] if one["kind"] == "guessing"]
+    assert (found["actor"], found["count"]) == ("agent:eve", 59)
