@@ -322,7 +322,7 @@ class AuditView(Desk):
 
     def rotate_signing_key(self, *, command_id: str | None = None) -> str:
         """Have another key sign the checkpoints from now on; the new public key. The first checkpoint of each
-        log after it bears both signatures, where the old key is at hand: `rotations` leads from the old key to the new one.
+        log after it bears both signatures, where the old key is at hand: `rotations` leads from the old to the new one.
 
         The new key is put into the key's file, and the old one is taken out at the end. Where the key comes from the
         environment, put the new one before the old one there first, and take the old one out afterwards.
