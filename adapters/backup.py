@@ -57,6 +57,7 @@ from .storage import (
     Storage,
     beside,
     check_lookup_key,
+    check_notes,
     file_of,
     make_log_file,
     noted,
@@ -487,6 +488,7 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
 def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, tuple[UUID, ...], tuple[UUID, ...]]:
     """How many subjects the log made a key for, those of them who were erased, and those whose key is lost."""
     check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
+    check_notes(log.database, store.lookup_key)
     subjects = 0
     last: dict[UUID, int] = {}
     """The ordinary key of those for whom it is not the first."""

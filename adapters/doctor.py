@@ -44,7 +44,7 @@ from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
 from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
-from .database import FORMAT, Database, marks, sound
+from .database import DROP, FORMAT, Database, marks, planted, sound
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
@@ -63,6 +63,7 @@ from .storage import (
     Storage,
     beside,
     check_lookup_key,
+    check_notes,
     models_noted,
     noted,
     signing_file,
@@ -322,6 +323,20 @@ def write_ahead(patient: Patient) -> Iterator[Word]:
 # ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def schema(patient: Patient) -> Iterator[Word]:
+    """Triggers, views and rules: a book has none."""
+    databases = {log.database: name for name, log in patient.logs}
+    with suppress(BookError, Refused):  # what is wrong with the keys, another check tells
+        store = None if patient.keys is None else patient.keys()
+        if isinstance(store, WrappedKeyStore):
+            databases.setdefault(store.database, "keys")
+    found = {name: told for one, name in databases.items() if (told := planted(one)) is not None}
+    for name, told in found.items():
+        yield failed(f"{name}: there is a {told} among the tables, which the book never made", DROP)
+    if not found:
+        yield ok("nothing is in the databases that acts by itself, or stands for a table")
+
+
 def positions(patient: Patient) -> Iterator[Word]:
     """The head against the rows."""
     for name, log in patient.logs:
@@ -370,7 +385,7 @@ def signed(patient: Patient) -> Iterator[Word]:
                 yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
-        last = Checkpoints(tiles, name, lambda: History("", ())).last()
+        last = Checkpoints(tiles, name, lambda: History("", (), ())).last()
         told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
         if last is None:
             told += "; no checkpoint was signed yet"
@@ -405,7 +420,7 @@ def _unsigned_openings(patient: Patient) -> Iterator[Word]:
     if not without:
         return
     newest = max(one.metadata.recorded_us for one in without)
-    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", ())).last()
+    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", (), ())).last()
     told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
     if last is None or last.signed_us < newest:
         yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
@@ -604,11 +619,12 @@ def keys(patient: Patient) -> Iterator[Word]:
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
+    check_notes(patient.log.database, store.lookup_key)
     count = 0
     gone: set[UUID] = set()
     missing: list[UUID] = []
     other: list[UUID] = []
-    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erasures()}
+    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erased_rows()}
     for name, committed, key in keys_in(patient.log, store.get):
         subject, key_id = name
         count += key_id == ORDINARY_KEY
@@ -684,7 +700,7 @@ def erasures(patient: Patient) -> Iterator[Word]:
         assert isinstance(event, DESTROYING)
         told.update(((event.originator_id, key_id), position) for key_id in event.key_ids)
     # Up to the same position: who erases meanwhile is in neither of them.
-    noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erasures() if position <= head}
+    noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erased_rows() if position <= head}
     moved = [name for name in sorted(told.keys() & noted.keys()) if noted[name] < told[name]]
     if moved:
         yield failed(f"the table erased has another position for {moved[0][0]} than the log", RESTORE)
@@ -818,6 +834,7 @@ CHECKS: Sequence[Check] = (
     Check("versions", versions),
     Check("server", server),
     Check("pages", pages, deep=True),
+    Check("schema", schema),
     Check("positions", positions),
     Check("root", roots, deep=True),
     Check("checkpoints", signed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from tallybook.domain.access import (
     NO_CONSENT,
     OUTSIDE_HOURS,
     RELEASED,
+    RESEALED,
     WITHHELD_DENIED,
     WITHHELD_NO_CONSENT,
     WITHHELD_RESTRICTED,
@@ -35,7 +36,7 @@ from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, InForce, Policy
 from .codec import EventMapper
 from .form import unvalidated, uuid_from
 from .group_commit import GroupCommit, Moved
-from .keys import Keyring
+from .keys import Keyring, NoKeys
 from .log import ErasedKeys, EventStore, LogRecorder, NewRow
 from .policy_files import decider_of
 
@@ -66,6 +67,10 @@ class Told(NamedTuple):
     erased: Container[tuple[UUID, int]]
     resealed: Mapping[tuple[UUID, UUID, str], Personal[Any]]
     """By subject, event and field: the newest handle on the value."""
+
+
+WhatIsLeft = Callable[[ErasedKeys], tuple[tuple[UUID, ...], Container[str]]]
+"""Given destroyed keys: the subjects of whom all that was asked for is erased, and the fields of which some is not."""
 
 
 class Account(NamedTuple):
@@ -141,23 +146,40 @@ class Gate:
             fields[handle.known_as] = None
         if not subjects and (to_seal_again or self._may_be_empty(metadata, action)):
             return {}
+        names = sorted(fields)
+        if to_seal_again:
+            return self._released(handles, self._resealed(metadata, action, (*subjects,), names, (*sealed,)))
         return self._released(
-            handles, self._record(metadata, action, subjects, sorted(fields), sealed, to_seal_again=to_seal_again)
+            handles, self._record(metadata, action, subjects, names, sealed, lambda gone: self._left(handles, gone))
         )
 
     def bulk(
-        self, metadata: Metadata, action: str, subjects: Sequence[UUID], fields: Sequence[str]
+        self, metadata: Metadata, action: str, subjects: Mapping[UUID, Set[int]], fields: Sequence[str]
     ) -> Callable[[Mapping[K, Personal[Any]]], dict[K, object]]:
-        """What opens handles a part at a time, as `open` does: one record for all of it, which is made here.
+        """What opens handles a part at a time, as `open` does: one record for all of it, which is made here. Of each
+        of `subjects`: the ids of the keys that the handles are under.
 
         Refuses: access_denied.
         """
-        account = self._record(metadata, action, subjects, fields)
-        people, names = frozenset(subjects), frozenset(fields)
+        names = frozenset(fields)
+
+        def left(gone: ErasedKeys) -> tuple[tuple[UUID, ...], Container[str]]:
+            whose = {subject for subject, _ in gone}
+            touched = [one for one in subjects if one.bytes in whose]
+            again = {
+                (subject, newest.sealed.key_id)
+                for (subject, _, _), newest in self._told(touched).resealed.items()
+                if newest.sealed is not None
+            }
+            held = {*again, *((subject, key_id) for subject in touched for key_id in subjects[subject])}
+            alive = {subject for subject, key_id in held if (subject.bytes, key_id) not in gone}
+            return tuple([one for one in touched if one not in alive]), names
+
+        account = self._record(metadata, action, subjects, fields, [one.bytes for one in subjects], left)
 
         def opened(handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
             for handle in handles.values():
-                if handle.sealed is None or handle.sealed.subject_id not in people or handle.known_as not in names:
+                if handle.sealed is None or handle.sealed.subject_id not in subjects or handle.known_as not in names:
                     raise TypeError("only what was recorded can be opened")
             erased = self._log.erased_keys([*{one.sealed.subject_id.bytes for one in handles.values() if one.sealed}])
             return self._released(handles, account._replace(erased=erased))
@@ -230,6 +252,25 @@ class Gate:
                     again[key] = newest
         return found
 
+    def _left(self, handles: Mapping[Any, Personal[Any]], gone: ErasedKeys) -> tuple[tuple[UUID, ...], Container[str]]:
+        """The subjects of whom all handles are on what was erased, and the fields of which some value was not."""
+        whose = {subject for subject, _ in gone}
+        asked = {one.sealed.subject_id for one in handles.values() if one.sealed}
+        resealed = self._told([one for one in asked if one.bytes in whose]).resealed
+        alive: set[UUID] = set()
+        names: set[str] = set()
+        for handle in handles.values():
+            first = handle.sealed
+            assert first is not None
+            subject, last = first.subject_id, first
+            newest = resealed.get((subject, first.event_id, handle.field))
+            if newest is not None and newest.sealed is not None:
+                last = newest.sealed
+            if (subject.bytes, last.key_id) not in gone:
+                alive.add(subject)
+                names.add(handle.known_as)
+        return tuple([one for one in asked if one not in alive]), names
+
     def record(self, metadata: Metadata, action: str, subjects: Iterable[UUID], fields: Sequence[str]) -> None:
         """Record a read of what is not sealed, or is opened elsewhere. Durable when this returns.
 
@@ -260,17 +301,28 @@ class Gate:
         subjects: Iterable[UUID],
         fields: Sequence[str],
         sealed: Iterable[bytes] = (),
-        *,
-        to_seal_again: bool = False,
+        left: WhatIsLeft | None = None,
     ) -> Account:
-        """Record a read, released or denied. `sealed` are subjects of whom something is to be opened."""
+        """Record a read, released or denied. `sealed` are subjects of whom something is to be opened; `left` tells
+        what there is of it, where keys of theirs are destroyed."""
         subjects, sealed = tuple(dict.fromkeys(subjects)), tuple(sealed)
-        if to_seal_again:
-            return self._recorded(metadata, action, subjects, fields, sealed, None)
         try:
-            return self._recorded(metadata, action, subjects, fields, sealed, self._policy(newest=False))
+            return self._recorded(metadata, action, subjects, fields, sealed, left, self._policy(newest=False))
         except Moved:
-            return self._recorded(metadata, action, subjects, fields, sealed, self._policy(newest=True), newest=True)
+            policy = self._policy(newest=True)
+            return self._recorded(metadata, action, subjects, fields, sealed, left, policy, newest=True)
+
+    def _resealed(
+        self,
+        metadata: Metadata,
+        action: str,
+        subjects: tuple[UUID, ...],
+        fields: Sequence[str],
+        sealed: tuple[bytes, ...],
+    ) -> Account:
+        """Record that the book opens something for itself."""
+        record = {"action": action, "outcome": RESEALED, "subjects": subjects, "fields": tuple(fields)}
+        return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, (), sealed))
 
     def _recorded(
         self,
@@ -279,17 +331,18 @@ class Gate:
         subjects: tuple[UUID, ...],
         fields: Sequence[str],
         sealed: Sequence[bytes],
-        policy: Policy | None,
+        left: WhatIsLeft | None,
+        policy: Policy,
         *,
         newest: bool = False,
     ) -> Account:
-        """The same by a policy; None: it does not matter. Raises Moved if it is not the one in force any more."""
+        """The same by a policy. Raises Moved if it is not the one in force any more."""
         record: dict[str, Any] = {"action": action, "outcome": RELEASED, "subjects": subjects}
-        seen = [] if policy is None or newest else [(policy.id.bytes, policy.version)]
-        ruling = None if policy is None else self._ruling(policy, metadata, action)
+        seen = [] if newest else [(policy.id.bytes, policy.version)]
+        ruling = self._ruling(policy, metadata, action)
         if ruling is None:
             record["fields"] = tuple(fields)
-            return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, seen, sealed))
+            return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, seen, sealed, left))
         decision = ruling.decision
         withheld = self._withheld(decision, subjects, record, None if newest else seen)
         verdicts = {field: decision.of(field) for field in fields}
@@ -309,7 +362,7 @@ class Gate:
             "rules": () if ruling.out_of_hours else tuple([rule for rule in rules if rule]),
             "legal_basis": None if decision.purpose is None else decision.purpose.basis,
         }
-        erased = self._append(PersonalDataRead, metadata, record, subjects, seen, sealed)
+        erased = self._append(PersonalDataRead, metadata, record, subjects, seen, sealed, None if denied else left)
         if denied:
             raise _access_denied(metadata, action, denied)
         return Account(ruling, withheld, erased)
@@ -388,11 +441,12 @@ class Gate:
             },
         )
 
-    def opened(self, metadata: Metadata, release: str, *, signs: bool) -> UUID:
+    def opened(self, metadata: Metadata, release: str, *, signs: bool, surely: bool = False) -> UUID:
         """Record that a process opened the book; the stream to close it by.
 
         A book whose log of reads can't be written opens all the same: it can be examined, and takes commands. The
-        record is tried again before the first read, which is not released without it.
+        record is tried again before the first read, which is not released without it. Not so `surely`: then an
+        opening that can't be recorded is none.
         """
         run = self._new_id()
         held = {"release": release, "process": os.getpid(), "signs": signs}
@@ -400,6 +454,8 @@ class Gate:
         try:
             self._write_opening()
         except (TallybookError, PersistenceError) as error:
+            if surely:
+                raise
             logger.warning("That the book was opened could not be recorded yet: %s", _in_one_line(error))
         return run
 
@@ -431,12 +487,27 @@ class Gate:
         subjects: tuple[UUID, ...] = (),
         seen: Sequence[tuple[bytes, int]] = (),
         sealed: Sequence[bytes] = (),
+        left: WhatIsLeft | None = None,
     ) -> ErasedKeys:
+        if isinstance(self._keyring.store, NoKeys):
+            raise self._keyring.store.missing(": no look at it can be put on record")
         if self._opening is not None:
             self._write_opening()
         event_id = self._new_id()
         fields["remote_address"] = self._address()
-        return self._group.append(self._row(kind, metadata, fields, event_id, 1, event_id, subjects), seen, sealed)
+
+        def row(**more: Any) -> NewRow:
+            return self._row(kind, metadata, {**fields, **more}, event_id, 1, event_id, subjects)
+
+        def rewrite(gone: ErasedKeys) -> NewRow:
+            assert left is not None
+            erased, names = left(gone)
+            shown = {
+                how: tuple([name for name in fields.get(how, ()) if name in names]) for how in ("fields", "masked")
+            }
+            return row(erased=erased, **shown)
+
+        return self._group.append(row(), seen, sealed, None if left is None else rewrite)
 
     def _row(
         self,

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, KeyLost, KeysMissing, SealError, refusal
+from tallybook.domain.errors import BookClosed, BookDamaged, BookError, KeyLost, KeysMissing, SealError, refusal
 from tallybook.domain.personal import Sealed
 
 from .wrapping import KEY_BYTES, NONCE_BYTES
@@ -201,55 +201,58 @@ class NoKeys:
     @property
     def lookup_key(self) -> bytes:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def add(self, keys: Mapping[KeyName, bytes]) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """None for none; else raises KeysMissing."""
         if list(names):
-            raise self._missing()
+            raise self.missing()
         return {}
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def erased_up_to(self) -> int:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def set_erased_up_to(self, position: int) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def count(self) -> int:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def wrapping(self) -> None:
         """None: it is not known."""
 
     def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def rotate(self) -> tuple[str, str]:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _missing(self) -> KeysMissing:
+    def missing(self, told: str = "") -> KeysMissing:
+        """The error for whoever needs the keys."""
         return KeysMissing(
-            f"The book {self._place} is open without its data keys.", path=self._place, remedy="Open it with its keys."
+            f"The book {self._place} is open without its data keys{told}.",
+            path=self._place,
+            remedy="Open it with its keys.",
         )
 
 
@@ -362,10 +365,25 @@ class Keyring:
                 self._checked.add(name)  # it is what the log is about to commit to
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:
-        """Destroy keys for good, here and in the store; `position` is that of the event that says so."""
+        """Destroy keys for good, here and in the store; `position` is that of the event that says so.
+
+        Raises BookDamaged where one is there all the same, or its tombstone is not.
+        """
         gone = list(names)
         self.store.destroy(gone, position)
         self.forget(gone)
+        self.check_destroyed(gone)
+
+    def check_destroyed(self, names: Iterable[KeyName]) -> None:
+        """Raises BookDamaged where a key that was to be destroyed is in the store, or its tombstone is not."""
+        gone = list(names)
+        left = [*self.store.get(gone), *(set(gone) - self.store.destroyed(gone).keys())]
+        if left:
+            raise BookDamaged(
+                f"The key store was told to destroy the data key {left[0][1]} of {left[0][0]}, and did not.",
+                path=self.origin,
+                remedy="Find out who altered the store of the keys, and what keeps them. Then open the book again.",
+            )
 
     def forget(self, names: Iterable[KeyName]) -> None:
         """Drop what is cached of keys: another process may have destroyed them."""

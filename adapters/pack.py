@@ -233,6 +233,13 @@ def write_rotations(folder: Path, log: EventStore, steps: Iterable[tuple[Rotatio
         written(folder / ROTATIONS / f"{rotation.position}.json", as_json({**step, "proof": proof}, indent=1))
 
 
+def write_swept(folder: Path, leaf: str, proof: str | None) -> None:
+    """Write the proof of the sweep that deleted records of reads, with its leaf: it need not be among the events."""
+    if proof is not None:
+        form, _, rest = proof.partition("\n")
+        written(folder / "swept.tlog-proof", f"{form}\nextra {leaf}\n{rest}".encode())
+
+
 def write_code(folder: Path, registry: Mapping[str, Schema] = REGISTRY) -> None:
     """Write the upcasters as source, with their digests: what makes events of older versions what they are now."""
     listed: list[dict[str, Any]] = []

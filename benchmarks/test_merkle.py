@@ -40,7 +40,7 @@ class _NoTree(merkle.Frontier):
 class Bare(LogRecorder):
     """The same recorder without a tree, and without a MAC of its head."""
 
-    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None) -> HeadRow:
+    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None, ask: Any = None) -> HeadRow:
         [row] = rows
         return HeadRow(*row)
 
@@ -60,7 +60,7 @@ class Whole(LogRecorder):
     def __init__(self, database: SQLiteDatabase) -> None:
         super().__init__(database, origin=ORIGIN, key=bytes(32))
         keys = in_memory(ORIGIN)
-        history = History(ORIGIN, [keys.signers()[0].vkey])
+        history = History(ORIGIN, [keys.signers()[0].vkey], [0])
         self.fresh = Fresh()
         self.checkpoints = Checkpoints(TileStore(self), ORIGIN, lambda: history, keys, checkpoint_s=1)
         self.committed = self.checkpoints.after_commit

@@ -7,21 +7,34 @@ it from facts; it names the rule set and the facts). Personal fields are `Person
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from .personal import PersonalData
 
 CODE_CHARS_MAX = 64
-# A code is written in the clear and for ever: no spaces and no "@", so that names and mail addresses don't slip in.
+
+
+def _composed(code: str) -> str:
+    if code.isascii() or unicodedata.is_normalized("NFC", code):
+        return code
+    raise ValueError("characters that are composed (Unicode NFC) are wanted")
+
+
+COMPOSED = AfterValidator(_composed)
+"""One form of each text: `é` is one character, not two that look the same."""
+# A code is written in the clear and for ever: no spaces and no "@", so that names and mail addresses don't slip in; and
+# nothing that is not seen (joiners, variation selectors, fillers), so that no actor looks like another.
+CODE_CHARS = r"[\w.:/+\-&&\P{Default_Ignorable_Code_Point}]+"
 # The length stands beside the pattern: `{1,64}` in it makes an automaton that takes as long as the rest of the event.
-Code = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX)]
+Code = Annotated[str, StringConstraints(pattern=f"^{CODE_CHARS}$", max_length=CODE_CHARS_MAX), COMPOSED]
 RulesLabel = Annotated[
-    str, StringConstraints(pattern=r"^[\w.:/+\-]+@[\w.:/+\-]+$", max_length=2 * CODE_CHARS_MAX + len("@"))
+    str, StringConstraints(pattern=f"^{CODE_CHARS}@{CODE_CHARS}$", max_length=2 * CODE_CHARS_MAX + len("@")), COMPOSED
 ]
 """A rule set and its version, both a code: `name@version`."""
 Points = Annotated[int, Field(ge=0, le=10**12)]

@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import Field
 
 from .aggregate import Aggregate, Appliers, Stamp, applies
-from .calendar import UTC_ZONE
+from .calendar import DAY_US, UTC_ZONE, days_from_civil
 from .customer import CustomerRegistered, InteractionRecorded, PurchaseRecorded, ReturnRecorded
 from .errors import refusal
 from .events import Code, Event, Fact, stored
@@ -24,6 +24,8 @@ from .personal import Category
 from .privacy import ConsentConfirmed, ConsentGranted, RelationEnded
 from .ticket import Author, SatisfactionRecorded, TicketOpened, TicketReplied
 
+LAST_US = days_from_civil(10_000, 1, 1) * DAY_US - 1
+"""The end of the year 9999: what comes after is no date that can be told."""
 ACCESS_RECORDS = "access_records"
 """The category of the records of reads."""
 ALL = "all"
@@ -111,7 +113,8 @@ class Schedule(NamedTuple):
         return self.category == category or (self.category == ALL and category != ACCESS_RECORDS)
 
     def ends_us(self, recorded_us: int, activity: Activity) -> int | None:
-        """When the period of something recorded at a time is over; None while it has not begun."""
+        """When the period of something recorded at a time is over, at the latest at the end of the year 9999; None
+        while it has not begun."""
         begins_us: int | None = recorded_us
         if self.since == Since.LAST_ACTIVITY:
             begins_us = activity.last_us
@@ -119,6 +122,10 @@ class Schedule(NamedTuple):
             begins_us = activity.ended_us
         if begins_us is None:
             return None
+        return min(self.after_us(begins_us), LAST_US)
+
+    def after_us(self, begins_us: int) -> int:
+        """The period after a moment, whenever that is."""
         if self.unit == Unit.DAYS:
             return UTC_ZONE.add_days(begins_us, self.period)
         return UTC_ZONE.add_months(begins_us, self.period * (12 if self.unit == Unit.YEARS else 1))
@@ -284,6 +291,8 @@ class Retention(Aggregate):
                 "since: records of reads can only go, a period after they were recorded.",
                 argument="since",
             )
+        if schedule.after_us(max(stamp.effective_us, stamp.metadata.recorded_us)) > LAST_US:
+            raise refusal("invalid_argument", "period: it would end after the year 9999.", argument="period")
         held = next((one for one in self.schedules if one.schedule == schedule.schedule), None)
         if held == schedule:
             return None

@@ -484,6 +484,7 @@ def _read(recorded: Recorded, subject: UUID) -> Tree:
         "masked": list(event.masked),
         "withheld": list(event.withheld),
         "restricted": subject in event.restricted,
+        "erased": subject in event.erased,
         "consent": None if consent == NO_CONSENT else consent,
         "subjects": len(event.subjects),
         "policy": event.policy,

@@ -33,6 +33,7 @@ from tallybook import Book, BookError, Refused, TallybookError, cli
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.notes import Signer, taken_apart
 from tallybook.commands import BoundCommand, Desk, awaitable, command
 from tallybook.customers import PurchaseResult, ReturnResult
 from tallybook.domain.access import DENIED, RELEASED, Exported, PersonalDataRead
@@ -294,6 +295,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         ["on_behalf_of", "channel", "application", "address", "correlation_id", "causation_id"], "what records hold"
     ),
     "book.audit.consistency": {"old": "a checkpoint", "new": "a checkpoint"},
+    "book.audit.keep": {"cosigned": "a checkpoint", "witness": "a public key"},
     "book.audit.export": {"sealed": "book.audit.export, sealed"},
     "book.audit.proof": {"checkpoint": "book.audit.proof"},
     "book.audit.replay": {"sealed": "book.audit.replay, sealed", "proofs": "leaves hold what is sealed"},
@@ -313,6 +315,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.projections.on_update": {"listener": "is told names and positions"},
     "book.rules.check": {"path": "a document"},
     "book.rules.rules_of": {"rule_set": "a document"},
+    "book.tiers.members": {"everybody": "ids of more customers; see book.tiers.members"},
     "BoundCommand.aio": {"args": "the command's", "kwargs": "the command's"},
     "Backtest.explain": {"customer_id": "Backtest.explain"},
     "Report.csv": {"place": "where to"},
@@ -757,6 +760,17 @@ def checkpoint_file(it: Filled) -> Path:
     return file
 
 
+WITNESS = Signer.new("witness.example/w1")
+WITNESS_KEY = WITNESS.verifier.cosigner().vkey
+
+
+def cosigned_file(it: Filled) -> Path:
+    file = out(it, "cosigned")
+    note = it.book.audit.checkpoint().note
+    file.write_text(note + WITNESS.cosign(taken_apart(note)[0], 1_800_000_000))
+    return file
+
+
 def rules_file(it: Filled) -> Path:
     file = it.path.with_name("second.toml")
     file.write_text(Path(STANDARD).read_text().replace('version = "1"', 'version = "1b"', 1))
@@ -816,7 +830,7 @@ CLI_LOOKS: Mapping[str, Given] = {
     "audit review, compliance-audit": lambda _: ["compliance-audit"],
     "audit review, access-review": lambda _: [
         "access-review", "--tie-days", "9", "--bulk-subjects", "9", "--bulk-factor", "9", "--habit-hours", "9",
-        "--dormant-days", "9",
+        "--dormant-days", "9", "--own-tie-days", "9", "--own-tie-subjects", "9",
     ],
     "audit review, retention": lambda _: ["retention"],
 }  # fmt: skip
@@ -873,12 +887,14 @@ CLI_SHUT: Mapping[str, Given] = {
     "doctor": lambda _: ["--quick", "--lock-timeout", "1"],
     "tiers": lambda _: ["--programme", "main"],
     "tiers, the members of one": lambda _: ["--tier", "basic"],
+    "tiers, the members of one, those who object too": lambda _: ["--tier", "basic", "--everybody"],
     "follow": lambda _: ["--after", "0", "--no-wait"],
     "follow, some": lambda _: ["--name", "customer.registered", "--name", "ticket.replied", "--no-wait"],
     "show account": lambda it: [it.customer],
     "show ticket": lambda it: [it.ticket],
     "audit verify": lambda it: ["--against", checkpoint_file(it), "--log-only"],
     "audit checkpoint": lambda it: ["--log", "reads", "--out", out(it, f"checkpoint-{next(_NUMBERS)}")],
+    "audit checkpoint, of a witness": lambda it: ["--cosigned", cosigned_file(it), "--witness", WITNESS_KEY],
     "audit proof": lambda it: ["3", "--log", "events", "--out", out(it, f"proof-{next(_NUMBERS)}")],
     "audit vkey": lambda _: [],
     "audit new-key": lambda _: ["shop/1"],

@@ -123,7 +123,7 @@ def _value(value: object) -> Any:
 
 def _material(core: Core, subject: UUID, at_us: int, known_at: When | int, head: int) -> Material:
     known = core.known(known_at)
-    history = [one for one in core.subject_events(subject) if known(one)]
+    history = [one for one in core.whole_history(subject) if known(one)]
     if isinstance(known_at, int):
         whole_to = _whole_to(core, known_at, head)
         # The book stood at a position until the next event: so long, reads were recorded beside it.

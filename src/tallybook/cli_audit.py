@@ -21,6 +21,7 @@ from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    Keyless,
     KnownAt,
     Purpose,
     acting_in,
@@ -37,6 +38,18 @@ from .terminal import (
     watched,
 )
 
+
+def _key_of(given: str) -> str:
+    """A public key, which may lie in a file."""
+    path = Path(given)
+    if "+" in given and not path.is_file():
+        return given
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise typer.BadParameter(f"{given} is neither a public key nor a file of one", param_hint="--vkey") from None
+
+
 audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=True)
 
 
@@ -46,18 +59,21 @@ def audit_verify(
     against: Annotated[
         Path | None, typer.Option("--against", help="A checkpoint that was kept elsewhere, of either log")
     ] = None,
-    vkey: Annotated[
-        str | None, typer.Option("--vkey", help="The log's public key, kept elsewhere: its text, or a file")
-    ] = None,
     tsa_cert: Annotated[
         Path | None,
         typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave the rows of the read models out")] = False,
+    vkey: Annotated[
+        str | None,
+        typer.Option("--vkey", help="A public key of the log, present or former, kept elsewhere: its text, or a file"),
+    ] = None,
+    keyless: Keyless = False,
     as_json: AsJson = False,
 ) -> None:
     """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
-    then fold the read models anew, and compare their rows. Needs no data keys: what can't be checked without is named.
+    then fold the read models anew, and compare their rows. With --keyless it needs no data keys, and names what can't
+    be checked without; give --vkey or --against then: else only the key that the database names is compared with.
 
     Exit 1 if a log or a row was altered.
     """
@@ -71,14 +87,18 @@ def audit_verify(
         if not token.is_file():
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
-    with open_to_verify(book) as opened, watched("verify", as_json) as progress:
-        found = opened.audit.verify(progress, against=against)
-        steps, lost = _from_key(opened, vkey)
+    key = None if vkey is None else _key_of(vkey)
+    with open_to_verify(book, keyless=keyless, signs=False) as opened, watched("verify", as_json) as progress:
+        steps, lost = _from_key(opened, key)
+        # A key that was kept is as good as the one that it leads to.
+        now = None if key is None else key if lost is not None else opened.audit.vkeys()[-1]
+        found = opened.audit.verify(progress, against=against, vkey=now)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
         for one in found:
-            verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
+            by = "verified" if one.vouched else "verified, by the key that this database names"
+            verdict = by if one.holds else f"NOT VERIFIED: {one.problem}"
             kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
             out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
             if one.unsigned_openings:
@@ -109,11 +129,10 @@ def audit_verify(
         raise typer.Exit(1)
 
 
-def _from_key(book: Book, given: str | None) -> tuple[list[str], str | None]:
+def _from_key(book: Book, key: str | None) -> tuple[list[str], str | None]:
     """How a key that was kept elsewhere leads to the one that signs now, and why it does not."""
-    if given is None:
+    if key is None:
         return [], None
-    key = given if "+" in given and not Path(given).is_file() else _text_of(given)
     keys = book.audit.vkeys()
     if key not in keys:
         return [], f"{key} was never a key of this book; the present one is {keys[-1]}"
@@ -126,15 +145,6 @@ def _from_key(book: Book, given: str | None) -> tuple[list[str], str | None]:
             f"checkpoint of {one.checkpoint.size:,} leaves."
         )
     return [*steps, f"Signed now by {keys[-1]}."], None
-
-
-def _text_of(file: str) -> str:
-    try:
-        return Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeError) as error:
-        raise typer.BadParameter(
-            f"{file!r} is neither a key nor a file of one ({error})", param_hint="--vkey"
-        ) from None
 
 
 @audit_app.command("trail")
@@ -267,6 +277,9 @@ def audit_review(
     own_tie_days: Annotated[
         int | None, typer.Option("--own-tie-days", help=f"For access-review (default {_LIMITS.own_tie_days})", min=1)
     ] = None,
+    guesses: Annotated[
+        int | None, typer.Option("--guesses", help=f"For access-review (default {_LIMITS.guesses})", min=1)
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the tables: into this folder, or an archive NAME.zip")
     ] = None,
@@ -279,6 +292,7 @@ def audit_review(
     given = {
         "tie_days": tie_days, "bulk_subjects": bulk_subjects, "bulk_factor": bulk_factor, "habit_hours": habit_hours,
         "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
+        "guesses": guesses,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
     check_folders(csv, html)

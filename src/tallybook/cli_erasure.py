@@ -127,7 +127,8 @@ def _answer(receipt: ErasureReceipt, file: Path | None, as_json: bool) -> None:
         rows = [(what, how) for what, how in receipt.done.items()]
         rows.append(("look-ups removed", str(receipt.lookups)))
         if receipt.unfinished:
-            rows.append(("unfinished", f"{', '.join(receipt.unfinished)}: `tallybook erasures show` goes on with it"))
+            waits = ", ".join(receipt.unfinished)
+            rows.append(("unfinished", f"{waits}: the next opening of the book, or erasure, goes on with it"))
         rows += [(f"commitment to key {key_id}", value) for key_id, value in receipt.commitments.items()]
         if receipt.kept:
             rows.append(("kept by law", f"{receipt.kept} values until {receipt.kept_until}"))

@@ -539,11 +539,19 @@ class Work:
         self._claimed[claim] = None
 
     def history_of(self, subject: UUID) -> list[Recorded]:
-        """All events about a subject. The command starts again if another is recorded before the commit."""
+        """All events about a subject, and that they are those which were recorded. The command starts again if another
+        is recorded before the commit. For what destroys: goes through all of the log, unless a sweep has done that for
+        all whom it is about. Raises BookDamaged.
+        """
         core = self._core
         self.quiet = (core.app.position(), subject.bytes)
-        core.catch_up(core.trail)
-        return core.subject_history(subject)
+        if subject in core.verified:
+            core.catch_up(core.trail)
+            return core.subject_history(subject)
+        history = core.whole_history(subject)
+        schedules = core.stream(core.retention_id)
+        core.checkpoints["events"].must_hold(sorted({one.position for one in (*history, *schedules)}))
+        return history
 
     def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
         """Keys of a subject are to be destroyed once this is committed."""

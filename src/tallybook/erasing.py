@@ -11,10 +11,13 @@ from uuid import UUID
 
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from
+from tallybook.adapters.keys import KeyName
 from tallybook.domain.access import KEEPING
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import (
+    DESTROYING,
     KEPT_KEY,
+    ValuesErased,
     check_erasure,
     erase,
     erase_kept,
@@ -23,7 +26,7 @@ from tallybook.domain.erasure import (
     keep,
     still_kept,
 )
-from tallybook.domain.errors import BookClosed, BookError, Refused, refusal
+from tallybook.domain.errors import BookClosed, BookDamaged, BookError, Refused, refusal
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased
 from tallybook.domain.retention import Action, Held, Kept, activity_until, kept
@@ -174,14 +177,17 @@ class Erasing(Desk):
         if event is not None:
             work.erase(draft.id, event.key_ids)
 
-    def follow(self) -> str | None:
+    def follow(self, *subjects: UUID, everything: bool = False) -> str | None:
         """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far, and
-        the wrapping key that copies of the store need; once for all of them.
+        the wrapping key that copies of the store need; once for all of them. Of `subjects`, and with `everything` of
+        all, that is seen to, whatever the store notes of how far it has followed.
 
         After an erasure, after one that was cut short, and after a key store was put back from a copy of before. Where
         the wrapping key can't be rotated, that stops nothing: the reason is given. Raises BookDamaged.
         """
-        self.destroy()
+        self.destroy(everything=everything)
+        for one in subjects:
+            self.see_destroyed(one)
         core = self._core
         try:
             if core.storage.keys.outlived():
@@ -199,27 +205,80 @@ class Erasing(Desk):
             return error.message
         return None
 
-    def destroy(self) -> None:
+    def destroy(self, *, everything: bool = False) -> None:
         """The first half of `follow`: the keys, and no rotation.
 
-        No key is destroyed for a row of the table alone: the subject's own stream has to tell. Raises BookDamaged.
+        No key is destroyed for a row of the table alone: the head's digest has to prove it, and the subject's own
+        stream to tell of it. Raises BookDamaged.
         """
         core = self._core
         keys = core.storage.keys
-        rows = core.app.log.erasures(keys.erased_up_to())
+        followed = keys.erased_up_to()
+        # A note that is ahead of the log, which was not put back, is nobody's but somebody's who altered it.
+        rows = core.app.log.erasures(0 if everything or followed > core.app.position() else followed)
         if not rows:
             return
+        names = [(uuid_from(subject), key_id) for subject, key_id, _ in rows]
+        left = self._left(names)
         for subject, key_id, position in rows:
-            core.check_erased(uuid_from(subject), key_id)
+            name = (uuid_from(subject), key_id)
+            if name in left:
+                core.check_erased(*name)
             if not core.app.log.log_rows(position - 1, 1):
                 raise damaged(f"The table erased names position {position}, beyond the log", core.app.database.place)
         for position, of_commit in groupby(rows, key=itemgetter(2)):
-            core.keyring.destroy([(uuid_from(subject), key_id) for subject, key_id, _ in of_commit], position)
+            due = [(uuid_from(subject), key_id) for subject, key_id, _ in of_commit]
+            core.keyring.forget(due)
+            if due := [name for name in due if name in left]:
+                core.keyring.destroy(due, position)
         keys.set_erased_up_to(rows[-1][2])
 
-    def finish(self) -> None:
-        """Go on with what an erasure could not finish. `tallybook.open` does it, and does not wait for readers."""
-        self.follow()
+    def _left(self, names: Sequence[KeyName]) -> set[KeyName]:
+        """Of keys that are to be destroyed, those that are not: a tombstone holds no key."""
+        return set(names) - self._core.storage.keys.destroyed(names).keys()
+
+    def see_destroyed(self, subject: UUID) -> None:
+        """See that the keys of a subject are destroyed which the log says to be, whatever the notes of the key store
+        say of how far it has followed. Raises BookDamaged."""
+        core = self._core
+        told = [(subject, key_id) for _, key_id in core.app.log.erased_keys([subject.bytes])]
+        if sorted(key_id for _, key_id in told) != sorted(core.app.load(Customer, subject).erased_keys):
+            raise damaged(f"The table erased and the log differ about {subject}", core.app.database.place)
+        if left := self._left(told):
+            core.keyring.destroy(left, core.app.position())
+        core.keyring.check_destroyed(told)
+
+    def make_table_anew(self) -> None:
+        """See that the table of erasures is what the head of the log tells; if not, make it anew from the events.
+
+        Those that somebody added don't give the head's digest: then nothing is changed. Raises BookDamaged.
+        """
+        core = self._core
+        log = core.app.log
+        try:
+            log.erasures()
+        except BookDamaged:
+            rows: list[tuple[bytes, int, int]] = []
+            for position, event in core.history([one.stored_name for one in DESTROYING]):
+                assert isinstance(event, DESTROYING)
+                # The last position of its commit: what is sealed anew for who goes on follows it there.
+                last = position + (event.resealed if isinstance(event, ValuesErased) else 0)
+                rows += [(event.originator_id.bytes, key_id, last) for key_id in sorted(event.key_ids)]
+            if not log.make_erased_anew(rows):
+                raise
+            logger.warning(
+                "The table erased of %s was not what the log tells: somebody altered it. It was made anew.",
+                core.storage.url,
+            )
+            log.erasures()
+
+    def finish(self, *, sound: bool) -> None:
+        """Go on with what an erasure could not finish. `tallybook.open` does it, and does not wait for readers.
+
+        Nothing is destroyed by a log whose head is not `sound`.
+        """
+        if sound:
+            self.follow(everything=True)
         core = self._core
         if core.storage.keys.erased_up_to():
             done, finished = core.overwrite_deleted(wait_s=0)
@@ -237,7 +296,7 @@ class Erasing(Desk):
         followed = keys.erased_up_to()
         if not followed or log.log_rows(followed - 1, 1):
             return []  # the log reaches as far as the keys have followed it
-        position = log.position()
+        log.position()
         whole, partly, lost = self._unknown()
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in whole:
@@ -248,8 +307,8 @@ class Erasing(Desk):
                         raise
             for customer_id, key_id in partly:
                 self._record_lost(customer_id, key_id)
-        # No further: what others erase meanwhile is still to be followed.
-        keys.set_erased_up_to(position)
+        # The note is no proof: whoever set it too far would keep keys from being destroyed. All is followed once more.
+        keys.set_erased_up_to(0)
         if whole:
             logger.warning(
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
@@ -330,13 +389,13 @@ class Erasing(Desk):
         )
         work.erase(draft.id, event.key_ids)
 
-    def complete(self) -> Completed:
+    def complete(self, *subjects: UUID) -> Completed:
         """Carry out what is recorded: keys, the wrapping key of then, what follows the log, deleted rows.
 
-        Once for all erasures. Raises BookError where a key can't be destroyed yet.
+        Once for all erasures, those of `subjects` among them. Raises BookError where a key can't be destroyed yet.
         """
         try:
-            why = self.follow()
+            why = self.follow(*subjects)
         except Refused as busy:  # whose own words would be that nothing happened
             raise BookError(
                 f"The erasure is recorded, and every read gives `Erased`; the key could not be destroyed yet: "

@@ -16,7 +16,7 @@ from tallybook.domain.retention import Retention, activity_until, kept
 from .commands import Desk, awaitable
 from .core import Core
 from .customers import as_id
-from .erasing import KEYS, Erasing
+from .erasing import KEYS, Completed, Erasing
 from .times import When, iso
 
 
@@ -26,9 +26,10 @@ class ErasureReceipt:
 
     `commitments`: of each destroyed key, by its id, what the log holds of it (hex). `kept` records stay sealed under a
     key of their own until `kept_until`. `done` says what was destroyed or cleared, and where; `unfinished` names what
-    of it still waits: `receipt`, the next erasure and the next opening go on with it. `leaf` holds the bytes that the
-    log commits to for the event at `position` (base64), `proof` is a C2SP tlog-proof of it, with the checkpoint that it
-    leads to; None in a book that signs nothing. As JSON, the receipt is checked by `verify.py` of an auditor's pack.
+    of it still waits: `erase` of the same customer, the next erasure and the next opening go on with it. `leaf` holds
+    the bytes that the log commits to for the event at `position` (base64), `proof` is a C2SP tlog-proof of it, with the
+    checkpoint that it leads to; None in a book that signs nothing. As JSON, the receipt is checked by `verify.py` of an
+    auditor's pack.
     """
 
     origin: str
@@ -120,7 +121,7 @@ class ErasureDesk(Desk):
             effective_at=effective_at,
             command_id=command_id,
         )
-        return self._receipt(customer_id)
+        return self._receipt(customer_id, self._erasing.complete(customer_id))
 
     def preview(self, customer: UUID | str) -> ErasurePreview:
         """What `erase` would do now. Changes nothing, opens nothing. Refuses: unknown_customer, customer_erased."""
@@ -164,15 +165,16 @@ class ErasureDesk(Desk):
         core.acting_now()
         customer_id = as_id(customer, "customer")
         self._erasing.record_kept(customer_id, reason=reason)
-        return self._receipt(customer_id)
+        return self._receipt(customer_id, self._erasing.complete(customer_id))
 
     def receipt(self, customer: UUID | str) -> ErasureReceipt:
         """The receipt of a customer who was erased, with a proof under a checkpoint of now.
 
-        Refuses: not_erased.
+        A question: it destroys no key and records nothing. What is `unfinished`, `erase` of the same customer goes on
+        with. Refuses: not_erased.
         """
         self._core.check_open()
-        return self._receipt(as_id(customer, "customer"))
+        return self._receipt(as_id(customer, "customer"), None)
 
     def all(self) -> list[UUID]:
         """All customers who were erased, in the order of their erasures."""
@@ -194,12 +196,14 @@ class ErasureDesk(Desk):
             if isinstance(event, SubjectErased) and event.subject_id is not None
         ]  # fmt: skip
 
-    def _receipt(self, customer_id: UUID) -> ErasureReceipt:
+    def _receipt(self, customer_id: UUID, completed: Completed | None) -> ErasureReceipt:
+        """The receipt after what was carried out just now; None: of what is so."""
         core = self._core
         found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
         if not found:
             raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
-        completed = self._erasing.complete()
+        if completed is None:
+            completed = Completed(*core.clear_after_erasure(), None)
         position, event = found[0]
         last = found[-1].event
         assert isinstance(event, SubjectErased)
@@ -233,6 +237,8 @@ class ErasureDesk(Desk):
     def _of_keys(self, customer: Customer, why: str | None) -> tuple[bool, str]:
         """Whether copies of a customer's destroyed keys can still be opened, and what a receipt says of the keys."""
         store = self._core.storage.keys
+        if store.get([(customer.id, key_id) for key_id in customer.erased_keys]):
+            return True, "not destroyed yet; every read asks the log first, and gives nothing all the same"
         if store.wrapping() is None:
             return False, "destroyed; the store has no wrapping key: a copy that somebody made of it still holds them"
         if store.outlived((customer.id, key_id) for key_id in customer.erased_keys):

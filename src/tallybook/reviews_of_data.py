@@ -9,6 +9,7 @@ from uuid import UUID
 
 from tallybook.adapters.reports import Section
 from tallybook.domain.access import (
+    RESEALED,
     PersonalDataRead,
 )
 from tallybook.domain.customer import (
@@ -393,11 +394,11 @@ def _restrictions(core: Core, question: Question) -> Iterator[Section]:
     released: Counter[UUID] = Counter()
     withheld: Counter[UUID] = Counter()
     for _, event in reads_of(core, question) if spans else ():
-        if isinstance(event, PersonalDataRead):
+        if isinstance(event, PersonalDataRead) and event.outcome != RESEALED:
             at_us = event.metadata.recorded_us
             given = set(released_subjects(event))
             for subject in event.subjects:
-                if any(first <= at_us < last for first, last in spans.get(subject, ())):
+                if subject not in event.erased and any(first <= at_us < last for first, last in spans.get(subject, ())):
                     (released if subject in given else withheld)[subject] += 1
     yield Section(
         "Restrictions and objections",

@@ -184,7 +184,7 @@ def _is_of(handle: Personal[Any], subject: UUID) -> bool:
 
 def _history(core: Core, customer_id: UUID) -> list[Recorded]:
     """Events about the subject, and those of their own stream, in order."""
-    found = {recorded.position: recorded for recorded in core.subject_events(customer_id)}
+    found = {recorded.position: recorded for recorded in core.whole_history(customer_id)}
     found.update((recorded.position, recorded) for recorded in core.stream(customer_id))
     return [found[position] for position in sorted(found)]
 
@@ -426,6 +426,7 @@ def _own(event: PersonalDataRead, customer_id: UUID) -> dict[str, Any]:
     """What a record of a read says of one subject: what it says of the others is theirs."""
     said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
     said["restricted"] = customer_id in event.restricted
+    said["erased"] = customer_id in event.erased
     said["consents"] = [
         consent for subject, consent in zip(event.subjects, event.consents, strict=False) if subject == customer_id
     ]

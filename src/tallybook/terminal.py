@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tallybook.adapters.reports import NUMERIC, Kind, Report, shown, visible
-from tallybook.domain.errors import KeysMissing, Refused, TallybookError, refusal
+from tallybook.adapters.signing import UNSIGNED
+from tallybook.domain.errors import KeysMissing, Refused, SigningKeyMissing, TallybookError, refusal
 
 from . import book as front
 from .book import Book
@@ -59,31 +60,50 @@ Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURP
 ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
 ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
+Keyless = Annotated[
+    bool, typer.Option("--keyless", help="Open the book without its data keys, to be read only; nothing is recorded")
+]
 AsOf = Annotated[
     str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
 ]
 KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book knew it: a time, or a position")]
 
 
-def open_book(url: str, *, create: bool = True) -> Book:
+def open_book(url: str, *, create: bool = True, signing_key: str | None = None) -> Book:
     """Open the book that a command works on."""
     return front.open(
         url,
         create=create,
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
-        signing_key=SIGNING_KEY.get(),
+        signing_key=signing_key or SIGNING_KEY.get(),
         detached=DETACHED.get(),
     )
 
 
-def open_to_verify(url: str) -> Book:
-    """Open a book for what needs no data key; without them, where they are not at hand, which is told on stderr."""
-    try:
-        return open_book(url, create=False)
-    except KeysMissing as error:
-        err.print(f"Opened without data keys: {error.message}", markup=False)
-        return front.open(url, create=False, keyless=True, read_models=READ_MODELS.get(), signing_key=SIGNING_KEY.get())
+def open_to_verify(url: str, *, keyless: bool = False, signs: bool = True) -> Book:
+    """Open a book for what needs no data key. Without them, if that is asked for: never by itself, so that a place of
+    a key that is misspelt is an error. Without `signs`, the signing key may be missing at its default place: that is
+    told, and on record as an opening without it."""
+    if not keyless:
+        try:
+            return open_book(url, create=False)
+        except KeysMissing:
+            err.print("With --keyless, this needs no data keys.", markup=False)
+            raise
+        except SigningKeyMissing as error:
+            if signs or SIGNING_KEY.get() is not None:
+                raise
+            err.print(f"Opened without the signing key, which this does not need. {error.message}", markup=False)
+            return open_book(url, create=False, signing_key=UNSIGNED)
+    return front.open(
+        url,
+        create=False,
+        keyless=True,
+        wrapping_key=WRAPPING_KEY.get(),
+        read_models=READ_MODELS.get(),
+        signing_key=SIGNING_KEY.get(),
+    )
 
 
 def fail(error: TallybookError, as_json: bool) -> None:
