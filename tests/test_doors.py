@@ -301,7 +301,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.audit.replay": {"sealed": "book.audit.replay, sealed", "proofs": "leaves hold what is sealed"},
     "book.audit.rotate_signing_key": {"command_id": "a command"},
     "book.audit.timestamp": {"checkpoint": "a checkpoint", "url": "whom it is sent to: a hash alone"},
-    "book.audit.verify": {"against": "a checkpoint"},
+    "book.audit.verify": {"against": "a checkpoint", "vkey": "a public key"},
     "book.backtest": {"candidate": "a rule set", "baseline": "a rule set"},
     "book.doctor": {"quick": "book.doctor"},
     "book.erasures.erase": dict.fromkeys(
@@ -830,7 +830,7 @@ CLI_LOOKS: Mapping[str, Given] = {
     "audit review, compliance-audit": lambda _: ["compliance-audit"],
     "audit review, access-review": lambda _: [
         "access-review", "--tie-days", "9", "--bulk-subjects", "9", "--bulk-factor", "9", "--habit-hours", "9",
-        "--dormant-days", "9", "--own-tie-days", "9", "--own-tie-subjects", "9",
+        "--dormant-days", "9", "--guesses", "9", "--own-tie-days", "9", "--own-tie-subjects", "9",
     ],
     "audit review, retention": lambda _: ["retention"],
 }  # fmt: skip
@@ -892,6 +892,10 @@ CLI_SHUT: Mapping[str, Given] = {
     "follow, some": lambda _: ["--name", "customer.registered", "--name", "ticket.replied", "--no-wait"],
     "show account": lambda it: [it.customer],
     "show ticket": lambda it: [it.ticket],
+    "audit verify, without keys": lambda _: ["--keyless", "--log-only"],
+    "replay, without keys": lambda _: ["--keyless"],
+    "backtest, without keys": lambda _: [CANDIDATE, "--keyless"],
+    "audit export, without keys": lambda it: [out(it, f"pack-{next(_NUMBERS)}"), "--keyless"],
     "audit verify": lambda it: ["--against", checkpoint_file(it), "--log-only"],
     "audit checkpoint": lambda it: ["--log", "reads", "--out", out(it, f"checkpoint-{next(_NUMBERS)}")],
     "audit checkpoint, of a witness": lambda it: ["--cosigned", cosigned_file(it), "--witness", WITNESS_KEY],

@@ -1143,8 +1143,10 @@ class Receipt(NamedTuple):
 
 RECEIPT_NAMES = {
     "origin", "subject", "position", "event_id", "erased_at", "recorded_at", "actor", "reason", "request_id",
-    "commitments", "lookups", "kept", "kept_until", "done", "unfinished", "leaf", "proof",
+    "even_so", "commitments", "lookups", "kept", "kept_until", "done", "unfinished", "leaf", "proof",
 }  # fmt: skip
+LEAF_NAMES = ("reason", "request_id", "even_so", "lookups", "kept")
+"""What stands in a receipt as in the event."""
 NO_RECORDS = ["done", "unfinished"]
 """What a receipt says of files and keys, which no log can prove."""
 
@@ -1215,7 +1217,7 @@ def check_receipt(raw: bytes, keys: Sequence[Key], trees: dict[str, Tree], told:
                 "actor": metadata["actor"],
             }
             if fields:
-                expected |= {name: rendered(fields[name]) for name in ("reason", "request_id", "lookups", "kept")}
+                expected |= {name: rendered(fields[name]) for name in LEAF_NAMES}
                 expected["kept_until"] = utc_text(fields["kept_until_us"])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise Bad(f"{what}: the state in its leaf is no event's", position) from None
