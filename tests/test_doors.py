@@ -301,7 +301,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.audit.replay": {"sealed": "book.audit.replay, sealed", "proofs": "leaves hold what is sealed"},
     "book.audit.rotate_signing_key": {"command_id": "a command"},
     "book.audit.timestamp": {"checkpoint": "a checkpoint", "url": "whom it is sent to: a hash alone"},
-    "book.audit.verify": {"against": "a checkpoint"},
+    "book.audit.verify": {"against": "a checkpoint", "vkey": "a public key"},
     "book.backtest": {"candidate": "a rule set", "baseline": "a rule set"},
     "book.doctor": {"quick": "book.doctor"},
     "book.erasures.erase": dict.fromkeys(
