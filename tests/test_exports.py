@@ -379,9 +379,9 @@ def test_a_range_of_positions(shop: Book, tmp_path: Path) -> None:
     ]
     for span, said in refused:
         with pytest.raises(Refused, match=said):
-            shop.exports.cloudevents(tmp_path / "never.jsonl", **span)
+            shop.exports.cloudevents(tmp_path / "never.jsonl", after=after, until=until)
         with pytest.raises(Refused, match=said):
-            shop.audit.export(tmp_path / "never", **span)
+            shop.audit.export(tmp_path / "never", after=after, until=until)
     assert not list(tmp_path.glob("never*"))
     shop.exports.ocel(tmp_path / "part.json", after=6)
     check_ocel(json.loads((tmp_path / "part.json").read_bytes()))

@@ -71,7 +71,7 @@ def test_options_are_called_as_on_the_command_line(shop: tuple[str, UUID]) -> No
 
 def test_a_missing_signing_key_names_the_option(shop: tuple[str, UUID], tmp_path: Path) -> None:
     (tmp_path / "shop.book.signing-key").unlink()
-    _, told = run("audit", "verify", "--book", shop[0])
+    _, told = run("audit", "checkpoint", "--book", shop[0])
     assert "--signing-key unsigned" in told
 
 
