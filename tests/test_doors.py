@@ -299,7 +299,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.audit.replay": {"sealed": "book.audit.replay, sealed", "proofs": "leaves hold what is sealed"},
     "book.audit.rotate_signing_key": {"command_id": "a command"},
     "book.audit.timestamp": {"checkpoint": "a checkpoint", "url": "whom it is sent to: a hash alone"},
-    "book.audit.verify": {"against": "a checkpoint"},
+    "book.audit.verify": {"against": "a checkpoint", "vkey": "a public key"},
     "book.backtest": {"candidate": "a rule set", "baseline": "a rule set"},
     "book.doctor": {"quick": "book.doctor"},
     "book.erasures.erase": dict.fromkeys(["reason", "request_id", "effective_at", "command_id"], "a command"),
@@ -921,7 +921,8 @@ CLI_NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "withdraw-objection": ("--at",),
     "erasures show": ("--receipt",),  # of an erasure: ids, counts, a proof; see tests/test_erasure.py
     "audit checkpoint": ("--timestamp",),  # needs an authority
-    "audit verify": ("--tsa-cert",),
+    "audit export": ("--keyless",),  # see tests/test_without_keys.py
+    "audit verify": ("--tsa-cert", "--vkey", "--keyless"),
     "consent grant": ("--point", "--at"),  # ids and times of a command
     "consent confirm": ("--at",),
     "consent withdraw": ("--point", "--at"),
