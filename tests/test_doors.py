@@ -931,12 +931,8 @@ CLI_NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "withdraw-objection": ("--at",),
     "erasures show": ("--receipt",),  # of an erasure: ids, counts, a proof; see tests/test_erasure.py
     "audit checkpoint": ("--timestamp",),  # needs an authority
-<<<<<<< HEAD
-    "audit verify": ("--tsa-cert", "--vkey"),
-=======
     "audit export": ("--keyless",),  # see tests/test_without_keys.py
     "audit verify": ("--tsa-cert", "--vkey", "--keyless"),
->>>>>>> s5-m1
     "consent grant": ("--point", "--at"),  # ids and times of a command
     "consent confirm": ("--at",),
     "consent withdraw": ("--point", "--at"),
