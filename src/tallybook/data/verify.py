@@ -1143,6 +1143,7 @@ class Receipt(NamedTuple):
 
 RECEIPT_NAMES = {
     "origin", "subject", "position", "event_id", "erased_at", "recorded_at", "actor", "reason", "request_id",
+    "even_so",
     "commitments", "lookups", "kept", "kept_until", "done", "unfinished", "leaf", "proof",
 }  # fmt: skip
 NO_RECORDS = ["done", "unfinished"]
@@ -1215,7 +1216,9 @@ def check_receipt(raw: bytes, keys: Sequence[Key], trees: dict[str, Tree], told:
                 "actor": metadata["actor"],
             }
             if fields:
-                expected |= {name: rendered(fields[name]) for name in ("reason", "request_id", "lookups", "kept")}
+                expected |= {
+                    name: rendered(fields[name]) for name in ("reason", "request_id", "even_so", "lookups", "kept")
+                }
                 expected["kept_until"] = utc_text(fields["kept_until_us"])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise Bad(f"{what}: the state in its leaf is no event's", position) from None
