@@ -557,6 +557,7 @@ def test_whatever_a_receipt_says_is_held_against_its_leaf(book: Book, tmp_path: 
         "origin": ["tallybook/other"],
         "event_id": [str(UUID(int=9)), None],
         "request_id": [str(UUID(int=5)), ""],
+        "even_so": ["subject-insists"],
         "erased_at": ["2020-01-01T00:00:00Z", None],
         "recorded_at": ["2020-01-01T00:00:00Z"],
         "actor": ["agent:nobody"],
