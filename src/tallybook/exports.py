@@ -153,8 +153,8 @@ class ExportDesk(Desk):
         core.check_open()
         acting = core.acting_now()
         head = core.app.position() if head is None else head
+        core.gate.record(core.gate_metadata(acting), action, [], [])  # before anything is told about the log
         until = span(after, until, head)
-        core.gate.record(core.gate_metadata(acting), action, [], [])
         return acting, until
 
     def _history(self, after: int, until: int) -> Iterator[Recorded]:
@@ -206,7 +206,6 @@ def export_pack(
     """Write an auditor's pack (see `book.audit.export`)."""
     core.check_open()
     acting = core.acting_now()
-    span(after, until, core.app.position())
     keys = core.storage.signing or core.storage.pack_signing
     vkeys = core.signed_by().vkeys[::-1]
     if keys is None:
@@ -220,16 +219,12 @@ def export_pack(
     if keyless and not sealed:
         core.check_keys()
     with rarely_collecting(), outputs.new_folder(folder) as part:
+        if sealed and not keyless:  # keyless, no look is on record: what he takes is what lies in the files
+            core.gate.record(core.gate_metadata(acting), PACK_ACTION, [], [])
         signed = _newest(core.checkpoints[EVENTS], keyless=keyless)
         last = span(after, until, signed.size)
         first = after + 1
-        opener = None
-        if keyless:
-            pass  # it is written nowhere that somebody looks: what he takes is what lies in the files
-        elif sealed:
-            core.gate.record(core.gate_metadata(acting), PACK_ACTION, [], [])
-        else:
-            opener = _opener(core, acting, first, last)
+        opener = None if sealed else _opener(core, acting, first, last)
         head = pack.Head(signed.size, signed.root, signed.note, tuple(vkeys))
         documents = pack.write_log(part, core.app.log, head, first=first, last=last, opener=opener, progress=progress)
         # After the record of this very read, which is to be in it.
