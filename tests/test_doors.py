@@ -816,7 +816,7 @@ CLI_LOOKS: Mapping[str, Given] = {
         out(it, "ocsf"), "--replace", "--log", "events", "--after", "1", "--until", "9"
     ],
     "export ocel": lambda it: [
-        out(it, "ocel"), "--replace", "--format", "json", "--after", "1", "--until", "99"
+        out(it, "ocel"), "--replace", "--format", "json", "--after", "1", "--until", "9"
     ],
     "export ocel, in SQLite": lambda it: [out(it, "ocel"), "--replace", "--format", "sqlite"],
     "backup": lambda it: [out(it, "backup"), "--replace"],
