@@ -493,7 +493,7 @@ def test_after_an_erasure_it_is_the_same_less_what_was_sealed() -> None:
         known_at = before.document["question"]["known_at"]
         assert any(isinstance(one, str) and NAME.split()[0] in one for one in leaves(before.document))
         with book.acting("counsel:di", purpose="audit"):
-            book.erasures.erase(ADA, reason="gdpr-17")
+            book.erasures.erase(ADA, reason="gdpr-17", even_so="asked-twice")
         after = open_values(book, ADA, "2021-03-31", known_at=known_at)
         positions = set[tuple[Any, ...]]()
         assert _erased(before.document, after.document, (), positions) == after.document

@@ -116,8 +116,8 @@ def audit_verify(
             )
         for step in steps:
             out.print(step, markup=False)
-        if lost is not None and all(one.holds for one in found):
-            out.print(f"NOT VERIFIED: {lost}", markup=False)
+        if lost is not None:
+            out.print(f"NOT VERIFIED: {lost}" if all(one.holds for one in found) else lost, markup=False)
         if stamped is not None:
             out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 

@@ -192,11 +192,11 @@ class PolicyDesk(Desk):
         """What would become of each field if an actor read by an action (`profiles.get`) for a purpose now, and of a
         command of that name. Nothing is read. Refuses: invalid_argument.
         """
+        core = self._core
+        core.check_open()
         for name, value in (("actor", actor), ("purpose", purpose), ("action", action)):
             text(value, name)
         check_asked(action)
-        core = self._core
-        core.check_open()
         policy = core.policy()
         roles = policy.roles_of(actor, core.now_us())
         if policy.in_force is None:

@@ -506,14 +506,6 @@ def test_a_book_is_not_opened_with_another_look_up_key_than_its_own(shop: tuple[
         assert holder_of(book, "crm", "77") == customer
 
 
-def test_a_book_of_before_the_look_up_key_was_noted_is_opened(shop: tuple[Path, UUID]) -> None:
-    path, customer = shop
-    with closing(sqlite3.connect(path)) as raw, raw:
-        assert raw.execute("DELETE FROM book WHERE name='lookup key'").rowcount == 1
-    with tallybook.open(f"sqlite:///{path}") as book:
-        assert holder_of(book, "crm", "77") == customer
-
-
 def test_a_book_never_holds_its_look_up_key(shop: tuple[Path, UUID]) -> None:
     path, _ = shop
     store = FileKeyStore(path.with_name("shop.book.keys"), FileWrappingKeys(f"{path}.wrapping-key"))
