@@ -562,7 +562,6 @@ def test_whatever_a_receipt_says_is_held_against_its_leaf(book: Book, tmp_path: 
         "recorded_at": ["2020-01-01T00:00:00Z"],
         "actor": ["agent:nobody"],
         "reason": ["forged"],
-        "even_so": ["forced", ""],
         "lookups": [999, str(receipt["lookups"]), True],
         "kept": [7, None, False],
         "kept_until": ["2030-01-01T00:00:00Z"],

@@ -164,7 +164,8 @@ def test_a_forged_erasure_destroys_no_key(path: Path) -> None:
         last = book.position()
     [(state,)] = run(path, ("SELECT state FROM stored_events WHERE position=?", [last]))
     held = msgpack.unpackb(state)
-    forged = msgpack.packb([1, None, held[2], held[3], ada.bytes, held[5], "gdpr-17", [1], 1, 0, None, None, None, None])
+    fields = ["gdpr-17", [1], 1, 0, None, None, None]
+    forged = msgpack.packb([1, None, held[2], held[3], ada.bytes, held[5], *fields, None])
     run(
         path,
         ("UPDATE stored_events SET topic='customer.erased', state=? WHERE position=?", [forged, last]),
