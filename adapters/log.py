@@ -282,7 +282,7 @@ class EventStore(Protocol):
 
 
 class Fresh:
-    """Hashes of the leaves that this process committed last: whoever writes tiles need not hash them again."""
+    """Hashes of the leaves that this process hashed last, its own and others': whoever writes tiles takes them."""
 
     LEAVES_MAX = 32_768
 
@@ -894,6 +894,7 @@ class LogRecorder(ApplicationRecorder):
     def _leads(self, seen: HeadRow, found: HeadRow, ask: Ask) -> bool:
         """Whether the rows that others added since a head was seen lead from its frontier to that of a later head."""
         frontier = self._tree(seen)
+        added: list[tuple[int, list[bytes], dict[int, bytes]]] = []
         while frontier.size < found.position:
             stop = min(found.position, frontier.size + JUMP_ROWS)
             rows = ask(self._select_span, (frontier.size, stop))
@@ -909,8 +910,13 @@ class LogRecorder(ApplicationRecorder):
                 if len(whole) != merkle.TILE * merkle.HASH:
                     return False
                 hashes = merkle.split(whole)[start : start + found.position - frontier.size]
-            frontier.append_hashes(hashes)
-        return frontier.packed() == found.frontier
+            added.append((frontier.size, hashes, frontier.append_hashes(hashes)))
+        if frontier.packed() != found.frontier:
+            return False
+        if self.fresh is not None:  # whoever writes tiles need not hash them again
+            for one in added:
+                self.fresh.add(*one)
+        return True
 
     def receipt(self, command_id: bytes) -> Receipt | None:
         """What is kept of a command, if it was recorded."""
