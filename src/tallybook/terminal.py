@@ -145,12 +145,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
              for at, name in enumerate(columns)]  # fmt: skip
     if sum(words) + 3 * len(words) + 1 > out.width:
         # In columns, ids and times would be cut within: nobody could copy them.
-        out.print(f"{title}: {len(rows):,}", markup=False)
-        for number, row in enumerate(shown_rows, 1):
-            out.print(f"{number}.", markup=False)
-            for name, value in zip(columns, row, strict=True):
-                if value:
-                    out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
+        _show_lines(title, columns, shown_rows)
         return
     table = Table(title=escape(visible(title)), title_justify="left")
     for column in columns:
@@ -159,6 +154,16 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for row in shown_rows:
         table.add_row(*map(Text, row))
     out.print(table)
+
+
+def _show_lines(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows with a line for each value."""
+    out.print(f"{title}: {len(rows):,}", markup=False)
+    for number, row in enumerate(rows, 1):
+        out.print(f"{number}.", markup=False)
+        for name, value in zip(columns, row, strict=True):
+            if value:
+                out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
 
 
 def show_report(report: Report) -> None:
@@ -178,13 +183,7 @@ def show_report(report: Report) -> None:
         elif len(names) <= out.width // COLUMN_CHARS:
             show_table(section.title, names, rows, [one.name for one in section.columns if one.kind in NUMERIC])
         else:
-            # Too many columns for the terminal: a line for each value.
-            out.print(f"{section.title}: {len(rows):,}", markup=False)
-            for number, row in enumerate(rows, 1):
-                out.print(f"{number}.", markup=False)
-                for name, value in zip(names, row, strict=True):
-                    if value:
-                        out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
+            _show_lines(section.title, names, rows)  # too many columns for the terminal
 
 
 COLUMN_CHARS = 14
