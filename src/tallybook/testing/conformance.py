@@ -59,11 +59,11 @@ class Suite(Generic[S]):
     """Whether the data outlives the closing of the store."""
 
     def make(self, tmp_path: Path) -> S:
-        """A new, empty store."""
+        """A new, empty store. Each adapter's test defines it."""
         raise NotImplementedError
 
     def reopen(self, store: S) -> S:
-        """Another store on the same data."""
+        """Another store on the same data. Where an adapter's test defines none, tests that need one are skipped."""
         raise NotImplementedError
 
     def close(self, store: S) -> None:
@@ -1075,7 +1075,10 @@ class ReadModelStoreSuite(Suite[ReadModelStore]):
     """The contract of `tallybook.projections.read_models.ReadModelStore`."""
 
     def transaction(self, store: ReadModelStore) -> AbstractContextManager[Any]:
-        """A writing transaction in the store's database, whose session `within` takes."""
+        """A writing transaction in the store's database, whose session `within` takes.
+
+        Each adapter's test defines it.
+        """
         raise NotImplementedError
 
     # ── what the tests do ───────────────────────────────────────────────────────────────────────────────────────
