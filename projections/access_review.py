@@ -1155,10 +1155,10 @@ class AccessReview:
     def _bulk_findings(self) -> Iterator[Finding]:
         for actor, episodes in self._bulk.items():
             for one, habit in episodes:
-                usual = f"{habit:g}" if habit else "none"
                 rule = (
                     f"{one.most} subjects within an hour for {', '.join(sorted(one.purposes))}: at least "
-                    f"{self._limits.bulk_subjects}, and more than {self._limits.bulk_factor} times the habit ({usual})"
+                    f"{self._limits.bulk_subjects}, and more than {self._limits.bulk_factor} times the habit "
+                    f"({_usual(habit)})"
                 )
                 yield Finding(BULK, actor, _sorted(one.subjects), one.first, one.last, one.count, rule)
 
@@ -1168,7 +1168,7 @@ class AccessReview:
                 rule = (
                     f"{one.most} searches within an hour that found nobody, for {', '.join(sorted(one.purposes))}: at "
                     f"least {self._limits.guesses}, and more than {self._limits.bulk_factor} times the habit "
-                    f"({f'{habit:g}' if habit else 'none'})"
+                    f"({_usual(habit)})"
                 )
                 yield Finding(GUESSING, actor, (), one.first, one.last, one.count, rule)
 
@@ -1179,7 +1179,7 @@ class AccessReview:
                 rule = (
                     f"{one.most} subjects within {days} days for {', '.join(sorted(one.purposes))}, tied to the actor "
                     f"by nothing but his own records: at least {self._limits.own_tie_subjects}, and more than "
-                    f"{self._limits.bulk_factor} times the habit ({f'{habit:g}' if habit else 'none'})"
+                    f"{self._limits.bulk_factor} times the habit ({_usual(habit)})"
                 )
                 yield Finding(OWN_TIES, actor, _sorted(one.subjects), one.first, one.last, one.count, rule)
 
@@ -1221,6 +1221,10 @@ class AccessReview:
 
 def _consent_rule(purpose: str, consent: str, outcome: str, why: str) -> str:
     return f"{purpose} rests on a consent to {consent}, and it was {why}; {outcome}"
+
+
+def _usual(habit: float) -> str:
+    return f"{habit:g}" if habit else "none"
 
 
 def _sorted(subjects: Iterable[UUID]) -> tuple[UUID, ...]:

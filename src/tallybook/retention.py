@@ -49,7 +49,7 @@ from .erasing import KEYS, Erasing, opened_again
 from .times import When, as_of_us, iso
 
 AT_ONCE = 500
-"""So many erasures are recorded before their keys are destroyed."""
+"""After so many customers the keys of those who were erased are destroyed."""
 KEPT = "kept"
 """What an erasure kept, and need be kept no longer."""
 
@@ -243,9 +243,7 @@ class RetentionDesk(Desk):
         core = self._core
         ready = found.ready
         erased = partly = values = 0
-        done: list[UUID] = []
-        for one in ready:
-            done.append(one.customer_id)
+        for number, one in enumerate(ready, 1):
             if KEPT in one.due:
                 self._erasing.record_kept(one.customer_id)
                 erased += 1
@@ -257,10 +255,10 @@ class RetentionDesk(Desk):
                     gone = self._values_of(one.customer_id, until_us)
                     partly += gone > 0
                     values += gone
-            if (erased + partly) % AT_ONCE == AT_ONCE - 1:
+            if number % AT_ONCE == 0:
                 self._erasing.destroy()
         # The wrapping key is rotated once for all of them: that takes time for each key of the book.
-        completed = self._erasing.complete(*done) if erased + partly else None
+        completed = self._erasing.complete(*(one.customer_id for one in ready)) if erased + partly else None
         pruned = self._prunable(until_us)
         self._record(
             until_us,

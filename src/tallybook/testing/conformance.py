@@ -1033,13 +1033,18 @@ class WrappingKeysSuite(Suite[WrappingKeys]):
         sets = [[bytes([index]) * KEY_BYTES] * (1 + index % 2) for index in range(1, 30)]
         store.replace(OF_A_BOOK, sets[0])
 
+        replaced = threading.Event()
+
         def read() -> None:
-            for _ in range(100):
+            while not replaced.is_set():
                 assert list(store.read(OF_A_BOOK)) in sets
 
         def replace() -> None:
-            for keys in sets:
-                store.replace(OF_A_BOOK, keys)
+            try:
+                for keys in sets:
+                    store.replace(OF_A_BOOK, keys)
+            finally:
+                replaced.set()
 
         assert [one for one in together(read, replace, read) if one is not None] == []
         assert list(store.read(OF_A_BOOK)) == sets[-1]
