@@ -444,7 +444,7 @@ def insider(random: Random, folder: Path) -> Attack | None:
         try:
             with opened(folder, Clock(NOW_US - 1_000_000), Ids("insider")) as book:
                 book.audit.checkpoint(done.log)
-        except tallybook.BookDamaged:
+        except tallybook.TallybookError:
             sign = False  # the book is not opened any more: the judge will meet the same
     return Attack(f"{done.what}; rewritten{', signed again' if sign else ''}", done.log, insider=True)
 
