@@ -20,7 +20,7 @@ from tallybook.projections.read_models import Table
 
 from . import clock, merkle, notes
 from .codec import EventMapper
-from .database import EXAMINE, damaged, sound
+from .database import EXAMINE, damaged, onward, sound
 from .keys import Keyring, MemoryKeyStore
 from .log import LogRecorder
 from .notes import Checkpoint, Proof, Signer, Verifier
@@ -184,7 +184,7 @@ class Checkpoints:
         ):
             for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
                 yield Stored(*row)
-            last = rows[-1][1:3]
+            last = onward(rows[-1][1:3], last, self.log.database.place)
 
     def last(self) -> Stored | None:
         """The one of the greatest size, of those the newest. Raises BookDamaged."""

@@ -44,7 +44,7 @@ from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
 from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
-from .database import DROP, FORMAT, Database, marks, planted, sound
+from .database import DROP, FORMAT, Database, marks, onward, planted, sound
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
@@ -541,7 +541,7 @@ def receipts(patient: Patient) -> Iterator[Word]:
     last = b""
     wrong = 0
     while rows := log.database.rows("SELECT * FROM receipts WHERE command_id>? ORDER BY command_id LIMIT 5000", [last]):
-        last = sound(RECEIPTS, rows, log.database.place)[-1][0]
+        last = onward(sound(RECEIPTS, rows, log.database.place)[-1][0], last, log.database.place)
         wrong += sum(not _can_be_a_receipt(*row) for row in rows)
     [(count, beyond)] = log.database.rows(
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "

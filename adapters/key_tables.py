@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing, NotABook
 from tallybook.projections.read_models import Table
 
-from .database import FORMAT, Database, Session, damaged, marks, sound
+from .database import FORMAT, Database, Session, damaged, marks, onward, sound
 from .files import is_ours
 from .form import uuid_from
 from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
@@ -258,7 +258,7 @@ class WrappedKeyStore:
             left = [row for row in sound(DATA_KEYS, rows, self.database.place) if row[2] != name]
             anew = self._wrapping.wrap_anew(name, [row[:4] for row in left], held)
             session.upsert(DATA_KEYS, [(*row[:2], name, wrapped, 0) for row, wrapped in zip(left, anew, strict=True)])
-            last = rows[-1][:2]
+            last = onward(rows[-1][:2], last, self.database.place)
 
     def _drop_the_old(self) -> None:
         """Have the source hold the wrapping key of now alone, once all keys are durable under it."""

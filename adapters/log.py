@@ -31,7 +31,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged, KeysMissing
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import Database, Session, Watch, damaged, marks, sound
+from .database import Database, Session, Watch, damaged, marks, onward, sound
 from .form import uuid_from
 from .keys import KeyStore, NoKeys, secret
 from .sqlite import SQLiteDatabase
@@ -695,7 +695,7 @@ class LogRecorder(ApplicationRecorder):
             params += topics
         statement += " ORDER BY position LIMIT ?"
         params.append(limit)
-        return self.database.rows(statement, params)
+        return self._onward(self.database.rows(statement, params), after)
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         """The rows at positions, in order, 500 at a time."""
@@ -727,11 +727,18 @@ class LogRecorder(ApplicationRecorder):
 
     def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
         """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
-        return self.database.rows(
+        rows = self.database.rows(
             f"SELECT position, state FROM {self.table.name} "  # noqa: S608 - a name of ours
             "WHERE position>? AND position<=? AND topic=? ORDER BY position LIMIT ?",
             (after, stop, topic, limit),
         )
+        return self._onward(rows, after)
+
+    def _onward(self, rows: Sequence[tuple[Any, ...]], after: int) -> Sequence[tuple[Any, ...]]:
+        """Rows by position, which lead beyond the one that they follow. Raises BookDamaged."""
+        if rows:
+            onward(rows[-1][0], after, self.database.place)
+        return rows
 
     def position(self) -> int:
         """The head's position; 0 for an empty log. Raises BookDamaged where it is not that of the last row."""
