@@ -648,11 +648,11 @@ def keys(patient: Patient) -> Iterator[Word]:
             f"be opened; first: {missing[0]}",
             put_back,
         )
-    followed, head = store.erased_up_to(), patient.log.extent()[2]
-    if not 0 <= followed <= head:
+    unknown = store.destroyed_after(patient.log.extent()[2]).keys() - erased
+    if unknown:
         yield warning(
-            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
-            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+            f"{len(unknown):,} keys were destroyed by erasures that the log knows nothing of; first: of {min(unknown)[0]}",
+            "If the book was put back from a backup that is older than its keys, open it: it erases them again.",
         )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:

@@ -32,6 +32,8 @@ from tallybook.projections.read_models import Generation, Hold, Table
 from tallybook.testing import conformance
 from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite, WrappingKeysSuite
 
+from .test_ours import InTables
+
 ORIGIN = "tallybook/teeth"
 A_MOMENT_S = 0.02
 SOURCE = str(Path(tallybook.__file__).parent.parent)
@@ -579,6 +581,28 @@ class MovesTombstones(MemoryKeyStore):
         self._destroyed.update(dict.fromkeys(gone, position))
 
 
+class FindsTombstonesFromAPositionOn(MemoryKeyStore):
+    def destroyed_after(self, position: int) -> dict[KeyName, int]:
+        return super().destroyed_after(position - 1)
+
+
+class FindsOneTombstone(MemoryKeyStore):
+    def destroyed_after(self, position: int) -> dict[KeyName, int]:
+        return dict(list(super().destroyed_after(position).items())[:1])
+
+
+class BelievesEveryTombstone(FileKeyStore):
+    def _sound(self, rows: Any) -> Any:
+        return rows
+
+
+class BelievesAMacOfAnother(FileKeyStore):
+    """Its MACs are good for any position and any key."""
+
+    def _mac(self, *_: Any) -> bytes:
+        return b"made"
+
+
 class DestroysAtAnyPosition(MemoryKeyStore):
     def destroy(self, names: Any, position: int) -> None:
         super().destroy(names, abs(position) + 1)
@@ -717,6 +741,12 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
     ],
     "test_a_key_that_was_destroyed_never_comes_back": [TakesItBack, LeavesNoTombstone, NeedsAKeyToDestroy],
     "test_destroying_again_changes_nothing": [MovesTombstones],
+    "test_tombstones_are_found_by_their_positions": [
+        FindsTombstonesFromAPositionOn,
+        FindsOneTombstone,
+        MovesTombstones,
+    ],
+    "test_a_tombstone_that_somebody_else_made_is_not_believed": [BelievesEveryTombstone, BelievesAMacOfAnother],
     "test_an_erasure_stands_at_a_position": [DestroysAtAnyPosition],
     "test_of_one_who_adds_and_one_who_destroys_at_once_no_key_outlives_the_tombstone": [BuriesLate],
     "test_how_far_erasures_were_followed_is_noted_as_given": [FollowsOnlyUpwards, FollowsWhatItDestroys],
@@ -748,7 +778,7 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
 }
 
 
-class KeyStores(KeyStoreSuite):
+class KeyStores(InTables):
     """The suite with a broken key store."""
 
     def __init__(self, kind: Any) -> None:
