@@ -36,17 +36,17 @@ DATA_KEYS = Table(
     ),
     ("subject", "key_id"),
 )
-"""A key, or its tombstone: the position of its erasure, nothing wrapped, and a MAC: a key that somebody else took away is
-none that was destroyed. `wrapping_key` of a tombstone is what all keys were under when the key was destroyed: as long as
-that is there, copies from before can be opened."""
+"""A key, or its tombstone: the position of its erasure, nothing wrapped, and a MAC, so that a key which somebody else
+took away is none that was destroyed. `wrapping_key` of a tombstone is what all keys were under when the key was
+destroyed: as long as that is there, copies from before can be opened."""
 BOOK_KEYS = Table("book_keys", (("name", "text"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("name",))
 """The look-up key. Whoever writes keys locks its row, whose wrapping key is the one that all are to be under."""
 KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name",))
 LOOKUP = "lookup"
 ERASED_UP_TO = "erased_up_to"
 FALSE_TOMBSTONE = (
-    "Put the row back from a backup of the keys; or delete it, and open the book: what the log tells to be erased has its "
-    "tombstone again, and of everybody else the values can't be opened until the key is back."
+    "Put the row back from a backup of the keys; or delete it, and open the book: what the log tells to be erased has "
+    "its tombstone again, and of everybody else the values can't be opened until the key is back."
 )
 A_BATCH = 5000
 _COLUMNS = ", ".join(name for name, _ in DATA_KEYS.columns)
@@ -80,7 +80,8 @@ class WrappedKeyStore:
         """Statements that make the tables."""
         return [
             "CREATE TABLE data_keys (subject {blob}, key_id {integer}, wrapping_key {blob} NOT NULL, "
-            "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, mac {blob} NOT NULL, PRIMARY KEY (subject, key_id))",
+            "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, mac {blob} NOT NULL, "
+            "PRIMARY KEY (subject, key_id))",
             "CREATE INDEX data_keys_destroyed ON data_keys (wrapping_key) WHERE destroyed<>0",
             "CREATE INDEX data_keys_position ON data_keys (destroyed) WHERE destroyed<>0",
             "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",

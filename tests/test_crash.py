@@ -213,7 +213,8 @@ def add(self, keys):
     if len(calls) == 4:
         raw = self.database._take(write=True)
         raw.execute("BEGIN IMMEDIATE")
-        raw.executemany("INSERT INTO data_keys VALUES (?,?,x'',?,0,x'')", [(s.bytes, i, k) for (s, i), k in keys.items()])
+        rows = [(s.bytes, i, k) for (s, i), k in keys.items()]
+        raw.executemany("INSERT INTO data_keys VALUES (?,?,x'',?,0,x'')", rows)
         die()
     real(self, keys)
 FileKeyStore.add = add

@@ -347,7 +347,7 @@ def take_back(random: Random, folder: Path) -> Attack | None:
 
 
 def bury(random: Random, folder: Path) -> Attack | None:
-    """Make a key's row a tombstone, or move one: as if the book had destroyed the key, of whom its log knows nothing."""
+    """Make a key's row a tombstone, or move one: as if the book had destroyed it, and its log knew nothing."""
     file = folder / KEYS
     subject, key_id, was = random.choice(rows(file, "SELECT subject, key_id, destroyed FROM data_keys ORDER BY 1, 2"))
     [(head,)] = rows(folder / BOOK, "SELECT position FROM head WHERE log='stored_events'")

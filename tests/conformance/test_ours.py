@@ -92,8 +92,8 @@ class InTables(KeyStoreSuite):
     def forge(self, store: KeyStore, name: KeyName, position: int) -> None:
         with cast("WrappedKeyStore", store).database.session(write=True) as session:
             session.run(
-                "UPDATE data_keys SET destroyed=?, wrapped=?, mac=(SELECT mac FROM data_keys ORDER BY mac DESC LIMIT 1) "
-                "WHERE subject=? AND key_id=?",
+                "UPDATE data_keys SET destroyed=?, wrapped=?, "
+                "mac=(SELECT mac FROM data_keys ORDER BY mac DESC LIMIT 1) WHERE subject=? AND key_id=?",
                 [position, b"", name[0].bytes, name[1]],
             )
 

@@ -297,6 +297,31 @@ class LooksBeforeItKeepsAReceipt(LogRecorder):
             return self.append_in(session, rows, **kwargs)
 
 
+class ForgetsNoArguments(LogRecorder):
+    def append_in(self, *args: Any, **kwargs: Any) -> Sequence[int]:
+        kwargs.pop("forgotten", ())
+        return super().append_in(*args, **kwargs)
+
+
+class ForgetsAThousandArguments(LogRecorder):
+    def append_in(self, *args: Any, **kwargs: Any) -> Sequence[int]:
+        return super().append_in(*args, **{**kwargs, "forgotten": kwargs.get("forgotten", ())[:1000]})
+
+
+class ForgetsTheReceipt(LogRecorder):
+    def append_in(self, session: Session, *args: Any, **kwargs: Any) -> Sequence[int]:
+        for one in kwargs.pop("forgotten", ()):
+            session.run("DELETE FROM receipts WHERE command_id=?", [one])
+        return super().append_in(session, *args, **kwargs)
+
+
+class ForgetsTheArgumentsOfAll(LogRecorder):
+    def append_in(self, session: Session, *args: Any, **kwargs: Any) -> Sequence[int]:
+        if kwargs.get("erased"):
+            session.run("UPDATE receipts SET digest=substr(digest, 1, 8)")
+        return super().append_in(session, *args, **kwargs)
+
+
 class LooksAtReadsBeforeTheLock(LogRecorder):
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         for stream, version in kwargs.pop("reads", ()):
@@ -405,6 +430,12 @@ EVENT_STORES: dict[str, list[type[LogRecorder]]] = {
     "test_nothing_is_recorded_under_a_key_that_is_to_be_destroyed": [ForgetsWhatIsDestroyed, KnowsTheFirstKeyOnly],
     "test_a_commit_that_must_be_the_next_about_a_subject_is_refused_behind_another": [HearsNothingNew, IsNeverQuiet],
     "test_a_receipt_is_kept_once_with_its_result": [ReplacesReceipts],
+    "test_of_a_command_that_is_forgotten_a_receipt_tells_the_name_and_no_arguments": [
+        ForgetsNoArguments,
+        ForgetsAThousandArguments,
+        ForgetsTheReceipt,
+        ForgetsTheArgumentsOfAll,
+    ],
     "test_what_else_belongs_to_a_commit_fails_with_it_and_leaves_nothing": [
         CallsInlineBehindTheCommit,
         LeavesAGapBehindARollback,

@@ -30,7 +30,7 @@ import pytest
 from eventsourcing.persistence import IntegrityError
 
 from tallybook.adapters.keys import KeyName, KeyStore
-from tallybook.adapters.log import EventStore, NewRow, Receipt
+from tallybook.adapters.log import NAMING_BYTES, EventStore, NewRow, Receipt
 from tallybook.adapters.wrapping import KEY_BYTES, WrappingKeys
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, KeysMissing
 from tallybook.projections.read_models import (
@@ -451,6 +451,27 @@ class EventStoreSuite(Suite[EventStore]):
         self.refused(store, events(uuid4(), 1), receipt=Receipt(b"b", b"another", b"another"))
         self.refused(store, [], receipt=receipts[0])
         assert [store.receipt(receipt.command_id) for receipt in receipts] == receipts
+
+    def test_of_a_command_that_is_forgotten_a_receipt_tells_the_name_and_no_arguments(self, store: EventStore) -> None:
+        def digest_of(receipt: Receipt) -> bytes:
+            found = store.receipt(receipt.command_id)
+            assert found is not None
+            assert (found.command_id, found.result) == (receipt.command_id, receipt.result)
+            return found.digest
+
+        digest = bytes(range(32))
+        named = [Receipt(uuid4().bytes, digest, b"+1") for _ in range(1200)]
+        kept = Receipt(b"k" * 16, digest, b"+2")
+        for one in (*named, kept):
+            store.append(events(uuid4(), 1), receipt=one)
+        with pytest.raises(Rollback):
+            store.append(events(uuid4(), 1), forgotten=[named[0].command_id], inline=roll_back)
+        store.append(events(uuid4(), 1), erased=[(uuid4().bytes, 1)], forgotten=[])
+        assert digest_of(named[0]) == digest
+        for _ in range(2):
+            store.append(events(uuid4(), 1), forgotten=[*(one.command_id for one in named), b"nobody's"])
+            assert {digest_of(one) for one in named} == {digest[:NAMING_BYTES]}
+        assert digest_of(kept) == digest
 
     def test_what_else_belongs_to_a_commit_fails_with_it_and_leaves_nothing(self, store: EventStore) -> None:
         store.append(events(uuid4(), 1, 2), claims=[(b"held", b"owner")])
