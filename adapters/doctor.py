@@ -49,7 +49,7 @@ from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, EVENTS_TABLE, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
+from .log import CLAIMS, EVENTS_TABLE, NAMING_BYTES, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -561,7 +561,7 @@ def _can_be_a_receipt(command_id: bytes, digest: bytes, first: int, last: int, r
         json.loads(result[1:] if result.startswith(b"+") else result)
     except ValueError:
         return False
-    return len(command_id) == 16 and len(digest) == HASH_BYTES and 1 <= first <= last + 1
+    return len(command_id) == 16 and len(digest) in (NAMING_BYTES, HASH_BYTES) and 1 <= first <= last + 1
 
 
 def command_ids(patient: Patient) -> Iterator[Word]:
@@ -648,11 +648,11 @@ def keys(patient: Patient) -> Iterator[Word]:
             f"be opened; first: {missing[0]}",
             put_back,
         )
-    followed, head = store.erased_up_to(), patient.log.extent()[2]
-    if not 0 <= followed <= head:
+    unknown = store.destroyed_after(patient.log.extent()[2]).keys() - erased
+    if unknown:
         yield warning(
-            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
-            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+            f"{len(unknown):,} keys were destroyed by erasures that the log knows nothing of; first: {min(unknown)[0]}",
+            "If the book was put back from a backup that is older than its keys, open it: it erases them again.",
         )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:

@@ -62,9 +62,17 @@ Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
 
 
+NAMING_BYTES = 8
+"""So many bytes of a receipt's digest tell which command it was of: they stay when its arguments are forgotten."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What is kept of a command so that repeating it gives the same result."""
+    """What is kept of a command so that repeating it gives the same result.
+
+    `digest` is a keyed hash of the command's name and one of its arguments, one after the other; of the name alone,
+    where the arguments are forgotten.
+    """
 
     command_id: bytes
     digest: bytes
@@ -196,6 +204,7 @@ class EventStore(Protocol):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
@@ -204,7 +213,8 @@ class EventStore(Protocol):
         if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
         subjects with the id of a key that is to be destroyed. `about` are subjects of whom something new is recorded,
         with the id of the key of its values: KeyGone, if that is to be destroyed. `quiet` is a position and a subject:
-        IntegrityError, if an event after the position is about them.
+        IntegrityError, if an event after the position is about them. `forgotten` are ids of commands whose arguments
+        are forgotten: of the digests in their receipts, `NAMING_BYTES` stay.
         """
         ...
 
@@ -498,6 +508,7 @@ class LogRecorder(ApplicationRecorder):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         inline: Inline | None = None,
         leaves: list[Appended] | None = None,
         **_: Any,
@@ -507,7 +518,7 @@ class LogRecorder(ApplicationRecorder):
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
         subjects with the key that seals what is new of them: KeyGone, if it is destroyed. `quiet`: a position, and a
-        subject whom no event after it may be about.
+        subject whom no event after it may be about. `forgotten` are commands whose arguments receipts tell no more.
         `leaves` takes what was appended: not to be used before this is committed.
         """
         before = self.seen
@@ -550,6 +561,12 @@ class LogRecorder(ApplicationRecorder):
             session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
         if gone:
             session.insert(ERASED, gone)
+        for start in range(0, len(forgotten), 500):
+            ids = forgotten[start : start + 500]
+            session.run(
+                f"UPDATE receipts SET digest=substr(digest, 1, {NAMING_BYTES}) WHERE command_id IN ({marks(len(ids))})",  # noqa: S608 - marks, and a number of ours
+                ids,
+            )
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
