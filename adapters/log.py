@@ -43,6 +43,8 @@ NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
+STREAM = ("originator_id", "originator_version")
+"""The columns of the index by which streams are read."""
 HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
@@ -759,6 +761,32 @@ class LogRecorder(ApplicationRecorder):
             f"SELECT COUNT(*), MIN(position), MAX(position) FROM {self.table.name}"  # noqa: S608 - a name of ours
         )
         return count, least or 0, greatest or 0
+
+    def looked_up(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another are found by their stream and version. Raises BookDamaged
+        where there is no index by which they are."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM {name} AS one WHERE position>? AND position<=? AND (SELECT position FROM {name} "  # noqa: S608 - names of ours
+                f"AS found{by} WHERE found.originator_id=one.originator_id "
+                "AND found.originator_version=one.originator_version)=position",
+                (after, stop),
+            )
+            return int(count)
+
+    def indexed(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another the index of streams has."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE position>? AND position<=? "  # noqa: S608 - names of ours
+                f"ORDER BY {', '.join(STREAM)}) AS entries",
+                (after, stop),
+            )
+            return int(count)
 
     def pruned(self) -> Pruned:
         """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""

@@ -42,11 +42,13 @@ from tallybook.projections.read_models import Table
 from . import limits
 from .database import (
     ALTERED,
+    DROP,
     FORMAT,
     NOTES,
     SCRUB_S,
     Answer,
     KeyTaken,
+    Session,
     StatementRefused,
     check_format,
     damaged,
@@ -219,6 +221,18 @@ _Key = tuple[str, tuple[int, ...]]
 
 _BEGIN_WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+_BY_INDEX = "SELECT " + ", ".join(
+    f"set_config('enable_{way}', 'off', true)"
+    for way in ("seqscan", "bitmapscan", "sort", "incremental_sort", "hashagg", "gathermerge")
+)
+_INDEXES = (
+    "SELECT relname, COALESCE((SELECT contype::text FROM pg_constraint WHERE conindid=indexrelid AND conrelid=indrelid "
+    "LIMIT 1), ''), CASE WHEN indisunique AND indisvalid AND indimmediate AND indpred IS NULL AND indexprs IS NULL THEN "
+    "(SELECT string_agg(attname::text, ' ' ORDER BY place) FROM unnest(indkey) WITH ORDINALITY AS over(number, place) "
+    "JOIN pg_attribute ON attrelid=indrelid AND attnum=number) ELSE '' END "
+    "FROM pg_index JOIN pg_class ON pg_class.oid=indexrelid WHERE indrelid=?::regclass"
+)
 
 _INT8, _BYTEA, _TEXT = 20, 17, 25
 _ARRAYS: Mapping[str, tuple[str, int, int]] = {
@@ -733,6 +747,18 @@ class PostgresDatabase:
         if write and self.read_only:
             raise for_reading_only(self.place)
         return PostgresSession(self, write)
+
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+        """Have the planner of a session's transaction nothing else to choose than the index over some columns."""
+        session.rows(_BY_INDEX)
+        found = False
+        for name, constraint, over in session.rows(_INDEXES, [table]):
+            if constraint not in ("p", "u"):
+                raise damaged(f"The table {table} has an index {name!r}, which the book never made", self.place, DROP)
+            found = found or over == " ".join(columns)
+        if not found:
+            raise damaged(f"The table {table} has no index over {', '.join(columns)} any more", self.place)
+        return ""
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT. Asked again on a new connection if the first one is lost."""
