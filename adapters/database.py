@@ -149,8 +149,9 @@ class Database(Protocol):
 
     @property
     def code_names(self) -> str:
-        """An expression in SQL: what acts by itself in it, or stands for a table (triggers, views, rules), with commas
-        between them; NULL where there is nothing of that. A book makes none.
+        """An expression in SQL: what acts by itself in it, or stands for a table (triggers, views, rules; on a server,
+        functions, constraints, defaults and what else has one called), with commas between them; NULL where there is
+        nothing of that. A book makes none.
         """
         ...
 
@@ -253,6 +254,8 @@ def flaw(table: Table, row: Sequence[Any], nullable: Collection[str] = ()) -> st
 
     SQLite keeps any value in any column, and whoever can alter a table can lift its constraints.
     """
+    if len(row) != len(table.columns):
+        return f"the table {table.name} has {len(row)} columns, not {len(table.columns)}"
     for value, (column, kind) in zip(row, table.columns, strict=True):
         if type(value) is not _TYPES[kind] and not (value is None and column in nullable):
             shown = "nothing" if value is None else f"a value of type {type(value).__name__}"

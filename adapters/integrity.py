@@ -410,10 +410,10 @@ class _Check:
         before = -1
         try:
             for one in self.checkpoints.stored():
-                self.sizes += one.size != before
-                before = one.size
                 root = self._signed_root(one)
                 if root is not None:
+                    self.sizes += one.size != before
+                    before = one.size
                     yield one.size, (root, f"its checkpoint of size {one.size}")
             if self.sizes < self.head.signed:
                 self.altered_checkpoint = self.altered_checkpoint or (
@@ -427,24 +427,19 @@ class _Check:
         """The root that a checkpoint tells, if it is as it was signed."""
         assert self.checkpoints is not None
         try:
-            head, note = self.checkpoints.opened(stored.note)
+            self.checkpoints.must_be_signed(stored)
             _check_token(stored.token)
             cosigned = stored.cosigned()
         except NoteError as error:
-            told = str(error)
-        else:
-            times = {one.seconds for one in note.signatures} - {None}
-            if (head.size, head.root) == (stored.size, stored.root) and times == {stored.signed_us // 1_000_000}:
-                self.signed = max(self.signed, min(head.size, self.head.position))
-                self.cosigned += [
-                    f"{head.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
-                ]
-                return head.root
-            told = "its row says something else than its note."
-        self.altered_checkpoint = self.altered_checkpoint or (
-            f"the checkpoint of size {stored.size} that is kept is not what was signed: {told}"
-        )
-        return None
+            self.altered_checkpoint = self.altered_checkpoint or (
+                f"the checkpoint of size {stored.size} that is kept is not what was signed: {error}"
+            )
+            return None
+        self.signed = max(self.signed, min(stored.size, self.head.position))
+        self.cosigned += [
+            f"{stored.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
+        ]
+        return stored.root
 
     def _compare(self, size: int, signed: tuple[bytes, str]) -> None:
         root, called = signed

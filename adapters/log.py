@@ -826,13 +826,14 @@ class LogRecorder(ApplicationRecorder):
         flaw = self._flaw(found, before)
         return _parsed(found), None if flaw is None else flaw[0]
 
-    def count_signed(self, session: Session, size: int) -> HeadRow:
-        """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
-        then, which counts as seen once this is committed. Raises BookDamaged."""
+    def count_signed(self, session: Session, is_known: Callable[[], bool]) -> HeadRow:
+        """Count a checkpoint in the head, unless one of its size was counted (which is asked once nobody else can add
+        one): it is missed when it is taken out. The head then, which counts as seen once this is committed. Raises
+        BookDamaged."""
         before = self.seen
         found = self._sound_head(session.rows(self._lock_head), before, session.rows)
         self._must_have_key(found)
-        if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
+        if is_known():
             return found
         counted = self._head_of(found.position, found.frontier, found.signed + 1, found.erased)
         session.run(self._count_signed, (counted.signed, counted.mac))

@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.hidden import hide
 from tests.heads import Head, fit_head, head_in, key_of, put_head
+from tests.hidden import hide
 
 import tallybook
 from tallybook.adapters import merkle
@@ -502,7 +502,8 @@ def unlisted(random: Random, folder: Path) -> Attack | None:
     which = random.choice([f"position={first}", f"position>={first}"])
     instead = random.choice(["", "randomblob(16)"])
     hide(file, table, which, instead=instead)
-    return Attack(f"the index of {table} does not lead to {which}{' but by another name' if instead else ''}", log, first)
+    by_another = " but by another name" if instead else ""
+    return Attack(f"the index of {table} does not lead to {which}{by_another}", log, first)
 
 
 WAYS: dict[str, tuple[int, Way]] = {
