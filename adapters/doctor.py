@@ -42,7 +42,7 @@ from tallybook.projections.read_models import Progress
 from . import limits
 from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
-from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
+from .checkpoints import CHECKPOINTS, Stored, signed_by
 from .codec import EventMapper
 from .database import DROP, FORMAT, Database, marks, onward, planted, sound
 from .form import known_uuid
@@ -385,7 +385,7 @@ def signed(patient: Patient) -> Iterator[Word]:
                 yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
-        last = Checkpoints(tiles, name, lambda: History("", (), ())).last()
+        last = _last_of(patient, log)
         told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
         if last is None:
             told += "; no checkpoint was signed yet"
@@ -393,6 +393,12 @@ def signed(patient: Patient) -> Iterator[Word]:
             since = datetime.fromtimestamp(last.signed_us // 1_000_000, UTC).isoformat()
             told += f", the last checkpoint {max(0, position - last.size):,}; it was signed at {since}"
         yield ok(told)
+
+
+def _last_of(patient: Patient, log: LogRecorder) -> Stored | None:
+    """The last checkpoint of a log; None where there is none, or no key is known that could have signed one."""
+    vkey = None if patient.log is None else noted(patient.log.database, SIGNING) or patient.vkey
+    return None if patient.log is None or vkey is None else kept_of(log, patient.log, vkey).last()
 
 
 def signing_key(patient: Patient) -> Iterator[Word]:
@@ -420,7 +426,7 @@ def _unsigned_openings(patient: Patient) -> Iterator[Word]:
     if not without:
         return
     newest = max(one.metadata.recorded_us for one in without)
-    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", (), ())).last()
+    last = _last_of(patient, patient.log)
     told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
     if last is None or last.signed_us < newest:
         yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")

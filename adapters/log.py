@@ -43,6 +43,8 @@ NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
+STREAM = ("originator_id", "originator_version")
+"""The columns of the index by which streams are read."""
 HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
@@ -784,6 +786,32 @@ class LogRecorder(ApplicationRecorder):
         )
         return count, least or 0, greatest or 0
 
+    def looked_up(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another are found by their stream and version. Raises BookDamaged
+        where there is no index by which they are."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM {name} AS one WHERE position>? AND position<=? AND (SELECT position FROM {name} "  # noqa: S608 - names of ours
+                f"AS found{by} WHERE found.originator_id=one.originator_id "
+                "AND found.originator_version=one.originator_version)=position",
+                (after, stop),
+            )
+            return int(count)
+
+    def indexed(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another the index of streams has."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE position>? AND position<=? "  # noqa: S608 - names of ours
+                f"ORDER BY {', '.join(STREAM)}) AS entries",
+                (after, stop),
+            )
+            return int(count)
+
     def pruned(self) -> Pruned:
         """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""
         rows = self.database.rows("SELECT log, position, root FROM pruned WHERE log=?", [self.table.name])
@@ -822,13 +850,14 @@ class LogRecorder(ApplicationRecorder):
         flaw = self._flaw(found, before)
         return _parsed(found), None if flaw is None else flaw[0]
 
-    def count_signed(self, session: Session, size: int) -> HeadRow:
-        """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
-        then, which counts as seen once this is committed. Raises BookDamaged."""
+    def count_signed(self, session: Session, is_known: Callable[[], bool]) -> HeadRow:
+        """Count a checkpoint in the head, unless one of its size was counted (which is asked once nobody else can add
+        one): it is missed when it is taken out. The head then, which counts as seen once this is committed. Raises
+        BookDamaged."""
         before = self.seen
         found = self._sound_head(session.rows(self._lock_head), before, session.rows)
         self._must_have_key(found)
-        if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
+        if is_known():
             return found
         counted = self._head_of(found.position, found.frontier, found.signed + 1, found.erased)
         session.run(self._count_signed, (counted.signed, counted.mac))

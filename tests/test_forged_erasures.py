@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -325,6 +326,57 @@ def test_so_are_triggers_views_rules_and_policies_on_a_server(server_book_url: s
         assert "schema" in failing(book)
     with pytest.raises(BookDamaged, match="planted"):
         tallybook.open(server_book_url)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [("ALTER TABLE {0}.claims ADD CONSTRAINT mine CHECK (length(claim) > 0) NOT VALID", "constraint mine"),
+     ("ALTER TABLE {0}.claims ENABLE ROW LEVEL SECURITY", "row security of claims"),
+     ("CREATE TABLE {0}.mine () INHERITS ({0}.receipts)", "table mine that inherits from receipts"),
+     ("CREATE INDEX mine ON {0}.receipts (length(digest))", "index mine"),
+     ("CREATE INDEX mine ON {0}.receipts (digest) WHERE first_position > 3", "index mine"),
+     ("ALTER TABLE {0}.receipts ALTER result SET DEFAULT decode('00', 'hex')", "default of receipts.result"),
+     ("ALTER TABLE {0}.receipts ALTER first_position TYPE numeric", "type of receipts.first_position"),
+     ("CREATE FUNCTION {0}.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'", "function mine"),
+     ("CREATE OPERATOR {0}.=== (LEFTARG=bytea, RIGHTARG=bytea, FUNCTION=byteaeq)", "operator ===")],
+)  # fmt: skip
+def test_so_is_all_else_that_a_server_calls_by_itself(server_book_url: str, statement: str, told: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    with tallybook.open(server_book_url) as book:
+        assert problem_of(book) is None
+        run_sql(statement.format(schema))
+        assert f"there is a {told} among" in str(problem_of(book))
+        assert "schema" in failing(book)
+    with pytest.raises(BookDamaged, match=re.escape(told)):
+        tallybook.open(server_book_url)
+
+
+@pytest.mark.server
+def test_a_trigger_at_login_is_told_and_puts_no_table_before_the_book_s(server_book_url: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada", identifiers={"crm": "1"})
+        run_sql(
+            f"CREATE FUNCTION public.act_{schema}() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN "
+            f"IF to_regclass('{schema}.claims') IS NOT NULL THEN "
+            f"CREATE TEMPORARY TABLE claims AS SELECT * FROM {schema}.claims WHERE false; END IF; END$$"
+        )
+        from tallybook.adapters.postgres import PostgresDatabase
+
+        try:
+            run_sql(f"CREATE EVENT TRIGGER at_login ON login EXECUTE FUNCTION public.act_{schema}()")
+            with pytest.raises(BookDamaged, match="event trigger at_login"):
+                tallybook.open(server_book_url)
+            # A connection that is new, in a book that was open before.
+            database = PostgresDatabase(server_book_url)
+            with closing(database):
+                assert database.rows("SELECT pg_my_temp_schema()") != [(0,)], "it was there"
+                assert [holder for (holder,) in database.rows("SELECT holder FROM claims")] == [ada.bytes]
+            assert "at_login" in str(problem_of(book))
+        finally:
+            run_sql("DROP EVENT TRIGGER IF EXISTS at_login")
+            run_sql(f"DROP FUNCTION public.act_{schema}()")
 
 
 def test_no_receipt_says_that_a_key_is_destroyed_which_is_there(path: Path) -> None:

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from tests.heads import Head, fit_head, head_in, key_of, put_head
+from tests.hidden import hide
 
 import tallybook
 from tallybook.adapters import merkle
@@ -510,6 +511,22 @@ def name_another_key(random: Random, folder: Path) -> Attack | None:
     return Attack(f"another vkey noted{', which signed all checkpoints' if sign else ''}", None)
 
 
+def unlisted(random: Random, folder: Path) -> Attack | None:
+    """Have the index by which streams are read not lead to some rows, or to others by their name."""
+    log = random.choice(list(LOGS))
+    name, table = LOGS[log]
+    file = folder / name
+    [(least, last)] = rows(file, f"SELECT MIN(position), MAX(position) FROM {table}")
+    if last is None:
+        return None
+    first = random.randint(least, last)
+    which = random.choice([f"position={first}", f"position>={first}"])
+    instead = random.choice(["", "randomblob(16)"])
+    hide(file, table, which, instead=instead)
+    by_another = " but by another name" if instead else ""
+    return Attack(f"the index of {table} does not lead to {which}{by_another}", log, first)
+
+
 WAYS: dict[str, tuple[int, Way]] = {
     "alter a row of a log": (16, flip),
     "delete a row of a log": (8, delete),
@@ -526,6 +543,7 @@ WAYS: dict[str, tuple[int, Way]] = {
     "take an erasure back, or forge one": (6, take_back),
     "take a key for destroyed": (4, bury),
     "plant a trigger or a view": (4, plant),
+    "hide rows from an index": (4, unlisted),
     "alter bytes of a file": (14, page),
     "name another key": (4, name_another_key),
     "rewrite a log without the keys": (6, half_an_insider),
