@@ -202,6 +202,7 @@ class Checkpoints:
             for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
                 if self.is_genuine(one := Stored(*row)):
                     return one
+            onward(before, rows[-1][1:3], self.log.database.place)
             before = rows[-1][1:3]
         return None
 

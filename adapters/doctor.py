@@ -52,7 +52,7 @@ from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStor
 from .log import CLAIMS, EVENTS_TABLE, NAMING_BYTES, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
-from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, check_not_inherited, translated
 from .storage import (
     APPLICATION_ID,
     LOOKUP,
@@ -244,11 +244,14 @@ def _look_at(
             return [warning(told, "Open the book once (SQLite undoes it by itself), and run doctor again.")], None
         _, told, mended = unchecked(translated(error, str(file)), remedy)
         return [failed(f"{file.name} {told}", mended)], None
+    except BookError as error:
+        return [failed(error.message, error.remedy)], None
     except ValueError:
         return [failed(f"{file.name} does not say which book it belongs to", remedy)], None
 
 
 def _looking(file: Path, lock_timeout_s: float) -> sqlite3.Connection:
+    check_not_inherited(file)
     return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=lock_timeout_s)
 
 

@@ -193,6 +193,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 # A repeat that overlaps with the first finds the first's effects: its result is what was asked for.
                 receipt = None if key is None else core.app.log.receipt(key)
                 if receipt is None:
+                    core.gate.told(core.gate_metadata(acting), asked, policy.in_force, rule, work.looked_for)
                     raise _refusal_for(error) from None
                 return self._repeat(core, receipt, digest)
             except IntegrityError:
@@ -394,6 +395,8 @@ class Work:
         self._loaded: set[UUID] = set()
         self._aside: set[UUID] = set()
         self._claimed: dict[bytes, UUID | None] = {}
+        self.looked_for: list[tuple[str, UUID | None]] = []
+        """By which fields, as access policies call them, somebody was looked for, and who was found."""
 
     def at(self, effective_us: int) -> Stamp:
         """A stamp for a fact of another time within the same command. Refuses: effective_in_future."""
@@ -528,6 +531,18 @@ class Work:
         if claim not in self._claimed:
             self.look_up([claim])
         return self._claimed[claim]
+
+    def find(self, claim: bytes, field: str, customer: Customer | None = None) -> UUID | None:
+        """Who holds a claim on a value that somebody gave: if the command is refused, that goes on record as a search.
+
+        `field`: what access policies call such values. `customer`: what is told is about nobody else.
+        """
+        holder = self.holder(claim)
+        found = holder
+        if customer is not None:
+            found = customer.id if holder == customer.id or holder in customer.purchases else None
+        self.looked_for.append((field, found))
+        return holder
 
     def look_up(self, claims: Sequence[bytes]) -> None:
         """Look many claims up at once, for `holder` to find."""

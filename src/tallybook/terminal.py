@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +40,23 @@ class Terminal(Console):
 
 out = Terminal(soft_wrap=True, highlight=False, emoji=False)
 err = Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+class Told(logging.Handler):
+    """Shows what is logged on the terminal, as everything else: it may tell what stands in a book that was altered."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record. What follows its first line is indented, so that it looks like no message of its own."""
+        try:
+            err.print(self.format(record).replace("\n", "\n    "), markup=False)
+        except Exception:  # noqa: BLE001 - to log something stops nothing
+            self.handleError(record)
+
+
+def show_log() -> None:
+    """From here on, show on the terminal what is logged, by other libraries and at the end of the process too."""
+    logging.getLogger().addHandler(Told(logging.WARNING))
+
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
 SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
