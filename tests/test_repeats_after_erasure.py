@@ -132,6 +132,19 @@ def test_no_repetition_confirms_a_guess_at_what_was_erased(url: str, clock: Cloc
         as_before(book, ada, before)
 
 
+def test_no_byte_of_a_digest_of_arguments_is_left_in_the_files(tmp_path: Path) -> None:
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book, book.acting("agent:lin", purpose="support"):
+        ada = given(book)
+        rows = book._core.app.database.rows("SELECT digest FROM receipts WHERE first_position<?", [book.position()])
+        told = [digest[8:] for (digest,) in rows]
+        assert len(told) == 6
+        book.erasures.erase(ada, reason="gdpr-17")
+        files = {one.name: one.read_bytes() for one in tmp_path.iterdir() if one.is_file()}
+    assert "shop.book-wal" in files
+    found = [sum(digest in held for held in files.values()) for digest in told]
+    assert sorted(found) == [0, 0, 0, 0, 0, 1]  # that of another customer is there
+
+
 def test_nor_at_single_values_that_a_sweep_erased(url: str, clock: Clock) -> None:
     with tallybook.open(url, now_us=clock) as book, book.acting("agent:dpo", purpose="retention"):
         ada = given(book)

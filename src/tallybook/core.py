@@ -282,7 +282,7 @@ class Core:
         if not all(one.overwrites for one in databases):
             return (
                 "stay in the server's pages, log and backups until it drops them: wrapped keys, which open nothing "
-                "without their wrapping key, and hashes of look-ups",
+                "without their wrapping key, and hashes of look-ups and of arguments of commands",
                 True,
             )
         return "overwritten", True

@@ -623,8 +623,8 @@ class FindsOneTombstone(MemoryKeyStore):
 
 
 class BelievesEveryTombstone(FileKeyStore):
-    def _sound(self, rows: Any) -> Any:
-        return rows
+    def _made(self, row: Any) -> bool:
+        return True
 
 
 class BelievesAMacOfAnother(FileKeyStore):

@@ -869,6 +869,8 @@ class KeyStoreSuite(Suite[KeyStore]):
         ada, bob, cyd = key_name(), key_name(), key_name()
         store.add({ada: b"a" * KEY_BYTES, bob: b"b" * KEY_BYTES})
         store.destroy([cyd], 5)
+        if store.wrapping() is not None:
+            store.rotate()
         try:
             self.forge(store, ada, 7)
             self.forge(store, cyd, 9)
@@ -882,6 +884,9 @@ class KeyStoreSuite(Suite[KeyStore]):
         with suppress(BookDamaged):
             assert store.destroyed_after(6) == {}
         assert store.get([bob]) == {bob: b"b" * KEY_BYTES}
+        assert not store.outlived(), "no wrapping key is given up for it"
+        store.destroy([bob], 10)
+        assert store.outlived() == (store.wrapping() is not None), "nor kept"
 
     def test_an_erasure_stands_at_a_position(self, store: KeyStore) -> None:
         ada = key_name()
