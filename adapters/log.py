@@ -694,6 +694,13 @@ class LogRecorder(ApplicationRecorder):
         rows = self.database.rows(statement, params)
         if desc or limit is None or len(rows) < limit:
             self._must_reach({stream: rows[0 if desc else -1][1] if rows else gt or 0}, before, lte)
+        there = {row[0]: row for row in self.rows_at(sorted(row[0] for row in rows))}
+        if any(there.get(row[0]) != (row[0], stream, *row[1:]) for row in rows):
+            raise damaged(
+                f"The index of {self.table.name} leads from the stream {originator_id}, by which the book rules "
+                "itself, to events of another place",
+                self.database.place,
+            )
         return rows
 
     def named_rows(self, originator_ids: Sequence[UUID], topics: Sequence[str]) -> Iterator[tuple[Any, ...]]:

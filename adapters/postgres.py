@@ -262,8 +262,9 @@ _PLANTED = " UNION ALL ".join(
         # What an index or a default calls is called whenever a row is written.
         (
             "'index ' || indexrelid::regclass",
-            f"pg_index JOIN pg_class ON pg_class.oid=indrelid WHERE {_HERE} AND (indexprs IS NOT NULL OR EXISTS (SELECT "
-            "FROM pg_opclass AS one WHERE one.oid=ANY(indclass) AND opcnamespace<>'pg_catalog'::regnamespace) "
+            f"pg_index JOIN pg_class ON pg_class.oid=indrelid WHERE {_HERE} AND (indexprs IS NOT NULL "
+            "OR EXISTS (SELECT FROM pg_opclass AS one WHERE one.oid=ANY(indclass) "
+            "AND opcnamespace<>'pg_catalog'::regnamespace) "
             "OR indpred IS NOT NULL AND (indexrelid::regclass::text, pg_get_expr(indpred, indrelid))"
             "<>('data_keys_destroyed', '(destroyed <> 0)'))",
         ),

@@ -9,15 +9,17 @@ from pathlib import Path
 from .postgres import run_sql
 
 
-def hide(file: Path, table: str, which: str, *, instead: str = "") -> None:
+def hide(file: Path, table: str, which: str, *instead: str) -> None:
     """Take the rows of which a condition tells out of the index of a log's streams, in a file: the index of a copy that
-    lacks them takes its place. `instead`: what the stream's id becomes in it, so that as many entries are left."""
+    lacks them takes its place. `instead`: what their columns are set to in the copy, one after another, so that as many
+    entries are left."""
     with closing(sqlite3.connect(file, isolation_level=None)) as raw:
         [(made,)] = raw.execute("SELECT sql FROM sqlite_master WHERE name=?", [table])
         raw.execute(made.replace(table, "twin"))
         if instead:
             raw.execute(f"INSERT INTO twin SELECT * FROM {table}")
-            raw.execute(f"UPDATE twin SET originator_id={instead} WHERE {which}")
+            for one in instead:
+                raw.execute(f"UPDATE twin SET {one} WHERE {which}")
         else:
             raw.execute(f"INSERT INTO twin SELECT * FROM {table} WHERE NOT ({which})")
         raw.execute("PRAGMA writable_schema=ON")

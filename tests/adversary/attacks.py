@@ -500,8 +500,8 @@ def unlisted(random: Random, folder: Path) -> Attack | None:
         return None
     first = random.randint(least, last)
     which = random.choice([f"position={first}", f"position>={first}"])
-    instead = random.choice(["", "randomblob(16)"])
-    hide(file, table, which, instead=instead)
+    instead = random.choice([[], ["originator_id=randomblob(16)"]])
+    hide(file, table, which, *instead)
     by_another = " but by another name" if instead else ""
     return Attack(f"the index of {table} does not lead to {which}{by_another}", log, first)
 
