@@ -31,11 +31,14 @@ def hide(file: Path, table: str, which: str, *instead: str) -> None:
         raw.execute("DROP TABLE twin")
 
 
-def hide_on_server(schema: str, table: str, which: str) -> None:
-    """The same on a server: the index of the constraint is a partial one, of which the catalogue does not tell."""
-    name = f"{table}_originator_id_originator_version_key"
-    over = "originator_id, originator_version"
+def hide_on_server(schema: str, table: str, which: str, *, key: str = "") -> None:
+    """The same on a server: the index of the constraint (or that of a table's `key`) is a partial one, of which the
+    catalogue does not tell."""
+    name = f"{table}_pkey" if key else f"{table}_originator_id_originator_version_key"
+    over = key or "originator_id, originator_version"
     run_sql(f"CREATE UNIQUE INDEX hiding ON {schema}.{table} ({over}) WHERE NOT ({which})")
     run_sql("UPDATE pg_index SET indpred=NULL WHERE indexrelid=%s::regclass", f"{schema}.hiding")
     run_sql(f"ALTER TABLE {schema}.{table} DROP CONSTRAINT {name}")
-    run_sql(f"ALTER TABLE {schema}.{table} ADD CONSTRAINT {name} UNIQUE USING INDEX hiding")
+    run_sql(
+        f"ALTER TABLE {schema}.{table} ADD CONSTRAINT {name} {'PRIMARY KEY' if key else 'UNIQUE'} USING INDEX hiding"
+    )

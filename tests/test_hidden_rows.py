@@ -150,3 +150,12 @@ def test_a_head_that_counts_other_events_of_its_own_is_none_of_the_book_s(tmp_pa
             run(path, f"UPDATE head SET own={own}")
             with pytest.raises(BookDamaged, match="head of stored_events"):
                 book.position()
+
+
+@pytest.mark.server
+def test_doctor_tells_of_claims_that_an_index_hides(server_book_url: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        book.customers.register(name="Ada", identifiers={"crm": "1"})
+        hide_on_server(schema, "claims", "true", key="claim")
+        assert [one.name for one in book.doctor() if one.state == "failed"] == ["claims"]
