@@ -20,7 +20,7 @@ from tallybook.projections.read_models import Table
 
 from . import clock, merkle, notes
 from .codec import EventMapper
-from .database import EXAMINE, Session, damaged, sound
+from .database import EXAMINE, Session, damaged, onward, sound
 from .keys import Keyring, MemoryKeyStore
 from .log import LogRecorder, OwnStreams
 from .notes import Checkpoint, Proof, Signer, Verifier
@@ -180,7 +180,7 @@ class Checkpoints:
         ):
             for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
                 yield Stored(*row)
-            last = rows[-1][1:3]
+            last = onward(rows[-1][1:3], last, self.log.database.place)
 
     def genuine(self, after: int = -(2**63)) -> Iterator[Stored]:
         """Those of sizes after one, by size and time, that the book's own keys signed. Raises BookDamaged."""
@@ -196,6 +196,7 @@ class Checkpoints:
             for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
                 if self.is_genuine(one := Stored(*row)):
                     return one
+            onward(before, rows[-1][1:3], self.log.database.place)
             before = rows[-1][1:3]
         return None
 

@@ -272,6 +272,15 @@ def sound(table: Table, rows: Sequence[Any], place: str) -> Sequence[Any]:
     return rows
 
 
+def onward(last: Any, before: Any, place: str) -> Any:
+    """Where a reading that goes page by page, in the order of a key, goes on. Raises BookDamaged where that is no
+    further on than before: pages of a file that stand in each other's place would be read in a circle for ever.
+    """
+    if not last > before:
+        raise damaged("Rows do not stand in the order of their keys", place)
+    return last
+
+
 def check_format(found: int, place: str) -> None:
     """Raises NewerBook for a layout that a later release has made."""
     if found > FORMAT:

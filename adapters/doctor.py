@@ -44,15 +44,15 @@ from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
 from .checkpoints import CHECKPOINTS, Stored, signed_by
 from .codec import EventMapper
-from .database import DROP, FORMAT, Database, marks, planted, sound
+from .database import DROP, FORMAT, Database, marks, onward, planted, sound
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, EVENTS_TABLE, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
+from .log import CLAIMS, EVENTS_TABLE, NAMING_BYTES, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
-from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, check_not_inherited, translated
 from .storage import (
     APPLICATION_ID,
     LOOKUP,
@@ -244,11 +244,14 @@ def _look_at(
             return [warning(told, "Open the book once (SQLite undoes it by itself), and run doctor again.")], None
         _, told, mended = unchecked(translated(error, str(file)), remedy)
         return [failed(f"{file.name} {told}", mended)], None
+    except BookError as error:
+        return [failed(error.message, error.remedy)], None
     except ValueError:
         return [failed(f"{file.name} does not say which book it belongs to", remedy)], None
 
 
 def _looking(file: Path, lock_timeout_s: float) -> sqlite3.Connection:
+    check_not_inherited(file)
     return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=lock_timeout_s)
 
 
@@ -549,7 +552,7 @@ def receipts(patient: Patient) -> Iterator[Word]:
     last = b""
     wrong = 0
     while rows := log.database.rows("SELECT * FROM receipts WHERE command_id>? ORDER BY command_id LIMIT 5000", [last]):
-        last = sound(RECEIPTS, rows, log.database.place)[-1][0]
+        last = onward(sound(RECEIPTS, rows, log.database.place)[-1][0], last, log.database.place)
         wrong += sum(not _can_be_a_receipt(*row) for row in rows)
     [(count, beyond)] = log.database.rows(
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "
@@ -569,7 +572,7 @@ def _can_be_a_receipt(command_id: bytes, digest: bytes, first: int, last: int, r
         json.loads(result[1:] if result.startswith(b"+") else result)
     except ValueError:
         return False
-    return len(command_id) == 16 and len(digest) == HASH_BYTES and 1 <= first <= last + 1
+    return len(command_id) == 16 and len(digest) in (NAMING_BYTES, HASH_BYTES) and 1 <= first <= last + 1
 
 
 def command_ids(patient: Patient) -> Iterator[Word]:
@@ -656,11 +659,11 @@ def keys(patient: Patient) -> Iterator[Word]:
             f"be opened; first: {missing[0]}",
             put_back,
         )
-    followed, head = store.erased_up_to(), patient.log.extent()[2]
-    if not 0 <= followed <= head:
+    unknown = store.destroyed_after(patient.log.extent()[2]).keys() - erased
+    if unknown:
         yield warning(
-            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
-            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+            f"{len(unknown):,} keys were destroyed by erasures that the log knows nothing of; first: {min(unknown)[0]}",
+            "If the book was put back from a backup that is older than its keys, open it: it erases them again.",
         )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:

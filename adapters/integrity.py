@@ -105,7 +105,7 @@ def verify(
         try:
             check.run()
         except UNREADABLE as error:
-            check.say(f"what follows position {check.frontier.size} can't be read: {error}")
+            check.say_unreadable(error)
         if check.problem is None or not check.was_overtaken():
             return check.result()
 
@@ -274,6 +274,17 @@ class _Check:
             self.say(self.altered_tile)
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def say_unreadable(self, error: Exception) -> None:
+        """Tell which event can't be read; where none by itself is the cause, after which it begins."""
+        size = max(self.frontier.size, self.pruned.position)
+        for position in range(size + 1, min(size + CHUNK, self.head.position) + 1):
+            try:
+                self.log.log_rows(position - 1, 1, position)
+            except UNREADABLE as wrong:
+                self.say(f"the event at position {position} can't be read: {wrong}", position)
+                return
+        self.say(f"what follows position {size} can't be read: {error}")
 
     def _compare_sweeps(self) -> None:
         """What is missing must have been pruned by a sweep that is on record."""

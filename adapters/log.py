@@ -32,7 +32,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged, KeysMissing
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import Database, Session, Watch, damaged, marks, sound
+from .database import Database, Session, Watch, damaged, marks, onward, sound
 from .form import uuid_from
 from .keys import KeyStore, NoKeys, secret
 from .sqlite import SQLiteDatabase
@@ -65,9 +65,17 @@ Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
 
 
+NAMING_BYTES = 8
+"""So many bytes of a receipt's digest tell which command it was of: they stay when its arguments are forgotten."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What is kept of a command so that repeating it gives the same result."""
+    """What is kept of a command so that repeating it gives the same result.
+
+    `digest` is a keyed hash of the command's name and one of its arguments, one after the other; of the name alone,
+    where the arguments are forgotten.
+    """
 
     command_id: bytes
     digest: bytes
@@ -236,6 +244,7 @@ class EventStore(Protocol):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
@@ -244,7 +253,8 @@ class EventStore(Protocol):
         if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
         subjects with the id of a key that is to be destroyed. `about` are subjects of whom something new is recorded,
         with the id of the key of its values: KeyGone, if that is to be destroyed. `quiet` is a position and a subject:
-        IntegrityError, if an event after the position is about them.
+        IntegrityError, if an event after the position is about them. `forgotten` are ids of commands whose arguments
+        are forgotten: of the digests in their receipts, `NAMING_BYTES` stay.
         """
         ...
 
@@ -540,6 +550,7 @@ class LogRecorder(ApplicationRecorder):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         inline: Inline | None = None,
         leaves: list[Appended] | None = None,
         **_: Any,
@@ -549,7 +560,7 @@ class LogRecorder(ApplicationRecorder):
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
         subjects with the key that seals what is new of them: KeyGone, if it is destroyed. `quiet`: a position, and a
-        subject whom no event after it may be about.
+        subject whom no event after it may be about. `forgotten` are commands whose arguments receipts tell no more.
         `leaves` takes what was appended: not to be used before this is committed.
         """
         before = self.seen
@@ -595,6 +606,12 @@ class LogRecorder(ApplicationRecorder):
             session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
         if gone:
             session.insert(ERASED, gone)
+        for start in range(0, len(forgotten), 500):
+            ids = forgotten[start : start + 500]
+            session.run(
+                f"UPDATE receipts SET digest=substr(digest, 1, {NAMING_BYTES}) WHERE command_id IN ({marks(len(ids))})",  # noqa: S608 - marks, and a number of ours
+                ids,
+            )
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
@@ -758,7 +775,7 @@ class LogRecorder(ApplicationRecorder):
             params += topics
         statement += " ORDER BY position LIMIT ?"
         params.append(limit)
-        return self.database.rows(statement, params)
+        return self._onward(self.database.rows(statement, params), after)
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         """The rows at positions, in order, 500 at a time."""
@@ -790,11 +807,18 @@ class LogRecorder(ApplicationRecorder):
 
     def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
         """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
-        return self.database.rows(
+        rows = self.database.rows(
             f"SELECT position, state FROM {self.table.name} "  # noqa: S608 - a name of ours
             "WHERE position>? AND position<=? AND topic=? ORDER BY position LIMIT ?",
             (after, stop, topic, limit),
         )
+        return self._onward(rows, after)
+
+    def _onward(self, rows: Sequence[tuple[Any, ...]], after: int) -> Sequence[tuple[Any, ...]]:
+        """Rows by position, which lead beyond the one that they follow. Raises BookDamaged."""
+        if rows:
+            onward(rows[-1][0], after, self.database.place)
+        return rows
 
     def position(self) -> int:
         """The head's position; 0 for an empty log. Raises BookDamaged where it is not that of the last row."""

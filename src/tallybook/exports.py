@@ -224,8 +224,6 @@ def export_pack(
         last = span(after, until, signed.size)
         first = after + 1
         opener = None if sealed else _opener(core, acting, first, last)
-        head = pack.Head(signed.size, signed.root, signed.note, tuple(vkeys))
-        documents = pack.write_log(part, core.app.log, head, first=first, last=last, opener=opener, progress=progress)
         # After the record of this very read, which is to be in it.
         signed_reads = _newest(core.checkpoints[READS], keyless=keyless)
         reads_vkeys = tuple(Verifier(f"{core.origin}/reads", Verifier.parse(one).public).vkey for one in vkeys)
@@ -241,11 +239,12 @@ def export_pack(
         )
         swept = core.reads_pruned()
         if swept is not None:
-            # One that another process carried out meanwhile is newer than this pack's checkpoint.
-            newer = swept.position > signed.size
-            under = _newest(core.checkpoints[EVENTS], keyless=keyless) if newer else signed
-            if swept.position <= under.size:
-                pack.write_swept(part / READS, *core.proof_of(swept.position, under))
+            if swept.position > signed.size:  # another process carried it out meanwhile: the pack's tree is to hold it
+                signed = _newest(core.checkpoints[EVENTS], keyless=keyless)
+            if swept.position <= signed.size:
+                pack.write_swept(part / READS, *core.proof_of(swept.position, signed))
+        head = pack.Head(signed.size, signed.root, signed.note, tuple(vkeys))
+        documents = pack.write_log(part, core.app.log, head, first=first, last=last, opener=opener, progress=progress)
         events = core.checkpoints[EVENTS]
         steps = [
             (one, events.proof(one.position, one.both).text)

@@ -347,6 +347,27 @@ def take_back(random: Random, folder: Path) -> Attack | None:
     return Attack(f"erased: {told}")
 
 
+def bury(random: Random, folder: Path) -> Attack | None:
+    """Make a key's row a tombstone, or move one: as if the book had destroyed it, and its log knew nothing."""
+    file = folder / KEYS
+    subject, key_id, was = random.choice(rows(file, "SELECT subject, key_id, destroyed FROM data_keys ORDER BY 1, 2"))
+    [(head,)] = rows(folder / BOOK, "SELECT position FROM head WHERE log='stored_events'")
+    at = random.choice([1, random.randrange(1, head + 1), head + 1, head + 1000])
+    if at == was:
+        return None
+    macs = [mac for (mac,) in rows(file, "SELECT DISTINCT mac FROM data_keys ORDER BY 1")]
+    mac = random.choice([b"", random.randbytes(32), *macs])
+    run(
+        file,
+        (
+            "UPDATE data_keys SET destroyed=?, wrapped=x'', mac=? WHERE subject=? AND key_id=?",
+            [at, mac, subject, key_id],
+        ),
+        ("UPDATE key_notes SET value=?", [random.choice([0, head, head + 1_000_000])]),
+    )
+    return Attack(f"data_keys: a tombstone of {subject.hex()} at {at}, which was {was}")
+
+
 def plant(random: Random, folder: Path) -> Attack | None:
     """Have the database itself do something: a trigger on any table, or a view beside them."""
     file = folder / random.choice(DATABASES)
@@ -520,6 +541,7 @@ WAYS: dict[str, tuple[int, Way]] = {
     "delete rows of a table": (6, delete_rows),
     "forge a row of a table": (8, forged),
     "take an erasure back, or forge one": (6, take_back),
+    "take a key for destroyed": (4, bury),
     "plant a trigger or a view": (4, plant),
     "hide rows from an index": (4, unlisted),
     "alter bytes of a file": (14, page),
