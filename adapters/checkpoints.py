@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from threading import Lock, RLock, Timer
 from typing import NamedTuple
-from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
@@ -23,7 +22,7 @@ from . import clock, merkle, notes
 from .codec import EventMapper
 from .database import EXAMINE, Session, damaged, onward, sound
 from .keys import Keyring, MemoryKeyStore
-from .log import LogRecorder
+from .log import LogRecorder, OwnStreams
 from .notes import Checkpoint, Proof, Signer, Verifier
 from .signing import SigningKeys, verifiers
 from .tiles import Tiles, TileStore
@@ -131,7 +130,7 @@ def signed_by(log: LogRecorder, first: str | None) -> History:
             remedy="Whoever puts a Storage together gives it `signing` and `vkey`.",
         )
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
-    stream = signing_stream(log.origin)
+    stream = OwnStreams.of(log.origin).signing
     vkeys, since = [first], [0]
     for position, version, name, state in log.stream_rows(stream):
         event = read(stream, version, name, state, position)
@@ -140,11 +139,6 @@ def signed_by(log: LogRecorder, first: str | None) -> History:
         vkeys.append(event.new_vkey)
         since.append(position)
     return History(log.origin, vkeys, since)
-
-
-def signing_stream(origin: str) -> UUID:
-    """The stream of a book's rotations of its signing key."""
-    return uuid5(uuid5(NAMESPACE_OID, origin), "signing")
 
 
 class Checkpoints:
@@ -231,7 +225,7 @@ class Checkpoints:
         """The steps from each key to the next, in their order, with the checkpoints that both signed. Of the log of
         events, which tells of the log of reads' keys, too."""
         keys = self._history().vkeys
-        stream = signing_stream(self.log.origin)
+        stream = OwnStreams.of(self.log.origin).signing
         for number, (position, *_) in enumerate(self.log.stream_rows(stream), 1):
             old, new = keys[number - 1 : number + 1]
             both = (

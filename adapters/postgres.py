@@ -235,36 +235,51 @@ _INDEXES = (
     "FROM pg_index JOIN pg_class ON pg_class.oid=indexrelid WHERE indrelid=?::regclass"
 )
 
-_HERE = "pg_class ON relnamespace=current_schema()::regnamespace AND pg_class.oid"
-"""The tables, indexes and views of the book's schema, by their number."""
+_HERE = "relnamespace=current_schema()::regnamespace"
 _PLANTED = " UNION ALL ".join(
-    (
-        f"SELECT 'trigger ' || tgname AS told FROM pg_trigger JOIN {_HERE}=tgrelid WHERE NOT tgisinternal",
-        # A trigger for a statement that defines something is told by what it leaves.
-        "SELECT 'event trigger ' || evtname FROM pg_event_trigger WHERE evtevent='login' AND evtenabled<>'D'",
-        "SELECT 'view ' || relname FROM pg_class "
-        "WHERE relkind IN ('v', 'm', 'f') AND relnamespace=current_schema()::regnamespace",
-        "SELECT 'rule ' || rulename FROM pg_rules WHERE schemaname=current_schema()",
-        "SELECT 'policy ' || policyname FROM pg_policies WHERE schemaname=current_schema()",
-        "SELECT 'row security of ' || relname FROM pg_class "
-        "WHERE (relrowsecurity OR relforcerowsecurity) AND relnamespace=current_schema()::regnamespace",
-        f"SELECT 'constraint ' || conname FROM pg_constraint JOIN {_HERE}=conrelid WHERE contype NOT IN ('p', 'u', 'n') "
-        "AND (conname, pg_get_constraintdef(pg_constraint.oid))"
-        "<>(relname || '_position_check', 'CHECK ((\"position\" > 0))')",
-        f"SELECT DISTINCT 'table ' || inhrelid::regclass || ' that inherits from ' || inhparent::regclass FROM pg_inherits "
-        f"JOIN {_HERE} IN (inhrelid, inhparent)",
+    f"SELECT {told} FROM {among}"  # noqa: S608 - texts of ours
+    for told, among in (
+        (
+            "'trigger ' || tgname AS told",
+            f"pg_trigger JOIN pg_class ON pg_class.oid=tgrelid WHERE NOT tgisinternal AND {_HERE}",
+        ),
+        # One for statements that define something is told by what it leaves.
+        ("'event trigger ' || evtname", "pg_event_trigger WHERE evtevent='login' AND evtenabled<>'D'"),
+        ("'view ' || relname", f"pg_class WHERE relkind IN ('v', 'm', 'f') AND {_HERE}"),
+        ("'rule ' || rulename", "pg_rules WHERE schemaname=current_schema()"),
+        ("'policy ' || policyname", "pg_policies WHERE schemaname=current_schema()"),
+        ("'row security of ' || relname", f"pg_class WHERE (relrowsecurity OR relforcerowsecurity) AND {_HERE}"),
+        (
+            "'constraint ' || conname",
+            f"pg_constraint AS one JOIN pg_class ON pg_class.oid=conrelid WHERE contype NOT IN ('p', 'u', 'n') "
+            f"AND {_HERE} AND (conname, pg_get_constraintdef(one.oid))"
+            "<>(relname || '_position_check', 'CHECK ((\"position\" > 0))')",
+        ),
+        (
+            "DISTINCT 'table ' || inhrelid::regclass || ' that inherits from ' || inhparent::regclass",
+            f"pg_inherits JOIN pg_class ON pg_class.oid IN (inhrelid, inhparent) WHERE {_HERE}",
+        ),
         # What an index or a default calls is called whenever a row is written.
-        f"SELECT 'index ' || indexrelid::regclass FROM pg_index JOIN {_HERE}=indrelid WHERE indexprs IS NOT NULL "
-        "OR EXISTS (SELECT FROM pg_opclass WHERE pg_opclass.oid=ANY(indclass) "
-        "AND opcnamespace<>'pg_catalog'::regnamespace) "
-        "OR indpred IS NOT NULL AND (indexrelid::regclass::text, pg_get_expr(indpred, indrelid))"
-        "<>('data_keys_destroyed', '(destroyed <> 0)')",
-        f"SELECT 'default of ' || relname || '.' || attname FROM pg_attrdef JOIN {_HERE}=adrelid "
-        "JOIN pg_attribute ON attrelid=adrelid AND attnum=adnum",
-        f"SELECT 'type of ' || relname || '.' || attname FROM pg_attribute JOIN {_HERE}=attrelid "
-        "WHERE relkind IN ('r', 'p') AND attnum>0 AND NOT attisdropped AND atttypid NOT IN (17, 20, 25)",
-        "SELECT 'function ' || proname FROM pg_proc WHERE pronamespace=current_schema()::regnamespace",
-        "SELECT 'operator ' || oprname FROM pg_operator WHERE oprnamespace=current_schema()::regnamespace",
+        (
+            "'index ' || indexrelid::regclass",
+            f"pg_index JOIN pg_class ON pg_class.oid=indrelid WHERE {_HERE} AND (indexprs IS NOT NULL "
+            "OR EXISTS (SELECT FROM pg_opclass AS one WHERE one.oid=ANY(indclass) "
+            "AND opcnamespace<>'pg_catalog'::regnamespace) "
+            "OR indpred IS NOT NULL AND (indexrelid::regclass::text, pg_get_expr(indpred, indrelid))"
+            "<>('data_keys_destroyed', '(destroyed <> 0)'))",
+        ),
+        (
+            "'default of ' || relname || '.' || attname",
+            f"pg_attrdef JOIN pg_class ON pg_class.oid=adrelid JOIN pg_attribute ON attrelid=adrelid AND attnum=adnum "
+            f"WHERE {_HERE}",
+        ),
+        (
+            "'type of ' || relname || '.' || attname",
+            "pg_attribute JOIN pg_class ON pg_class.oid=attrelid WHERE relkind IN ('r', 'p') AND attnum>0 "
+            f"AND NOT attisdropped AND atttypid NOT IN (17, 20, 25) AND {_HERE}",
+        ),
+        ("'function ' || proname", "pg_proc WHERE pronamespace=current_schema()::regnamespace"),
+        ("'operator ' || oprname", "pg_operator WHERE oprnamespace=current_schema()::regnamespace"),
     )
 )
 """What acts by itself, or has others act: a book makes tables with keys and plain indexes, and nothing else."""

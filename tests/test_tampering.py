@@ -268,7 +268,7 @@ def cells() -> list[tuple[str, str, str]]:
 
 
 LOG = {
-    "head": "log position frontier signed mac erased",
+    "head": "log position frontier signed mac erased own",
     "tiles": "log level tile hashes",
     "checkpoints": "log size signed_us root note token witnesses",
     "erased": "subject key_id position",

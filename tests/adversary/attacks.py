@@ -511,6 +511,23 @@ def name_another_key(random: Random, folder: Path) -> Attack | None:
     return Attack(f"another vkey noted{', which signed all checkpoints' if sign else ''}", None)
 
 
+def unsigned(random: Random, folder: Path) -> Attack | None:
+    """Put a row among the checkpoints that nobody signed: with a root that is true or not, and a note of another."""
+    name, table = LOGS[random.choice(list(LOGS))]
+    file = folder / name
+    position, frontier, *_ = head_in(file, table)
+    there = rows(file, "SELECT size, signed_us, root, note FROM checkpoints WHERE log=?", table)
+    if not there:
+        return None
+    size, signed_us, root, note = random.choice(there)
+    if random.random() < 0.5:
+        size, root = position, merkle.Frontier(position, frontier).root()
+    signed_us += random.choice([-1, 1]) * random.randrange(1_000_000, 10**12)
+    note = random.choice(["", note])
+    run(file, ("INSERT INTO checkpoints VALUES (?,?,?,?,?,x'','')", [table, size, signed_us, root, note]))
+    return Attack(f"a row for {size} leaves at {signed_us} among the checkpoints of {table}")
+
+
 def unlisted(random: Random, folder: Path) -> Attack | None:
     """Have the index by which streams are read not lead to some rows, or to others by their name."""
     log = random.choice(list(LOGS))
@@ -521,8 +538,8 @@ def unlisted(random: Random, folder: Path) -> Attack | None:
         return None
     first = random.randint(least, last)
     which = random.choice([f"position={first}", f"position>={first}"])
-    instead = random.choice(["", "randomblob(16)"])
-    hide(file, table, which, instead=instead)
+    instead = random.choice([[], ["originator_id=randomblob(16)"]])
+    hide(file, table, which, *instead)
     by_another = " but by another name" if instead else ""
     return Attack(f"the index of {table} does not lead to {which}{by_another}", log, first)
 
@@ -544,6 +561,7 @@ WAYS: dict[str, tuple[int, Way]] = {
     "take a key for destroyed": (4, bury),
     "plant a trigger or a view": (4, plant),
     "hide rows from an index": (4, unlisted),
+    "add a checkpoint that nobody signed": (4, unsigned),
     "alter bytes of a file": (14, page),
     "name another key": (4, name_another_key),
     "rewrite a log without the keys": (6, half_an_insider),
