@@ -42,14 +42,14 @@ from tallybook.projections.read_models import Progress
 from . import limits
 from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
-from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
+from .checkpoints import CHECKPOINTS, Stored, signed_by
 from .codec import EventMapper
-from .database import DROP, FORMAT, Database, marks, planted, sound
+from .database import DROP, FORMAT, Database, marks, onward, planted, sound
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, EVENTS_TABLE, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
+from .log import CLAIMS, EVENTS_TABLE, NAMING_BYTES, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, check_not_inherited, translated
@@ -388,7 +388,7 @@ def signed(patient: Patient) -> Iterator[Word]:
                 yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
-        last = Checkpoints(tiles, name, lambda: History("", (), ())).last()
+        last = _last_of(patient, log)
         told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
         if last is None:
             told += "; no checkpoint was signed yet"
@@ -396,6 +396,12 @@ def signed(patient: Patient) -> Iterator[Word]:
             since = datetime.fromtimestamp(last.signed_us // 1_000_000, UTC).isoformat()
             told += f", the last checkpoint {max(0, position - last.size):,}; it was signed at {since}"
         yield ok(told)
+
+
+def _last_of(patient: Patient, log: LogRecorder) -> Stored | None:
+    """The last checkpoint of a log; None where there is none, or no key is known that could have signed one."""
+    vkey = None if patient.log is None else noted(patient.log.database, SIGNING) or patient.vkey
+    return None if patient.log is None or vkey is None else kept_of(log, patient.log, vkey).last()
 
 
 def signing_key(patient: Patient) -> Iterator[Word]:
@@ -423,7 +429,7 @@ def _unsigned_openings(patient: Patient) -> Iterator[Word]:
     if not without:
         return
     newest = max(one.metadata.recorded_us for one in without)
-    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", (), ())).last()
+    last = _last_of(patient, patient.log)
     told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
     if last is None or last.signed_us < newest:
         yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
@@ -544,7 +550,7 @@ def receipts(patient: Patient) -> Iterator[Word]:
     last = b""
     wrong = 0
     while rows := log.database.rows("SELECT * FROM receipts WHERE command_id>? ORDER BY command_id LIMIT 5000", [last]):
-        last = sound(RECEIPTS, rows, log.database.place)[-1][0]
+        last = onward(sound(RECEIPTS, rows, log.database.place)[-1][0], last, log.database.place)
         wrong += sum(not _can_be_a_receipt(*row) for row in rows)
     [(count, beyond)] = log.database.rows(
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "
@@ -564,7 +570,7 @@ def _can_be_a_receipt(command_id: bytes, digest: bytes, first: int, last: int, r
         json.loads(result[1:] if result.startswith(b"+") else result)
     except ValueError:
         return False
-    return len(command_id) == 16 and len(digest) == HASH_BYTES and 1 <= first <= last + 1
+    return len(command_id) == 16 and len(digest) in (NAMING_BYTES, HASH_BYTES) and 1 <= first <= last + 1
 
 
 def command_ids(patient: Patient) -> Iterator[Word]:
@@ -651,11 +657,11 @@ def keys(patient: Patient) -> Iterator[Word]:
             f"be opened; first: {missing[0]}",
             put_back,
         )
-    followed, head = store.erased_up_to(), patient.log.extent()[2]
-    if not 0 <= followed <= head:
+    unknown = store.destroyed_after(patient.log.extent()[2]).keys() - erased
+    if unknown:
         yield warning(
-            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
-            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+            f"{len(unknown):,} keys were destroyed by erasures that the log knows nothing of; first: {min(unknown)[0]}",
+            "If the book was put back from a backup that is older than its keys, open it: it erases them again.",
         )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:

@@ -18,7 +18,19 @@ from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, SCRUB_S, Answer, KeyTaken, check_format, damaged, for_reading_only, refused, unexpected
+from .database import (
+    ALTERED,
+    DROP,
+    SCRUB_S,
+    Answer,
+    KeyTaken,
+    Session,
+    check_format,
+    damaged,
+    for_reading_only,
+    refused,
+    unexpected,
+)
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -401,6 +413,19 @@ class SQLiteDatabase:
         if write and self.read_only:
             raise for_reading_only(self.place)
         return SQLiteSession(self, write)
+
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+        """What has a SELECT read by the index over some columns."""
+        found = ""
+        for _, name, unique, origin, partial in session.rows(f"PRAGMA index_list({table})"):
+            over = [column for _, _, column in session.rows(f'PRAGMA index_info("{name}")')]
+            if origin == "c":
+                raise damaged(f"The table {table} has an index {name!r}, which the book never made", self.place, DROP)
+            if unique and not partial and over == list(columns):
+                found = f' INDEXED BY "{name}"'
+        if not found:
+            raise damaged(f"The table {table} has no index over {', '.join(columns)} any more", self.place)
+        return found
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT."""

@@ -267,7 +267,7 @@ def write():
     writing.execute("PRAGMA cache_size=1")
     writing.execute("BEGIN IMMEDIATE")
     more = [(os.urandom(16), bytes(60)) for _ in range(2000)]
-    writing.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0)", more)
+    writing.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0, x'')", more)
     written.set()
     go.wait()
     writing.execute("COMMIT")

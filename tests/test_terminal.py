@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import pytest
 from rich.table import Table
 
 import tallybook
-from tallybook import Book, cli
+from tallybook import Book, cli, terminal
 from tallybook.adapters.reports import visible
 from tallybook.terminal import Terminal, Told, show_table
 
@@ -144,7 +145,6 @@ def test_titles_and_columns_of_tables_give_none(capsys: pytest.CaptureFixture[st
 
 def test_a_value_of_many_lines_looks_like_no_other_line(capsys: pytest.CaptureFixture[str], shop: Shop) -> None:
     report = shop.book.audit.subject_report(shop.customer).report()
-    from tallybook import terminal
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(terminal.out, "_width", 40)
@@ -219,3 +219,43 @@ def test_a_page_shows_what_would_turn_the_text_around(shop: Shop) -> None:
     for page in pages:
         assert ORDERS.findall(page) == []
         assert "\\u202egpj.\\u2066exe" in page
+
+
+def test_names_of_little_pictures_stay_as_they_were_written(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.out.print("team:b :smile:", markup=False)
+    terminal.show_table("by :smile:", ["who"], [("team:b",)])
+    printed = capsys.readouterr().out
+    assert printed.count("team:b") == printed.count(":smile:") == 2
+
+
+WRITES: dict[str, tuple[str, list[str], str]] = {
+    "subject-report": ("--html", ["{customer}"], "page.html"),
+    "subject-report as JSON": ("--out", ["{customer}"], "report.json"),
+    "subject-report to carry along": ("--portable", ["{customer}"], "copy.json"),
+    "audit review": ("--html", ["subject-access", "--subject", "{customer}"], "page.html"),
+    "audit review as tables": ("--csv", ["subject-access", "--subject", "{customer}"], "tables.zip"),
+    "audit replay": ("--out", ["--subject", "{customer}", "--at", "{now}"], "replay.json"),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_files_with_personal_data_are_new_and_for_their_owner_alone(
+    shop: Shop, say: Say, tmp_path: Path, name: str
+) -> None:
+    option, given, file = WRITES[name]
+    command = [
+        *name.partition(" as ")[0].partition(" to ")[0].split(),
+        *(one.format(customer=shop.customer, now=datetime.now(UTC).isoformat()) for one in given),
+    ]
+    there = tmp_path / "out" / file
+    there.parent.mkdir()
+    status, _, told = say(*command, option, str(there))
+    assert status == 0, told
+    assert stat.S_IMODE(there.stat().st_mode) == 0o600
+    there.write_text("what was there")
+    there.chmod(0o644)
+    before = shop.book._core.gate.reads.position()
+    status, _, told = say(*command, option, str(there))
+    assert (status, "is there already: name another" in " ".join(told.split())) == (2, True), told
+    assert there.read_text() == "what was there"
+    assert shop.book._core.gate.reads.position() == before, "nothing is opened for a file that can't be written"

@@ -725,24 +725,23 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
                 usage.active(actor, at_us)
                 if at_us >= question.since_us:
                     usage.fact(actor, metadata[PURPOSE], name, at_us)
-    for request, subject, at_us, metadata in scanned(
-        RequestReceived, "event_id", "subject_id", "effective_us", "metadata"
-    ):
-        found.request(request, subject, at_us, metadata[ACTOR])
-    for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):
-        found.answered(request, at_us)
+    for request, subject, metadata in scanned(RequestReceived, "event_id", "subject_id", "metadata"):
+        found.request(request, subject, metadata[RECORDED_US], metadata[ACTOR])
+    for request, metadata in scanned(RequestCompleted, "request_id", "metadata"):
+        found.answered(request, metadata[RECORDED_US])
     for _, event in events_of(core, question, TicketOpened, TicketAssigned, TicketClosed):
-        ticket = event.originator_id.bytes
+        ticket, at_us = event.originator_id.bytes, event.metadata.recorded_us
         if isinstance(event, TicketOpened):
             assert event.subject_id is not None
-            found.opened(ticket, event.subject_id.bytes, event.effective_us, event.metadata.actor)
+            found.opened(ticket, event.subject_id.bytes, at_us, event.metadata.actor)
         elif isinstance(event, TicketAssigned):
-            found.assigned(ticket, event.owner, event.effective_us, event.metadata.actor)
+            found.assigned(ticket, event.owner, at_us, event.metadata.actor)
         else:
-            found.ended(ticket, event.effective_us)
+            found.ended(ticket, at_us)
     for kind in (CustomerRegistered, CustomerChanged):
-        for subject, at_us, owner, metadata in scanned(kind, "subject_id", "effective_us", "owner", "metadata"):
-            if owner is not None:
-                found.owner(subject, owner, at_us, metadata[ACTOR])
+        names = ["subject_id", "owner", "metadata", "effective_us", *(["cleared"] if kind is CustomerChanged else [])]
+        for subject, owner, metadata, effective_us, *cleared in scanned(kind, *names):
+            if owner is not None or any("owner" in one for one in cleared):
+                found.owner(subject, owner, metadata[RECORDED_US], metadata[ACTOR], effective_us)
     found.settle()
     return found
