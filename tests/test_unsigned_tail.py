@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from tests.heads import Head, fit_head, head_in, mac_of, put_head
+from tests.heads import Head, fit_head, head_in, key_of, mac_of, put_head
 from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 
 import tallybook
@@ -138,6 +138,24 @@ def test_an_event_that_was_added_with_a_fitting_head_is_not_taken_for_the_books_
                 book.profiles.get(UUID(bytes=next(iter(book._core.app.log.rows_at([1])))[1]))
     with tallybook.open(url_of(path)) as book:  # nor was it signed at closing
         assert max(one.size for one in book.audit.checkpoints(log)) == size
+
+
+def test_old_copies_of_keys_make_a_head_that_the_book_takes_whatever_was_rotated(path: Path, tmp_path: Path) -> None:
+    """What rotations do not help against: the look-up key, which the MACs come from, stays what it is."""
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("shop.book", "shop.book.keys", "shop.book.wrapping-key"):
+        shutil.copy2(path.with_name(name), old / name)
+    with tallybook.open(url_of(path)) as book, book.acting("admin:root", purpose="administration"):
+        book.rotate_wrapping_key()
+        book.audit.rotate_signing_key()
+        kept = book.audit.checkpoint()
+    forge(path, "stored_events", head=False)
+    fit_head(path, key_of(old / "shop.book"))
+    with tallybook.open(url_of(path)) as book:
+        assert problem_of(book) == ""
+        found = book.audit.checkpoint()
+        assert (found.size, found.size > kept.size) == (book.position(), True)  # signed, as its own
 
 
 def test_it_is_neither_while_the_book_is_open_and_its_tail_unsigned(path: Path) -> None:

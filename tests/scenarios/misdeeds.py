@@ -33,6 +33,7 @@ from .office import (
     is_weekday,
     looking,
     owning,
+    probing,
     searching,
     spread,
 )
@@ -233,13 +234,20 @@ class Mischief:
 
     def the_prober(self) -> None:
         """A clerk tries hundreds of numbers, to learn who is a customer."""
+        self._probe("the prober", searching)
+
+    def the_refused_prober(self) -> None:
+        """The same by commands, none of which can be carried out."""
+        self._probe("the refused prober", probing)
+
+    def _probe(self, deed: str, tries: Callable[[str], Do]) -> None:
         clerk = self.clerk(SUPPORT, SALES, NIGHT)
         if clerk:
             day = self.random.choice([one for one in sorted(clerk.days) if one > 20 and is_weekday(one)])
             start = at_us(day, self.minute(clerk))
             for number in range(self.random.randrange(150, 400)):
-                self.add(start + number * 4_000_000, clerk.name, clerk.purpose, searching(f"guess {number}"))
-            self.note("the prober", clerk.name, {GUESSING})
+                self.add(start + number * 4_000_000, clerk.name, clerk.purpose, tries(f"guess {number}"))
+            self.note(deed, clerk.name, {GUESSING})
 
     def the_peeker(self) -> None:
         """A clerk opens no profile, and looks at consents and objections of customers he has nothing to do with."""
@@ -427,6 +435,7 @@ WAYS: dict[Callable[[Mischief], None], set[str]] = {
     Mischief.the_covered_walk: ANYWHERE,
     Mischief.the_list: ANYWHERE,
     Mischief.the_prober: ANYWHERE,
+    Mischief.the_refused_prober: ANYWHERE,
     Mischief.the_peeker: ANYWHERE,
     Mischief.the_export: ANYWHERE,
     Mischief.between_campaigns: ANYWHERE,

@@ -13,6 +13,8 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import pytest
+
 import tallybook
 from tallybook import Book, BookDamaged, Refused
 
@@ -659,6 +661,16 @@ def searching(known_as: str) -> Do:
         assert book.customers.find("crm", known_as) is None
 
     return search
+
+
+def probing(known_as: str) -> Do:
+    """Try whether somebody is there, by a command that can't be carried out."""
+
+    def probe(book: Book) -> None:
+        with pytest.raises(Refused, match="invalid_argument"):
+            book.customers.register(identifiers={"crm": known_as}, email="x" * 1000)
+
+    return probe
 
 
 def calling(client: UUID) -> Do:

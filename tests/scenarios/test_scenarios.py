@@ -57,6 +57,7 @@ FIXED = {
     "a bulk export: a list": (LENIENT, Mischief.the_list, BULK),
     "a bulk export: a file": (STRICT, Mischief.the_export, EXPORT),
     "searches for many who are not there": (STRICT, Mischief.the_prober, GUESSING),
+    "commands that are refused for many who are not there": (STRICT, Mischief.the_refused_prober, GUESSING),
     "looks at what is not sealed": (NONE, Mischief.the_peeker, SNOOPING),
     "an export outside of a campaign": (STRICT, Mischief.between_campaigns, EXPORT),
     "reads on expired consent": (LENIENT, Mischief.expired, NO_CONSENT),
