@@ -64,13 +64,22 @@ class KeyStore(Protocol):
         ...
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
-        """The tombstones that there are, each with its position."""
+        """The tombstones that there are, each with its position.
+
+        Only those that `destroy` left: whoever can write where the keys lie can take a key away, and not make anybody
+        believe that the book destroyed it. For a row that is neither a key nor such a tombstone, this and `get` raise
+        BookDamaged, or leave it out.
+        """
+        ...
+
+    def destroyed_after(self, position: int) -> dict[KeyName, int]:
+        """All tombstones with a later position: of erasures that a log which ends there knows nothing of."""
         ...
 
     def erased_up_to(self) -> int:
         """The position up to which every erasure of the log was carried out here; 0 at first.
 
-        It is as old as the keys are: in a copy that was put back, it tells which erasures are to be done again.
+        It saves work, and proves nothing.
         """
         ...
 
@@ -145,6 +154,11 @@ class MemoryKeyStore:
         with self._open():
             return {name: self._destroyed[name] for name in names if name in self._destroyed}
 
+    def destroyed_after(self, position: int) -> dict[KeyName, int]:
+        """The tombstones with a later position."""
+        with self._open():
+            return {name: at for name, at in self._destroyed.items() if at > position}
+
     def erased_up_to(self) -> int:
         """The position up to which erasures were carried out."""
         with self._open():
@@ -218,6 +232,10 @@ class NoKeys:
         raise self.missing()
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self.missing()
+
+    def destroyed_after(self, position: int) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
         raise self.missing()
 

@@ -43,6 +43,8 @@ NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
+STREAM = ("originator_id", "originator_version")
+"""The columns of the index by which streams are read."""
 HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
@@ -62,9 +64,17 @@ Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
 
 
+NAMING_BYTES = 8
+"""So many bytes of a receipt's digest tell which command it was of: they stay when its arguments are forgotten."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What is kept of a command so that repeating it gives the same result."""
+    """What is kept of a command so that repeating it gives the same result.
+
+    `digest` is a keyed hash of the command's name and one of its arguments, one after the other; of the name alone,
+    where the arguments are forgotten.
+    """
 
     command_id: bytes
     digest: bytes
@@ -196,6 +206,7 @@ class EventStore(Protocol):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
@@ -204,7 +215,8 @@ class EventStore(Protocol):
         if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
         subjects with the id of a key that is to be destroyed. `about` are subjects of whom something new is recorded,
         with the id of the key of its values: KeyGone, if that is to be destroyed. `quiet` is a position and a subject:
-        IntegrityError, if an event after the position is about them.
+        IntegrityError, if an event after the position is about them. `forgotten` are ids of commands whose arguments
+        are forgotten: of the digests in their receipts, `NAMING_BYTES` stay.
         """
         ...
 
@@ -498,6 +510,7 @@ class LogRecorder(ApplicationRecorder):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         inline: Inline | None = None,
         leaves: list[Appended] | None = None,
         **_: Any,
@@ -507,7 +520,7 @@ class LogRecorder(ApplicationRecorder):
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
         subjects with the key that seals what is new of them: KeyGone, if it is destroyed. `quiet`: a position, and a
-        subject whom no event after it may be about.
+        subject whom no event after it may be about. `forgotten` are commands whose arguments receipts tell no more.
         `leaves` takes what was appended: not to be used before this is committed.
         """
         before = self.seen
@@ -550,6 +563,12 @@ class LogRecorder(ApplicationRecorder):
             session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
         if gone:
             session.insert(ERASED, gone)
+        for start in range(0, len(forgotten), 500):
+            ids = forgotten[start : start + 500]
+            session.run(
+                f"UPDATE receipts SET digest=substr(digest, 1, {NAMING_BYTES}) WHERE command_id IN ({marks(len(ids))})",  # noqa: S608 - marks, and a number of ours
+                ids,
+            )
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
@@ -767,6 +786,32 @@ class LogRecorder(ApplicationRecorder):
         )
         return count, least or 0, greatest or 0
 
+    def looked_up(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another are found by their stream and version. Raises BookDamaged
+        where there is no index by which they are."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM {name} AS one WHERE position>? AND position<=? AND (SELECT position FROM {name} "  # noqa: S608 - names of ours
+                f"AS found{by} WHERE found.originator_id=one.originator_id "
+                "AND found.originator_version=one.originator_version)=position",
+                (after, stop),
+            )
+            return int(count)
+
+    def indexed(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another the index of streams has."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE position>? AND position<=? "  # noqa: S608 - names of ours
+                f"ORDER BY {', '.join(STREAM)}) AS entries",
+                (after, stop),
+            )
+            return int(count)
+
     def pruned(self) -> Pruned:
         """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""
         rows = self.database.rows("SELECT log, position, root FROM pruned WHERE log=?", [self.table.name])
@@ -805,13 +850,14 @@ class LogRecorder(ApplicationRecorder):
         flaw = self._flaw(found, before)
         return _parsed(found), None if flaw is None else flaw[0]
 
-    def count_signed(self, session: Session, size: int) -> HeadRow:
-        """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
-        then, which counts as seen once this is committed. Raises BookDamaged."""
+    def count_signed(self, session: Session, is_known: Callable[[], bool]) -> HeadRow:
+        """Count a checkpoint in the head, unless one of its size was counted (which is asked once nobody else can add
+        one): it is missed when it is taken out. The head then, which counts as seen once this is committed. Raises
+        BookDamaged."""
         before = self.seen
         found = self._sound_head(session.rows(self._lock_head), before, session.rows)
         self._must_have_key(found)
-        if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
+        if is_known():
             return found
         counted = self._head_of(found.position, found.frontier, found.signed + 1, found.erased)
         session.run(self._count_signed, (counted.signed, counted.mac))

@@ -20,6 +20,7 @@ from tallybook.domain.access import (
     NO_CONSENT,
     RELEASED,
     RESEALED,
+    TOLD,
     CommandDenied,
     Exported,
     PersonalDataRead,
@@ -529,7 +530,7 @@ class Policies:
 def released_subjects(event: PersonalDataRead) -> tuple[UUID, ...]:
     """Whom a read showed: also where no sealed field was opened, as of consents or a trail. Not those of whom all was
     erased or withheld, nor whose values the book sealed anew."""
-    if event.outcome != RELEASED:
+    if event.outcome not in (RELEASED, TOLD):
         return ()
     if not event.restricted and not event.erased and NO_CONSENT not in event.consents:
         return event.subjects
@@ -689,7 +690,8 @@ REGISTERS_WITHIN_US = HOUR_US // 2
 
 
 class Guesses:
-    """Who searched within an hour for many who are not there: so one finds out who is.
+    """Who searched within an hour for many who are not there, by `customers.find` or by commands that were refused: so
+    one finds out who is.
 
     `registered`: by actor, when he registered customers. Whoever searches first, and then registers, guesses nothing.
     """
@@ -704,7 +706,7 @@ class Guesses:
 
     def see(self, position: int, event: PersonalDataRead) -> None:
         """A record, in order."""
-        if event.action != SEARCH or event.outcome != RELEASED:
+        if event.outcome != TOLD and (event.action != SEARCH or event.outcome != RELEASED):
             return
         declared = purpose_of(self._policies, event)
         if declared is not None and declared.bulk:
@@ -829,6 +831,15 @@ class Usage:
             for role in self._that_allow(policy, roles, metadata.purpose, event.action, fields):
                 self.used.add((metadata.actor, role))
                 self._read.setdefault((role, metadata.purpose), set()).update(fields)
+
+    def told(self, event: PersonalDataRead) -> None:
+        """A command was allowed, and refused."""
+        metadata = event.metadata
+        roles = self._policies.roles_of(metadata.actor, metadata.recorded_us)
+        policy = self._policies.measure(metadata.recorded_us, event.policy) if roles else None
+        if policy is not None:
+            for role in self._that_allow(policy, roles, metadata.purpose, "", (event.action,)):
+                self.used.add((metadata.actor, role))
 
     def _that_allow(
         self, policy: InForce, roles: frozenset[str], purpose: str, action: str, names: tuple[str, ...]
@@ -970,6 +981,10 @@ class AccessReview:
                 self._usage.read(event)
                 self._released(position, event)
                 self._snooping(position, event, strangers)
+            elif event.outcome == TOLD:  # what the policy says of commands counts for it, and allowed this one
+                self._usage.told(event)
+                self._snooping(position, event, strangers)
+                return
             self._check_consents(position, event)
             if event.outcome == DENIED:
                 self._denied_read(position, event)

@@ -289,7 +289,7 @@ TABLES: dict[str, dict[str, str]] = {
     "shop.book.keys": {
         "book": "name value",
         "book_keys": "name wrapping_key wrapped",
-        "data_keys": "subject key_id wrapping_key wrapped destroyed",
+        "data_keys": "subject key_id wrapping_key wrapped destroyed mac",
         "key_notes": "name value",
     },
     "shop.book.reads": {**LOG, "access_records": EVENTS},

@@ -242,7 +242,7 @@ def _log_evidence(core: Core, log: str, positions: Sequence[int], covers: int, *
 
 
 def _covering(checkpoints: Checkpoints, position: int) -> Stored:
-    return next(iter(checkpoints.stored(position - 1)), None) or checkpoints.sign()
+    return next(checkpoints.genuine(position - 1), None) or checkpoints.sign()
 
 
 # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -425,6 +425,22 @@ class Core:
         found = self.at(self.app.log.holding(subject.bytes))
         return [recorded for recorded in found if subject in recorded.event.subject_ids()]
 
+    def commands_about(self, subject: UUID) -> list[bytes]:
+        """The ids, as receipts have them, of the commands with an id that recorded something about a subject.
+
+        By the trail's index; where that can't be used, from the log itself, which takes longer.
+        """
+
+        def ids(history: Iterable[Recorded]) -> list[bytes]:
+            given = (recorded.event.metadata.command_id for recorded in history)
+            return list(dict.fromkeys(one.bytes for one in given if one is not None))
+
+        try:
+            self.catch_up(self.trail)
+            return ids(self.subject_events(subject))
+        except (BookError, Refused):
+            return ids(self.at(self.app.log.holding(subject.bytes)))
+
     def check_index(self, subjects: Iterable[UUID]) -> None:
         """Raises BookDamaged where the trail's index lacks an event about one of many subjects: in one pass."""
         wanted = {subject.bytes: set[int]() for subject in subjects}

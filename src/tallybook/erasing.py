@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -13,7 +13,7 @@ from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.keys import KeyName
 from tallybook.domain.access import KEEPING
-from tallybook.domain.customer import Customer, KeyCreated
+from tallybook.domain.customer import Customer
 from tallybook.domain.erasure import (
     DESTROYING,
     KEPT_KEY,
@@ -294,15 +294,11 @@ class Erasing(Desk):
         """Erase again whom the key store has destroyed keys of, and a log that was put back from before knows nothing.
 
         Without the keys nothing could be read of them, but their look-ups are back. `tallybook.open` does it before it
-        records anything: from then on the log may reach as far as the keys have followed it.
+        records anything. Only the tombstones count, which nobody without the book's keys can make: no note of how far
+        the keys have followed the log. Raises BookDamaged for one that somebody else wrote.
         """
         core = self._core
-        log, keys = core.app.log, core.storage.keys
-        followed = keys.erased_up_to()
-        if not followed or log.log_rows(followed - 1, 1):
-            return []  # the log reaches as far as the keys have followed it
-        log.position()
-        whole, partly, lost = self._unknown()
+        whole, partly = self._unknown()
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in whole:
                 try:
@@ -312,8 +308,6 @@ class Erasing(Desk):
                         raise
             for customer_id, key_id in partly:
                 self._record_lost(customer_id, key_id)
-        # The note is no proof: whoever set it too far would keep keys from being destroyed. All is followed once more.
-        keys.set_erased_up_to(0)
         if whole:
             logger.warning(
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
@@ -328,41 +322,29 @@ class Erasing(Desk):
                 core.storage.url,
                 len(partly),
             )
-        if lost:
-            logger.warning(
-                "%d customers of %s have no key in the key store, and nobody erased them; the first is %s.",
-                len(lost),
-                core.storage.url,
-                lost[0],
-            )
         return whole
 
-    def _unknown(self) -> tuple[list[UUID], list[tuple[UUID, int]], list[UUID]]:
-        """Of whom the ordinary key is not there, and the log knows nothing of it: those who were erased; those of whom
-        single values were (a later key is there), each with the key that the log has for them; those whose key is lost.
-        """
+    def _unknown(self) -> tuple[list[UUID], list[KeyName]]:
+        """Of whom the ordinary key was destroyed, and the log knows nothing of it: those who were erased; and those of
+        whom single values were (a later key is there), each with the key that the log has for them."""
         core = self._core
-        keys, log = core.storage.keys, core.app.log
+        try:
+            head = core.app.position()
+        except BookDamaged:  # nothing can be recorded; the book is opened to be looked at
+            return [], []
+        gone = core.storage.keys.destroyed_after(head)
+        known = core.app.log.erased_keys(list({subject.bytes for subject, _ in gone}))
         whole: list[UUID] = []
-        partly: list[tuple[UUID, int]] = []
-        lost: list[UUID] = []
-        made = (one.event for one in core.history([KeyCreated.stored_name]))
-        names = (
-            (one.originator_id, one.key_id) for one in made if isinstance(one, KeyCreated) and one.key_id != KEPT_KEY
-        )
-        while some := list(islice(names, 1000)):
-            known = log.erased_keys([subject.bytes for subject, _ in some])
-            held, gone = keys.get(some), keys.destroyed(some)
-            for subject, key_id in some:
-                if (subject, key_id) in held or (subject.bytes, key_id) in known:
-                    continue
-                if (subject, key_id) not in gone:
-                    lost.append(subject)
-                elif core.keyring.left_over(subject, key_id):
-                    partly.append((subject, key_id))
-                else:
-                    whole.append(subject)
-        return whole, partly, list(dict.fromkeys(lost))
+        partly: list[KeyName] = []
+        for subject, key_id in sorted(gone):
+            customer = None if (subject.bytes, key_id) in known else core.app.load(Customer, subject)
+            if customer is None or not customer.version or customer.ordinary_key != key_id:
+                continue
+            if core.keyring.left_over(subject, key_id):
+                partly.append((subject, key_id))
+            else:
+                whole.append(subject)
+        return whole, partly
 
     @command
     def _record_lost(

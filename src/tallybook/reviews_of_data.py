@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.reports import Section
 from tallybook.domain.access import (
     RESEALED,
@@ -291,8 +292,8 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield _values_erased(core, question)
     again = [one for found in asked.values() for one in found if getattr(one.event, "reason", "") == "restored"]
-    followed = keys.erased_up_to()
-    behind = sum(1 for _, _, position in core.app.log.erasures() if position > followed)
+    everything = {(uuid_from(subject), key_id) for subject, key_id in by_table}
+    behind = len(everything - keys.destroyed(everything).keys())
     yield Section(
         "Copies that were put back",
         "A key store or a log that is put back from a copy follows the erasures again when the book is opened.",

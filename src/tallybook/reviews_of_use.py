@@ -15,6 +15,7 @@ from tallybook.domain.access import (
     DENIED,
     RELEASED,
     RESEALED,
+    TOLD,
     CommandDenied,
     Exported,
     LogClosed,
@@ -120,7 +121,7 @@ def _processings(core: Core, question: Question) -> dict[str, _Processing]:
             one.exports[event.format] += 1
         elif event.outcome == DENIED:
             one.denied += 1
-        elif event.outcome == RELEASED:
+        elif event.outcome in (RELEASED, TOLD):
             one.reads += 1
             one.actors.add(told.actor)
             one.subjects.update(released_subjects(event))
