@@ -184,6 +184,7 @@ class Customer(DataSubject):
     APPLIERS: ClassVar[Appliers] = {**DataSubject.APPLIERS}
 
     kind: CustomerKind | None = None
+    registered_us: int = 0
     commitments: dict[int, bytes]
     """Id of each data key → the commitment to it."""
     ordinary_key: int = 1
@@ -393,6 +394,7 @@ def _key_created(customer: Customer, event: KeyCreated) -> None:
 @applies(Customer.APPLIERS, CustomerRegistered)
 def _registered(customer: Customer, event: CustomerRegistered) -> None:
     customer.kind = CustomerKind(event.kind)
+    customer.registered_us = event.effective_us
 
 
 @applies(Customer.APPLIERS, IdentifierLinked)

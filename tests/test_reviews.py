@@ -600,6 +600,8 @@ def test_what_is_asked_wrongly_is_refused() -> None:
             wrong: list[tuple[str, dict[str, Any]]] = [
                 ("nothing", {}), ("exposure", {}), ("retention", {"actor": "a"}), ("corrections", {"subject": "x"}),
                 ("access-review", {"thresholds": Thresholds(tie_days=0)}), ("consent-at", {"at": "soon"}),
+                ("access-review", {"since": "2026-02-02", "until": "2026-02-01"}),
+                ("exposure", {"actor": "a", "since": "8000-01-01T00:00:00Z"}),
             ]  # fmt: skip
             for name, given in wrong:
                 with pytest.raises(Refused) as refused:
@@ -627,6 +629,36 @@ def test_a_tampered_row_shows_in_the_audit_and_in_the_evidence(tmp_path: Path) -
             rows = asked(story, review)["Logs verified"]
             assert [one["verdict"] for one in rows] == ["ALTERED", "verified"]
             assert "14" in rows[0]["problem"]
+
+
+def test_an_actor_who_occurs_nowhere_is_told(story: Story) -> None:
+    with story.book.acting("audit:ann", purpose="audit"):
+        for name in ("access-review", "exposure"):
+            for actor, there in (("agent:lin", True), ("agent:bo", True), ("agent:li", False), ("agent:linn", False)):
+                about = story.book.audit.review(name, actor=actor).sections[0].text
+                assert (f"NOBODY OF THIS NAME: no record in the book names {actor!r}" in about) is not there, actor
+
+
+def test_an_answer_that_is_typed_in_later_is_not_in_time() -> None:
+    clock = Clock()
+    with tallybook.open("memory:", now_us=clock) as book:
+        with book.acting("agent:lin", purpose="support"):
+            clock.set(0, 9)
+            ada = book.customers.register(name="Ada")
+            clock.set(1, 9)
+            asked = [book.customers.record_request(ada, "rectification") for _ in range(2)]
+            clock.set(20, 9)
+            book.customers.complete_request(ada, asked[0])
+            clock.set(60, 9)
+            book.customers.complete_request(ada, asked[1], effective_at="2026-01-25T09:00:00Z")
+        with book.acting("audit:ann", purpose="audit"):
+            coverage = tables(book.audit.review("compliance-audit"))["Coverage"]
+            rows = tables(book.audit.review("corrections"))["Requests for rectification"]
+    [answered] = [one for one in coverage if one["figure"].startswith("requests answered in time")]
+    assert (answered["covered"], answered["of"]) == (1, 2)
+    assert [(one["in time"], one["completed_at"][:10], one["recorded_at"][:10]) for one in rows] == [
+        ("in time", "2026-01-25", "2026-01-25"), ("late", "2026-01-25", "2026-03-06"),
+    ]  # fmt: skip
 
 
 def test_every_fact_has_the_commands_that_record_it() -> None:

@@ -19,6 +19,7 @@ from tallybook.domain.erasure import (
     KEPT_KEY,
     ValuesErased,
     check_erasure,
+    check_repeated,
     erase,
     erase_kept,
     erase_values,
@@ -85,9 +86,10 @@ class Erasing(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """The first half of `erase`, for those who erase many: `complete` is due after the last of them."""
-        if self._core.app.load(Customer, customer_id).erased:
-            return
+        """The first half of `erase`, for those who erase many: `complete` is due after the last of them.
+
+        Of a customer who was erased before, it sees that what is given could be so, and records nothing.
+        """
         try:
             self._record(
                 customer_id,
@@ -112,8 +114,11 @@ class Erasing(Desk):
         even_so: str | None = None,
         effective_at: When | None = None,
         command_id: str | None = None,
-    ) -> UUID:
+    ) -> UUID | None:
         draft = work.new_customer(customer)
+        if draft.erased:
+            check_repeated(draft, work.stamp, reason, request_id, even_so)
+            return None
         check_erasure(draft, work.stamp, request_id, even_so)
         lookups = self._core.app.log.claims_of([draft.id.bytes, *(purchase.bytes for purchase in draft.purchases)])
         for claim in lookups:

@@ -50,7 +50,6 @@ from tallybook.projections.access_review import (
 from tallybook.projections.trail import Trail
 
 from .core import RECORDED_US, Core
-from .customers import request_views
 from .retention import RetentionDesk
 from .review_kinds import (
     ACTOR,
@@ -61,6 +60,7 @@ from .review_kinds import (
     SHARE,
     TIME,
     Question,
+    answered,
     answers,
     bars_of,
     columns_of,
@@ -69,7 +69,6 @@ from .review_kinds import (
     erasures_of,
     events_of,
     held_categories,
-    in_time,
     keys_of,
     policies_of,
     proofs_of,
@@ -419,8 +418,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
         tally.see(event, question, policies, known)
     requests = [event for _, event in events_of(core, question, RequestReceived, RequestCompleted)]
     in_period = {event.event_id for event in requests if question.within(event.metadata.recorded_us)}
-    views = [one for one in request_views(requests, question.now_us) if one.request_id in in_period]
-    timely = [in_time(one.due_at, one.completed_at, overdue=one.overdue) for one in views]
+    timely = [one.in_time for request, one in answered(requests, question.now_us).items() if request in in_period]
     erased = {
         subject: found
         for subject, found in erasures_of(core, question).items()
@@ -442,7 +440,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
     used = sorted(tally.purposes)
     with_basis = [one for one in used if one in tally.with_basis]
     proved = sum(1 for one in proofs.values() if one.isdecimal())
-    answered = [one for one in timely if one != "open"]
+    due_or_done = [one for one in timely if one != "open"]
     figures: list[tuple[str, tuple[int, int], str, str]] = [
         ("purposes of reads with a declared legal basis", (len(with_basis), len(used)), "GDPR 6; PIPL 13",
          f"without: {', '.join(sorted(set(used) - set(with_basis)))}" if len(with_basis) < len(used) else ""),
@@ -450,7 +448,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
         ("reads decided by an access policy", (tally.decided, tally.reads), "GDPR 25, 32; PIPL 51", ""),
         ("subjects with a consent in force, each time they were read on one", (tally.consenting, tally.on_consent),
          "GDPR 7; PIPL 14", ""),
-        ("requests answered in time, of those answered or overdue", (timely.count("in time"), len(answered)),
+        ("requests answered in time, of those answered or overdue", (timely.count("in time"), len(due_or_done)),
          "GDPR 12(3); PIPL 50", f"open: {timely.count('open')}, overdue: {timely.count('overdue')}"),
         ("erasures proved to be in the signed log", (proved, len(proofs)), "GDPR 17; PIPL 47", ""),
         ("keys destroyed, of those erased", (len(names) - len(left), len(names)), "GDPR 17; PIPL 47", ""),
