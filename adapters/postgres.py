@@ -266,7 +266,7 @@ _PLANTED = " UNION ALL ".join(
             "OR EXISTS (SELECT FROM pg_opclass AS one WHERE one.oid=ANY(indclass) "
             "AND opcnamespace<>'pg_catalog'::regnamespace) "
             "OR indpred IS NOT NULL AND (indexrelid::regclass::text, pg_get_expr(indpred, indrelid))"
-            "<>('data_keys_destroyed', '(destroyed <> 0)'))",
+            "NOT IN (('data_keys_destroyed', '(destroyed <> 0)'), ('data_keys_position', '(destroyed <> 0)')))",
         ),
         (
             "'default of ' || relname || '.' || attname",
