@@ -82,8 +82,7 @@ class WrappedKeyStore:
             "CREATE TABLE data_keys (subject {blob}, key_id {integer}, wrapping_key {blob} NOT NULL, "
             "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, mac {blob} NOT NULL, "
             "PRIMARY KEY (subject, key_id))",
-            "CREATE INDEX data_keys_destroyed ON data_keys (wrapping_key) WHERE destroyed<>0",
-            "CREATE INDEX data_keys_position ON data_keys (destroyed) WHERE destroyed<>0",
+            "CREATE INDEX data_keys_destroyed ON data_keys (wrapping_key, subject, key_id) WHERE destroyed<>0",
             "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
             "CREATE TABLE key_notes (name {text} PRIMARY KEY, value {integer} NOT NULL)",
         ]
@@ -176,14 +175,19 @@ class WrappedKeyStore:
         self._check_open()
         return {name: destroyed for name, _, _, destroyed in self._rows(self.database.rows, set(names)) if destroyed}
 
-    def destroyed_after(self, position: int) -> dict[KeyName, int]:
-        """The tombstones with a later position."""
+    def tombstones(self) -> Iterator[tuple[KeyName, int]]:
+        """All tombstones that the book made."""
         self._check_open()
-        rows = self.database.rows(
-            f"SELECT {_COLUMNS} FROM data_keys WHERE destroyed<>0 AND destroyed>?",  # noqa: S608 - names of ours
-            [position],
-        )
-        return {(uuid_from(subject), key_id): at for subject, key_id, _, _, at, _ in self._sound(rows)}
+        last: tuple[bytes, bytes, int] = (b"", b"", 0)
+        while rows := self.database.rows(
+            f"SELECT {_COLUMNS} FROM data_keys WHERE destroyed<>0 AND (wrapping_key, subject, key_id) > (?, ?, ?) "  # noqa: S608 - names of ours
+            "ORDER BY wrapping_key, subject, key_id LIMIT ?",
+            (*last, A_BATCH),
+        ):
+            for subject, key_id, _, _, position, _ in filter(self._made, sound(DATA_KEYS, rows, self.database.place)):
+                yield (uuid_from(subject), key_id), position
+            subject, key_id, under, *_ = rows[-1]
+            last = onward((under, subject, key_id), last, self.database.place)
 
     def erased_up_to(self) -> int:
         """The position up to which erasures were carried out."""

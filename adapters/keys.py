@@ -72,8 +72,11 @@ class KeyStore(Protocol):
         """
         ...
 
-    def destroyed_after(self, position: int) -> dict[KeyName, int]:
-        """All tombstones with a later position: of erasures that a log which ends there knows nothing of."""
+    def tombstones(self) -> Iterable[tuple[KeyName, int]]:
+        """All tombstones, each with its position: a log that was put back may know nothing of some of the erasures.
+
+        What somebody else wrote is left out.
+        """
         ...
 
     def erased_up_to(self) -> int:
@@ -154,10 +157,10 @@ class MemoryKeyStore:
         with self._open():
             return {name: self._destroyed[name] for name in names if name in self._destroyed}
 
-    def destroyed_after(self, position: int) -> dict[KeyName, int]:
-        """The tombstones with a later position."""
+    def tombstones(self) -> list[tuple[KeyName, int]]:
+        """All tombstones."""
         with self._open():
-            return {name: at for name, at in self._destroyed.items() if at > position}
+            return list(self._destroyed.items())
 
     def erased_up_to(self) -> int:
         """The position up to which erasures were carried out."""
@@ -235,7 +238,7 @@ class NoKeys:
         """Raises KeysMissing."""
         raise self.missing()
 
-    def destroyed_after(self, position: int) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
+    def tombstones(self) -> list[tuple[KeyName, int]]:
         """Raises KeysMissing."""
         raise self.missing()
 

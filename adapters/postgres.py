@@ -265,8 +265,8 @@ _PLANTED = " UNION ALL ".join(
             f"pg_index JOIN pg_class ON pg_class.oid=indrelid WHERE {_HERE} AND (indexprs IS NOT NULL "
             "OR EXISTS (SELECT FROM pg_opclass AS one WHERE one.oid=ANY(indclass) "
             "AND opcnamespace<>'pg_catalog'::regnamespace) "
-            "OR indpred IS NOT NULL AND (indexrelid::regclass::text, pg_get_expr(indpred, indrelid)) "
-            "NOT IN (('data_keys_destroyed', '(destroyed <> 0)'), ('data_keys_position', '(destroyed <> 0)')))",
+            "OR indpred IS NOT NULL AND (relname, pg_get_expr(indpred, indrelid))"
+            "<>('data_keys', '(destroyed <> 0)'))",
         ),
         (
             "'default of ' || relname || '.' || attname",

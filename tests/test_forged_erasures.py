@@ -18,6 +18,7 @@ import tallybook
 from tallybook import Book, Erased
 from tallybook.domain.errors import BookDamaged, BookError, KeyLost, Refused
 from tallybook.domain.events import from_us
+from tallybook.erasing import Erasing
 
 from .postgres import run_sql
 from .test_erasure import NAME, lived
@@ -227,14 +228,41 @@ def test_nor_does_one_on_a_server(server_book_url: str) -> None:
         end = book.position()
     run_sql(f"UPDATE {schema}.data_keys SET destroyed=1000000, wrapped=''")
     run_sql(f"UPDATE {schema}.key_notes SET value=1000000")
-    with pytest.raises(BookDamaged, match=f"data key 1 of {ada.hex}"):
-        tallybook.open(server_book_url)
-    run_sql(f"UPDATE {schema}.data_keys SET destroyed={end}")
     with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
         assert (book.position(), book.erasures.all()) == (end, [])
         assert "keys" in failing(book)
         with pytest.raises(BookDamaged, match=f"data key 1 of {ada.hex}"):
             book.profiles.get(ada)
+
+
+def test_who_erases_again_and_is_killed_in_between_forgets_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        many = [book.customers.register(name=f"N{one}", identifiers={"crm": f"{one}"}) for one in range(6)]
+    for name in ("", ".reads"):
+        copy2(f"{path}{name}", f"{path}{name}.old")
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        for one in many:
+            book.erasures.erase(one, reason="gdpr-17")
+    for name in ("", ".reads"):
+        copy2(f"{path}{name}.old", f"{path}{name}")
+    real, calls = Erasing._record, []
+
+    def killed(self: Erasing, *args: Any, **given: Any) -> Any:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        run_it = real.__get__(self, Erasing)
+        del self.__dict__["_record"]  # where the command keeps itself for the next look-up
+        return run_it(*args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Erasing, "_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(path)
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        assert sorted(book.erasures.all()) == sorted(many)
+        assert run(path, "SELECT * FROM claims") == []
+        assert not failing(book)
 
 
 @pytest.mark.parametrize("note", ["UPDATE key_notes SET value=0", "UPDATE key_notes SET value=1"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -13,7 +13,7 @@ from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.keys import KeyName
 from tallybook.domain.access import KEEPING
-from tallybook.domain.customer import Customer
+from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import (
     DESTROYING,
     KEPT_KEY,
@@ -295,7 +295,7 @@ class Erasing(Desk):
 
         Without the keys nothing could be read of them, but their look-ups are back. `tallybook.open` does it before it
         records anything. Only the tombstones count, which nobody without the book's keys can make: no note of how far
-        the keys have followed the log. Raises BookDamaged for one that somebody else wrote.
+        the keys have followed the log, and no row that somebody else wrote: that is told where it is read.
         """
         core = self._core
         whole, partly = self._unknown()
@@ -322,29 +322,52 @@ class Erasing(Desk):
                 core.storage.url,
                 len(partly),
             )
+        if (whole or partly) and (lost := self._lost()):
+            logger.warning(
+                "%d customers of %s have no key in the key store, and nobody erased them; the first is %s.",
+                len(lost),
+                core.storage.url,
+                lost[0],
+            )
         return whole
 
     def _unknown(self) -> tuple[list[UUID], list[KeyName]]:
         """Of whom the ordinary key was destroyed, and the log knows nothing of it: those who were erased; and those of
         whom single values were (a later key is there), each with the key that the log has for them."""
         core = self._core
-        try:
-            head = core.app.position()
-        except BookDamaged:  # nothing can be recorded; the book is opened to be looked at
-            return [], []
-        gone = core.storage.keys.destroyed_after(head)
-        known = core.app.log.erased_keys(list({subject.bytes for subject, _ in gone}))
         whole: list[UUID] = []
         partly: list[KeyName] = []
-        for subject, key_id in sorted(gone):
-            customer = None if (subject.bytes, key_id) in known else core.app.load(Customer, subject)
-            if customer is None or not customer.version or customer.ordinary_key != key_id:
-                continue
-            if core.keyring.left_over(subject, key_id):
-                partly.append((subject, key_id))
-            else:
-                whole.append(subject)
+        try:
+            core.app.position()
+        except BookDamaged:  # nothing can be recorded; the book is opened to be looked at
+            return whole, partly
+        # All of them, not those alone that are newer than the log: whoever did this before may have been cut short.
+        gone = (name for name, _ in core.storage.keys.tombstones())
+        while some := list(islice(gone, 5000)):
+            known = core.app.log.erased_keys(list({subject.bytes for subject, _ in some}))
+            for subject, key_id in some:
+                customer = None if (subject.bytes, key_id) in known else core.app.load(Customer, subject)
+                if customer is None or not customer.version or customer.ordinary_key != key_id:
+                    continue
+                if core.keyring.left_over(subject, key_id):
+                    partly.append((subject, key_id))
+                else:
+                    whole.append(subject)
         return whole, partly
+
+    def _lost(self) -> list[UUID]:
+        """Of whom a key is neither there nor was destroyed."""
+        core = self._core
+        keys, log = core.storage.keys, core.app.log
+        lost: dict[UUID, None] = {}
+        made = (one.event for one in core.history([KeyCreated.stored_name]))
+        names = ((one.originator_id, one.key_id) for one in made if isinstance(one, KeyCreated))
+        while some := list(islice(names, 1000)):
+            there = keys.get(some).keys() | keys.destroyed(some).keys()
+            known = log.erased_keys([subject.bytes for subject, _ in some])
+            left = (name for name in some if name not in there and (name[0].bytes, name[1]) not in known)
+            lost.update((subject, None) for subject, _ in left)
+        return list(lost)
 
     @command
     def _record_lost(

@@ -84,11 +84,11 @@ class Vault:
         found = self._found(names)
         return {name: int(secret[len(GONE) :]) for name, secret in found.items() if secret.startswith(GONE)}
 
-    def destroyed_after(self, position: int) -> dict[KeyName, int]:
+    def tombstones(self) -> list[tuple[KeyName, int]]:
         with closing(self._connect()) as connection:
-            held = connection.execute("SELECT name FROM vault WHERE secret LIKE 'gone %'").fetchall()
-        names = [(UUID(subject), int(key_id)) for subject, key_id in (name.split("/") for (name,) in held)]
-        return {name: at for name, at in self.destroyed(names).items() if at > position}
+            held = connection.execute("SELECT name, secret FROM vault WHERE secret LIKE 'gone %'").fetchall()
+        parts = ((*name.split("/"), int(secret[len(GONE) :])) for name, secret in held)
+        return [((UUID(subject), int(key_id)), position) for subject, key_id, position in parts]
 
     def erased_up_to(self) -> int:
         return int(self._secret("erased up to") or 0)
