@@ -245,7 +245,8 @@ def test_who_erases_again_and_is_killed_in_between_forgets_nobody(path: Path, mo
             book.erasures.erase(one, reason="gdpr-17")
     for name in ("", ".reads"):
         copy2(f"{path}{name}.old", f"{path}{name}")
-    real, calls = Erasing._record, []
+    real = Erasing._record
+    calls: list[Any] = []
 
     def killed(self: Erasing, *args: Any, **given: Any) -> Any:
         if len(calls) == 3:
