@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -58,7 +59,7 @@ class Made:
             self.older = folder / "older"
             self.older.write_text(older.note, encoding="utf-8")
             fill(book)
-            self.vkey = book.audit.vkey
+            self.vkey, self.origin = book.audit.vkey, book.origin
             self.older_size = older.size
             self.sealed = folder / "sealed"
             self.clear = folder / "clear"
@@ -122,6 +123,22 @@ def test_the_pack_s_own_key_proves_nothing_by_itself_and_that_is_said(packs: Mad
     assert done.returncode == 0
     assert "proves only that the pack fits itself" in done.stdout
     assert "no older checkpoint was given" in done.stdout
+
+
+def test_a_checkpoint_of_one_log_says_nothing_of_the_other(packs: Made) -> None:
+    done = run(packs.sealed, "--against", packs.sealed / "reads" / "checkpoint")
+    assert done.returncode == 0
+    assert f"no older checkpoint of {packs.origin} was given" in done.stdout
+    assert f"no older checkpoint of {packs.origin}/reads was given" not in done.stdout
+    done = run(packs.sealed, "--against", packs.older, "--against", packs.sealed / "reads" / "checkpoint")
+    assert "no older checkpoint" not in done.stdout
+
+
+def test_an_older_python_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (files("tallybook") / "data" / "verify.py").read_text(encoding="utf-8")
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later"):
+        exec(compile(source, "verify.py", "exec"), {"__name__": "verify"})
 
 
 def test_tamperlog_finds_the_root_by_the_readme_s_recipe(packs: Made, monkeypatch: pytest.MonkeyPatch) -> None:
