@@ -662,6 +662,8 @@ def keys(patient: Patient) -> Iterator[Word]:
     # First the tombstones: of an erasure that goes on meanwhile, the log tells before the keys are destroyed.
     unknown = {name for name, _ in store.tombstones()}
     unknown -= {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erased_rows()}
+    # Of whom all was erased, whatever was destroyed beside it may be: keys that were made for nothing.
+    unknown = {name for name in unknown if name[0] not in gone}
     if unknown:
         yield warning(
             f"{len(unknown):,} keys were destroyed by erasures that the log knows nothing of; first: {min(unknown)[0]}",
