@@ -566,11 +566,12 @@ class LogRecorder(ApplicationRecorder):
         before = self.seen
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
+        others = self._ask_for_others(session, before)
         versions = [session.ask(*question) for question in self._versions_of(reads)]
         since = None if quiet is None else session.ask(self._select_since, [quiet[0]])
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
-        found = self._sound_head(head.rows(), before, session.rows)
+        found = self._sound_head(head.rows(), before, others)
         self._must_have_key(found)
         last, frontier = found.position, self._tree(found)
         stood = [row for answer in versions for row in answer.rows()]
@@ -615,6 +616,19 @@ class LogRecorder(ApplicationRecorder):
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
+
+    def _ask_for_others(self, session: Session, before: HeadRow | None) -> Ask:
+        """Ask for what others added since a head, if somebody did: on a server, in the same message as for its lock."""
+        if before is None or not self.database.for_update:
+            return session.rows
+        span = (before.position, before.position + JUMP_ROWS)
+        added = session.ask(self._select_span, span)
+
+        def ask(statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+            first = statement == self._select_span and params[0] == span[0]
+            return added.rows() if first else session.rows(statement, params)
+
+        return ask
 
     def stand(self, reads: Sequence[tuple[UUID, int]]) -> bool:
         """Whether streams have the versions that were seen."""
