@@ -415,6 +415,15 @@ class StoredFormError(TallybookError):
         super().__init__(f"{where}: {message}")
 
 
+def not_a_document(kind: str, label: str, error: ValueError) -> StoredFormError:
+    """For what was adopted as a document, was valid then, and is none now."""
+    return StoredFormError(
+        f"what is stored as its document is none: somebody altered it ({str(error).splitlines()[0]}). "
+        "See what `tallybook doctor` finds, and restore the book from a backup.",
+        where=f"{kind} {label}",
+    )
+
+
 class UnknownStoredName(StoredFormError):
     """The stored name is not in the closed registry."""
 

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 import tallybook.testing.conformance  # noqa: F401 - all modules that define errors are loaded
-from tallybook.domain.errors import TallybookError
+from tallybook.adapters.policy_files import decider_of
+from tallybook.domain.calendar import UTC_ZONE
+from tallybook.domain.control import Adopted
+from tallybook.domain.errors import StoredFormError, TallybookError
+from tallybook.domain.policy import InForce
 
 SAMPLES: dict[str, Any] = {
     "code": "unknown_customer",
@@ -53,3 +57,12 @@ def test_an_error_comes_out_of_another_process_as_it_was(kind: type[TallybookErr
         assert str(again) == str(error)
         assert again.args == error.args
         assert vars(again) == vars(error)
+
+
+def test_a_stored_document_that_is_none_is_told_by_its_name() -> None:
+    rules = Adopted(0, "main", "standard", "1", "0" * 64, '{"name": "standard"}', UTC_ZONE)
+    with pytest.raises(StoredFormError, match=r"^rule set standard@1: what is stored as its document is none"):
+        rules.rules()
+    policy = InForce("shop", "2", "0" * 64, "tallybook", '{"nonsense": 1}', UTC_ZONE)
+    with pytest.raises(StoredFormError, match=r"^access policy shop@2: what is stored as its document is none"):
+        decider_of(policy)
