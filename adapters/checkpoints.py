@@ -207,6 +207,9 @@ class Checkpoints:
         times = {one.seconds for one in note.signatures} - {None}
         if (head.size, head.root) != (stored.size, stored.root) or times != {stored.signed_us // 1_000_000}:
             raise NoteError("its row says something else than its note.")
+        lines = len(notes.taken_apart(stored.note)[1])
+        if lines != len(note.signatures) + len(stored.witnesses.splitlines()):
+            raise NoteError("one of its signatures is of nobody whom the book knows.")
 
     def is_genuine(self, stored: Stored, known: Known | None = None) -> bool:
         """The same as an answer."""
