@@ -51,7 +51,7 @@ def is_ours(
             tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.OperationalError as error:
         raise translated(error, str(path)) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: of a message that quotes what is no text
         raise NotABook(
             f"{path} can't be read: {error}.", path=str(path), remedy="Restore it from a backup, or name another file."
         ) from error
