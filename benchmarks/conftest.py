@@ -76,11 +76,9 @@ class Measure:
             args = prepare(folder)
             # Garbage collection stays on: each pays for what it makes, and not for what was there before.
             gc.collect()
-            gc.freeze()
             return args, {}
 
         def teardown(*args: Any) -> None:
-            gc.unfreeze()
             for arg in args:
                 if hasattr(arg, "close"):
                     arg.close()
