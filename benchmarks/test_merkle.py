@@ -122,7 +122,7 @@ class TestAppend:
             log.__class__, log.key, log.fresh, log.committed = Bare, None, None, None
             return till, work
 
-        measure("merkle-append", RAW, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds)
+        measure("merkle-append", RAW, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds, collecting=False)
 
     def test_ours(self, measure: Measure, sizes: Sizes) -> None:
         """Frontier, tiles and checkpoints."""
@@ -133,7 +133,9 @@ class TestAppend:
             measure.closing(book)
             return Till(book, registered(book, sizes.customers)), work
 
-        measure("merkle-append", OURS, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds)
+        measure(
+            "merkle-append", OURS, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds, collecting=False
+        )
 
 
 class TestRecorder:
