@@ -13,7 +13,8 @@ from .aggregate import Aggregate, Appliers, Stamp, applies
 from .calendar import Zone
 from .errors import refusal
 from .events import Code, Fact, stored
-from .rules import Rules, RuleSet, compiled
+from .earning import Rules, compiled
+from .rules import RuleSet
 
 
 @stored("book.rule_set_adopted")

@@ -18,7 +18,7 @@ from .calendar import UTC_ZONE
 from .customer import CustomerRegistered, InteractionRecorded, PurchaseRecorded, ReturnRecorded
 from .errors import refusal
 from .events import Code, Event, Fact, stored
-from .loyalty import Enrolled, RedemptionRequested
+from .points import Enrolled, RedemptionRequested
 from .personal import Category
 from .privacy import ConsentConfirmed, ConsentGranted, RelationEnded
 from .ticket import Author, SatisfactionRecorded, TicketOpened, TicketReplied

@@ -13,20 +13,10 @@ from uuid import UUID
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import Decision, Event, utc_text
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import (
-    NO_RULES,
-    EarningReversed,
-    GoodwillGranted,
-    LotPart,
-    LoyaltyAccount,
-    PointsEarned,
-    PointsExpired,
-    PointsRedeemed,
-    RedemptionRefused,
-    TierChanged,
-    shares_of,
-)
-from tallybook.domain.rules import Expiry, PerAmount, Rules
+from tallybook.domain.loyalty import NO_RULES, LoyaltyAccount, shares_of
+from tallybook.domain.points import EarningReversed, GoodwillGranted, LotPart, PointsEarned, PointsExpired, PointsRedeemed, RedemptionRefused, TierChanged
+from tallybook.domain.earning import Rules
+from tallybook.domain.rules import Expiry, PerAmount
 
 
 class Reason(NamedTuple):

@@ -19,15 +19,9 @@ from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFin
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import REGISTRY, Decision, Event, Fact, Metadata, from_us
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import (
-    Enrolled,
-    GoodwillGranted,
-    LoyaltyAccount,
-    PointsRedeemed,
-    RedemptionRefused,
-    RedemptionRequested,
-)
-from tallybook.domain.rules import Rules
+from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.domain.points import Enrolled, GoodwillGranted, PointsRedeemed, RedemptionRefused, RedemptionRequested
+from tallybook.domain.earning import Rules
 
 from .exclusions import NOBODY, Exclusions
 from .read_models import Progress, Recorded

@@ -48,7 +48,7 @@ CLUB: dict[str, Any] = {
     "programme": "club",
     "earning": [{"id": "welcome", "kind": "fixed", "points": 7}],
     "expiry": {"never": True},
-    "refunds": {"policy": "within_balance"},
+    "refunds": {"earning": "within_balance"},
 }
 POLICY: dict[str, Any] = {
     "name": "story",

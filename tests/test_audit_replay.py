@@ -27,7 +27,7 @@ from tallybook.adapters.form import ENVELOPE_ARITY
 from tallybook.audit_replay import AuditReplay
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.events import REGISTRY, Decision, Schema
-from tallybook.domain.loyalty import GoodwillGranted
+from tallybook.domain.points import GoodwillGranted
 from tallybook.domain.rules import parse_rule_set
 from tallybook.projections import audit_replay as pure
 from tallybook.projections.reasons import _REASONS

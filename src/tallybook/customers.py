@@ -14,7 +14,7 @@ from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal, text
 from tallybook.domain.events import Event
-from tallybook.domain.loyalty import PointsEarned
+from tallybook.domain.points import PointsEarned
 from tallybook.domain.privacy import (
     Consent,
     ObjectionTo,

@@ -13,8 +13,10 @@ from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import Enrolled, LoyaltyAccount, PointsRedeemed, account_id
-from tallybook.domain.rules import Rules, RuleSet
+from tallybook.domain.loyalty import LoyaltyAccount, account_id
+from tallybook.domain.points import Enrolled, PointsRedeemed
+from tallybook.domain.earning import Rules
+from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import derived_by
 

@@ -19,18 +19,8 @@ from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer, CustomerKind, Line, PurchaseRecorded
 from tallybook.domain.events import Decision, Event, Metadata, to_us
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import (
-    EarningReversed,
-    LotPart,
-    LoyaltyAccount,
-    PointsEarned,
-    PointsExpired,
-    PointsRedeemed,
-    Redemption,
-    RedemptionRefused,
-    TierChanged,
-    account_id,
-)
+from tallybook.domain.loyalty import LoyaltyAccount, Redemption, account_id
+from tallybook.domain.points import PointsCredited, EarningReversed, LotPart, PointsCredited, PointsEarned, PointsExpired, PointsRedeemed, RedemptionRefused, TierChanged
 from tallybook.domain.rules import RuleSet, parse_rule_set
 from tallybook.projections.read_models import Recorded
 
@@ -294,6 +284,12 @@ class Ledger:
                 text += " for ever" if event.expires_us == NEVER else f" until {day(event.expires_us)}"
             case PointsRedeemed():
                 text = f"-{event.points} ({self._lots(event.lots)})"
+            case PointsCredited():
+                text = f"+{sum(lot.points for lot in event.lots)}"
+                if event.debt_paid:
+                    text += f" (debt {sum(part.points for part in event.debt_paid)})"
+                expires_us = event.lots[0].expires_us
+                text += " for ever" if expires_us == NEVER else f" until {day(expires_us)}"
             case RedemptionRefused():
                 text = f"refused {event.points} of {event.active}"
             case PointsExpired():

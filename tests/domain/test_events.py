@@ -27,7 +27,7 @@ from tallybook.domain.events import (
     stored,
     to_us,
 )
-from tallybook.domain.loyalty import PointsEarned, RedemptionRefused, RedemptionRequested
+from tallybook.domain.points import PointsEarned, RedemptionRefused, RedemptionRequested
 from tallybook.domain.personal import Category, Erased, Personal, Sealed
 
 SECRET = "Ada Lovelace of St James's Square"

@@ -17,18 +17,8 @@ from tallybook.domain.calendar import UTC_ZONE
 from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.errors import Refused, RuleSetError
 from tallybook.domain.events import Metadata
-from tallybook.domain.rules import (
-    OPERATORS,
-    ORDER_MINOR_MAX,
-    ORDER_POINTS_MAX,
-    Predicate,
-    Rounding,
-    Rules,
-    RuleSet,
-    compiled,
-    parse_rule_set,
-    rounded,
-)
+from tallybook.domain.earning import Rules, compiled
+from tallybook.domain.rules import OPERATORS, ORDER_MINOR_MAX, ORDER_POINTS_MAX, Predicate, Rounding, RuleSet, parse_rule_set, rounded
 
 if TYPE_CHECKING:
     from tests.domain.conftest import World
@@ -90,7 +80,7 @@ def earning(*rules: Mapping[str, Any], **order: Any) -> tuple[int, list[int], li
         ({"expiry": {"months": 1, "days": 1}}, "expiry: give exactly one"),
         ({"expiry": {"months": 1, "never": True}}, "expiry: give exactly one"),
         ({"expiry": {"months": 0}}, "expiry: months = 0 needs"),
-        ({"refunds": {"policy": "keep"}}, "refunds.policy: "),
+        ({"refunds": {"earning": "keep"}}, "refunds.policy: "),
         ({"tiers": {"window_months": 0, "levels": [{"name": "a", "threshold": 0}]}}, "tiers.window_months: "),
         ({"tiers": {"window_months": 12, "levels": []}}, "tiers.levels: "),
         ({"tiers": {"window_months": 12, "levels": [{"name": "a", "threshold": 1}]}}, "tiers: the first level"),

@@ -12,7 +12,7 @@ from eventsourcing.persistence import OperationalError
 
 import tallybook
 from tallybook.domain.events import Decision
-from tallybook.domain.loyalty import RedemptionRefused
+from tallybook.domain.points import RedemptionRefused
 from tallybook.projections import projector as projector_module
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import Recorded, Rows, Table

@@ -18,15 +18,7 @@ from tallybook.customers import PurchaseResult
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import Decision, Event, Fact, from_us
-from tallybook.domain.loyalty import (
-    EarningReversed,
-    Enrolled,
-    PointsEarned,
-    PointsExpired,
-    PointsRedeemed,
-    RedemptionRequested,
-    TierChanged,
-)
+from tallybook.domain.points import EarningReversed, Enrolled, PointsEarned, PointsExpired, PointsRedeemed, RedemptionRequested, TierChanged
 from tallybook.domain.rules import RuleSet
 from tallybook.loyalty import AccountView
 from tallybook.projections.read_models import Recorded
@@ -394,7 +386,7 @@ _step = st.one_of(
 VARIANTS: dict[int, dict[str, Any]] = {
     2: {"earning": [{"id": "visit", "kind": "fixed", "points": 60}], "expiry": {"days": 30}},
     3: {"tiers": {"window_months": 2, "levels": [{"name": "basic", "threshold": 0}, {"name": "gold", "threshold": 99}]},
-        "refunds": {"policy": "within_balance"}},
+        "refunds": {"earning": "within_balance"}},
 }  # fmt: skip
 
 

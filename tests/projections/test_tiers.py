@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallybook.domain.events import from_us
-from tallybook.domain.loyalty import TierChanged
+from tallybook.domain.points import TierChanged
 from tallybook.projections.read_models import OPEN_END
 from tallybook.projections.tiers import Tiers
 
