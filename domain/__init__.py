@@ -40,8 +40,8 @@ from .points import (
     ExtensionGranted,
     GoodwillGranted,
     HoldRefused,
-    HoldReleaseRequested,
     HoldReleased,
+    HoldReleaseRequested,
     HoldRequested,
     LotsExtended,
     PointsActivated,
@@ -99,6 +99,7 @@ from .ticket import (
 )
 
 __all__ = [
+    "REGISTRY",
     "AccountClosed",
     "AccountResumed",
     "AccountSuspended",
@@ -159,7 +160,6 @@ __all__ = [
     "PointsRedeemed",
     "PointsTransferred",
     "PurchaseRecorded",
-    "REGISTRY",
     "ReadModelDirected",
     "RecordKept",
     "RedemptionRefused",

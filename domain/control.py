@@ -11,9 +11,9 @@ from uuid import UUID
 
 from .aggregate import Aggregate, Appliers, Stamp, applies
 from .calendar import Zone
+from .earning import Rules, compiled
 from .errors import refusal
 from .events import Code, Fact, stored
-from .earning import Rules, compiled
 from .rules import RuleSet
 
 

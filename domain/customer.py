@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -26,6 +26,15 @@ class CustomerKind(StrEnum):
     PERSON = "person"
     ORGANISATION = "organisation"
     INTERNAL = "internal"
+
+
+class Traits(NamedTuple):
+    """What conditions of rule sets may read of a customer: clear and coarse. "" and 0 stand for what is not known."""
+
+    kind: str = CustomerKind.PERSON.value
+    country: str = ""
+    source: str = ""
+    birth_month: int = 0
 
 
 class Line(Value):
@@ -180,10 +189,12 @@ class ReturnRecorded(Fact):
 class Customer(DataSubject):
     """A customer's own stream, folded: what the guards of commands ask for. What a customer is like is in profiles."""
 
-    CONTAINERS = ("commitments", "identifiers", "contact_points", "purchases", "returned")
+    CONTAINERS = ("noted", "commitments", "identifiers", "contact_points", "purchases", "returned")
     APPLIERS: ClassVar[Appliers] = {**DataSubject.APPLIERS}
 
     kind: CustomerKind | None = None
+    noted: dict[str, tuple[int, str]]
+    """Trait → from when on it is so, and what it is; of two values the one that took effect last."""
     commitments: dict[int, bytes]
     """Id of each data key → the commitment to it."""
     erased: tuple[int, ...] = ()
@@ -199,6 +210,7 @@ class Customer(DataSubject):
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
+        self.noted = {}
         self.commitments = {}
         self.identifiers = {}
         self.contact_points = {}
@@ -209,6 +221,11 @@ class Customer(DataSubject):
     def registered(self) -> bool:
         """Whether the customer is in the book."""
         return self.kind is not None
+
+    @property
+    def traits(self) -> Traits:
+        """What conditions of rule sets may read."""
+        return traits_of(self.noted)
 
     def register(
         self,
@@ -383,9 +400,40 @@ def _key_created(customer: Customer, event: KeyCreated) -> None:
     customer.commitments[event.key_id] = event.commitment
 
 
+def note_traits(noted: dict[str, tuple[int, str]], event: ProfileFact) -> None:
+    """Fold a fact about the profile into traits."""
+    at_us = event.effective_us
+    given = {name: getattr(event, name) for name in ("country", "source", "birth_month")}
+    values = {name: str(value) for name, value in given.items() if value is not None}
+    if isinstance(event, CustomerRegistered):
+        values["kind"] = event.kind
+    if isinstance(event, CustomerChanged):
+        values |= {name: "" for name in event.cleared if name in given}
+    for name, value in values.items():
+        if name not in noted or noted[name][0] <= at_us:
+            noted[name] = (at_us, value)
+
+
+def traits_of(noted: Mapping[str, tuple[int, str]]) -> Traits:
+    """The traits that were noted."""
+    known = {name: value for name, (_, value) in noted.items() if value}
+    return Traits(
+        known.get("kind", Traits().kind),
+        known.get("country", ""),
+        known.get("source", ""),
+        int(known.get("birth_month", 0)),
+    )
+
+
 @applies(Customer.APPLIERS, CustomerRegistered)
 def _registered(customer: Customer, event: CustomerRegistered) -> None:
     customer.kind = CustomerKind(event.kind)
+    note_traits(customer.noted, event)
+
+
+@applies(Customer.APPLIERS, CustomerChanged)
+def _changed(customer: Customer, event: CustomerChanged) -> None:
+    note_traits(customer.noted, event)
 
 
 @applies(Customer.APPLIERS, IdentifierLinked)

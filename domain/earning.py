@@ -281,7 +281,6 @@ class Rules:
         )
 
 
-
 def cohort(account_id: UUID, campaign: str) -> int:
     """0 to 99: which part of all accounts an account is in, for a campaign. Drawn by the ids alone, for ever."""
     return (int.from_bytes(account_id.bytes[:4], "big") ^ crc32(campaign.encode())) % 100

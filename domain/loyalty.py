@@ -16,9 +16,9 @@ from .account import CLOSED, OVERRIDDEN, SUSPENDED, Account, LotState, SpentPart
 from .aggregate import Appliers, Stamp
 from .calendar import civil_from_days
 from .control import Control, RuleBook
-from .customer import PurchaseRecorded, ReturnRecorded
+from .customer import PurchaseRecorded, ReturnRecorded, Traits
 from .earning import Measured, NewPoints, Rules, Share
-from .errors import refusal, text, whole
+from .errors import refusal, whole
 from .events import Event
 from .lots import NEVER
 from .points import (
@@ -26,8 +26,6 @@ from .points import (
     REINSTATED,
     TRANSFERRED_IN,
     AccountClosed,
-    AccountResumed,
-    AccountSuspended,
     ActivityRecorded,
     CorrectionRecorded,
     CouponClosed,
@@ -78,15 +76,6 @@ D = TypeVar("D", bound=LoyaltyDecision)
 
 NO_RULES = "none@0"
 """What a decision names that falls when no rule set is in force."""
-
-
-class Traits(NamedTuple):
-    """What conditions may read of a customer: clear and coarse. "" and 0 stand for what is not known."""
-
-    kind: str = "person"
-    country: str = ""
-    source: str = ""
-    birth_month: int = 0
 
 
 NOBODY = Traits()
@@ -451,7 +440,12 @@ class LoyaltyAccount(Account):
     def _expire_coupon(self, stamp: Stamp, rule_book: RuleBook) -> None:
         _, coupon_id, _ = self.due_coupons.first
         self._decide(
-            CouponClosed, stamp, self._rules_then(stamp, rule_book), (coupon_id,), coupon_id=coupon_id, outcome="expired"
+            CouponClosed,
+            stamp,
+            self._rules_then(stamp, rule_book),
+            (coupon_id,),
+            coupon_id=coupon_id,
+            outcome="expired",
         )
 
     # ── what reactions share ──────────────────────────────────────────────────────────────────────────────────────
@@ -509,7 +503,9 @@ class LoyaltyAccount(Account):
         if self.status == CLOSED or measured.at_us < self.enrolled_us:
             return None
         found = [
-            lot for lot in rules.earn(measured, self.tier, self.id, self.used) if lot.points or lot.qualifying or lot.capped
+            lot
+            for lot in rules.earn(measured, self.tier, self.id, self.used)
+            if lot.points or lot.qualifying or lot.capped
         ]
         if not found:
             return None
@@ -827,9 +823,7 @@ def _send(account: LoyaltyAccount, fact: TransferRequested, stamp: Stamp, rules:
     elif fact.points > active:
         code = "insufficient_points"
     if code:
-        return account._decide(
-            TransferRefused, stamp, rules, facts, points=fact.points, code=code, active=active
-        )
+        return account._decide(TransferRefused, stamp, rules, facts, points=fact.points, code=code, active=active)
     lots = tuple(
         NewLot(
             lot_id=lot_id,
@@ -887,9 +881,7 @@ def _please(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules:
 
 @reacts(ReinstatementGranted)
 def _reinstate(account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event:
-    lot = NewLot(
-        lot_id=fact.event_id, points=fact.points, earned_us=stamp.effective_us, expires_us=fact.until_us
-    )
+    lot = NewLot(lot_id=fact.event_id, points=fact.points, earned_us=stamp.effective_us, expires_us=fact.until_us)
     return _credit(account, fact, stamp, rules, REINSTATED, [lot])
 
 
@@ -913,15 +905,11 @@ def _correct(account: LoyaltyAccount, fact: CorrectionRecorded, stamp: Stamp, ru
 @reacts(ExtensionGranted)
 def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
     found = tuple(
-        lot.lot_id
-        for lot in account.lots
-        if fact.lot_id in (None, lot.lot_id) and lot.expires_us < fact.until_us
+        lot.lot_id for lot in account.lots if fact.lot_id in (None, lot.lot_id) and lot.expires_us < fact.until_us
     )
     if not found:
         return None
-    return account._decide(
-        LotsExtended, stamp, rules, (fact.event_id,), lots=found, expires_us=fact.until_us
-    )
+    return account._decide(LotsExtended, stamp, rules, (fact.event_id,), lots=found, expires_us=fact.until_us)
 
 
 @reacts(TierOverridden)
@@ -973,9 +961,7 @@ def _void(account: LoyaltyAccount, fact: CouponVoided, stamp: Stamp, rules: Rule
     coupon = account.coupons.get(fact.coupon_id)
     if coupon is None or coupon.outcome:
         return None
-    closed = account._decide(
-        CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.coupon_id, outcome="voided"
-    )
+    closed = account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.coupon_id, outcome="voided")
     reward = rules.rewards.get(coupon.reward)
     state = account.redemptions.get(fact.coupon_id)
     if state is not None and (reward is None or reward.voided == "returned"):
@@ -1031,9 +1017,7 @@ def _of_time(part: str, day: int) -> int:
     return {"year": year, "month": month, "day": of_month, "weekday": (day + 3) % 7 + 1}[part]
 
 
-def measured_purchase(
-    account: LoyaltyAccount, fact: PurchaseRecorded, rules: Rules, traits: Traits
-) -> Measured | None:
+def measured_purchase(account: LoyaltyAccount, fact: PurchaseRecorded, rules: Rules, traits: Traits) -> Measured | None:
     """A purchase as the rules see it; None in a currency without a rate."""
     rate = rules.converted(0, fact.currency)
     if rate is None:

@@ -18,8 +18,8 @@ from .calendar import UTC_ZONE
 from .customer import CustomerRegistered, InteractionRecorded, PurchaseRecorded, ReturnRecorded
 from .errors import refusal
 from .events import Code, Event, Fact, stored
-from .points import Enrolled, RedemptionRequested
 from .personal import Category
+from .points import Enrolled, RedemptionRequested
 from .privacy import ConsentConfirmed, ConsentGranted, RelationEnded
 from .ticket import Author, SatisfactionRecorded, TicketOpened, TicketReplied
 

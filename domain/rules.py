@@ -21,7 +21,7 @@ from . import arithmetic
 from .calendar import Zone, days_from_civil
 from .errors import RuleSetError
 from .events import Code, Value
-from .expressions import Booleans, Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
+from .expressions import Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
 
 Whole = Annotated[int, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
@@ -546,9 +546,7 @@ def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
     """
     tiers = Codes(tuple(level.name for level in rule_set.tiers.levels))
     return {
-        on: Fields(
-            {**_FACT, "account.tier": tiers, **_OF[on]}, Integers(1, LINES_MAX) if on == "purchase" else None
-        )
+        on: Fields({**_FACT, "account.tier": tiers, **_OF[on]}, Integers(1, LINES_MAX) if on == "purchase" else None)
         for on in ON
     }
 

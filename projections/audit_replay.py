@@ -16,7 +16,7 @@ from uuid import UUID
 
 from tallybook.domain.access import NO_CONSENT, OUTSIDE_HOURS, PersonalDataRead
 from tallybook.domain.control import Control, RuleSetAdopted
-from tallybook.domain.customer import Customer, Referred
+from tallybook.domain.customer import Customer, ProfileFact, Referred, note_traits, traits_of
 from tallybook.domain.erasure import SubjectErased
 from tallybook.domain.events import Decision, Event, Value, utc_text
 from tallybook.domain.lots import NEVER
@@ -537,18 +537,21 @@ def _decisions(material: Material) -> tuple[list[Tree], Tree]:
     accounts: dict[UUID, LoyaltyAccount] = {}
     control = Control(UUID(int=0))
     facts = {event_id: one.event for event_id, one in material.by_id.items()}
+    noted: dict[str, tuple[int, str]] = {}
     found = []
     for position, event in merged:
         if type(event) in Control.APPLIERS:
             control.apply(event)
             continue
+        if isinstance(event, ProfileFact):
+            note_traits(noted, event)
         if type(event) not in LoyaltyAccount.APPLIERS:
             continue
         account = accounts.setdefault(event.originator_id, LoyaltyAccount(event.originator_id))
         if isinstance(event, Decision) and event.effective_us <= material.at_us:
             # What the book knew then: adoptions that came later can't have decided.
             rules = control.rule_book.in_force(account.programme, event.effective_us)
-            reason = reason_of(event, account, rules, facts)
+            reason = reason_of(event, account, rules, facts, traits_of(noted))
             found.append(
                 {
                     **_said(Recorded(position, event)),

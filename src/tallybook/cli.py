@@ -691,21 +691,22 @@ def show_rule_set(rule_set: RuleSet) -> None:
     rows = []
     for rule in rule_set.earning:
         if rule.kind == "per_amount":
-            gives = f"{rule.points} for each {rule.per_minor} minor units"
+            gives = f"{rule.points} for each {rule.per} {'minor units' if rule.per_minor else 'pieces'}"
         elif rule.kind == "fixed":
-            gives = f"{rule.points} for the purchase"
+            gives = f"{rule.points} for the {rule.on}"
         else:
             gives = f"times {rule.factor}"
-        when = rule.when.model_dump_json(exclude_none=True, by_alias=True) if rule.when else "always"
+        when = rule.when or "always"
         rows.append((rule.id, gives, when))
     show_table("Earning", ["rule", "gives", "when"], rows)
     expiry = rule_set.expiry
     life = "never" if expiry.never else f"after {expiry.days} days" if expiry.days else f"after {expiry.months} months"
     out.print(
-        f"Points expire {life} ({expiry.until}); rounding {rule_set.rounding}; refunds: {rule_set.refunds.policy}"
+        f"Points expire {life} ({expiry.until}); rounding {rule_set.rounding}; refunds: {rule_set.refunds.earning}"
     )
     show_table(
-        f"Tiers by the qualifying points of {rule_set.tiers.window_months} months",
+        f"Tiers by {rule_set.tiers.basis}: {rule_set.tiers.window.replace('_', ' ')}"
+        + (f" window of {rule_set.tiers.window_months} months" if rule_set.tiers.window_months else ""),
         ["tier", "from"],
         [(level.name, f"{level.threshold:,}") for level in rule_set.tiers.levels],
         ["from"],

@@ -207,7 +207,7 @@ def record_purchase(
     fact = customer.record_purchase(stamp, lines, **details)
     earned: dict[str, int] = {}
     for account in accounts:
-        decision = account.receive(fact, stamp, control)
+        decision = account.receive(fact, stamp, control, customer.traits)
         earned[account.programme] = decision.points if isinstance(decision, PointsEarned) else 0
     return PurchaseResult(fact.event_id, earned, {one.programme: one.tier or "" for one in accounts})
 
@@ -463,7 +463,7 @@ class CustomerDesk(Desk):
             account.settle(work.stamp, work.stamp.effective_us, control)
         fact = draft.record_return(work.stamp, found, lines, reason)
         for account in accounts:
-            account.receive(fact, work.stamp, control)
+            account.receive(fact, work.stamp, control, draft.traits)
         return ReturnResult(
             fact.event_id,
             fact.net_minor,

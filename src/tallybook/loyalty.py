@@ -11,11 +11,11 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.control import Control, RuleSetAdopted
+from tallybook.domain.earning import Rules
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.points import Enrolled, PointsRedeemed
-from tallybook.domain.earning import Rules
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import derived_by
@@ -95,7 +95,7 @@ class LoyaltyDesk(Desk):
         """Open an account in its first tier; its id. Refuses: unknown_customer, no_rule_set, already_enrolled."""
         member = work.customer(as_id(customer, "customer"))
         account = work.account(member.id, programme)
-        account.enrol(work.stamp, member.id, programme, work.control())
+        account.enrol(work.stamp, member.id, programme, work.control(), member.traits)
         return account.id
 
     @command

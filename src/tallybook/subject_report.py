@@ -34,8 +34,8 @@ from tallybook.domain.erasure import RecordKept, SubjectErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
-from tallybook.domain.points import Enrolled, GoodwillGranted
 from tallybook.domain.personal import Masked, Personal, Withheld
+from tallybook.domain.points import Enrolled, GoodwillGranted
 from tallybook.domain.privacy import Restricted, RestrictionLifted
 from tallybook.domain.retention import Retention
 from tallybook.domain.ticket import (

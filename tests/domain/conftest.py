@@ -20,7 +20,16 @@ from tallybook.domain.customer import Customer, CustomerKind, Line, PurchaseReco
 from tallybook.domain.events import Decision, Event, Metadata, to_us
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount, Redemption, account_id
-from tallybook.domain.points import PointsCredited, EarningReversed, LotPart, PointsCredited, PointsEarned, PointsExpired, PointsRedeemed, RedemptionRefused, TierChanged
+from tallybook.domain.points import (
+    EarningReversed,
+    LotPart,
+    PointsCredited,
+    PointsEarned,
+    PointsExpired,
+    PointsRedeemed,
+    RedemptionRefused,
+    TierChanged,
+)
 from tallybook.domain.rules import RuleSet, parse_rule_set
 from tallybook.projections.read_models import Recorded
 

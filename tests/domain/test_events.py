@@ -27,8 +27,8 @@ from tallybook.domain.events import (
     stored,
     to_us,
 )
-from tallybook.domain.points import PointsEarned, RedemptionRefused, RedemptionRequested
 from tallybook.domain.personal import Category, Erased, Personal, Sealed
+from tallybook.domain.points import PointsEarned, RedemptionRefused, RedemptionRequested
 
 SECRET = "Ada Lovelace of St James's Square"
 ONE = UUID(int=1)

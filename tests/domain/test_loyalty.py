@@ -19,7 +19,19 @@ from tallybook.domain.customer import Customer, Line
 from tallybook.domain.errors import Refused
 from tallybook.domain.events import Fact
 from tallybook.domain.loyalty import LoyaltyAccount
-from tallybook.domain.points import BUCKETS, PLACES, SINKS, SOURCES, EarningReversed, PointsEarned, PointsExpired, PointsRedeemed, RedemptionRefused, RedemptionRequested, TierChanged
+from tallybook.domain.points import (
+    BUCKETS,
+    PLACES,
+    SINKS,
+    SOURCES,
+    EarningReversed,
+    PointsEarned,
+    PointsExpired,
+    PointsRedeemed,
+    RedemptionRefused,
+    RedemptionRequested,
+    TierChanged,
+)
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.replay import backtest, certify
 
@@ -353,7 +365,10 @@ def test_a_free_order_comes_back_by_pieces(new_world: NewWorld) -> None:
         "2020-01-03", [Line(sku="a", quantity=2, net_minor=0), Line(sku="b", quantity=1, net_minor=1)]
     )
     earned = [event for event in world.decisions() if isinstance(event, PointsEarned)]
-    assert [(tuple(line.basis for line in event.lines), event.basis_unit) for event in earned] == [((2, 1), "pieces"), ((0, 1), "minor")]
+    assert [(tuple(line.basis for line in event.lines), event.basis_unit) for event in earned] == [
+        ((2, 1), "pieces"),
+        ((0, 1), "minor"),
+    ]
     balances = []
     for number, (purchase, line) in enumerate([(gift, 1), (gift, 2), (gift, 1), (mixed, 1), (mixed, 1), (mixed, 2)]):
         world.give_back(f"2020-02-0{number + 1}", purchase, {line: 1})
@@ -362,7 +377,11 @@ def test_a_free_order_comes_back_by_pieces(new_world: NewWorld) -> None:
     assert balances == [84, 67, 50, 50, 50, 0]
     back = [event for event in world.decisions() if isinstance(event, EarningReversed)]
     assert [(event.points, event.returned) for event in back] == [
-        (16, (1, 0)), (17, (0, 1)), (17, (1, 0)), (50, (0, 1))]
+        (16, (1, 0)),
+        (17, (0, 1)),
+        (17, (1, 0)),
+        (50, (0, 1)),
+    ]
     assert certify(world.history()).holds
 
 

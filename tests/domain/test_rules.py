@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.calendar import UTC_ZONE
 from tallybook.domain.control import Control, RuleBook
+from tallybook.domain.earning import Rules, compiled
 from tallybook.domain.errors import Refused, RuleSetError
 from tallybook.domain.events import Metadata
-from tallybook.domain.earning import Rules, compiled
-from tallybook.domain.rules import OPERATORS, ORDER_MINOR_MAX, ORDER_POINTS_MAX, Predicate, Rounding, RuleSet, parse_rule_set, rounded
+from tallybook.domain.rules import (
+    OPERATORS,
+    ORDER_MINOR_MAX,
+    ORDER_POINTS_MAX,
+    Predicate,
+    Rounding,
+    RuleSet,
+    parse_rule_set,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from tests.domain.conftest import World

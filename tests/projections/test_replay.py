@@ -18,7 +18,15 @@ from tallybook.customers import PurchaseResult
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import Decision, Event, Fact, from_us
-from tallybook.domain.points import EarningReversed, Enrolled, PointsEarned, PointsExpired, PointsRedeemed, RedemptionRequested, TierChanged
+from tallybook.domain.points import (
+    EarningReversed,
+    Enrolled,
+    PointsEarned,
+    PointsExpired,
+    PointsRedeemed,
+    RedemptionRequested,
+    TierChanged,
+)
 from tallybook.domain.rules import RuleSet
 from tallybook.loyalty import AccountView
 from tallybook.projections.read_models import Recorded
