@@ -44,7 +44,7 @@ BUCKETS = (*SOURCES, *PLACES, *SINKS)
 
 Instant = Annotated[int, Field(ge=-(2**62), le=2**62)]
 """Microseconds since 1970-01-01T00:00Z; 2**62 stands for never."""
-Count = Annotated[int, Field(ge=0, le=10**15)]
+Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class Move(NamedTuple):
@@ -60,14 +60,14 @@ class LotPart(Value):
     """So many points of one lot."""
 
     lot_id: UUID
-    points: Points
+    points: Count
 
 
 class NewLot(Value):
     """Points that come with an age: when they were earned first, and when they expire."""
 
     lot_id: UUID
-    points: Points
+    points: Count
     earned_us: Instant
     expires_us: Instant
 
@@ -318,7 +318,7 @@ class PointsEarned(LoyaltyDecision):
     """
 
     lot_id: UUID
-    points: Points
+    points: Count
     qualifying: Count
     activates_us: Instant
     expires_us: Instant
@@ -382,7 +382,7 @@ class PointsCredited(LoyaltyDecision):
 class PointsRedeemed(LoyaltyDecision):
     """The account paid; the lots that it used, in the order of use. Out of a hold, where `hold_id` names one."""
 
-    points: Points
+    points: Count
     reward: Code
     lots: tuple[LotPart, ...]
     hold_id: UUID | None = None
@@ -397,7 +397,7 @@ class PointsRedeemed(LoyaltyDecision):
 class RedemptionRefused(LoyaltyDecision):
     """The account did not pay; `code` says why."""
 
-    points: Points
+    points: Count
     reward: Code
     code: Code
     active: Count
@@ -411,7 +411,7 @@ class RedemptionReversed(LoyaltyDecision):
     """
 
     redemption_id: UUID
-    points: Points
+    points: Count
     restored: tuple[LotPart, ...]
     lapsed: tuple[LotPart, ...]
     new_lot: NewLot | None
@@ -430,7 +430,7 @@ class RedemptionReversed(LoyaltyDecision):
 class PointsHeld(LoyaltyDecision):
     """Points are set aside until `until_us`, which is never after their expiry. The hold is named by its request."""
 
-    points: Points
+    points: Count
     until_us: Instant
     lots: tuple[LotPart, ...]
 
@@ -443,7 +443,7 @@ class PointsHeld(LoyaltyDecision):
 class HoldRefused(LoyaltyDecision):
     """The account could not set so many points aside."""
 
-    points: Points
+    points: Count
     code: Code
     active: Count
 
@@ -465,7 +465,7 @@ class HoldReleased(LoyaltyDecision):
 class PointsExpired(LoyaltyDecision):
     """Points reached their end, dated when that was due. `reason`: expiry, inactivity, or closed."""
 
-    points: Points
+    points: Count
     reason: Code
     lots: tuple[LotPart, ...]
     pending: tuple[LotPart, ...] = ()
@@ -508,7 +508,7 @@ class PointsTransferred(LoyaltyDecision):
     """Points left for another account, with their ages."""
 
     to_account: UUID
-    points: Points
+    points: Count
     lots: tuple[NewLot, ...]
     uses: tuple[Use, ...] = ()
 
@@ -521,7 +521,7 @@ class PointsTransferred(LoyaltyDecision):
 class TransferRefused(LoyaltyDecision):
     """The account did not give the points away; `code` says why."""
 
-    points: Points
+    points: Count
     code: Code
     active: Count
 
@@ -530,7 +530,7 @@ class TransferRefused(LoyaltyDecision):
 class PointsCorrected(LoyaltyDecision):
     """Points were taken away by hand. `missing` were not there and not made a debt."""
 
-    points: Points
+    points: Count
     lots: tuple[LotPart, ...]
     debt: Count
     debt_lot: UUID

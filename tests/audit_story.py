@@ -33,7 +33,7 @@ MAIN: dict[str, Any] = {
             "id": "large",
             "kind": "multiplier",
             "factor": "3/2",
-            "when": {"field": "order.net_minor", "op": ">=", "value": 5000},
+            "when": "order.net_minor >= 5000",
         },
     ],
     "expiry": {"months": 12},

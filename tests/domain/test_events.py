@@ -223,7 +223,8 @@ def test_equal_decisions_have_equal_substance_whatever_their_ids() -> None:
     def earned(**fields: Any) -> PointsEarned:
         given: dict[str, Any] = {
             "rules": "a@1", "facts": (ONE,), "programme": "main", "points": 5, "qualifying": 5, "expires_us": 9,
-            "rule_ids": ("base",), "basis": (500,), "basis_unit": "minor", "tier": "basic", "debt_paid": 0,
+            "rule_ids": ("base",), "lines": ({"basis": 500, "points": 5, "qualifying": 5},), "basis_unit": "minor",
+            "tier": "basic", "debt_paid": 0, "lot_id": ONE, "activates_us": 0,
         }  # fmt: skip
         return PointsEarned(**{**envelope(), **given, **fields})
 
@@ -231,7 +232,7 @@ def test_equal_decisions_have_equal_substance_whatever_their_ids() -> None:
     same = earned(event_id=UUID(int=9), originator_version=4, metadata=other_metadata)
     assert same.substance() == earned().substance()
     for name, value in [("points", 6), ("effective_us", 6), ("rules", "a@2"), ("facts", ()), ("expires_us", 8),
-                        ("basis", (499,)), ("basis_unit", "pieces")]:  # fmt: skip
+                        ("lines", ()), ("basis_unit", "pieces")]:  # fmt: skip
         assert earned(**{name: value}).substance() != earned().substance()
 
 

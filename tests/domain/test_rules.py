@@ -308,7 +308,7 @@ def test_a_condition_names_all_fields_that_it_reads() -> None:
         {
             "any": [
                 {"not": {"field": "order.store", "op": "==", "value": "a"}},
-                {"all": [{"field": "account.tier", "op": "==", "value": "b"}]},
+                {"all": ['account.tier == "b"']},
             ]
         }
     )

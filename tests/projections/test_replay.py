@@ -124,7 +124,7 @@ def test_an_empty_history_certifies() -> None:
         (PointsEarned, {"rules": "standard@2"}),
         (PointsEarned, {"facts": (UUID(int=1),)}),
         (PointsEarned, {"rule_ids": ("bonus",)}),
-        (PointsEarned, {"basis": (1, 1)}),
+        (PointsEarned, {"lines": ()}),
         (PointsEarned, {"basis_unit": "pieces"}),
         (PointsEarned, {"debt_paid": 1}),
         (PointsRedeemed, {"points": 49}),
@@ -150,7 +150,7 @@ def test_a_wrong_decision_is_named_with_its_position_and_its_account(
     assert certificate.first.account_id == history[position - 1].event.originator_id
     assert certificate.divergent_accounts == 1
     name = next(iter(fields))
-    if name not in ("facts", "basis", "basis_unit", "lots", "forgiven"):
+    if name not in ("facts", "lines", "basis_unit", "lots", "forgiven"):
         shown = {"expires_us": "1970-01-01T00:00:00Z", "rule_ids": "bonus"}.get(name, fields[name])
         assert f"{name}={shown}" in certificate.first.found
         assert certificate.first.expected != certificate.first.found
