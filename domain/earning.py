@@ -245,9 +245,12 @@ class Rules:
             if share.weights and any(share.weights):
                 arithmetic.allocate(share.points, share.weights, points)
                 arithmetic.allocate(share.qualifying, share.weights, qualifying)
+        if not fact.nets:
+            # No lines: it comes back whole, or not at all.
+            points, qualifying = [sum(one.points for one in shares)], [sum(one.qualifying for one in shares)]
         earning = [bool(one or other) for one, other in zip(points, qualifying, strict=True)]
-        in_minor = all(net for net, earns in zip(fact.nets, earning, strict=True) if earns)
-        basis = fact.nets if in_minor else fact.pieces
+        in_minor = bool(fact.nets) and all(net for net, earns in zip(fact.nets, earning, strict=True) if earns)
+        basis = fact.nets if in_minor else fact.pieces or (1,)
         rule_ids = [share.rule.id for share in shares if share.points or share.qualifying]
         rule_ids += [share.multiplier for share in shares if share.multiplier and share.rule.id in rule_ids]
         return NewPoints(

@@ -36,6 +36,7 @@ from .points import (
     EarningConfirmed,
     EarningRefused,
     EarningReversed,
+    EarningWithdrawn,
     Enrolled,
     ExtensionGranted,
     GoodwillGranted,
@@ -669,21 +670,31 @@ def _lots_of(account: LoyaltyAccount, fact_id: UUID) -> Iterator[tuple[UUID, Lot
 
 @reacts(ReturnRecorded)
 def _return(account: LoyaltyAccount, fact: ReturnRecorded, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    decisions = []
+    for lot_id, lot in list(_lots_of(account, fact.purchase_id)):
+        back = [0] * len(lot.lines)
+        for given in fact.lines:
+            back[given.line - 1] += given.quantity if lot.in_pieces else given.net_minor
+        decisions.append(_reverse(account, fact, stamp, rules, lot_id, back))
+    return next((one for one in decisions if one is not None), None)
+
+
+@reacts(EarningWithdrawn)
+def _withdraw(account: LoyaltyAccount, fact: EarningWithdrawn, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
     decisions = [
-        _reverse(account, fact, stamp, rules, lot_id, lot) for lot_id, lot in list(_lots_of(account, fact.purchase_id))
+        _reverse(account, fact, stamp, rules, lot_id, [line.basis for line in lot.lines])
+        for lot_id, lot in list(_lots_of(account, fact.fact_id))
     ]
     return next((one for one in decisions if one is not None), None)
 
 
 def _reverse(
-    account: LoyaltyAccount, fact: ReturnRecorded, stamp: Stamp, rules: Rules, lot_id: UUID, lot: LotState
+    account: LoyaltyAccount, fact: Event, stamp: Stamp, rules: Rules, lot_id: UUID, back: list[int]
 ) -> EarningReversed | None:
-    """Take back what the lines of a lot earned that came back; cumulative, so that parts add up to the whole."""
-    if not lot.lines:
-        return None
-    back = [0] * len(lot.lines)
-    for given in fact.lines:
-        back[given.line - 1] += given.quantity if lot.in_pieces else given.net_minor
+    """Take back what the lines of a lot earned that came `back`, at most what is left; cumulative, so that parts add
+    up to the whole.
+    """
+    lot = account.known[lot_id]
     points = qualifying = 0
     for place, line in enumerate(lot.lines):
         back[place] = min(back[place], line.basis - line.returned)

@@ -127,6 +127,14 @@ class EarningConfirmed(Fact):
     fact_id: UUID
 
 
+@stored("loyalty.earning_withdrawn")
+class EarningWithdrawn(Fact):
+    """What a fact had earned is to be taken back, whole: it did not hold (a flight not flown, a referral undone)."""
+
+    fact_id: UUID
+    reason: Code
+
+
 @stored("loyalty.redemption_requested")
 class RedemptionRequested(Fact):
     """The customer wants to spend points. Whether the account can pay is a decision.

@@ -28,7 +28,7 @@ from tallybook.domain.events import (
     to_us,
 )
 from tallybook.domain.personal import Category, Erased, Personal, Sealed
-from tallybook.domain.points import PointsEarned, RedemptionRefused, RedemptionRequested
+from tallybook.domain.points import LoyaltyDecision, PointsEarned, RedemptionRefused, RedemptionRequested
 
 SECRET = "Ada Lovelace of St James's Square"
 ONE = UUID(int=1)
@@ -57,7 +57,7 @@ def event_classes() -> set[type[Event]]:
     def below(parent: type[Event]) -> set[type[Event]]:
         return {found for child in parent.__subclasses__() for found in {child, *below(child)}}
 
-    bases = {Fact, Decision, ProfileFact}
+    bases = {Fact, Decision, ProfileFact, LoyaltyDecision}
     return {found for found in below(Event) if found.__module__.startswith("tallybook.")} - bases
 
 
