@@ -20,6 +20,7 @@ from .points import (
     HELD,
     PENDING,
     PLACES,
+    REINSTATED,
     AccountClosed,
     AccountResumed,
     AccountSuspended,
@@ -155,6 +156,8 @@ class Account(Aggregate):
     transferred_out: int = 0
     adjusted_down: int = 0
     debt: int = 0
+    given_back: int = 0
+    """Points that had expired and were reinstated by people."""
     forgiven: int = 0
     """Points that returns could not take back; in no bucket."""
     lots: Lots
@@ -364,7 +367,8 @@ def _new_lots(account: Account, event: PointsCredited) -> None:
 
 @_applies_after_moves(PointsCredited, before=_new_lots)
 def _points_credited(account: Account, event: PointsCredited) -> None:
-    pass
+    if event.source == REINSTATED:
+        account.given_back += sum(lot.points for lot in event.lots)
 
 
 def _out_of_hold(account: Account, event: PointsRedeemed) -> None:

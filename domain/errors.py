@@ -217,6 +217,49 @@ REFUSALS: dict[str, Refusal] = {
         "fewer active points than the redemption asks for; the attempt is recorded",
         "Redeem at most the balance.",
     ),
+    "account_closed": Refusal(
+        NotAllowed, "a command about a closed account", "Enrol the customer in another programme."
+    ),
+    "account_suspended": Refusal(
+        NotAllowed,
+        "earning or spending on a suspended account; an attempt to spend is recorded",
+        "Resume the account: `book.loyalty.resume(…)`.",
+    ),
+    "unknown_reward": Refusal(
+        NotFound, "a reward that the rule set in force does not have", "See `tallybook rules show` for its rewards."
+    ),
+    "tier_required": Refusal(NotAllowed, "the reward is for other tiers", "See `tallybook rules show` for which."),
+    "segment_required": Refusal(
+        NotAllowed, "the reward is for other segments", "See `tallybook rules show` for which."
+    ),
+    "out_of_stock": Refusal(
+        NotAllowed,
+        "no piece of the reward is left, or fewer than are taken out",
+        "Stock it: `book.loyalty.stock_reward(…)`.",
+    ),
+    "limit_exceeded": Refusal(
+        NotAllowed,
+        "a limit of the rule set against fraud is reached; the attempt is recorded",
+        "Wait for the next period.",
+    ),
+    "transfers_not_allowed": Refusal(
+        NotAllowed, "the rule set in force allows no transfers", "Adopt one that has transfers.allowed."
+    ),
+    "unknown_redemption": Refusal(
+        NotFound, "the account paid for no such redemption", "Give the id that `redeem` returned."
+    ),
+    "unknown_earning": Refusal(
+        NotFound, "the account earned nothing for that fact", "Give the id of the purchase or the activity."
+    ),
+    "unknown_hold": Refusal(NotFound, "the account holds nothing under that id", "Give the id that `hold` returned."),
+    "unknown_tier": Refusal(NotFound, "a tier that the rule set in force does not have", "See `tallybook rules show`."),
+    "no_override": Refusal(NotAllowed, "no override of the tier is in force", "Nothing is to be lifted."),
+    "not_suspended": Refusal(NotAllowed, "the account is not suspended", "Nothing is to be resumed."),
+    "unknown_coupon": Refusal(NotFound, "the account has no such coupon", "Give its id, or its code."),
+    "coupon_used": Refusal(NotAllowed, "the coupon was used; the attempt is recorded", "It is good once."),
+    "coupon_voided": Refusal(NotAllowed, "the coupon was taken back; the attempt is recorded", "Issue another."),
+    "coupon_expired": Refusal(NotAllowed, "the coupon's time is over; the attempt is recorded", "Issue another."),
+    "code_taken": Refusal(Conflict, "another coupon has that code", "Draw another code."),
     "owner_required": Refusal(NotAllowed, "a complaint needs a named owner before it is resolved", "Assign it first."),
     "not_resolved": Refusal(NotAllowed, "the ticket is not resolved yet", "Resolve it first."),
     "sweep_goes_back": Refusal(

@@ -516,10 +516,11 @@ class LoyaltyAccount(Account):
             code = "account_suspended"
         if code:
             return self._decide(EarningRefused, stamp, rules, (fact.event_id,), points=points, code=code)
-        return [
+        lots = [
             self._earned(fact, stamp, rules, measured, number, lot, uses if number == 0 else ())
             for number, lot in enumerate(found)
-        ][0]
+        ]
+        return lots[0]
 
     def _earned(
         self,
@@ -765,10 +766,7 @@ def _pay(
         return account._decide(
             RedemptionRefused, stamp, rules, facts, points=points, reward=fact.reward, code=code, active=there
         )
-    if hold is None:
-        used = lot_book.take(account.lots.copy(), points)
-    else:
-        used = _first_of(hold.parts, points)
+    used = lot_book.take(account.lots.copy(), points) if hold is None else _first_of(hold.parts, points)
     paid = account._decide(
         PointsRedeemed,
         stamp,

@@ -33,6 +33,7 @@ from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, Policy
 from tallybook.domain.privacy import RequestCompleted
 from tallybook.domain.retention import Retention
+from tallybook.domain.rewards import Stock, stock_id
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Recorded
@@ -460,6 +461,10 @@ class Work:
             self._drafts[stream_id] = loaded.draft(self.journal)
             self._aside.add(stream_id)
         return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
+
+    def stock(self, programme: str, reward: str) -> Stock:
+        """A draft of a reward's stock."""
+        return self._draft(Stock, stock_id(self._core.book_id, programme, reward))
 
     def ticket(self, ticket_id: UUID) -> Ticket:
         """A draft of a ticket, which may not be there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from pathlib import Path
@@ -10,13 +11,42 @@ from uuid import UUID
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
+from tallybook.domain.account import SUSPENDED
 from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.earning import Rules
-from tallybook.domain.errors import refusal, text, whole
+from tallybook.domain.errors import Refused, refusal, text, whole
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
-from tallybook.domain.points import Enrolled, PointsRedeemed
-from tallybook.domain.rules import RuleSet
+from tallybook.domain.points import (
+    AccountClosed,
+    AccountResumed,
+    AccountSuspended,
+    ActivityRecorded,
+    CorrectionRecorded,
+    CouponRefused,
+    CouponUsed,
+    CouponVoided,
+    EarningConfirmed,
+    EarningWithdrawn,
+    Enrolled,
+    ExtensionGranted,
+    HoldRefused,
+    HoldReleaseRequested,
+    HoldRequested,
+    LotsExtended,
+    PointsEarned,
+    PointsHeld,
+    PointsRedeemed,
+    PointsTransferred,
+    RedemptionReturned,
+    ReinstatementGranted,
+    TierOverridden,
+    TierOverrideLifted,
+    TransferReceived,
+    TransferRefused,
+    TransferRequested,
+)
+from tallybook.domain.rules import QUANTITY_MAX, RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import derived_by
 
@@ -36,6 +66,43 @@ class RedemptionResult:
     points: int
     lots: tuple[tuple[UUID, int], ...]
     balance: int
+    coupon_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EarningResult:
+    """What a fact earned in a programme, and the balance and the tier after it."""
+
+    fact_id: UUID
+    points: int
+    balance: int
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldResult:
+    """Points that are set aside, until when, and what is left to spend."""
+
+    hold_id: UUID
+    points: int
+    until: str
+    balance: int
+
+
+_WHY_NOT = {
+    "insufficient_points": "{points} points asked for, {active} are there.",
+    "account_suspended": "The account is suspended.",
+    "unknown_reward": "The rule set in force has no such reward.",
+    "tier_required": "The reward is for other tiers.",
+    "segment_required": "The reward is for other segments.",
+    "out_of_stock": "None of the reward is left.",
+    "limit_exceeded": "A limit of the rule set is reached.",
+    "transfers_not_allowed": "The rule set allows no transfers.",
+}
+
+
+def _refused(code: str, points: int, active: int) -> Refused:
+    return refusal(code, _WHY_NOT[code].format(points=points, active=active), asked=points, active=active)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,35 +170,539 @@ class LoyaltyDesk(Desk):
         self,
         work: Work,
         customer: UUID | str,
-        points: int,
+        points: int | None = None,
         *,
         reward: str,
+        hold_id: UUID | str | None = None,
+        code: str | None = None,
+        segments: Sequence[str] = (),
         programme: str = DEFAULT_PROGRAMME,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> RedemptionResult:
-        """Spend points, soonest expiry first. An attempt that the balance can't pay is recorded, then refused.
+        """Spend points, soonest expiry first, or (`hold_id`) such as were set aside.
 
-        Refuses: invalid_argument, unknown_customer, not_enrolled, effective_too_early, no_rule_set,
-        insufficient_points.
+        `points` may be left out where the rule set has the reward in its catalogue. `segments`: those of the customer
+        that the reward may ask for. `code`: the secret of the coupon that the reward brings, sealed. An attempt that
+        fails is recorded, then refused. Refuses: invalid_argument, unknown_customer, not_enrolled,
+        effective_too_early, no_rule_set, account_closed, unknown_hold, insufficient_points, account_suspended,
+        unknown_reward, tier_required, segment_required, out_of_stock, limit_exceeded.
         """
-        whole(points, "points")
-        account = work.enrolled_account(work.customer(as_id(customer, "customer")).id, programme)
-        redemption = account.redeem(work.stamp, points, reward, work.control())
+        text(reward, "reward")
+        account, control = self._opened(work, customer, programme)
+        rules = control.rule_book.in_force(programme, work.stamp.effective_us)
+        known = None if rules is None else rules.rewards.get(reward)
+        if points is None and known is None:
+            raise refusal("invalid_argument", "points: the reward has no price in the rule set.", argument="points")
+        if points is not None and known is not None and points != known.price:
+            raise refusal("invalid_argument", f"points: the reward costs {known.price}.", argument="points")
+        hold = None if hold_id is None else as_id(hold_id, "hold_id")
+        stock = work.stock(programme, reward) if known is not None and known.counted else None
+        redemption = account.redeem(
+            work.stamp,
+            known.price if known is not None else points or 0,
+            reward,
+            control,
+            stock=None if stock is None else stock.there,
+            segments=segments,
+            hold_id=hold,
+            code=code,
+        )
         outcome = redemption.outcome
+        lots: tuple[tuple[UUID, int], ...] = ()
+        coupon = None
         if isinstance(outcome, PointsRedeemed):
             lots = tuple((part.lot_id, part.points) for part in outcome.lots)
+            if stock is not None:
+                stock.take(work.stamp, redemption.request.event_id)
+            if redemption.request.event_id in account.coupons:
+                coupon = redemption.request.event_id
+                if code is not None:
+                    self._claim_code(work, code, coupon)
         else:
-            lots = ()
-            work.refuse(
-                refusal(
-                    "insufficient_points",
-                    f"{points} points asked for, {outcome.active} are there.",
-                    asked=points,
-                    active=outcome.active,
-                )
+            work.refuse(_refused(outcome.code, outcome.points, outcome.active))
+        return RedemptionResult(redemption.request.event_id, outcome.points, lots, account.active, coupon)
+
+    @command
+    def return_redemption(
+        self,
+        work: Work,
+        customer: UUID | str,
+        redemption_id: UUID | str,
+        points: int | None = None,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Take a redemption back, whole or in part; how many points came back to the balance.
+
+        By the rule set they come back to their own lots, with their ages (what is over by now is lost), or as a new
+        lot; a debt is paid first. Refuses: unknown_redemption, returned_too_much, invalid_argument, and as `redeem`.
+        """
+        account, control = self._opened(work, customer, programme)
+        found = as_id(redemption_id, "redemption_id")
+        state = account.redemptions.get(found)
+        if state is None:
+            raise refusal("unknown_redemption", "The account paid for no such redemption.", redemption=found)
+        asked = state.points if points is None else whole(points, "points")
+        if not 0 < asked <= state.points:
+            raise refusal(
+                "returned_too_much", f"{state.points} points of it can be given back.", asked=asked, left=state.points
             )
-        return RedemptionResult(redemption.request.event_id, points, lots, account.active)
+        before = account.active
+        account.tell(RedemptionReturned, work.stamp, control, redemption_id=found, points=asked, reason=reason)
+        if not account.redemptions[found].points:
+            self._restock(work, programme, state.reward, found)
+        return account.active - before
+
+    @command
+    def record_activity(
+        self,
+        work: Work,
+        customer: UUID | str,
+        activity: str,
+        quantity: int = 1,
+        *,
+        partner: str | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> EarningResult:
+        """Record what the customer did that is no purchase and may earn: `quantity` miles flown, a survey, a visit.
+
+        Refuses: invalid_argument, unknown_customer, not_enrolled, effective_too_early, no_rule_set, account_closed.
+        """
+        whole(quantity, "quantity", 1, QUANTITY_MAX)
+        account, control = self._opened(work, customer, programme)
+        traits = work.customer(as_id(customer, "customer")).traits
+        fact, decision = account.tell(
+            ActivityRecorded, work.stamp, control, traits, activity=activity, quantity=quantity, partner=partner
+        )
+        points = decision.points if isinstance(decision, PointsEarned) else 0
+        return EarningResult(fact.event_id, points, account.active, account.tier or "")
+
+    @command
+    def confirm_earning(
+        self,
+        work: Work,
+        customer: UUID | str,
+        fact_id: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """What pending points wait for has happened (delivered, the time to return is over); how many became active.
+
+        `fact_id`: the purchase or activity that earned them. Refuses: unknown_earning, and as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        fact = self._earning(account, fact_id)
+        before = account.pending.total
+        account.tell(EarningConfirmed, work.stamp, control, fact_id=fact)
+        active: int = before - account.pending.total
+        return active
+
+    @command
+    def withdraw_earning(
+        self,
+        work: Work,
+        customer: UUID | str,
+        fact_id: UUID | str,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Take back what a fact had earned, whole, as a return does; how many points. For what did not hold: a flight
+        that was not flown, a referral undone. Refuses: unknown_earning, and as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        fact = self._earning(account, fact_id)
+        before = account.reversed + account.forgiven
+        account.tell(EarningWithdrawn, work.stamp, control, fact_id=fact, reason=reason)
+        return account.reversed + account.forgiven - before
+
+    @command
+    def hold(
+        self,
+        work: Work,
+        customer: UUID | str,
+        points: int,
+        *,
+        purpose: str = "order",
+        until: When | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> HoldResult:
+        """Set points aside for a while: to be captured by `redeem(…, hold_id=…)`, or released.
+
+        `until`: at most, and by default, so long as the rule set's `holds_days`; never beyond the expiry of what is
+        held. Refuses: insufficient_points, account_suspended, invalid_argument, and as `record_activity`.
+        """
+        whole(points, "points")
+        account, control = self._opened(work, customer, programme)
+        rules = control.rule_book.in_force(programme, work.stamp.effective_us)
+        until_us = NEVER if until is None else moment_us(until, "until")
+        if rules is not None:
+            until_us = min(until_us, rules.zone.add_days(work.stamp.effective_us, rules.rule_set.holds_days))
+        if until_us <= work.stamp.effective_us:
+            raise refusal("invalid_argument", "until: a hold ends after it begins.", argument="until")
+        fact, decision = account.tell(
+            HoldRequested, work.stamp, control, points=points, until_us=until_us, purpose=purpose
+        )
+        if isinstance(decision, HoldRefused):
+            work.refuse(_refused(decision.code, points, decision.active))
+            return HoldResult(fact.event_id, points, "", account.active)
+        assert isinstance(decision, PointsHeld)
+        return HoldResult(fact.event_id, points, iso(decision.until_us) or "", account.active)
+
+    @command
+    def release(
+        self,
+        work: Work,
+        customer: UUID | str,
+        hold_id: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """What was set aside is free again; how many points. Refuses: unknown_hold, and as `record_activity`."""
+        account, control = self._opened(work, customer, programme)
+        hold = account.holds.get(as_id(hold_id, "hold_id"))
+        if hold is None:
+            raise refusal("unknown_hold", "The account holds nothing under that id.", hold=hold_id)
+        account.tell(HoldReleaseRequested, work.stamp, control, hold_id=as_id(hold_id, "hold_id"))
+        return hold.points
+
+    @command
+    def transfer(
+        self,
+        work: Work,
+        sender: UUID | str,
+        receiver: UUID | str,
+        points: int,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Give points to another customer's account, with their ages if the rule set keeps them; the transfer's id.
+
+        Refuses: insufficient_points, transfers_not_allowed, limit_exceeded, account_suspended, invalid_argument, and as
+        `record_activity`.
+        """
+        whole(points, "points")
+        source, control = self._opened(work, sender, programme)
+        target, _ = self._opened(work, receiver, programme)
+        if source.id == target.id:
+            raise refusal("invalid_argument", "receiver: an account gives nothing to itself.", argument="receiver")
+        fact, decision = source.tell(TransferRequested, work.stamp, control, to_account=target.id, points=points)
+        if isinstance(decision, PointsTransferred):
+            target.tell(
+                TransferReceived,
+                work.stamp,
+                control,
+                transfer_id=fact.event_id,
+                from_account=source.id,
+                lots=decision.lots,
+            )
+        else:
+            assert isinstance(decision, TransferRefused)
+            work.refuse(_refused(decision.code, points, decision.active))
+        transfer_id: UUID = fact.event_id
+        return transfer_id
+
+    @command
+    def adjust(
+        self,
+        work: Work,
+        customer: UUID | str,
+        points: int,
+        *,
+        reason: str,
+        into_debt: bool = False,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Give points (above 0) or take them away (below 0) by hand; the balance after it.
+
+        `reason` is a code. What can't be taken becomes a debt, if `into_debt`, or is left. They count for no tier.
+        Refuses: invalid_argument, and as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        if points > 0:
+            account.grant_goodwill(work.stamp, points, reason, None, control)
+        else:
+            whole(-points if type(points) is int else points, "points")
+            account.tell(CorrectionRecorded, work.stamp, control, points=-points, reason=reason, into_debt=into_debt)
+        return account.active
+
+    @command
+    def extend(
+        self,
+        work: Work,
+        customer: UUID | str,
+        until: When,
+        *,
+        reason: str,
+        lot_id: UUID | str | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Let points live until a moment: those of a lot, or all that are there; how many lots.
+
+        Refuses: invalid_argument, and as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        lot = None if lot_id is None else as_id(lot_id, "lot_id")
+        _, decision = account.tell(
+            ExtensionGranted, work.stamp, control, lot_id=lot, until_us=moment_us(until, "until"), reason=reason
+        )
+        return len(decision.lots) if isinstance(decision, LotsExtended) else 0
+
+    @command
+    def reinstate(
+        self,
+        work: Work,
+        customer: UUID | str,
+        points: int,
+        until: When,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Give points back that had expired, to live until a moment; the balance after it.
+
+        Refuses: returned_too_much (more than expired and was not given back yet), invalid_argument, and as
+        `record_activity`.
+        """
+        whole(points, "points")
+        account, control = self._opened(work, customer, programme)
+        account.settle(work.stamp, work.stamp.effective_us, control)
+        left = account.expired - account.given_back
+        if points > left:
+            raise refusal("returned_too_much", f"{left} points expired.", asked=points, left=left)
+        until_us = moment_us(until, "until")
+        if until_us <= work.stamp.effective_us:
+            raise refusal("invalid_argument", "until: it lies before the points come.", argument="until")
+        account.tell(ReinstatementGranted, work.stamp, control, points=points, until_us=until_us, reason=reason)
+        return account.active
+
+    @command
+    def override_tier(
+        self,
+        work: Work,
+        customer: UUID | str,
+        tier: str,
+        until: When,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Let the account hold a tier until a moment, whatever it earns. Refuses: unknown_tier, invalid_argument, and
+        as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        rules = control.rule_book.in_force(programme, work.stamp.effective_us)
+        if rules is not None and rules.ladder.rank(tier) < 0:
+            known = ", ".join(rules.ladder.names)
+            raise refusal("unknown_tier", f"The rule set has no tier {tier}: {known}.", tier=tier)
+        until_us = moment_us(until, "until")
+        if until_us <= work.stamp.effective_us:
+            raise refusal("invalid_argument", "until: it lies before the override begins.", argument="until")
+        account.tell(TierOverridden, work.stamp, control, tier=tier, until_us=until_us, reason=reason)
+
+    @command
+    def lift_override(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> str:
+        """Let the tier follow the rules again; the tier. Refuses: no_override, and as `record_activity`."""
+        account, control = self._opened(work, customer, programme)
+        until_us = account.override_until_us
+        if until_us is None or until_us <= work.stamp.effective_us:
+            raise refusal("no_override", "No override of the tier is in force.", account=account.id)
+        account.tell(TierOverrideLifted, work.stamp, control, reason=reason)
+        return account.tier or ""
+
+    @command
+    def suspend(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Let the account earn and spend nothing until it is resumed; what time does goes on.
+
+        Refuses: account_suspended, and as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        if account.status == SUSPENDED:
+            raise refusal("account_suspended", "The account is suspended already.", account=account.id)
+        account.tell(AccountSuspended, work.stamp, control, reason=reason)
+
+    @command
+    def resume(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> None:
+        """Let a suspended account earn and spend again. Refuses: not_suspended, and as `record_activity`."""
+        account, control = self._opened(work, customer, programme)
+        if account.status != SUSPENDED:
+            raise refusal("not_suspended", "The account is not suspended.", account=account.id)
+        account.tell(AccountResumed, work.stamp, control, reason=reason)
+
+    @command
+    def close(
+        self,
+        work: Work,
+        customer: UUID | str,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Close the account for good; how many points expired with it. Refuses: as `record_activity`."""
+        account, control = self._opened(work, customer, programme)
+        account.settle(work.stamp, work.stamp.effective_us, control)
+        before = account.expired
+        account.tell(AccountClosed, work.stamp, control, reason=reason)
+        return account.expired - before
+
+    @command
+    def use_coupon(
+        self,
+        work: Work,
+        customer: UUID | str,
+        coupon: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """A coupon is presented, by its id or its code; its id. What is not good is recorded, then refused.
+
+        Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, account_suspended, and as
+        `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        coupon_id = self._coupon(work, coupon)
+        _, decision = account.tell(CouponUsed, work.stamp, control, coupon_id=coupon_id)
+        if isinstance(decision, CouponRefused):
+            work.refuse(refusal(decision.code, "The coupon is not good.", coupon=coupon_id))
+        return coupon_id
+
+    @command
+    def void_coupon(
+        self,
+        work: Work,
+        customer: UUID | str,
+        coupon: UUID | str,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Take a coupon back, by its id or its code; how many points came back, as the rule set has it for the reward.
+
+        Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, and as `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        account.settle(work.stamp, work.stamp.effective_us, control)
+        coupon_id = self._coupon(work, coupon)
+        state = account.coupons.get(coupon_id)
+        if state is None or state.outcome:
+            code = "unknown_coupon" if state is None else f"coupon_{state.outcome}"
+            raise refusal(code, "The coupon is not good.", coupon=coupon_id)
+        before = account.active
+        account.tell(CouponVoided, work.stamp, control, coupon_id=coupon_id, reason=reason)
+        self._restock(work, programme, state.reward, coupon_id)
+        return account.active - before
+
+    @command
+    def stock_reward(
+        self,
+        work: Work,
+        reward: str,
+        quantity: int,
+        *,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """So many more of a reward are there (fewer, below 0); how many then. Refuses: unknown_reward, out_of_stock,
+        invalid_argument.
+        """
+        rules = work.control().rule_book.in_force(programme, work.stamp.effective_us)
+        known = None if rules is None else rules.rewards.get(reward)
+        if known is None or not known.counted:
+            raise refusal("unknown_reward", f"No rule set in force counts a reward {reward}.", reward=reward)
+        stock = work.stock(programme, reward)
+        stock.stock(work.stamp, programme, reward, quantity, reason)
+        return stock.there
+
+    def _opened(self, work: Work, customer: UUID | str, programme: str) -> tuple[LoyaltyAccount, Control]:
+        return work.enrolled_account(work.customer(as_id(customer, "customer")).id, programme), work.control()
+
+    @staticmethod
+    def _earning(account: LoyaltyAccount, fact_id: UUID | str) -> UUID:
+        found = as_id(fact_id, "fact_id")
+        if found not in account.known:
+            raise refusal("unknown_earning", "The account earned nothing for that fact.", fact=found)
+        return found
+
+    @staticmethod
+    def _restock(work: Work, programme: str, reward: str, redemption_id: UUID) -> None:
+        stock = work.stock(programme, reward)
+        stock.give_back(work.stamp, redemption_id)
+
+    @staticmethod
+    def _code_claim(work: Work, code: str) -> bytes:
+        return work._core.keyring.lookup_hash("coupon", text(code, "code", nul=True))
+
+    def _claim_code(self, work: Work, code: str, coupon_id: UUID) -> None:
+        claim = self._code_claim(work, code)
+        if work.holder(claim) is not None:
+            raise refusal("code_taken", "Another coupon has that code.")
+        work.claim(claim, coupon_id)
+
+    def _coupon(self, work: Work, coupon: UUID | str) -> UUID:
+        """A coupon by its id, or by its code."""
+        if isinstance(coupon, UUID):
+            return coupon
+        found = work.holder(self._code_claim(work, coupon))
+        return as_id(coupon, "coupon") if found is None else found
 
     @property
     def sweep(self) -> BoundCommand[..., SweepResult]:
