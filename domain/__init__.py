@@ -14,6 +14,8 @@ from .customer import (
     KeyCreated,
     Line,
     PurchaseRecorded,
+    Referred,
+    ReferredBy,
     ReturnLine,
     ReturnRecorded,
 )

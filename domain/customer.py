@@ -156,6 +156,14 @@ class Referred(Fact):
     ] = None
 
 
+@stored("customer.referred_by")
+class ReferredBy(Fact):
+    """The customer was brought by another. `referral_id` is what says so on the other's stream."""
+
+    referrer: UUID
+    referral_id: UUID
+
+
 @stored("customer.purchase_recorded")
 class PurchaseRecorded(Fact):
     """The customer bought. `source_ref` tells where an imported purchase stood."""
@@ -197,6 +205,10 @@ class Customer(DataSubject):
     """Trait → from when on it is so, and what it is; of two values the one that took effect last."""
     commitments: dict[int, bytes]
     """Id of each data key → the commitment to it."""
+    referrer: UUID | None = None
+    """Who brought the customer."""
+    brought: int = 0
+    """How many customers this one brought."""
     erased: tuple[int, ...] = ()
     """Ids of the keys that are destroyed."""
     kept_until_us: int | None = None
@@ -305,12 +317,16 @@ class Customer(DataSubject):
         )
 
     def refer(self, stamp: Stamp, referred: Customer, note: str | None, relation: str | None) -> Referred:
-        """Refuses: unknown_customer, invalid_argument."""
+        """A fact on each of the two. Refuses: unknown_customer, invalid_argument, already_referred."""
         self.must_be_registered()
         referred.must_be_registered()
         if referred.id == self.id:
             raise refusal("invalid_argument", "referred: nobody refers themselves.", argument="referred")
-        return self.record(Referred, stamp, self.id, referred=referred.id, note=note, relation=relation)
+        if referred.referrer is not None:
+            raise refusal("already_referred", "The customer was referred before.", customer=referred.id)
+        fact = self.record(Referred, stamp, self.id, referred=referred.id, note=note, relation=relation)
+        referred.record(ReferredBy, stamp, referred.id, referrer=self.id, referral_id=fact.event_id)
+        return fact
 
     def record_purchase(
         self,
@@ -454,6 +470,16 @@ def _contact_point_added(customer: Customer, event: ContactPointAdded) -> None:
 @applies(Customer.APPLIERS, ContactPointRemoved)
 def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> None:
     customer.contact_points.pop(event.point_id, None)
+
+
+@applies(Customer.APPLIERS, Referred)
+def _referred(customer: Customer, event: Referred) -> None:
+    customer.brought += 1
+
+
+@applies(Customer.APPLIERS, ReferredBy)
+def _referred_by(customer: Customer, event: ReferredBy) -> None:
+    customer.referrer = event.referrer
 
 
 @applies(Customer.APPLIERS, PurchaseRecorded)

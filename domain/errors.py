@@ -259,6 +259,10 @@ REFUSALS: dict[str, Refusal] = {
     "coupon_used": Refusal(NotAllowed, "the coupon was used; the attempt is recorded", "It is good once."),
     "coupon_voided": Refusal(NotAllowed, "the coupon was taken back; the attempt is recorded", "Issue another."),
     "coupon_expired": Refusal(NotAllowed, "the coupon's time is over; the attempt is recorded", "Issue another."),
+    "already_referred": Refusal(Conflict, "the customer was referred before", "A customer is brought once."),
+    "referral_circle": Refusal(
+        NotAllowed, "the referrer was brought, directly or not, by the customer", "Nobody brings whoever brought them."
+    ),
     "code_taken": Refusal(Conflict, "another coupon has that code", "Draw another code."),
     "owner_required": Refusal(NotAllowed, "a complaint needs a named owner before it is resolved", "Assign it first."),
     "not_resolved": Refusal(NotAllowed, "the ticket is not resolved yet", "Resolve it first."),

@@ -18,6 +18,7 @@ from tallybook.domain.errors import Refused, refusal, text, whole
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.points import (
+    BUCKETS,
     AccountClosed,
     AccountResumed,
     AccountSuspended,
@@ -52,7 +53,7 @@ from tallybook.projections.replay import derived_by
 
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .core import LOOKING
-from .customers import DEFAULT_PROGRAMME, as_id
+from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
@@ -116,31 +117,68 @@ class SweepResult:
 
 @dataclass(frozen=True, slots=True)
 class LotView:
-    """Points of one earning that are left."""
+    """Points of one earning that are left: active, or pending until `activates_at` (None: until that is confirmed)."""
 
     lot_id: UUID
     points: int
     earned_at: str | None
     expires_at: str | None
+    pending: bool = False
+    activates_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldView:
+    """Points that are set aside."""
+
+    hold_id: UUID
+    points: int
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CouponView:
+    """A coupon: `outcome` is empty while it is good, then used, voided or expired."""
+
+    coupon_id: UUID
+    reward: str
+    expires_at: str | None
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """An account at a moment. earned + debt = active + spent + expired + reversed − forgiven."""
+    """An account at a moment.
+
+    earned + transferred_in + adjusted_up + reinstated + debt = pending + active + held + spent + expired + reversed +
+    transferred_out + adjusted_down. `forgiven` points returns could not take back.
+    """
 
     account_id: UUID
     customer_id: UUID
     programme: str
+    status: str
     tier: str | None
     tier_since: str | None
+    override_until: str | None
+    qualifying: int
     active: int
+    pending: int
+    held: int
     earned: int
+    transferred_in: int
+    adjusted_up: int
+    reinstated: int
     spent: int
     expired: int
     reversed: int
+    transferred_out: int
+    adjusted_down: int
     forgiven: int
     debt: int
     lots: tuple[LotView, ...] = field(repr=False)
+    holds: tuple[HoldView, ...] = field(repr=False)
+    coupons: tuple[CouponView, ...] = field(repr=False)
 
 
 class LoyaltyDesk(Desk):
@@ -162,7 +200,8 @@ class LoyaltyDesk(Desk):
         """Open an account in its first tier; its id. Refuses: unknown_customer, no_rule_set, already_enrolled."""
         member = work.customer(as_id(customer, "customer"))
         account = work.account(member.id, programme)
-        account.enrol(work.stamp, member.id, programme, work.control(), member.traits)
+        fact = account.enrol(work.stamp, member.id, programme, work.control(), member.traits)
+        credit_referral(work, work.stamp, member, programme, "registration", fact.event_id)
         return account.id
 
     @command
@@ -302,8 +341,7 @@ class LoyaltyDesk(Desk):
         fact = self._earning(account, fact_id)
         before = account.pending.total
         account.tell(EarningConfirmed, work.stamp, control, fact_id=fact)
-        active: int = before - account.pending.total
-        return active
+        return before - account.pending.total
 
     @command
     def withdraw_earning(
@@ -781,7 +819,7 @@ class LoyaltyDesk(Desk):
         known_at: When | int | None = None,
     ) -> int:
         """Points that can be spent. Holds no personal value, so it is no recorded read. Refuses: not_enrolled."""
-        return self._at(customer, programme, as_of, known_at).active
+        return self._at(customer, programme, as_of, known_at)[0].active
 
     def account(
         self,
@@ -797,35 +835,13 @@ class LoyaltyDesk(Desk):
         effect by then, in the order in which the book learned of them. Refuses: not_enrolled, naive_time,
         invalid_argument.
         """
-        account = self._at(customer, programme, as_of, known_at)
-        return AccountView(
-            account.id,
-            as_id(customer, "customer"),
-            account.programme,
-            account.tier,
-            iso(account.tier_since_us),
-            account.active,
-            account.earned,
-            account.spent,
-            account.expired,
-            account.reversed,
-            account.forgiven,
-            account.debt,
-            tuple(
-                LotView(
-                    lot.lot_id,
-                    lot.points,
-                    iso(lot.earned_us),
-                    None if lot.expires_us == NEVER else iso(lot.expires_us),
-                )
-                for lot in account.lots
-            ),
-        )
+        at_us = self._core.now_us() if as_of is None else as_of_us(as_of)
+        return view_of(*self._at(customer, programme, as_of, known_at), at_us)
 
     def _at(
         self, customer: UUID | str, programme: str, as_of: When | None, known_at: When | int | None
-    ) -> LoyaltyAccount:
-        """The account's state, with what is due by then."""
+    ) -> tuple[LoyaltyAccount, Control]:
+        """The account's state, with what is due by then, and the rule sets that decided."""
         core = self._core
         core.check_open()
         customer_id = as_id(customer, "customer")
@@ -846,7 +862,42 @@ class LoyaltyDesk(Desk):
         if not account.enrolled:
             raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=customer_id)
         account.settle(LOOKING, at_us, control)
-        return account
+        return account, control
+
+
+def _moment(us: int) -> str | None:
+    return None if us >= NEVER else iso(us)
+
+
+def view_of(account: LoyaltyAccount, control: Control, at_us: int) -> AccountView:
+    """An account as hosts see it."""
+    rules = control.rule_book.in_force(account.programme, at_us)
+    known = account.known
+    active = [LotView(lot.lot_id, lot.points, iso(lot.earned_us), _moment(lot.expires_us)) for lot in account.lots]
+    pending = [
+        LotView(lot_id, points, iso(known[lot_id].earned_us), _moment(known[lot_id].expires_us), True, _moment(at))
+        for at, lot_id, points in account.pending
+    ]
+    override_us = account.override_until_us
+    assert account.customer_id is not None
+    return AccountView(
+        account_id=account.id,
+        customer_id=account.customer_id,
+        programme=account.programme,
+        status=account.status,
+        tier=account.tier,
+        tier_since=iso(account.tier_since_us),
+        override_until=None if override_us is None or override_us <= at_us else iso(override_us),
+        qualifying=0 if rules is None else account.qualifying(at_us, rules),
+        forgiven=account.forgiven,
+        lots=(*active, *pending),
+        holds=tuple(HoldView(hold_id, points, _moment(until)) for until, hold_id, points in account.held),
+        coupons=tuple(
+            CouponView(coupon_id, one.reward, _moment(one.expires_us), one.outcome)
+            for coupon_id, one in sorted(account.coupons.items())
+        ),
+        **{name: account.bucket(name) for name in BUCKETS},
+    )
 
 
 @dataclass(frozen=True, slots=True)
