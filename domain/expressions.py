@@ -458,7 +458,7 @@ class _Parser:
         self.source = source
         self.tokens = _tokens(source)
         self.place = 0
-        self.nesting = 0
+        self.nesting = -1
         self.variable: str | None = None
         """What the line is called in the macro that is being read."""
 
@@ -538,7 +538,7 @@ class _Parser:
         return node
 
     def constants(self) -> tuple[Number | Quoted, ...]:
-        self.expect("[", "a list of constants, in `[` and `]`,")
+        self.expect("[", "a list of constants in `[` and `]`")
         found: list[Number | Quoted] = []
         while not (found and self.taken("]")):
             minus = self.taken("-")
@@ -938,7 +938,7 @@ class Expression:
     def compile(self, layout: Layout) -> Compiled:
         """As one Python function of rows of a layout, which has to have all fields that it reads."""
         text = f"lambda fact, {LINE if self.about_line else LINES}: {_python(self.tree, layout)}"
-        # Nothing of the source is in it as it was: positions, numbers, operators, and texts as Python's literals of them.
+        # Nothing of the source is in it as it was: positions, numbers, operators, and texts as Python's literals.
         found = eval(text, {"__builtins__": {}, **_BUILTINS})  # noqa: S307 - made of a checked tree
         return cast("Compiled", found)
 
@@ -950,13 +950,18 @@ def layout_of(expressions: Iterable[Expression]) -> Layout:
     return Layout(tuple(name for name in names if not name.startswith(f"{LINE}.")), of_lines)
 
 
+def read(source: str) -> Node:
+    """The tree that a source says, with nothing checked but the syntax. Raises ExpressionError."""
+    return _Parser(source).whole()
+
+
 def parse(source: str, fields: Fields, wants: Possible | None = None) -> Expression:
     """The expression that a source says. `wants` is what it has to give (default: a boolean).
 
     Raises ExpressionError.
     """
     wants = Booleans() if wants is None else wants
-    tree = _Parser(source).whole()
+    tree = read(source)
     checker = _Checker(source, fields)
     gives = checker.gives(tree)
     if type(gives) is not type(wants):
