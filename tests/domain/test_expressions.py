@@ -6,11 +6,11 @@ import inspect
 import operator
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import assume, event, example, given, settings
+from hypothesis import event, example, given, reject, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ValidationError
 
@@ -103,7 +103,7 @@ CALL: dict[str, Callable[..., int]] = {"abs": abs, "max": max, "min": min}
 
 
 class Walker:
-    """Evaluates node by node and keeps what each gave. `eager`: all sides of everything, needed or not, as columns do."""
+    """Evaluates node by node and keeps what each gave. `eager`: all sides, needed or not, as columns do."""
 
     def __init__(self, fact: Values, lines: Sequence[Values], *, eager: bool) -> None:
         self.values: dict[str, Any] = dict(fact)
@@ -127,9 +127,9 @@ class Walker:
             case Negative(part):
                 return -self(part)
             case And(parts):
-                return all([self(part) for part in parts]) if self.eager else all(self(part) for part in parts)
+                return all(self.each_of(parts))
             case Or(parts):
-                return any([self(part) for part in parts]) if self.eager else any(self(part) for part in parts)
+                return any(self.each_of(parts))
             case Compare(sign, left, right):
                 return COMPARE[sign](self(left), self(right))
             case Arithmetic(sign, left, right):
@@ -147,6 +147,10 @@ class Walker:
                 found = list(self.each(body))
                 return {"all": all, "exists": any, "sum": sum, "count": sum}[macro](found)
         raise TypeError(node)
+
+    def each_of(self, parts: Iterable[Node]) -> Iterable[Any]:
+        found = map(self, parts)
+        return list(found) if self.eager else found
 
     def each(self, body: Node) -> Iterator[Any]:
         outside = self.values
@@ -298,10 +302,10 @@ def checked(tree: Node, fields: Fields = FIELDS) -> Expression:
     try:
         found = parsed(tree, fields)
     except ExpressionError as error:
+        if not any(words in error.finding.message for words in REFUSED_FOR_ITS_VALUES):
+            raise
         event("refused")
-        assert any(words in error.finding.message for words in REFUSED_FOR_ITS_VALUES)
-        assume(False)
-        raise
+        reject()
     event("evaluated")
     return found
 
@@ -435,8 +439,8 @@ REFUSED: list[tuple[str, int, str]] = [
     ("-!customer.member", 2, "expected a value, found `!`"),
     ("customer.member ? 1", 20, "expected `:` of `? :`"),
     ("customer.member ? true ? true : false : false", 24, "expected `:` of `? :` (a choice within a choice"),
-    ("order.month in 3", 16, "expected a list of constants, in `[` and `]`, found `3`"),
-    ("order.month in order.months", 16, "expected a list of constants"),
+    ("order.month in 3", 16, "expected a list of constants in `[` and `]`, found `3`"),
+    ("order.month in order.months", 16, "expected a list of constants in"),
     ("order.month in []", 17, "expected an integer or a text, found `]`"),
     ("order.month in [3, , 4]", 20, "expected an integer or a text, found `,`"),
     ("order.month in [order.month]", 17, "expected an integer or a text, found `order`"),
@@ -535,8 +539,8 @@ def test_an_error_shows_the_line_and_a_caret() -> None:
 
 def test_the_caret_stands_below_its_character_after_wide_and_combining_ones() -> None:
     error = refusal("order.store == '金卡e\u0301' && nope")
-    assert error.finding.column == 25
-    assert error.finding.shown.splitlines() == ["  order.store == '金卡e\u0301' && nope", "  " + " " * 25 + "^"]
+    assert error.finding.column == 26
+    assert error.finding.shown.splitlines() == ["  order.store == '金卡e\u0301' && nope", "  " + " " * 26 + "^"]
 
 
 def test_of_a_long_line_a_part_is_shown() -> None:
