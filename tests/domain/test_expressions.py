@@ -101,6 +101,8 @@ ARITHMETIC = {
 }  # fmt: skip
 CALL: dict[str, Callable[..., int]] = {"abs": abs, "max": max, "min": min}
 
+EACH: dict[str, Callable[..., Any]] = {"all": all, "count": sum, "exists": any, "sum": sum}
+
 
 class Walker:
     """Evaluates node by node and keeps what each gave. `eager`: all sides, needed or not, as columns do."""
@@ -145,7 +147,7 @@ class Walker:
                 return CALL[function](*[self(one) for one in arguments])
             case Each(macro, body):
                 found = list(self.each(body))
-                return {"all": all, "exists": any, "sum": sum, "count": sum}[macro](found)
+                return EACH[macro](found)
         raise TypeError(node)
 
     def each_of(self, parts: Iterable[Node]) -> Iterable[Any]:
