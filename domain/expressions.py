@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, NamedTuple, NoReturn, cast
@@ -397,10 +397,9 @@ RESERVED: Final = KEYWORDS | {
 }  # fmt: skip
 
 
-def _tokens(source: str) -> list[_Token]:
+def _tokens(source: str) -> Iterator[_Token]:
     if len(source) > SOURCE_MAX:
         _fail(source, SOURCE_MAX, f"an expression has at most {SOURCE_MAX} characters, this one has {len(source)}")
-    found: list[_Token] = []
     at = 0
     while at < len(source):
         match = _TOKEN.match(source, at)
@@ -414,10 +413,9 @@ def _tokens(source: str) -> list[_Token]:
         if kind == "text":
             text = _unescaped(source, at, text)
         if kind != "space":
-            found.append(_Token(cast("_Kind", kind), text, at))
+            yield _Token(cast("_Kind", kind), text, at)
         at = match.end()
-    found.append(_Token("end", "", len(source.rstrip("\t\n\f\r "))))
-    return found
+    yield _Token("end", "", len(source.rstrip("\t\n\f\r ")))
 
 
 def _strange(sign: str) -> str:
@@ -457,7 +455,7 @@ class _Parser:
     def __init__(self, source: str) -> None:
         self.source = source
         self.tokens = _tokens(source)
-        self.place = 0
+        self.next = next(self.tokens)
         self.nesting = -1
         self.variable: str | None = None
         """What the line is called in the macro that is being read."""
@@ -468,17 +466,15 @@ class _Parser:
             self.unexpected("an operator or the end")
         return node
 
-    @property
-    def next(self) -> _Token:
-        return self.tokens[self.place]
+    def take(self) -> _Token:
+        """The next token; the one after it is read now, so that of two errors the first is told."""
+        token = self.next
+        self.next = next(self.tokens, token)
+        return token
 
     def taken(self, *signs: str) -> _Token | None:
         """The next token, taken, if it is one of some signs."""
-        token = self.next
-        if token.kind == "sign" and token.text in signs:
-            self.place += 1
-            return token
-        return None
+        return self.take() if self.next.kind == "sign" and self.next.text in signs else None
 
     def expect(self, sign: str, wanted: str = "") -> None:
         if not self.taken(sign):
@@ -525,8 +521,7 @@ class _Parser:
         """Operators that bind at least so tight, from left to right."""
         node = self.unary()
         while self.next.kind in ("sign", "name") and (level := _LEVELS.get(self.next.text, -1)) >= least:
-            token = self.next
-            self.place += 1
+            token = self.take()
             if token.text == "in":
                 node = In(node, self.constants(), at=token.at)
                 continue
@@ -542,12 +537,10 @@ class _Parser:
         found: list[Number | Quoted] = []
         while not (found and self.taken("]")):
             minus = self.taken("-")
-            token = self.next
-            if token.kind == "number":
+            if self.next.kind == "number":
                 found.append(self.number(minus))
-            elif token.kind == "text" and not minus:
-                self.place += 1
-                found.append(Quoted(token.text, at=token.at))
+            elif self.next.kind == "text" and not minus:
+                found.append(self.text())
             else:
                 self.unexpected("an integer or a text")
             if not self.taken(","):
@@ -566,8 +559,7 @@ class _Parser:
         return node
 
     def number(self, minus: _Token | None) -> Number:
-        token = self.next
-        self.place += 1
+        token = self.take()
         digits = token.text.lstrip("0") or "0"
         value = int(digits) if len(digits) <= len(str(INT_MAX)) else INT_MAX + 2
         at, value = (minus.at, -value) if minus else (token.at, value)
@@ -575,11 +567,14 @@ class _Parser:
             self.fail(at, f"integers have 64 bits: from {INT_MIN} to {INT_MAX}")
         return Number(value, at=at)
 
+    def text(self) -> Quoted:
+        token = self.take()
+        return Quoted(token.text, at=token.at)
+
     def primary(self) -> Node:
         token = self.next
         if token.kind == "text":
-            self.place += 1
-            return Quoted(token.text, at=token.at)
+            return self.text()
         if self.taken("("):
             node = self.expr()
             self.expect(")")
@@ -587,7 +582,7 @@ class _Parser:
         if token.kind != "name" or _INSTEAD.get(token.text.lower()):
             self.unexpected("a value")
         if token.text in ("true", "false"):
-            self.place += 1
+            self.take()
             return Flag(token.text == "true", at=token.at)
         return self.named()
 
@@ -597,7 +592,7 @@ class _Parser:
             self.unexpected(wanted)
         if token.text in refused:
             self.fail(token.at, f"`{token.text}` is a reserved word, no name")
-        self.place += 1
+        self.take()
         return token.text
 
     def named(self) -> Node:

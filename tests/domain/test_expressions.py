@@ -425,6 +425,8 @@ REFUSED: list[tuple[str, int, str]] = [
     ("order.month\u00a0> 3", 12, "U+00A0 is not part of the language"),
     ("order.month @ 3", 13, "`@` (U+0040) is not part of the language"),
     ("order.größe > 3", 9, "`ö` (U+00F6) is not part of the language"),
+    ("order.month and order.month = 3", 13, "write `&&`"),
+    ("nope = 3", 6, "`=` is no operator"),
     # grammar
     ("", 1, "expected a value, found the end"),
     ("order.month >", 14, "expected a value, found the end"),
@@ -598,6 +600,22 @@ def test_macros_stand_only_where_there_are_lines() -> None:
 # ── how much ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def nested(inner: str, times: int) -> str:
+    """As deep in the grammar as parentheses go: each level has an operator of each precedence before the next."""
+    for _ in range(times):
+        inner = f"(true == (1 + 2 * -({inner} ? 1 : 2) < 3))"
+    return inner
+
+
+@pytest.fixture
+def few_frames() -> Iterator[None]:
+    """Python's recursion ends 450 calls from here: a host may have used as many before."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 450)
+    yield
+    sys.setrecursionlimit(limit)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -612,18 +630,13 @@ def test_macros_stand_only_where_there_are_lines() -> None:
         ("true" + "==true" * 1600, f"more than {DEPTH_MAX} operators"),
         ("true" + "&&true" * 1600, f"at most {NODES_MAX} parts"),
         (f"order.month in [{'1,' * 4000}1]", f"at most {NODES_MAX} parts"),
+        ("true == " + nested("customer.member", 32), f"nested deeper than {NESTING_MAX} levels"),
+        ("!" * 9 + nested("customer.member", 10), f"more than {DEPTH_MAX} operators"),
     ],
     ids=lambda value: value[:20],
 )
-def test_too_much_is_refused_and_reaches_no_limit_of_python(source: str, message: str) -> None:
+def test_too_much_is_refused_and_reaches_no_limit_of_python(few_frames: None, source: str, message: str) -> None:
     assert message in refusal(source).finding.message
-
-
-def nested(inner: str, times: int) -> str:
-    """As deep in the grammar as parentheses go: each level has an operator of each precedence before the next."""
-    for _ in range(times):
-        inner = f"(true == (1 + 2 * -({inner} ? 1 : 2) < 3))"
-    return inner
 
 
 AT_LEAST = 32  # what CEL's specification demands
@@ -647,15 +660,10 @@ AT_LEAST = 32  # what CEL's specification demands
     ],
     ids=lambda value: value[:20],
 )
-def test_what_is_allowed_compiles_and_runs_far_from_python_s_limits(source: str) -> None:
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(len(inspect.stack(0)) + 450)
-    try:
-        expression = parse(source, FIELDS)
-        assert parse(str(expression), FIELDS) == expression
-        assert run(expression, {"customer.member": True, "order.month": 3}) in (True, False)
-    finally:
-        sys.setrecursionlimit(limit)
+def test_what_is_allowed_compiles_and_runs_far_from_python_s_limits(few_frames: None, source: str) -> None:
+    expression = parse(source, FIELDS)
+    assert parse(str(expression), FIELDS) == expression
+    assert run(expression, {"customer.member": True, "order.month": 3}) in (True, False)
 
 
 # ── what it says ──────────────────────────────────────────────────────────────────────────────────────────────────
