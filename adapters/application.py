@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,8 +25,8 @@ from .bulk import rarely_collecting
 from .codec import EventMapper, subject_of
 from .database import Database, Session
 from .form import known_uuid
-from .keys import Keyring, secret
-from .log import BookFactory, LogRecorder, check_no_gap, check_stream
+from .keys import Keyring, NoKeys, secret
+from .log import BookFactory, LogRecorder, check_no_gap, check_stream, log_of
 from .snapshots import EVERY, SNAPSHOTS, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
 
 PIECE = EVERY
@@ -148,7 +149,10 @@ class BookApplication(Application[UUID]):
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self.database = database
         self.keyring = keyring
-        self.snapshot_store = SnapshotStore(database, secret(keyring.store.lookup_key, SNAPSHOTS.name))
+        # Without keys, nobody can tell which snapshots the book wrote: none is believed, and none is written.
+        keyless = isinstance(keyring.store, NoKeys)
+        mark = os.urandom(32) if keyless else secret(keyring.store.lookup_key, SNAPSHOTS.name)
+        self.snapshot_store = SnapshotStore(database, mark)
         self._due: dict[UUID, Aggregate] = {}
         super().__init__()
 
@@ -174,7 +178,7 @@ class BookApplication(Application[UUID]):
 
     def construct_recorder(self) -> LogRecorder:
         """Our recorder, with the book's origin in its leaves."""
-        return LogRecorder(self.database, origin=self.keyring.origin)
+        return log_of(self.database, self.keyring.store)
 
     def construct_event_store(self) -> EventStore[UUID]:
         """Our event store."""

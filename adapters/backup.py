@@ -11,6 +11,7 @@ roots don't cover (read models, claims, receipts) comes back as it was written, 
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import shutil
 import sqlite3
@@ -20,10 +21,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
+from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -42,7 +44,7 @@ from .form import known_uuid
 from .integrity import outline, root_at, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, MemoryKeyStore, commitment, secret
-from .log import PRUNED, LogRecorder
+from .log import HEAD, PRUNED, LogRecorder, head_key, log_of
 from .outputs import named, part_of, publish, there_already, trouble
 from .signing import read_file, write_file
 from .sqlite import DIALECT, SQLiteDatabase, translated
@@ -88,7 +90,7 @@ _TROUBLE_OF_THE_PLACE = {
 class BackupReport:
     """What a backup holds. `position` and `root` name the log's state: keep them elsewhere, and give them to `restore`.
 
-    `reads` counts the recorded reads of personal data.
+    `reads` counts the records of the log of reads. `digest` is the SHA-256 of the file, in hex: so is it on record.
     """
 
     path: str
@@ -96,28 +98,49 @@ class BackupReport:
     root: str
     reads: int
     bytes: int
+    digest: str
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class KeysReport:
-    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything."""
+    """What a copy of the wrapped keys holds. Whoever has it, the wrapping key and a backup can read everything.
+
+    `digest` is the SHA-256 of the file, in hex: so is it on record.
+    `wrapping` is the fingerprint of the wrapping key that opens it: with the next erasure or rotation, the book has
+    another. `signing_key` is the copy of the signing key; None: none was made, since it lies in no file, or the book is
+    open without.
+    """
 
     path: str
     subjects: int
     bytes: int
+    digest: str
+    wrapping: str
+    signing_key: str | None
+
+
+class Recording(Protocol):
+    """Puts a copy on record."""
+
+    def __call__(self, digest: str, count: int, position: int) -> None:
+        """`count` is of its events, or of its keys; `position` the last one that it holds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What was restored. `without_key` counts the subjects whose personal values can't be opened."""
+    """What was restored. Of `subjects`, `erased` were erased, by what the log or the keys tell; `lost` have no key that
+    would open their personal values, though nobody erased them.
+    """
 
     path: str
     position: int
     root: str
     reads: int
     subjects: int
-    without_key: int
+    erased: tuple[UUID, ...]
+    lost: tuple[UUID, ...]
     seconds: float
 
 
@@ -125,11 +148,17 @@ class RestoreReport:
 
 
 def back_up(
-    storage: Storage, file: Path | str, *, replace: bool = False, progress: Progress | None = None
+    storage: Storage,
+    file: Path | str,
+    *,
+    replace: bool = False,
+    progress: Progress | None = None,
+    recorded: Recording,
 ) -> BackupReport:
     """Copy the log, its read models and the log of reads into one file, while others write.
 
-    The reads are looked at first: each of them is about events that the copy of the log holds. Raises BookError.
+    The reads are looked at first: each of them is about events that the copy of the log holds. The file has its name
+    when `recorded` has put it on record. Raises BookError.
     """
     started = perf_counter()
     events, reads = _in_file(storage.events), _in_file(storage.reads)
@@ -156,19 +185,24 @@ def back_up(
             with _source_errors(Path(events.name), EXAMINE):
                 _must_be_sound(copy, "quick_check")
         with closing(SQLiteDatabase(str(part), read_only=True)) as written:
-            head, wrong = outline(LogRecorder(written))
-            seen, also_wrong = outline(LogRecorder(written, READS_TABLE))
+            head, wrong = outline(log_of(written, storage.keys))
+            seen, also_wrong = outline(log_of(written, storage.keys, READS_TABLE))
         if wrong or also_wrong:
             raise _damaged(Path(reads.name if wrong is None else events.name), wrong or also_wrong or "", EXAMINE)
         _seal(part, storage.keys.lookup_key)
-        size = part.stat().st_size
+        size, digest = part.stat().st_size, _digest(part)
+        recorded(digest, head.position, head.position)
         publish(part, target, replace=replace)
-    return BackupReport(
-        str(target), head.position, head.frontier.root().hex(), seen.position, size, perf_counter() - started
-    )
+    root = head.frontier.root().hex()
+    return BackupReport(str(target), head.position, root, seen.position, size, digest, perf_counter() - started)
 
 
-def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -> KeysReport:
+def _digest(file: Path) -> str:
+    with file.open("rb") as raw:
+        return hashlib.file_digest(raw, "sha256").hexdigest()
+
+
+def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False, recorded: Recording) -> KeysReport:
     """Copy the key file, and beside it that of the signing key, for their owner's eyes only. Keep them apart from the
     book's backups, and for a short time.
 
@@ -188,11 +222,13 @@ def back_up_keys(storage: Storage, file: Path | str, *, replace: bool = False) -
                 keys.copy_to(copy)
                 _must_be_sound(copy, "integrity_check")
             [(subjects,)] = copy.execute("SELECT COUNT(*) FROM data_keys WHERE destroyed=0").fetchall()
-        size = part.stat().st_size
+            [(wrapping,)] = copy.execute("SELECT wrapping_key FROM book_keys").fetchall()
+        size, digest = part.stat().st_size, _digest(part)
+        recorded(digest, subjects, 0)
         publish(part, target, replace=replace)
-        if storage.signing is not None:
-            storage.signing.copy_to(signing_file(target))
-    return KeysReport(str(target), subjects, size)
+        copied = storage.signing is not None and storage.signing.copy_to(signing_file(target))
+    signing = str(signing_file(target)) if copied else None
+    return KeysReport(str(target), subjects, size, digest, wrapping.hex(), signing)
 
 
 # ── restore ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,18 +282,18 @@ def restore(
             closing(SQLiteDatabase(str(reads_part), read_only=True)) as reads,
             closing(FileKeyStore(keys_part, source_of_wrapping)) as store,
         ):
-            log, seen = LogRecorder(events, origin=origin), LogRecorder(reads, READS_TABLE, origin)
+            log, seen = log_of(events, store), log_of(reads, store, READS_TABLE)
             vkey = noted(events, SIGNING)
             position, root = _must_hold(source, "log", log, progress, log, vkey)
             count, reads_root = _must_hold(source, "log of reads", seen, None, log, vkey)
             if checkpoint is not None:
                 _must_reach(source, log, position, checkpoint)
-            subjects, without_key = _must_match(log, store, given or keys_path)
+            subjects, erased, lost = _must_match(log, store, given or keys_path)
         for part in (book_part, reads_part):
             with closing(sqlite3.connect(part)) as one:
                 one.execute("PRAGMA journal_mode=WAL")
         if there:
-            count = _must_go_on(reads_path, origin, count, reads_root)
+            count = _must_go_on(reads_path, origin, head_key(lookup_key), count, reads_root)
         # Subjects that the lost log had erased since the backup are to be shredded again here, before the book opens.
         if given is not None:
             _publish_keys(keys_part, keys_path, source_of_wrapping)
@@ -266,7 +302,7 @@ def restore(
         if not there:
             publish(reads_part, reads_path)
         publish(book_part, path)  # last: before this, there is no book at the place that could be opened
-    return RestoreReport(str(path), position, root, count, subjects, without_key, perf_counter() - started)
+    return RestoreReport(str(path), position, root, count, subjects, erased, lost, perf_counter() - started)
 
 
 def _free_place(url: str) -> Path:
@@ -412,7 +448,7 @@ def _take_apart(source: Path, book_part: Path, reads_part: Path, origin: str, pr
             copy.execute("PRAGMA secure_delete=ON")
             copy.execute("BEGIN IMMEDIATE")
             copy.execute(f"DROP TABLE {READS_TABLE}")
-            for table in ("head", TILES.name, CHECKPOINTS.name, PRUNED.name):
+            for table in (HEAD.name, TILES.name, CHECKPOINTS.name, PRUNED.name):
                 copy.execute(f"DELETE FROM {table} WHERE log=?", (READS_TABLE,))  # noqa: S608 - three names of ours
             copy.execute(f"PRAGMA application_id={APPLICATION_ID}")
             copy.execute("COMMIT")
@@ -448,34 +484,39 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
         raise _damaged(source, f"its first {expected_position} events do not give the checkpoint's root", ANOTHER)
 
 
-def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, int]:
-    """How many subjects the log made a key for, and how many of them have none."""
+def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, tuple[UUID, ...], tuple[UUID, ...]]:
+    """How many subjects the log made a key for, those of them who were erased, and those whose key is lost."""
     check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
-    subjects = without = 0
-    for subject, committed, key in keys_in(log, store.get):
-        subjects += 1
+    subjects = 0
+    told = {(known_uuid(subject), key_id) for subject, key_id, _ in log.erasures()}
+    without: list[KeyName] = []
+    for name, committed, key in keys_in(log, store.get):
+        subjects += name[1] == ORDINARY_KEY
         if key is None:
-            without += 1
+            without.append(name)
         elif not hmac.compare_digest(commitment(key), committed):
             raise KeysMissing(
-                f"{path} holds another key for subject {subject} than the one that the log commits to.",
+                f"{path} holds another key for subject {name[0]} than the one that the log commits to.",
                 path=str(path),
                 remedy="Give the key file that belongs to the backup.",
             )
-    return subjects, without
+    told |= store.destroyed(without).keys()
+    lost = dict.fromkeys(name[0] for name in without if name not in told)
+    return subjects, tuple(sorted({subject for subject, key_id in told if key_id == ORDINARY_KEY})), tuple(lost)
 
 
 def keys_in(
     log: LogRecorder, get: Callable[[list[KeyName]], dict[KeyName, bytes]]
-) -> Iterator[tuple[UUID, bytes, bytes | None]]:
-    """The subjects that a log made a key for, what it commits to, and the key, if there is one."""
+) -> Iterator[tuple[KeyName, bytes, bytes | None]]:
+    """The keys that a log tells of, what it commits to, and the key, if it is there."""
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     made: list[KeyCreated] = []
 
-    def held() -> Iterator[tuple[UUID, bytes, bytes | None]]:
+    def held() -> Iterator[tuple[KeyName, bytes, bytes | None]]:
         found = get([(event.originator_id, event.key_id) for event in made])
         for event in made:
-            yield event.originator_id, event.commitment, found.get((event.originator_id, event.key_id))
+            name = (event.originator_id, event.key_id)
+            yield name, event.commitment, found.get(name)
         made.clear()
 
     for position, stream, version, name, state in log.iterate(stop=log.extent()[2], topics=[KeyCreated.stored_name]):
@@ -487,10 +528,10 @@ def keys_in(
     yield from held()
 
 
-def _must_go_on(reads_path: Path, origin: str, count: int, root: str) -> int:
+def _must_go_on(reads_path: Path, origin: str, key: bytes, count: int, root: str) -> int:
     """How many reads there are in the log of reads that was left, if the backup's is its beginning."""
     with closing(SQLiteDatabase(str(reads_path))) as reads:
-        log = LogRecorder(reads, READS_TABLE, origin)
+        log = LogRecorder(reads, READS_TABLE, origin, key)
         found = verify("log of reads", log)
         if found.problem or found.size < count or root_at(log, count) != root:
             raise ReadsMissing(
@@ -623,8 +664,9 @@ def _copy_reads(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     for table in (TILES, CHECKPOINTS, PRUNED):
         rows = source.execute(f"SELECT * FROM {table.name} WHERE log=?", (READS_TABLE,))  # noqa: S608 - two names of ours
         copy.executemany(f"INSERT INTO {table.name} VALUES ({marks(len(table.columns))})", rows)  # noqa: S608 - two names of ours
-    head = source.execute("SELECT position, frontier FROM head WHERE log=?", (READS_TABLE,)).fetchone()
-    copy.execute("UPDATE head SET position=?, frontier=? WHERE log=?", (*head, READS_TABLE))
+    columns = ", ".join(name for name, _ in HEAD.columns)
+    head = source.execute(f"SELECT {columns} FROM head WHERE log=?", (READS_TABLE,)).fetchone()  # noqa: S608 - names of ours
+    copy.execute(f"UPDATE head SET ({columns})=({marks(len(head))}) WHERE log=?", (*head, READS_TABLE))  # noqa: S608 - names of ours
 
 
 def _must_be_sound(copy: sqlite3.Connection, pragma: str) -> None:

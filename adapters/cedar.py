@@ -20,7 +20,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tallybook.domain.errors import MissingExtra, PolicyError
+from tallybook.domain.events import Code
 from tallybook.domain.policy import (
     ALLOW,
     DENY,
@@ -71,6 +74,14 @@ class CedarPolicy(Remembered):
         except ValueError as error:
             raise PolicyError("cedar", [f"cedar: {error}"]) from None
 
+        annotated = json.loads(cedarpy.policies_to_json_str(document.cedar or ""))["staticPolicies"].values()
+        for name in [one["annotations"]["id"] for one in annotated if "id" in one.get("annotations", {})]:
+            try:
+                _CODE.validate_python(name)
+            except ValidationError:
+                problem = f"@id({json.dumps(name)}): up to 64 letters, digits and . : / + - _ are wanted"
+                raise PolicyError("cedar", [f"cedar: {problem}"]) from None
+
     def _decided(self, roles: frozenset[str], purpose: str, action: str, declared: Purpose) -> Decision:
         context = {"purpose": purpose, "action": action}
 
@@ -115,6 +126,8 @@ class CedarPolicy(Remembered):
         return [_verdict(result) for result in cedarpy.is_authorized_batch(requests, self._set, entities)]
 
 
+_CODE: TypeAdapter[str] = TypeAdapter(Code)
+"""Ids of rules stand in events, in the clear."""
 _ACTOR = {"type": "Actor", "id": "actor"}
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from threading import RLock
+from threading import Lock, RLock, Timer
 from typing import NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
-from tallybook.domain.errors import BookDamaged, BookError, NoteError, TallybookError
+from tallybook.domain.errors import BookClosed, BookDamaged, BookError, NoteError, TallybookError
 from tallybook.domain.signing import SigningKeyRotated
 from tallybook.projections.read_models import Table
 
@@ -33,10 +36,11 @@ CHECKPOINTS = Table(
         ("root", "blob"),
         ("note", "text"),
         ("token", "blob"),
+        ("witnesses", "text"),
     ),
     ("log", "size", "signed_us"),
 )
-_SELECT = "SELECT log, size, signed_us, root, note, token FROM checkpoints WHERE log=?"
+_SELECT = "SELECT log, size, signed_us, root, note, token, witnesses FROM checkpoints WHERE log=?"
 
 DEFAULT_CHECKPOINT_S = 60
 FRESH_MAX = 8192
@@ -46,13 +50,38 @@ logger = logging.getLogger("tallybook.log")
 
 
 class Stored(NamedTuple):
-    """A checkpoint as it is kept: with its signatures, and with the token of a timestamp authority, or empty."""
+    """A checkpoint as it is kept: with its signatures, and with the token of a timestamp authority, or empty.
+
+    `witnesses`: the public keys of others whose cosignatures are in the note, a line each.
+    """
 
     size: int
     signed_us: int
     root: bytes
     note: str
-    token: bytes
+    token: bytes = b""
+    witnesses: str = ""
+
+    def cosigned(self) -> list[tuple[Verifier, int]]:
+        """Its witnesses, and when (seconds) they signed. Raises NoteError where one of them did not."""
+        return [cosigned_by(self.note, cosigner_of(one)) for one in self.witnesses.splitlines()]
+
+
+def cosigned_by(note: str, cosigner: Verifier) -> tuple[Verifier, int]:
+    """That a witness cosigned a note, and the time (seconds) that it tells. Raises NoteError."""
+    seconds = notes.opened(note, [cosigner]).signatures[0].seconds
+    if seconds is None or seconds > LAST_S:
+        raise NoteError(f"The cosignature of {cosigner.name} tells no time.")
+    return cosigner, seconds
+
+
+LAST_S = 253_402_300_799
+"""The end of the year 9999."""
+
+
+def cosigner_of(witness: str) -> Verifier:
+    """What verifies the cosignatures of a witness, by its public key. Raises NoteError."""
+    return Verifier.parse(witness).cosigner()
 
 
 class History(NamedTuple):
@@ -114,8 +143,11 @@ class Checkpoints:
         self._keys = keys
         self._history = history
         self._now_us = now_us
-        self._checkpoint_s = checkpoint_s
+        self.checkpoint_s = checkpoint_s
         self._due = 0.0
+        self._unsigned = False
+        self.left_unsigned: Callable[[], None] | None = None
+        """Called when a commit leaves something that is to be signed later. Raises nothing."""
         self._verifiers: tuple[float, list[Verifier]] | None = None
         self._lock = RLock()
 
@@ -159,12 +191,22 @@ class Checkpoints:
     def sign(self) -> Stored:
         """Sign the log's head as it is now, with the time. The tiles are brought up to it first.
 
-        Never without a look: the head's root must be that of the tiles, and they must go on from the last checkpoint.
+        Never without a look: the head's root must be that of the tiles, and they must go on from the last checkpoint,
+        and from the head that this process saw last.
         Raises BookDamaged where not, BookError where the book is unsigned.
         """
+        self._unsigned = False  # before the head is read: what is committed after that says so again
+        try:
+            return self._sign()
+        except BaseException:
+            self._unsigned = True
+            raise
+
+    def _sign(self) -> Stored:
         with self._lock:
             keys = self._must_have_keys()
             last = self.last()  # before the head, which is then never behind it
+            seen = self.log.seen
             head = self.log.head()
             if last is not None and last.size > head.position:
                 raise damaged(
@@ -173,7 +215,12 @@ class Checkpoints:
                     self.log.database.place,
                 )
             root = head.frontier.root()
-            self._must_agree(head.position, root, last)
+            known = []
+            if seen is not None:
+                known.append((seen.position, merkle.Frontier(seen.position, seen.frontier).root(), "this process saw"))
+            if last is not None:
+                known.append((last.size, last.root, "was signed"))
+            self._must_agree(head.position, root, known)
             checkpoint = Checkpoint(self.name, head.position, root)
             history = self._history()
             signers = [keys.signer(history.now)]
@@ -181,23 +228,59 @@ class Checkpoints:
                 # The first one after a rotation bears the old key's signature too, if that is at hand.
                 signers += [one for one in keys.signers(newest=True) if one.vkey == history.vkeys[-2]]
             signed_us = self._now_us()
-            made = Stored(head.position, signed_us, root, self._note(checkpoint, signers, signed_us), b"")
+            made = Stored(head.position, signed_us, root, self._note(checkpoint, signers, signed_us))
             table = self.log.table.name
             with self.log.database.session(write=True) as session:
                 # Of those of one size, the first and the last tell all: since when, and until when it stood so.
                 session.run(
-                    "DELETE FROM checkpoints WHERE log=? AND size=? AND length(token)=0 AND signed_us>("
+                    "DELETE FROM checkpoints WHERE log=? AND size=? AND length(token)=0 AND witnesses='' "
+                    "AND signed_us>("
                     "SELECT MIN(signed_us) FROM checkpoints WHERE log=? AND size=?)",
                     [table, made.size, table, made.size],
                 )
+                head_then = self.log.count_signed(session, made.size)
                 session.upsert(CHECKPOINTS, [(table, *made)])
-            self._due = time.monotonic() + self._checkpoint_s
+            self.log.saw(head_then)
+            self._due = time.monotonic() + self.checkpoint_s
             return made
 
     def keep_token(self, stored: Stored, token: bytes) -> None:
         """Keep what a timestamp authority says of a checkpoint."""
         with self.log.database.session(write=True) as session:
             session.upsert(CHECKPOINTS, [(self.log.table.name, *stored._replace(token=token))])
+
+    def keep_cosigned(self, note: str, witness: str) -> Stored:
+        """Keep a checkpoint of this log that a witness has cosigned, beside those that are kept.
+
+        Raises NoteError where the log's key or the witness did not sign it, BookDamaged where the log does not lead
+        through it: then the witness saw another log than this one.
+        """
+        head, ours = self.opened(note)
+        cosigner = cosigner_of(witness)
+        if any(cosigner.public == one.public for one in self.verifiers()):
+            raise NoteError("The key that was given as a witness's is the log's own.")
+        cosigned_by(note, cosigner)
+        position = self.log.position()
+        if head.size > position:
+            raise damaged(
+                f"A witness saw {head.size} leaves of {self.name}, and the log ends at {position}",
+                self.log.database.place,
+            )
+        self.consistency(head, head)
+        kept = next((one for one in self.stored(head.size - 1) if one.size == head.size and _same(one, note)), None)
+        if kept is None:
+            told = [one.seconds for one in ours.signatures if one.seconds is not None]
+            lines = [line for one in ours.signatures for line in _lines_of(note, one.verifier)]
+            if not told:
+                raise NoteError("The log's own signature with the time is not in this note.")
+            kept = Stored(head.size, told[0] * 1_000_000, head.root, notes.made(ours.text, lines))
+        if cosigner.vkey in kept.witnesses.splitlines():
+            return kept
+        [line] = _lines_of(note, cosigner)
+        made = kept._replace(note=kept.note + line, witnesses=f"{kept.witnesses}{cosigner.vkey}\n")
+        with self.log.database.session(write=True) as session:
+            session.upsert(CHECKPOINTS, [(self.log.table.name, *made)])
+        return made
 
     def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
         text, seconds = checkpoint.text, signed_us // 1_000_000
@@ -213,48 +296,91 @@ class Checkpoints:
             return False
         return True
 
-    def _must_agree(self, size: int, root: bytes, last: Stored | None) -> None:
-        """Raises BookDamaged unless tiles, made anew if need be, give the head's root and the last checkpoint's."""
+    def _must_agree(self, size: int, root: bytes, known: Sequence[tuple[int, bytes, str]]) -> None:
+        """Raises BookDamaged unless tiles, made anew if need be, give the head's root and those that are known."""
         try:
             self.tiles.catch_up(size)
-            told = self._disagreement(size, root, last)
+            told = self._disagreement(size, root, known)
         except BookDamaged as error:
             told = error.message
         if told is None:
             return
-        logger.warning("The tiles of %s are made anew: %s", self.name, told)
-        self.tiles.rebuild(size)
-        told = self._disagreement(size, root, last)
+        if self.tiles.rows_give({**{before: expected for before, expected, _ in known if before <= size}, size: root}):
+            logger.warning("The tiles of %s are made anew: %s", self.name, told)
+            self.tiles.rebuild(size)
+            told = self._disagreement(size, root, known)
+        # Else the rows are what was altered, and the tiles are what tells which of them: they are left as they are.
         if told is not None:
             raise damaged(told, self.log.database.place, f"No checkpoint is signed. {EXAMINE}")
 
-    def _disagreement(self, size: int, root: bytes, last: Stored | None) -> str | None:
+    def _disagreement(self, size: int, root: bytes, known: Sequence[tuple[int, bytes, str]]) -> str | None:
         tree = self.tiles.reader(size)
         if tree.root() != root:
             return f"The stored bytes of {self.name} do not give the root of its head"
-        if last is not None and last.size <= size and tree.root(last.size) != last.root:
-            return f"The log of {self.name} was rewritten: at size {last.size}, its root is another than was signed"
+        for before, expected, told in known:
+            if before <= size and tree.root(before) != expected:
+                return f"The log of {self.name} was rewritten: at size {before}, its root is another than {told}"
         return None
 
     # ── by itself ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def at_open(self) -> None:
+        """See the head as it is, so that it can't go back from here on; and have it signed in time, if a process that
+        was killed left it unsigned."""
+        try:
+            last = self.last()
+            self._unsigned = self.log.head().position > (0 if last is None else last.size)
+        except (TallybookError, PersistenceError) as error:
+            logger.warning("The log of %s can't be gone on with: %s", self.name, error)
+        self._tell_unsigned()
 
     def after_commit(self) -> None:
         """After a commit: sign if the last checkpoint is too old; write tiles if many leaves wait for theirs.
 
         What is committed stands, whatever happens here.
         """
+        self._unsigned = True
         fresh = self.log.fresh
         now = time.monotonic()
         if now >= self._due and self._keys is not None:
-            self._due = now + self._checkpoint_s
+            self._due = now + self.checkpoint_s
             self._quietly(self._sign_if_due)
         elif fresh is not None and fresh.count >= FRESH_MAX:
             self._quietly(self.tiles.catch_up)
+        self._tell_unsigned()
+
+    def _tell_unsigned(self) -> None:
+        if self._unsigned and self.left_unsigned is not None:
+            self.left_unsigned()
+
+    def tail_due(self) -> float | None:
+        """When what was committed and not signed is to be signed, on the monotonic clock; None: there is nothing."""
+        return self._due if self._unsigned and self._keys is not None else None
+
+    def sign_tail(self) -> None:
+        """Sign what was committed and not signed, if it is due and nobody else did."""
+        due = self.tail_due()
+        if due is not None and time.monotonic() >= due:
+            self._due = time.monotonic() + self.checkpoint_s
+            self._quietly(self._sign_tail)
+
+    def _sign_tail(self) -> None:
+        self._unsigned = False
+        try:
+            last = self.last()
+            if last is None or last.size < self.log.position():
+                self._unsigned = True
+                self._sign_if_due()
+        except BookClosed:  # who closed it has signed it, or it waits for the next opening
+            self._unsigned = False
+        except BaseException:
+            self._unsigned = True
+            raise
 
     def heartbeat(self) -> None:
         """Sign if the last checkpoint is too old, though nothing was added: the log still stands as it stood."""
         if time.monotonic() >= self._due and self._keys is not None:
-            self._due = time.monotonic() + self._checkpoint_s
+            self._due = time.monotonic() + self.checkpoint_s
             self._quietly(self._sign_if_due)
 
     def at_close(self) -> None:
@@ -265,10 +391,10 @@ class Checkpoints:
     def _sign_if_due(self) -> None:
         last = self.last()  # another process may have signed one
         age_s = None if last is None else (self._now_us() - last.signed_us) / 1e6
-        if age_s is None or not 0 <= age_s < self._checkpoint_s:
+        if age_s is None or not 0 <= age_s < self.checkpoint_s:
             self.sign()
         else:
-            self._due = time.monotonic() + self._checkpoint_s - age_s
+            self._due = time.monotonic() + self.checkpoint_s - age_s
 
     def _sign_if_behind(self) -> None:
         last = self.last()
@@ -296,7 +422,7 @@ class Checkpoints:
             path = tree.inclusion(index)
             return path if merkle.root_of_inclusion(index, stored.size, leaf, path) == stored.root else None
 
-        found = self._from_tiles(stored.size, made)
+        found = self._from_tiles(stored.size, stored.root, made)
         if found is None:
             raise damaged(
                 f"The event at position {position} of {self.name} is not the one that the checkpoint of size "
@@ -312,7 +438,7 @@ class Checkpoints:
             fits = tree.root() == new.root and tree.root(old.size) == old.root
             return tree.consistency(old.size) if fits else None
 
-        found = self._from_tiles(new.size, made)
+        found = self._from_tiles(new.size, new.root, made)
         if found is None:
             raise damaged(
                 f"The log of {self.name} is not the one that the checkpoints of size {old.size} and {new.size} tell of",
@@ -320,8 +446,10 @@ class Checkpoints:
             )
         return found
 
-    def _from_tiles(self, size: int, made: Callable[[Tiles], Sequence[bytes] | None]) -> Sequence[bytes] | None:
-        """A proof from the tiles. Where they don't give one that holds, they are made anew, and it is tried again."""
+    def _from_tiles(
+        self, size: int, root: bytes, made: Callable[[Tiles], Sequence[bytes] | None]
+    ) -> Sequence[bytes] | None:
+        """A proof from the tiles. Where they don't give one that holds, and the rows do, they are made anew."""
         try:
             self.tiles.catch_up(size)
             found = made(self.tiles.reader(size))
@@ -329,6 +457,9 @@ class Checkpoints:
                 return found
         except BookDamaged:
             logger.warning("The tiles of %s are damaged", self.name, exc_info=True)
+        head = self.log.head()
+        if not self.tiles.rows_give({head.position: head.frontier.root(), size: root}):
+            return None  # they tell which row was altered: see `_must_agree`
         logger.warning("The tiles of %s are made anew.", self.name)
         self.tiles.rebuild()
         return made(self.tiles.reader(size))
@@ -341,3 +472,95 @@ class Checkpoints:
                 remedy="Open it with its key: see `signing_key` of `tallybook.open`.",
             )
         return self._keys
+
+
+class TailTimer:
+    """Signs in the background what commits left unsigned, once it is due, though nothing more is committed.
+
+    A thread waits while there is something to sign, and only then. It holds up neither the end of the interpreter nor
+    the collection of a book that nobody closed.
+    """
+
+    SOONEST_S = 1.0
+    """A moment, for whoever opened the book only to close it again."""
+
+    def __init__(self, logs: Sequence[Checkpoints]) -> None:
+        self._logs = logs
+        self._armed = Lock()  # is never waited for: signal handlers and forks find it in any state
+        self._stopped = False
+        self._pid = os.getpid()
+        self._timer: Timer | None = None
+        for one in logs:
+            one.left_unsigned = self.arm
+        TIMERS.add(self)
+
+    def arm(self) -> None:
+        """Wait for what is due first, unless somebody does."""
+        if self._stopped or not self._armed.acquire(blocking=False):
+            return
+        due = min((due for one in self._logs if (due := one.tail_due()) is not None), default=None)
+        if due is None:
+            self._armed.release()
+            return
+        soonest_s = min([self.SOONEST_S, *(one.checkpoint_s for one in self._logs)])
+        timer = Timer(max(due - time.monotonic(), soonest_s, 0.01), _ring, [weakref.ref(self)])
+        timer.daemon = True
+        timer.name = "tallybook-checkpoints"
+        try:
+            timer.start()
+            self._timer = timer
+            if self._stopped:
+                timer.cancel()
+        except RuntimeError as error:  # the system has no thread for us, or the interpreter ends
+            self._armed.release()
+            logger.warning("What was not signed yet is signed after a later commit, or at closing: %s", error)
+
+    def ring(self) -> None:
+        """Sign what is due, and wait for the rest."""
+        try:
+            for one in self._logs:
+                if not self._stopped:
+                    one.sign_tail()
+        finally:
+            self._armed.release()
+        self.arm()
+
+    def stop(self) -> None:
+        """Sign nothing any more. What is being signed goes on."""
+        self._stopped = True
+        if self._timer is not None and self._pid == os.getpid():
+            self._timer.cancel()
+
+    def finish(self, timeout_s: float) -> None:
+        """Stop, and wait for what is being signed."""
+        self.stop()
+        if self._timer is not None and self._pid == os.getpid():
+            self._timer.join(timeout_s)
+
+
+TIMERS: weakref.WeakSet[TailTimer] = weakref.WeakSet()
+
+
+def _ring(timer: weakref.ref[TailTimer]) -> None:
+    found = timer()
+    if found is not None:
+        found.ring()
+
+
+@atexit.register
+def _finish() -> None:
+    """No thread is to be in the middle of a transaction when the interpreter is taken down."""
+    for timer in list(TIMERS):
+        timer.finish(5.0)
+def _lines_of(note: str, verifier: Verifier) -> list[str]:
+    """The lines of a note that are one key's signatures."""
+    text, signatures = notes.taken_apart(note)
+    del text
+    return [notes.line(name, data) for name, data in signatures if (name, data[:4]) == (verifier.name, verifier.key_id)]
+
+
+def _same(stored: Stored, note: str) -> bool:
+    """Whether a note is a stored one, with signatures added."""
+    (kept_text, kept), (text, given) = notes.taken_apart(stored.note), notes.taken_apart(note)
+    own = len(kept) - len(stored.witnesses.splitlines())  # witnesses' lines come last
+    return kept_text == text and all(one in given for one in kept[:own])

@@ -245,7 +245,7 @@ class EventMapper(Mapper[UUID]):
         last, made = self._read
         if last == values and made is not None and type(values[0]) is int:
             return made
-        _must_be_context(*values[1:6])
+        _must_be_context(*values[1:7])
         made = make_metadata(values)
         self._read = (values, made)
         return made
@@ -260,7 +260,12 @@ def _as_tuples(value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _must_be_context(
-    actor: str, purpose: str, on_behalf_of: str | None, channel: str | None, application: str | None
+    actor: str,
+    purpose: str,
+    on_behalf_of: str | None,
+    channel: str | None,
+    application: str | None,
+    rule: str | None,
 ) -> None:
     """Raises ValidationError. Few of them are in a log, and many events of each."""
     Metadata(
@@ -270,6 +275,7 @@ def _must_be_context(
         on_behalf_of=on_behalf_of,
         channel=channel,
         application=application,
+        rule=rule,
     )
 
 
@@ -281,6 +287,7 @@ def _pack_metadata(metadata: Metadata) -> list[Any]:
         metadata.on_behalf_of,
         metadata.channel,
         metadata.application,
+        metadata.rule,
         metadata.correlation_id and metadata.correlation_id.bytes,
         metadata.causation_id and metadata.causation_id.bytes,
         metadata.command_id and metadata.command_id.bytes,

@@ -36,6 +36,9 @@ ALTERED = (
 )
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 
+SCRUB_S = 1.0
+"""How long the overwriting of what was deleted waits for those who read."""
+
 _TYPES: Mapping[str, type] = {"integer": int, "text": str, "blob": bytes}
 
 
@@ -152,8 +155,16 @@ class Database(Protocol):
         """Watch a channel from now on."""
         ...
 
-    def scrub(self) -> bool:
-        """Overwrite what was deleted, where the database lets us. False where its bytes may still lie somewhere."""
+    @property
+    def overwrites(self) -> bool:
+        """Whether what is deleted can be overwritten. A server keeps it in its pages, its log and its backups."""
+        ...
+
+    def scrub(self, wait_s: float = SCRUB_S) -> bool:
+        """Overwrite what was deleted, in journals too. False where its bytes may still lie somewhere.
+
+        Waits for those who read, but no longer than for a lock.
+        """
         ...
 
     def hold(self, name: str) -> Hold | None:

@@ -12,14 +12,15 @@ import platform
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -34,7 +35,7 @@ from tallybook.domain.errors import (
     StoredFormError,
     UnknownStoredName,
 )
-from tallybook.domain.events import REGISTRY
+from tallybook.domain.events import REGISTRY, utc_text
 from tallybook.projections.projector import DIVERGED, FAILED, Status, remedy_for
 from tallybook.projections.read_models import Progress
 
@@ -45,10 +46,10 @@ from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
 from .database import FORMAT, Database, marks, sound
 from .form import known_uuid
-from .integrity import outline, verify
+from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, PRUNED, RECEIPTS, LogRecorder
+from .log import CLAIMS, EVENTS_TABLE, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
@@ -331,6 +332,8 @@ def positions(patient: Patient) -> Iterator[Word]:
         if problem is None and count != greatest - pruned:
             problem = f"of the positions {pruned + 1} to {greatest}, {greatest - pruned - count} are missing"
         told = f"; those up to {pruned:,} were pruned" if pruned else ""
+        if log.key is None:
+            told += "; the MAC of its head was not looked at: the book's keys can't be read"
         yield (
             failed(f"{name}: {problem}", RESTORE) if problem else ok(f"{name}: {count:,} positions without a gap{told}")
         )
@@ -377,8 +380,11 @@ def signed(patient: Patient) -> Iterator[Word]:
 
 
 def signing_key(patient: Patient) -> Iterator[Word]:
-    """The signing key: there, of this book, and its owner's alone."""
-    if patient.log is None or patient.signing_place is None:
+    """The signing key: there, of this book, and its owner's alone; and who opened the book without it."""
+    if patient.log is None:
+        return
+    yield from _unsigned_openings(patient)
+    if patient.signing_place is None:
         return
     place = patient.signing_place
     history = signed_by(patient.log, noted(patient.log.database, SIGNING) or patient.vkey)
@@ -387,6 +393,23 @@ def signing_key(patient: Patient) -> Iterator[Word]:
         return
     keys_at(patient.log.origin, place).signer(history.now)
     yield ok(f"the signing key is there, and is {history.now}")
+
+
+def _unsigned_openings(patient: Patient) -> Iterator[Word]:
+    if patient.log is None or patient.reads is None:
+        return
+    if noted(patient.log.database, SIGNING) is None and patient.vkey is None:
+        return  # a book that was never signed
+    without = unsigned_openings(patient.reads)
+    if not without:
+        return
+    newest = max(one.metadata.recorded_us for one in without)
+    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", ())).last()
+    told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
+    if last is None or last.signed_us < newest:
+        yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
+    else:
+        yield ok(f"{told}; a checkpoint was signed since")
 
 
 def streams(patient: Patient) -> Iterator[Word]:
@@ -562,22 +585,32 @@ def command_ids(patient: Patient) -> Iterator[Word]:
         yield ok(f"the receipts of all {seen:,} commands with an id are there")
 
 
+NO_KEYS = "the data keys are not at hand"
+KEYS_BACK = "Put the keys back, and look again."
+
+
 def keys(patient: Patient) -> Iterator[Word]:
     """Every subject's key: there, and the one that the log commits to."""
-    if patient.log is None or patient.keys is None:
+    if patient.log is None:
+        return
+    if patient.keys is None:
+        # Of a key file, the check of the files has told what is wrong with it.
+        yield (failed if patient.path is None else warning)(f"not checked: {NO_KEYS}", KEYS_BACK)
         return
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
-    count = missing = gone = 0
+    count = gone = 0
+    missing: list[UUID] = []
     other: list[UUID] = []
-    erased = {subject for subject, _, _ in patient.log.erasures()}
-    for subject, committed, key in keys_in(patient.log, store.get):
-        count += 1
-        if key is None and subject.bytes in erased:
-            gone += 1
+    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erasures()}
+    for name, committed, key in keys_in(patient.log, store.get):
+        subject, key_id = name
+        count += key_id == ORDINARY_KEY
+        if key is None and name in erased:
+            gone += key_id == ORDINARY_KEY
         elif key is None:
-            missing += 1
+            missing.append(subject)
         elif not hmac.compare_digest(commitment(key), committed):
             other.append(subject)
     put_back = "Put the key file back from its backup."
@@ -587,7 +620,11 @@ def keys(patient: Patient) -> Iterator[Word]:
             "Put the key file back from its backup.",
         )
     if missing:
-        yield warning(f"{missing:,} of {count:,} subjects have no key: their personal values can't be opened", put_back)
+        yield warning(
+            f"{len(missing):,} of {count:,} subjects have no key, and nobody erased them: their personal values can't "
+            f"be opened; first: {missing[0]}",
+            put_back,
+        )
     followed, head = store.erased_up_to(), patient.log.extent()[2]
     if not 0 <= followed <= head:
         yield warning(
@@ -652,8 +689,18 @@ def erasures(patient: Patient) -> Iterator[Word]:
             f"{len(held):,} keys of erased subjects are in the key store; first: of {held[0][0]}",
             "Open the book: it destroys them again.",
         )
+    if patient.keys is not None and patient.keys().outlived():
+        yield warning(
+            "keys were destroyed, and the wrapping key that they were under is still there: copies of the keys from "
+            "before open with it",
+            "Open the book: it rotates the wrapping key. If it can't, it says why.",
+        )
     if told.keys() == noted.keys() and not held and not moved:
-        yield ok(f"{len({subject for subject, _ in told}):,} subjects were erased, and none of them has a key")
+        erased = f"{len({subject for subject, _ in told}):,} subjects were erased"
+        if patient.keys is None:
+            yield warning(f"{erased}; not checked: whether their keys are gone", KEYS_BACK)
+        else:
+            yield ok(f"{erased}, and none of them has a key")
 
 
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -717,7 +764,10 @@ def read_models(patient: Patient) -> Iterator[Word]:
 
 def snapshots(patient: Patient) -> Iterator[Word]:
     """Snapshots of long streams: written by this book, and the same as a replay of their events."""
-    if patient.log is None or patient.keys is None:
+    if patient.log is None:
+        return
+    if patient.keys is None:
+        yield warning("not checked: only the look-up key tells which of them the book wrote", KEYS_BACK)
         return
     store = SnapshotStore(patient.log.database, secret(patient.keys().lookup_key, SNAPSHOTS.name))
     report = compared(store, BookEventStore(patient.mapper, patient.log))
@@ -786,8 +836,9 @@ def examine(
     models_elsewhere: bool = False,
     wrapping_key: str | Path | WrappingKeys | None = None,
     signing_key: str | Path | None = None,
+    seen: Mapping[str, HeadRow | None] = MappingProxyType({}),
 ) -> list[Finding]:
-    """Check a book in files, whether or not it can be opened."""
+    """Check a book in files, whether or not it can be opened. `seen`: the heads that this process saw, by log."""
     source = wrapping_keys(wrapping_key, wrapping_key_beside(path))
     usable: dict[Path, str] = {}
     findings = _run("files", files(path, usable, lock_timeout_s))
@@ -798,11 +849,22 @@ def examine(
         opened = {file: SQLiteDatabase(str(file), read_only=True, lock_timeout_s=lock_timeout_s) for file in usable}
         for database in opened.values():
             stack.callback(database.close)
+        keys = partial(WrappedKeyStore, opened[keys_path], usable[keys_path], source) if keys_path in opened else None
+        key: bytes | None = None
+        with suppress(Exception):  # what is wrong with the keys is found by their check
+            key = None if keys is None else head_key(keys().lookup_key)
+        logs = {
+            table: LogRecorder(opened[file], table, usable[file], key)
+            for file, table in ((path, EVENTS_TABLE), (reads_path, READS_TABLE))
+            if file in opened
+        }
+        for log in logs.values():
+            log.seen = seen.get(log.table.name)
         patient = Patient(
             path,
-            LogRecorder(opened[path], origin=usable[path]) if path in opened else None,
-            LogRecorder(opened[reads_path], READS_TABLE, usable[reads_path]) if reads_path in opened else None,
-            partial(WrappedKeyStore, opened[keys_path], usable[keys_path], source) if keys_path in opened else None,
+            logs.get(EVENTS_TABLE),
+            logs.get(READS_TABLE),
+            keys,
             status,
             progress,
             lock_timeout_s,
@@ -813,9 +875,14 @@ def examine(
 
 
 def examine_open(
-    storage: Storage, status: Callable[[], Sequence[Status]], *, quick: bool, progress: Progress | None
+    storage: Storage,
+    logs: Sequence[LogRecorder],
+    status: Callable[[], Sequence[Status]],
+    *,
+    quick: bool,
+    progress: Progress | None,
 ) -> list[Finding]:
-    """Check an open book, wherever it lies."""
+    """Check an open book, wherever it lies. `logs`: that of events and that of reads, which know what they saw."""
     events: Database = storage.events
     if isinstance(events, SQLiteDatabase) and not events.in_memory and isinstance(storage.keys, FileKeyStore):
         return examine(
@@ -827,12 +894,13 @@ def examine_open(
             models_elsewhere=storage.models is not events,
             wrapping_key=storage.keys.source,
             signing_key=UNSIGNED if storage.signing is None else storage.signing.place,
+            seen={one.table.name: one.seen for one in logs},
         )
     patient = Patient(
         None,
-        LogRecorder(events, origin=storage.origin),
-        LogRecorder(storage.reads, READS_TABLE, storage.origin),
-        lambda: storage.keys,
+        logs[0],
+        logs[1],
+        None if storage.keyless else lambda: storage.keys,
         status,
         progress,
         models_elsewhere=storage.models is not events,

@@ -345,14 +345,15 @@ class Gate:
             },
         )
 
-    def opened(self, metadata: Metadata, release: str) -> UUID:
+    def opened(self, metadata: Metadata, release: str, *, signs: bool) -> UUID:
         """Record that a process opened the book; the stream to close it by.
 
         A book whose log of reads can't be written opens all the same: it can be examined, and takes commands. The
         record is tried again before the first read, which is not released without it.
         """
         run = self._new_id()
-        self._opening = self._row(LogOpened, metadata, {"release": release, "process": os.getpid()}, run, 1, run)
+        held = {"release": release, "process": os.getpid(), "signs": signs}
+        self._opening = self._row(LogOpened, metadata, held, run, 1, run)
         try:
             self._write_opening()
         except (TallybookError, PersistenceError):

@@ -3,6 +3,7 @@ recomputed from the stored bytes. Where tiles or checkpoints allow, the first po
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Generic, TypeVar
 
 from eventsourcing.persistence import PersistenceError
 
+from tallybook.domain.access import LogOpened
 from tallybook.domain.errors import BookDamaged, MissingExtra, NoteError
+from tallybook.domain.events import utc_text
 from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.read_models import Progress
 
@@ -25,6 +28,7 @@ from .notes import Checkpoint
 from .tiles import AGAIN, CHUNK, FULL, HASH, TileStore, split
 
 GIVEN = "the checkpoint that was given"
+SEEN = "the head that this process saw"
 UNREADABLE = (PersistenceError, BookDamaged, TypeError, ValueError, AttributeError)
 """What reading altered rows may raise."""
 
@@ -36,6 +40,11 @@ class Verification:
     `position` is that of the first event which is not what was recorded, where it can be told. `checkpoints` counts the
     signed ones that the log was compared with. `pruned`: up to here the rows were deleted, as their retention demanded
     and a sweep in the log of events tells; their hashes, in the tiles, were checked, and rows only after it.
+    `unsigned_openings`: how often, as the log of reads tells, a process opened the book without its signing key.
+    `head_checked`: whether the MAC of its head was compared, for which the book's keys must be at hand. Without it,
+    what follows the last checkpoint may have been added by anybody who can write in the database.
+    `cosigned`: which kept checkpoints witnesses signed too, who and when; whose keys those are, the book can't know.
+    `unchecked` names what could not be checked in a book that was opened without its data keys.
     """
 
     log: str
@@ -45,11 +54,24 @@ class Verification:
     position: int | None = None
     checkpoints: int = 0
     pruned: int = 0
+    unsigned_openings: int = 0
+    head_checked: bool = False
+    cosigned: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether the log is what its head, its tiles and its checkpoints say."""
         return self.problem is None
+
+
+WITHOUT_KEYS = (
+    "whether the data keys are there, and are those that the log commits to",
+    "whether erased subjects have no key",
+    "whether the head of the log is the book's own: what follows the last checkpoint may have been added by anybody who "
+    "can write in the database",
+)
+"""What can't be checked of the log of events without the data keys. All of its Merkle tree can."""
 
 
 def verify(
@@ -85,21 +107,43 @@ def sweeps(events: LogRecorder) -> frozenset[tuple[int, bytes]]:
     return frozenset(found)
 
 
+def unsigned_openings(reads: LogRecorder) -> list[LogOpened]:
+    """The openings of a signed book without its signing key, as the log of reads tells. Raises StoredFormError."""
+    read = EventMapper(Keyring(MemoryKeyStore(reads.origin), lambda *_: None)).read
+    opened = (
+        read(known_uuid(stream), version, name, state, position)
+        for position, stream, version, name, state in reads.iterate(
+            stop=reads.extent()[2], topics=[LogOpened.stored_name]
+        )
+    )
+    return [one for one in opened if isinstance(one, LogOpened) and not one.signs]
+
+
 def outline(log: LogRecorder) -> tuple[Head, str | None]:
-    """The head, and the first thing wrong with the first and last position; None if they fit it."""
+    """The head, and the first thing wrong with it, or with the first and last position; None if all fits."""
+    head, problem, flaw = _outline(log)
+    return head, problem or (None if flaw is None else f"its head {flaw}")
+
+
+def _outline(log: LogRecorder) -> tuple[Head, str | None, str | None]:
+    """The head, what does not fit it, and what its MAC, or what was seen before, tells against it."""
     # In this order: a commit between the two moves the head on, never back behind what was there.
     count, least, greatest = log.extent()
-    head = log.head()
+    head, flaw = log.head_and_flaw()
+    return head, _misfit(log, head, count, least, greatest), flaw
+
+
+def _misfit(log: LogRecorder, head: Head, count: int, least: int, greatest: int) -> str | None:
     if count and least < 1:
-        return head, f"there is an event at position {least}: positions count from 1"
+        return f"there is an event at position {least}: positions count from 1"
     pruned = log.pruned().position
     if count and least <= pruned:
-        return head, f"there is an event at position {least}, and all up to {pruned} were pruned"
+        return f"there is an event at position {least}, and all up to {pruned} were pruned"
     if pruned >= head.position > 0:
-        return head, f"all up to position {pruned} were pruned, and its head says that it ends at {head.position}"
+        return f"all up to position {pruned} were pruned, and its head says that it ends at {head.position}"
     if greatest > head.position:
-        return head, f"there is an event at position {greatest}, and its head says that the log ends at {head.position}"
-    return head, None
+        return f"there is an event at position {greatest}, and its head says that the log ends at {head.position}"
+    return None
 
 
 def root_at(log: LogRecorder, position: int) -> str:
@@ -142,10 +186,16 @@ class _Check:
         self.problem: str | None = None
         self.position: int | None = None
         self.compared = 0
+        self.cosigned: list[str] = []
         self.good = 0
         """The greatest size at which the rows give the root of a checkpoint."""
         self.signed = 0
         """The greatest size that was signed, and tiles were written for before."""
+        self.seen = log.seen
+        self.flaw: str | None = None
+        """What its MAC, or what was seen before, tells against the head."""
+        self.sizes = 0
+        """Of how many sizes there are checkpoints."""
         self.altered_checkpoint: str | None = None
         self.altered_tile: str | None = None
         self.differs: int | None = None
@@ -171,13 +221,21 @@ class _Check:
         """What was found."""
         root = self.frontier.root().hex()
         return Verification(
-            self.name, self.head.position, root, self.problem, self.position, self.compared, self.pruned.position
+            self.name,
+            self.head.position,
+            root,
+            self.problem,
+            self.position,
+            self.compared,
+            self.pruned.position,
+            head_checked=self.log.key is not None,
+            cosigned=tuple(self.cosigned),
         )
 
     def run(self) -> None:
         """Look at everything."""
         self.pruned = self.log.pruned()
-        self.head, problem = outline(self.log)
+        self.head, problem, self.flaw = _outline(self.log)
         if problem is not None:
             self.say(problem)
         try:
@@ -186,6 +244,7 @@ class _Check:
             self._compare_head()
         except _Wrong:
             return
+        self._tell_flaw()
         if self.altered_checkpoint is not None:
             self.say(self.altered_checkpoint)
         self._compare_tiled()
@@ -245,12 +304,15 @@ class _Check:
                 self.progress(frontier.size, stop)
         now = None
         for size, (_, called) in signed.rest():
-            now = self.log.position() if now is None else now  # somebody may have signed a longer one meanwhile
+            now = self._position_now() if now is None else now  # somebody may have signed a longer one meanwhile
             if size > now:
                 self._shorter(size, called)
                 raise _Wrong
         for _ in tiles.rest():  # those of leaves that came later
             pass
+
+    def _position_now(self) -> int:
+        return self.log.head_and_flaw()[0].position
 
     def _append(self, hashes: list[bytes]) -> None:
         for root in self.frontier.append_hashes(hashes).values():
@@ -310,20 +372,34 @@ class _Check:
     # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _signed(self) -> Iterator[tuple[int, tuple[bytes, str]]]:
-        """Sizes with the roots that were signed for them, and how to call them; the one that was given among them."""
-        given = self.against
+        """Sizes with the roots that they must have, and how to call them: of checkpoints, the one that was given among
+        them, and of the head that this process saw last."""
+        known: list[tuple[int, tuple[bytes, str]]] = []
+        if self.seen is not None:
+            root = merkle.Frontier(self.seen.position, self.seen.frontier).root()
+            known.append((self.seen.position, (root, SEEN)))
+        if self.against is not None:
+            known.append((self.against.size, (self.against.root, GIVEN)))
+        yield from heapq.merge(self._kept(), sorted(known), key=lambda one: one[0])
+
+    def _kept(self) -> Iterator[tuple[int, tuple[bytes, str]]]:
+        if self.checkpoints is None:
+            return
+        before = -1
         try:
-            for one in self.checkpoints.stored() if self.checkpoints is not None else ():
-                if given is not None and given.size <= one.size:
-                    yield given.size, (given.root, GIVEN)
-                    given = None
+            for one in self.checkpoints.stored():
+                self.sizes += one.size != before
+                before = one.size
                 root = self._signed_root(one)
                 if root is not None:
                     yield one.size, (root, f"its checkpoint of size {one.size}")
+            if self.sizes < self.head.signed:
+                self.altered_checkpoint = self.altered_checkpoint or (
+                    f"{self.head.signed - self.sizes} of its checkpoints were taken out: its head counts "
+                    f"{self.head.signed} sizes that were signed, and there are {self.sizes}"
+                )
         except UNREADABLE as error:
             self.altered_checkpoint = self.altered_checkpoint or f"its checkpoints can't be read: {error}"
-        if given is not None:
-            yield given.size, (given.root, GIVEN)
 
     def _signed_root(self, stored: Stored) -> bytes | None:
         """The root that a checkpoint tells, if it is as it was signed."""
@@ -331,12 +407,16 @@ class _Check:
         try:
             head, note = self.checkpoints.opened(stored.note)
             _check_token(stored.token)
+            cosigned = stored.cosigned()
         except NoteError as error:
             told = str(error)
         else:
             times = {one.seconds for one in note.signatures} - {None}
             if (head.size, head.root) == (stored.size, stored.root) and times == {stored.signed_us // 1_000_000}:
                 self.signed = max(self.signed, min(head.size, self.head.position))
+                self.cosigned += [
+                    f"{head.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
+                ]
                 return head.root
             told = "its row says something else than its note."
         self.altered_checkpoint = self.altered_checkpoint or (
@@ -346,14 +426,14 @@ class _Check:
 
     def _compare(self, size: int, signed: tuple[bytes, str]) -> None:
         root, called = signed
-        self.compared += 1
+        self.compared += called != SEEN
         if self.frontier.root() == root:
             self.good = size
             return
         first = self._altered(size, root)
         if first is not None:
             self.say(f"the event at position {first} was altered, moved or replaced: its tile and {called} tell", first)
-        elif self.tiles_fit(size):
+        elif self.tiles_fit(size) or self.good == size:
             after = f" (up to {self.good:,} it fits)" if self.good else ""
             self.say(f"the log was rewritten: at size {size} its root is another than in {called}{after}")
         else:
@@ -395,6 +475,13 @@ class _Check:
             self.say("the stored bytes do not give the recorded root: an event was altered, moved or replaced")
         raise _Wrong
 
+    def _tell_flaw(self) -> None:
+        """Rows and head fit. If somebody else wrote the head, what follows the last size that was vouched for may be
+        his."""
+        if self.flaw is not None:
+            since = f"; what follows position {self.good} may have been added or replaced" if self.good else ""
+            self.say(f"its head {self.flaw}{since}")
+
     def _compare_tiled(self) -> None:
         """Where rows, head and checkpoints fit, what differs are the tiles: they are derived."""
         if self.differs is not None:
@@ -408,7 +495,7 @@ class _Check:
             return
         if self._tiled < self.signed:
             self._altered_tile(f"there are tiles for {self._tiled} leaves only, and {self.signed} were signed")
-        if size > self.head.position and size > self.log.position():
+        if size > self.head.position and size > self._position_now():
             self._altered_tile(f"there are tiles for {size} leaves, and the log ends at {self.head.position}")
 
 

@@ -19,7 +19,7 @@ from .files import is_ours
 from .form import uuid_from
 from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
 from .sqlite import DIALECT, SQLiteDatabase, translated
-from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, ciphers, fingerprint
+from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, ciphers, fingerprint, hold
 
 DATA_KEYS = Table(
     "data_keys",
@@ -32,7 +32,8 @@ DATA_KEYS = Table(
     ),
     ("subject", "key_id"),
 )
-"""A key, or its tombstone: the position of its erasure, and nothing wrapped."""
+"""A key, or its tombstone: the position of its erasure, and nothing wrapped. `wrapping_key` of a tombstone is what all
+keys were under when the key was destroyed: as long as that is there, copies from before can be opened."""
 BOOK_KEYS = Table("book_keys", (("name", "text"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("name",))
 """The look-up key. Whoever writes keys locks its row, whose wrapping key is the one that all are to be under."""
 KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name",))
@@ -69,22 +70,25 @@ class WrappedKeyStore:
         return [
             "CREATE TABLE data_keys (subject {blob}, key_id {integer}, wrapping_key {blob} NOT NULL, "
             "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, PRIMARY KEY (subject, key_id))",
+            "CREATE INDEX data_keys_destroyed ON data_keys (wrapping_key) WHERE destroyed<>0",
             "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
             "CREATE TABLE key_notes (name {text} PRIMARY KEY, value {integer} NOT NULL)",
         ]
 
     @staticmethod
-    def begin(insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys) -> str:
+    def begin(
+        insert: Callable[[Table, list[tuple[Any, ...]]], object], origin: str, source: WrappingKeys, lookup_key: bytes
+    ) -> str:
         """Write the look-up key of a new book; the fingerprint of its wrapping key, which is made, and durable before.
 
         Raises KeysMissing where another book's wrapping key is.
         """
         if not source.read(origin):
-            source.replace(origin, [os.urandom(KEY_BYTES)])
+            hold(source, origin, [os.urandom(KEY_BYTES)])
         wrapping = Wrapping(source, origin)
         name = wrapping.newest
         insert(KEY_NOTES, [(ERASED_UP_TO, 0)])
-        insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, os.urandom(KEY_BYTES), LOOKUP, 0))])
+        insert(BOOK_KEYS, [(LOOKUP, name, wrapping.wrap(name, lookup_key, LOOKUP, 0))])
         return name.hex()
 
     @property
@@ -139,15 +143,17 @@ class WrappedKeyStore:
     def destroy(self, names: Iterable[KeyName], position: int) -> None:
         """Destroy keys, and leave tombstones: committed when this returns.
 
-        On a server, what they were wrapped in stands in its pages and its log, until the wrapping key is another.
+        What they were wrapped in may stand in copies, and on a server in its pages and its log: it is worth nothing
+        once the wrapping key is another.
         """
         self._check_open()
         check_position(position)
         gone = set(names)
         with self.database.session(write=True) as session:
-            self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
+            under, _ = self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
             gone.difference_update([name for name, _, _, destroyed in self._rows(session.rows, gone) if destroyed])
-            session.upsert(DATA_KEYS, [(subject.bytes, key_id, b"", b"", position) for subject, key_id in sorted(gone)])
+            tombstones = [(subject.bytes, key_id, under, b"", position) for subject, key_id in sorted(gone)]
+            session.upsert(DATA_KEYS, tombstones)
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
         """The tombstones that there are."""
@@ -182,10 +188,18 @@ class WrappedKeyStore:
         name, _ = self._one(self.database.rows(_lookup_row(), [LOOKUP]))
         return name.hex()
 
-    @property
-    def overwrites(self) -> bool:
-        """False: a server keeps deleted rows in its pages, its log and its backups."""
-        return False
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:
+        """Whether the wrapping key that destroyed keys were under is still there: of some keys, or of any."""
+        self._check_open()
+        there = {bytes.fromhex(self.wrapping()), *map(fingerprint, self._wrapping.read())}
+        if names is not None:
+            return any(under in there for _, under, _, dead in self._rows(self.database.rows, set(names)) if dead)
+        rows = self.database.rows(
+            "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys "  # noqa: S608 - marks only
+            f"WHERE destroyed<>0 AND wrapping_key IN ({marks(len(there))}) LIMIT 1",
+            list(there),
+        )
+        return bool(self._sound(rows))
 
     def rotate(self) -> tuple[str, str]:
         """Wrap all keys under a new wrapping key; the fingerprints of the old and the new."""
@@ -198,7 +212,9 @@ class WrappedKeyStore:
         """Go on with a rotation that was cut short, if one was."""
         if len(self._wrapping.read()) > 1:
             self._wrap_anew(None)
-            self._drop_the_old()
+            # A source that can't be replaced keeps two keys: all is readable, and `outlived` tells of it.
+            with suppress(BookError):
+                self._drop_the_old()
 
     def behind(self) -> int:
         """How many keys are wrapped under another key than the one that all are to be under."""
@@ -218,7 +234,7 @@ class WrappedKeyStore:
                 raise wrapping.another(current)
             if next(iter(held)) == current and fresh is not None:
                 [own] = [key for key in wrapping.read() if fingerprint(key) == current]
-                wrapping.source.replace(self.origin, [fresh, own])
+                hold(wrapping.source, self.origin, [fresh, own])
                 held = ciphers(wrapping.read())
             name = next(iter(held))
             if name != current:
@@ -228,23 +244,20 @@ class WrappedKeyStore:
         return current.hex(), name.hex()
 
     def _wrap_rows(self, session: Session, name: bytes, held: Mapping[bytes, AESGCM]) -> None:
-        wrapping = self._wrapping
+        columns = "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys"
+        # What looks like a tombstone is not wrapped anew: if it held a key, that would be lost.
+        self._sound(session.rows(f"{columns} WHERE destroyed<>0 AND wrapped<>? LIMIT 1", [b""]))
         last: tuple[bytes, int] = (b"", 0)
         while True:
             rows = session.rows(
-                "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys WHERE destroyed=0 "
-                "AND (subject, key_id) > (?, ?) ORDER BY subject, key_id LIMIT ?",
+                f"{columns} WHERE destroyed=0 AND (subject, key_id) > (?, ?) ORDER BY subject, key_id LIMIT ?",
                 (*last, A_BATCH),
             )
             if not rows:
                 return
-            new = []
-            for subject, key_id, under, wrapped, _ in sound(DATA_KEYS, rows, self.database.place):
-                if under != name:
-                    owner = uuid_from(subject)
-                    key = wrapping.unwrap(under, wrapped, owner, key_id, held)
-                    new.append((subject, key_id, name, wrapping.wrap(name, key, owner, key_id, held), 0))
-            session.upsert(DATA_KEYS, new)
+            left = [row for row in sound(DATA_KEYS, rows, self.database.place) if row[2] != name]
+            anew = self._wrapping.wrap_anew(name, [row[:4] for row in left], held)
+            session.upsert(DATA_KEYS, [(*row[:2], name, wrapped, 0) for row, wrapped in zip(left, anew, strict=True)])
             last = rows[-1][:2]
 
     def _drop_the_old(self) -> None:
@@ -254,7 +267,7 @@ class WrappedKeyStore:
             current, _ = self._one(session.rows(_lookup_row(self.database.for_update), [LOOKUP]))
             keys = wrapping.read()
             if len(keys) > 1 and fingerprint(keys[0]) == current:
-                wrapping.source.replace(self.origin, keys[:1])
+                hold(wrapping.source, self.origin, keys[:1])
                 wrapping.read()
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -294,12 +307,17 @@ class WrappedKeyStore:
                 f"WHERE subject IN ({marks(len(chunk))})",
                 chunk,
             )
-            for subject, key_id, under, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+            for subject, key_id, under, wrapped, destroyed in self._sound(rows):
                 name = (uuid_from(subject), key_id)
-                if destroyed and wrapped:
-                    raise damaged("A tombstone in the table data_keys holds a key", self.database.place, RESTORE_KEYS)
                 if name in wanted:
                     yield name, under, wrapped, destroyed
+
+    def _sound(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Rows of keys and tombstones, each of which is one of the two. Raises BookDamaged."""
+        for *_, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+            if destroyed and wrapped:
+                raise damaged("A tombstone in the table data_keys holds a key", self.database.place, RESTORE_KEYS)
+        return rows
 
     def close(self) -> None:
         """Answer no more."""
@@ -402,15 +420,10 @@ class FileKeyStore(WrappedKeyStore):
                             rows,
                         )
 
-                    cls.begin(insert, str(named[0]), source)
+                    cls.begin(insert, str(named[0]), source, os.urandom(KEY_BYTES))
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise translated(error, str(path)) from error
-
-    @property
-    def overwrites(self) -> bool:
-        """True: deleted bytes are overwritten, in the file and in its journal."""
-        return True
 
     def copy_to(self, copy: sqlite3.Connection) -> None:
         """Copy the file as it is, page by page."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, KeyLost, SealError, refusal
+from tallybook.domain.errors import BookClosed, BookError, KeyLost, KeysMissing, SealError, refusal
 from tallybook.domain.personal import Sealed
 
 from .wrapping import KEY_BYTES, NONCE_BYTES
@@ -86,9 +86,12 @@ class KeyStore(Protocol):
         """The fingerprint of the wrapping key that the keys are stored under; None for a store that has none."""
         ...
 
-    @property
-    def overwrites(self) -> bool:
-        """Whether nothing is left of a destroyed key. Where bytes may be, an erasure has the wrapping key rotated."""
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:
+        """Whether the wrapping key of destroyed keys is still there: of some keys, or (default) of any.
+
+        Copies of the store from before they were destroyed open with it then. `rotate` ends that. False for a store
+        that has no wrapping key.
+        """
         ...
 
     def rotate(self) -> tuple[str, str]:
@@ -162,10 +165,10 @@ class MemoryKeyStore:
         with self._open():
             return
 
-    @property
-    def overwrites(self) -> bool:
-        """True: a destroyed key is nowhere else."""
-        return True
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as declared in KeyStore
+        """False: there is no wrapping key."""
+        with self._open():
+            return False
 
     def rotate(self) -> tuple[str, str]:
         """Raises BookError."""
@@ -186,6 +189,68 @@ class MemoryKeyStore:
             if self._closed:
                 raise BookClosed("The book is closed.", path="the book in memory", remedy="Open it again.")
             yield
+
+
+class NoKeys:
+    """In the place of the keys of a book that is opened without: all that would need one raises KeysMissing."""
+
+    def __init__(self, origin: str, place: str) -> None:
+        self.origin = origin
+        self._place = place
+
+    @property
+    def lookup_key(self) -> bytes:
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def add(self, keys: Mapping[KeyName, bytes]) -> None:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
+        """None for none; else raises KeysMissing."""
+        if list(names):
+            raise self._missing()
+        return {}
+
+    def destroy(self, names: Iterable[KeyName], position: int) -> None:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def erased_up_to(self) -> int:
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def set_erased_up_to(self, position: int) -> None:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def count(self) -> int:
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def wrapping(self) -> None:
+        """None: it is not known."""
+
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def rotate(self) -> tuple[str, str]:
+        """Raises KeysMissing."""
+        raise self._missing()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _missing(self) -> KeysMissing:
+        return KeysMissing(
+            f"The book {self._place} is open without its data keys.", path=self._place, remedy="Open it with its keys."
+        )
 
 
 def check_position(position: int) -> None:

@@ -3,13 +3,16 @@ transaction that inserts the events. `eventsourcing`'s recorder, on any database
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import Lock
-from typing import Any, Protocol, TypeVar
+from hashlib import sha256
+from threading import Lock, RLock
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
+import msgpack
 from eventsourcing.persistence import (
     AggregateRecorder,
     ApplicationRecorder,
@@ -31,6 +34,7 @@ from tallybook.projections.read_models import Table
 from . import merkle
 from .database import Database, Session, Watch, damaged, marks, sound
 from .form import uuid_from
+from .keys import KeyStore, NoKeys, secret
 from .sqlite import SQLiteDatabase
 
 Row = tuple[int, bytes, int, str, bytes]
@@ -73,10 +77,30 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A log's last position and its Merkle frontier."""
+    """A log's last position and its Merkle frontier; and of how many sizes there are checkpoints."""
 
     position: int
     frontier: merkle.Frontier
+    signed: int = 0
+
+
+class HeadRow(NamedTuple):
+    """A log's head as it is stored. `mac` is made with the book's keys; empty where they were not at hand."""
+
+    position: int
+    frontier: bytes
+    signed: int
+    mac: str
+
+
+class Appended(NamedTuple):
+    """What a commit appends to a log of a size: the hashes of its leaves, the roots of the tiles that they make whole,
+    and the head then."""
+
+    size: int
+    hashes: list[bytes]
+    roots: dict[int, bytes]
+    head: HeadRow
 
 
 RECEIPTS = Table(
@@ -100,8 +124,22 @@ ERASED = Table(
 """Which keys of which subjects are destroyed, and the last position of the commit that says so."""
 PRUNED = Table("pruned", (("log", "text"), ("position", "integer"), ("root", "blob")), ("log",))
 """Up to where the rows of a log were deleted, as their retention demanded; and the root of so many leaves."""
-HEAD = Table("head", (("position", "integer"), ("frontier", "blob")), ())
+HEAD = Table("head", (("position", "integer"), ("frontier", "blob"), ("signed", "integer"), ("mac", "text")), ())
 """What is read of a log's head."""
+WENT_BACK = (
+    "If the log was restored, or another server took over, close the book and open it again. If not, somebody altered "
+    "it: see what `tallybook doctor` finds, and restore it from a backup."
+)
+NOT_OURS = (
+    "Nothing is added and nothing signed until that is mended. If other keys lie in the place of the book's own, put "
+    "those back. If not, somebody else wrote it: see up to where `tallybook doctor` vouches for the log, and restore "
+    "the book from a backup."
+)
+
+
+def head_key(lookup_key: bytes) -> bytes:
+    """What the heads of a book's logs are authenticated with. Whoever has the database alone lacks it."""
+    return secret(lookup_key, HEAD.name)
 
 
 def _stream(originator_id: UUID | str) -> bytes | str:
@@ -249,6 +287,10 @@ class Fresh:
         return (hashes, roots) if hashes else None
 
 
+def _parsed(head: HeadRow) -> Head:
+    return Head(head.position, merkle.Frontier(head.position, head.frontier), head.signed)
+
+
 def _moved(reads: Sequence[tuple[UUID, int]], found: Sequence[tuple[Any, ...]]) -> list[tuple[UUID, int]]:
     """The streams that do not stand where they were seen."""
     versions = dict(found)
@@ -283,9 +325,20 @@ def _notification(row: Row) -> Notification:
 class LogRecorder(ApplicationRecorder):
     """An application recorder whose positions have no gaps and whose Merkle frontier moves with them."""
 
-    def __init__(self, database: Database, events_table_name: str = EVENTS_TABLE, origin: str = "") -> None:
+    def __init__(
+        self,
+        database: Database,
+        events_table_name: str = EVENTS_TABLE,
+        origin: str = "",
+        key: bytes | None = None,
+    ) -> None:
+        """`key` authenticates the log's head (see `head_key`). Without, its MAC is neither checked nor made."""
         self.database = database
         self.origin = origin
+        self.key = key
+        self.seen: HeadRow | None = None
+        """The newest head that was seen here: the log never goes back behind it."""
+        self._seeing = RLock()  # a signal handler may close the book in the middle of this
         self.fresh: Fresh | None = None
         """Where the hashes of new leaves are kept for whoever writes tiles, if somebody does."""
         self.committed: Callable[[], None] | None = None
@@ -304,19 +357,22 @@ class LogRecorder(ApplicationRecorder):
         name = events_table_name
         self._select = f"SELECT position, originator_id, originator_version, topic, state FROM {name} "  # noqa: S608 - a name of ours
         self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
-        self._select_head = f"SELECT position, frontier FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_head = f"SELECT position, frontier, signed, mac FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._lock_head = self._select_head + database.for_update
         # A head that is ahead of the rows is never moved on: no position is NULL.
         self._move_head = (
             f"UPDATE head SET position=CASE WHEN ?=0 OR EXISTS (SELECT 1 FROM {name} WHERE position=?) THEN ? END, "  # noqa: S608 - a name of ours
-            f"frontier=? WHERE log='{name}'"
+            f"frontier=?, mac=? WHERE log='{name}'"
         )
+        self._count_signed = f"UPDATE head SET signed=?, mac=? WHERE log='{name}'"  # noqa: S608 - a name of ours
         # The kinds of rows: 0 for a stream and its version, 1 for a subject and the id of a destroyed key.
         self._look_streams = (
             f"SELECT column1, (SELECT MAX(originator_version) FROM {name} WHERE originator_id=column1), 0 "  # noqa: S608 - a name of ours
             "FROM (VALUES {}) AS streams"
         )
-        self._select_end = f"SELECT position, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_end = (
+            f"SELECT position, frontier, signed, mac, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        )
 
     def definitions(self) -> list[str]:
         """Statements that make the tables, and an empty head."""
@@ -326,8 +382,8 @@ class LogRecorder(ApplicationRecorder):
             "originator_id {blob} NOT NULL, originator_version {integer} NOT NULL, topic {text} NOT NULL, "
             "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
             "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
-            "frontier {blob} NOT NULL){compact}",
-            f"INSERT INTO head VALUES ('{name}', 0, '') ON CONFLICT DO NOTHING",  # noqa: S608 - a name of ours
+            "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL){compact}",
+            f"INSERT INTO head VALUES ('{name}', 0, '', 0, '{self._mac(0, b'', 0)}') ON CONFLICT DO NOTHING",  # noqa: S608 - a name of ours
             "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
             "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
@@ -340,7 +396,7 @@ class LogRecorder(ApplicationRecorder):
             "root {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
             "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
-            "PRIMARY KEY (log, size, signed_us))",
+            "witnesses {text} NOT NULL, PRIMARY KEY (log, size, signed_us))",
         ]
 
     def create_table(self) -> None:
@@ -353,16 +409,17 @@ class LogRecorder(ApplicationRecorder):
 
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         """Append events in one durable transaction, with what belongs to it (see `append_in`); their positions."""
-        made: list[tuple[int, list[bytes], dict[int, bytes]]] = []
+        made: list[Appended] = []
         try:
             with self.database.session(write=True) as session:
                 positions = self.append_in(session, rows, leaves=made, **kwargs)
         except IntegrityError:
             self.position()  # a head that does not fit its rows is no conflict: to try again would not help
             raise
-        if self.fresh is not None:
-            for one in made:
-                self.fresh.add(*one)
+        for one in made:
+            self.saw(one.head)
+            if self.fresh is not None:
+                self.fresh.add(one.size, one.hashes, one.roots)
         if self.committed is not None and rows:
             self.committed()
         return positions
@@ -379,7 +436,7 @@ class LogRecorder(ApplicationRecorder):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[bytes] = (),
         inline: Inline | None = None,
-        leaves: list[tuple[int, list[bytes], dict[int, bytes]]] | None = None,
+        leaves: list[Appended] | None = None,
         **_: Any,
     ) -> Sequence[int]:
         """Insert events, and with them all that belongs to the same commit.
@@ -387,15 +444,17 @@ class LogRecorder(ApplicationRecorder):
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
         subjects who must not be erased. Refuses: customer_erased.
-        `leaves` takes the hashes of the new leaves: not to be used before this is committed.
+        `leaves` takes what was appended: not to be used before this is committed.
         """
+        before = self.seen
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
         versions = [session.ask(*question) for question in self._versions_of(reads)]
         gone = [session.ask(*question) for question in _erased_of(about, f"AND key_id={ORDINARY_KEY}")]
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
-        last, frontier = self._head_in(head.rows())
+        found = self._sound_head(head.rows(), before)
+        last, frontier = found.position, self._tree(found)
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
         for subject, _ in (row for answer in gone for row in answer.rows()):
@@ -403,9 +462,10 @@ class LogRecorder(ApplicationRecorder):
             raise refusal("customer_erased", f"The customer {customer} was erased.", customer=customer)
         if new:
             hashes, roots = frontier.append_rows(self.origin, new)
+            moved_to = self._head_of(frontier.size, frontier.packed(), found.signed)
             if leaves is not None:
-                leaves.append((last, hashes, roots))
-            session.run(self._move_head, (last, last, frontier.size, frontier.packed()))
+                leaves.append(Appended(last, hashes, roots, moved_to))
+            session.run(self._move_head, (last, last, moved_to.position, moved_to.frontier, moved_to.mac))
             session.announce(self.table.name)
         for start in range(0, len(releases), 500):
             chunk = releases[start : start + 500]
@@ -580,18 +640,15 @@ class LogRecorder(ApplicationRecorder):
 
     def position(self) -> int:
         """The head's position; 0 for an empty log. Raises BookDamaged where it is not that of the last row."""
+        before = self.seen
         rows = self.database.rows(self._select_end)
-        if len(rows) == 1:
-            position, last = rows[0]
-            if type(position) is int and position == (last or 0):
-                return position
-            if type(position) is int:
-                raise damaged(
-                    f"The head of {self.table.name} says that the log ends at position {position}, and it ends at "
-                    f"{last or 0}",
-                    self.database.place,
-                )
-        raise damaged(f"The head of {self.table.name} is no position", self.database.place)
+        position, last = (rows[0][0], rows[0][-1] or 0) if rows else (None, 0)
+        if type(position) is int and position != last:
+            raise damaged(
+                f"The head of {self.table.name} says that the log ends at position {position}, and it ends at {last}",
+                self.database.place,
+            )
+        return self._sound_head([row[:-1] for row in rows], before).position
 
     def max_notification_id(self) -> int:
         """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
@@ -626,23 +683,96 @@ class LogRecorder(ApplicationRecorder):
                 (self.table.name, upto.position, upto.root),
             )
 
-    def head(self) -> Head:
-        """Position and frontier, as of one commit."""
-        return Head(*self._head_in(self.database.rows(self._select_head)))
+    # ── the head ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> tuple[int, merkle.Frontier]:
-        """Position and frontier in the head's row. Raises BookDamaged."""
+    def head(self) -> Head:
+        """Position and frontier, as of one commit. Raises BookDamaged for a head that this book did not write, and for
+        one that went back behind what was seen here."""
+        before = self.seen
+        return _parsed(self._sound_head(self.database.rows(self._select_head), before))
+
+    def head_and_flaw(self) -> tuple[Head, str | None]:
+        """The head as it is written, and what its MAC, or what was seen here before, tells against it. Raises
+        BookDamaged for one that can't be a head."""
+        before = self.seen
+        found = self._head_in(self.database.rows(self._select_head))
+        flaw = self._flaw(found, before)
+        return _parsed(found), None if flaw is None else flaw[0]
+
+    def count_signed(self, session: Session, size: int) -> HeadRow:
+        """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
+        then, which counts as seen once this is committed. Raises BookDamaged."""
+        before = self.seen
+        found = self._sound_head(session.rows(self._lock_head), before)
+        if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
+            return found
+        counted = self._head_of(found.position, found.frontier, found.signed + 1)
+        session.run(self._count_signed, (counted.signed, counted.mac))
+        return counted
+
+    def saw(self, head: HeadRow) -> None:
+        """Take a head for the newest, if it is newer than what was seen."""
+        with self._seeing:
+            if self.seen is None or (head.position, head.signed) > (self.seen.position, self.seen.signed):
+                self.seen = head
+
+    @staticmethod
+    def _tree(head: HeadRow) -> merkle.Frontier:
+        return merkle.Frontier(head.position, head.frontier)
+
+    def _head_of(self, position: int, frontier: bytes, signed: int) -> HeadRow:
+        return HeadRow(position, frontier, signed, self._mac(position, frontier, signed))
+
+    def _mac(self, position: int, frontier: bytes, signed: int) -> str:
+        if self.key is None:
+            return ""
+        told: bytes = msgpack.packb([self.origin, self.table.name, position, frontier, signed])
+        return hmac.digest(self.key, told, sha256).hex()
+
+    def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> HeadRow:
+        """The head in its row. Raises BookDamaged where it can't be one."""
         place = self.database.place
         if len(rows) != 1:
             raise damaged(f"The row of {self.table.name} in the table head is missing", place)
-        position, packed = rows[0]
-        [(position, packed)] = sound(HEAD, [(position, packed or b"")], place)
+        position, packed, signed, mac = rows[0]
+        [row] = sound(HEAD, [(position, packed or b"", signed, mac)], place)
         try:
-            if position < 0:
-                raise ValueError(f"its position is {position}")
-            return position, merkle.Frontier(position, packed)
+            if position < 0 or signed < 0:
+                raise ValueError(f"its position is {position}, and it counts {signed} checkpoints")
+            merkle.Frontier(position, packed or b"")
         except ValueError as error:
             raise damaged(f"The head of {self.table.name} can't be one ({error})", place) from error
+        return HeadRow(*row)
+
+    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None) -> HeadRow:
+        """The head in its row, read after another was seen. Raises BookDamaged."""
+        if before is not None and len(rows) == 1 and rows[0] == before:
+            return before
+        found = self._head_in(rows)
+        flaw = self._flaw(found, before)
+        if flaw is not None:
+            told, remedy = flaw
+            raise damaged(f"The head of {self.table.name} {told}", self.database.place, remedy)
+        self.saw(found)
+        return found
+
+    def _flaw(self, found: HeadRow, before: HeadRow | None) -> tuple[str, str] | None:
+        """What is wrong with a head that was read after another was seen, and how to go on; None: nothing."""
+        if self.key is not None and not hmac.compare_digest(
+            found.mac.encode(), self._mac(found.position, found.frontier, found.signed).encode()
+        ):
+            return "bears a MAC that was not made with the keys of this book", NOT_OURS
+        if before is None:
+            return None
+        if found.position < before.position:
+            told = f"went back: the log ends at position {found.position}, and this process saw it end at "
+            return f"{told}{before.position}", WENT_BACK
+        if found.position == before.position and found.frontier != before.frontier:
+            return f"is another than this process saw at the same position, {found.position}", WENT_BACK
+        if found.signed < before.signed:
+            told = f"went back: it counts {found.signed} sizes that were signed, and this process saw it count "
+            return f"{told}{before.signed}", WENT_BACK
+        return None
 
     def receipt(self, command_id: bytes) -> Receipt | None:
         """What is kept of a command, if it was recorded."""
@@ -822,11 +952,19 @@ class LogTrackingRecorder(TrackingRecorder):
         return rows[0][0] if rows else None
 
 
+def log_of(database: Database, keys: KeyStore, events_table_name: str = EVENTS_TABLE) -> LogRecorder:
+    """One of a book's logs, with a head that is authenticated by the book's keys, if they are at hand."""
+    key = None if isinstance(keys, NoKeys) else head_key(keys.lookup_key)
+    return LogRecorder(database, events_table_name, keys.origin, key)
+
+
 class LogProcessRecorder(LogTrackingRecorder, LogRecorder, ProcessRecorder):
     """Events and a tracking position in one transaction."""
 
-    def __init__(self, database: Database, events_table_name: str = EVENTS_TABLE, origin: str = "") -> None:
-        LogRecorder.__init__(self, database, events_table_name, origin)
+    def __init__(
+        self, database: Database, events_table_name: str = EVENTS_TABLE, origin: str = "", key: bytes | None = None
+    ) -> None:
+        LogRecorder.__init__(self, database, events_table_name, origin, key)
 
     def definitions(self) -> list[str]:
         """Statements that make all tables."""

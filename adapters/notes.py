@@ -188,7 +188,12 @@ class Signer:
 
 
 def _line(verifier: Verifier, signature: bytes) -> str:
-    return f"{_DASH}{verifier.name} {encoded(verifier.key_id + signature)}\n"
+    return line(verifier.name, verifier.key_id + signature)
+
+
+def line(name: str, data: bytes) -> str:
+    """The line of a signature: whose, and the key's id with what it signed."""
+    return f"{_DASH}{name} {encoded(data)}\n"
 
 
 class Signature(NamedTuple):

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tallybook.domain.events import Decision, Event
+from tallybook.domain.policy import PolicyHistory
 from tallybook.projections.read_models import Recorded
 
 from .clear_form import clear_fields, personal_set
@@ -47,12 +48,13 @@ _ENTITY_ACTIVITIES: Mapping[str, int] = {
 }
 """What is not an update."""
 INFORMATIONAL, LOW, MEDIUM = 1, 2, 3
+_FAILURE = 2
 _SEVERITIES = {INFORMATIONAL: "Informational", LOW: "Low", MEDIUM: "Medium"}
 _ENTITY_POLICY, _ENTITY_OTHER = 5, 99
 _MANAGED = {"customer": "customer", "ticket": "ticket", "loyalty": "loyalty account", "policy": "access policy"}
 
 
-def ocsf_event(recorded: Recorded, origin: str, log: str, release: str) -> dict[str, Any]:
+def ocsf_event(recorded: Recorded, origin: str, log: str, release: str, policies: PolicyHistory) -> dict[str, Any]:
     """One event of the log of events ("events") or of reads ("reads") as an OCSF event."""
     position, event = recorded
     name = event.stored_name
@@ -76,6 +78,7 @@ def ocsf_event(recorded: Recorded, origin: str, log: str, release: str) -> dict[
         made = _made(ENTITY, _ENTITY_ACTIVITIES.get(name, 3))
         made["entity"] = _entity(event)
     made.update(_common(position, event, origin, log, release))
+    _allowed(made, event, policies.behind(position, event))
     if made["class_uid"] == LIFECYCLE:  # which knows no actor
         made["unmapped"]["actor"] = made.pop("actor")
     return made
@@ -100,8 +103,18 @@ def _made(class_uid: int, activity: int, other: str | None = None) -> dict[str, 
     }
 
 
+def _allowed(made: dict[str, Any], event: Event, behind: str | None) -> None:
+    """By which access policy, and which of its rules, somebody was allowed or denied what he asked for."""
+    held = event.__dict__
+    policy, rules = (held.get("policy"), held.get("rules")) if behind is None else (behind, [event.metadata.rule])
+    if policy is not None:
+        decision = "denied" if made["status_id"] == _FAILURE else "allowed"
+        made["actor"]["authorizations"] = [{"decision": decision, "policy": {"uid": policy, "is_applied": True}}]
+        made["unmapped"]["rules"] = list(rules or ())
+
+
 def _denied(made: dict[str, Any]) -> None:
-    made.update(status_id=2, status="Failure", status_code="access_denied")
+    made.update(status_id=_FAILURE, status="Failure", status_code="access_denied")
     made.update(severity_id=MEDIUM, severity=_SEVERITIES[MEDIUM])
 
 

@@ -21,6 +21,7 @@ from tallybook.domain.events import REGISTRY, Schema
 from tallybook.projections.read_models import Progress
 
 from . import merkle
+from .checkpoints import Stored
 from .clear_form import ClearForm, as_json, plain_json, schemas
 from .log import EventStore, Row
 from .notes import Signer, made
@@ -30,6 +31,7 @@ WIDTH = 256
 """Hashes of a full tile, and entries of a full bundle."""
 FORM = "tallybook-pack/v1"
 SUMS = "SHA256SUMS"
+COSIGNED = "cosigned"
 
 Opener = Callable[[Sequence[Row]], Sequence[Mapping[str, Any]]]
 """The personal values of rows, by field: those that may be shown. None stands for one whose key was destroyed."""
@@ -206,6 +208,17 @@ def _line(clear: ClearForm, row: Row, entry: bytes, opened: Mapping[str, Any]) -
     if opened:
         line["opened"] = dict(opened)
     return line
+
+
+def write_cosigned(folder: Path, kept: Iterable[Stored]) -> None:
+    """Write the checkpoints that witnesses cosigned, each as a note, and the witnesses' public keys."""
+    witnesses: dict[str, None] = {}
+    for one in kept:
+        if one.witnesses:
+            written(folder / COSIGNED / f"{one.size}-{one.signed_us // 1_000_000}", one.note.encode())
+            witnesses.update(dict.fromkeys(one.witnesses.splitlines()))
+    if witnesses:
+        written(folder / COSIGNED / "witness.vkeys", "".join(f"{one}\n" for one in witnesses).encode())
 
 
 def write_code(folder: Path, registry: Mapping[str, Schema] = REGISTRY) -> None:

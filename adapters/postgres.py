@@ -44,6 +44,7 @@ from .database import (
     ALTERED,
     FORMAT,
     NOTES,
+    SCRUB_S,
     Answer,
     KeyTaken,
     StatementRefused,
@@ -660,6 +661,7 @@ class PostgresSession:
 class PostgresDatabase:
     """A schema in a PostgreSQL database."""
 
+    overwrites = False
     for_update = " FOR UPDATE"
     for_share = " FOR SHARE"
     table_names = "(SELECT string_agg(tablename::text, ' ') FROM pg_tables WHERE schemaname=current_schema())"
@@ -828,8 +830,8 @@ class PostgresDatabase:
                     raise limits.of_error(error, self.place) or error from error
             return PostgresWatch(self._listener, channel)
 
-    def scrub(self) -> bool:
-        """A server keeps deleted rows in its pages, its log and its backups: nothing that a client could do."""
+    def scrub(self, wait_s: float = SCRUB_S) -> bool:  # noqa: ARG002 - as declared in Database
+        """False: a server keeps deleted rows in its pages, its log and its backups. Nothing that a client could do."""
         return False
 
     def hold(self, name: str) -> PostgresHold | None:

@@ -102,7 +102,18 @@ class Report:
 
 # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_UNSHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_UNSHOWN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
+)
+"""Control characters, which a terminal obeys, and those that turn the direction of what stands around them."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """A text in which nothing can hide or give orders to a terminal: control characters and those of direction stand as
+    `\\u001b`, but for line ends and tabs. In a JSON text, that is the same value.
+    """
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def shown(value: Any, kind: Kind) -> str:
@@ -119,8 +130,7 @@ def shown(value: Any, kind: Kind) -> str:
         return f"{'-' if minor < 0 else ''}{abs(minor) // 100:,}.{abs(minor) % 100:02} {currency}"
     if kind is Kind.IDS:
         value = " ".join(map(str, value))
-    # What can't be shown is marked, so that it can't hide.
-    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    return visible(str(value))
 
 
 def machine(value: Any, kind: Kind) -> Any:
@@ -130,8 +140,10 @@ def machine(value: Any, kind: Kind) -> Any:
     if kind is Kind.MONEY and isinstance(value, tuple):
         return {"minor": value[0], "currency": value[1]}
     if kind is Kind.IDS and value is not None:
-        return [shown(one, Kind.ID) for one in value]
-    return value if value is None or isinstance(value, (bool, int)) else shown(value, Kind.TEXT)
+        return [str(one) for one in value]
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(value))  # which no encoding takes
 
 
 # ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

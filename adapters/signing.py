@@ -71,10 +71,11 @@ class SigningKeys:
             remedy=_PUT_BACK,
         )
 
-    def copy_to(self, path: Path) -> None:
-        """Copy them into a file, if it is one that they are in. Raises BookError."""
+    def copy_to(self, path: Path) -> bool:
+        """Copy them into a file, if it is one that they are in, and whether they are. Raises BookError."""
         if self.writable:
             write_file(path, self._read())
+        return self.writable
 
     def put(self, *signers: Signer) -> None:
         """Have exactly these keys at hand, durably. Raises BookError."""

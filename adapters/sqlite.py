@@ -18,7 +18,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, Answer, KeyTaken, check_format, damaged, refused, unexpected
+from .database import ALTERED, SCRUB_S, Answer, KeyTaken, check_format, damaged, refused, unexpected
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -29,10 +29,6 @@ DIALECT: Mapping[str, str] = {"integer": "INTEGER", "text": "TEXT", "blob": "BLO
 _ALTERED = ("no such table", "no such column", "table ", "Could not decode to UTF-8")
 """What SQLite says of a table or column that is not there or has another shape, and the module of a text that is none:
 errors of SQL have one code."""
-
-
-SCRUB_S = 5.0
-"""How long the emptying of a -wal waits for readers."""
 
 
 def moved(place: str) -> BookError:
@@ -314,6 +310,7 @@ class SQLiteDatabase:
 
     for_update = ""
     for_share = ""
+    overwrites = True
     table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
 
     def __init__(
@@ -395,21 +392,24 @@ class SQLiteDatabase:
         finally:
             self._give_back(connection, write=False)
 
-    def scrub(self) -> bool:
+    def scrub(self, wait_s: float = SCRUB_S) -> bool:
         """Bring all commits into the file and empty the -wal: what was deleted is overwritten in both.
 
-        False where a reader of another process keeps it from being emptied.
+        False where somebody reads for so long that it can't be emptied. Raises BookError and its kinds.
         """
         if self.in_memory or self.read_only:
             return True
+        until = time.monotonic() + min(wait_s, self.lock_timeout_s)
+        while not self._emptied():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)  # without the write lock: others go on
+        return True
+
+    def _emptied(self) -> bool:
         connection = self._take(write=True)
-        until = time.monotonic() + SCRUB_S
         try:
-            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if time.monotonic() > until:
-                    return False
-                time.sleep(0.01)
-            return True
+            return not connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error as error:
             raise translated(error, self.place) from error
         finally:

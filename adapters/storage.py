@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing
+from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing, SigningKeyMissing
 
 from . import limits
 from .database import FORMAT, NOTES, Database, damaged
 from .files import check_writable, is_ours
 from .key_tables import FileKeyStore, WrappedKeyStore
-from .keys import PUT_BACK, KeyStore, MemoryKeyStore, commitment
-from .log import LogRecorder
+from .keys import PUT_BACK, KeyStore, MemoryKeyStore, NoKeys, commitment
+from .log import EVENTS_TABLE, LogRecorder, head_key, log_of
 from .merkle import DETACHED, is_detached
 from .signing import ENVIRONMENT, UNSIGNED, SigningKeys, in_memory, keys_at, make_keys
 from .sqlite import DEFAULT_LOCK_TIMEOUT_S, DIALECT, SQLiteDatabase, patiently, translated
-from .wrapping import FileWrappingKeys, WrappingKeys, home_of, wrapping_keys
+from .wrapping import KEY_BYTES, FileWrappingKeys, WrappingKeys, home_of, wrapping_keys
 
 if TYPE_CHECKING:
     from .postgres import PostgresDatabase
@@ -60,7 +60,7 @@ class Storage:
     """The open parts of a book. A host may put them together itself, and give them to `tallybook.open`.
 
     `url` is what messages call the book. `origin` names it for good: its keys' origin. The log of events has the tables
-    of `LogRecorder(events)`, that of reads those of `LogRecorder(reads, READS_TABLE)`; both may be in one database.
+    of `log_of(events, keys)`, that of reads those of `log_of(reads, keys, READS_TABLE)`; both may be in one database.
     Read models make their own tables in `models`, which may be that database too. The book closes them all.
     """
 
@@ -81,6 +81,11 @@ class Storage:
     """The fingerprint of the wrapping key that the book was made with: rotations lead from it to the present one. None
     where none is noted."""
 
+    @property
+    def keyless(self) -> bool:
+        """Whether it was opened without its data keys: to be verified, and not to be worked with."""
+        return isinstance(self.keys, NoKeys)
+
     def close(self) -> None:
         """Release all files and connections."""
         for database in dict.fromkeys((self.events, self.reads, self.models)):
@@ -97,23 +102,30 @@ def open_storage(
     read_models: str | None = None,
     signing_key: str | Path | None = None,
     detached: bool | None = None,
+    keyless: bool = False,
 ) -> Storage:
     """Open or make a book: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`, `memory:`.
 
     `wrapping_key` is a file or a `WrappingKeys`; `read_models` a URL, where they live elsewhere than the log. The log
     notes that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them
     anew. `signing_key` is a file, "env:NAME", or "unsigned". `detached` is how the book is made, or must have been.
+    `keyless` opens a book that is there without its data keys, and without a signing key that is not there.
     """
     if not isinstance(url, str):
         raise _names_no_book(url)
     if url in ("memory:", "memory://"):
+        if keyless:
+            raise BookNotFound("A book in memory is new: none is there to verify.", path=url, remedy="Name a book.")
         storage = _in_memory(url, lock_timeout_s, detached)
     elif url.startswith(SERVER_SCHEMES):
-        storage = _on_server(url, create, lock_timeout_s, wrapping_key, signing_key, detached)
+        storage = _on_server(url, create, lock_timeout_s, wrapping_key, signing_key, detached, keyless)
     else:
         path = _path_of(url)
         try:
-            storage = _in_files(url, path, create, lock_timeout_s, wrapping_key, signing_key, detached)
+            if keyless:
+                storage = _files_without_keys(url, path, lock_timeout_s, signing_key)
+            else:
+                storage = _in_files(url, path, create, lock_timeout_s, wrapping_key, signing_key, detached)
         except OSError as error:
             raise _cant_be_opened(path, error) from error
     try:
@@ -243,9 +255,9 @@ def _in_memory(url: str, lock_timeout_s: int, detached: bool | None) -> Storage:
         SQLiteDatabase(f"file:tallybook-{uuid4().hex}?mode=memory&cache=shared", lock_timeout_s=lock_timeout_s)
         for _ in range(2)
     ]
-    LogRecorder(stores[0]).create_table()
-    LogRecorder(stores[1], READS_TABLE).create_table()
     keys, signing = MemoryKeyStore(origin), in_memory(origin)
+    log_of(stores[0], keys).create_table()
+    log_of(stores[1], keys, READS_TABLE).create_table()
     vkey = signing.signers()[0].vkey
     return Storage(url, origin, stores[0], stores[1], stores[0], keys, signing=signing, vkey=vkey)
 
@@ -317,7 +329,15 @@ def _in_files(
                     SIGNING: _made(keys.origin, place),
                     WRAPPING: keys.wrapping(),
                 }
-                make_log_file(path, APPLICATION_ID, "stored_events", keys.origin, lock_timeout_s, notes)
+                make_log_file(
+                    path,
+                    APPLICATION_ID,
+                    EVENTS_TABLE,
+                    keys.origin,
+                    head_key(keys.lookup_key),
+                    lock_timeout_s,
+                    notes,
+                )
         if keys is None:
             book = note(path, "origin", lock_timeout_s) or ""
             keys = FileKeyStore(keys_path, source, book=book, lock_timeout_s=lock_timeout_s)
@@ -329,7 +349,7 @@ def _in_files(
                 remedy="Put back the key file that belongs to this book.",
             )
         check_lookup_key(note(path, LOOKUP, lock_timeout_s), keys.lookup_key, keys_path)
-        _open_reads(path, reads_path, origin, lock_timeout_s)
+        _open_reads(path, reads_path, origin, head_key(keys.lookup_key), lock_timeout_s)
         vkey = note(path, SIGNING, lock_timeout_s)
         signing = _signing(origin, place, vkey, str(path))
         first_wrapping = note(path, WRAPPING, lock_timeout_s)
@@ -354,9 +374,40 @@ def _in_files(
     )
 
 
-def _open_reads(path: Path, reads_path: Path, origin: str, lock_timeout_s: int) -> None:
+def _files_without_keys(url: str, path: Path, lock_timeout_s: int, signing_key: str | Path | None) -> Storage:
+    """A book in files that is there, without its keys."""
+    if not is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s):
+        raise BookNotFound(f"There is no book at {path}.", path=str(path), remedy="Check the path.")
+    reads_path = beside(path)[1]
+    for one in (path, reads_path):
+        check_writable(one)
+    try:
+        origin = note(path, "origin", lock_timeout_s) or ""
+        _open_reads(path, reads_path, origin, None, lock_timeout_s)
+        vkey = note(path, SIGNING, lock_timeout_s)
+    except sqlite3.Error as error:
+        raise translated(error, str(path)) from error
+    signing = _signing_if_there(origin, signing_place(signing_key, signing_file(path)), vkey, str(path))
+    events, reads = (
+        SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s, create=False) for file in (path, reads_path)
+    )
+    return Storage(url, origin, events, reads, events, NoKeys(origin, url), None, signing, vkey)
+
+
+def _signing_if_there(origin: str, place: str, vkey: str | None, book: str) -> SigningKeys | None:
+    try:
+        return _signing(origin, place, vkey, book)
+    except SigningKeyMissing:
+        return None
+
+
+def _open_reads(path: Path, reads_path: Path, origin: str, key: bytes | None, lock_timeout_s: int) -> None:
     """Make the log of reads once; after that it must be there, and be this book's."""
-    noted = note(path, "reads", lock_timeout_s) is not None
+    with closing(sqlite3.connect(path, timeout=lock_timeout_s)) as connection:
+        # Whoever deletes that note does not get an empty log: there is no event before there is a log of reads.
+        [(noted,)] = connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM book WHERE name='reads') OR EXISTS (SELECT 1 FROM {EVENTS_TABLE})"  # noqa: S608 - a name of ours
+        )
     if is_ours(reads_path, READS_APPLICATION_ID, "log of reads", lock_timeout_s=lock_timeout_s):
         found = note(reads_path, "origin", lock_timeout_s)
         if found != origin:
@@ -372,7 +423,7 @@ def _open_reads(path: Path, reads_path: Path, origin: str, lock_timeout_s: int) 
             remedy="Put it back from its backup: without it, nobody can tell who saw whose data.",
         )
     else:
-        make_log_file(reads_path, READS_APPLICATION_ID, READS_TABLE, origin, lock_timeout_s)
+        make_log_file(reads_path, READS_APPLICATION_ID, READS_TABLE, origin, key, lock_timeout_s)
     if not noted:
         with closing(sqlite3.connect(path, timeout=lock_timeout_s)) as connection, connection:
             connection.execute("INSERT OR IGNORE INTO book VALUES ('reads', 'made')")
@@ -424,11 +475,12 @@ def make_log_file(
     application_id: int,
     table: str,
     origin: str,
+    key: bytes | None = None,
     lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Make a log's file in one transaction, unless another process was faster."""
-    definitions = LogRecorder(SQLiteDatabase(str(path)), table).definitions()
+    """Make a log's file in one transaction, unless another process was faster. `key` authenticates its head."""
+    definitions = LogRecorder(SQLiteDatabase(str(path)), table, origin, key).definitions()
     _make_file(path, application_id, definitions, origin, lock_timeout_s, notes)
 
 
@@ -464,6 +516,7 @@ def _on_server(
     wrapping_key: str | Path | WrappingKeys | None,
     signing_key: str | Path | None,
     detached: bool | None,
+    keyless: bool,
 ) -> Storage:
     from .postgres import PostgresDatabase
 
@@ -472,7 +525,7 @@ def _on_server(
         database.check_server()
         notes = database.notes(BOOK)
         if notes is None:
-            if not create:
+            if not create or keyless:
                 raise BookNotFound(
                     f"There is no book at {database.place}.",
                     path=database.place,
@@ -481,6 +534,11 @@ def _on_server(
             notes = _made_on_server(database, wrapping_key, signing_key, detached)
         origin = notes["origin"]
         source = wrapping_keys(wrapping_key, home_of(origin))
+        if keyless:
+            vkey, place = noted(database, SIGNING), signing_place(signing_key, _signing_file_of(origin, source))
+            signing = _signing_if_there(origin, place, vkey, database.place)
+            none = NoKeys(origin, database.place)
+            return Storage(database.place, origin, database, database, database, none, None, signing, vkey)
         keys = WrappedKeyStore(database, origin, source)
         keys.finish_rotation()
         place = signing_place(signing_key, _signing_file_of(origin, source))
@@ -525,13 +583,14 @@ def _made_on_server(
             source = wrapping_keys(wrapping_key, home_of(origin))
             place = signing_place(signing_key, _signing_file_of(origin, source))
             session.insert(NOTES, [(SIGNING, _made(origin, place))])
+            lookup_key = os.urandom(KEY_BYTES)
             for statement in (
-                *LogRecorder(database).definitions(),
-                *LogRecorder(database, READS_TABLE).definitions(),
+                *LogRecorder(database, EVENTS_TABLE, origin, head_key(lookup_key)).definitions(),
+                *LogRecorder(database, READS_TABLE, origin, head_key(lookup_key)).definitions(),
                 *WrappedKeyStore.definitions(),
             ):
                 session.define(statement)
-            session.insert(NOTES, [(WRAPPING, WrappedKeyStore.begin(session.insert, origin, source))])
+            session.insert(NOTES, [(WRAPPING, WrappedKeyStore.begin(session.insert, origin, source, lookup_key))])
     return notes
 
 

@@ -107,6 +107,16 @@ class TileStore:
                 session.run("DELETE FROM tiles WHERE log=? AND level>=?", [self._name, 64 // TILE_LEVELS])
         return stop
 
+    def rows_give(self, known: Mapping[int, bytes]) -> bool:
+        """Whether the rows give the roots that are known, by size. Raises BookDamaged where rows are missing."""
+        frontier = merkle.Frontier()
+        for stop in sorted(known):
+            while (size := frontier.size) < stop:
+                frontier.append_hashes(self._hashes(size, min(stop, _end(size))))
+            if frontier.root() != known[stop]:
+                return False
+        return True
+
     def reader(self, size: int) -> Tiles:
         """The tree of the log's first leaves. Raises BookDamaged as it is read, where a tile is not there."""
         return Tiles(size, self._tile)

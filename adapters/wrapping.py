@@ -22,7 +22,7 @@ import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tallybook.domain.errors import BookError, KeysMissing
+from tallybook.domain.errors import BookError, KeysMissing, TallybookError
 
 from . import limits
 
@@ -31,6 +31,10 @@ NONCE_BYTES = 12
 KEYS_MAX = 2
 """During a rotation a source holds the new key and the one before; else one."""
 
+A_LATER_COPY = (
+    "Keys and wrapping key change together, with each erasure and rotation: use copies of one time, or copy the "
+    "wrapping key from the host that made the book, with mode 0600. Keys that were copied before open nothing now."
+)
 COPY_IT = (
     "Copy the wrapping key from the host that made the book, with mode 0600, or name its place with `wrapping_key`."
 )
@@ -274,6 +278,31 @@ def wrapping_keys(given: str | Path | WrappingKeys | None, default: Path) -> Wra
     return given
 
 
+def hold(source: WrappingKeys, origin: str, keys: Sequence[bytes]) -> None:
+    """Have a source hold keys, and look that it does.
+
+    Raises BookError for one that can't be replaced: sources of hosts and services have errors of their own.
+    """
+    try:
+        source.replace(origin, keys)
+        if list(source.read(origin)) == list(keys):
+            return
+        why = "it holds others than it was given"
+    except TallybookError:
+        raise
+    except Exception as error:
+        raise _fixed(source, f"{type(error).__name__}: {error}") from error
+    raise _fixed(source, why)
+
+
+def _fixed(source: WrappingKeys, why: str) -> BookError:
+    return BookError(
+        f"The wrapping key {source.place} can't be replaced: {why}.",
+        path=source.place,
+        remedy="Give the book a source that it may replace: an erasure and `tallybook keys rotate` need that.",
+    )
+
+
 def home_of(origin: str) -> Path:
     """Where the wrapping key of a book on a server lies on this host by default."""
     return Path.home() / ".tallybook" / f"{origin.rpartition('/')[2]}.wrapping-key"
@@ -336,7 +365,7 @@ class Wrapping:
             f"{self.source.place} is not the wrapping key of the book {self.origin} "
             f"({self.newest.hex()}, not {name.hex()}).",
             path=self.source.place,
-            remedy=COPY_IT,
+            remedy=A_LATER_COPY,
         )
 
     def wrap(
@@ -353,9 +382,11 @@ class Wrapping:
         self, name: bytes, wrapped: bytes, owner: UUID | str, key_id: int, held: Mapping[bytes, AESGCM] | None = None
     ) -> bytes:
         """The key. Raises KeysMissing, if it was wrapped under another key than the source's, or altered, or moved."""
-        cipher = self._cipher(name, held)
+        return self._opened(self._cipher(name, held), wrapped, self._bound(owner, key_id))
+
+    def _opened(self, cipher: AESGCM, wrapped: bytes, bound: bytes) -> bytes:
         try:
-            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._bound(owner, key_id))
+            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], bound)
         except (InvalidTag, ValueError) as error:
             raise KeysMissing(
                 f"A key of the book {self.origin} can't be unwrapped: it was altered or moved where it is stored.",
@@ -363,12 +394,28 @@ class Wrapping:
                 remedy=RESTORE_KEYS,
             ) from error
 
+    def wrap_anew(
+        self, name: bytes, rows: Sequence[tuple[bytes, int, bytes, bytes]], held: Mapping[bytes, AESGCM]
+    ) -> list[bytes]:
+        """Many keys, each given with its subject, its id and what it is wrapped under, under the key of a fingerprint.
+
+        Raises KeysMissing as `unwrap` does.
+        """
+        nonces = os.urandom(NONCE_BYTES * len(rows))
+        seal = self._cipher(name, held).encrypt
+        found = []
+        for place, (subject, key_id, under, wrapped) in enumerate(rows):
+            bound = self._bound(subject, key_id)
+            nonce = nonces[place * NONCE_BYTES : (place + 1) * NONCE_BYTES]
+            found.append(nonce + seal(nonce, self._opened(self._cipher(under, held), wrapped, bound), bound))
+        return found
+
     def _cipher(self, name: bytes, held: Mapping[bytes, AESGCM] | None) -> AESGCM:
         keys = self._keys if held is None else held
         if name not in keys:
             raise self.another(name)
         return keys[name]
 
-    def _bound(self, owner: UUID | str, key_id: int) -> bytes:
-        bound: bytes = msgpack.packb([self.origin, owner if isinstance(owner, str) else owner.bytes, key_id])
+    def _bound(self, owner: UUID | str | bytes, key_id: int) -> bytes:
+        bound: bytes = msgpack.packb([self.origin, owner.bytes if isinstance(owner, UUID) else owner, key_id])
         return bound

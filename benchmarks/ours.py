@@ -47,7 +47,7 @@ def copy_book(source: Path, folder: Path) -> Path:
 
 def import_into(book: Book, file: Path) -> None:
     """Adopt the rules, import, sweep."""
-    with book.acting("system:import", purpose="import"):
+    with book.acting("job:import", purpose="import"):
         book.rules.adopt(RULES, effective_at=RULES_FROM)
         book.imports.cdnow(file)
         book.loyalty.sweep(SWEEP_TO)

@@ -154,7 +154,7 @@ class OurWriter(Writer):
 
     def __init__(self, schema: str, commits: Commits) -> None:
         self.database = PostgresDatabase(schema_url(schema))
-        self.log = LogRecorder(self.database, origin="benchmark")
+        self.log = LogRecorder(self.database, origin="benchmark", key=bytes(32))
         self.database.rows("SELECT 1")  # it connects at the first use
         self.commits = commits
         self.receipts = [Receipt(os.urandom(16), os.urandom(32), b'+"' + b"0" * 36 + b'"') for _ in commits]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tallybook.adapters import integrity, merkle
 from tallybook.adapters.checkpoints import Checkpoints, History
-from tallybook.adapters.log import Fresh, LogRecorder, NewRow
+from tallybook.adapters.log import Fresh, HeadRow, LogRecorder, NewRow
 from tallybook.adapters.signing import in_memory
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.tiles import TileStore
@@ -38,23 +38,27 @@ class _NoTree(merkle.Frontier):
 
 
 class Bare(LogRecorder):
-    """The same recorder without a tree."""
+    """The same recorder without a tree, and without a MAC of its head."""
 
-    def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> tuple[int, merkle.Frontier]:
-        [(position, _)] = rows
+    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None) -> HeadRow:
+        [row] = rows
+        return HeadRow(*row)
+
+    @staticmethod
+    def _tree(head: HeadRow) -> merkle.Frontier:
         tree = _NoTree()
-        tree.size = position
-        return position, tree
+        tree.size = head.position
+        return tree
 
     def close(self) -> None:
         self.database.close()
 
 
 class Whole(LogRecorder):
-    """A recorder with all of it: frontier, tiles, signed checkpoints."""
+    """A recorder with all of it: frontier, the head's MAC, tiles, signed checkpoints."""
 
     def __init__(self, database: SQLiteDatabase) -> None:
-        super().__init__(database, origin=ORIGIN)
+        super().__init__(database, origin=ORIGIN, key=bytes(32))
         keys = in_memory(ORIGIN)
         history = History(ORIGIN, [keys.signers()[0].vkey])
         self.fresh = Fresh()

@@ -72,10 +72,15 @@ class Exported(Fact):
 
 @stored("log.opened")
 class LogOpened(Fact):
-    """A process opened the book: from here on it records reads. `release` is Tallybook's, `process` the system's id."""
+    """A process opened the book: from here on it records reads. `release` is Tallybook's, `process` the system's id.
+
+    `signs`: it holds the key that signs the checkpoints. One that does not (`signing_key="unsigned"`) signs nothing of
+    what it records: that waits for another's checkpoint.
+    """
 
     release: Code
     process: int
+    signs: bool
 
 
 @stored("log.closed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from .aggregate import Stamp, applies
 from .customer import Customer, KeyCreated
 from .errors import refusal
 from .events import Code, Event, Fact, stored
-from .retention import Kept
+from .retention import Kept, Schedule, activity_until, kept
 
 ORDINARY_KEY = 1
 """Id of the data key under which all personal values of a subject are sealed, but for those of `RecordKept`."""
@@ -26,7 +26,7 @@ class SubjectErased(Fact):
     """Keys of the subject are destroyed: what was sealed under them can never be opened again.
 
     `key_ids`: 1 is the key of all ordinary values, 2 that of what was kept. `lookups` is the number of keyed hashes
-    that were removed. `kept` records are sealed anew, to be erased at `kept_until_us`.
+    that were removed. `kept` records are sealed anew, to be erased at `kept_until_us`, by the schedules of then.
     """
 
     reason: Code
@@ -110,17 +110,38 @@ def keep(
         )
 
 
-def erase_kept(customer: Customer, stamp: Stamp, reason: str) -> SubjectErased | None:
+def still_kept(schedules: Sequence[Schedule], history: Iterable[tuple[int, Event]], at_us: int) -> Kept | None:
+    """Why what an erasure kept must be kept at a moment still; of several reasons the longest. None: it may go.
+
+    By the schedules in force, whatever they were at the erasure. `history` holds all events about the subject, each
+    with its position. Pure.
+    """
+    events = dict(history)
+    erased_us = min((one.effective_us for one in events.values() if isinstance(one, SubjectErased)), default=at_us)
+    when = activity_until(events.values(), erased_us)
+    reasons = [
+        why
+        for record in events.values()
+        if isinstance(record, RecordKept)
+        for field, why in kept(schedules, events[record.position], when, at_us).items()
+        if field == record.field
+    ]
+    return max(reasons, key=lambda one: one.lasts_us, default=None)
+
+
+def erase_kept(customer: Customer, stamp: Stamp, reason: str, why: Kept | None) -> SubjectErased | None:
     """The key of what an erasure kept is to be destroyed. None if there is none, or it is destroyed already.
 
-    Refuses: still_kept, before its time.
+    Refuses: still_kept, where there is a reason to keep it (`still_kept`).
     """
-    until_us = customer.kept_until_us
-    if until_us is None or KEPT_KEY in customer.erased:
+    if customer.kept_until_us is None or KEPT_KEY in customer.erased:
         return None
-    if stamp.effective_us < until_us:
+    if why is not None:
         raise refusal(
-            "still_kept", "What was kept of the customer must still be kept.", customer=customer.id, until_us=until_us
+            "still_kept",
+            f"What was kept of the customer must still be kept: {why.schedule}.",
+            customer=customer.id,
+            until_us=why.until_us,
         )
     return customer.record(SubjectErased, stamp, customer.id, reason=reason, key_ids=(KEPT_KEY,), lookups=0)
 

@@ -79,6 +79,11 @@ REFUSALS: dict[str, Refusal] = {
         "a command or a read of personal data outside of `book.acting(…)`",
         "Wrap it in `with book.acting(actor, purpose=…)`, or give --actor and --purpose.",
     ),
+    "actor_reserved": Refusal(
+        NotAllowed,
+        "an actor whose name begins with `system:`, by which the log tells what the book did by itself",
+        "Name the actor otherwise: `agent:…` for people, `job:…` for what a scheduler runs.",
+    ),
     "access_denied": Refusal(
         NotAllowed,
         "the access policy does not allow the command or the read to whoever acts, for the purpose; the attempt is "
@@ -123,7 +128,7 @@ REFUSALS: dict[str, Refusal] = {
     "still_kept": Refusal(
         NotAllowed,
         "a retention schedule demands to keep what an erasure kept for longer",
-        "Wait until the moment that the message names; `tallybook retention due` lists what is due.",
+        "Wait until the moment that the message names; if nobody demands it any more, withdraw the schedule.",
     ),
     "already_registered": Refusal(
         Conflict, "a customer with that id exists", "Use the existing customer, or leave the id out."

@@ -71,6 +71,8 @@ class Metadata(Value):
     - `recorded_us`: when the book learned of it, in microseconds since 1970-01-01T00:00Z;
     - `actor`, `purpose`, `on_behalf_of`, `channel`, `application`: who, why, for whom, through what and by which
       program of the host, as given to `book.acting`;
+    - `rule`: the rule of the access policy that allowed the command; None: no policy was in force, or the book acted
+      by itself;
     - `correlation_id`, `causation_id`: as given to `book.acting`, or None;
     - `command_id`: a UUID that stands for the command id of the host (its keyed hash), or None.
     """
@@ -81,6 +83,7 @@ class Metadata(Value):
     on_behalf_of: Code | None = None
     channel: Code | None = None
     application: Code | None = None
+    rule: Code | None = None
     correlation_id: UUID | None = None
     causation_id: UUID | None = None
     command_id: UUID | None = None

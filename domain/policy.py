@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 from uuid import UUID
 
@@ -20,7 +23,7 @@ from .aggregate import Aggregate, Appliers, Stamp, applies
 from .calendar import DAY_US, UTC_ZONE, Zone
 from .copy_on_write import LayeredDict
 from .errors import PolicyError, refusal
-from .events import REGISTRY, Code, Fact, Value, stored
+from .events import REGISTRY, Code, Event, Fact, Value, stored
 from .personal import Category, Sensitivity
 
 Effect = Literal["allow", "mask", "deny"]
@@ -294,10 +297,6 @@ class Decision:
                     self.masked |= {field}
         return verdict
 
-    def rule_of(self, field: str) -> str | None:
-        """The rule that decides about a field."""
-        return self.of(field).rule
-
 
 class Decider(Protocol):
     """A policy ready to decide, in whatever language its rules are."""
@@ -318,7 +317,7 @@ def out_of_hours(purpose: Purpose | None, at_us: int, zone: Zone) -> bool:
     return purpose is not None and purpose.enforce_hours and not purpose.in_hours(at_us, zone)
 
 
-class Remembered:
+class Remembered(ABC):
     """Remembers what was decided. What decides, `_decided` and `_commanded`, is another's."""
 
     purposes: Mapping[str, Purpose]
@@ -353,11 +352,11 @@ class Remembered:
             self._commands[request] = verdict
         return verdict
 
-    def _decided(self, roles: frozenset[str], purpose: str, action: str, declared: Purpose) -> Decision:
-        raise NotImplementedError
+    @abstractmethod
+    def _decided(self, roles: frozenset[str], purpose: str, action: str, declared: Purpose) -> Decision: ...
 
-    def _commanded(self, roles: frozenset[str], purpose: str, command: str) -> Verdict:
-        raise NotImplementedError
+    @abstractmethod
+    def _commanded(self, roles: frozenset[str], purpose: str, command: str) -> Verdict: ...
 
 
 class CompiledPolicy(Remembered):
@@ -455,6 +454,24 @@ class InForce(NamedTuple):
     language: str
     document: str
     zone: Zone
+
+
+class PolicyHistory:
+    """Which access policy was in force at which place of the log."""
+
+    def __init__(self, history: Iterable[tuple[int, Event]]) -> None:
+        """`history`: the events of the policies' stream with their positions, in order."""
+        self._changes: list[tuple[int, str | None]] = []
+        for position, event in history:
+            if isinstance(event, (PolicyAdopted, PolicyWithdrawn)):
+                self._changes.append((position, event.digest if isinstance(event, PolicyAdopted) else None))
+
+    def behind(self, position: int, event: Event) -> str | None:
+        """Digest of the policy by which the command was allowed that recorded an event; None: none decided about it."""
+        if event.metadata.rule is None:
+            return None
+        place = bisect_left(self._changes, position, key=itemgetter(0))
+        return self._changes[place - 1][1] if place else None
 
 
 NO_END = 2**62

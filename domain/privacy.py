@@ -6,6 +6,7 @@ and never acts backwards. Restrictions and objections alternate: one can be lift
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
@@ -282,7 +283,7 @@ class Request(NamedTuple):
     completed_us: int | None
 
 
-class DataSubject(Aggregate):
+class DataSubject(Aggregate, ABC):
     """The part of a customer's stream that tells what may be done with their data."""
 
     APPLIERS: ClassVar[Appliers] = {}
@@ -295,9 +296,9 @@ class DataSubject(Aggregate):
     requests: tuple[Request, ...] = ()
 
     @property
+    @abstractmethod
     def registered(self) -> bool:
         """Whether the customer is in the book."""
-        raise NotImplementedError
 
     @property
     def restricted(self) -> bool:

@@ -135,6 +135,11 @@ class Kept(NamedTuple):
     purpose: str
     legal_basis: str
 
+    @property
+    def lasts_us(self) -> int:
+        """Until when, to compare: a period that has not begun lasts longest."""
+        return 2**62 if self.until_us is None else self.until_us
+
 
 class Assessment(NamedTuple):
     """What schedules say of a subject's categories: past their period, to be kept, or neither."""
@@ -179,6 +184,12 @@ def activity_of(events: Iterable[Event]) -> Activity:
     return activity(last_us, ended_us)
 
 
+def activity_until(events: Iterable[Event], erased_us: int) -> Activity:
+    """The same of a subject who is erased: that ends the relation, if nothing ended it before."""
+    found = activity_of(events)
+    return found if found.ended_us is not None else found._replace(ended_us=erased_us)
+
+
 def activity(last_us: int, ended_us: int | None) -> Activity:
     """What was done after the end of a relation began it anew."""
     return Activity(last_us, None if ended_us is not None and ended_us < last_us else ended_us)
@@ -201,7 +212,7 @@ def kept(schedules: Sequence[Schedule], event: Event, activity: Activity, at_us:
             if ends_us is None or at_us < ends_us
         ]
         if reasons:
-            found[name] = max(reasons, key=lambda one: 2**62 if one.until_us is None else one.until_us)
+            found[name] = max(reasons, key=lambda one: one.lasts_us)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -50,9 +50,10 @@ ANYONE = ""
 
 SNOOPING, BULK, NO_CONSENT_KIND, OUTSIDE_PURPOSE = "snooping", "bulk", "no_consent", "outside_purpose"
 OUTSIDE_HOURS, UNUSED_RIGHT, DENIED_KIND = "outside_hours", "unused_right", "denied"
-DORMANT, EXPORT = "dormant", "export"
+DORMANT, EXPORT, OWN_TIES = "dormant", "export", "own_ties"
 KINDS = (
-    SNOOPING, BULK, NO_CONSENT_KIND, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DENIED_KIND, DORMANT, EXPORT,
+    SNOOPING, OWN_TIES, BULK, NO_CONSENT_KIND, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DENIED_KIND, DORMANT,
+    EXPORT,
 )  # fmt: skip
 
 COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
@@ -107,6 +108,12 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Fact → the commands that record it: the log names what happened, not the command."""
 
+WITH_THE_CUSTOMER = frozenset(
+    ["customer.purchase_recorded", "customer.return_recorded", "loyalty.redemption_requested"]
+)  # fmt: skip
+"""Facts that somebody can check against goods and money: whoever records them, the customer had a part in them."""
+REGISTERED, INTERACTION = "customer.registered", "customer.interaction_recorded"
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
@@ -116,7 +123,9 @@ class Thresholds:
     - `bulk_subjects`: so many distinct subjects within an hour are many;
     - `bulk_factor`: and more than so many times the habit of the actor and of those who read for the same purpose;
     - `habit_hours`: whoever read in so many hours has a habit;
-    - `dormant_days`: whoever did nothing for so many days is dormant.
+    - `dormant_days`: whoever did nothing for so many days is dormant;
+    - `own_tie_subjects`: so many subjects, tied to the actor by nothing but his own records, are many;
+    - `own_tie_days`: if he read them within so many days.
     """
 
     tie_days: int = 14
@@ -124,6 +133,8 @@ class Thresholds:
     bulk_factor: int = 3
     habit_hours: int = 10
     dormant_days: int = 90
+    own_tie_subjects: int = 30
+    own_tie_days: int = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,43 +189,71 @@ class Ticket(NamedTuple):
 
     subject: bytes
     opened_us: int
-    owners: tuple[tuple[int, str], ...] = ()
+    by: str
+    owners: tuple[tuple[int, str, str], ...] = ()
+    """From when, who, and who assigned it."""
     ended_us: int | None = None
 
 
 class Dealings:
-    """What ties actors to subjects, and when. Subjects are the bytes of their ids."""
+    """What ties actors to subjects, and when; and in which ties others have a part.
+
+    Subjects are the bytes of their ids. `by` names who recorded something. A tie that nobody but the actor had a part
+    in is his own.
+    """
 
     def __init__(self, tie_days: int) -> None:
         self._margin = tie_days * DAY_US
         self._spans = Spans()
+        self._shared = Spans()
+        self._vouching: dict[tuple[str, bytes], list[str]] = {}
         self._tickets: dict[bytes, Ticket] = {}
-        self._owners: dict[bytes, list[tuple[int, str]]] = {}
-        self._requests: dict[bytes, tuple[bytes, int]] = {}
+        self._owners: dict[bytes, list[tuple[int, str, str]]] = {}
+        self._requests: dict[bytes, tuple[bytes, int, str]] = {}
 
-    def command(self, actor: str, subject: bytes, at_us: int) -> None:
+    def command(self, actor: str, subject: bytes, at_us: int, fact: str) -> None:
         """The actor recorded a fact about the subject."""
-        self._spans.add((actor, subject), at_us - self._margin, at_us + self._margin)
+        span = (at_us - self._margin, at_us + self._margin)
+        day = (at_us - DAY_US, at_us + DAY_US)
+        self._spans.add((actor, subject), *span)
+        if fact in WITH_THE_CUSTOMER or _is(actor, subject):
+            self._vouch(ANYONE, subject, ANYONE, *day)
+        elif fact == REGISTERED:  # what he could read there, he wrote there
+            self._vouch(actor, subject, ANYONE, *span)
+        elif fact == INTERACTION:
+            self._vouch(ANYONE, subject, actor, *day)
 
-    def request(self, request: bytes, subject: bytes, at_us: int) -> None:
+    def _vouch(self, whom: str, subject: bytes, by: str, from_us: int, until_us: int) -> None:
+        """Somebody has a part in what ties an actor (or any) to a subject."""
+        if by != ANYONE:
+            vouching = self._vouching.setdefault((whom, subject), [])
+            if by not in vouching:
+                vouching.append(by)
+        self._shared.add((f"{by}\0{whom}", subject), from_us, until_us)
+
+    def request(self, request: bytes, subject: bytes, at_us: int, by: str) -> None:
         """A data-subject request came in: whoever answers it may look until it is answered."""
-        self._requests[request] = (subject, at_us)
+        self._requests[request] = (subject, at_us, by)
 
     def answered(self, request: bytes, at_us: int) -> None:
         """It was answered. To be told after `request`."""
         found = self._requests.pop(request, None)
         if found is not None:
-            self._spans.add((ANYONE, found[0]), found[1], at_us)
+            self._asked(*found, at_us)
 
-    def opened(self, ticket: bytes, subject: bytes, at_us: int) -> None:
+    def _asked(self, subject: bytes, at_us: int, by: str, until_us: int) -> None:
+        self._spans.add((ANYONE, subject), at_us, until_us)
+        self._vouch(ANYONE, subject, by, at_us, until_us)
+
+    def opened(self, ticket: bytes, subject: bytes, at_us: int, by: str) -> None:
         """A ticket of the subject was opened."""
-        self._tickets[ticket] = Ticket(subject, at_us)
+        self._tickets[ticket] = Ticket(subject, at_us, by)
 
-    def assigned(self, ticket: bytes, owner: str, at_us: int) -> None:
+    def assigned(self, ticket: bytes, owner: str, at_us: int, by: str) -> None:
         """Somebody, or a team, owns the ticket. To be told after `opened`."""
         found = self._tickets.get(ticket)
         if found is not None:
-            self._tickets[ticket] = found._replace(owners=(*found.owners, (at_us, owner)))
+            self._tickets[ticket] = found._replace(owners=(*found.owners, (at_us, owner, by)))
 
     def ended(self, ticket: bytes, at_us: int) -> None:
         """The ticket was closed. To be told after `opened`."""
@@ -222,36 +261,71 @@ class Dealings:
         if found is not None:
             self._tickets[ticket] = found._replace(ended_us=at_us)
 
-    def owner(self, subject: bytes, owner: str, at_us: int) -> None:
+    def owner(self, subject: bytes, owner: str, at_us: int, by: str) -> None:
         """Somebody, or a team, owns the customer."""
-        self._owners.setdefault(subject, []).append((at_us, owner))
+        self._owners.setdefault(subject, []).append((at_us, owner, by))
 
     def settle(self) -> None:
         """All is told."""
         margin = self._margin
-        for subject, at_us in self._requests.values():
-            self._spans.add((ANYONE, subject), at_us, NEVER_US)
-        for subject, opened_us, owners, ended_us in self._tickets.values():
-            for place, (at_us, owner) in enumerate(owners):
+        for request in self._requests.values():
+            self._asked(*request, NEVER_US)
+        for subject, opened_us, opener, owners, ended_us in self._tickets.values():
+            until_us = NEVER_US if ended_us is None else ended_us + DAY_US
+            opened_by = ANYONE if _is(opener, subject) else opener
+            if opened_by == ANYONE:
+                self._vouch(ANYONE, subject, ANYONE, opened_us - DAY_US, until_us)
+            for place, (at_us, owner, by) in enumerate(owners):
                 from_us = opened_us if place == 0 else at_us
-                ends = [one for one in (ended_us, *(next_us for next_us, _ in owners[place + 1 : place + 2])) if one]
-                self._spans.add((owner, subject), from_us - margin, min(ends) + margin if ends else NEVER_US)
+                ends = [one for one in (ended_us, *(after[0] for after in owners[place + 1 : place + 2])) if one]
+                span = (from_us - margin, min(ends) + margin if ends else NEVER_US)
+                self._spans.add((owner, subject), *span)
+                self._vouch(owner, subject, by, *span)
+                self._vouch(owner, subject, opened_by, *span)
         for subject, changes in self._owners.items():
             changes.sort()
-            for (at_us, owner), after in zip(changes, [*changes[1:], None], strict=True):
-                self._spans.add((owner, subject), at_us - margin, NEVER_US if after is None else after[0] + margin)
+            for (at_us, owner, by), after in zip(changes, [*changes[1:], None], strict=True):
+                span = (at_us - margin, NEVER_US if after is None else after[0] + margin)
+                self._spans.add((owner, subject), *span)
+                self._vouch(owner, subject, by, *span)
         self._requests, self._tickets, self._owners = {}, {}, {}
 
-    def tie(self, actors: Iterable[str], roles: Iterable[str], subject: UUID, at_us: int) -> bool:
+    def tie(self, actors: Collection[str], roles: Iterable[str], subject: UUID, at_us: int) -> bool:
         """Whether something ties one of these actors, or of the teams named as their roles, to a subject at a time."""
         key = subject.bytes
         covers = self._spans.covers
-        if covers((ANYONE, key), at_us):
+        return any(covers((one, key), at_us) for one in _whom(actors, roles)) or any(_is(one, key) for one in actors)
+
+    def shared(self, actors: Collection[str], roles: Iterable[str], subject: UUID, at_us: int) -> bool:
+        """Whether somebody else, or the customer, has a part in a tie that there is; else it is the actor's own."""
+        key = subject.bytes
+        if any(_is(one, key) for one in actors):
             return True
-        for actor in actors:
-            if covers((actor, key), at_us) or actor.rpartition(":")[2] == str(subject):
+        covers = self._shared.covers
+        for whom in _whom(actors, roles):
+            if covers((f"{ANYONE}\0{whom}", key), at_us):
                 return True
-        return any(covers((f"{prefix}{role}", key), at_us) for role in roles for prefix in ("", "team:", "role:"))
+            for by in self._vouching.get((whom, key), ()):
+                if by not in actors and covers((f"{by}\0{whom}", key), at_us):
+                    return True
+        return False
+
+
+def _whom(actors: Iterable[str], roles: Iterable[str]) -> Iterator[str]:
+    """By what names a tie can be to these actors: anyone's, their own, their teams'."""
+    yield ANYONE
+    yield from actors
+    for role in roles:
+        yield from (role, f"team:{role}", f"role:{role}")
+
+
+def _is(actor: str, subject: bytes) -> bool:
+    """Whether the actor is the subject, as in self-service: `customer:` and the id."""
+    _, colon, name = actor.rpartition(":")
+    return bool(colon) and len(name) == UUID_CHARS and name == str(UUID(bytes=subject))
+
+
+UUID_CHARS = 36
 
 
 class ConsentsKnown:
@@ -437,7 +511,7 @@ def released_subjects(event: PersonalDataRead) -> tuple[UUID, ...]:
 
 
 class Episode:
-    """Reads of one actor that follow each other within an hour, many in all."""
+    """Reads of one actor that follow each other within a window, of many subjects in all."""
 
     __slots__ = ("count", "first", "last", "most", "purposes", "subjects")
 
@@ -449,62 +523,45 @@ class Episode:
         self.purposes: set[str] = set()
 
 
-class BulkReads:
-    """Who read many subjects within an hour. Holds the last hour of each actor, and a histogram of his hours."""
+class Crowds:
+    """Who read at least so many subjects within a window of time. Holds each actor's last window, and a histogram: of
+    each window of the clock in which he read, the most subjects within a window."""
 
-    def __init__(self, policies: Policies, thresholds: Thresholds, from_us: int) -> None:
-        self._policies = policies
-        self._limits = thresholds
+    def __init__(self, window_us: int, least: int, from_us: int) -> None:
+        self._window_us = window_us
+        self._least = least
         self._from_us = from_us
         self._window: dict[str, deque[tuple[int, int, str, tuple[UUID, ...]]]] = {}
         self._inside: dict[str, Counter[UUID]] = {}
-        self._hours: dict[str, tuple[int, int]] = {}
+        self._now: dict[str, tuple[int, int]] = {}
         self._histogram: dict[str, Counter[int]] = {}
         self._readers: dict[str, set[str]] = {}
-        self._episodes: dict[str, list[Episode]] = {}
-        self._today: dict[tuple[str, str], tuple[int, set[UUID]]] = {}
-        self.campaigns: set[tuple[str, str, int]] = set()
-        """Actor, bulk purpose, and day (UTC, since 1970) on which he read many subjects for it."""
+        self.episodes: dict[str, list[Episode]] = {}
 
-    def see(self, position: int, event: PersonalDataRead) -> None:
-        """A record, in order."""
-        subjects = released_subjects(event)
-        if not subjects:
-            return
+    def see(self, position: int, event: PersonalDataRead, subjects: tuple[UUID, ...]) -> None:
+        """A read, in order, with those of its subjects that count; of none, it still counts for the habit."""
         actor, at_us, purpose = event.metadata.actor, event.metadata.recorded_us, event.metadata.purpose
-        declared = purpose_of(self._policies, event)
-        if declared is not None and declared.bulk:
-            self._note_day(actor, purpose, at_us // DAY_US, subjects)
-            return
         self._readers.setdefault(purpose, set()).add(actor)
         window, inside = self._window.setdefault(actor, deque()), self._inside.setdefault(actor, Counter())
-        while window and window[0][0] <= at_us - HOUR_US:
+        while window and window[0][0] <= at_us - self._window_us:
             for one in window.popleft()[3]:
                 inside[one] -= 1
                 if not inside[one]:
                     del inside[one]
-        window.append((at_us, position, purpose, subjects))
-        inside.update(subjects)
+        if subjects:
+            window.append((at_us, position, purpose, subjects))
+            inside.update(subjects)
         figure = len(inside)
-        self._note_hour(actor, at_us // HOUR_US, figure)
-        if figure >= self._limits.bulk_subjects and at_us >= self._from_us:
+        self._note(actor, at_us // self._window_us, figure)
+        if subjects and figure >= self._least and at_us >= self._from_us:
             self._note_episode(actor, window, inside, position, figure)
 
-    def _note_day(self, actor: str, purpose: str, day: int, subjects: Sequence[UUID]) -> None:
-        current, seen = self._today.get((actor, purpose), (day, set()))
-        if current != day:
-            seen = set()
-        seen.update(subjects)
-        self._today[actor, purpose] = (day, seen)
-        if len(seen) >= self._limits.bulk_subjects:
-            self.campaigns.add((actor, purpose, day))
-
-    def _note_hour(self, actor: str, hour: int, figure: int) -> None:
-        current, most = self._hours.get(actor, (hour, 0))
-        if current != hour:
+    def _note(self, actor: str, number: int, figure: int) -> None:
+        current, most = self._now.get(actor, (number, 0))
+        if current != number:
             self._histogram.setdefault(actor, Counter())[most] += 1
             most = 0
-        self._hours[actor] = (hour, max(most, figure))
+        self._now[actor] = (number, max(most, figure))
 
     def _note_episode(
         self,
@@ -514,7 +571,7 @@ class BulkReads:
         position: int,
         figure: int,
     ) -> None:
-        episodes = self._episodes.setdefault(actor, [])
+        episodes = self.episodes.setdefault(actor, [])
         if episodes and episodes[-1].last >= window[0][1]:
             episode = episodes[-1]
             for _, at, purpose, subjects in reversed(window):
@@ -532,22 +589,104 @@ class BulkReads:
         episode.last = position
         episode.most = max(episode.most, figure)
 
+    def habits(self, windows: int) -> dict[str, float]:
+        """Of each actor who read in at least so many windows: the median of his windows. All is told."""
+        for actor, (_, most) in self._now.items():
+            self._histogram.setdefault(actor, Counter())[most] += 1
+        self._now = {}
+        return {
+            actor: median(list(found.elements()))
+            for actor, found in self._histogram.items()
+            if found.total() >= windows
+        }
+
+    def of_peers(self, actor: str, purposes: Iterable[str], habits: Mapping[str, float]) -> float | None:
+        """The median of the habits of others who read for the same purposes; None: nobody has one."""
+        peers = {peer for purpose in purposes for peer in self._readers[purpose] if peer != actor}
+        found = [habits[peer] for peer in peers if peer in habits]
+        return median(found) if found else None
+
+
+class BulkReads:
+    """Who read many subjects within an hour."""
+
+    def __init__(self, policies: Policies, thresholds: Thresholds, from_us: int) -> None:
+        self._policies = policies
+        self._limits = thresholds
+        self._crowds = Crowds(HOUR_US, thresholds.bulk_subjects, from_us)
+        self._today: dict[tuple[str, str], tuple[int, set[UUID]]] = {}
+        self.campaigns: set[tuple[str, str, int]] = set()
+        """Actor, bulk purpose, and day (UTC, since 1970) on which he read many subjects for it."""
+
+    def see(self, position: int, event: PersonalDataRead) -> None:
+        """A record, in order."""
+        subjects = released_subjects(event)
+        if not subjects:
+            return
+        declared = purpose_of(self._policies, event)
+        if declared is not None and declared.bulk:
+            metadata = event.metadata
+            self._note_day(metadata.actor, metadata.purpose, metadata.recorded_us // DAY_US, subjects)
+            return
+        self._crowds.see(position, event, subjects)
+
+    def _note_day(self, actor: str, purpose: str, day: int, subjects: Sequence[UUID]) -> None:
+        current, seen = self._today.get((actor, purpose), (day, set()))
+        if current != day:
+            seen = set()
+        seen.update(subjects)
+        self._today[actor, purpose] = (day, seen)
+        if len(seen) >= self._limits.bulk_subjects:
+            self.campaigns.add((actor, purpose, day))
+
     def found(self) -> dict[str, list[tuple[Episode, float]]]:
         """By actor: the episodes that are far beyond the habit, each with that habit (subjects within an hour)."""
-        for actor, (_, most) in self._hours.items():
-            self._histogram.setdefault(actor, Counter())[most] += 1
-        self._hours = {}
-        habits = {
-            actor: median(list(hours.elements()))
-            for actor, hours in self._histogram.items()
-            if hours.total() >= self._limits.habit_hours
-        }
+        habits = self._crowds.habits(self._limits.habit_hours)
         found: dict[str, list[tuple[Episode, float]]] = {}
-        for actor, episodes in self._episodes.items():
+        for actor, episodes in self._crowds.episodes.items():
             for one in episodes:
-                peers = {peer for purpose in one.purposes for peer in self._readers[purpose] if peer != actor}
-                of_peers = [habits[peer] for peer in peers if peer in habits]
-                habit = max(habits.get(actor, 0.0), median(of_peers) if of_peers else 0.0)
+                habit = max(habits.get(actor, 0.0), self._crowds.of_peers(actor, one.purposes, habits) or 0.0)
+                if one.most > self._limits.bulk_factor * habit:
+                    found.setdefault(actor, []).append((one, habit))
+        return found
+
+
+HABIT_WEEKS = 4
+"""Whoever read in so many windows of `own_tie_days` has a habit of own ties."""
+
+
+class OwnTies:
+    """Who read many subjects to whom nothing ties him but what he recorded himself."""
+
+    def __init__(self, thresholds: Thresholds, from_us: int) -> None:
+        self._limits = thresholds
+        self._from_us = from_us
+        self._crowds = Crowds(thresholds.own_tie_days * DAY_US, thresholds.own_tie_subjects, from_us)
+        self.tied: dict[str, set[UUID]] = {}
+        """By actor: subjects whom he read on any tie."""
+        self.own: dict[str, dict[UUID, set[int]]] = {}
+        """By actor: subjects whom he read on nothing but his own ties, and on which days (UTC, since 1970)."""
+
+    def see(self, position: int, event: PersonalDataRead, tied: Sequence[UUID], own: tuple[UUID, ...]) -> None:
+        """A read for one customer at a time, in order: whom something ties to the actor, and whom of them only he."""
+        metadata = event.metadata
+        self._crowds.see(position, event, own)
+        if metadata.recorded_us < self._from_us:
+            return
+        if tied:
+            self.tied.setdefault(metadata.actor, set()).update(tied)
+        for subject in own:
+            self.own.setdefault(metadata.actor, {}).setdefault(subject, set()).add(metadata.recorded_us // DAY_US)
+
+    def found(self) -> dict[str, list[tuple[Episode, float]]]:
+        """By actor: the episodes far beyond the habit of others; where no other has one, beyond his own."""
+        habits = self._crowds.habits(HABIT_WEEKS)
+        found: dict[str, list[tuple[Episode, float]]] = {}
+        for actor, episodes in self._crowds.episodes.items():
+            for one in episodes:
+                habit = self._crowds.of_peers(actor, one.purposes, habits)
+                if habit is None:
+                    habit = habits.get(actor, 0.0)
                 if one.most > self._limits.bulk_factor * habit:
                     found.setdefault(actor, []).append((one, habit))
         return found
@@ -722,6 +861,7 @@ class AccessReview:
         self._usage = usage
         self._bulk = reads.found()
         self._campaigns = reads.campaigns
+        self.own_ties = OwnTies(thresholds, period[0])
         self._limits = thresholds
         self._period = period
         self._groups: dict[tuple[str, str, str], tuple[_Group, _Rule]] = {}
@@ -739,6 +879,7 @@ class AccessReview:
             return
         self._usage.active(metadata.actor, metadata.recorded_us)
         self._usage.last_position[metadata.actor] = position
+        strangers = self._strangers(position, event) if isinstance(event, PersonalDataRead) else []
         if metadata.recorded_us < self._period[0]:
             return
         self.records += 1
@@ -746,6 +887,7 @@ class AccessReview:
             if event.outcome == RELEASED:
                 self._usage.read(event)
                 self._released(position, event)
+                self._snooping(position, event, strangers)
             self._check_consents(position, event)
             if event.outcome == DENIED:
                 self._denied_read(position, event)
@@ -774,7 +916,9 @@ class AccessReview:
         declared = None if policy is None else self._policies.decides(policy).purposes.get(metadata.purpose)
         subjects = released_subjects(event)
         if policy is not None and declared is not None and subjects and not declared.in_hours(at_us, policy.zone):
-            hours = f"outside the hours of {metadata.purpose}: {', '.join(declared.hours)} ({policy.zone.name})"
+            why = "no policy was in force" if event.policy is None else "the policy does not enforce them"
+            times = f"{', '.join(declared.hours)} ({policy.zone.name})"
+            hours = f"outside the hours of {metadata.purpose}: {times}; {why}"
             self._add(OUTSIDE_HOURS, event, hours, lambda _: hours, position, subjects)
         roles = self._policies.roles_of(metadata.actor, at_us)
         if policy is not None and subjects:
@@ -792,14 +936,26 @@ class AccessReview:
                     subjects,
                     *outside,
                 )
+
+    def _strangers(self, position: int, event: PersonalDataRead) -> list[UUID]:
+        """Of a read for one customer at a time: those to whom nothing ties the actor. Notes ties that are his own."""
+        metadata, at_us = event.metadata, event.metadata.recorded_us
+        subjects = released_subjects(event)
+        if not subjects or len(subjects) >= self._limits.bulk_subjects:
+            return []  # a list: a matter of bulk, not of looking at somebody
+        declared = purpose_of(self._policies, event)
         if (declared is not None and declared.bulk) or self._rests_on(declared, metadata.purpose):
-            return  # where a consent is what counts, it is looked at by itself
-        if len(subjects) >= self._limits.bulk_subjects:
-            return  # a list: a matter of bulk, not of looking at somebody
-        if any(one.first <= position <= one.last for one, _ in self._bulk.get(metadata.actor, ())):
-            return
+            return []  # where a consent is what counts, it is looked at by itself
         actors = [metadata.actor, *([metadata.on_behalf_of] if metadata.on_behalf_of else [])]
-        strangers = [one for one in subjects if not self._dealings.tie(actors, roles, one, at_us)]
+        roles = self._policies.roles_of(metadata.actor, at_us)
+        tied = [one for one in subjects if self._dealings.tie(actors, roles, one, at_us)]
+        own = tuple([one for one in tied if not self._dealings.shared(actors, roles, one, at_us)])
+        self.own_ties.see(position, event, tied, own)
+        return [one for one in subjects if one not in tied]
+
+    def _snooping(self, position: int, event: PersonalDataRead, strangers: Sequence[UUID]) -> None:
+        if any(one.first <= position <= one.last for one, _ in self._bulk.get(event.metadata.actor, ())):
+            return
         if strangers:
             days = self._limits.tie_days
             rule = f"nothing in the book ties the actor to the subject within {days} days of the read"
@@ -925,6 +1081,7 @@ class AccessReview:
             for (kind, actor, _), (group, rule) in self._groups.items()
         ]  # fmt: skip
         found += self._bulk_findings()
+        found += self._own_tie_findings()
         found += self._unused()
         found += self._dormant()
         order = {kind: place for place, kind in enumerate(KINDS)}
@@ -939,6 +1096,17 @@ class AccessReview:
                     f"{self._limits.bulk_subjects}, and more than {self._limits.bulk_factor} times the habit ({usual})"
                 )
                 yield Finding(BULK, actor, _sorted(one.subjects), one.first, one.last, one.count, rule)
+
+    def _own_tie_findings(self) -> Iterator[Finding]:
+        days = self._limits.own_tie_days
+        for actor, episodes in self.own_ties.found().items():
+            for one, habit in episodes:
+                rule = (
+                    f"{one.most} subjects within {days} days for {', '.join(sorted(one.purposes))}, tied to the actor "
+                    f"by nothing but his own records: at least {self._limits.own_tie_subjects}, and more than "
+                    f"{self._limits.bulk_factor} times the habit ({f'{habit:g}' if habit else 'none'})"
+                )
+                yield Finding(OWN_TIES, actor, _sorted(one.subjects), one.first, one.last, one.count, rule)
 
     def _unused(self) -> Iterator[Finding]:
         from_us, until_us = self._period

@@ -30,6 +30,7 @@ from tallybook.domain.policy import (
     InForce,
     Policy,
     PolicyAdopted,
+    PolicyHistory,
     PolicyWithdrawn,
     RoleGranted,
     RoleRevoked,
@@ -69,7 +70,8 @@ Outcome = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ..
 class Material:
     """What a replay is made of: what the book knew. `history` and `reads` are the subject's, each in its order.
 
-    `control` and `access` are the book's own streams of rule sets and of policies. `decider_of` makes a policy ready to
+    `control` and `access` are the book's own streams of rule sets and of policies; `policies` tells which one allowed
+    a command. `decider_of` makes a policy ready to
     decide. Up to `whole_to` the history ends with a whole command; what comes after it can't be verified.
     """
 
@@ -78,6 +80,7 @@ class Material:
     history: Sequence[Recorded]
     control: Sequence[Recorded]
     access: Sequence[Recorded]
+    policies: PolicyHistory
     reads: Sequence[Recorded]
     decider_of: Callable[[InForce], Decider]
     whole_to: int
@@ -141,7 +144,7 @@ def _fields(value: Value, names: Iterable[str]) -> Tree:
     return found
 
 
-def _source(recorded: Recorded) -> Tree:
+def _source(material: Material, recorded: Recorded) -> Tree:
     """Where something comes from: the event, who recorded it, when and why."""
     position, event = recorded
     metadata = event.metadata
@@ -155,12 +158,14 @@ def _source(recorded: Recorded) -> Tree:
         "on_behalf_of": metadata.on_behalf_of,
         "purpose": metadata.purpose,
         "channel": metadata.channel,
+        "policy": material.policies.behind(position, event),
+        "rule": metadata.rule,
     }
 
 
-def _said(recorded: Recorded) -> Tree:
+def _said(material: Material, recorded: Recorded) -> Tree:
     """An event as a fact that something rests on."""
-    return {**_source(recorded), "says": _fields(recorded.event, recorded.event.clear_fields)}
+    return {**_source(material, recorded), "says": _fields(recorded.event, recorded.event.clear_fields)}
 
 
 def _own(material: Material, event: Event) -> dict[str, Personal[Any]]:
@@ -184,7 +189,7 @@ def _state(material: Material, profile: Profile) -> Tree:
     def view(name: str, entry: Entry) -> Tree:
         recorded = at[entry[1]]
         value = handle_of(recorded.event, name) if entry[2] == PERSONAL else entry[3]
-        return {"value": value, "since": utc_text(entry[0]), "source": _source(recorded)}
+        return {"value": value, "since": utc_text(entry[0]), "source": _source(material, recorded)}
 
     return {
         "kind": profile.kind,
@@ -212,11 +217,11 @@ def _state(material: Material, profile: Profile) -> Tree:
         "tickets": _tickets(material),
         "accounts": _accounts(material),
         "referrals": [
-            {**_said(one), "by": str(one.event.subject_id), "values": _own(material, one.event)}
+            {**_said(material, one), "by": str(one.event.subject_id), "values": _own(material, one.event)}
             for one in material.effective
             if isinstance(one.event, Referred)
         ],
-        "erasures": [_said(one) for one in material.effective if isinstance(one.event, SubjectErased)],
+        "erasures": [_said(material, one) for one in material.effective if isinstance(one.event, SubjectErased)],
     }
 
 
@@ -246,9 +251,11 @@ def _tickets(material: Material) -> list[Tree]:
                 "compensated_points": ticket.compensated_points,
                 "subject": opened.event.subject,
                 "text": opened.event.text,
-                "source": _source(opened),
+                "source": _source(material, opened),
                 "replies": [
-                    {**_said(one), "text": one.event.text} for one in recorded if isinstance(one.event, TicketReplied)
+                    {**_said(material, one), "text": one.event.text}
+                    for one in recorded
+                    if isinstance(one.event, TicketReplied)
                 ],
             }
         )
@@ -322,7 +329,7 @@ def _privacy(material: Material) -> Tree:
                 "received_at": utc_text(one.received_us),
                 "due_at": utc_text(one.due_us),
                 "overdue": one.due_us < material.at_us,
-                "source": _source(material.by_id[one.request_id]),
+                "source": _source(material, material.by_id[one.request_id]),
             }
             for one in customer.requests
             if one.completed_us is None
@@ -347,7 +354,7 @@ def _consent(material: Material, consent: Consent) -> Tree:
         "ended_at": _time(consent.ended_us),
         "separate": consent.separate,
         "cross_border": consent.cross_border,
-        "source": _source(material.by_id[consent.consent_id]),
+        "source": _source(material, material.by_id[consent.consent_id]),
     }
 
 
@@ -367,13 +374,13 @@ def _access(material: Material) -> Tree:
     grants: defaultdict[str, list[Tree]] = defaultdict(list)
     for one in acts:
         if isinstance(one.event, (RoleGranted, RoleRevoked)):
-            grants[one.event.actor].append(_said(one))
+            grants[one.event.actor].append(_said(material, one))
     acted: defaultdict[str, list[int]] = defaultdict(list)
     for one in material.history:
         acted[one.event.metadata.actor].append(one.position)
     actors = sorted({one.event.metadata.actor for one in reads} | acted.keys() | grants.keys())
     return {
-        "policy": _policy(acts, policy.in_force),
+        "policy": _policy(material, acts, policy.in_force),
         "fields": fields,
         "actors": [
             {
@@ -397,7 +404,7 @@ def _access(material: Material) -> Tree:
     }
 
 
-def _policy(acts: Sequence[Recorded], in_force: InForce | None) -> Tree | None:
+def _policy(material: Material, acts: Sequence[Recorded], in_force: InForce | None) -> Tree | None:
     if in_force is None:
         return None
     adopted = next(one for one in reversed(acts) if isinstance(one.event, (PolicyAdopted, PolicyWithdrawn)))
@@ -406,7 +413,7 @@ def _policy(acts: Sequence[Recorded], in_force: InForce | None) -> Tree | None:
         "digest": in_force.digest,
         "language": in_force.language,
         "document": json.loads(in_force.document),
-        "source": _source(adopted),
+        "source": _source(material, adopted),
     }
 
 
@@ -517,7 +524,7 @@ def _rule_sets(material: Material) -> list[Tree]:
                 "in_force": in_force,
                 "document": json.loads(event.document),
                 "zone": {"name": event.zone_name, "tzdata": event.tzdata},
-                "adoptions": [_source(one) for one in adoptions],
+                "adoptions": [_source(material, one) for one in adoptions],
             }
         )
     return found
@@ -554,10 +561,10 @@ def _decisions(material: Material) -> tuple[list[Tree], Tree]:
             reason = reason_of(event, account, rules, facts, traits_of(noted))
             found.append(
                 {
-                    **_said(Recorded(position, event)),
+                    **_said(material, Recorded(position, event)),
                     "account_id": str(account.id),
                     "rules": event.rules,
-                    "facts": [_said(material.by_id[one]) for one in event.facts if one in material.by_id],
+                    "facts": [_said(material, material.by_id[one]) for one in event.facts if one in material.by_id],
                     "inputs": reason.inputs,
                     "why": reason.steps,
                     "agrees": None if position > material.whole_to else position in agreed,

@@ -6,8 +6,9 @@ certificate covers it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar, overload
 from uuid import UUID
 
 from tallybook.domain.privacy import Objected, ObjectionWithdrawn, Restricted, RestrictionLifted
@@ -37,6 +38,30 @@ class Exclusions(NamedTuple):
 
 
 NOBODY = Exclusions()
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored(Sequence[T_co]):
+    """A list of customers who are looked at to judge them; and how many are left out of it, by the reason."""
+
+    customers: tuple[T_co, ...]
+    restricted: int = 0
+    objecting: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T_co]: ...
+    def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
+        return self.customers[index]
+
+    def __len__(self) -> int:
+        return len(self.customers)
+
+    def __iter__(self) -> Iterator[T_co]:
+        return iter(self.customers)
 
 
 def exclusions(notices: Iterable[Notice]) -> Exclusions:

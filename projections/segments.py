@@ -6,13 +6,14 @@ Journal of Marketing Research 42 (2005): several purchases on one day are one; t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import overload
 from uuid import UUID
 
 from tallybook.domain.calendar import UTC_ZONE, Zone
 from tallybook.domain.rules import rounded
+
+from .exclusions import Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +33,10 @@ class Segment:
     total_minor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Segments(Sequence[tuple[str, Segment]]):
+class Segments(Scored[tuple[str, Segment]]):
     """Segments of customers, each under its name; and how many who bought are left out of scoring, by the reason."""
 
-    customers: tuple[tuple[str, Segment], ...]
-    restricted: int = 0
-    objecting: int = 0
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, Segment]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[str, Segment]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[str, Segment] | Sequence[tuple[str, Segment]]:
-        return self.customers[index]
-
-    def __len__(self) -> int:
-        return len(self.customers)
-
-    def __iter__(self) -> Iterator[tuple[str, Segment]]:
-        return iter(self.customers)
+    __slots__ = ()
 
 
 Purchase = tuple[UUID, int, int]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tallybook.domain.customer import PROFILE_FIELDS, CustomerChanged, ProfileFact
 from tallybook.domain.events import Decision, Event
 from tallybook.domain.points import RedemptionRefused
+from tallybook.domain.retention import RetentionSwept
 
 from .read_models import Recorded, Rows, Table
 
@@ -45,7 +46,9 @@ def outcome_of(event: Event) -> str:
 
 
 def why(event: Event) -> str:
-    """The rule set that a decision rests on; of facts, the purpose."""
+    """The rule set that a decision rests on; of facts, the purpose. Of a sweep, up to where it pruned reads."""
+    if isinstance(event, RetentionSwept) and event.reads_pruned:
+        return f"{event.metadata.purpose}; records of reads up to {event.reads_pruned:,} were pruned"
     return f"rule set {event.rules}" if isinstance(event, Decision) else event.metadata.purpose
 
 

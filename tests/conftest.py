@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -63,6 +64,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_teardown() -> None:
     """What is put away may be a module's, and of other tests than the last."""
     os.environ.pop(UNMARKED_VARIABLE, None)
+
+
+def holder_of(book: Book, system: str, external_id: str) -> UUID | None:
+    """Who is known by an external id; a recorded read by somebody who acts for it."""
+    with book.acting("agent:test", purpose="test"):
+        return book.customers.find(system, external_id)
 
 
 @contextmanager

@@ -410,7 +410,7 @@ def test_a_text_that_no_column_takes_is_refused_alike_on_both_databases(book: Bo
                 call()
             assert refused.value.code == "invalid_argument"
             assert refused.value.values == {"argument": argument}
-    assert book.tiers.members("none") == []
+    assert list(book.tiers.members("none")) == []
     assert book.audit.trail(actor="agent:nobody") == []
 
 

@@ -41,6 +41,7 @@ from tallybook.adapters import backup as module
 from tallybook.adapters import doctor, outputs, storage
 from tallybook.adapters.integrity import root_at
 from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.notes import Signer
 from tallybook.adapters.storage import signing_file
 from tallybook.adapters.wrapping import FileWrappingKeys, WrappingKeys
 from tallybook.cli import app
@@ -169,12 +170,14 @@ def names(folder: Path) -> set[str]:
 def test_a_restored_book_is_the_book_and_goes_on(made: Place, tmp_path: Path) -> None:
     with tallybook.open(url_of(made.book)) as book:
         position, root = book.position(), book.audit.verify()[0].root
-        reads = book.audit.verify()[1].size - 2  # but for its closing after the backup, and this opening
+        reads = (
+            book.audit.verify()[1].size - 5
+        )  # but for the records of the copies, its closing after them, and this opening
         before = rows(book)
         pairs = [(customer, book.loyalty.balance(customer)) for customer in people(book)]
     report = tallybook.restore(made.file, url_of(tmp_path / "new.book"), keys=made.keys)
     assert (report.position, report.root, report.reads) == (position, root, reads)
-    assert (report.subjects, report.without_key) == (30, 0)
+    assert (report.subjects, report.erased, report.lost) == (30, (), ())
     assert {"new.book", "new.book.keys", "new.book.reads", "new.book.signing-key"} == names(tmp_path)
     assert stat.S_IMODE((tmp_path / "new.book.keys").stat().st_mode) == 0o600
     with tallybook.open(url_of(tmp_path / "new.book"), create=False) as again:
@@ -218,7 +221,7 @@ def test_a_restored_book_holds_nothing_of_the_reads_in_its_own_file(made: Place,
 def test_an_empty_book_can_be_backed_up_and_restored(tmp_path: Path) -> None:
     with tallybook.open(url_of(tmp_path / "a.book")) as book:
         report = book.backup(tmp_path / "a.backup")
-        assert (report.position, report.reads) == (0, 1)  # that it was opened
+        assert (report.position, report.reads) == (0, 2)  # that it was opened, and that this copy was asked for
         assert book.backup_keys(tmp_path / "a.keys-copy").subjects == 0
     tallybook.restore(tmp_path / "a.backup", url_of(tmp_path / "b.book"), keys=tmp_path / "a.keys-copy")
     with tallybook.open(url_of(tmp_path / "b.book"), create=False) as book:
@@ -388,7 +391,7 @@ def test_backups_under_four_writing_processes_are_each_one_moment(
             checkpoint=(report.position, report.root),
         )
         assert (restored.position, restored.root, restored.reads) == (report.position, report.root, report.reads)
-        assert restored.without_key == 0
+        assert restored.lost == ()
         with tallybook.open(url_of(target), create=False) as book:
             assert all(0 <= one.lag < 1000 for one in book.projections.status())
             seen = {subject for one in book._core.reads() for subject in getattr(one.event, "subjects", ())}
@@ -617,7 +620,8 @@ def test_a_disk_that_fills_up_leaves_nothing(made: Place, tmp_path: Path, limit:
         )
         kind, place, *_ = [*done.stdout.split(), "", ""]
         assert kind in ("BookError", "BookFull"), done.stdout + done.stderr
-        assert place == str(target if args[0] == "backup" else path)
+        places = [str(target), f"{made.book}.reads"] if args[0] == "backup" else [str(path)]
+        assert place in places, "the copy, or the log that has to hold that it was made"
         assert names(tmp_path) == set()
     with tallybook.open(url_of(made.book)) as book:
         sound(book)
@@ -671,6 +675,13 @@ def refused(copy: Place, kind: type[BookError], match: str, **more: Any) -> None
     assert caught.value.path
     assert caught.value.remedy
     assert {one.name: one.read_bytes() for one in copy.book.parent.iterdir()} == before
+
+
+def said(*arguments: str) -> str:
+    """What the command line prints, if it is done."""
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def altered(path: Path, *statements: str) -> None:
@@ -823,11 +834,72 @@ def test_keys_that_are_missing_or_of_another_book_are_refused(copy: Place, tmp_p
     refused(copy, KeysMissing, "another key for subject")
 
 
-def test_subjects_without_a_key_are_counted(copy: Place) -> None:
-    altered(copy.keys, "DELETE FROM data_keys WHERE subject IN (SELECT subject FROM data_keys LIMIT 4)")
-    copy.book.parent.mkdir()
-    report = tallybook.restore(copy.file, url_of(copy.book), keys=copy.keys)
-    assert (report.subjects, report.without_key) == (30, 4)
+def test_who_was_erased_and_whose_key_is_lost_are_told_apart(tmp_path: Path) -> None:
+    """Erased before the backup, erased after it (which the keys know alone), and lost."""
+    place, again = tmp_path / "shop.book", tmp_path / "again.book"
+    with tallybook.open(url_of(place)) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob, cyd, dan = (book.customers.register(name=name) for name in ("Ada", "Bob", "Cyd", "Dan"))
+        book.erasures.erase(ada, reason="gdpr-17")
+        book.backup(tmp_path / "backup")
+        book.erasures.erase(bob, reason="gdpr-17")
+        report = book.backup_keys(tmp_path / "keys")
+    assert report.subjects == 2
+    altered(tmp_path / "keys", f"DELETE FROM data_keys WHERE subject=x'{cyd.hex}'")
+    arguments = [str(tmp_path / "backup"), "--book", url_of(again), "--keys", str(tmp_path / "keys")]
+    told = " ".join(said("restore", *arguments).split())
+    assert "2 of 4 subjects were erased" in told
+    assert "1 of 4 subjects have lost their key, and nobody erased them" in told
+    assert str(cyd) in told.partition("lost their key")[2]
+    again.unlink()
+    restored = tallybook.restore(tmp_path / "backup", url_of(again))
+    assert (restored.subjects, set(restored.erased), restored.lost) == (4, {ada, bob}, (cyd,))
+    with tallybook.open(url_of(again)) as book, book.acting("agent:lin", purpose="support"):
+        assert set(book.erasures.all()) == {ada, bob}
+        assert book.profiles.get(dan)["name"] == "Dan"
+        with pytest.raises(tallybook.KeyLost):
+            book.profiles.get(cyd)
+        [word] = [one for one in book.doctor() if one.name == "keys" and "no key" in one.what]
+        assert (word.state, "1 of 4 subjects" in word.what, str(cyd) in word.what) == ("warning", True, True)
+
+
+def test_an_opening_after_a_restore_names_lost_keys_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "shop.book"
+    with tallybook.open(url_of(place)) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob, cyd = (book.customers.register(name=name) for name in ("Ada", "Bob", "Cyd"))
+        book.backup(tmp_path / "backup")
+        book.erasures.erase(ada, reason="gdpr-17")
+    for one in tmp_path.glob("shop.book*"):
+        if one.name in ("shop.book", "shop.book-wal", "shop.book.reads"):
+            one.unlink()
+    altered(tmp_path / "shop.book.keys", f"DELETE FROM data_keys WHERE subject=x'{cyd.hex}'")
+    tallybook.restore(tmp_path / "backup", url_of(place))
+    with tallybook.open(url_of(place)) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(bob)["name"] == "Bob"
+    assert "before the erasure of 1 customers" in caplog.text
+    assert "1 customers of" in caplog.text
+    assert f"the first is {cyd}" in caplog.text
+
+
+@pytest.mark.parametrize("signing", ["a file", "the environment", "unsigned"])
+def test_a_copy_of_the_keys_says_what_it_is_and_what_is_not_in_it(
+    tmp_path: Path, signing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"a file": None, "the environment": "env:SIGNING", "unsigned": "unsigned"}[signing]
+    monkeypatch.setenv("SIGNING", Signer.new("anybody").text)
+    url = url_of(tmp_path / "shop.book")
+    tallybook.open(url, signing_key=None if place == "unsigned" else place).close()
+    with tallybook.open(url, signing_key=place) as book:
+        report = book.backup_keys(tmp_path / "keys")
+        assert report.wrapping == book._core.storage.keys.wrapping()
+    copied = tmp_path / "keys.signing-key"
+    assert report.signing_key == (str(copied) if signing == "a file" else None)
+    assert copied.exists() == (signing == "a file")
+    options = [] if place is None else ["--signing-key", place]
+    arguments = [str(tmp_path / "backup"), "--book", url, "--keys", str(tmp_path / "keys")]
+    told = "".join(said(*options, "backup", *arguments, "--replace").split())
+    assert report.wrapping in told
+    assert ("keys.signing-key:thekeythatsigns" in told) == (signing == "a file")
+    assert ("Nocopyofthesigningkeywasmade" in told) == (signing != "a file")
 
 
 def test_keys_that_lie_in_their_place_are_used(copy: Place) -> None:

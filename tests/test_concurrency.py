@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.conftest import holder_of
 
 import tallybook
 from tallybook import commands
@@ -40,7 +41,7 @@ def url(book_url: str) -> str:
 @pytest.fixture
 def book(url: str) -> Iterator[tallybook.Book]:
     with tallybook.open(url) as book:
-        with book.acting("system:setup", purpose="test"):
+        with book.acting("job:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at=ADOPTED)
         yield book
         sound(book)
@@ -145,7 +146,7 @@ def test_the_same_command_from_eight_threads_has_one_effect_and_one_result(book:
 
 
 def test_the_same_purchase_from_eight_threads_earns_once(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
     results = at_once(
@@ -157,7 +158,7 @@ def test_the_same_purchase_from_eight_threads_earns_once(book: tallybook.Book) -
 
 
 def test_a_refused_redemption_is_recorded_once_and_refused_to_all(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
     results = at_once(book, *[lambda: book.loyalty.redeem(ada, 10, reward="R1", command_id="r-1")] * THREADS)
@@ -201,14 +202,14 @@ def test_the_same_command_from_four_processes_has_one_effect_and_one_result(
     results = processes(url, tmp_path, body, [[]] * 4)
     assert len(set(results)) == 1
     assert book.position() == before + 3
-    assert book.customers.find("crm", "77") == UUID(results[0])
+    assert holder_of(book, "crm", "77") == UUID(results[0])
     with book.acting("agent:later", purpose="test"):
         again = book.customers.register(name="Ada", identifiers={"crm": "77"}, command_id="c-1")
     assert again == UUID(results[0])
 
 
 def test_an_order_id_is_recorded_once_however_many_try(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(THREADS)]
     results = at_once(
         book,
@@ -261,7 +262,7 @@ def test_a_command_that_was_refused_before_it_recorded_may_be_repeated(book: tal
 
 
 def test_eight_threads_that_redeem_never_overdraw_an_account(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
         book.customers.record_purchase(ada, line(10_000))
@@ -276,7 +277,7 @@ def test_eight_threads_that_redeem_never_overdraw_an_account(book: tallybook.Boo
 
 
 def test_four_processes_that_redeem_never_overdraw_an_account(book: tallybook.Book, url: str, tmp_path: Path) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
         book.customers.record_purchase(ada, line(10_000))
@@ -293,7 +294,7 @@ for number in range(5):
 
 
 def test_enrolling_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(6)]
     for customer in customers:
         jobs: list[Callable[[], Any]] = [lambda one=customer: book.loyalty.enrol(one)] * 2  # type: ignore[misc]  # defaults
@@ -306,7 +307,7 @@ def test_enrolling_while_purchases_come_in_never_breaks_the_certificate(book: ta
 
 
 def test_adopting_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book, tmp_path: Path) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(4)]
         for customer in customers:
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
@@ -330,7 +331,7 @@ def test_adopting_while_purchases_come_in_never_breaks_the_certificate(book: tal
 
 
 def test_sweeping_while_purchases_come_in_never_breaks_the_certificate(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [book.customers.register(name=f"Customer {number}") for number in range(6)]
         for customer in customers:
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
@@ -349,7 +350,7 @@ def test_sweeping_while_purchases_come_in_never_breaks_the_certificate(book: tal
 
 
 def test_two_sweeps_at_once_are_one(book: tallybook.Book) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         for number in range(20):
             customer = book.customers.register(name=f"Customer {number}")
             book.loyalty.enrol(customer, effective_at="1997-01-01T00:00:00Z")
@@ -364,7 +365,7 @@ def test_two_sweeps_at_once_are_one(book: tallybook.Book) -> None:
 def test_processes_that_buy_sweep_enrol_and_adopt_at_once_never_break_the_certificate(
     book: tallybook.Book, url: str, tmp_path: Path
 ) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         customers = [str(book.customers.register(name=f"Customer {number}")) for number in range(5)]
     body = f"""
 for number in range(8):
@@ -399,7 +400,7 @@ for number in range(10):
         answers = [out[number] for out in outputs]
         assert answers.count("identifier_taken") == 3
         [owner] = [answer for answer in answers if answer != "identifier_taken"]
-        assert book.customers.find("crm", str(number)) == UUID(owner)
+        assert holder_of(book, "crm", str(number)) == UUID(owner)
     linked = [recorded.event for recorded in book._core.history([IdentifierLinked.stored_name])]
     assert len(linked) == 10
 
@@ -453,7 +454,7 @@ for number in range(25):
 def test_projections_of_several_processes_and_threads_count_each_event_once(
     book: tallybook.Book, url: str, tmp_path: Path
 ) -> None:
-    with book.acting("system:setup", purpose="test"):
+    with book.acting("job:setup", purpose="test"):
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
     body = """
@@ -566,7 +567,7 @@ def test_threads_act_as_themselves(book: tallybook.Book) -> None:
 
 def test_a_book_in_memory_serves_threads_too() -> None:
     with tallybook.open("memory:") as book:
-        with book.acting("system:setup", purpose="test"):
+        with book.acting("job:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at=ADOPTED)
             ada = book.customers.register(name="Ada")
             book.loyalty.enrol(ada)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import holder_of
 
 import tallybook
 from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded
@@ -50,13 +51,13 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Slice:
 
 
 def new_book(url: str) -> None:
-    with tallybook.open(url) as book, book.acting("system:setup", purpose="test"):
+    with tallybook.open(url) as book, book.acting("job:setup", purpose="test"):
         book.rules.adopt(RULES, effective_at=ADOPTED)
 
 
 def totals(book: tallybook.Book) -> dict[str, Any]:
     """What an import adds up to, independent of ids and of where it was cut short."""
-    with book.acting("system:test", purpose="test"):
+    with book.acting("job:test", purpose="test"):
         pairs = book.profiles.segments(system="cdnow")
     segments = {name: {key: value for key, value in asdict(one).items() if key != "customer_id"} for name, one in pairs}
     assert len(segments) == len(pairs)
@@ -93,7 +94,7 @@ book = tallybook.open(sys.argv[1])
 armed.append(1)
 def acknowledged(done, total):
     print(done, flush=True)
-with book.acting("system:import", purpose="import"):
+with book.acting("job:import", purpose="import"):
     print(0, flush=True)
     book.imports.cdnow(sys.argv[2], progress=acknowledged)
 print("done", flush=True)
@@ -114,7 +115,7 @@ def undisturbed(part: Slice, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """The totals of an import that nobody cut short."""
     url = f"sqlite:///{tmp_path_factory.mktemp('whole') / 'shop.book'}"
     new_book(url)
-    with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         report = book.imports.cdnow(part.path)
         assert (report.recorded, report.known, report.rejected) == (LINES, 0, 0)
         assert report.customers == part.customers
@@ -123,7 +124,7 @@ def undisturbed(part: Slice, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 def finish_and_check(url: str, part: Slice, undisturbed: dict[str, Any]) -> None:
     """Import the rest, and again; the book then holds each line once."""
-    with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         there = purchases(book)
         report = book.imports.cdnow(part.path)
         assert (report.known, report.recorded) == (there, LINES - there)
@@ -262,7 +263,7 @@ book = tallybook.open(sys.argv[1])
 def after(done, total):
     if done >= 150:
         os.kill(os.getpid(), signal.SIGKILL)
-with book.acting("system:sweep", purpose="expiry"):
+with book.acting("job:sweep", purpose="expiry"):
     book.loyalty.sweep("1999-12-31T00:00:00Z", progress=after)
 """
 
@@ -272,7 +273,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_like_one_that_was_not(part: Sli
     for killed in (False, True):
         url = f"sqlite:///{tmp_path / f'shop-{killed}.book'}"
         new_book(url)
-        with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+        with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
             book.imports.cdnow(part.path)
         if killed:
             done = subprocess.run([sys.executable, "-c", SWEEP, url], capture_output=True, check=False)
@@ -280,7 +281,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_like_one_that_was_not(part: Sli
             with tallybook.open(url) as book:
                 sound(book)
                 assert book.replay().pending > 0
-        with tallybook.open(url) as book, book.acting("system:sweep", purpose="expiry"):
+        with tallybook.open(url) as book, book.acting("job:sweep", purpose="expiry"):
             result = book.loyalty.sweep("1999-12-31T00:00:00Z")
             assert result.accounts == part.customers
             sound(book)
@@ -311,7 +312,7 @@ print("not killed")
 def test_a_rebuild_that_is_killed_leaves_the_live_read_models_as_they_were(part: Slice, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shop.book'}"
     new_book(url)
-    with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         book.imports.cdnow(part.path)
         before = totals(book)
         customer = book.customers.find("cdnow", "00004")
@@ -352,7 +353,7 @@ with book.acting("agent:lin", purpose="test"):
         position = book.position()
         ada = book.customers.register(name="Ada", identifiers={"crm": "77"}, command_id="c-1")
         assert book.position() == position
-        assert book.customers.find("crm", "77") == ada
+        assert holder_of(book, "crm", "77") == ada
         assert book.profiles.get(ada)["name"] == "Ada"
 
 
@@ -383,14 +384,14 @@ def test_a_broken_line_stops_an_import_with_nothing_recorded(tmp_path: Path, bad
     url = f"sqlite:///{tmp_path / 'shop.book'}"
     new_book(url)
     path = broken_file(tmp_path, bad)
-    with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         before = book.position()
         with pytest.raises(ImportFileError) as caught:
             book.imports.cdnow(path)
         assert caught.value.line == 701
         assert str(path) in str(caught.value)
         assert book.position() == before
-        assert book.customers.find("cdnow", "00001") is None
+        assert holder_of(book, "cdnow", "00001") is None
         path.write_bytes(path.read_bytes().replace(bad, b""))
         assert book.imports.cdnow(path).recorded == 701
         sound(book)
@@ -402,7 +403,7 @@ def test_bad_lines_that_are_skipped_are_set_aside_byte_for_byte(tmp_path: Path) 
     bad = [b" 00001 19970230  1   11.77\n", b"\xff\xfe\x00\n", b"a,b,c,d\r\n", b"x" * 6000 + b"\n", b" 1 2 3"]
     path, rejects = tmp_path / "mixed.txt", tmp_path / "rejects.txt"
     path.write_bytes(GOOD[0] + bad[0] + GOOD[1] * 600 + bad[1] + bad[2] + GOOD[0] + bad[3] + GOOD[1] + bad[4])
-    with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         report = book.imports.cdnow(path, skip_bad=rejects)
         assert (report.purchases, report.recorded, report.rejected) == (608, 603, 5)
         assert purchases(book) == 603
@@ -417,7 +418,7 @@ def test_rejected_lines_never_go_to_the_file_that_is_imported(tmp_path: Path) ->
     new_book(url)
     path = broken_file(tmp_path, b"broken\n")
     content = path.read_bytes()
-    with tallybook.open(url) as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         before = book.position()
         with pytest.raises(ImportFileError):
             book.imports.cdnow(path, skip_bad=path)
@@ -429,7 +430,7 @@ def test_rejected_lines_never_go_to_the_file_that_is_imported(tmp_path: Path) ->
 def test_a_file_that_is_not_there_is_an_import_error(tmp_path: Path, name: str) -> None:
     with (
         tallybook.open("memory:") as book,
-        book.acting("system:import", purpose="import"),
+        book.acting("job:import", purpose="import"),
         pytest.raises(ImportFileError),
     ):
         book.imports.cdnow(tmp_path / name)
@@ -440,7 +441,7 @@ def test_a_packed_file_that_is_cut_short_or_no_packed_file_records_nothing(tmp_p
     path = tmp_path / "lines.txt.xz"
     packed = lzma.compress(b"".join(GOOD * 50))
     path.write_bytes(b"no xz file" if cut == 0 else packed[:cut])
-    with tallybook.open("memory:") as book, book.acting("system:import", purpose="import"):
+    with tallybook.open("memory:") as book, book.acting("job:import", purpose="import"):
         with pytest.raises(ImportFileError):
             book.imports.cdnow(path)
         assert book.position() == 0
@@ -448,7 +449,7 @@ def test_a_packed_file_that_is_cut_short_or_no_packed_file_records_nothing(tmp_p
 
 def test_the_same_purchases_in_another_file_are_other_purchases(tmp_path: Path) -> None:
     # CDNOW has no order ids: a line is known by its file's digest and its number.
-    with tallybook.open("memory:") as book, book.acting("system:import", purpose="import"):
+    with tallybook.open("memory:") as book, book.acting("job:import", purpose="import"):
         for number in (1, 2):
             path = tmp_path / f"{number}.txt"
             path.write_bytes(GOOD[0] * 3 + b"\n" * number)

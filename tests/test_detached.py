@@ -18,12 +18,14 @@ from uuid import UUID
 import msgpack
 import pytest
 from tests.conftest import DATA
+from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, BookError, Refused
 from tallybook.adapters import merkle
 from tallybook.adapters.merkle import DETACHED
 from tallybook.adapters.storage import open_storage
+from tallybook.cli import app
 
 NAME = "Ada Lovelace of the detached book"
 
@@ -189,3 +191,15 @@ def test_an_audit_replay_proves_by_hashes(tmp_path: Path) -> None:
         said = json.dumps(found.document)
         for state in states(book):
             assert base64.b64encode(state).decode()[4:-4] not in said
+
+
+def test_the_command_line_makes_one(tmp_path: Path) -> None:
+    run, candidate = CliRunner(), ["rules", "adopt", "standard", "--actor", "admin:zoe", "--purpose", "setup"]
+    for name, options, detached in (("whole", [], False), ("detached", ["--detached"], True)):
+        url = f"sqlite:///{tmp_path}/{name}.book"
+        assert run.invoke(app, [*options, *candidate, "--book", url]).exit_code == 0
+        with tallybook.open(url) as book:
+            assert book.origin.startswith(DETACHED) is detached
+        assert run.invoke(app, ["audit", "verify", "--book", url]).exit_code == 0
+        again = run.invoke(app, ["--detached", "audit", "verify", "--book", url])
+        assert isinstance(again.exception, BookError) is not detached

@@ -9,7 +9,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +19,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from pydantic_core import to_json
+from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, Erased
+from tallybook.adapters.wrapping import NONCE_BYTES, FileWrappingKeys, KmsWrappingKeys, Wrapping
+from tallybook.cli import app
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
-from tallybook.domain.errors import BookDamaged, BookError, Refused
+from tallybook.domain.errors import BookDamaged, BookError, KeysMissing, Refused
 
 from .conftest import STANDARD
 from .postgres import all_bytes
@@ -171,17 +175,29 @@ def test_on_a_server_the_wrapping_key_changes_with_each_erasure(server_book_url:
             ada, bob = lived(book), book.customers.register(name="Bob")
             keys: Any = book._core.storage.keys
             before = keys.source.read(book.origin)
-            book.erasures.erase(ada, reason="gdpr-17")
+            [(wrapped,)] = keys.database.rows("SELECT wrapped FROM data_keys WHERE subject=?", [ada.bytes])
+            schema = server_book_url.rpartition("schema=")[2]
+            assert [name for name, data in all_bytes(schema).items() if wrapped in data], (
+                "the search finds what is there"
+            )
+            receipt = book.erasures.erase(ada, reason="gdpr-17")
+            assert receipt.unfinished == ()
+            assert "the server's pages, log and backups" in receipt.done["deleted rows"]
             after = keys.source.read(book.origin)
             assert len(before) == len(after) == 1
             assert before != after
             assert book.profiles.get(bob)["name"] == "Bob"
         with other.acting("agent:bo", purpose="support"):
             assert other.profiles.get(bob)["name"] == "Bob"  # reads the wrapping key again
-        searched = all_bytes(server_book_url.rpartition("schema=")[2])
+        searched = all_bytes(schema)
         for secret in (NAME, MAIL, TEXT, ORDER):
             assert not [name for name, data in searched.items() if secret.encode() in data]
         assert not [name for name, data in searched.items() if before[0] in data or after[0] in data]
+        assert wrapped not in searched["data_keys"]
+        # In the server's own files it may still stand. Neither of the two keys is there, and that of now does not fit.
+        wrapping = Wrapping(keys.source, other.origin)
+        with pytest.raises(KeysMissing):
+            wrapping.unwrap(wrapping.newest, wrapped, ada, ORDINARY_KEY)
 
 
 def test_it_can_be_awaited(book: Book) -> None:
@@ -220,7 +236,7 @@ def erased_book(folder: Path, copies: Path) -> tuple[str, UUID]:
 
 def test_keys_that_are_put_back_are_destroyed_again_before_the_book_opens(folder: Path, tmp_path: Path) -> None:
     url, ada = erased_book(folder, tmp_path / "before")
-    put_back(folder, tmp_path / "before", "shop.book.keys")
+    put_back(folder, tmp_path / "before", "shop.book.keys", "shop.book.wrapping-key")
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
         assert isinstance(book.profiles.get(ada)["name"], Erased)
@@ -264,24 +280,225 @@ def test_an_erasure_that_is_cut_short_after_its_commit_is_finished_at_the_next_o
         assert book.erasures.erase(ada, reason="gdpr-17").reason == "gdpr-17"
 
 
-def test_no_plaintext_and_no_usable_key_is_left_in_any_file(folder: Path, tmp_path: Path) -> None:
+def found_in(files: Iterable[Path], needles: Mapping[str, bytes]) -> dict[str, set[str]]:
+    """Which needles stand in which files."""
+    contents = {file.name: file.read_bytes() for file in files}
+    found = {name: {file for file, data in contents.items() if needle in data} for name, needle in needles.items()}
+    return {name: files for name, files in found.items() if files}
+
+
+def needles_of(book: Book, folder: Path, subject: UUID) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What stands in a book's files of a subject, and must not after an erasure; and what must stand there never."""
+    core = book._core
+    with closing(sqlite3.connect(folder / "shop.book.keys")) as raw:
+        [(wrapped,)] = raw.execute("SELECT wrapped FROM data_keys WHERE subject=?", [subject.bytes]).fetchall()
+    [wrapping] = FileWrappingKeys(folder / "shop.book.wrapping-key").read(book.origin)
+    there = {
+        "the wrapped key": wrapped,
+        "its nonce": wrapped[:NONCE_BYTES],
+        "its ciphertext": wrapped[NONCE_BYTES:],
+        "the wrapping key of then": b64encode(wrapping),
+        "the look-up of the external id": core.keyring.lookup_hash("identifier", "crm", "C-1"),
+        "the look-up of the order": core.keyring.lookup_hash("order", ORDER),
+    }
+    [key] = core.storage.keys.get([(subject, ORDINARY_KEY)]).values()
+    never = {secret: secret.encode() for secret in (NAME, MAIL, TEXT, ORDER, "C-1")}
+    return there, never | {"the data key": key, "the bytes of the wrapping key": wrapping}
+
+
+def test_no_plaintext_no_look_up_and_no_wrapped_key_is_left_in_any_file(folder: Path, tmp_path: Path) -> None:
+    """Of the book as it is open and as it is closed, and of what is copied from it later."""
     url = f"sqlite:///{folder / 'shop.book'}"
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         ada = lived(book)
-        key = book._core.storage.keys.get([(ada, ORDINARY_KEY)])[ada, ORDINARY_KEY]
-        claim = book._core.keyring.lookup_hash("identifier", "crm", "C-1")
-        held = {file.name for file in folder.iterdir() if claim in file.read_bytes()}
-        assert held, "the search finds what is there"
-        book.erasures.erase(ada, reason="gdpr-17")
+        book.customers.register(name="Bob")
+        there, never = needles_of(book, folder, ada)
+        before = found_in(folder.iterdir(), there)
+        assert before.keys() == there.keys(), "the search finds what is there"
+        assert before["the wrapped key"] == {"shop.book.keys"}
+        assert before["the wrapping key of then"] == {"shop.book.wrapping-key"}
+        assert before["the look-up of the order"] <= {"shop.book", "shop.book-wal"}
+        assert found_in(folder.iterdir(), never) == {}, "what is never written"
+        (tmp_path / "planted").write_bytes(b"\n".join(never.values()))
+        assert found_in([tmp_path / "planted"], never).keys() == never.keys(), "but would be found"
+
+        assert book.erasures.erase(ada, reason="gdpr-17").unfinished == ()
+        searched = {file.name for file in folder.iterdir()}
+        assert searched >= {
+            f"shop.book{end}"
+            for end in ("", "-wal", "-shm", ".keys", ".keys-journal", ".wrapping-key", ".reads", ".reads-wal")
+        }
+        assert found_in(folder.iterdir(), there | never) == {}
         book.backup(tmp_path / "later.backup")
         book.backup_keys(tmp_path / "later.keys")
-        files = [*folder.iterdir(), tmp_path / "later.backup", tmp_path / "later.keys"]
-        for file in files:
-            found = file.read_bytes()
-            for secret in (NAME, MAIL, TEXT, ORDER, "C-1"):
-                assert secret.encode() not in found, (file.name, secret)
-            assert key not in found, file.name
-            assert claim not in found, file.name
+        book.audit.export(tmp_path / "later.pack")
+    later = [tmp_path / "later.backup", tmp_path / "later.keys"]
+    later += [file for file in (tmp_path / "later.pack").rglob("*") if file.is_file()]
+    assert found_in([*folder.iterdir(), *later], there | never) == {}
+
+
+def test_old_copies_open_nothing_with_the_wrapping_key_of_now(folder: Path, tmp_path: Path) -> None:
+    """Nor of anybody else: whoever wants to keep copies copies keys and wrapping key after an erasure."""
+    url = f"sqlite:///{folder / 'shop.book'}"
+    backup, keys, then = (tmp_path / name for name in ("old.backup", "old.keys", "old.wrapping-key"))
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        book.backup(backup)
+        book.backup_keys(keys)
+        shutil.copy2(folder / "shop.book.wrapping-key", then)
+        receipt = book.erasures.erase(ada, reason="gdpr-17")
+    assert "so is the wrapping key" in receipt.done["keys"]
+    assert receipt.unfinished == ()
+    now = tmp_path / "now.wrapping-key"
+    shutil.copy2(folder / "shop.book.wrapping-key", now)
+    again = f"sqlite:///{tmp_path}/again.book"
+    with pytest.raises(KeysMissing, match="open nothing now"):
+        tallybook.restore(backup, again, keys=keys, wrapping_key=now)
+    wrapping = Wrapping(FileWrappingKeys(now), book.origin)
+    with closing(sqlite3.connect(keys)) as raw:
+        [(wrapped,)] = raw.execute("SELECT wrapped FROM data_keys WHERE subject=?", [ada.bytes]).fetchall()
+    with pytest.raises(KeysMissing):
+        wrapping.unwrap(wrapping.newest, wrapped, ada, ORDINARY_KEY)
+    # Only whoever copied the wrapping key of then as well has all that is needed.
+    tallybook.restore(backup, again, keys=keys, wrapping_key=then)
+    with tallybook.open(again, wrapping_key=then) as old, old.acting("agent:lin", purpose="support"):
+        assert old.profiles.get(ada)["name"] == NAME
+
+
+class Held(FileWrappingKeys):
+    """A source of the host's own. Once it is `fixed`, it takes no other key, each in its own way."""
+
+    fixed = ""
+
+    def replace(self, origin: str, keys: Sequence[bytes]) -> None:
+        if self.fixed == "raises":
+            raise PermissionError("AccessDenied: kms:Encrypt")
+        if self.fixed == "drops nothing" and len(keys) == 1:
+            raise NotImplementedError
+        if self.fixed != "says nothing":
+            super().replace(origin, keys)
+
+
+@pytest.mark.parametrize("how", ["raises", "says nothing"])
+def test_where_the_wrapping_key_can_not_be_replaced_the_erasure_is_done_and_says_so(
+    url: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Held(tmp_path / "held.wrapping-key")
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob = lived(book), book.customers.register(name="Bob")
+        source.fixed = how
+        receipt = book.erasures.erase(ada, reason="gdpr-17")
+        assert receipt.unfinished == ("keys",)
+        assert "copies of the key store from before still open" in receipt.done["keys"]
+        assert "held.wrapping-key can't be replaced" in receipt.done["keys"]
+        assert "could not be rotated" in caplog.text
+        assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
+        assert isinstance(book.profiles.get(ada)["name"], Erased)
+        assert book.profiles.get(bob)["name"] == "Bob"
+        with pytest.raises(BookError, match="can't be replaced"):
+            book.rotate_wrapping_key()
+        assert states(book, "erasures") == ["warning", "ok"]
+    for _ in range(2):  # the book is opened all the same
+        with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+            assert book.profiles.get(bob)["name"] == "Bob"
+            assert book.erasures.receipt(ada).unfinished == ("keys",)
+    source.fixed = ""
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        assert states(book, "erasures") == ["ok"]
+        receipt = book.erasures.receipt(ada)
+        assert receipt.unfinished == ()
+        assert "so is the wrapping key" in receipt.done["keys"]
+        assert book.profiles.get(bob)["name"] == "Bob"
+        assert len(source.read(book.origin)) == 1
+
+
+def test_a_wrapping_key_that_is_not_dropped_is_no_end_of_it(url: str, tmp_path: Path) -> None:
+    source = Held(tmp_path / "held.wrapping-key")
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob = lived(book), book.customers.register(name="Bob")
+        [old] = source.read(book.origin)
+        source.fixed = "drops nothing"
+        receipt = book.erasures.erase(ada, reason="gdpr-17")
+        assert old in source.read(book.origin)  # beside the new one, which all keys are under
+        assert receipt.unfinished == ("keys",)
+        assert "NotImplementedError" in receipt.done["keys"]
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        assert old not in source.read(book.origin)  # the next rotation puts its own key in that place
+        assert book.erasures.receipt(ada).unfinished == ()
+        assert book.profiles.get(bob)["name"] == "Bob"
+
+
+def test_a_key_management_service_that_encrypts_nothing_more_stops_no_erasure(url: str, tmp_path: Path) -> None:
+    class Service:
+        denies = False
+
+        def encrypt(self, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+            if self.denies:
+                raise PermissionError("AccessDenied")
+            return plaintext[::-1]
+
+        def decrypt(self, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
+            return ciphertext[::-1]
+
+    service = Service()
+    source = KmsWrappingKeys(service, tmp_path / "kms.wrapping-key")
+    with tallybook.open(url, wrapping_key=source) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob = lived(book), book.customers.register(name="Bob")
+        service.denies = True
+        receipt = book.erasures.erase(ada, reason="gdpr-17")
+        assert (receipt.unfinished, "AccessDenied" in receipt.done["keys"]) == (("keys",), True)
+        service.denies = False
+        before = source.read(book.origin)
+        assert book.erasures.erase(bob, reason="gdpr-17").unfinished == ()
+        assert book.erasures.receipt(ada).unfinished == ()
+        assert source.read(book.origin) != before
+
+
+def test_a_book_without_a_wrapping_key_says_so() -> None:
+    with tallybook.open("memory:") as book, book.acting("agent:lin", purpose="support"):
+        receipt = book.erasures.erase(lived(book), reason="gdpr-17")
+        assert "no wrapping key" in receipt.done["keys"]
+        assert (receipt.done["deleted rows"], receipt.unfinished) == ("overwritten", ())
+
+
+# ── somebody reads meanwhile ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("finisher", ["receipt", "erasure", "opening"])
+def test_what_a_reader_holds_up_is_told_and_finished_later(folder: Path, finisher: str) -> None:
+    url = f"sqlite:///{folder / 'shop.book'}"
+    with closing(sqlite3.connect(folder / "shop.book", isolation_level=None)) as reader:
+        with tallybook.open(url, lock_timeout_s=0) as book, book.acting("agent:lin", purpose="support"):
+            ada, bob = lived(book), book.customers.register(name="Bob")
+            there, never = needles_of(book, folder, ada)
+            lookups = {name: there.pop(name) for name in list(there) if "look-up" in name}
+            reader.execute("BEGIN")
+            reader.execute("SELECT COUNT(*) FROM stored_events").fetchall()
+            receipt = book.erasures.erase(ada, reason="gdpr-17")
+            assert receipt.unfinished == ("deleted rows",)
+            assert "shop.book, which somebody is reading" in receipt.done["deleted rows"]
+            assert isinstance(book.profiles.get(ada)["name"], Erased)
+            assert book._core.storage.keys.get([(ada, ORDINARY_KEY)]) == {}
+            assert found_in(folder.iterdir(), there | never) == {}, "the key is gone at once"
+            assert found_in(folder.iterdir(), lookups).keys() == lookups.keys(), "the look-ups are what waits"
+            book.customers.change(bob, name="Robert")  # nobody is held up
+            shown = CliRunner().invoke(app, ["erasures", "show", str(ada), "--book", url])
+            assert "unfinished" in shown.output
+            assert "deleted rows" in shown.output.partition("unfinished")[2]
+            assert book.erasures.receipt(ada).unfinished == ("deleted rows",)
+            reader.execute("ROLLBACK")
+            if finisher == "receipt":
+                assert book.erasures.receipt(ada).unfinished == ()
+            elif finisher == "erasure":
+                assert book.erasures.erase(bob, reason="gdpr-17").unfinished == ()
+            else:
+                reader.execute("BEGIN")
+                reader.execute("SELECT COUNT(*) FROM stored_events").fetchall()
+        if finisher == "opening":
+            reader.execute("ROLLBACK")
+            assert found_in(folder.iterdir(), lookups).keys() == lookups.keys()
+            tallybook.open(url).close()
+        assert found_in(folder.iterdir(), there | never | lookups) == {}
 
 
 def test_a_stranger_verifies_the_receipt(book: Book, tmp_path: Path) -> None:
@@ -329,7 +546,7 @@ def test_doctor_tells_erased_from_lost(folder: Path, tmp_path: Path) -> None:
     with tallybook.open(url) as book:
         assert set(states(book, "keys") + states(book, "erasures") + states(book, "claims")) == {"ok"}
         book._core.storage.keys.close()
-        put_back(folder, tmp_path / "before", "shop.book.keys")
+        put_back(folder, tmp_path / "before", "shop.book.keys", "shop.book.wrapping-key")
         assert states(book, "erasures") == ["failed"]  # the next opening destroys it
     with tallybook.open(url) as book:
         assert states(book, "erasures") == ["ok"]
@@ -370,6 +587,70 @@ def test_what_a_schedule_keeps_is_sealed_anew_and_goes_when_its_time_is_over(url
         for entry in book.profiles.timeline(ada):
             assert all(isinstance(value, Erased) for value in entry.texts.values())
         assert all(one.holds for one in book.audit.verify())
+
+
+YEAR_US = 366 * 86_400_000_000
+
+
+def keeping(book: Book, schedule: str, years: int) -> None:
+    book.retention.declare(
+        schedule, "transaction", purpose="tax", legal_basis="tax-law", period=years, unit="years", action="keep"
+    )
+
+
+def kept_of(book: Book, subject: UUID) -> list[object]:
+    """What can be read of the values that an erasure kept."""
+    return [
+        value
+        for entry in book.profiles.timeline(subject)
+        if entry.action == "customer.record_kept"
+        for value in entry.texts.values()
+    ]
+
+
+def test_what_was_kept_goes_once_no_schedule_that_is_in_force_demands_it(url: str) -> None:
+    clock = [1_700_000_000_000_000]
+    with tallybook.open(url, now_us=lambda: clock[0]) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        keeping(book, "invoices", 10)
+        keeping(book, "ledgers", 6)
+        assert book.erasures.erase(ada, reason="gdpr-17").kept_until == "2033-11-14T22:13:20Z"
+        book.retention.withdraw("invoices")
+        with pytest.raises(Refused, match="ledgers") as refused:
+            book.erasures.erase_kept(ada)
+        assert refused.value.code == "still_kept"
+        assert refused.value.values["until_us"] == clock[0] + (6 * 365 + 2) * 86_400_000_000
+        assert (book.retention.due().ready, kept_of(book, ada)) == ((), [ORDER])
+        book.retention.withdraw("ledgers")
+        assert [one.due for one in book.retention.due().ready] == [("kept",)]
+        keeping(book, "ledgers", 6)  # before anything is swept, it was a mistake
+        assert book.retention.sweep().erased == 0
+        assert kept_of(book, ada) == [ORDER]
+        book.retention.withdraw("ledgers")
+        assert book.retention.sweep().erased == 1
+        assert [type(one) for one in kept_of(book, ada)] == [Erased]
+        assert book.erasures.receipt(ada).unfinished == ()
+        assert all(one.holds for one in book.audit.verify())
+
+
+def test_a_schedule_that_is_declared_anew_counts_for_what_was_kept_before(url: str) -> None:
+    clock = [1_700_000_000_000_000]
+    with tallybook.open(url, now_us=lambda: clock[0]) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob = lived(book), book.customers.register(name="Bob")
+        keeping(book, "invoices", 10)
+        book.erasures.erase(ada, reason="gdpr-17")
+        assert book.erasures.erase(bob, reason="gdpr-17").kept == 0
+        book.retention.withdraw("invoices")
+        keeping(book, "invoices", 12)
+        clock[0] += 11 * YEAR_US
+        assert book.retention.due().ready == ()
+        with pytest.raises(Refused, match="still_kept"):
+            book.erasures.erase_kept(ada)
+        assert kept_of(book, ada) == [ORDER]
+        clock[0] += 2 * YEAR_US
+        assert [one.customer_id for one in book.retention.due().ready] == [ada]
+        assert book.erasures.erase_kept(ada).commitments.keys() == {1, 2}
+        assert book.erasures.erase_kept(bob).commitments.keys() == {1}  # nothing was kept of him
 
 
 def test_a_reply_that_comes_between_is_kept_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from tallybook.cli import run
 from tallybook.domain.access import Exported
 from tallybook.domain.errors import BookError, BookFull, Refused
 from tallybook.domain.events import REGISTRY
+from tallybook.domain.policy import PolicyHistory
 from tallybook.projections.read_models import Recorded
 
 from .golden.make import examples
@@ -185,8 +186,15 @@ def test_reads_grants_and_denials_are_told_in_ocsf_s_own_terms(shop: Book, tmp_p
     assert (named["policy.role_granted"]["class_uid"], named["policy.role_granted"]["activity_id"]) == (3005, 1)
     assert (named["policy.role_revoked"]["class_uid"], named["policy.role_revoked"]["activity_id"]) == (3005, 2)
     assert named["policy.role_revoked"]["privileges"] == ["support"]
+    digest = shop.policy.check("shop").digest()
+    by_policy = {"decision": "allowed", "policy": {"uid": digest, "is_applied": True}}
+    assert named["policy.role_revoked"]["actor"]["authorizations"] == [by_policy]
+    assert named["policy.role_revoked"]["unmapped"]["rules"] == ["admins-run-the-book"]
+    assert "authorizations" not in named["policy.adopted"]["actor"]  # none was in force yet
     reads = [event for event in events if event["metadata"]["event_code"] == "access.personal_data_read"]
     denied = [event for event in reads if event["status"] == "Failure"]
+    assert [one["actor"]["authorizations"] for one in denied] == [[{**by_policy, "decision": "denied"}]] * 2
+    assert [one["unmapped"]["rules"] for one in denied] == [[], []]
     assert [event["status_code"] for event in denied] == ["access_denied"] * 2
     assert denied[0]["entity"]["uid"] == str(ada)
     assert {event["class_uid"] for event in reads} == {3004, 6005}
@@ -198,7 +206,9 @@ def test_every_stored_name_has_a_form_in_ocsf_and_in_cloudevents() -> None:
     for name, schema in REGISTRY.items():
         log = "reads" if name.startswith(("access.", "log.")) else "events"
         for event in examples(schema.event_class).values():
-            check_ocsf(json.loads(as_json(ocsf_event(Recorded(1, event), "tallybook/0", log, "0.1.0"))))
+            check_ocsf(
+                json.loads(as_json(ocsf_event(Recorded(1, event), "tallybook/0", log, "0.1.0", PolicyHistory([]))))
+            )
             check_cloud_event(json.loads(as_json(cloud_event(Recorded(1, event), "tallybook/0"))))
 
 

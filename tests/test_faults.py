@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from tests.conftest import holder_of
 from tests.crash import workload
 from tests.crash.checks import check
 from tests.crash.disk import Disk, failure
@@ -104,8 +105,8 @@ def test_two_books_in_a_process_work_side_by_side(path: Path, tmp_path: Path) ->
     with tallybook.open(url_of(path)) as one, tallybook.open(url_of(tmp_path / "other.book")) as two:
         ada, bob = register(one, "Ada"), register(two, "Ada")
         assert ada != bob
-        assert one.customers.find("crm", "Ada") == ada
-        assert two.customers.find("crm", "Ada") == bob
+        assert holder_of(one, "crm", "Ada") == ada
+        assert holder_of(two, "crm", "Ada") == bob
         assert names(one, ada) == names(two, bob) == ["Ada"]
         sound(one)
         sound(two)
@@ -156,7 +157,7 @@ assert [book.profiles.get(one)["name"] for one in (ada, bob)] == ["Ada", "Bob"]
 assert all(one.holds for one in book.audit.verify())
 acting.__exit__(None, None, None)
 book.close()
-with tallybook.open(url) as book:
+with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
     assert book.customers.find("crm", "Ada") == ada
     assert all(one.holds for one in book.audit.verify())
 print("unharmed")
@@ -272,10 +273,10 @@ def test_a_full_disk_is_a_clear_error_that_writes_nothing_and_ends_when_there_is
         with pytest.raises(BookFull):
             fill()
         assert book.position() == position
-        assert book.customers.find("crm", failed) is None
+        assert holder_of(book, "crm", failed) is None
         limit_pages(book, None)
         kept.append(register(book, failed))
-        assert [book.customers.find("crm", name) is not None for name in ("Ada", failed)] == [True, True]
+        assert [holder_of(book, "crm", name) is not None for name in ("Ada", failed)] == [True, True]
         assert names(book, kept[0], kept[-1]) == ["Ada", failed]
         sound(book)
     with tallybook.open(url_of(path)) as book:
@@ -314,7 +315,7 @@ def test_a_file_that_can_not_be_written_is_a_clear_error_and_the_book_goes_on_wh
                 assert caught.value.remedy
             assert book.position() == position
             broken[0] = False
-            assert all(book.customers.find("crm", f"lost {number}") is None for number in range(3))
+            assert all(holder_of(book, "crm", f"lost {number}") is None for number in range(3))
             customers = [ada, *(register(book, name) for name in ("lost 0", "Bob"))]
             assert names(book, *customers) == ["Ada", "lost 0", "Bob"]
             sound(book)
@@ -490,7 +491,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.returncode == -signal.SIGKILL
     Path(f"{path}-wal").unlink()
     with tallybook.open(url_of(path)) as book:
-        assert book.customers.find("crm", "Bob") is None
+        assert holder_of(book, "crm", "Bob") is None
         assert names(book, ada, register(book, "Bob")) == ["Ada", "Bob"]
         sound(book)
 

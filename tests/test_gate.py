@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -426,6 +427,45 @@ def test_the_trail_shows_what_was_denied_masked_and_withheld(book: Book) -> None
     assert read.policy == found.digest
     assert ("command:customers.change", "denied") in [(one.action, one.outcome) for one in everything]
     assert everything[0].action in ("log.opened", "customer.key_created")
+
+
+def test_an_allowed_command_says_by_which_rule_of_which_policy(book: Book) -> None:
+    before = register(book)
+    adopt(book, {**RULES, "rules": [*RULES["rules"], AUDITORS]}, lin="support", kim="auditor")
+    after = register(book)
+    first = book.policy.in_force()
+    with book.acting("admin:root", purpose="support"):
+        book.policy.adopt({**RULES, "version": "2", "rules": [*RULES["rules"], AUDITORS]})
+    book.customers.change(after, note="again")
+    second = book.policy.in_force()
+    assert first is not None
+    assert second is not None
+    assert {one.event.metadata.rule for one in book._core.stream(before)} == {None}
+    assert {one.event.metadata.rule for one in book._core.stream(after)} == {"see"}
+    with book.acting("agent:kim", purpose="duty"):
+        told = [(one.action, one.policy, one.rules) for one in book.audit.trail() if one.log == "events"]
+    assert [one[1:] for one in told if one[0] == "policy.adopted"] == [(None, ()), (first.digest, ("admins",))]
+    assert [one[1:] for one in told if one[0] == "customer.registered"] == [(None, ()), (first.digest, ("see",))]
+    assert [one[1:] for one in told if one[0] == "customer.changed"] == [(second.digest, ("see",))]
+    with book.acting("admin:root", purpose="support"):
+        book.erasures.erase(after, reason="gdpr-17")
+        book.policy.withdraw()
+    note = book.audit.replay(before, datetime.now(UTC)).document["state"]["fields"]["note"]["source"]
+    assert (note["policy"], note["rule"]) == (None, None)
+    book.customers.change(before, note="free")
+    assert book._core.stream(before)[-1].event.metadata.rule is None
+
+
+def test_an_audit_replay_names_policy_and_rule_of_each_command(book: Book) -> None:
+    adopt(book, {**RULES, "rules": [*RULES["rules"], AUDITORS]}, lin="support", kim="auditor")
+    ada = register(book)
+    held = book.policy.in_force()
+    assert held is not None
+    with book.acting("agent:kim", purpose="duty"):
+        replay = book.audit.replay(ada, datetime.now(UTC))
+    source = replay.document["state"]["fields"]["name"]["source"]
+    assert (source["policy"], source["rule"]) == (held.digest, "see")
+    assert held.digest in replay.html()
 
 
 AUDITORS = {"id": "audit", "roles": ["auditor"], "actions": ["audit.*"], "fields": ["*"], "effect": "mask"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from uuid import UUID
 import pytest
 
 import tallybook
-from tallybook import Book, BookError, BookFull, Erased, Refused
+from tallybook import Book, BookError, BookFull, Erased, Refused, cli
 from tallybook.domain.access import PersonalDataRead
 
 RULES: dict[str, Any] = {
@@ -211,7 +212,7 @@ def test_an_actor_that_looks_like_another_is_refused_or_has_no_role(governed: tu
     assert caught.value.code in ("invalid_argument", "access_denied")
 
 
-@pytest.mark.parametrize("actor", ["AGENT:LIN", "agent:lın", "agent:ﬁn", "system:book", "agent:lin:x", "agent"])
+@pytest.mark.parametrize("actor", ["AGENT:LIN", "agent:lın", "agent:ﬁn", "agent:lin:x", "agent"])
 def test_a_look_alike_has_no_role_of_its_model(governed: tuple[Book, UUID], actor: str) -> None:
     book, ada = governed
     with pytest.raises(Refused) as caught, book.acting(actor, purpose="support"):
@@ -219,6 +220,33 @@ def test_a_look_alike_has_no_role_of_its_model(governed: tuple[Book, UUID], acto
     assert caught.value.code in ("invalid_argument", "access_denied")
     with pytest.raises(Refused), book.acting(actor, purpose="support"):
         book.customers.change(ada, note="x")
+
+
+@pytest.mark.parametrize(
+    "actor", ["system:book", "system:erasure", "system:restore", "system:keys", "system:", "SYSTEM:book", "ſystem:x"]
+)
+def test_no_host_acts_as_the_book_itself(governed: tuple[Book, UUID], actor: str) -> None:
+    book, _ = governed
+    before = book.position()
+    for acting, behalf in ((actor, None), ("agent:lin", actor)):
+        with pytest.raises(Refused) as caught, book.acting(acting, on_behalf_of=behalf, purpose="support"):
+            book.customers.register(name="Eve")
+        assert caught.value.code == "actor_reserved"
+        assert "job:" in caught.value.remedy
+    assert book.position() == before
+
+
+def test_the_command_line_acts_no_more_as_the_book_than_a_host(
+    governed: tuple[Book, UUID], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book, ada = governed
+    url = book._core.storage.url
+    given = ["show", "customer", str(ada), "--book", url, "--actor", "system:book", "--purpose", "support"]
+    monkeypatch.setattr(sys, "argv", ["tallybook", *given])
+    with pytest.raises(SystemExit) as stop:
+        cli.run()
+    assert stop.value.code == 2
+    assert "actor_reserved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("role", ["*", "support.*", "su*", " support"])

@@ -12,9 +12,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from tests.heads import head_in, put_head
 
 import tallybook
-from tallybook.adapters.merkle import Frontier, leaf
 from tallybook.adapters.snapshots import differing
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.book import Book
@@ -234,15 +234,23 @@ def test_a_log_that_went_back_makes_no_wrong_decision_and_answers_of_what_it_hol
         book.rules.adopt("standard", effective_at="2020-01-01T00:00:00Z")
         ada = book.customers.register()
         book.loyalty.enrol(ada)
-        before = book.position()
+        before = head_in(path)
         book.customers.record_purchase(ada, [{"sku": "s", "quantity": 1, "net_minor": 900_000}])
         assert book.loyalty.balance(ada) > 5_000
         book.customers.record_interaction(ada, "visit")
-        frontier = Frontier()
-        frontier.append(leaf(book.origin, *row) for row in book._core.app.log.iterate(stop=before))
         with closing(sqlite3.connect(path)) as raw, raw:
-            raw.execute("DELETE FROM stored_events WHERE position>?", (before,))
-            raw.execute("UPDATE head SET position=?, frontier=?", (before, frontier.packed()))
+            raw.execute("DELETE FROM stored_events WHERE position>?", before[:1])
+            raw.execute("DELETE FROM checkpoints WHERE size>?", before[:1])
+        put_head(path, before)
+        for act in (
+            lambda: book.loyalty.redeem(ada, 5_000, reward="cup"),
+            lambda: book.customers.record_interaction(ada, "visit"),
+            book.position,
+        ):
+            with pytest.raises(tallybook.BookDamaged, match=f"went back: the log ends at position {before[0]}"):
+                act()
+        assert book.loyalty.balance(ada) == 0
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("agent:lin", purpose="support"):
         with pytest.raises(tallybook.Refused) as refused:
             book.loyalty.redeem(ada, 5_000, reward="cup")
         assert refused.value.code == "insufficient_points"

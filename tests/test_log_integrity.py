@@ -16,17 +16,18 @@ from uuid import UUID
 
 import pytest
 import tamperlog
+from tests.heads import fit_head, key_of
 from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, BookDamaged, BookError, NoteError, SigningKeyMissing
 from tallybook.adapters import integrity, merkle, notes
-from tallybook.adapters.merkle import Frontier
 from tallybook.adapters.notes import Checkpoint, Proof, Signer, Verifier
 from tallybook.adapters.tiles import TileStore
 from tallybook.audit import SignedCheckpoint
 from tallybook.cli import app
+from tallybook.domain.access import LogOpened
 
 FEW = 700
 
@@ -127,22 +128,25 @@ def test_rows_that_changed_places_are_named(path: Path) -> None:
     assert verified(path)[1] == 300
 
 
-def rewrite(path: Path, *, tiles: bool = True, checkpoints: bool = True, sign: bool = False) -> None:
-    """Have head, tiles and checkpoints tell what the rows tell now, as whoever has the database can."""
+def rewrite(path: Path, *, tiles: bool = True, checkpoints: bool = True, sign: bool = False, keys: bool = True) -> None:
+    """Have head, tiles and checkpoints tell what the rows tell now, as whoever has the database can; with the book's
+    keys, the head's MAC too."""
+    if checkpoints:
+        with closing(sqlite3.connect(path)) as raw, raw:
+            raw.execute("DELETE FROM checkpoints WHERE log='stored_events'")
+    fit_head(path, key_of(path) if keys else None)
     with tallybook.open(url_of(path)) as book:
-        log = book._core.app.log
-        count = log.extent()[0]
-        frontier = Frontier()
-        frontier.append_hashes(merkle.row_hashes(log.origin, log.log_rows(0, 10_000)))
-        with log.database.session(write=True) as session:
-            session.run("UPDATE head SET position=?, frontier=? WHERE log='stored_events'", (count, frontier.packed()))
-            if checkpoints:
-                session.run("DELETE FROM checkpoints WHERE log='stored_events'")
         if tiles:
-            TileStore(log).rebuild()
+            TileStore(book._core.app.log).rebuild()
         if sign:
             book.audit.checkpoint()
-        book._core.checkpoints.clear()  # and none at closing
+        sign_no_more(book)
+
+
+def sign_no_more(book: Book) -> None:
+    """Neither in the background nor at closing."""
+    book._core.tail_timer.stop()
+    book._core.checkpoints.clear()
 
 
 ALTER = "UPDATE stored_events SET topic='customer.changed' WHERE position=150"
@@ -365,6 +369,11 @@ def test_a_key_that_is_lost_another_s_or_readable_by_others_is_refused(path: Pat
         fill(book, 1)
         assert book.audit.verify()[0].problem is None
         assert len(book.audit.vkeys()) == 1
+        assert [one.unsigned_openings for one in book.audit.verify()] == [0, 1]
+        [*_, told, looked] = [one for one in book.doctor(quick=True) if one.name == "signing key"]
+        assert (told.state, "opened 1 times without its signing key" in told.what) == ("warning", True)
+        assert "nothing was signed since" in told.what
+        assert looked.state == "warning"
         with pytest.raises(BookError, match="without a signing key"):
             book.audit.checkpoint()
     for wrong in (Signer.new(origin).text, "", "nonsense", right[:-5]):
@@ -378,6 +387,12 @@ def test_a_key_that_is_lost_another_s_or_readable_by_others_is_refused(path: Pat
     elsewhere.chmod(0o600)
     with tallybook.open(url_of(path), signing_key=elsewhere) as book:
         assert book.audit.verify()[0].root != root
+        assert book.audit.verify()[1].unsigned_openings == 1
+        book.audit.checkpoint()
+        told = next(one for one in book.doctor(quick=True) if one.name == "signing key")
+        assert (told.state, "a checkpoint was signed since" in told.what) == ("ok", True)
+        signs = [one.event.signs for one in book._core.reads() if isinstance(one.event, LogOpened)]
+        assert signs == [True, True, False, True]
     with pytest.raises(BookError, match="from its beginning"):
         tallybook.open(url_of(tmp_path / "new.book"), signing_key="unsigned")
     with pytest.raises(SigningKeyMissing, match="another book"):
@@ -390,14 +405,14 @@ def test_a_key_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tallybook.open(url, signing_key="env:BOOK_KEY")
     first, second = Signer.new("any/name"), Signer.new("any/name")
     monkeypatch.setenv("BOOK_KEY", first.text)
-    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("system:it", purpose="upkeep"):
+    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("job:it", purpose="upkeep"):
         fill(book, 1)
         old = book.audit.vkey
         with pytest.raises(BookError, match="no key but the present one"):
             book.audit.rotate_signing_key()
     assert not (tmp_path / "shop.book.signing-key").exists()
     monkeypatch.setenv("BOOK_KEY", f"{second.text} {first.text}")
-    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("system:it", purpose="upkeep"):
+    with tallybook.open(url, signing_key="env:BOOK_KEY") as book, book.acting("job:it", purpose="upkeep"):
         assert book.audit.vkey == old
         new = book.audit.rotate_signing_key()
         made = book.audit.checkpoint()
@@ -415,7 +430,7 @@ def test_a_rotation_is_an_event_and_the_checkpoint_at_it_bears_both(path: Path) 
         old = book.audit.vkey
         with pytest.raises(tallybook.NotAllowed):
             book.audit.rotate_signing_key()
-        with book.acting("system:it", purpose="upkeep"):
+        with book.acting("job:it", purpose="upkeep"):
             new = book.audit.rotate_signing_key()
         assert book.audit.vkeys() == [old, new]
         first = list(book.audit.checkpoints())[-1]
@@ -456,7 +471,7 @@ def before(owner, name):
         return real(*args, **kwargs)
     setattr(owner, name, run)
 
-with tallybook.open(sys.argv[1]) as book, book.acting("system:it", purpose="upkeep"):
+with tallybook.open(sys.argv[1]) as book, book.acting("job:it", purpose="upkeep"):
     for name in ("open", "fsync", "replace", "write"):
         before(os, name)
     before(log.LogRecorder, "append_in")
@@ -485,7 +500,7 @@ def test_a_rotation_that_is_killed_at_any_step_loses_nothing(path: Path, tmp_pat
                 assert len((folder / "shop.book.signing-key").read_text().split()) == 1, "opening has finished it"
                 both = [one for one in book.audit.checkpoints() if all(_signed_by(one.note, vkey) for vkey in vkeys)]
                 assert both
-            with book.acting("system:it", purpose="upkeep"):
+            with book.acting("job:it", purpose="upkeep"):
                 assert book.audit.rotate_signing_key() not in vkeys
             assert [one.problem for one in book.audit.verify()] == [None, None]
         if done.returncode == 0:
@@ -516,7 +531,7 @@ def test_the_same_on_a_server(tmp_path: Path) -> None:
             fill(book, 300)
             kept = book.audit.checkpoint()
             holds(book, 17)
-            with book.acting("system:it", purpose="upkeep"):
+            with book.acting("job:it", purpose="upkeep"):
                 book.audit.rotate_signing_key()
             fill(book, 10)
             holds(book, 610)
@@ -552,7 +567,7 @@ def test_the_commands(path: Path, tmp_path: Path) -> None:
     assert code == 0
     assert Verifier.parse(vkey.strip())
     assert Signer.parse(run(path, "new-key")[1].strip())
-    code, rotated = run(path, "rotate-key", "--actor", "system:it", "--purpose", "upkeep")
+    code, rotated = run(path, "rotate-key", "--actor", "job:it", "--purpose", "upkeep")
     assert code == 0
     assert run(path, "vkey")[1].split() == [vkey.strip(), rotated.strip()]
     tamper(path, "UPDATE tiles SET hashes=zeroblob(length(hashes)) WHERE log='stored_events' AND tile=1")
@@ -591,3 +606,13 @@ def test_whatever_is_altered_is_found(path: Path, tmp_path: Path) -> None:
             book._core.checkpoints.clear()
         shutil.rmtree(folder)
         assert os.path.exists(path)
+
+
+def test_a_proof_that_fails_by_an_altered_row_leaves_the_tiles_that_name_it(path: Path) -> None:
+    tamper(path, "UPDATE stored_events SET state=zeroblob(length(state)) WHERE position=150")
+    with tallybook.open(url_of(path)) as book:
+        with pytest.raises(BookDamaged):
+            book.audit.proof(150)
+        book.audit.checkpoint()  # by the tiles, which hold what was recorded
+    problem, position = verified(path)
+    assert (position, "position 150" in str(problem)) == (150, True)

@@ -185,6 +185,12 @@ def test_restriction_and_objection_on_the_command_line_and_who_is_left_out(shop:
     told = json.loads(run("segments", "--system", "crm", "--json", *shop))
     assert (len(told["customers"]), told["restricted"], told["objecting"]) == (1, 1, 0)
     assert "Left out: 1 customers whose data is restricted" in run("segments", "--system", "crm", *shop)
+    told = json.loads(run("tiers", "--tier", "basic", "--json", "--book", url))
+    assert (len(told["members"]), told["restricted"], told["objecting"]) == (1, 1, 0)
+    assert "Left out: 1 customers whose data is restricted" in run("tiers", "--tier", "basic", "--book", url)
+    told = json.loads(run("tiers", "--tier", "basic", "--everybody", "--json", "--book", url))
+    assert (len(told["members"]), told["restricted"], told["objecting"]) == (2, 0, 0)
+    assert json.loads(run("tiers", "--json", "--book", url)) == {"basic": 2}
     assert "no longer restricted" in run("lift-restriction", "crm:A-1", *shop)
     assert "objects to" in run("object", "crm:A-1", "automated_decisions", *shop)
     assert "Objects to automated_decisions" in run("consent", "show", "crm:A-1", *shop)
@@ -196,12 +202,11 @@ def test_restriction_and_objection_on_the_command_line_and_who_is_left_out(shop:
 
 
 def test_requests_on_the_command_line(shop: list[str]) -> None:
-    book = shop[:2]
     request = json.loads(run("request", "record", "crm:A-1", "access", "--channel", "mail", "--json", *shop))
-    assert "open" in run("request", "list", *book)
+    assert "open" in run("request", "list", *shop)
     assert "fulfilled" in run("request", "complete", "crm:A-1", request["request_id"], *shop)
-    assert json.loads(run("request", "list", "--open", "--json", *book)) == []
-    [found] = json.loads(run("request", "list", "--subject", "crm:A-1", "--json", *book))
+    assert json.loads(run("request", "list", "--open", "--json", *shop)) == []
+    [found] = json.loads(run("request", "list", "--subject", "crm:A-1", "--json", *shop))
     assert found["outcome"] == "fulfilled"
 
 

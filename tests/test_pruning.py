@@ -127,6 +127,9 @@ def test_the_sweep_is_on_record_with_position_and_root(shop: Shop) -> None:
     assert (event.reads_pruned, event.reads_root) == (512, root)  # type: ignore[attr-defined]  # that event's fields
     report = shop.book.audit.review("access-review")
     assert report.made_of["records of reads pruned up to"] == "512"
+    retention = shop.book.audit.review("retention")
+    [swept] = [one for one in retention.sections if one.title == "Sweeps"]
+    assert [row[-1] for row in swept.rows] == [512]
 
 
 def test_the_last_record_stays_however_old(shop: Shop) -> None:
@@ -305,3 +308,26 @@ def test_nonsense_in_the_note_is_damage_and_no_foreign_error(tmp_path: Path, val
             session.run(f"UPDATE pruned SET {value}")
         assert problems(made.book)[1] is not None
         assert [one.name for one in made.book.doctor() if one.state == "failed"]
+
+
+def test_whoever_asks_who_looked_is_told_that_reads_were_pruned(shop: Shop) -> None:
+    with shop.acting(shop.book):
+        before = shop.book.audit.subject_report(ADA)
+        assert before.data["reads_pruned"] is None
+        assert "book.retention_swept" not in {one.action for one in shop.book.audit.trail(ADA)}
+        assert "reads_pruned" not in shop.book.audit.replay(ADA, "2021-06-01").evidence
+        shop.book.retention.sweep()
+        swept_at = next(one.recorded_at for one in shop.book.audit.trail() if one.action == "book.retention_swept")
+        report = shop.book.audit.subject_report(ADA)
+        assert report.data["reads_pruned"] == {"position": 512, "at": swept_at}
+        assert "up to number 512 were deleted at" in report.html()
+        for entries in (shop.book.audit.trail(ADA), shop.book.audit.trail(actor="agent:nobody")):
+            [told] = [one for one in entries if one.action == "book.retention_swept"]
+            assert (told.log, told.subject, "records of reads up to 512 were pruned" in told.why) == (
+                "events",
+                None,
+                True,
+            )
+        replayed = shop.book.audit.replay(ADA, "2021-06-01")
+        assert replayed.evidence["reads_pruned"] == {"position": 512, "at": swept_at}
+        assert "Records of reads up to 512 were pruned" in replayed.html()

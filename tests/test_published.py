@@ -23,7 +23,7 @@ DATA = Path(__file__).parent / "data"
 def cdnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
     path = tmp_path_factory.mktemp("cdnow") / "shop.book"
     shipped = files("tallybook") / "data"
-    with tallybook.open(f"sqlite:///{path}") as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("job:import", purpose="import"):
         book.rules.adopt(str(shipped / "standard.toml"), effective_at="1997-01-01T00:00:00Z")
         report = book.imports.cdnow(str(shipped / "cdnow_master.txt.xz"))
         assert (report.recorded, report.known, report.rejected) == (69_659, 0, 0)

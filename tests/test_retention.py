@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 
 import tallybook
-from tallybook import Book, Refused
+from tallybook import Book, Refused, retention
+from tallybook.domain.erasure import ORDINARY_KEY
 from tallybook.domain.events import to_us
 
 DECLARED = "2020-01-01T00:00:00Z"
@@ -65,22 +66,43 @@ def test_a_sweep_that_was_cut_short_goes_on(book: Book, clock: Clock, monkeypatc
     declare(book)
     customers = {book.customers.register(name=f"Ada {number}") for number in range(5)}
     clock.now = datetime(2024, 1, 1, tzinfo=UTC)
-    erase = book.erasures.erase
+    record = book._erasing.record
     erased: list[UUID] = []
 
-    def cut(customer: UUID, *, reason: str) -> object:
+    def cut(customer: UUID, *, reason: str) -> None:
         if len(erased) == 2:
             raise KeyboardInterrupt
         erased.append(customer)
-        return erase(customer, reason=reason)
+        record(customer, reason=reason)
 
-    monkeypatch.setitem(book.erasures.__dict__, "erase", cut)
+    monkeypatch.setattr(book._erasing, "record", cut)
     with pytest.raises(KeyboardInterrupt):
         book.retention.sweep()
     assert set(book.erasures.all()) == set(erased)
     monkeypatch.undo()
+    keys = book._core.storage.keys
+    assert len(keys.get([(one, ORDINARY_KEY) for one in erased])) == 2  # nobody reads with them: the log tells first
     assert book.retention.sweep().erased == 3
     assert set(book.erasures.all()) == customers
+    assert keys.get([(one, ORDINARY_KEY) for one in customers]) == {}
+
+
+def test_a_sweep_rotates_the_wrapping_key_once(book: Book, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotating takes time for each key of the book: a sweep of many would take it many times."""
+    monkeypatch.setattr(retention, "AT_ONCE", 3)
+    declare(book)
+    customers = [book.customers.register(name=f"Ada {number}") for number in range(7)]
+    clock.now = datetime(2024, 1, 1, tzinfo=UTC)
+    before = book._core.storage.keys.wrapping()
+    swept = book.retention.sweep()
+    assert (swept.erased, swept.unfinished) == (7, ())
+    keys = book._core.storage.keys
+    assert len(keys.destroyed([(one, ORDINARY_KEY) for one in customers])) == 7
+    assert not keys.outlived()
+    rotations = list(book.follow(names=["book.wrapping_key_rotated"], timeout_s=0))
+    assert len(rotations) == (0 if before is None else 1)
+    assert book.erasures.receipt(customers[0]).unfinished == ()
+    assert len(list(book.follow(names=["book.wrapping_key_rotated"], timeout_s=0))) == len(rotations)
 
 
 def test_restricted_data_waits(book: Book, clock: Clock) -> None:

@@ -171,7 +171,8 @@ def test_access_review_finds_what_was_done_and_nothing_else(story: Story) -> Non
     ]  # fmt: skip
     assert rows == [
         ("snooping", "agent:kim", [dee], 4, 5, 2, days),
-        ("outside_hours", "agent:lin", [bob], 3, 3, 1, "outside the hours of support: Mon-Fri 08:00-18:00 (UTC)"),
+        ("outside_hours", "agent:lin", [bob], 3, 3, 1,
+         "outside the hours of support: Mon-Fri 08:00-18:00 (UTC); the policy does not enforce them"),
         ("unused_right", "agent:bo", [], None, None, 0, "has the role support, and did nothing"),
         ("denied", "agent:kim", [ada], 9, 9, 1,
          "profiles.get for support is not allowed by house@1; the role support, which allowed it, had ended"),
@@ -212,7 +213,7 @@ def test_access_review_of_a_period_and_of_an_actor(story: Story) -> None:
         ("unused_right", "admin:zoe"), ("unused_right", "agent:bo"), ("unused_right", "agent:lin"),
         ("unused_right", "audit:ann"), ("unused_right", "mail:mia"),
     ]  # fmt: skip
-    assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90]
+    assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90, 30, 7]
 
 
 def test_whoever_did_nothing_for_long_is_dormant(story: Story) -> None:
@@ -305,6 +306,10 @@ def test_erasures_and_restrictions_with_what_shows_them(story: Story) -> None:
     assert (held["subject"], held["what"], held["until"]) == (str(story.dee), "restricted", None)
     assert (held["reads released"], held["reads withheld"]) == (0, 1)
     assert [one["in time"] for one in found["Requests for erasure"]] == ["open"]
+    alone = asked(story, "restrictions")
+    assert alone["Restrictions and objections"] == found["Restrictions and objections"]
+    assert len(asked(story, "restrictions", subject=story.dee)["Restrictions and objections"]) == 1
+    assert asked(story, "restrictions", subject=story.ada)["Restrictions and objections"] == []
     assert asked(story, "erasure-evidence", since="2026-02-01")["Erasures"] == []
     assert asked(story, "erasure-evidence", subject=story.ada)["Erasures"] == []
 
@@ -430,7 +435,8 @@ def test_an_empty_book_gives_an_empty_review(name: str) -> None:
         found = tables(report)
         assert as_html(report).startswith("<!DOCTYPE html>")
     shown = {
-        "corrections": "Corrections", "erasure-evidence": "Erasures", "exposure": "Subjects", "consent-at": "In force",
+        "corrections": "Corrections", "erasure-evidence": "Erasures", "exposure": "Subjects",
+        "restrictions": "Restrictions and objections", "consent-at": "In force",
         "access-review": "findings", "retention": "Due", "processing-records": "Exports",
         "compliance-audit": "Recording of reads",
     }[name]  # fmt: skip

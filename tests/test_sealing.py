@@ -505,7 +505,6 @@ def test_what_holds_no_personal_value_is_no_read(book: tallybook.Book) -> None:
     book.tiers.members("basic")
     book.tiers.history(ada)
     book.profiles.segments()
-    book.customers.find("crm", "77")
     book.replay()
     assert book._core.gate.reads.position() == 1  # the opening
 

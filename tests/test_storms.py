@@ -21,7 +21,7 @@ import pytest
 import tallybook
 from tallybook.projections.read_models import Recorded
 
-from .conftest import MASTER, server_book
+from .conftest import MASTER, holder_of, server_book
 from .postgres import tcp_server_url
 from .storm import (
     RULES,
@@ -62,7 +62,7 @@ class Arena:
             return f"crm-{self.used}"
         if kind == "adopt":
             return f"{1 + self.used // 28:02}-{1 + self.used % 28:02}"
-        with self.book.acting("system:setup", purpose="test"):
+        with self.book.acting("job:setup", purpose="test"):
             customer = self.book.customers.register(name=f"Customer {self.used}")
             self.book.loyalty.enrol(customer)
             self.book.customers.record_purchase(customer, [tallybook.Line(sku="cd", quantity=1, net_minor=50_000)])
@@ -80,7 +80,7 @@ def arena(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         server_book(folder) if on_server else nullcontext(f"sqlite:///{folder}/shop.book") as url,
         tallybook.open(url) as book,
     ):
-        with book.acting("system:setup", purpose="test"):
+        with book.acting("job:setup", purpose="test"):
             book.rules.adopt(RULES, effective_at="1996-01-01T00:00:00Z")
         hands = [Hand(url) for _ in range(4)]
         yield Arena(book, hands)
@@ -192,12 +192,12 @@ def test_an_external_id_that_all_claim_has_one_owner_and_the_others_are_refused(
             arena.hands[0].ask("claim identifier", wanted, None, fate=fate)
             assert arena.hands[0].answer() is None
             arena.hands[0].begin()
-            assert arena.book.customers.find("crm", wanted) is None  # what was not committed claims nothing
+            assert holder_of(arena.book, "crm", wanted) is None  # what was not committed claims nothing
         answers = all_at_once(arena.book, arena.hands, ("claim identifier", wanted, None))
         owners = [answer for answer in answers if answer.startswith("UUID")]
         assert len(owners) == 1
         assert {answer.split(":")[0] for answer in answers if answer not in owners} == {"identifier_taken"}
-        owner = arena.book.customers.find("crm", wanted)
+        owner = holder_of(arena.book, "crm", wanted)
         assert repr(owner) == owners[0]
 
 
@@ -206,15 +206,15 @@ def test_an_external_id_that_was_given_up_is_claimed_again_by_one(arena: Arena) 
     for _ in range(3):
         answers = all_at_once(book, arena.hands, ("claim identifier", "re-claimed", None))
         assert sum(answer.startswith("identifier_taken") for answer in answers) == 11
-        owner = book.customers.find("crm", "re-claimed")
+        owner = holder_of(book, "crm", "re-claimed")
         assert isinstance(owner, UUID)
         with book.acting("agent:lin", purpose="test"):
             book.customers.remove_identifier(owner, "crm", "re-claimed")
-        assert book.customers.find("crm", "re-claimed") is None
+        assert holder_of(book, "crm", "re-claimed") is None
 
 
 def test_an_order_id_that_all_record_for_customers_of_their_own_is_recorded_once(arena: Arena) -> None:
-    with arena.book.acting("system:setup", purpose="test"):
+    with arena.book.acting("job:setup", purpose="test"):
         customers = [arena.book.customers.register() for _ in range(12)]
     for number in range(5):
         commands = [("claim order", f"{customer} order-{number}", None) for customer in customers]

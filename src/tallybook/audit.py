@@ -19,6 +19,7 @@ from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.domain.access import CommandDenied, PersonalDataRead
 from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
+from tallybook.domain.policy import PolicyHistory
 from tallybook.projections.read_models import Progress
 from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
@@ -38,7 +39,8 @@ class TrailEntry:
 
     `outcome` is "recorded", "refused" (a redemption), "released" or "denied". `fields` were touched: set by an event;
     by a read, released as they are. `masked` and `withheld` are those of which a read gave a part, or nothing. `policy`
-    is the digest of the access policy that decided, with the rules that `why` names; None: none was in force.
+    is the digest of the access policy that decided about the command or read, `rules` are its rules that did; None:
+    none was in force.
     """
 
     log: str
@@ -59,6 +61,7 @@ class TrailEntry:
     masked: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     policy: str | None = None
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class SignedCheckpoint:
     """A log's head, signed. `note` is all that a stranger needs beside the public key: size and root are in it.
 
     `token` is the answer of a timestamp authority (RFC 3161), if one was asked; `stamped_at` the time that it tells.
+    `cosigned`: the public keys of witnesses who signed it too, each with the time that it tells.
     """
 
     log: str
@@ -75,6 +79,7 @@ class SignedCheckpoint:
     note: str
     stamped_at: str | None = None
     token: bytes | None = None
+    cosigned: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,10 @@ class Consistency:
 
 
 def _signed(log: str, stored: Stored) -> SignedCheckpoint:
-    made = SignedCheckpoint(log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note)
+    cosigned = tuple([(one.vkey, iso(seconds * 1_000_000) or "") for one, seconds in stored.cosigned()])
+    made = SignedCheckpoint(
+        log, stored.size, stored.root.hex(), iso(stored.signed_us) or "", stored.note, cosigned=cosigned
+    )
     if not stored.token:
         return made
     from tallybook.adapters.timestamps import said_at
@@ -159,6 +167,10 @@ class AuditView(Desk):
             kept = checkpoints if core.storage.vkey is not None else None
             shown = progress if log == "events" else None
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head, events=core.app.log)
+            if log == "reads" and kept is not None and one.problem is None:
+                one = replace(one, unsigned_openings=len(integrity.unsigned_openings(checkpoints.log)))
+            if core.storage.keyless and log == "events":
+                one = replace(one, unchecked=integrity.WITHOUT_KEYS)
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
 
@@ -231,6 +243,22 @@ class AuditView(Desk):
                 return _signed(checkpoint.log, stored._replace(token=token))
         raise refusal("invalid_argument", "The checkpoint is not one that is kept.", argument="checkpoint")
 
+    def keep(self, cosigned: str | Path, witness: str) -> SignedCheckpoint:
+        """Keep a checkpoint of either log that a witness has cosigned (C2SP's tlog-cosignature), beside the others.
+
+        `cosigned` is the signed note with the witness's line added, or the path of its file; `witness` the witness's
+        public key, which you had from the witness. `verify` tells of it from then on, and packs hold it. Raises
+        NoteError where log or witness did not sign it, BookDamaged where the log does not lead through it.
+        """
+        core = self._core
+        core.check_open()
+        note = _note_of(cosigned)
+        origin = Checkpoint.parse(taken_apart(note)[0]).origin
+        for log, checkpoints in core.checkpoints.items():
+            if origin == checkpoints.name:
+                return _signed(log, checkpoints.keep_cosigned(note, witness))
+        raise NoteError(f"This is a checkpoint of {origin}, and no log of this book.")
+
     def proof(self, position: int, *, log: str = "events", checkpoint: SignedCheckpoint | None = None) -> Inclusion:
         """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.
 
@@ -247,7 +275,7 @@ class AuditView(Desk):
         else:
             head = _head(checkpoints, checkpoint)
             whole(head.size, "checkpoint", position, checkpoints.log.position())
-            stored = Stored(head.size, 0, head.root, checkpoint.note, b"")
+            stored = Stored(head.size, 0, head.root, checkpoint.note)
         found = checkpoints.proof(position, stored)
         [row] = checkpoints.log.rows_at([position])
         return Inclusion(
@@ -339,8 +367,9 @@ class AuditView(Desk):
     ) -> list[TrailEntry]:
         """Events and reads about a subject (default: all), by an actor (default: any), in order of recording.
 
-        Of no subject, also denied commands, exports, and when the book was opened and closed. Personal fields are
-        named, never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
+        Of no subject, also denied commands, exports, and when the book was opened and closed. Where records of reads
+        were pruned, the last sweep that did it is among the entries, whoever was asked for. Personal fields are named,
+        never opened. Looking at the trail is itself recorded as a read. Refuses: acting_required, access_denied,
         invalid_argument.
         """
         core = self._core
@@ -362,9 +391,16 @@ class AuditView(Desk):
         found = core.store.select(core.trail, Trail.table, ["position"], where, params)
         # What is about two subjects has two rows.
         positions = list(dict.fromkeys(position for (position,) in found))
+        pruned = core.reads_pruned()
+        if pruned is not None and pruned.position not in positions:
+            positions = sorted([*positions, pruned.position])  # whatever is asked for: it says what can't be told
         wanted = positions if limit is None else positions[-limit:]
+        policies = core.policies()
         entries = [
-            (event.metadata.recorded_us, _entry(position, event, subject_id))
+            (
+                event.metadata.recorded_us,
+                _entry(position, event, subject_id if event.subject_id else None, policies),
+            )
             for position, event in core.at_positions(wanted)
         ]
         reads: list[tuple[int, TrailEntry]] = []
@@ -387,11 +423,12 @@ class AuditView(Desk):
         at: When | None = None,
         thresholds: Thresholds | None = None,
     ) -> Report:
-        """One of ten reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
+        """One of the reviews: a report of tables, with its forms `json()`, `html()`, `csv(FOLDER)`.
 
-        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, processing-records, exposure
-        (of an `actor`), consent-at, compliance-audit, access-review, retention: see docs/reviews.md. `since` and
-        `until` bound what was recorded; `at` is the moment of consent-at and retention. One recorded read.
+        subject-access and portable-copy (of a `subject`), corrections, erasure-evidence, restrictions,
+        processing-records, exposure (of an `actor`), consent-at, compliance-audit, access-review, retention: see
+        docs/reviews.md. `since` and `until` bound what was recorded; `at` is the moment of consent-at and retention.
+        One recorded read.
         Refuses: invalid_argument, naive_time, acting_required, access_denied, unknown_customer.
         """
         return answer(
@@ -439,7 +476,7 @@ class AuditView(Desk):
         return audit_replay(core, as_id(subject, "subject"), at, known_at, sealed=sealed, proofs=proofs)
 
 
-def _entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
+def _entry(position: int, event: Event, subject: UUID | None, policies: PolicyHistory) -> TrailEntry:
     metadata = event.metadata
     return TrailEntry(
         "events",
@@ -456,6 +493,8 @@ def _entry(position: int, event: Event, subject: UUID | None) -> TrailEntry:
         outcome_of(event),
         why(event),
         metadata.application,
+        policy=policies.behind(position, event),
+        rules=() if metadata.rule is None else (metadata.rule,),
     )
 
 
@@ -467,11 +506,12 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
     masked: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     policy: str | None = None
+    rules: tuple[str, ...] = ()
     if isinstance(event, PersonalDataRead):
-        action, outcome, policy = f"read:{event.action}", event.outcome, event.policy
+        action, outcome, policy, rules = f"read:{event.action}", event.outcome, event.policy, event.rules
         fields, masked, withheld = event.fields, event.masked, event.withheld
     elif isinstance(event, CommandDenied):
-        action, outcome, policy = f"command:{event.command}", "denied", event.policy
+        action, outcome, policy, rules = f"command:{event.command}", "denied", event.policy, event.rules
     if isinstance(event, (PersonalDataRead, CommandDenied)) and event.policy is not None:
         why = f"policy rule {', '.join(event.rules)}" if event.rules else "no policy rule allows it"
     return TrailEntry(
@@ -493,6 +533,7 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
         masked,
         withheld,
         policy,
+        rules,
     )
 
 

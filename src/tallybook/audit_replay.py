@@ -138,6 +138,7 @@ def _material(core: Core, subject: UUID, at_us: int, known_at: When | int, head:
         history,
         [one for one in core.stream(core.book_id) if known(one)],
         [one for one in core.stream(core.policy_id) if known(one)],
+        core.policies(),
         _reads(core, subject, reads_until_us),
         decider_of,
         whole_to,
@@ -175,10 +176,12 @@ def _whole_to(core: Core, position: int, head: int) -> int:
 def _evidence(core: Core, material: Material, position: int | None, *, proofs: bool) -> dict[str, Any]:
     rests_on = material.positions()
     reads = [one.position for one in material.reads]
+    pruned = core.reads_pruned()
     later = [one for one in core.stream(material.subject) if isinstance(one.event, SubjectErased)]
     return {
         "events": _log_evidence(core, "events", rests_on, max([position or 0, *rests_on]), proofs=proofs),
         "reads": _log_evidence(core, "reads", reads, max([0, *reads]), proofs=proofs),
+        **({} if pruned is None else {"reads_pruned": {"position": pruned.reads, "at": iso(pruned.at_us)}}),
         "erasures": [
             {
                 "position": one.position,
@@ -273,9 +276,15 @@ def _sections(document: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[
         Section(
             "Profile",
             f"A {state['kind']}, registered at {state['registered_at']}. {_details(state['counts'])}.",
-            _columns(what=text, name=text, value=text, since=time, position=count, event=text, actor=text),
+            _columns(
+                what=text, name=text, value=text, since=time, position=count, event=text, actor=text, rule=text,
+                policy=text,
+            ),
             [
-                (what, name, _shown(one["value"]), one["since"], *_origin(one["source"], "position", "event", "actor"))
+                (
+                    what, name, _shown(one["value"]), one["since"],
+                    *_origin(one["source"], "position", "event", "actor", "rule", "policy"),
+                )
                 for what, name, one in entries
             ],
         ),
@@ -383,7 +392,11 @@ def _sections(document: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[
         ),
         Section(
             "Who saw what",
-            "",
+            "Records of reads up to {position:,} were pruned at {at}: who looked before, nobody can tell.".format(
+                **evidence["reads_pruned"]
+            )
+            if "reads_pruned" in evidence
+            else "",
             _columns(
                 position=count, at=time, actor=text, purpose=text, action=text, fields=text, masked=text, withheld=text,
                 outcome=text,

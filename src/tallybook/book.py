@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unicodedata import normalize
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
 from tallybook.adapters import clock as real
-from tallybook.adapters.backup import BackupReport, KeysReport, back_up, back_up_keys
+from tallybook.adapters.backup import BackupReport, KeysReport, Recording, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.doctor import Finding, examine_open
@@ -25,8 +26,9 @@ from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
 from .audit import AuditView
-from .core import Acting, Core
+from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
+from .erasing import Erasing
 from .erasures import ErasureDesk
 from .exports import ExportDesk
 from .follow import Follower, follow
@@ -59,9 +61,10 @@ class Book:
         self.tiers = TiersView(core)
         self.audit = AuditView(core)
         self._sealing = SealingDesk(core)
-        self.erasures = ErasureDesk(core)
+        self._erasing = Erasing(core)
+        self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core, self.erasures)
+        self.retention = RetentionDesk(core, self._erasing)
 
     @property
     def origin(self) -> str:
@@ -91,8 +94,11 @@ class Book:
         Actor and purpose are surrogates (`agent:lin`, `support`), written in the clear. `application` is the program of
         the host (default: as the book was opened); `address` where the request came from: it is written into records of
         reads and of denied attempts alone. `causation_id` names what caused the command, such as the event that is
-        reacted to. Refuses: invalid_argument.
+        reacted to. Names that begin with `system:` are the book's own: no host acts so, or on behalf of such a one.
+        Refuses: invalid_argument, actor_reserved.
         """
+        _must_be_free(actor)
+        _must_be_free(on_behalf_of)
         metadata = _metadata(
             actor,
             purpose,
@@ -158,21 +164,46 @@ class Book:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
         reads. Without any key: see `backup_keys`.
 
-        A file that is there is refused, unless `replace` is given. `progress` counts pages. Raises BookError and its
-        kinds: BookFull, BookReadOnly, BookDamaged.
+        A file that is there is refused, unless `replace` is given. `progress` counts pages. Like each export, it is
+        decided by the access policy and recorded with its digest before the file has its name: as whoever acts or,
+        where nobody does and no policy is in force, as the book itself. Raises BookError and its kinds: BookFull,
+        BookReadOnly, BookDamaged. Refuses: acting_required, access_denied.
         """
-        self._core.check_open()
-        return back_up(self._core.storage, file, replace=replace, progress=progress)
+        recorded = self._recording("book.backup", "backup")
+        return back_up(self._core.storage, file, replace=replace, progress=progress, recorded=recorded)
 
     def backup_keys(self, file: Path | str, *, replace: bool = False) -> KeysReport:
         """Copy the wrapped keys into a file of their own (mode 0600), after the backup that they belong to; the key
         that signs the checkpoints into another beside it (`.signing-key`).
 
         They open nothing without the wrapping key, which is not copied: keep that one apart, and the copy for a short
-        time only. Whoever has both and a backup can read everything. Raises BookError.
+        time only. Whoever has both and a backup can read everything. With each erasure and rotation the book has
+        another wrapping key: copy both again then. Decided and recorded as `backup` is. Raises BookError.
+        Refuses: acting_required, access_denied.
         """
-        self._core.check_open()
-        return back_up_keys(self._core.storage, file, replace=replace)
+        recorded = self._recording("book.backup_keys", "keys")
+        return back_up_keys(self._core.storage, file, replace=replace, recorded=recorded)
+
+    def _recording(self, action: str, form: str) -> Recording:
+        """See that somebody may copy the book, and give what records the copy. Refuses: acting_required."""
+        core = self._core
+        core.check_open()
+        alone = not core.somebody_acts() and core.policy().in_force is None
+        acting = self._itself if alone else core.acting_now()
+        core.gate.record(core.gate_metadata(acting), action, [], [])
+
+        def recorded(digest: str, count: int, position: int) -> None:
+            first = 1 if position else 0
+            core.gate.exported(
+                core.gate_metadata(acting),
+                format=form,
+                digest=digest,
+                count=count,
+                from_position=first,
+                to_position=position,
+            )
+
+        return recorded
 
     def rotate_wrapping_key(self) -> KeyRotation:
         """Wrap all data keys under a new wrapping key, destroy the old one, and record it as an event.
@@ -191,7 +222,9 @@ class Book:
         """
         self._core.check_open()
         with rarely_collecting():
-            return examine_open(self._core.storage, self._core.projector.status, quick=quick, progress=progress)
+            core = self._core
+            logs = [one.log for one in core.checkpoints.values()]
+            return examine_open(core.storage, logs, core.projector.status, quick=quick, progress=progress)
 
     def drop_snapshots(self) -> None:
         """Drop all snapshots of long streams: it changes nothing that the book says, only how fast it is loaded.
@@ -213,7 +246,8 @@ class Book:
 
     def _note_opened(self) -> None:
         core = self._core
-        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE)
+        signs = core.storage.signing is not None
+        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE, signs=signs)
 
     def _note_closed(self) -> None:
         core, run, self._run = self._core, self._run, None
@@ -246,6 +280,7 @@ def open(  # noqa: A001 - the name of the front door
     signing_key: str | Path | None = None,
     checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     detached: bool | None = None,
+    keyless: bool = False,
     application: str | None = None,
     now_us: Callable[[], int] = real.now_us,
     new_id: Callable[[], UUID] = real.new_id,
@@ -264,11 +299,13 @@ def open(  # noqa: A001 - the name of the front door
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
-    environment variable; `"unsigned"` opens the book without. After a commit, a checkpoint is signed if the last one is
-    older than `checkpoint_s`, and one at closing.
+    environment variable; `"unsigned"` opens the book without, which is put on record. A checkpoint is signed at the
+    latest `checkpoint_s` after the last one if something was committed meanwhile, and one at closing.
     `detached` makes a book whose Merkle logs commit to the hash of each event's state, never to its bytes: what is
     signed and given out as entries and proofs then holds nothing personal, not even sealed. It can't be changed later;
     an existing book that was made the other way is not opened.
+    `keyless` opens a book that is there without its data keys, and without its signing key where that is not there: to
+    verify it, to look at what is in the clear, to export sealed events. Commands and personal values raise KeysMissing.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, SigningKeyMissing,
@@ -281,6 +318,7 @@ def open(  # noqa: A001 - the name of the front door
             "read_models": read_models,
             "signing_key": signing_key,
             "detached": detached,
+            "keyless": keyless or None,
         }
         for name in [name for name, given in own.items() if given is not None]:
             raise refusal("invalid_argument", f"{name}: a Storage has its own already.", argument=name)
@@ -294,13 +332,17 @@ def open(  # noqa: A001 - the name of the front door
             read_models=read_models,
             signing_key=signing_key,
             detached=detached,
+            keyless=keyless,
         )
     try:
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
+        book._core.look_at_heads()
         book._note_opened()
+        if storage.keyless:
+            return book
+        book._erasing.repeat()
         book._sealing.follow()
-        book.erasures.follow()
-        book.erasures.repeat()
+        book._erasing.finish()
         return book
     except BaseException:
         storage.close()
@@ -316,6 +358,12 @@ def _metadata(actor: str, purpose: str, **rest: Any) -> Metadata:
         return Metadata(recorded_us=0, actor=actor, purpose=purpose, **rest)
     except ValidationError as error:
         raise _invalid(".".join(map(str, error.errors()[0]["loc"])), error) from None
+
+
+def _must_be_free(actor: object) -> None:
+    """Refuses: actor_reserved, whatever case or width the letters have."""
+    if isinstance(actor, str) and normalize("NFKC", actor).casefold().startswith(RESERVED):
+        raise refusal("actor_reserved", f"Actors that begin with {RESERVED} are the book itself.", actor=actor)
 
 
 def _invalid(name: str, error: ValidationError) -> Refused:

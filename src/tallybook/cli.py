@@ -9,14 +9,17 @@ import signal
 import sqlite3
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
 
+from tallybook.adapters.reports import visible
 from tallybook.adapters.rule_files import load_rule_set
 from tallybook.domain.errors import RuleSetError, TallybookError, refusal
 from tallybook.domain.events import from_us
@@ -32,6 +35,7 @@ from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .demo import run_demo
 from .terminal import (
+    DETACHED,
     READ_MODELS,
     SIGNING_KEY,
     WRAPPING_KEY,
@@ -44,12 +48,14 @@ from .terminal import (
     ReadModelName,
     ReadModelOrAll,
     acting_as,
+    acting_in,
     err,
     fail,
     in_json,
     known_moment,
     open_book,
     out,
+    print_json,
     show_table,
     tell,
     the_customer,
@@ -131,11 +137,20 @@ def options(
             show_default=False,
         ),
     ] = None,
+    detached: Annotated[
+        bool,
+        typer.Option(
+            "--detached",
+            envvar="TALLYBOOK_DETACHED",
+            help="A book that is made commits to hashes only; one that is there must have been made so",
+        ),
+    ] = False,
 ) -> None:
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
     SIGNING_KEY.set(signing_key)
+    DETACHED.set(True if detached else None)
 
 
 # ── the main job ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -155,7 +170,7 @@ def demo(
     with watched("import", as_json) as progress:
         figures = run_demo(directory, say, progress)
     if as_json:
-        print(in_json(figures))
+        print_json(in_json(figures))
     clear = figures["personal_values_in_the_clear"]
     if clear or not (figures["verified"] and figures["certificate"]["holds"]):
         raise typer.Exit(1)
@@ -167,7 +182,7 @@ def import_cdnow(
     book: BookUrl,
     skip_bad: Annotated[Path | None, typer.Option("--skip-bad", help="Where lines that can't be read go")] = None,
     enrol: Annotated[bool, typer.Option(help="Enrol new customers where a rule set is in force")] = True,
-    actor: Actor = "system:import",
+    actor: Actor = "job:import",
     purpose: Purpose = "import",
     as_json: AsJson = False,
 ) -> None:
@@ -196,7 +211,7 @@ def import_cdnow(
 def sweep(
     book: BookUrl,
     until: Annotated[str | None, typer.Option("--until", help="Up to when (default: now)")] = None,
-    actor: Actor = "system:sweep",
+    actor: Actor = "job:sweep",
     purpose: Purpose = "expiry",
     as_json: AsJson = False,
 ) -> None:
@@ -300,10 +315,16 @@ def backtest(
     explain: Annotated[
         str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
     ] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay history under a candidate rule set: who moves tier, what it costs."""
-    with open_book(book, create=False) as opened, watched("backtest", as_json) as progress:
+    with (
+        open_book(book, create=False) as opened,
+        acting_as(opened, actor, purpose),
+        watched("backtest", as_json) as progress,
+    ):
         report = opened.backtest(file, baseline=baseline, progress=progress)
         difference = report.explain(the_customer(opened, explain)) if explain else None
 
@@ -339,10 +360,15 @@ def backup(
         typer.Option("--keys", help="Also copy the keys, to a file of their own: keep it apart"),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace files of those names")] = False,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a book into one file while others write: the log, its read models, the log of reads. Without its keys."""
-    with open_book(book, create=False) as opened:
+    """Copy a book into one file while others write: the log, its read models, the log of reads. Without its keys.
+
+    Recorded as an export.
+    """
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         with watched("backup", as_json) as progress:
             report = opened.backup(file, replace=replace, progress=progress)
         copied = None if keys is None else opened.backup_keys(keys, replace=replace)
@@ -356,12 +382,24 @@ def backup(
         out.print(f"Keep elsewhere, to check a restored copy by: --checkpoint {report.position}:{report.root}")
         if copied is not None:
             out.print(
-                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key, "
-                "which is not in it: keep that one apart.",
+                f"{copied.path}: {copied.subjects:,} keys, wrapped. They open nothing without the wrapping key "
+                f"{copied.wrapping}, which is not in it: keep that one apart. Each erasure changes it: copy both again "
+                "then.",
+                markup=False,
+            )
+            out.print(
+                "No copy of the signing key was made: it lies in no file, or the book is open without it."
+                if copied.signing_key is None
+                else f"{copied.signing_key}: the key that signs the book's checkpoints.",
                 markup=False,
             )
 
     tell({**asdict(report), "keys": None if copied is None else asdict(copied)}, as_json, show)
+
+
+def _some(subjects: Sequence[UUID]) -> str:
+    more = f" and {len(subjects) - 5:,} more" if len(subjects) > 5 else ""
+    return ", ".join(str(one) for one in subjects[:5]) + more
 
 
 @app.command()
@@ -393,9 +431,12 @@ def restore(
             f"{report.seconds:.1f} s. Root {report.root}",
             markup=False,
         )
-        if report.without_key:
+        if report.erased:
+            out.print(f"{len(report.erased):,} of {report.subjects:,} subjects were erased: {_some(report.erased)}")
+        if report.lost:
             out.print(
-                f"{report.without_key:,} of {report.subjects:,} subjects have no key: their data can't be opened."
+                f"{len(report.lost):,} of {report.subjects:,} subjects have lost their key, and nobody erased them; "
+                f"their data can't be opened without an older or later copy of the keys: {_some(report.lost)}"
             )
 
     tell(report, as_json, show)
@@ -454,7 +495,7 @@ def show_customer(
     as_json: AsJson = False,
 ) -> None:
     """A profile, each field with the event that set it. Opens personal data: a recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         profile = opened.profiles.get(the_customer(opened, customer), as_of=as_of, known_at=known_moment(known_at))
 
     def show() -> None:
@@ -488,10 +529,12 @@ def show_account(
     programme: Annotated[str, typer.Option("--programme")] = "main",
     as_of: AsOf = None,
     known_at: KnownAt = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """A loyalty account: balance, tier and lots."""
-    with open_book(book, create=False) as opened:
+    """A loyalty account: balance, tier and lots. By an external id, a recorded search."""
+    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         account = opened.loyalty.account(
             the_customer(opened, customer), programme=programme, as_of=as_of, known_at=known_moment(known_at)
         )
@@ -524,7 +567,7 @@ def show_ticket(
     as_json: AsJson = False,
 ) -> None:
     """Where a case stands; with --texts, what was written in it."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         view = opened.tickets.get(ticket, as_of=as_of, known_at=known_moment(known_at))
         entries = opened.tickets.read(ticket) if texts else []
 
@@ -550,12 +593,16 @@ def show_ticket(
 def tiers(
     book: BookUrl,
     tier: Annotated[str | None, typer.Option("--tier", help="List the members of a tier")] = None,
+    everybody: Annotated[
+        bool, typer.Option("--everybody", help="With those whose data is restricted, or who object: for bookkeeping")
+    ] = False,
     programme: Annotated[str, typer.Option("--programme")] = "main",
     as_of: AsOf = None,
     known_at: KnownAt = None,
     as_json: AsJson = False,
 ) -> None:
-    """How many accounts hold each tier, or who holds one."""
+    """How many accounts hold each tier, or who holds one: without those whose data is restricted, or who object to
+    automated decisions, who are counted."""
     with open_book(book, create=False) as opened:
         if tier is None:
             counts = opened.tiers.counts(programme=programme, as_of=as_of, known_at=known_moment(known_at))
@@ -567,15 +614,26 @@ def tiers(
                 ),
             )
         else:
-            members = opened.tiers.members(tier, programme=programme, as_of=as_of, known_at=known_moment(known_at))
-            tell(
-                members,
-                as_json,
-                lambda: show_table(
+            members = opened.tiers.members(
+                tier, programme=programme, as_of=as_of, known_at=known_moment(known_at), everybody=everybody
+            )
+
+            def show() -> None:
+                show_table(
                     f"Members of {tier}",
                     ["customer", "since", "until", "why", "rules"],
                     [(one.customer_id, one.since, one.until, one.reason, one.rules) for one in members],
-                ),
+                )
+                show_left_out(members.restricted, members.objecting)
+
+            tell(
+                {
+                    "members": list(members),
+                    "restricted": members.restricted,
+                    "objecting": members.objecting,
+                },
+                as_json,
+                show,
             )
 
 
@@ -591,14 +649,16 @@ def segments(
     as_json: AsJson = False,
 ) -> None:
     """Frequency, recency, tenure and value of each customer at a date. Opens external ids: one recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.profiles.segments(as_of=as_of, known_at=known_moment(known_at), system=system)
     columns = ["external_id", "frequency", "recency_days", "tenure_days", "monetary_minor"]
     rows = [(name, one.frequency, one.recency_days, one.tenure_days, one.monetary_minor) for name, one in found]
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(sys.stdout, lineterminator="\r\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        # Exactly for whatever reads it; for people, with nothing that a terminal would obey.
+        named = visible if _for_people() else str
+        writer.writerows([(None if name is None else named(str(name)), *figures) for name, *figures in rows])
         if found.restricted or found.objecting:
             err.print(
                 f"Left out: {found.restricted:,} restricted, {found.objecting:,} who object to automated decisions."
@@ -621,6 +681,10 @@ def segments(
         "objecting": found.objecting,
     }
     tell(answer, as_json, show)
+
+
+def _for_people() -> bool:
+    return sys.stdout.isatty()
 
 
 @app.command()
@@ -651,10 +715,11 @@ def follow(
                 "fields": clear,
             }
             if as_json:
-                print(to_json(line, fallback=str, bytes_mode="hex").decode(), flush=True)
+                print_json(to_json(line, fallback=str, bytes_mode="hex").decode())
             else:
                 fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
-                print(position, line["effective_at"], event.stored_name, event.subject_id or "-", fields, flush=True)
+                who = event.subject_id or "-"
+                print(position, line["effective_at"], event.stored_name, who, visible(fields), flush=True)
 
 
 # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -860,7 +925,7 @@ def projections_pause(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Stop folding into a read model, by a recorded decision."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.pause(name)
     tell({"read_model": name, "decision": "paused"}, as_json, lambda: out.print(f"{name} is paused."))
 
@@ -870,7 +935,7 @@ def projections_resume(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a paused read model go on; a retired one starts anew."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.resume(name)
     tell({"read_model": name, "decision": "resumed"}, as_json, lambda: out.print(f"{name} goes on."))
 
@@ -880,7 +945,7 @@ def projections_retry(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Let a failed read model try its event again."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.retry(name)
     tell(
         {"read_model": name, "decision": "retried"},
@@ -899,7 +964,7 @@ def projections_skip(
     as_json: AsJson = False,
 ) -> None:
     """Let a failed read model leave out the event that it failed at."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.skip(name, position)
     answer = {"read_model": name, "decision": "skipped", "position": position}
     tell(answer, as_json, lambda: out.print(f"{name} leaves out the event at position {position:,}."))
@@ -910,7 +975,7 @@ def projections_retire(
     book: BookUrl, name: ReadModelName, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Give a read model up, and drop its rows."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.projections.retire(name)
         opened.projections.catch_up(names=[name])
     tell({"read_model": name, "decision": "retired"}, as_json, lambda: out.print(f"{name} is retired."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -22,10 +21,11 @@ from .terminal import (
     BookUrl,
     KnownAt,
     Purpose,
-    acting_as,
+    acting_in,
     known_moment,
-    open_book,
+    open_to_verify,
     out,
+    print_json,
     show_report,
     show_table,
     tell,
@@ -50,7 +50,7 @@ def audit_verify(
     as_json: AsJson = False,
 ) -> None:
     """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
-    then fold the read models anew, and compare their rows.
+    then fold the read models anew, and compare their rows. Needs no data keys: what can't be checked without is named.
 
     Exit 1 if a log or a row was altered.
     """
@@ -64,7 +64,7 @@ def audit_verify(
         if not token.is_file():
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
-    with open_book(book, create=False) as opened, watched("verify", as_json) as progress:
+    with open_to_verify(book) as opened, watched("verify", as_json) as progress:
         found = opened.audit.verify(progress, against=against)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
@@ -73,6 +73,12 @@ def audit_verify(
             verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
             kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
             out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
+            if one.unsigned_openings:
+                out.print(f"{one.log}: the book was opened {one.unsigned_openings:,} times without its signing key.")
+            for what in one.cosigned:
+                out.print(f"{one.log}: cosigned: size {what}", markup=False)
+            for what in one.unchecked:
+                out.print(f"{one.log}: not checked without the data keys: {what}", markup=False)
         for model in models:
             verdict = "verified" if model.holds else f"NOT VERIFIED: {model.problem}"
             stands = f"{model.state}, {model.behind:,} events behind" if model.behind else model.state
@@ -100,14 +106,14 @@ def audit_trail(
     as_json: AsJson = False,
 ) -> None:
     """Who did what, about whom, which fields, when, why. Names personal fields, opens none; is itself recorded."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         entries = opened.audit.trail(None if subject is None else the_customer(opened, subject), actor=by, limit=limit)
     tell(
         entries,
         as_json,
         lambda: show_table(
             "Audit trail",
-            ["entry", "effective", "actor", "purpose", "action", "fields", "outcome", "why"],
+            ["entry", "effective", "actor", "purpose", "action", "fields", "outcome", "why", "policy"],
             [
                 (
                     f"{entry.log} {entry.position}",
@@ -124,6 +130,7 @@ def audit_trail(
                     ),
                     entry.outcome,
                     entry.why,
+                    None if entry.policy is None else f"{', '.join(entry.rules) or 'no rule'} of {entry.policy[:12]}",
                 )
                 for entry in entries
             ],
@@ -149,7 +156,7 @@ def audit_replay(
 
     Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
     """
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.audit.replay(
             the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
         )
@@ -158,7 +165,7 @@ def audit_replay(
             with new_file(target) as part:
                 part.write_bytes(content)
     if as_json:
-        sys.stdout.buffer.write(found.json())
+        print_json(found.json().decode())
     elif file is None and page is None:
         for section in found.report().sections:
             if section.text:
@@ -205,6 +212,13 @@ def audit_review(
     dormant_days: Annotated[
         int | None, typer.Option("--dormant-days", help=f"For access-review (default {_LIMITS.dormant_days})", min=1)
     ] = None,
+    own_tie_subjects: Annotated[
+        int | None,
+        typer.Option("--own-tie-subjects", help=f"For access-review (default {_LIMITS.own_tie_subjects})", min=1),
+    ] = None,
+    own_tie_days: Annotated[
+        int | None, typer.Option("--own-tie-days", help=f"For access-review (default {_LIMITS.own_tie_days})", min=1)
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the tables: into this folder, or an archive NAME.zip")
     ] = None,
@@ -216,10 +230,10 @@ def audit_review(
     """Answer what auditors ask, as tables: see docs/reviews.md. Is itself recorded as a read."""
     given = {
         "tie_days": tie_days, "bulk_subjects": bulk_subjects, "bulk_factor": bulk_factor, "habit_hours": habit_hours,
-        "dormant_days": dormant_days,
+        "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         report = opened.audit.review(
             name,
             subject=None if subject is None else the_customer(opened, subject),
@@ -240,7 +254,7 @@ def audit_review(
     finally:
         os.umask(before)
     if as_json:
-        print(report.json(), end="")
+        print_json(report.json())
     elif csv is None and html is None:
         show_report(report)
     else:

@@ -14,7 +14,7 @@ from .terminal import (
     AsJson,
     BookUrl,
     Purpose,
-    acting_as,
+    acting_in,
     in_json,
     open_book,
     out,
@@ -43,7 +43,7 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a customer: destroy the key, so that no personal value can be opened again. There is no way back."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.erasures.erase(the_customer(opened, subject), reason=reason, request_id=request, effective_at=at)
     _answer(found, receipt, as_json)
 
@@ -78,6 +78,8 @@ def _answer(receipt: ErasureReceipt, file: Path | None, as_json: bool) -> None:
         out.print(f"Position {receipt.position} of {receipt.origin}, event {receipt.event_id}.")
         rows = [(what, how) for what, how in receipt.done.items()]
         rows.append(("look-ups removed", str(receipt.lookups)))
+        if receipt.unfinished:
+            rows.append(("unfinished", f"{', '.join(receipt.unfinished)}: `tallybook erasures show` goes on with it"))
         rows += [(f"commitment to key {key_id}", value) for key_id, value in receipt.commitments.items()]
         if receipt.kept:
             rows.append(("kept by law", f"{receipt.kept} values until {receipt.kept_until}"))

@@ -13,7 +13,19 @@ from tallybook.domain.errors import refusal
 
 from .cli_audit import audit_app
 from .exports import ExportReport
-from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, out, tell, watched
+from .terminal import (
+    Actor,
+    AsJson,
+    BookUrl,
+    Purpose,
+    acting_as,
+    acting_in,
+    open_book,
+    open_to_verify,
+    out,
+    tell,
+    watched,
+)
 
 export_app = typer.Typer(
     help="The book in forms that other tools read. No personal values; each is recorded.", no_args_is_help=True
@@ -63,7 +75,7 @@ def export_cloudevents(
     as_json: AsJson = False,
 ) -> None:
     """Write the events as CloudEvents 1.0, for a broker: clear fields, and the names of personal ones."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
+    with acting_in(book, actor, purpose) as opened, watched("export", as_json) as bar:
         report = opened.exports.cloudevents(file, after=after, until=until, batch=batch, replace=replace, progress=bar)
     _tell(report, as_json)
 
@@ -81,7 +93,7 @@ def export_ocsf(
     as_json: AsJson = False,
 ) -> None:
     """Write events and recorded reads as OCSF 1.8 JSON lines, for security monitoring."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
+    with acting_in(book, actor, purpose) as opened, watched("export", as_json) as bar:
         report = opened.exports.ocsf(file, log=log.value, after=after, until=until, replace=replace, progress=bar)
     _tell(report, as_json)
 
@@ -110,7 +122,7 @@ def export_ocel(
                 argument="file",
             )
         form = found
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
+    with acting_in(book, actor, purpose) as opened, watched("export", as_json) as bar:
         report = opened.exports.ocel(
             file, sqlite=form is OcelForm.SQLITE, after=after, until=until, replace=replace, progress=bar
         )
@@ -129,7 +141,8 @@ def audit_export(
     as_json: AsJson = False,
 ) -> None:
     """Write an auditor's pack: both logs as Merkle tiles with signed checkpoints, events, rules, a verifier."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
+    opening = open_book(book, create=False) if clear else open_to_verify(book)
+    with opening as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
         packed = opened.audit.export(folder, sealed=not clear, after=after, until=until, progress=bar)
 
     def show() -> None:

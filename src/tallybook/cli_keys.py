@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, out, tell
+from .terminal import (
+    Actor,
+    AsJson,
+    BookUrl,
+    Purpose,
+    acting_in,
+    out,
+    tell,
+)
 
 keys_app = typer.Typer(help="The keys that personal data is sealed under.", no_args_is_help=True)
 
@@ -17,7 +25,7 @@ def keys() -> None:
 @keys_app.command("rotate")
 def keys_rotate(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
     """Wrap all data keys under a new wrapping key, and destroy the old one. Is recorded. Go on with it by opening."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         rotated = opened.rotate_wrapping_key()
     tell(
         rotated,

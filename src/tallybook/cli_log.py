@@ -14,7 +14,17 @@ from tallybook.adapters.notes import Signer
 
 from .audit import SignedCheckpoint
 from .cli_audit import audit_app
-from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, open_book, out, tell
+from .terminal import (
+    Actor,
+    AsJson,
+    BookUrl,
+    Purpose,
+    acting_in,
+    open_book,
+    out,
+    say,
+    tell,
+)
 
 
 class Log(StrEnum):
@@ -36,11 +46,23 @@ def audit_checkpoint(
     timestamp: Annotated[
         str | None, typer.Option("--timestamp", help="URL of an RFC 3161 authority that is to sign the time")
     ] = None,
+    cosigned: Annotated[
+        Path | None, typer.Option("--cosigned", help="Sign none: keep this one, which a witness cosigned")
+    ] = None,
+    witness: Annotated[
+        str | None, typer.Option("--witness", help="The witness's public key, NAME+ID+KEY, for --cosigned")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sign the log's head as it is now. Keep that elsewhere: `audit verify --against` holds the book against it."""
+    """Sign the log's head as it is now. Keep that elsewhere: `audit verify --against` holds the book against it. Or
+    keep one that a witness cosigned."""
+    if (cosigned is None) != (witness is None):
+        raise typer.BadParameter("--cosigned and --witness belong together", param_hint="--cosigned")
     with open_book(book, create=False) as opened:
-        made = opened.audit.checkpoint(log.value)
+        if cosigned is not None and witness is not None:
+            made = opened.audit.keep(cosigned, witness)
+        else:
+            made = opened.audit.checkpoint(log.value)
         if timestamp is not None:
             made = opened.audit.timestamp(made, timestamp)
     if file is not None:
@@ -56,6 +78,8 @@ def _tell_checkpoint(made: SignedCheckpoint, as_json: bool, file: Path | None) -
             out.print(made.note, end="", markup=False, highlight=False, soft_wrap=True)
         else:
             out.print(f"{made.log}: {made.size:,} leaves, signed at {made.signed_at}: {file}", markup=False)
+        for name, at in made.cosigned:
+            out.print(f"Cosigned by {name} at {at}.", markup=False)
         if made.stamped_at is not None:
             out.print(f"The timestamp authority says {made.stamped_at}.", markup=False)
 
@@ -90,7 +114,7 @@ def audit_proof(
 @audit_app.command("rotate-key")
 def audit_rotate_key(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
     """Have a new key sign the checkpoints; the next ones bear both signatures. Prints the new public key."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         vkey = opened.audit.rotate_signing_key()
     tell({"vkey": vkey}, as_json, lambda: out.print(vkey, markup=False, highlight=False, soft_wrap=True))
 
@@ -122,7 +146,7 @@ def audit_rebuild_tiles(book: BookUrl, as_json: AsJson = False) -> None:
     with open_book(book, create=False) as opened:
         opened.audit.rebuild_tiles()
         found = {one.log: one.size for one in opened.audit.verify()}
-    tell(found, as_json, lambda: out.print("The tiles of both logs were made anew.", markup=False))
+    say(found, as_json, "The tiles of both logs were made anew.")
 
 
 def _write(file: Path, data: bytes) -> None:

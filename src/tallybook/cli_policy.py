@@ -17,10 +17,11 @@ from .terminal import (
     BookUrl,
     KnownAt,
     Purpose,
-    acting_as,
+    acting_in,
     known_moment,
     open_book,
     out,
+    say,
     show_table,
     tell,
 )
@@ -50,15 +51,15 @@ def policy_adopt(
     book: BookUrl, policy: PolicyFile, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Put an access policy in force at once. One after which nobody could adopt another is refused."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         label = opened.policy.adopt(policy)
-    tell({"policy": label}, as_json, lambda: out.print(f"{label} is in force.", markup=False))
+    say({"policy": label}, as_json, f"{label} is in force.")
 
 
 @policy_app.command("withdraw")
 def policy_withdraw(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
     """Take the access policy out of force: everybody may do everything again."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.policy.withdraw()
     tell({"policy": None}, as_json, lambda: out.print("No access policy is in force."))
 
@@ -108,9 +109,9 @@ def policy_grant(
     as_json: AsJson = False,
 ) -> None:
     """Give an actor a role."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.policy.grant(whose, role, until=until, effective_at=since)
-    tell({"actor": whose, "role": role}, as_json, lambda: out.print(f"{whose} has the role {role}.", markup=False))
+    say({"actor": whose, "role": role}, as_json, f"{whose} has the role {role}.")
 
 
 @policy_app.command("revoke")
@@ -118,7 +119,7 @@ def policy_revoke(
     book: BookUrl, whose: Whose, role: Role, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False
 ) -> None:
     """Take a role from an actor at once."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.policy.revoke(whose, role)
     tell(
         {"actor": whose, "revoked": role},

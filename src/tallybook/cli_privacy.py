@@ -16,10 +16,12 @@ from .terminal import (
     BookUrl,
     KnownAt,
     Purpose,
-    acting_as,
+    acting_in,
     known_moment,
     open_book,
     out,
+    print_json,
+    say,
     show_report,
     show_table,
     tell,
@@ -67,7 +69,7 @@ def consent_grant(
     as_json: AsJson = False,
 ) -> None:
     """Record a consent, and print its id."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         consent_id = opened.customers.grant_consent(
             the_customer(opened, subject),
             to,
@@ -85,7 +87,7 @@ def consent_grant(
             effective_at=at,
         )
     waits = "" if confirmed else " It waits for `consent confirm`."
-    tell({"consent_id": consent_id}, as_json, lambda: out.print(f"Consent {consent_id} to {to}.{waits}", markup=False))
+    say({"consent_id": consent_id}, as_json, f"Consent {consent_id} to {to}.{waits}")
 
 
 @consent_app.command("confirm")
@@ -99,9 +101,9 @@ def consent_confirm(
     as_json: AsJson = False,
 ) -> None:
     """The second step of a double opt-in: from now on the consent is in force."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.customers.confirm_consent(the_customer(opened, subject), consent_id, effective_at=at)
-    tell({"confirmed": consent_id}, as_json, lambda: out.print(f"Consent {consent_id} is confirmed.", markup=False))
+    say({"confirmed": consent_id}, as_json, f"Consent {consent_id} is confirmed.")
 
 
 @consent_app.command("withdraw")
@@ -117,11 +119,11 @@ def consent_withdraw(
     as_json: AsJson = False,
 ) -> None:
     """End all consents to a purpose, or those for a contact point or a brand."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.customers.withdraw_consent(
             the_customer(opened, subject), to, point_id=point, brand=brand, effective_at=at
         )
-    tell({"withdrawn": to}, as_json, lambda: out.print(f"Consent to {to} is withdrawn.", markup=False))
+    say({"withdrawn": to}, as_json, f"Consent to {to} is withdrawn.")
 
 
 @consent_app.command("show")
@@ -135,7 +137,7 @@ def consent_show(
     as_json: AsJson = False,
 ) -> None:
     """Consents, restriction and objections, now or at a past date. A recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.customers.privacy(the_customer(opened, subject), as_of=as_of, known_at=known_moment(known_at))
 
     def show() -> None:
@@ -174,10 +176,10 @@ def restrict(
     as_json: AsJson = False,
 ) -> None:
     """Restrict the use of a customer's data: kept, and left out of scoring."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         customer = the_customer(opened, subject)
         opened.customers.restrict(customer, reason, effective_at=at)
-    tell({"restricted": customer}, as_json, lambda: out.print(f"{customer} is restricted.", markup=False))
+    say({"restricted": customer}, as_json, f"{customer} is restricted.")
 
 
 @privacy_app.command("lift-restriction")
@@ -191,10 +193,10 @@ def lift_restriction(
     as_json: AsJson = False,
 ) -> None:
     """Let a customer's data be used again."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         customer = the_customer(opened, subject)
         opened.customers.lift_restriction(customer, reason, effective_at=at)
-    tell({"lifted": customer}, as_json, lambda: out.print(f"{customer} is no longer restricted.", markup=False))
+    say({"lifted": customer}, as_json, f"{customer} is no longer restricted.")
 
 
 @privacy_app.command("object")
@@ -208,10 +210,10 @@ def object_to(
     as_json: AsJson = False,
 ) -> None:
     """Record an objection to automated decisions or to marketing."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         customer = the_customer(opened, subject)
         opened.customers.object_to(customer, what, effective_at=at)
-    tell({"objects_to": what}, as_json, lambda: out.print(f"{customer} objects to {what}.", markup=False))
+    say({"objects_to": what}, as_json, f"{customer} objects to {what}.")
 
 
 @privacy_app.command("withdraw-objection")
@@ -225,10 +227,10 @@ def withdraw_objection(
     as_json: AsJson = False,
 ) -> None:
     """Record that a customer no longer objects."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         customer = the_customer(opened, subject)
         opened.customers.withdraw_objection(customer, what, effective_at=at)
-    tell({"withdrawn": what}, as_json, lambda: out.print(f"{customer} no longer objects to {what}.", markup=False))
+    say({"withdrawn": what}, as_json, f"{customer} no longer objects to {what}.")
 
 
 @privacy_app.command("end-relation")
@@ -242,10 +244,10 @@ def end_relation(
     as_json: AsJson = False,
 ) -> None:
     """Record that the relation with a customer is over: retention may count from then."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         customer = the_customer(opened, subject)
         opened.customers.end_relation(customer, reason, effective_at=at)
-    tell({"ended": customer}, as_json, lambda: out.print(f"The relation with {customer} is over.", markup=False))
+    say({"ended": customer}, as_json, f"The relation with {customer} is over.")
 
 
 @request_app.command("record")
@@ -261,11 +263,11 @@ def request_record(
     as_json: AsJson = False,
 ) -> None:
     """Record a request, and print its id."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         request_id = opened.customers.record_request(
             the_customer(opened, subject), kind, channel=channel, due=due, effective_at=at
         )
-    tell({"request_id": request_id}, as_json, lambda: out.print(f"Request {request_id}.", markup=False))
+    say({"request_id": request_id}, as_json, f"Request {request_id}.")
 
 
 @request_app.command("complete")
@@ -283,10 +285,10 @@ def request_complete(
     as_json: AsJson = False,
 ) -> None:
     """Record how a request was answered."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.customers.complete_request(the_customer(opened, subject), request_id, outcome, reason, effective_at=at)
     answer = {"request_id": request_id, "outcome": outcome}
-    tell(answer, as_json, lambda: out.print(f"Request {request_id}: {outcome}.", markup=False))
+    say(answer, as_json, f"Request {request_id}: {outcome}.")
 
 
 @request_app.command("list")
@@ -294,10 +296,12 @@ def request_list(
     book: BookUrl,
     subject: Annotated[str | None, typer.Option("--subject", help="Only of this customer")] = None,
     open_only: Annotated[bool, typer.Option("--open", help="Only those that wait for an answer")] = False,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
-    """Requests, when they are due, and how they were answered."""
-    with open_book(book, create=False) as opened:
+    """Requests, when they are due, and how they were answered. One recorded read."""
+    with acting_in(book, actor, purpose) as opened:
         found = opened.customers.requests(
             None if subject is None else the_customer(opened, subject), open_only=open_only
         )
@@ -336,12 +340,12 @@ def subject_report(
     as_json: AsJson = False,
 ) -> None:
     """All that the book holds about a customer: for access and portability. One recorded read."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         report = opened.audit.subject_report(the_customer(opened, subject))
     wanted = ((html, report.html), (file, report.json), (portable, report.portable))
     written = [place for place, text in wanted if place is not None and _write(place, text())]
     if as_json:
-        print(report.json(), end="")
+        print_json(report.json())
         return
     for place in written:
         out.print(f"{place}: {len(report.events):,} events about {report.customer_id}.", markup=False)
@@ -375,7 +379,7 @@ def retention_declare(
     as_json: AsJson = False,
 ) -> None:
     """Declare how long a category of personal data is kept, and for what."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.retention.declare(
             schedule,
             category,
@@ -386,7 +390,7 @@ def retention_declare(
             since=since,
             action=action,
         )
-    tell({"schedule": schedule}, as_json, lambda: out.print(f"{schedule} is in force.", markup=False))
+    say({"schedule": schedule}, as_json, f"{schedule} is in force.")
 
 
 @retention_app.command("withdraw")
@@ -398,9 +402,9 @@ def retention_withdraw(
     as_json: AsJson = False,
 ) -> None:
     """Take a schedule out of force."""
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         opened.retention.withdraw(schedule)
-    tell({"withdrawn": schedule}, as_json, lambda: out.print(f"{schedule} is no longer in force.", markup=False))
+    say({"withdrawn": schedule}, as_json, f"{schedule} is no longer in force.")
 
 
 @retention_app.command("show")
@@ -468,7 +472,7 @@ def retention_due(
 def retention_sweep(
     book: BookUrl,
     at: Annotated[str | None, typer.Option("--at", help="Up to which moment (default: now)")] = None,
-    actor: Actor = "system:retention",
+    actor: Actor = "job:retention",
     purpose: Purpose = "retention",
     as_json: AsJson = False,
 ) -> None:
@@ -476,7 +480,7 @@ def retention_sweep(
 
     There is no way back: see `retention due` first.
     """
-    with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
+    with acting_in(book, actor, purpose) as opened:
         found = opened.retention.sweep(at)
 
     def show() -> None:
@@ -485,5 +489,7 @@ def retention_sweep(
             f"{found.access_records:,} records of reads were past their period; the log of reads is pruned up to "
             f"{found.pruned:,}."
         )
+        if found.unfinished:
+            out.print(f"Unfinished: {', '.join(found.unfinished)}. The next opening of the book goes on with it.")
 
     tell(found, as_json, show)

@@ -153,6 +153,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
     def _run(self, desk: D, *args: P.args, **kwargs: P.kwargs) -> R:
         core = desk._core
         core.check_open()
+        core.check_keys()
         given: Mapping[str, Any] = MappingProxyType(kwargs)
         acting = core.acting_now()
         command_id = given.get("command_id")
@@ -166,6 +167,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         lost: BookUnreachable | None = None
         for _ in range(TRIES):
             policy = core.policy(newest=newest)
+            rule = None
             if policy.in_force is not None:
                 verdict = core.verdict(policy, policy.in_force, acting, asked)
                 if verdict.effect != ALLOW:
@@ -174,11 +176,12 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                         continue
                     metadata = core.gate_metadata(acting)
                     raise core.gate.deny(metadata, asked, policy.in_force, verdict)
+                rule = verdict.rule
             if key is not None:
                 receipt = core.app.log.receipt(key)
                 if receipt is not None:
                     return self._repeat(core, receipt, digest)
-            work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead, newest=newest)
+            work = Work(core, acting, effective_at, key, may_lie_ahead=self.may_lie_ahead, newest=newest, rule=rule)
             work.policy_seen = policy
             try:
                 result = self.function(desk, work, *args, **kwargs)
@@ -332,6 +335,7 @@ class Work:
         *,
         may_lie_ahead: bool = False,
         newest: bool = True,
+        rule: str | None = None,
     ) -> None:
         self._core = core
         self._newest = newest
@@ -344,6 +348,7 @@ class Work:
         self.metadata = acting.model_copy(
             update={
                 "recorded_us": self.now_us,
+                "rule": rule,
                 "command_id": None if command_id is None else uuid_from(command_id),
             }
         )

@@ -14,12 +14,19 @@ from eventsourcing.persistence import PersistenceError
 
 from tallybook.adapters import merkle
 from tallybook.adapters.application import BookApplication, InlineError
-from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S, Checkpoints, History, signed_by, signing_stream
-from tallybook.adapters.database import Session, damaged
+from tallybook.adapters.checkpoints import (
+    DEFAULT_CHECKPOINT_S,
+    Checkpoints,
+    History,
+    TailTimer,
+    signed_by,
+    signing_stream,
+)
+from tallybook.adapters.database import SCRUB_S, Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import Fresh, LogRecorder, check_stream, missing
+from tallybook.adapters.log import Fresh, check_stream, log_of, missing
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
@@ -28,11 +35,12 @@ from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
 from tallybook.domain.erasure import ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, TallybookError, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, KeysMissing, Refused, TallybookError, refusal, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.operations import Operations
-from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, Verdict, out_of_hours
+from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
+from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -42,6 +50,8 @@ from tallybook.projections.trail import Trail
 
 from .times import When, as_of_us
 
+RESERVED = "system:"
+"""What the book does by itself is done by an actor whose name begins so. No host can take such a name."""
 LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0, lambda: UUID(int=0))
 """For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
@@ -72,7 +82,7 @@ class Core:
         self.closed = False
         self.keyring = Keyring(storage.keys, self._commitment)
         self.app = BookApplication(storage.events, self.keyring)
-        reads = LogRecorder(storage.reads, READS_TABLE, storage.origin)
+        reads = log_of(storage.reads, storage.keys, READS_TABLE)
         self.gate = Gate(
             self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased
         )
@@ -93,6 +103,7 @@ class Core:
         for checkpoints in self.checkpoints.values():
             checkpoints.log.fresh = Fresh()
             checkpoints.log.committed = checkpoints.after_commit
+        self.tail_timer = TailTimer(list(self.checkpoints.values()))
         if storage.signing is not None:
             self.finish_rotation()
 
@@ -116,9 +127,15 @@ class Core:
         for one in self.checkpoints.values():
             one.heartbeat()
 
+    def look_at_heads(self) -> None:
+        """See where the logs stand: from here on, they don't go back behind that."""
+        for one in self.checkpoints.values():
+            one.at_open()
+
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
         signal handler that closes the book would wait for itself."""
+        self.tail_timer.stop()
         for one in self.checkpoints.values():
             if not one.log.database.in_use_here():
                 one.at_close()
@@ -128,12 +145,25 @@ class Core:
         if self.closed:
             raise BookClosed("The book is closed.", path=self.storage.url, remedy="Open it again.")
 
+    def check_keys(self) -> None:
+        """Raises KeysMissing in a book that is open without its data keys: it can be verified, and not worked with."""
+        if self.storage.keyless:
+            raise KeysMissing(
+                f"The book {self.storage.url} is open without its data keys: it takes no command.",
+                path=self.storage.url,
+                remedy="Put back its keys, and open it again.",
+            )
+
     def acting_now(self) -> Metadata:
         """Who acts in this thread or task, and why. Refuses: acting_required."""
         acting = ACTING.get({}).get(self)
         if acting is None:
             raise refusal("acting_required", "Nobody is acting.")
         return acting.metadata
+
+    def somebody_acts(self) -> bool:
+        """Whether anybody does, in this thread or task."""
+        return self in ACTING.get({})
 
     def address_now(self) -> str | None:
         """Where the request comes from, if the host said so: for the log of reads alone."""
@@ -164,6 +194,10 @@ class Core:
     def policy(self, *, newest: bool = True) -> Policy:
         """The access policy and the roles, in force now; without `newest`, as this process saw them last."""
         return self.app.load(Policy, self.policy_id, newest=newest)
+
+    def policies(self) -> PolicyHistory:
+        """Which access policy was in force at which place of the log."""
+        return PolicyHistory(self.stream(self.policy_id))
 
     def verdict(self, policy: Policy, in_force: InForce, acting: Metadata, command: str) -> Verdict:
         """Whether the policy in force lets somebody give a command now."""
@@ -196,18 +230,47 @@ class Core:
             for subject, one in customers.items()
         }
 
-    def clear_after_erasure(self) -> dict[str, str]:
-        """Bring what follows the log up to it, and overwrite what was deleted; what was done, by place."""
-        self.projector.catch_up()
-        cleared = [database.scrub() for database in dict.fromkeys((self.storage.events, self.storage.models))]
+    def clear_after_erasure(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Bring what follows the log up to it, and overwrite what was deleted. What was done, by place, and what of it
+        waits for others.
+        """
+        waits = []
+        models = "hold no personal value, and are brought up to the log"
+        try:
+            self.projector.catch_up()
+        except (BookError, Refused) as error:
+            models = f"hold no personal value, and are not brought up to the log yet: {error.message}"
+            waits.append("read models")
+        rows, finished = self.overwrite_deleted()
+        if not finished:
+            waits.append("deleted rows")
         return {
-            "keys": "destroyed; copies of the key store are followed by the log when the book is opened",
-            "look-ups": "released in the commit of the erasure",
+            "look-ups": "released in the commit of the erasure; their hashes in older copies of the book can be "
+            "compared with guesses by whoever has the look-up key, which stays",
             "caches": "forgotten; every read asks the log first, in all processes",
-            "read models": "brought up to the log; they hold no personal value",
+            "read models": models,
             "snapshots": "hold no personal value",
-            "deleted rows": "overwritten" if all(cleared) else "may lie in dead pages, without any key to them",
-        }
+            "deleted rows": rows,
+        }, tuple(waits)
+
+    def overwrite_deleted(self, wait_s: float = SCRUB_S) -> tuple[str, bool]:
+        """Overwrite what was deleted in the log's database and that of the read models. What became of it, and
+        whether nothing is left to be done here.
+        """
+        databases = list(dict.fromkeys((self.storage.events, self.storage.models)))
+        try:
+            held = [one.place for one in databases if one.overwrites and not one.scrub(wait_s)]
+        except (BookError, Refused) as error:
+            return f"not overwritten yet: {error.message}", False
+        if held:
+            return f"overwritten, but for the journal of {' and '.join(held)}, which somebody is reading", False
+        if not all(one.overwrites for one in databases):
+            return (
+                "stay in the server's pages, log and backups until it drops them: wrapped keys, which open nothing "
+                "without their wrapping key, and hashes of look-ups",
+                True,
+            )
+        return "overwritten", True
 
     def check_erased(self, subject: UUID, key_id: int) -> None:
         """Raises BookDamaged, where the table of erasures names a subject whose own stream tells of no erasure."""
@@ -292,6 +355,14 @@ class Core:
     def reads(self) -> Iterator[Recorded]:
         """All recorded reads, in order."""
         return self.app.decode(self.gate.reads.iterate())
+
+    def reads_pruned(self) -> Pruning | None:
+        """Up to where records of reads were deleted after their time; None: all that were ever made are there."""
+        last = self.checkpoints["reads"].log.pruned().position
+        for position, event in self.history([RetentionSwept.stored_name]) if last else ():
+            if isinstance(event, RetentionSwept) and event.reads_pruned == last:
+                return Pruning(last, event.metadata.recorded_us, position)
+        return None
 
     def left_out(self, at_us: int, known: Callable[[int, int], bool]) -> Exclusions:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
@@ -399,6 +470,14 @@ class Inline:
             self._core.projector.catch_up(names=self._names)
         except (TallybookError, PersistenceError):
             logger.warning("Read models kept inline could not be caught up after a commit.", exc_info=True)
+
+
+class Pruning(NamedTuple):
+    """A sweep that deleted the records of reads up to a position: when, and where in the log of events it stands."""
+
+    reads: int
+    at_us: int
+    position: int
 
 
 class Acting(NamedTuple):

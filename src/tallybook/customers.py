@@ -9,12 +9,14 @@ from enum import StrEnum
 from typing import Any, TypedDict, TypeVar, Unpack
 from uuid import UUID
 
+from pydantic import TypeAdapter, ValidationError
+
 from tallybook.domain.account import CLOSED
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal, text
-from tallybook.domain.events import Event
+from tallybook.domain.events import Code, Event
 from tallybook.domain.points import PointsEarned, ReferralCredited
 from tallybook.domain.privacy import (
     Consent,
@@ -30,6 +32,7 @@ from .times import When, as_of_us, iso, moment_us
 
 E = TypeVar("E", bound=StrEnum)
 
+_CODE: TypeAdapter[str] = TypeAdapter(Code)
 _BIRTH_DATE = re.compile(r"(\d{4}|-)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 DEFAULT_CURRENCY = "USD"
 DEFAULT_PROGRAMME = "main"
@@ -739,19 +742,40 @@ class CustomerDesk(Desk):
         )
 
     def requests(self, customer: UUID | str | None = None, *, open_only: bool = False) -> list[RequestView]:
-        """Data-subject requests, of one customer or of all, in the order of recording. Holds no personal value."""
+        """Data-subject requests, of one customer or of all, in the order of recording. Holds no personal value.
+
+        One recorded read, about those who made them. Refuses: acting_required, access_denied, invalid_argument.
+        """
         core = self._core
         core.check_open()
+        acting = core.acting_now()
         customer_id = None if customer is None else as_id(customer, "customer")
         names = [RequestReceived.stored_name, RequestCompleted.stored_name]
         history = core.history(names) if customer_id is None else core.stream(customer_id)
-        found = request_views((event for _, event in history), core.now_us())
-        return [one for one in found if not (open_only and one.outcome)]
+        every = request_views((event for _, event in history), core.now_us())
+        found = [one for one in every if not (open_only and one.outcome)]
+        about = [one.customer_id for one in found] if customer_id is None else [customer_id]
+        core.gate.record(core.gate_metadata(acting), "customers.requests", about, [])
+        return found
 
     def find(self, system: str, external_id: str) -> UUID | None:
-        """The customer who is known by an external id; None if nobody is. Opens nothing: a keyed hash is looked up."""
-        self._core.check_open()
-        return self._core.customer_of(identifier_claim(self, system, external_id))
+        """The customer who is known by an external id; None if nobody is. Opens nothing: a keyed hash is looked up.
+
+        A search by personal data: one recorded read of `identifier.SYSTEM`, about whom it found, also if that is
+        nobody. What was searched for is in no record. Refuses: acting_required, access_denied, invalid_argument.
+        """
+        core = self._core
+        core.check_open()
+        acting = core.acting_now()
+        claim = identifier_claim(self, system, external_id)
+        try:
+            _CODE.validate_python(system)
+        except ValidationError:
+            raise refusal("invalid_argument", "system: a code is wanted.", argument="system") from None
+        found = core.customer_of(claim)
+        about = [] if found is None else [found]
+        core.gate.record(core.gate_metadata(acting), "customers.find", about, [f"identifier.{system}"])
+        return found
 
 
 def consent_view(consent: Consent, at_us: int) -> ConsentView:

@@ -60,13 +60,13 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
             label = book.rules.adopt(standard, effective_at="1997-01-01T00:00:00Z")
         say(f"Adopted the rule set {label} from 1997-01-01 on.")
 
-        with stage("import"), book.acting("system:import", purpose="import"):
+        with stage("import"), book.acting("job:import", purpose="import"):
             report = book.imports.cdnow(purchases, progress=progress)
         say(
             f"Imported {report.recorded:,} purchases of {report.customers:,} customers (CDNOW, 1997 to 1998) as "
             f"{report.events:,} sealed events in {seconds['import']:.1f} s."
         )
-        with stage("sweep"), book.acting("system:sweep", purpose="expiry"):
+        with stage("sweep"), book.acting("job:sweep", purpose="expiry"):
             swept = book.loyalty.sweep(SWEEP_TO)
         say(f"Swept to 1998-06-30: {swept.decisions:,} decisions about expired points and tiers.")
         with stage("project"):
@@ -279,7 +279,7 @@ def _next_commands(path: Path) -> list[str]:
     who = "--actor agent:you --purpose demo"
     return [
         f"tallybook show customer cdnow:00111 --as-of 1997-09-30 --book {url} {who}",
-        f"tallybook show account cdnow:00111 --as-of 1998-06-30 --book {url}",
+        f"tallybook show account cdnow:00111 --as-of 1998-06-30 --book {url} {who}",
         f"tallybook audit trail --subject cdnow:00111 --book {url} {who}",
         f"tallybook tiers --as-of 1997-12-31 --book {url}",
         f"tallybook audit verify --against {path.parent / ELSEWHERE / 'kept.checkpoint'} --book {url}",

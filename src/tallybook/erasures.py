@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby, islice
-from operator import itemgetter
 from uuid import UUID
 
-from tallybook.adapters.database import damaged
-from tallybook.adapters.form import known_uuid, uuid_from
-from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, SubjectErased, check_erasable, erase, erase_kept, keep
-from tallybook.domain.errors import BookError, Refused, refusal
-from tallybook.domain.events import Event, Metadata
-from tallybook.domain.personal import Erased
-from tallybook.domain.retention import Action, Kept, activity_of, kept
+from tallybook.adapters.form import known_uuid
+from tallybook.domain.customer import Customer
+from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.errors import refusal
 
-from .commands import Desk, Work, awaitable, command
-from .core import Acting, Core
+from .commands import Desk, awaitable
+from .core import Core
 from .customers import as_id
-from .sealing import SealingDesk
+from .erasing import KEYS, Erasing
 from .times import When, iso
-
-logger = logging.getLogger("tallybook.erasures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +23,10 @@ class ErasureReceipt:
     """What shows that a subject was erased. `proof` can be checked by anybody who has the log's verifier key.
 
     `commitments`: of each destroyed key, by its id, what the log holds of it (hex). `kept` records stay sealed under a
-    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where. `leaf` holds the
-    bytes that the log commits to for the event at `position` (base64), `proof` is a C2SP tlog-proof of it, with the
-    checkpoint that it leads to; None in a book that signs nothing. As JSON, the receipt is checked by the `verify.py`
-    of an auditor's pack.
+    key of their own until `kept_until`. `done` says what was destroyed or cleared, and where; `unfinished` names what
+    of it still waits: `receipt`, the next erasure and the next opening go on with it. `leaf` holds the bytes that the
+    log commits to for the event at `position` (base64), `proof` is a C2SP tlog-proof of it, with the checkpoint that it
+    leads to; None in a book that signs nothing. As JSON, the receipt is checked by `verify.py` of an auditor's pack.
     """
 
     origin: str
@@ -52,6 +43,7 @@ class ErasureReceipt:
     kept: int
     kept_until: str | None
     done: Mapping[str, str]
+    unfinished: tuple[str, ...]
     leaf: str
     proof: str | None
 
@@ -60,11 +52,10 @@ class ErasureDesk(Desk):
     """Erasing what is personal, and showing that it is gone. What was decided from coarse data stays."""
 
     _name = "erasures"
-    _parts = {"_record": "erase", "_record_kept": "erase_kept"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, erasing: Erasing) -> None:
         super().__init__(core)
-        self._sealing = SealingDesk(core)
+        self._erasing = erasing
 
     @awaitable
     def erase(
@@ -87,111 +78,28 @@ class ErasureDesk(Desk):
         core.check_open()
         core.acting_now()
         customer_id = as_id(customer, "customer")
-        if ORDINARY_KEY not in core.app.load(Customer, customer_id).erased:
-            try:
-                self._record(
-                    customer_id,
-                    reason=reason,
-                    request_id=None if request_id is None else as_id(request_id, "request_id"),
-                    effective_at=effective_at,
-                    command_id=command_id,
-                )
-            except Refused as refused:
-                if refused.code != "customer_erased":  # by somebody else, meanwhile
-                    raise
-        return self._completed(customer_id)
-
-    @command
-    def _record(
-        self,
-        work: Work,
-        customer: UUID,
-        *,
-        reason: str,
-        request_id: UUID | None = None,
-        effective_at: When | None = None,
-        command_id: str | None = None,
-    ) -> UUID:
-        draft = work.new_customer(customer)
-        check_erasable(draft)
-        lookups = self._core.app.log.claims_of([draft.id.bytes, *(purchase.bytes for purchase in draft.purchases)])
-        for claim in lookups:
-            work.release(claim)
-        held = self._keep(work, draft)
-        event = erase(
-            draft,
-            work.stamp,
-            reason,
-            lookups=len(lookups),
-            kept=len(held),
-            kept_until_us=max((why.until_us or 0 for *_, why in held), default=None),
-            request_id=request_id,
+        self._erasing.record(
+            customer_id,
+            reason=reason,
+            request_id=None if request_id is None else as_id(request_id, "request_id"),
+            effective_at=effective_at,
+            command_id=command_id,
         )
-        work.erase(draft.id, event.key_ids)
-        return event.event_id
-
-    def _keep(self, work: Work, customer: Customer) -> list[tuple[int, Event, str, Kept]]:
-        """Seal anew, under a key of its own, what retention schedules demand to keep; what that is."""
-        core = self._core
-        schedules = work.retention().schedules
-        if not any(one.action == Action.KEEP for one in schedules):
-            return []
-        core.catch_up(core.trail)
-        history = core.subject_history(customer.id)
-        work.rest_on(history)
-        # An erasure ends the relation, if nothing ended it before.
-        at_us = work.stamp.effective_us
-        when = activity_of(event for _, event in history)
-        when = when if when.ended_us is not None else when._replace(ended_us=at_us)
-        held = [
-            (position, event, field, why)
-            for position, event in history
-            if event.subject_id == customer.id
-            for field, why in kept(schedules, event, when, at_us).items()
-        ]
-        if held:
-            handles = {place: getattr(event, field) for place, (_, event, field, _) in enumerate(held)}
-            values = core.gate.open(
-                core.gate_metadata(work.metadata), "erasures.keep", handles, [customer.id], to_seal_again=True
-            )
-            # In a log that was put back from before the erasure, the key is destroyed already.
-            there = [place for place in handles if not isinstance(values[place], Erased)]
-            held = [held[place] for place in there]
-            if held:
-                key_id, commitment = work.key_for(customer, KEPT_KEY)
-                assert key_id == KEPT_KEY
-                keep(customer, work.stamp, held, [str(values[place]) for place in there], commitment=commitment)
-        return held
+        return self._receipt(customer_id)
 
     @awaitable
     def erase_kept(self, customer: UUID | str, *, reason: str = "retention-over") -> ErasureReceipt:
-        """Erase what an erasure kept, once no schedule demands it any more.
+        """Erase what an erasure kept, once no schedule demands it any more: its period is over, or it was withdrawn.
 
-        Refuses: acting_required, not_erased, still_kept.
+        Schedules in force now count, whatever they were at the erasure. Refuses: acting_required, not_erased,
+        still_kept.
         """
         core = self._core
         core.check_open()
         core.acting_now()
         customer_id = as_id(customer, "customer")
-        self._record_kept(customer_id, reason=reason)
-        return self._completed(customer_id)
-
-    @command
-    def _record_kept(
-        self,
-        work: Work,
-        customer: UUID,
-        *,
-        reason: str,
-        effective_at: When | None = None,
-        command_id: str | None = None,
-    ) -> None:
-        draft = work.new_customer(customer)
-        if ORDINARY_KEY not in draft.erased:
-            raise refusal("not_erased", "The customer was not erased.", customer=customer)
-        event = erase_kept(draft, work.stamp, reason)
-        if event is not None:
-            work.erase(draft.id, event.key_ids)
+        self._erasing.record_kept(customer_id, reason=reason)
+        return self._receipt(customer_id)
 
     def receipt(self, customer: UUID | str) -> ErasureReceipt:
         """The receipt of a customer who was erased, with a proof under a checkpoint of now.
@@ -199,64 +107,7 @@ class ErasureDesk(Desk):
         Refuses: not_erased.
         """
         self._core.check_open()
-        return self._completed(as_id(customer, "customer"))
-
-    def follow(self) -> None:
-        """Destroy the keys of all whom the log says to be erased, if the key store has not followed it that far.
-
-        After an erasure, after one that was cut short, and after a key store was put back from a copy of before. Where
-        bytes of what was deleted stay, the wrapping key is rotated too: they are worth nothing then. No key is
-        destroyed for a row of the table alone: the subject's own stream has to tell. Raises BookDamaged.
-        """
-        core = self._core
-        keys = core.storage.keys
-        rows = core.app.log.erasures(keys.erased_up_to())
-        if not rows:
-            return
-        for subject, key_id, position in rows:
-            core.check_erased(uuid_from(subject), key_id)
-            if not core.app.log.log_rows(position - 1, 1):
-                raise damaged(f"The table erased names position {position}, beyond the log", core.app.database.place)
-        for position, of_commit in groupby(rows, key=itemgetter(2)):
-            core.keyring.destroy([(uuid_from(subject), key_id) for subject, key_id, _ in of_commit], position)
-        if not keys.overwrites:
-            with core.acting(Acting(Metadata(recorded_us=0, actor="system:erasure", purpose="erasure"), by_book=True)):
-                self._sealing.rotate()
-        keys.set_erased_up_to(rows[-1][2])
-
-    def repeat(self) -> list[UUID]:
-        """Erase again whom the key store has destroyed keys of, and a log that was put back from before knows nothing.
-
-        `tallybook.open` does it. Without the keys nothing could be read of them, but their look-ups are back.
-        """
-        core = self._core
-        log, keys = core.app.log, core.storage.keys
-        followed = keys.erased_up_to()
-        if not followed or log.log_rows(followed - 1, 1):
-            return []  # the log reaches as far as the keys have followed it
-        again: list[UUID] = []
-        position = log.position()
-        streams = (recorded.event.originator_id for recorded in core.history([KeyCreated.stored_name]))
-        while names := [(stream, ORDINARY_KEY) for stream in islice(streams, 1000)]:
-            known = log.erased_keys([subject.bytes for subject, _ in names])
-            again += [name[0] for name in keys.destroyed(names) if (name[0].bytes, ORDINARY_KEY) not in known]
-        with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
-            for customer_id in again:
-                try:
-                    self._record(customer_id, reason="restored")
-                except Refused as refused:
-                    if refused.code != "customer_erased":  # by another process that opens the book at once
-                        raise
-        # No further: what others erase meanwhile is still to be followed.
-        keys.set_erased_up_to(position)
-        self.follow()
-        if again:
-            logger.warning(
-                "The log of %s was put back from before the erasure of %d customers: they were erased again.",
-                core.storage.url,
-                len(again),
-            )
-        return again
+        return self._receipt(as_id(customer, "customer"))
 
     def all(self) -> list[UUID]:
         """All customers who were erased, in the order of their erasures."""
@@ -265,26 +116,18 @@ class ErasureDesk(Desk):
         told = core.app.scan(SubjectErased, ["subject_id"])
         return list(dict.fromkeys(known_uuid(subject) for _, (subject,) in told))
 
-    def _completed(self, customer_id: UUID) -> ErasureReceipt:
+    def _receipt(self, customer_id: UUID) -> ErasureReceipt:
         core = self._core
         found = [one for one in core.stream(customer_id) if isinstance(one.event, SubjectErased)]
         if not found:
             raise refusal("not_erased", "The customer was not erased.", customer=customer_id)
-        try:
-            self.follow()
-        except Refused as busy:  # whose own words would be that nothing happened
-            raise BookError(
-                f"The erasure of {customer_id} is recorded, and every read gives `Erased`; its key could not be "
-                f"destroyed yet: {busy.message}",
-                path=core.storage.url,
-                remedy="Repeat it, or open the book again: it goes on from there.",
-            ) from busy
-        done = core.clear_after_erasure()
+        completed = self._erasing.complete()
         position, event = found[0]
         last = found[-1].event
         assert isinstance(event, SubjectErased)
         assert isinstance(last, SubjectErased)
         customer = core.app.load(Customer, customer_id)
+        unfinished, keys = self._of_keys(customer, completed.why)
         return ErasureReceipt(
             core.origin,
             customer_id,
@@ -303,6 +146,22 @@ class ErasureDesk(Desk):
             event.lookups,
             event.kept,
             iso(event.kept_until_us),
-            done,
+            {KEYS: keys, **completed.done},
+            (*([KEYS] if unfinished else []), *completed.unfinished),
             *core.proof_of(position),
+        )
+
+    def _of_keys(self, customer: Customer, why: str | None) -> tuple[bool, str]:
+        """Whether copies of a customer's destroyed keys can still be opened, and what a receipt says of the keys."""
+        store = self._core.storage.keys
+        if store.wrapping() is None:
+            return False, "destroyed; the store has no wrapping key: a copy that somebody made of it still holds them"
+        if store.outlived((customer.id, key_id) for key_id in customer.erased):
+            return True, (
+                "destroyed; copies of the key store from before still open with the wrapping key, which could not be "
+                f"rotated yet: {why or 'it is tried again'}"
+            )
+        return False, (
+            "destroyed, and so is the wrapping key that they were under: copies of the key store from before open "
+            "nothing, unless somebody copied that wrapping key too"
         )

@@ -163,8 +163,9 @@ class ExportDesk(Desk):
     def _as_ocsf(self, log: str, after: int, until: int) -> Iterator[tuple[int, dict[str, Any]]]:
         core = self._core
         store: EventStore = core.app.log if log == EVENTS else core.gate.reads
+        policies = core.policies()
         for recorded in core.app.decode(store.iterate(after, stop=until)):
-            yield recorded.event.metadata.recorded_us, ocsf_event(recorded, core.origin, log, RELEASE)
+            yield recorded.event.metadata.recorded_us, ocsf_event(recorded, core.origin, log, RELEASE, policies)
 
     def _done(
         self, acting: Metadata, file: Path | str, part: Path, name: str, count: int, after: int, until: int
@@ -221,6 +222,8 @@ def export_pack(
             first=pruned + 1,
             pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
         )
+        for log, where in ((EVENTS, part), (READS, part / READS)):
+            pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)
         pack.write_code(part)
         personal = "sealed" if sealed else "clear"

@@ -13,7 +13,7 @@ from tallybook.adapters.form import known_uuid
 from tallybook.adapters.log import Pruned
 from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, still_kept
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
@@ -32,10 +32,12 @@ from tallybook.domain.ticket import Author, TicketReplied
 
 from .commands import BoundCommand, Desk, Work, command
 from .core import Core
-from .erasures import ErasureDesk
+from .erasing import KEYS, Erasing
 from .times import When, as_of_us, iso
 
 RESTRICTED = "restricted"
+AT_ONCE = 500
+"""So many erasures are recorded before their keys are destroyed."""
 KEPT = "kept"
 """What an erasure kept, and need be kept no longer."""
 
@@ -46,7 +48,7 @@ class DueSubject:
 
     Otherwise `waits_for` names what stands in the way: categories that no schedule lets go yet (a customer's data lies
     under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves. Of
-    customers who were erased, `due` is `kept`, once what was kept of them has had its time.
+    customers who were erased, `due` is `kept`, once no schedule demands any more what was kept of them.
     """
 
     customer_id: UUID
@@ -77,7 +79,8 @@ class RetentionSweep:
     """What a sweep did. `left` were due when it began, and no more when their turn came.
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
-    any more. Whole tiles of 256 go, once each record in them and before them is past its period.
+    any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unfinished` says
+    what still waits, as an erasure's receipt does.
     """
 
     until: str
@@ -86,6 +89,7 @@ class RetentionSweep:
     left: int
     access_records: int
     pruned: int = 0
+    unfinished: tuple[str, ...] = ()
 
 
 class RetentionDesk(Desk):
@@ -94,9 +98,9 @@ class RetentionDesk(Desk):
     _name = "retention"
     _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core, erasures: ErasureDesk) -> None:
+    def __init__(self, core: Core, erasing: Erasing) -> None:
         super().__init__(core)
-        self._erasures = erasures
+        self._erasing = erasing
 
     @command
     def declare(
@@ -130,7 +134,10 @@ class RetentionDesk(Desk):
     def withdraw(
         self, work: Work, schedule: str, *, effective_at: When | None = None, command_id: str | None = None
     ) -> None:
-        """Take a schedule out of force. Refuses: unknown_schedule."""
+        """Take a schedule out of force. What erasures kept by it alone goes with the next sweep, before its time.
+
+        Refuses: unknown_schedule.
+        """
         work.retention().withdraw(work.stamp, schedule)
 
     def schedules(self) -> list[Schedule]:
@@ -155,9 +162,9 @@ class RetentionDesk(Desk):
         """Erase every customer who is due as a whole at a moment (default: now), record the sweep, and delete the
         records of reads that are past their period.
 
-        Each erasure is recorded by itself: a sweep that was cut short goes on when it is repeated. Of the log of reads
-        the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is deleted that was altered before:
-        raises BookDamaged.
+        Each erasure is recorded by itself, and keys are destroyed in groups: a sweep that was cut short goes on when it
+        is repeated. Of the log of reads the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is
+        deleted that was altered before: raises BookDamaged.
         `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
@@ -177,12 +184,16 @@ class RetentionDesk(Desk):
         erased = 0
         for one in ready:
             if KEPT in one.due:
-                self._erasures.erase_kept(one.customer_id)
+                self._erasing.record_kept(one.customer_id)
             elif self._still_due(one, until_us):
-                self._erasures.erase(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
+                self._erasing.record(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
             else:
                 continue
             erased += 1
+            if not erased % AT_ONCE:
+                self._erasing.destroy()
+        # The wrapping key is rotated once for all of them: that takes time for each key of the book.
+        completed = self._erasing.complete() if erased else None
         pruned = self._prunable(until_us)
         self._record(
             until_us,
@@ -200,7 +211,13 @@ class RetentionDesk(Desk):
             reads.prune(pruned)
             reads.database.scrub()
         return RetentionSweep(
-            found.at, len(ready), erased, len(ready) - erased, found.access_records, reads.pruned().position
+            found.at,
+            len(ready),
+            erased,
+            len(ready) - erased,
+            found.access_records,
+            reads.pruned().position,
+            () if completed is None else (*([KEYS] if completed.why else []), *completed.unfinished),
         )
 
     def _prunable(self, until_us: int) -> Pruned:
@@ -260,7 +277,7 @@ class RetentionDesk(Desk):
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
         gone = {known_uuid(subject) for subject, key_id, _ in core.app.log.erasures() if key_id == ORDINARY_KEY}
-        yield from self._kept_too_long(gone, at_us)
+        yield from self._kept_too_long(schedules, gone, at_us)
         erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
         if not erasing:
             return
@@ -304,12 +321,13 @@ class RetentionDesk(Desk):
                     held[subject] = max(held.get(subject, effective_us), effective_us)
         return {known_uuid(subject): activity(last.get(subject, -(2**62)), ended.get(subject)) for subject in customers}
 
-    def _kept_too_long(self, erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
-        """Customers who were erased, and of whom what the law demanded to keep has had its time."""
+    def _kept_too_long(self, schedules: tuple[Schedule, ...], erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
+        """Customers who were erased, and of whom no schedule demands any more to keep what was kept."""
         for subject in sorted(erased):
             customer = self._core.app.load(Customer, subject)
-            until_us = customer.kept_until_us
-            if until_us is not None and until_us <= at_us and KEPT_KEY not in customer.erased:
+            if customer.kept_until_us is None or KEPT_KEY in customer.erased:
+                continue
+            if still_kept(schedules, self._core.subject_events(subject), at_us) is None:
                 yield DueSubject(subject, True, (KEPT,), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:

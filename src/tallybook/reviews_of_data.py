@@ -43,7 +43,7 @@ from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .customers import request_views
-from .erasures import ErasureDesk
+from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     COUNT,
@@ -300,6 +300,13 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     yield _requests(core, question, "erasure", "Requests for erasure")
 
 
+@answers(
+    "restrictions",
+    "Restrictions and objections",
+    "Whose data is or was restricted, or not to be used for automated decisions, and the reads meanwhile (GDPR 18, 21, "
+    "22; PIPL 24, 44). The same stands in erasure-evidence.",
+    takes="subject since until",
+)
 def _restrictions(core: Core, question: Question) -> Iterator[Section]:
     held: dict[tuple[UUID, str], tuple[Recorded, Recorded | None]] = {}
     rows: list[tuple[UUID, str, Recorded, Recorded | None]] = []
@@ -331,8 +338,9 @@ def _restrictions(core: Core, question: Question) -> Iterator[Section]:
                     (released if subject in given else withheld)[subject] += 1
     yield Section(
         "Restrictions and objections",
-        "Objections to automated decisions keep a subject out of segments and backtests. Of restrictions: how many "
-        "reads released something meanwhile (for purposes that go on, or where no policy was in force), or nothing.",
+        "Restrictions, and objections to automated decisions, keep a subject out of segments, backtests and lists of a "
+        "tier; the points and tier that the contract gives go on being booked. Of restrictions: how many reads "
+        "released something meanwhile (for purposes that go on, or where no policy was in force), or nothing.",
         columns_of(
             ("subject", ID), "what", ("since", TIME), ("until", TIME), ("reason", ID), ("actor", ID),
             ("position", COUNT), ("reads released", COUNT), ("reads withheld", COUNT),
@@ -430,7 +438,7 @@ def _consent_state(consent: Consent, at_us: int) -> str:
 )
 def _retention(core: Core, question: Question) -> Iterator[Section]:
     schedules = core.app.load(Retention, core.retention_id).schedules
-    due = RetentionDesk(core, ErasureDesk(core)).due(iso(question.at_us))
+    due = RetentionDesk(core, Erasing(core)).due(iso(question.at_us))
     held = held_categories(core, question)
     past = Counter(category for one in due.customers for category in one.due)
     waits = Counter(category for one in due.customers for category in one.waits_for)
@@ -479,13 +487,18 @@ def _retention(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "Sweeps",
-        "",
+        "Records of reads: those past their period by then. They are deleted by whole tiles of 256. Pruned up to: the "
+        "last that was deleted; who looked before the first one that is left, nobody can tell.",
         columns_of(
-            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("records of reads", COUNT)
+            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("records of reads", COUNT),
+            ("pruned up to", COUNT),
         ),
         [
-            (iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.access_records)
+            (
+                iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.access_records,
+                event.reads_pruned,
+            )
             for _, event in events_of(core, question, RetentionSwept)
             if isinstance(event, RetentionSwept)
         ],
-    )
+    )  # fmt: skip

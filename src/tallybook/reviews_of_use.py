@@ -48,7 +48,7 @@ from tallybook.projections.trail import Trail
 
 from .core import RECORDED_US, Core
 from .customers import request_views
-from .erasures import ErasureDesk
+from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     ACTOR,
@@ -400,7 +400,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
     if question.reads_head:
         held.append(ACCESS_RECORDS)
         covered += [ACCESS_RECORDS] if any(one.category == ACCESS_RECORDS for one in schedules) else []
-    due = RetentionDesk(core, ErasureDesk(core)).due()
+    due = RetentionDesk(core, Erasing(core)).due()
     verified = verified_logs(core)
     log_rows = {str(row[0]): row for row in verified.rows}
     gaps = _gaps(core, question)
@@ -463,7 +463,9 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
         "Recording of reads",
         "Each time the book was opened and closed. Without an end: it was killed, or still runs. Nothing is released "
         "that is not recorded, so that a gap hides no read.",
-        columns_of(("opened_at", TIME), ("closed_at", TIME), ("process", COUNT), ("release", ID), ("application", ID)),
+        columns_of(
+            ("opened_at", TIME), ("closed_at", TIME), ("process", COUNT), ("release", ID), ("application", ID), "signs"
+        ),
         gaps[2],
     )
 
@@ -518,7 +520,7 @@ def _gaps(core: Core, question: Question) -> tuple[int, int, list[tuple[object, 
         rows.append(
             (
                 iso(opened.metadata.recorded_us), iso(events[1].metadata.recorded_us) if len(events) > 1 else None,
-                opened.process, opened.release, opened.metadata.application,
+                opened.process, opened.release, opened.metadata.application, "yes" if opened.signs else "no",
             )
         )  # fmt: skip
     return closed, len(rows), rows
@@ -548,6 +550,7 @@ def _access_review(core: Core, question: Question) -> Iterator[Section]:
         found.see(position, event)
     findings = [one for one in found.findings() if question.actor in (None, one.actor)]
     yield from _finding_sections(findings)
+    yield _own_ties(found, question)
     yield from _rights_sections(question, policies, usage)
     yield Section(
         "Withheld for lack of a consent",
@@ -594,6 +597,27 @@ def _finding_sections(findings: Sequence[Finding]) -> Iterator[Section]:
         [
             (one.kind, one.actor, one.subjects, one.first_position, one.last_position, one.count, one.rule)
             for one in findings
+        ],
+    )  # fmt: skip
+
+
+def _own_ties(found: AccessReview, question: Question) -> Section:
+    own, tied = found.own_ties.own, found.own_ties.tied
+    return Section(
+        "Own ties",
+        "Of the subjects whom each actor read one at a time with a tie to them: to how many nothing ties him but what "
+        "he recorded himself, and on how many days he read the one of them whom he read most often. One own tie is no "
+        "finding: most who answer a call record it themselves.",
+        columns_of(
+            ("actor", ID), ("subjects", COUNT), ("by own records only", COUNT), ("share", SHARE),
+            ("most days on one", COUNT), ("whom", ID),
+        ),
+        [
+            (actor, len(subjects), len(mine), (len(mine), len(subjects)), len(mine[most]) if most else 0, most)
+            for actor, subjects in sorted(tied.items())
+            if question.actor in (None, actor)
+            for mine in [own.get(actor, {})]
+            for most in [max(mine, key=lambda one: (len(mine[one]), one), default=None)]
         ],
     )  # fmt: skip
 
@@ -653,29 +677,31 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
             behalf = metadata[ON_BEHALF_OF]
             for subject in subjects:
                 if subject is not None:
-                    found.command(actor, subject, at_us)
+                    found.command(actor, subject, at_us, name)
                     if behalf is not None:
-                        found.command(behalf, subject, at_us)
+                        found.command(behalf, subject, at_us, name)
             if at_us < until_us:
                 usage.active(actor, at_us)
                 if at_us >= question.since_us:
                     usage.fact(actor, metadata[PURPOSE], name, at_us)
-    for request, subject, at_us in scanned(RequestReceived, "event_id", "subject_id", "effective_us"):
-        found.request(request, subject, at_us)
+    for request, subject, at_us, metadata in scanned(
+        RequestReceived, "event_id", "subject_id", "effective_us", "metadata"
+    ):
+        found.request(request, subject, at_us, metadata[ACTOR])
     for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):
         found.answered(request, at_us)
     for _, event in events_of(core, question, TicketOpened, TicketAssigned, TicketClosed):
         ticket = event.originator_id.bytes
         if isinstance(event, TicketOpened):
             assert event.subject_id is not None
-            found.opened(ticket, event.subject_id.bytes, event.effective_us)
+            found.opened(ticket, event.subject_id.bytes, event.effective_us, event.metadata.actor)
         elif isinstance(event, TicketAssigned):
-            found.assigned(ticket, event.owner, event.effective_us)
+            found.assigned(ticket, event.owner, event.effective_us, event.metadata.actor)
         else:
             found.ended(ticket, event.effective_us)
     for kind in (CustomerRegistered, CustomerChanged):
-        for subject, at_us, owner in scanned(kind, "subject_id", "effective_us", "owner"):
+        for subject, at_us, owner, metadata in scanned(kind, "subject_id", "effective_us", "owner", "metadata"):
             if owner is not None:
-                found.owner(subject, owner, at_us)
+                found.owner(subject, owner, at_us, metadata[ACTOR])
     found.settle()
     return found

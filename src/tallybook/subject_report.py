@@ -256,6 +256,7 @@ def _data(
     restrictions = of(Restricted, RestrictionLifted)
     decisions = of(Decision)
     consulted, exports = _reads(core, customer_id, [position for position, _ in history])
+    pruned = core.reads_pruned()
     return {
         "schema": SCHEMA,
         "subject": customer_id,
@@ -281,6 +282,7 @@ def _data(
         "erasures": of(SubjectErased),
         "kept": of(RecordKept),
         "consulted": consulted,
+        "reads_pruned": None if pruned is None else {"position": pruned.reads, "at": iso(pruned.at_us)},
         "exports": exports,
         "events": entries,
     }
@@ -517,7 +519,10 @@ def _sections(data: Mapping[str, Any], events: Sequence[EventEntry]) -> Iterator
     yield _topic("What the law demands to keep beyond an erasure", data["kept"])
     yield Section(
         "Who looked at your data",
-        "",
+        ""
+        if data["reads_pruned"] is None
+        else "Records of reads are kept for a time only: those up to number {position:,} were deleted at {at}. Who "
+        "looked before, nobody can tell any more.".format(**data["reads_pruned"]),
         (
             Column("when", Kind.TIME), Column("who"), Column("purpose"), Column("what", Kind.ID), Column("details"),
             Column("with others", Kind.COUNT),

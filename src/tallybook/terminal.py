@@ -9,27 +9,38 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 from uuid import UUID
 
 import typer
 from pydantic_core import to_json
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from tallybook.adapters.reports import NUMERIC, Kind, Report, shown
-from tallybook.domain.errors import Refused, TallybookError, refusal
+from tallybook.adapters.reports import NUMERIC, Kind, Report, shown, visible
+from tallybook.domain.errors import KeysMissing, Refused, TallybookError, refusal
 
 from . import book as front
 from .book import Book
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+class Terminal(Console):
+    """A console that no text can give orders to: what it prints as text shows control characters escaped."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints, but for these characters."""
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+out = Terminal(soft_wrap=True, highlight=False)
+err = Terminal(stderr=True, soft_wrap=True, highlight=False)
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
 SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
+DETACHED: ContextVar[bool | None] = ContextVar("detached", default=None)
 READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
 
 BookUrl = Annotated[
@@ -62,14 +73,24 @@ def open_book(url: str, *, create: bool = True) -> Book:
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
         signing_key=SIGNING_KEY.get(),
+        detached=DETACHED.get(),
     )
+
+
+def open_to_verify(url: str) -> Book:
+    """Open a book for what needs no data key; without them, where they are not at hand, which is told on stderr."""
+    try:
+        return open_book(url, create=False)
+    except KeysMissing as error:
+        err.print(f"Opened without data keys: {error.message}", markup=False)
+        return front.open(url, create=False, keyless=True, read_models=READ_MODELS.get(), signing_key=SIGNING_KEY.get())
 
 
 def fail(error: TallybookError, as_json: bool) -> None:
     if as_json:
         code = error.code if isinstance(error, Refused) else type(error).__name__
         values = error.values if isinstance(error, Refused) else {}
-        print(in_json({"error": {"code": code, "message": str(error), "values": values}}), file=sys.stderr)
+        print_json(in_json({"error": {"code": code, "message": str(error), "values": values}}), file=sys.stderr)
     else:
         err.print(str(error), markup=False)
 
@@ -80,20 +101,31 @@ def in_json(answer: Any) -> str:
     return json.dumps(json.loads(to_json(answer, fallback=str)), indent=2, ensure_ascii=False)
 
 
+def print_json(text: str, file: TextIO | None = None) -> None:
+    """Print a JSON text: exactly what it says, with control characters as JSON's own escapes."""
+    print(visible(text.removesuffix("\n")), file=file, flush=True)
+
+
 def tell(answer: Any, as_json: bool, show: Callable[[], None]) -> None:
     if as_json:
-        print(in_json(answer))
+        print_json(in_json(answer))
     else:
         show()
 
 
+def say(answer: Any, as_json: bool, line: str) -> None:
+    """An answer that is one line for people."""
+    tell(answer, as_json, lambda: out.print(line, markup=False))
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
-    table = Table(title=title, title_justify="left")
+    # As text: what a cell holds is no markup, and no order.
+    table = Table(title=escape(visible(title)), title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in right else "left"
+        table.add_column(escape(visible(column)), justify=justify, overflow="fold")
     for row in rows:
-        # As text: what a cell holds is no markup.
-        table.add_row(*[Text("" if value is None else str(value)) for value in row])
+        table.add_row(*[Text("" if value is None else visible(str(value))) for value in row])
     out.print(table)
 
 
@@ -120,12 +152,14 @@ def show_report(report: Report) -> None:
                 out.print(f"{number}.", markup=False)
                 for name, value in zip(names, row, strict=True):
                     if value:
-                        out.print(f"   {name}: {value}", markup=False)
+                        out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
 
 
 COLUMN_CHARS = 14
 """How wide a column of a report is at least where it is shown as a table."""
 IDS_SHOWN = 3
+_NEXT_LINE = "\n" + " " * 6
+"""Within a value: so that none looks like a line of its own."""
 
 
 def _shortly(cell: object, kind: Kind) -> str:
@@ -162,6 +196,13 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     if not actor or not purpose:
         return nullcontext()
     return book.acting(actor, purpose=purpose, channel="cli")
+
+
+@contextmanager
+def acting_in(url: str, actor: str | None, purpose: str | None) -> Iterator[Book]:
+    """A book that is there, with somebody acting in it, if he was named."""
+    with open_book(url, create=False) as opened, acting_as(opened, actor, purpose):
+        yield opened
 
 
 def known_moment(known_at: str | None) -> str | int | None:

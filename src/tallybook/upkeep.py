@@ -11,6 +11,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.doctor import Finding, examine
 from tallybook.adapters.storage import beside, file_of
 from tallybook.adapters.wrapping import WrappingKeys
+from tallybook.domain.errors import KeysMissing
 from tallybook.projections.projector import Status
 from tallybook.projections.read_models import Progress
 
@@ -62,11 +63,12 @@ def doctor(
     """Check a book that need not be fit to be opened; see `Book.doctor`, and `tallybook.open` for the last four.
 
     Its files are looked at for reading only. It is opened at the end, for its read models, if nothing failed before.
-    A book on a server is opened at once. Raises BookNotFound where there is nothing of a book.
+    A book on a server is opened at once, without its data keys where they are not at hand. Raises BookNotFound where
+    there is nothing of a book.
     """
     path = file_of(url)
 
-    def opened() -> Book:
+    def opened(*, keyless: bool = False) -> Book:
         return open_book(
             url,
             create=False,
@@ -74,10 +76,15 @@ def doctor(
             wrapping_key=wrapping_key,
             read_models=read_models,
             signing_key=signing_key,
+            keyless=keyless,
         )
 
     if path is None or not any(one.exists() for one in (path, *beside(path))):
-        with opened() as book:
+        try:
+            book = opened()
+        except KeysMissing:
+            book = opened(keyless=True)
+        with book:
             return book.doctor(quick=quick, progress=progress)
 
     def status() -> Sequence[Status]:

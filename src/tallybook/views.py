@@ -13,6 +13,7 @@ from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line,
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
+from tallybook.projections.exclusions import Scored
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, handle_of, profile_of
 from tallybook.projections.read_models import OPEN_END, Recorded
 from tallybook.projections.segments import Purchase, Segments, segments
@@ -269,6 +270,12 @@ class Membership:
     position: int
 
 
+class Members(Scored[Membership]):
+    """Who holds a tier; and how many who hold it are left out of the list, by the reason."""
+
+    __slots__ = ()
+
+
 class TiersView(Desk):
     """Tier membership, now and before. Holds no personal value."""
 
@@ -279,19 +286,37 @@ class TiersView(Desk):
         programme: str = DEFAULT_PROGRAMME,
         as_of: When | None = None,
         known_at: When | int | None = None,
-    ) -> list[Membership]:
-        """Who holds a tier, in order of joining it. Refuses: invalid_argument, naive_time."""
+        everybody: bool = False,
+    ) -> Members:
+        """Who holds a tier, in order of joining it.
+
+        Customers whose data is restricted then, and those who object to automated decisions, are left out and counted:
+        a list of members is what people are picked from. With `everybody` they are in it, for the bookkeeping of what
+        the contract gives them. Refuses: invalid_argument, naive_time.
+        """
         text(tier, "tier")
         text(programme, "programme")
         where, params = self._filter(as_of, known_at)
-        return self._select(
+        found = self._select(
             f"{where} AND programme=? AND tier=? ORDER BY from_us, from_position", [*params, programme, tier]
+        )
+        if everybody:
+            return Members(tuple(found))
+        core = self._core
+        left_out = core.left_out(core.now_us() if as_of is None else as_of_us(as_of), core.known_at(known_at))
+        return Members(
+            tuple([one for one in found if one.customer_id not in left_out]),
+            sum(one.customer_id in left_out.restricted for one in found),
+            sum(one.customer_id in left_out.objecting for one in found),
         )
 
     def counts(
         self, *, programme: str = DEFAULT_PROGRAMME, as_of: When | None = None, known_at: When | int | None = None
     ) -> dict[str, int]:
-        """How many accounts hold each tier. Refuses: invalid_argument, naive_time."""
+        """How many accounts hold each tier, all of them: it is a sum of the books, and names nobody.
+
+        Refuses: invalid_argument, naive_time.
+        """
         text(programme, "programme")
         where, params = self._filter(as_of, known_at)
         core = self._core
@@ -338,6 +363,7 @@ __all__ = [
     "ContactPointView",
     "Erased",
     "FieldView",
+    "Members",
     "Membership",
     "ProfileView",
     "ProfilesView",

@@ -92,12 +92,18 @@ def test_both_languages_decide_alike(roles: frozenset[str]) -> None:
 def test_rules_are_named_by_their_annotation() -> None:
     policy = load_policy(CEDAR)
     cedar = decider(policy.language, policy.canonical())
-    assert cedar.decide(frozenset({"support"}), "support", "profiles.get").rule_of("name") == "see"
-    assert cedar.decide(frozenset({"support"}), "support", "profiles.get").rule_of("birth_date") == "less"
+    assert cedar.decide(frozenset({"support"}), "support", "profiles.get").of("name").rule == "see"
+    assert cedar.decide(frozenset({"support"}), "support", "profiles.get").of("birth_date").rule == "less"
     assert cedar.command(frozenset({"support"}), "support", "tickets.close").rule == "never"
     assert cedar.decide(frozenset({"support"}), "support", "profiles.get") is cedar.decide(
         frozenset({"support"}), "support", "profiles.get"
     )
+
+
+def test_an_id_that_events_could_not_hold_in_the_clear_is_refused() -> None:
+    with pytest.raises(PolicyError) as caught:
+        load_policy({**HEAD, "cedar": '@id("Lin Brown may see") permit (principal, action, resource);'})
+    assert '@id("Lin Brown may see")' in caught.value.problems[0]
 
 
 def test_a_policy_that_fails_allows_nothing() -> None:

@@ -549,7 +549,7 @@ def _older(
             event_id.bytes,
             5,
             maker.SUBJECT.bytes,
-            [6, "agent:lin", "support", None, None, None, None, None, None],
+            [6, "agent:lin", "support", None, None, None, None, None, None, None],
             *clear,
             sealed,
         ]
@@ -688,7 +688,7 @@ def test_a_scan_over_a_state_that_is_broken_names_its_position(stored_name: str)
 def test_a_scan_gives_older_versions_as_the_newest() -> None:
     registry, made_up = _third_version()
     mapper = EventMapper(maker.keyring(), registry)
-    at = [b"e" * 16, 5, b"s" * 16, [1, "system:x", "sale", None, None, None, None, None, None]]
+    at = [b"e" * 16, 5, b"s" * 16, [1, "system:x", "sale", None, None, None, None, None, None, None]]
     states = [
         msgpack.packb([1, None, *at, 2, "eu", None]),
         msgpack.packb([2, None, *at, 300, "us", None]),

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from eventsourcing.persistence import IntegrityError
+from tests.conftest import holder_of
 
 import tallybook
 from tallybook.adapters.database import FORMAT
@@ -502,7 +503,7 @@ def test_a_book_is_not_opened_with_another_look_up_key_than_its_own(shop: tuple[
     assert not (tmp_path / "again.book").exists()
     tallybook.restore(tmp_path / "backup", again, keys=tmp_path / "keys", wrapping_key=f"{path}.wrapping-key")
     with tallybook.open(again, wrapping_key=f"{path}.wrapping-key") as book:
-        assert book.customers.find("crm", "77") == customer
+        assert holder_of(book, "crm", "77") == customer
 
 
 def test_a_book_of_before_the_look_up_key_was_noted_is_opened(shop: tuple[Path, UUID]) -> None:
@@ -510,7 +511,7 @@ def test_a_book_of_before_the_look_up_key_was_noted_is_opened(shop: tuple[Path, 
     with closing(sqlite3.connect(path)) as raw, raw:
         assert raw.execute("DELETE FROM book WHERE name='lookup key'").rowcount == 1
     with tallybook.open(f"sqlite:///{path}") as book:
-        assert book.customers.find("crm", "77") == customer
+        assert holder_of(book, "crm", "77") == customer
 
 
 def test_a_book_never_holds_its_look_up_key(shop: tuple[Path, UUID]) -> None:

@@ -315,7 +315,7 @@ def test_a_log_longer_than_one_batch_of_verifying_holds_and_its_end_is_checked(
     lines = tmp_path / "lines.txt"
     lines.write_bytes(b"".join(b" %05d 19970101  1   11.77\n" % number for number in range(2600)))
     steps: list[tuple[int, int]] = []
-    with tallybook.open(f"sqlite:///{path}") as book, book.acting("system:import", purpose="import"):
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("job:import", purpose="import"):
         book.imports.cdnow(lines)
         assert book.position() == 10_400
         verification = book.audit.verify(progress=lambda done, total: steps.append((done, total)))

@@ -15,7 +15,7 @@ from eventsourcing.persistence import IntegrityError
 import tallybook
 from tallybook import Book
 from tallybook.adapters.keys import KeyName, KeyStore
-from tallybook.adapters.log import LogRecorder
+from tallybook.adapters.log import log_of
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.storage import READS_TABLE, Storage
 from tallybook.domain.errors import BookClosed
@@ -105,9 +105,9 @@ class Vault:
         self._connect().close()
         return None
 
-    @property
-    def overwrites(self) -> bool:
-        return True
+    def outlived(self, names: Iterable[KeyName] | None = None) -> bool:
+        self._connect().close()
+        return False
 
     def rotate(self) -> tuple[str, str]:
         self._connect().close()
@@ -130,7 +130,7 @@ class TestVault(KeyStoreSuite):
 def vaulted(folder: Path) -> Storage:
     keys = Vault(folder / "vault")
     log, reads, models = (SQLiteDatabase(str(folder / name)) for name in ("log", "reads", "models"))
-    for recorder in (LogRecorder(log), LogRecorder(reads, READS_TABLE)):
+    for recorder in (log_of(log, keys), log_of(reads, keys, READS_TABLE)):
         recorder.create_table()
     return Storage("the vaulted book", keys.origin, log, reads, models, keys)
 
@@ -185,9 +185,26 @@ def test_with_other_keys_nothing_is_opened(tmp_path: Path) -> None:
     storage = vaulted(tmp_path)
     with tallybook.open(storage) as book:
         ada = use(book)
-    (tmp_path / "vault").unlink()
+    with closing(sqlite3.connect(tmp_path / "vault")) as vault, vault:
+        vault.execute("DELETE FROM vault WHERE name NOT IN ('origin', 'lookup')")
     with tallybook.open(vaulted(tmp_path)) as book, book.acting("agent:lin", purpose="support"):
         with pytest.raises(tallybook.KeyLost):
             book.profiles.get(ada)
         book._core.keyring.destroy([(ada, 1)], book.position())
         assert isinstance(book.profiles.get(ada)["name"], tallybook.Erased)
+
+
+def test_with_another_look_up_key_the_book_takes_its_logs_for_somebody_elses(tmp_path: Path) -> None:
+    with tallybook.open(vaulted(tmp_path)) as book:
+        ada = use(book)
+    (tmp_path / "vault").unlink()
+    with tallybook.open(vaulted(tmp_path)) as book, book.acting("agent:lin", purpose="support"):
+        for act in (
+            lambda: book.profiles.get(ada),
+            lambda: book.customers.register(name="Bob"),
+            book.position,
+        ):
+            with pytest.raises(tallybook.BookDamaged, match="not made with the keys of this book"):
+                act()
+        problem = book.audit.verify()[0].problem or ""
+        assert "not made with the keys of this book" in problem

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import holder_of
 
 import tallybook
 from tallybook.adapters import files, key_tables, storage
@@ -249,7 +250,7 @@ def test_without_create_a_book_that_is_not_there_stays_so(path: Path) -> None:
 def test_without_create_a_book_that_is_there_opens(path: Path) -> None:
     make(path)
     with tallybook.open(url_of(path), create=False) as book:
-        assert book.customers.find("crm", "77")
+        assert holder_of(book, "crm", "77")
 
 
 def test_a_link_to_a_book_opens_the_book_where_its_keys_are(path: Path, tmp_path: Path) -> None:
@@ -651,7 +652,7 @@ def test_two_books_in_one_process_do_not_know_each_other(tmp_path: Path) -> None
                     other.profiles.get(ada)
                 grace = other.customers.register(name="Grace", identifiers={"crm": "77"}, command_id="c-1")
                 assert one.customers.change(ada, country="GB")
-        assert one.customers.find("crm", "77") == ada != grace
+        assert holder_of(one, "crm", "77") == ada != grace
         actors = {recorded.event.metadata.actor for recorded in one._core.history()}
         assert actors == {"agent:lin"}
 
@@ -830,7 +831,8 @@ for number in range(8):
         try:
             while True:
                 book.position()
-                book.customers.find("crm", "77")
+                with book.acting("agent:lin", purpose="test"):
+                    book.customers.find("crm", "77")
                 book.tiers.counts()
         except BaseException as error:
             errors.add(type(error).__name__)

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import pytest
 
 import tallybook
-from tallybook import BookError, KeysMissing
+from tallybook import BookDamaged, BookError, KeysMissing
 from tallybook.adapters import key_tables
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.keys import KeyName
@@ -117,11 +117,32 @@ def test_other_stores_go_on_through_a_rotation(store: FileKeyStore, source: File
     assert store.get(before | after) == before | dict(list(after.items())[1:])
 
 
+def test_a_key_that_is_made_to_look_destroyed_is_not_lost_by_a_rotation(store: FileKeyStore) -> None:
+    keys = some(3)
+    [hidden, gone, _] = keys
+    store.add(keys)
+
+    def mark(destroyed: int) -> None:
+        with store.database.session(write=True) as session:
+            session.run("UPDATE data_keys SET destroyed=? WHERE subject=?", [destroyed, hidden[0].bytes])
+
+    mark(5)
+    store.destroy([gone], 7)
+    before = store.wrapping()
+    with pytest.raises(BookDamaged, match="holds a key"):
+        store.rotate()
+    assert store.wrapping() == before
+    mark(0)
+    assert store.get([hidden]) == {hidden: keys[hidden]}
+    store.rotate()
+    assert store.get(keys) == {name: key for name, key in keys.items() if name != gone}
+
+
 @pytest.mark.parametrize("moment", range(4))
 def test_a_rotation_that_was_cut_short_is_finished_by_the_next_opening(
     store: FileKeyStore, source: FileWrappingKeys, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    class Cut(Exception):
+    class Cut(BaseException):
         pass
 
     keys = some(40)

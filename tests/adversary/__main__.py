@@ -9,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from random import Random
 
-from .judge import MISSED, Tally, part
+from .judge import MISSED, Tally
+from .tail import part
 from .test_sealing import swaps, two_keys
 
 AT_ONCE = 250

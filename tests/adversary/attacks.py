@@ -10,10 +10,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.heads import Head, fit_head, head_in, key_of, put_head
+
 import tallybook
 from tallybook.adapters import merkle
 
-from .victim import BOOK, NOW_US, Clock, Ids, opened
+from .victim import BOOK, NOW_US, OLDER, Clock, Ids, opened
 
 KEYS, READS = f"{BOOK}.keys", f"{BOOK}.reads"
 DATABASES = (BOOK, KEYS, READS)
@@ -97,13 +99,19 @@ def flip(random: Random, folder: Path) -> Attack | None:
     """Alter one column of an event or of a record of a read."""
     log, file, table, size = log_of(random, folder)
     position = random.randrange(1, size + 1)
+    told = flip_at(random, file, table, position)
+    return None if told is None else Attack(told, log, position)
+
+
+def flip_at(random: Random, file: Path, table: str, position: int) -> str | None:
+    """Alter one column of the row at a position; what was done."""
     column = random.choice(["originator_id", "originator_version", "topic", "state", "state", "state"])
     [(value,)] = rows(file, f"SELECT {column} FROM {table} WHERE position=?", position)
     new = mutated(random, value)
     if new == value and type(new) is type(value):
         return None
     run(file, (f"UPDATE {table} SET {column}=? WHERE position=?", [new, position]))
-    return Attack(f"{table}.{column} at {position}: {value!r} to {new!r}", log, position)
+    return f"{table}.{column} at {position}: {value!r} to {new!r}"
 
 
 def delete(random: Random, folder: Path) -> Attack | None:
@@ -151,6 +159,53 @@ def append(random: Random, folder: Path) -> Attack | None:
         frontier = random.randbytes(32 * position.bit_count())
         run(file, ("UPDATE head SET position=?, frontier=?", [position, frontier]))
     return Attack(f"{table}: {source} again at {position}", log)
+
+
+def add(random: Random, folder: Path) -> Attack | None:
+    """Add an event of clear fields behind the last one, with a head that fits, and tiles: all but what wants a key."""
+    log, file, table, size = log_of(random, folder)
+    source = random.randrange(1, size + 1)
+    add_row(file, table, source, random.randbytes(16))
+    fit(folder, log, tiles=random.random() < 0.5)
+    mac = random.choice(MACS)
+    if mac is not None:
+        run(file, (f"UPDATE head SET mac={mac} WHERE log=?", [table]))
+    return Attack(f"{table}: {source} again at {size + 1}, with a head that fits and the MAC {mac or 'of before'}", log)
+
+
+MACS = (None, "''", f"'{'0' * 64}'", "lower(hex(randomblob(32)))", "upper(mac)")
+"""What somebody puts in the place of a MAC who can make none."""
+
+
+def add_row(file: Path, table: str, source: int, stream: bytes) -> None:
+    """Append a copy of a row, as the first of a stream of its own."""
+    statement = (
+        f"INSERT INTO {table} SELECT (SELECT MAX(position)+1 FROM {table}), ?, 1, topic, state "
+        f"FROM {table} WHERE position=?"
+    )
+    run(file, (statement, [stream, source]))
+
+
+def set_back(random: Random, folder: Path) -> Attack | None:
+    """Put an older head back, which the book wrote once, and delete what came after it; also what tells of that."""
+    log = random.choice(["events", "reads"])
+    name, table = LOGS[log]
+    everything = random.random() < 0.5
+    told = cut(folder, log, head_in(folder / f"{name}{OLDER}", table), everything=everything)
+    return Attack(told, log, insider=everything)
+
+
+def cut(folder: Path, log: str, older: Head, *, everything: bool) -> str:
+    """Put an older head in the place of a log's, and delete the newer rows; with `everything`, what tells of them too.
+    What was done."""
+    name, table = LOGS[log]
+    position = older[0]
+    run(folder / name, (f"DELETE FROM {table} WHERE position>?", [position]))
+    put_head(folder / name, older, table)
+    if everything:
+        run(folder / name, ("DELETE FROM checkpoints WHERE log=? AND size>?", [table, position]))
+        fit_tiles(folder, log)
+    return f"{table}: the head of position {position} put back, {'all' if everything else 'the rows'} after it deleted"
 
 
 def duplicate(random: Random, folder: Path) -> Attack | None:
@@ -296,8 +351,16 @@ def page(random: Random, folder: Path) -> Attack | None:
 # ── insiders ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def fit(folder: Path, log: str, *, tiles: bool = True) -> None:
-    """Have a log's head, and its tiles, say what its rows give now."""
+def fit(folder: Path, log: str, *, tiles: bool = True, keys: bool = False) -> None:
+    """Have a log's head, and its tiles, say what its rows give now; with the book's keys, its MAC too."""
+    name, table = LOGS[log]
+    fit_head(folder / name, key_of(folder / BOOK) if keys else None, table)
+    if tiles:
+        fit_tiles(folder, log)
+
+
+def fit_tiles(folder: Path, log: str) -> None:
+    """Have a log's tiles say what its rows give now."""
     name, table = LOGS[log]
     file = folder / name
     [(origin,)] = rows(folder / BOOK, "SELECT value FROM book WHERE name='origin'")
@@ -305,24 +368,21 @@ def fit(folder: Path, log: str, *, tiles: bool = True) -> None:
     held = rows(
         file, f"SELECT position, originator_id, originator_version, topic, state FROM {table} ORDER BY position"
     )
-    frontier = merkle.Frontier()
     hashes = merkle.row_hashes(origin, held)
-    frontier.append_hashes(hashes)
-    run(file, ("UPDATE head SET position=?, frontier=? WHERE log=?", [len(held), frontier.packed(), table]))
-    if tiles:
-        run(file, ("DELETE FROM tiles WHERE log=?", [table]))
-        level = 0
-        while hashes:
-            for tile in range(0, len(hashes), merkle.TILE):
-                packed = b"".join(hashes[tile : tile + merkle.TILE])
-                run(file, ("INSERT INTO tiles VALUES (?,?,?,?)", [table, level, tile // merkle.TILE, packed]))
-            whole = len(hashes) // merkle.TILE
-            hashes = [merkle.whole_root(hashes[one * merkle.TILE : (one + 1) * merkle.TILE]) for one in range(whole)]
-            level += 1
+    statements: list[tuple[str, list[Any]]] = [("DELETE FROM tiles WHERE log=?", [table])]
+    level = 0
+    while hashes:
+        for tile in range(0, len(hashes), merkle.TILE):
+            packed = b"".join(hashes[tile : tile + merkle.TILE])
+            statements.append(("INSERT INTO tiles VALUES (?,?,?,?)", [table, level, tile // merkle.TILE, packed]))
+        whole = len(hashes) // merkle.TILE
+        hashes = [merkle.whole_root(hashes[one * merkle.TILE : (one + 1) * merkle.TILE]) for one in range(whole)]
+        level += 1
+    run(file, *statements)
 
 
 def insider(random: Random, folder: Path) -> Attack | None:
-    """Alter, delete, move or cut off events, then rewrite all that tells of it; and sign again with the real key."""
+    """Alter, delete, move or cut off events, then rewrite all that tells of it, with all keys; and sign again."""
     way = random.choice([flip, flip, delete, reorder, truncate, duplicate])
     try:
         done = way(random, folder)
@@ -335,8 +395,8 @@ def insider(random: Random, folder: Path) -> Attack | None:
     for number, (position,) in enumerate(held, 1):
         if number != position:
             run(folder / name, (f"UPDATE {table} SET position=? WHERE position=?", [number, position]))
-    fit(folder, done.log)
     run(folder / name, ("DELETE FROM checkpoints WHERE log=?", [table]))
+    fit(folder, done.log, keys=True)
     sign = random.random() < 0.7
     if sign:
         try:
@@ -348,7 +408,7 @@ def insider(random: Random, folder: Path) -> Attack | None:
 
 
 def half_an_insider(random: Random, folder: Path) -> Attack | None:
-    """The same without the signing key: checkpoints stay as they are."""
+    """The same without any key: checkpoints stay as they are, and so does the head's MAC."""
     way = random.choice([flip, flip, delete, reorder, duplicate])
     done = way(random, folder)
     if done is None or done.log is None:
@@ -368,14 +428,16 @@ WAYS: dict[str, tuple[int, Way]] = {
     "reorder rows of a log": (8, reorder),
     "truncate a log": (6, truncate),
     "append to a log": (6, append),
+    "append to a log, with a head that fits": (6, add),
+    "put an older head of a log back": (4, set_back),
     "copy a row over another": (6, duplicate),
     "alter a cell of a table": (16, cell),
     "exchange cells of a table": (8, exchange),
     "delete rows of a table": (6, delete_rows),
     "forge a row of a table": (8, forged),
     "alter bytes of a file": (14, page),
-    "rewrite a log without the signing key": (6, half_an_insider),
-    "rewrite everything, and sign with the real key": (6, insider),
+    "rewrite a log without the keys": (6, half_an_insider),
+    "rewrite everything with all keys": (6, insider),
 }
 """Kinds of attacks, with how often they are drawn."""
 

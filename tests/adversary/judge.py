@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,13 @@ from random import Random
 from tallybook import Book, TallybookError
 
 from .attacks import Attack, draw
-from .victim import NOW_US, Clock, Ids, Template, asked, copy, opened, right, short_streams, template
+from .victim import NOW_US, Clock, Ids, Template, asked, copy, opened, right, short_streams
 
 NAMED, FOUND, AGAINST = "verify names it", "verify finds it", "found against a checkpoint kept elsewhere"
+LIMIT = "nothing can tell: what a killed process had not signed is gone"
 DOCTOR, OPENING, REFUSED = "doctor finds it", "the book is not opened", "a question or command is refused"
 HARMLESS, MISSED = "harmless: no answer changes", "MISSED"
-OUTCOMES = (NAMED, FOUND, AGAINST, DOCTOR, OPENING, REFUSED, HARMLESS, MISSED)
+OUTCOMES = (NAMED, FOUND, AGAINST, DOCTOR, OPENING, REFUSED, HARMLESS, LIMIT, MISSED)
 
 
 @dataclass(slots=True)
@@ -108,15 +108,3 @@ def campaign(book_of: Template, seed: str, count: int, scratch: Path) -> Tally:
                     tally.missed.append(f"{seed}/{number}: {kind}: {attack.what[:300]}: {told[:500]}")
             shutil.rmtree(folder)
     return tally
-
-
-IN_MEMORY = Path("/dev/shm")
-
-
-def part(seed: str, count: int) -> Tally:
-    """Some of a campaign's attacks, on a book of their own."""
-    scratch = Path(tempfile.mkdtemp(prefix="tallybook-adversary-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
-    try:
-        return campaign(template(scratch / "book"), seed, count, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

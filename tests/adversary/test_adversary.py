@@ -10,7 +10,8 @@ import pytest
 
 from . import attacks
 from .attacks import Attack
-from .judge import AGAINST, DOCTOR, FOUND, HARMLESS, MISSED, NAMED, campaign, judge
+from .judge import AGAINST, DOCTOR, FOUND, HARMLESS, LIMIT, MISSED, NAMED, campaign, judge
+from .tail import WAYS, tails
 from .victim import BOOK, Template, copy, short_streams, template
 
 COUNT = 12
@@ -34,6 +35,23 @@ def test_no_attack_is_missed(kind: str, book_of: Template, tmp_path: Path, monke
     tally = campaign(book_of, f"tests/{kind}", COUNT, tmp_path)
     assert tally.missed == []
     assert tally.outcomes.total() == COUNT
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_no_attack_on_an_unsigned_tail_is_missed(kind: str, book_of: Template, tmp_path: Path) -> None:
+    tally = tails(book_of, f"tests/{kind}", COUNT, tmp_path, [kind])
+    assert tally.missed == []
+    assert tally.outcomes.total() == COUNT
+    limits = {called for called, outcome in tally.outcomes if outcome == LIMIT}
+    assert limits <= {"killed: put an older head back, delete the tail", "killed: cut the tail, with a head that fits"}
+
+
+def test_a_tail_that_grew_or_shrank_unnoticed_is_missed(
+    book_of: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tallybook.adapters.log.LogRecorder._flaw", lambda *_: None)
+    for kind in ("add events with a head that fits", "set a log back to an empty one"):
+        assert tails(book_of, "teeth", 4, tmp_path, [kind]).missed
 
 
 def test_a_book_that_nobody_touched_is_well(book_of: Template, folder: Path) -> None:
@@ -63,9 +81,11 @@ def test_who_signs_again_with_the_real_key_is_found_against_a_checkpoint_kept_el
 ) -> None:
     name, table = attacks.LOGS[log]
     attacks.run(folder / name, f"UPDATE {table} SET originator_version=originator_version+7 WHERE position=3")
-    attacks.fit(folder, log)
+    attacks.fit(folder, log, keys=True)
     assert judge(book_of, folder, Attack("", log))[0] == FOUND, "its checkpoints tell"
     attacks.run(folder / name, "DELETE FROM checkpoints")
+    assert judge(book_of, folder, Attack("", log))[0] == FOUND, "its head counts them"
+    attacks.fit(folder, log, keys=True)
     assert judge(book_of, folder, Attack("", log, insider=True))[0] == AGAINST
 
 

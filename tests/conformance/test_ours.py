@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -110,7 +111,7 @@ class TestKeysOnAServer(OnServer, KeyStoreSuite):
             for statement in WrappedKeyStore.definitions():
                 session.define(statement)
             source = FileWrappingKeys(tmp_path / "suite.wrapping-key")
-            WrappedKeyStore.begin(session.insert, ORIGIN, source)
+            WrappedKeyStore.begin(session.insert, ORIGIN, source, os.urandom(32))
         return WrappedKeyStore(database, ORIGIN, source)
 
     def reopen(self, store: KeyStore) -> KeyStore:

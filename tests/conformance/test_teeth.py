@@ -609,6 +609,49 @@ class WrapsNothingAnew(FileKeyStore):
         """The look-up key alone."""
 
 
+class SaysThatNoneOutlived(FileKeyStore):
+    def outlived(self, names: Any = None) -> bool:
+        return False
+
+
+class SaysThatAllOutlived(FileKeyStore):
+    """Also of keys that nobody destroyed."""
+
+    def outlived(self, names: Any = None) -> bool:
+        return super().outlived()
+
+
+class OutlivesWithoutAKey(MemoryKeyStore):
+    def outlived(self, names: Any = None) -> bool:
+        return bool(self._destroyed)
+
+
+class BuriesUnderTheKeyOfNow(FileKeyStore):
+    """A tombstone that is there is written anew."""
+
+    def destroy(self, names: Any, position: int) -> None:
+        gone = list(names)
+        super().destroy(gone, position)
+        under = bytes.fromhex(self.wrapping())
+        with self.database.session(write=True) as session:
+            for subject, key_id in gone:
+                session.run(
+                    "UPDATE data_keys SET wrapping_key=? WHERE subject=? AND key_id=?", [under, subject.bytes, key_id]
+                )
+
+
+class LooksOnlyAtTheKeysThatThereWere(FileKeyStore):
+    """A key that lies only in a copy outlives nothing."""
+
+    def destroy(self, names: Any, position: int) -> None:
+        gone = list(names)
+        there = self.get(gone)
+        super().destroy(gone, position)
+        with self.database.session(write=True) as session:
+            for subject, _ in set(gone) - there.keys():
+                session.run("UPDATE data_keys SET wrapping_key=x'' WHERE subject=?", [subject.bytes])
+
+
 class SaysItRotates(MemoryKeyStore):
     def rotate(self) -> tuple[str, str]:
         return "old", "new"
@@ -660,6 +703,13 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
     "test_of_many_who_give_a_key_at_once_one_wins_and_all_of_what_it_gave_is_kept": [LooksBeforeItAdds, AddsOneByOne],
     "test_many_who_give_keys_of_their_own_at_once_lose_none": [LosesWhatOthersAdd],
     "test_a_rotation_changes_the_wrapping_key_and_nothing_else": [RotatesNothing, WrapsNothingAnew, SaysItRotates],
+    "test_a_wrapping_key_outlives_destroyed_keys_until_it_is_rotated": [
+        SaysThatNoneOutlived,
+        SaysThatAllOutlived,
+        OutlivesWithoutAKey,
+        BuriesUnderTheKeyOfNow,
+        LooksOnlyAtTheKeysThatThereWere,
+    ],
     "test_the_books_name_and_look_up_key_stay_what_they_are": [ChangesItsName],
     "test_no_two_books_share_a_look_up_key": [HasOneLookUpKeyForAll],
     "test_another_store_on_the_same_data_sees_what_is_kept_and_can_not_replace_it": [

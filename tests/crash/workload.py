@@ -22,7 +22,7 @@ CHECKPOINT_S = 0.02
 def prepare(book: Book) -> None:
     """Put the standard rule set in force, once."""
     if not book.rules.adopted():
-        with book.acting("system:setup", purpose=PURPOSE):
+        with book.acting("job:setup", purpose=PURPOSE):
             book.rules.adopt("standard", effective_at=ADOPTED)
 
 

@@ -144,6 +144,7 @@ def examples(event_class: type[Event]) -> dict[str, Event]:
             on_behalf_of="agent:kim",
             channel="email",
             application="shop/1.2",
+            rule="desk",
             correlation_id=uuid5(SPACE, "correlation"),
             causation_id=uuid5(SPACE, "causation"),
             command_id=uuid5(SPACE, "command"),

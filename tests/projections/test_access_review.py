@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from tallybook.projections.access_review import (
     HOUR_US,
     BulkReads,
     Dealings,
+    OwnTies,
     Policies,
     Spans,
     Thresholds,
@@ -55,7 +57,7 @@ def test_spans_that_meet_become_one_in_any_order() -> None:
 @pytest.mark.parametrize(("days", "tied"), [(-15, False), (-14, True), (0, True), (14, True), (15, False)])
 def test_what_an_actor_records_ties_him_around_it(days: int, tied: bool) -> None:
     dealings = Dealings(14)
-    dealings.command("agent:lin", ADA.bytes, NOON)
+    dealings.command("agent:lin", ADA.bytes, NOON, "customer.changed")
     dealings.settle()
     at = NOON + days * DAY_US
     assert dealings.tie(["agent:lin"], [], ADA, at) is tied
@@ -65,9 +67,9 @@ def test_what_an_actor_records_ties_him_around_it(days: int, tied: bool) -> None
 
 def test_a_ticket_ties_its_owner_while_it_is_open_and_shortly_after() -> None:
     dealings = Dealings(2)
-    dealings.opened(b"t", ADA.bytes, NOON)
-    dealings.assigned(b"t", "agent:lin", NOON + DAY_US)
-    dealings.assigned(b"t", "team:refunds", NOON + 50 * DAY_US)
+    dealings.opened(b"t", ADA.bytes, NOON, "agent:lin")
+    dealings.assigned(b"t", "agent:lin", NOON + DAY_US, "agent:lin")
+    dealings.assigned(b"t", "team:refunds", NOON + 50 * DAY_US, "agent:lin")
     dealings.ended(b"t", NOON + 90 * DAY_US)
     dealings.settle()
 
@@ -81,8 +83,8 @@ def test_a_ticket_ties_its_owner_while_it_is_open_and_shortly_after() -> None:
 
 def test_an_open_request_ties_everybody_and_a_subject_is_tied_to_itself() -> None:
     dealings = Dealings(14)
-    dealings.request(b"r", ADA.bytes, NOON)
-    dealings.request(b"s", SUBJECTS[1].bytes, NOON)
+    dealings.request(b"r", ADA.bytes, NOON, "agent:lin")
+    dealings.request(b"s", SUBJECTS[1].bytes, NOON, "agent:lin")
     dealings.answered(b"r", NOON + 5 * DAY_US)
     dealings.settle()
     assert dealings.tie(["agent:kim"], [], ADA, NOON + 5 * DAY_US)
@@ -90,6 +92,97 @@ def test_an_open_request_ties_everybody_and_a_subject_is_tied_to_itself() -> Non
     assert dealings.tie(["agent:kim"], [], SUBJECTS[1], NOON + 500 * DAY_US)  # not answered yet
     assert dealings.tie([f"customer:{SUBJECTS[2]}"], [], SUBJECTS[2], NOON)
     assert not dealings.tie([f"customer:{SUBJECTS[2]}"], [], SUBJECTS[3], NOON)
+
+
+Told = Callable[[Dealings], None]
+CUSTOMER = f"customer:{ADA}"
+
+
+def _bought(by: str) -> Told:
+    return lambda dealings: dealings.command(by, ADA.bytes, NOON - DAY_US, "customer.purchase_recorded")
+
+
+def _contact(by: str, at_us: int = NOON) -> Told:
+    return lambda dealings: dealings.command(by, ADA.bytes, at_us, "customer.interaction_recorded")
+
+
+def _ticket(opener: str, assigner: str, owner: str = "agent:lin") -> Told:
+    def told(dealings: Dealings) -> None:
+        dealings.opened(b"t", ADA.bytes, NOON, opener)
+        dealings.assigned(b"t", owner, NOON, assigner)
+
+    return told
+
+
+def _owner(by: str, owner: str = "agent:lin") -> Told:
+    return lambda dealings: dealings.owner(ADA.bytes, owner, NOON - 40 * DAY_US, by)
+
+
+def _request(by: str) -> Told:
+    return lambda dealings: dealings.request(b"r", ADA.bytes, NOON - 9 * DAY_US, by)
+
+
+@pytest.mark.parametrize(
+    ("told", "shared"),
+    [
+        (lambda dealings: dealings.command("agent:lin", ADA.bytes, NOON, "customer.changed"), False),
+        (_contact("agent:lin"), False),
+        (_ticket("agent:lin", "agent:lin"), False),
+        (_ticket("agent:lin", "agent:lin", "team:support"), False),
+        (_owner("agent:lin"), False),
+        (_request("agent:lin"), False),
+        (_contact("agent:lin", NOON - 2 * DAY_US), False),
+        # Now somebody else has a part in it.
+        (_bought("agent:lin"), True),
+        (_bought("system:shop"), True),
+        (lambda dealings: dealings.command("agent:lin", ADA.bytes, NOON - DAY_US, "customer.registered"), True),
+        (lambda dealings: dealings.command(CUSTOMER, ADA.bytes, NOON + DAY_US, "customer.changed"), True),
+        (_contact("system:telephony"), True),
+        (_contact("system:telephony", NOON - 2 * DAY_US), False),
+        (_ticket(CUSTOMER, "agent:lin"), True),
+        (_ticket("agent:kim", "agent:lin"), True),
+        (_ticket("agent:lin", "agent:kim"), True),
+        (_ticket("agent:lin", "agent:kim", "team:support"), True),
+        (_ticket("agent:lin", "agent:kim", "team:refunds"), False),
+        (_owner("lead:uma"), True),
+        (_owner("lead:uma", "team:support"), True),
+        (_owner("lead:uma", "agent:kim"), False),
+        (_request("privacy:noor"), True),
+    ],
+)  # fmt: skip
+def test_in_which_ties_somebody_else_has_a_part(told: Told, shared: bool) -> None:
+    dealings = Dealings(14)
+    told(dealings)
+    dealings.command("agent:lin", ADA.bytes, NOON, "customer.changed")
+    dealings.settle()
+    assert dealings.tie(["agent:lin"], ["support"], ADA, NOON)
+    assert dealings.shared(["agent:lin"], ["support"], ADA, NOON) is shared
+    # Whom he acts for has no part of his own in it.
+    assert dealings.shared(["agent:lin", "lead:uma"], [], ADA, NOON) <= shared
+
+
+def own_ties(events: list[PersonalDataRead], *, own: bool = True, **limits: int) -> dict[str, list[tuple[int, float]]]:
+    found = OwnTies(Thresholds(**limits), -(2**62))
+    for position, event in enumerate(events, 1):
+        found.see(position, event, event.subjects, event.subjects if own else ())
+    return {actor: [(one.most, habit) for one, habit in episodes] for actor, episodes in found.found().items()}
+
+
+def test_many_own_ties_within_a_week_are_many_and_a_habit_is_that_of_others() -> None:
+    def week(number: int, subjects: int, actor: str = "agent:lin") -> list[PersonalDataRead]:
+        at = NOON + number * 7 * DAY_US
+        return [read(at + one * DAY_US // 8, SUBJECTS[one], actor=actor) for one in range(subjects)]
+
+    assert own_ties(week(0, 29)) == {}
+    assert own_ties(week(0, 30)) == {"agent:lin": [(30, 0.0)]}
+    assert own_ties(week(0, 30), own=False) == {}
+    assert own_ties(week(0, 30), own_tie_days=3) == {}  # not within three days
+    always = [one for number in range(4) for one in week(number, 40)]
+    assert own_ties(always) == {}  # nobody else to compare with: his own habit
+    others = [one for number in range(4) for one in week(number, 10, "agent:kim")]
+    assert own_ties([*others, *always]).keys() == {"agent:lin"}  # his habit excuses nothing beside that of others
+    as_many = [one for number in range(4) for one in week(number, 20, "agent:kim")]
+    assert own_ties([*as_many, *always]) == {}
 
 
 def test_what_a_read_released_of_whom() -> None:
@@ -161,7 +254,7 @@ def test_memory_is_bounded_by_hours_and_subjects_not_by_records() -> None:
     reads = BulkReads(no_policies(), Thresholds(), -(2**62))
     for number in range(5000):
         reads.see(number + 1, read(NOON + number * HOUR_US // 4, SUBJECTS[number % 3]))
-    assert len(reads._window["agent:lin"]) <= 5
-    assert len(reads._histogram["agent:lin"]) <= 4
+    assert len(reads._crowds._window["agent:lin"]) <= 5
+    assert len(reads._crowds._histogram["agent:lin"]) <= 4
     event: Event = read(NOON, ADA)
     assert event.subject_id is None

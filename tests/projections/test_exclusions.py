@@ -55,6 +55,32 @@ def test_an_external_id_of_who_is_left_out_is_not_opened(shop: Shop) -> None:
     assert [entry.subject for entry in shop.book.audit.trail(bob) if entry.action == "read:profiles.segments"] == []
 
 
+def test_lists_of_a_tier_leave_them_out_and_count_them_and_sums_go_on(shop: Shop) -> None:
+    ada, bob, eve, mia = (shop.member("2020-01-01") for _ in range(4))
+    tiers, customers = shop.book.tiers, shop.book.customers
+    for one in (ada, bob, eve):
+        shop.buy(one, "2020-02-01", 15_000)
+    known = shop.book.position()
+    customers.restrict(bob, "unlawful", effective_at="2020-03-01T00:00:00Z")
+    customers.object_to(bob, "automated_decisions", effective_at="2020-03-01T00:00:00Z")
+    customers.object_to(eve, "automated_decisions", effective_at="2020-03-01T00:00:00Z")
+    customers.object_to(ada, "marketing", effective_at="2020-03-01T00:00:00Z")
+    customers.restrict(mia, "unlawful", effective_at="2020-03-01T00:00:00Z")  # holds another tier: counts nowhere
+    found = tiers.members("silver", as_of=OF)
+    assert ([one.customer_id for one in found], found.restricted, found.objecting) == ([ada], 1, 1)
+    whole = tiers.members("silver", as_of=OF, everybody=True)
+    assert ({one.customer_id for one in whole}, whole.restricted, whole.objecting) == ({ada, bob, eve}, 0, 0)
+    # Before anybody said so, and as the book knew it then.
+    assert len(tiers.members("silver", as_of="2020-02-15")) == 3
+    assert len(tiers.members("silver", as_of=OF, known_at=known)) == 3
+    # What the contract gives goes on: sums, and what a customer holds.
+    assert tiers.counts(as_of=OF) == {"silver": 3, "basic": 1}
+    assert tiers.history(bob)[-1].tier == "silver"
+    customers.lift_restriction(bob, effective_at="2020-05-01T00:00:00Z")
+    found = tiers.members("silver", as_of=OF)
+    assert ([one.customer_id for one in found], found.restricted, found.objecting) == ([ada], 0, 2)
+
+
 def test_a_backtest_leaves_them_out_and_the_certificate_does_not(
     shop: Shop, rules_with: Callable[..., RuleSet]
 ) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from uuid import UUID
 
+from tallybook import Book
+
 from .office import (
     ADMINISTRATION,
     DAY_US,
@@ -17,6 +19,7 @@ from .office import (
     NIGHT,
     NONE,
     SALES,
+    SELF,
     STRICT,
     SUPPORT,
     Clerk,
@@ -29,12 +32,15 @@ from .office import (
     exporting,
     is_weekday,
     looking,
+    owning,
+    spread,
 )
 
 SNOOPING, BULK, NO_CONSENT = "snooping", "bulk", "no_consent"
 OUTSIDE_PURPOSE, OUTSIDE_HOURS = "outside_purpose", "outside_hours"
 UNUSED_RIGHT, DORMANT, DENIED, EXPORT = "unused_right", "dormant", "denied", "export"
-KINDS = (SNOOPING, BULK, NO_CONSENT, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DORMANT, DENIED, EXPORT)
+OWN_TIES = "own_ties"
+KINDS = (SNOOPING, OWN_TIES, BULK, NO_CONSENT, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DORMANT, DENIED, EXPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,56 @@ class Mischief:
             for number, client in enumerate(whom):
                 self.look(clerk, client, start + number * pace_us)
             late_too = {OUTSIDE_HOURS} if late and self.office.kind != NONE else set[str]()
-            self.note("the walk", clerk.name, {BULK, *late_too}, whom, {SNOOPING})
+            self.note("the walk", clerk.name, {BULK, *late_too}, whom, {SNOOPING, OWN_TIES})
+
+    def the_covered_walk(self) -> None:
+        """A clerk looks at dozens of customers within a week, and writes himself a reason for each."""
+        clerk = self.clerk(SUPPORT, SALES)
+        if clerk:
+            length = self.random.randrange(1, 6)
+            monday = self.random.choice([one for one in sorted(clerk.days) if 20 < one < DAYS - 14 and one % 7 == 0])
+            days = [one for one in range(monday, monday + length) if one in clerk.days]
+            free = self.untouched(clerk, at_us(days[0], 720), at_us(days[-1], 720))
+            if len(free) < COVERED:
+                return
+            whom = self.random.sample(free, self.random.randrange(COVERED, min(len(free), 120) + 1))
+            for day, minute, client in spread(whom, days, self.random.randrange(3, 9)):
+                at = at_us(day, minute)
+                before = self.random.random() < 0.5
+                self.look(clerk, client, at + (MINUTE_US if before else 0))
+                for step, do in enumerate(self.cover(clerk, client)):
+                    self.add(at + (0 if before else MINUTE_US) + step * 1_000_000, clerk.name, clerk.purpose, do)
+            self.note("the covered walk", clerk.name, {OWN_TIES}, whom, {BULK})
+
+    def cover(self, clerk: Clerk, client: Client) -> list[Do]:
+        """Something that a clerk can record of a customer who knows nothing of it."""
+        held: list[UUID] = []
+
+        def ticket(book: Book) -> None:
+            held.append(book.tickets.open(client.id, subject="question", text="asked", kind="enquiry"))
+
+        ways: list[list[Do]] = [[calling(client.id)], [owning(client.id, clerk.name)]]
+        if clerk.purpose == SUPPORT:
+            ways.append([ticket, lambda book: book.tickets.assign(held[0], clerk.name)])
+        return self.random.choice(ways)
+
+    def untouched(self, clerk: Clerk, first: int, last: int) -> list[Client]:
+        """Customers who did nothing themselves and with whom nobody had business around some days, and this clerk had
+        none for a month."""
+        near, far = 10 * DAY_US, 30 * DAY_US
+        touched = {
+            client
+            for step in self.office.steps
+            if first - near <= step.at_us <= last + near and step.purpose != MARKETING
+            for client in (*step.look, *([UUID(step.actor.partition(":")[2])] if step.purpose == SELF else ()))
+        }
+        return [
+            one
+            for one in self.office.clients
+            if one.gone_us is None
+            and one.id not in touched
+            and not any(first - far <= met <= last + far for met in clerk.met.get(one.id, ()))
+        ]
 
     def the_list(self) -> None:
         """A clerk has a list of all buyers made."""
@@ -326,12 +381,15 @@ class Mischief:
             self.note("in the gap", clerk.name, {OUTSIDE_PURPOSE}, whom, {SNOOPING})
 
 
+COVERED = 45
+"""Of how many customers at least a walk with own covers is drawn."""
 WITH_POLICY = {STRICT, LENIENT}
 ANYWHERE = {STRICT, LENIENT, NONE}
 WAYS: dict[Callable[[Mischief], None], set[str]] = {
     Mischief.the_ex: ANYWHERE,
     Mischief.celebrities: ANYWHERE,
     Mischief.the_walk: ANYWHERE,
+    Mischief.the_covered_walk: ANYWHERE,
     Mischief.the_list: ANYWHERE,
     Mischief.the_export: ANYWHERE,
     Mischief.between_campaigns: ANYWHERE,

@@ -92,6 +92,7 @@ def policy(kind: str) -> dict[str, Any]:
             rule("auditor", AUDIT, ["*"], ["audit.*"], effect="allow"),
             rule("privacy", PRIVACY, ["*"], ["customers.*", "erasures.*"]),
             rule("admin", ADMINISTRATION, ["audit.*", "profiles.segments"], ["policy.*", "rules.*"]),
+            rule("lead", ADMINISTRATION, ["profiles.segments"], ["customers.change"]),
             rule("job", ADMINISTRATION, ["profiles.segments", "export.*"], []),
             rule("*", SELF, ["profiles.*"], ["tickets.open", "customers.*"], id="everybody-their-own"),
         ],
@@ -164,6 +165,9 @@ class Office:
         self._duties()
         for clerk in self.clerks:
             self.work(clerk)
+        self._calls_by_plan()
+        self._storm()
+        self._busy_week()
         self._campaigns()
 
     def new_id(self) -> UUID:
@@ -210,7 +214,8 @@ class Office:
             ("marketing", self.marketers),
             ("auditor", ["auditor:eve"]),
             ("privacy", ["privacy:noor"]),
-            ("job", ["system:nightly"]),
+            ("lead", [LEAD]),
+            ("job", ["job:nightly"]),
         ):
             for name in names:
                 self.grant(name, role)
@@ -277,7 +282,7 @@ class Office:
     def _sell(self, clerk: Clerk, client: Client, day: int, minute: int) -> None:
         self.look(clerk, client, day, minute)
         after = at_us(day, minute) + self.random.randrange(1, 30) * MINUTE_US
-        order = f"{clerk.name} {day} {minute} {client.id}"
+        order = f"{clerk.name} {day} {minute} {client.id} {len(self.steps)}"  # two may fall on one minute
         if self.random.random() < 0.15:
             self.add(after, clerk.name, SALES, _change(client.id, order))
         else:
@@ -345,6 +350,71 @@ class Office:
             then(30, lambda book: book.tickets.resolve(self.tickets[number], "solved"))
             then(31, lambda book: book.tickets.close(self.tickets[number]))
 
+    # ── many customers at once, each for a reason ────────────────────────────────────────────────────────────────
+
+    def _free_week(self) -> tuple[Clerk, list[int]]:
+        """A clerk of support, and up to five weekdays in a row on which he is there."""
+        clerk = self.random.choice([one for one in self.clerks if one.role == "support" and len(one.days) > 60])
+        mondays = [day for day in sorted(clerk.days) if 14 < day < DAYS - 21 and day % 7 == 0 and day + 4 in clerk.days]
+        monday = self.random.choice(mondays)
+        return clerk, [day for day in range(monday, monday + 5) if day in clerk.days]
+
+    def _present(self, count: int) -> list[Client]:
+        free = [one for one in self.clients if one.gone_us is None]
+        return self.random.sample(free, min(count, len(free)))
+
+    def _calls_by_plan(self) -> None:
+        """The lead hands customers to a clerk, who calls all of them within some days; then they are handed back.
+        Some more lists are handed out and not called."""
+        random = self.random
+        for month in (1, 3, 5):
+            [client] = self._present(1)
+            self.add(at_us(month * 28, 540), LEAD, ADMINISTRATION, owning(client.id, "desk:house"))
+        clerk, days = self._free_week()
+        whom = self._present(random.randrange(50, 110))
+        handed, back = at_us(days[0] - random.randrange(3, 7), 600), at_us(days[-1] + 3, 600)
+        for number, client in enumerate(whom):
+            self.add(handed + number * 2_000_000, LEAD, ADMINISTRATION, owning(client.id, clerk.name))
+            self.add(back + number * 2_000_000, LEAD, ADMINISTRATION, owning(client.id, "desk:house"))
+            clerk.met.setdefault(client.id, []).extend([handed, back])
+        for day, minute, client in spread(whom, days, random.randrange(5, 12)):
+            self.look(clerk, client, day, minute)
+            self.add(at_us(day, minute) + 2 * MINUTE_US, clerk.name, clerk.purpose, calling(client.id))
+
+    def _storm(self) -> None:
+        """Parcels are late: dozens of customers open tickets themselves, and one clerk takes and answers them."""
+        clerk, days = self._free_week()
+        held = dict[UUID, UUID]()
+
+        def opening(client: UUID) -> Do:
+            def do(book: Book) -> None:
+                held[client] = book.tickets.open(client, subject="late", text="where is it?", kind="complaint")
+
+            return do
+
+        def taking(client: UUID) -> Do:
+            return lambda book: book.tickets.assign(held[client], clerk.name)
+
+        def solving(client: UUID) -> Do:
+            def do(book: Book) -> None:
+                book.tickets.resolve(held[client], "solved")
+                book.tickets.close(held[client])
+
+            return do
+
+        for day, minute, client in spread(self._present(self.random.randrange(40, 70)), days[:2], 7):
+            opened, at = at_us(days[0], 420) + self.random.randrange(90) * MINUTE_US, at_us(day, minute)
+            self.add(opened, *_OF_CLIENT(client), opening(client.id))
+            self.add(at - MINUTE_US, clerk.name, clerk.purpose, taking(client.id))
+            self.look(clerk, client, day, minute)
+            self.add(at + MINUTE_US, clerk.name, clerk.purpose, solving(client.id))
+
+    def _busy_week(self) -> None:
+        """A clerk has twice as many calls as usual, and records them himself."""
+        clerk, days = self._free_week()
+        for day, minute, client in spread(self._present(self.random.randrange(7, 11)), days, 45):
+            self._call(clerk, client, day, minute, 30)
+
     # ── all else ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _consents(self) -> None:
@@ -384,11 +454,11 @@ class Office:
                     client = self.client_at(day)
                     self.add(at_us(day, 570 + n), "auditor:eve", AUDIT, looking("trail", client.id), client.id)
                 self.add(at_us(day, 700), "auditor:eve", AUDIT, exporting("ocsf"))
-                self.add(at_us(day, 120), "system:nightly", ADMINISTRATION, exporting("cloudevents"))
+                self.add(at_us(day, 120), "job:nightly", ADMINISTRATION, exporting("cloudevents"))
         if self.kind != NONE:
             for day in range(0, DAYS, 7):
                 self.add(
-                    at_us(day, 150), "system:nightly", ADMINISTRATION, lambda book: book.profiles.segments(system="crm")
+                    at_us(day, 150), "job:nightly", ADMINISTRATION, lambda book: book.profiles.segments(system="crm")
                 )
         for day in range(10, DAYS, random.randrange(15, 25)):
             client = self.client_at(day)
@@ -412,6 +482,8 @@ class Office:
             self.add(at_us(day, 760), self.admin, ADMINISTRATION, lambda book: book.policy.adopt(document))
 
     def _request(self, client: Client, day: int, kind: str) -> None:
+        if kind != "access" and any(client.id in step.look for step in self.steps):
+            return  # somebody is to look at her later: a refund
         actor, held = "privacy:noor", dict[str, UUID]()
 
         def received(book: Book) -> None:
@@ -476,6 +548,15 @@ class Office:
         ]
 
 
+LEAD = "lead:uma"
+
+
+def spread(whom: list[Client], days: list[int], pace: int) -> list[tuple[int, int, Client]]:
+    """Customers over some days, one every so many minutes from 9:00 on: day, minute, customer."""
+    each = -(-len(whom) // len(days))
+    return [(days[n // each], 540 + n % each * min(pace, 480 // each), client) for n, client in enumerate(whom)]
+
+
 def _OF_CLIENT(client: Client) -> tuple[str, str]:  # noqa: N802 - reads as a value
     return f"customer:{client.id}", SELF
 
@@ -503,6 +584,11 @@ def _change(client: UUID, what: str) -> Do:
 def calling(client: UUID) -> Do:
     """Record a call."""
     return lambda book: book.customers.record_interaction(client, "enquiry", text="called")
+
+
+def owning(client: UUID, owner: str) -> Do:
+    """Hand a customer to somebody."""
+    return lambda book: book.customers.change(client, owner=owner)
 
 
 def _consent(client: UUID, purpose: str, until: int | None) -> Do:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .misdeeds import BULK, DENIED, DORMANT, EXPORT, NO_CONSENT, SNOOPING, UNUSED_RIGHT, WAYS, Mischief, drawn
-from .office import LENIENT, NONE, STRICT, Office, played
+from . import outsider
+from .misdeeds import BULK, DENIED, DORMANT, EXPORT, NO_CONSENT, OWN_TIES, SNOOPING, UNUSED_RIGHT, WAYS, Mischief, drawn
+from .office import LENIENT, NONE, PRIVACY, STRICT, Office, at_us, played
 from .truth import Finding, Verdict, compare, review
 
 SEEDS = range(1, 7)
@@ -36,6 +37,8 @@ FIXED = {
     "a snooping clerk: an ex-partner": (STRICT, Mischief.the_ex, SNOOPING),
     "a snooping clerk: celebrities": (LENIENT, Mischief.celebrities, SNOOPING),
     "a snooping clerk where there is no policy": (NONE, Mischief.the_ex, SNOOPING),
+    "reads behind records of one's own": (STRICT, Mischief.the_covered_walk, OWN_TIES),
+    "reads behind records of one's own where there is no policy": (NONE, Mischief.the_covered_walk, OWN_TIES),
     "a bulk export: through hundreds of customers": (STRICT, Mischief.the_walk, BULK),
     "a bulk export: a list": (LENIENT, Mischief.the_list, BULK),
     "a bulk export: a file": (STRICT, Mischief.the_export, EXPORT),
@@ -57,6 +60,26 @@ def test_a_planted_misdeed_is_found_and_nothing_else(name: str, tmp_path: Path) 
     assert what in deed.kinds
     with played(office.steps, tmp_path) as book:
         assert compare(mischief.truth, review(book), office) == NOTHING
+
+
+@pytest.mark.parametrize("name", outsider.WAYS)
+def test_a_row_that_an_outsider_alters_between_audits_is_found_and_no_other(name: str, tmp_path: Path) -> None:
+    office, mischief = planted(LENIENT, [Mischief.the_ex])
+    if name == "why somebody was erased":
+        day = at_us(50, 600)
+        seen = {client for step in office.steps for client in step.look}
+        erased = next(one for one in office.clients if one.id not in seen and not one.consents)
+        office.add(day, "privacy:noor", PRIVACY, lambda book: book.erasures.erase(erased.id, reason="gdpr-17"))
+    stranger = outsider.Outsider(office, "fixed", name)
+    with played(office.steps, tmp_path, f"sqlite:///{tmp_path}/office.book") as book:
+        assert stranger.truth.position is not None
+        assert len(stranger.before) == 1
+        assert stranger.missed(book) == []
+        stranger.truth.position += 1  # another row than that: what is missed is told
+        assert len(stranger.missed(book)) == 1
+        stranger.truth.position -= 1
+        # Who did what in the office is found all the same.
+        assert compare(mischief.truth, review(book), office).missed == ()
 
 
 @pytest.mark.parametrize("kind", [STRICT, LENIENT, NONE])

@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID
 
 from tallybook import Book
 from tallybook.adapters.reports import as_json
 
-from .misdeeds import BULK, KINDS, Misdeed, drawn
+from .misdeeds import BULK, KINDS, OWN_TIES, Misdeed, drawn
 from .office import AUDIT, Office, played
+from .outsider import Outsider
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -96,8 +98,8 @@ def _false(truth: Sequence[Misdeed], found: Iterable[Finding], looked: dict[str,
             yield f"{one.kind} of {one.actor}: {one.rule} ({one.count}, positions {one.first} to {one.last})"
             continue
         planted = frozenset[UUID]().union(*(deed.subjects for deed in deeds))
-        if one.kind == BULK:
-            planted |= looked[one.actor]  # a day's honest looks stand between those of the walk
+        if one.kind in (BULK, OWN_TIES):
+            planted |= looked[one.actor]  # a day's, or a week's, honest looks stand between those of the walk
         if one.subjects is not None and all(deed.subjects for deed in deeds) and one.subjects - planted:
             yield f"{one.kind} of {one.actor} names {len(one.subjects - planted)} of {len(one.subjects)} without reason"
 
@@ -107,15 +109,20 @@ def _honestly_seen(office: Office, actor: str) -> frozenset[UUID]:
 
 
 IN_MEMORY = Path("/dev/shm")
+OUTSIDERS = 0.25
+"""In how many of the offices an outsider alters a row."""
 
 
 def one(seed: int) -> tuple[int, Counter[str], Verdict]:
     """What was planted by a seed, and what does not agree."""
     office, mischief = drawn(seed)
-    with (
-        tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder,
-        played(office.steps, Path(folder), seed=str(seed)) as book,
-    ):
-        found = review(book)
+    outsider = Outsider(office, str(seed)) if Random(f"{seed}/outsider comes").random() < OUTSIDERS else None
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
+        url = "memory:" if outsider is None else f"sqlite:///{folder}/office.book"
+        with played(office.steps, Path(folder), url, seed=str(seed)) as book:
+            found = review(book)
+            altered = [] if outsider is None else outsider.missed(book)
     planted = Counter(kind for deed in mischief.truth for kind in deed.kinds)
-    return seed, planted, compare(mischief.truth, found, office)
+    planted["altered row"] += outsider is not None and outsider.truth.position is not None
+    verdict = compare(mischief.truth, found, office)
+    return seed, planted, Verdict((*verdict.missed, *altered), verdict.false)

@@ -14,7 +14,7 @@ from tallybook.domain.events import Event
 from tallybook.loyalty import AccountView, RedemptionResult, SweepResult
 from tallybook.projections.replay import Backtest, Certificate
 from tallybook.tickets import TicketView
-from tallybook.views import Membership, ProfileView
+from tallybook.views import Members, Membership, ProfileView
 
 
 def synchronous(book: Book) -> None:
@@ -33,7 +33,8 @@ def synchronous(book: Book) -> None:
         assert_type(book.profiles.get(ada, as_of="2025-12-31T23:59:59Z"), ProfileView)
         assert_type(book.audit.trail(ada), list[TrailEntry])
         assert_type(book.loyalty.sweep(), SweepResult)
-    assert_type(book.tiers.members("gold"), list[Membership])
+    assert_type(book.tiers.members("gold"), Members)
+    assert_type(book.tiers.members("gold")[0], Membership)
     assert_type(book.loyalty.balance(ada), int)
     assert_type(book.loyalty.account(ada), AccountView)
     assert_type(book.audit.verify(), list[Verification])

@@ -44,6 +44,7 @@ NOTE_BYTES_MAX = 1 << 20
 SIGNATURES_MAX = 100
 LINE_BYTES_MAX = 1 << 26
 NOTE_SIGNATURE, COSIGNATURE = 1, 4
+COSIGNED = "cosigned"
 EM_DASH = "\u2014"
 
 
@@ -160,16 +161,16 @@ class Key(NamedTuple):
         return hashlib.sha256(self.name.encode() + b"\n" + bytes([signature_type]) + self.public).digest()[:4]
 
 
-def parse_vkey(text: str) -> Key:
+def parse_vkey(text: str, signature_type: int = NOTE_SIGNATURE) -> Key:
     """A key from its text. Raises ValueError."""
     text = text.strip()
     name, _, rest = text.partition("+")
     key_id, _, encoded = rest.partition("+")
     raw = _base64(encoded)
-    if not name or any(one.isspace() for one in name) or len(raw) != 33 or raw[0] != NOTE_SIGNATURE:
+    if not name or any(one.isspace() for one in name) or len(raw) != 33 or raw[0] != signature_type:
         raise ValueError("not a verifier key of type Ed25519")
     key = Key(name, raw[1:], text)
-    if key.id(NOTE_SIGNATURE).hex() != key_id:
+    if key.id(signature_type).hex() != key_id:
         raise ValueError("its key id does not fit its name and public key")
     if _point(key.public) is None:
         raise ValueError("its public key is no point of the curve")
@@ -253,6 +254,15 @@ def _cosigned(text: str, key: Key, value: bytes, what: str) -> int:
     if time_s >= 2**63 or not verify_ed25519(key.public, message, value[8:]):
         raise Bad(f"{what}: the timestamped signature by {key.name} is not valid")
     return time_s
+
+
+def witnessed_at(raw: bytes, witness: Key, what: str) -> int | None:
+    """When a witness cosigned a note, as its signature tells; None: it did not. Raises Bad for a wrong signature."""
+    text, signatures = parse_note(raw)
+    for one in signatures:
+        if one.name == witness.name and one.key_id == witness.id(COSIGNATURE):
+            return _cosigned(text, witness, one.value, what)
+    return None
 
 
 class Checkpoint(NamedTuple):
@@ -1160,7 +1170,7 @@ def pack_keys(folder: Path, given: Sequence[Key]) -> list[Key]:
     return [key for key in given if key.name in {one.name for one in own}]
 
 
-def _given_keys(texts: Iterable[str]) -> list[Key]:
+def _given_keys(texts: Iterable[str], option: str = "--vkey", signature_type: int = NOTE_SIGNATURE) -> list[Key]:
     keys = []
     for text in texts:
         lines = [text]
@@ -1168,13 +1178,13 @@ def _given_keys(texts: Iterable[str]) -> list[Key]:
             try:
                 lines = Path(text).read_text("utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise Misuse(f"--vkey: {text!r} is neither a key nor a file of keys ({error})") from None
+                raise Misuse(f"{option}: {text!r} is neither a key nor a file of keys ({error})") from None
         try:
-            keys += [parse_vkey(line) for line in lines if line.strip()]
+            keys += [parse_vkey(line, signature_type) for line in lines if line.strip()]
         except ValueError as error:
-            raise Misuse(f"--vkey: {text!r}: {error}") from None
+            raise Misuse(f"{option}: {text!r}: {error}") from None
     if texts and not keys:
-        raise Misuse("--vkey: no key in it")
+        raise Misuse(f"{option}: no key in it")
     return keys
 
 
@@ -1211,6 +1221,7 @@ def check_pack(
     proofs: Sequence[tuple[str, bytes]] = (),
     entry: bytes | None = None,
     progress: Callable[[int, int], None] = _unwatched,
+    witnesses: Sequence[Key] = (),
 ) -> Report:
     """Check all of a pack."""
     report = Report([], [], [])
@@ -1244,6 +1255,7 @@ def check_pack(
         if tree is not None:
             trees[tree.checkpoint.origin] = tree
     _check_kept(report, trees, keys, against, proofs, entry)
+    _check_cosigned(report, folder, trees, keys, witnesses)
     if not given:
         report.notes.append(
             "checked by the pack's own log.vkey: that proves only that the pack fits itself. Get the key from whoever "
@@ -1255,6 +1267,37 @@ def check_pack(
             "with the real key would not be noticed."
         )
     return report
+
+
+def _check_cosigned(
+    report: Report, folder: Path, trees: dict[str, Tree], keys: Sequence[Key], witnesses: Sequence[Key]
+) -> None:
+    """The checkpoints that witnesses cosigned: the tree goes on from each; and each witness that is known did sign."""
+    unseen = {one.text for one in witnesses}
+    paths = [one for place in (folder, folder / "reads") for one in sorted((place / COSIGNED).glob("*"))]
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if path.name == "witness.vkeys":
+            continue
+        try:
+            raw = read(path, name, NOTE_BYTES_MAX)
+            tree = trees.get(_origin(raw))
+            if tree is None:
+                raise Bad(f"{name}: it is of no log that is here and could be read")
+            older = check_against(raw, keys, tree, name)
+            for one in witnesses:
+                time_s = witnessed_at(raw, one, name)
+                if time_s is not None:
+                    unseen.discard(one.text)
+                    seen = f"{one.name} saw {older.size:,} leaves of this tree at {shown_time(time_s)}"
+                    report.notes.append(f"{older.origin}: {seen}")
+        except Bad as error:
+            report.problems.append(error)
+    report.problems.extend([Bad(f"no checkpoint in this pack was cosigned by {one}") for one in sorted(unseen)])
+    if paths and not witnesses:
+        report.notes.append(
+            "checkpoints here are cosigned by witnesses: get their keys from them, and give them with --witness."
+        )
 
 
 def _check_kept(
@@ -1372,6 +1415,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--vkey", action="append", default=[], help="the log's key, kept elsewhere: its text, or a file"
     )
     parser.add_argument("--against", action="append", default=[], help="an older checkpoint, kept elsewhere")
+    parser.add_argument(
+        "--witness", action="append", default=[], help="the key of a witness who cosigned checkpoints: text, or a file"
+    )
     parser.add_argument("--proof", action="append", default=[], help="a .tlog-proof, or the receipt of an erasure")
     parser.add_argument("--entry", help="the file of the entry that a proof is about, where the pack lacks it")
     parser.add_argument("--json", action="store_true", help="answer in JSON")
@@ -1394,6 +1440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [(name, _file(name, "--proof")) for name in given.proof],
             None if given.entry is None else _file(given.entry, "--entry"),
             progress,
+            _given_keys(given.witness, "--witness", COSIGNATURE),
         )
     except Misuse as error:
         print(f"verify.py: {error}", file=sys.stderr)

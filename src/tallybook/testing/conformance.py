@@ -855,6 +855,34 @@ class KeyStoreSuite(Suite[KeyStore]):
         assert store.destroyed([gone]) == {gone: 3}
         assert (store.origin, store.lookup_key) == before
 
+    def test_a_wrapping_key_outlives_destroyed_keys_until_it_is_rotated(self, store: KeyStore) -> None:
+        ada, bob, nobody = key_name(), key_name(), key_name()
+        store.add({ada: b"a" * KEY_BYTES, bob: b"b" * KEY_BYTES})
+        assert not store.outlived()
+        store.destroy([ada, nobody], 5)
+        if store.wrapping() is None:
+            assert not store.outlived()
+            assert not store.outlived([ada, nobody])
+            return
+        other = self.opened_again(store)
+        try:
+            for one in (store, other):
+                assert one.outlived()
+                assert one.outlived([ada])
+                assert one.outlived([nobody]), "a copy may hold it"
+                assert not one.outlived([bob])
+                assert not one.outlived([])
+            store.rotate()
+            assert not other.outlived()
+            assert not other.outlived([ada, nobody])
+            store.destroy([bob, ada], 9)
+            for one in (store, other):
+                assert one.outlived()
+                assert one.outlived([bob])
+                assert not one.outlived([ada]), "a tombstone that is there stays as it is"
+        finally:
+            self.close(other)
+
     def test_the_books_name_and_look_up_key_stay_what_they_are(self, store: KeyStore) -> None:
         assert store.origin
         assert len(store.lookup_key) == KEY_BYTES

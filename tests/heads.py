@@ -1,0 +1,60 @@
+"""The heads of a book's logs, as somebody writes them who knows the format: with the book's keys, or without."""
+
+from __future__ import annotations
+
+import hmac
+import sqlite3
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+
+import msgpack
+
+from tallybook.adapters import merkle
+from tallybook.adapters.key_tables import FileKeyStore
+from tallybook.adapters.log import head_key
+from tallybook.adapters.storage import beside, wrapping_key_beside
+from tallybook.adapters.wrapping import FileWrappingKeys
+
+Head = tuple[int, bytes, int, str]
+"""position, frontier, how many sizes were signed, MAC"""
+
+
+def key_of(path: Path) -> bytes:
+    """What authenticates the heads of the book in a file: to be had with its keys only."""
+    with closing(FileKeyStore(beside(path)[0], FileWrappingKeys(wrapping_key_beside(path)))) as store:
+        return head_key(store.lookup_key)
+
+
+def mac_of(key: bytes, origin: str, table: str, position: int, frontier: bytes, signed: int) -> str:
+    """A head's MAC, made a second time."""
+    told: bytes = msgpack.packb([origin, table, position, frontier, signed])
+    return hmac.new(key, told, sha256).hexdigest()
+
+
+def head_in(file: Path, table: str = "stored_events") -> Head:
+    """The head in a log's file."""
+    with closing(sqlite3.connect(file)) as raw:
+        [found] = raw.execute("SELECT position, frontier, signed, mac FROM head WHERE log=?", [table])
+        position, frontier, signed, mac = found
+        return position, frontier, signed, mac
+
+
+def put_head(file: Path, head: Head, table: str = "stored_events") -> None:
+    """Put a head there."""
+    with closing(sqlite3.connect(file)) as raw, raw:
+        raw.execute("UPDATE head SET position=?, frontier=?, signed=?, mac=? WHERE log=?", [*head, table])
+
+
+def fit_head(file: Path, key: bytes | None = None, table: str = "stored_events") -> None:
+    """Have a log's head say what its rows give, and count the checkpoints that are there. Without the key, its MAC
+    stays what it was."""
+    with closing(sqlite3.connect(file)) as raw:
+        [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'")
+        rows = raw.execute(f"SELECT * FROM {table} ORDER BY position").fetchall()
+        [(signed,)] = raw.execute("SELECT COUNT(DISTINCT size) FROM checkpoints WHERE log=?", [table])
+    frontier = merkle.Frontier()
+    frontier.append_hashes(merkle.row_hashes(origin, rows))
+    packed = frontier.packed()
+    mac = head_in(file, table)[3] if key is None else mac_of(key, origin, table, len(rows), packed, signed)
+    put_head(file, (len(rows), packed, signed, mac), table)
