@@ -552,6 +552,8 @@ def _finish() -> None:
     """No thread is to be in the middle of a transaction when the interpreter is taken down."""
     for timer in list(TIMERS):
         timer.finish(5.0)
+
+
 def _lines_of(note: str, verifier: Verifier) -> list[str]:
     """The lines of a note that are one key's signatures."""
     text, signatures = notes.taken_apart(note)

@@ -263,19 +263,27 @@ def _decided(account: Account, event: LoyaltyDecision) -> None:
         account._move(move)
 
 
-def _applies_after_moves(
-    event_class: type[Any], *, before: Callable[[Account, Any], None] | None = None
-) -> Callable[[Callable[[Account, Any], None]], Callable[[Account, Any], None]]:
-    """Mark what a decision changes beside its moves; `before`: what has to be known for them (new lots)."""
+Step = Callable[[Account, Any], None]
 
-    def mark(after: Callable[[Account, Any], None]) -> Callable[[Account, Any], None]:
-        def fold(account: Account, event: Any) -> None:
-            if before is not None:
-                before(account, event)
-            _decided(account, event)
+
+def _folds(event_class: type[Any], *, before: Step | None = None, after: Step | None = None) -> None:
+    """Fold a decision: what has to be known for its moves (new lots), the moves, and what else it changes."""
+
+    def fold(account: Account, event: Any) -> None:
+        if before is not None:
+            before(account, event)
+        _decided(account, event)
+        if after is not None:
             after(account, event)
 
-        Account.APPLIERS[event_class] = fold
+    Account.APPLIERS[event_class] = fold
+
+
+def _after_moves(event_class: type[Any], *, before: Step | None = None) -> Callable[[Step], Step]:
+    """Mark what a decision changes beside its moves."""
+
+    def mark(after: Step) -> Step:
+        _folds(event_class, before=before, after=after)
         return after
 
     return mark
@@ -307,17 +315,17 @@ def _enrolled(account: Account, event: Enrolled) -> None:
 
 
 @applies(Account.APPLIERS, AccountSuspended)
-def _suspended(account: Account, event: AccountSuspended) -> None:
+def _suspended(account: Account, _: AccountSuspended) -> None:
     account.status = SUSPENDED
 
 
 @applies(Account.APPLIERS, AccountResumed)
-def _resumed(account: Account, event: AccountResumed) -> None:
+def _resumed(account: Account, _: AccountResumed) -> None:
     account.status = OPEN
 
 
 @applies(Account.APPLIERS, AccountClosed)
-def _closed(account: Account, event: AccountClosed) -> None:
+def _closed(account: Account, _: AccountClosed) -> None:
     account.status = CLOSED
 
 
@@ -327,7 +335,7 @@ def _overridden(account: Account, event: TierOverridden) -> None:
 
 
 @applies(Account.APPLIERS, TierOverrideLifted)
-def _override_lifted(account: Account, event: TierOverrideLifted) -> None:
+def _override_lifted(account: Account, _: TierOverrideLifted) -> None:
     account.override_until_us = None
 
 
@@ -343,7 +351,7 @@ def _new_lot(account: Account, event: PointsEarned) -> None:
     )
 
 
-@_applies_after_moves(PointsEarned, before=_new_lot)
+@_after_moves(PointsEarned, before=_new_lot)
 def _points_earned(account: Account, event: PointsEarned) -> None:
     account.moved_us = max(account.moved_us, event.effective_us)
     _qualify(account, event.effective_us, event.qualifying)
@@ -355,9 +363,7 @@ def _new_ages(account: Account, event: PointsActivated) -> None:
         account.known[lot.lot_id] = account.known[lot.lot_id]._replace(expires_us=lot.expires_us)
 
 
-@_applies_after_moves(PointsActivated, before=_new_ages)
-def _points_activated(account: Account, event: PointsActivated) -> None:
-    pass
+_folds(PointsActivated, before=_new_ages)
 
 
 def _new_lots(account: Account, event: PointsCredited) -> None:
@@ -365,7 +371,7 @@ def _new_lots(account: Account, event: PointsCredited) -> None:
         _know(account, lot, event.facts[0])
 
 
-@_applies_after_moves(PointsCredited, before=_new_lots)
+@_after_moves(PointsCredited, before=_new_lots)
 def _points_credited(account: Account, event: PointsCredited) -> None:
     if event.source == REINSTATED:
         account.given_back += sum(lot.points for lot in event.lots)
@@ -376,7 +382,7 @@ def _out_of_hold(account: Account, event: PointsRedeemed) -> None:
         _take_from_hold(account, event.hold_id, event.lots)
 
 
-@_applies_after_moves(PointsRedeemed, before=_out_of_hold)
+@_after_moves(PointsRedeemed, before=_out_of_hold)
 def _points_redeemed(account: Account, event: PointsRedeemed) -> None:
     account.moved_us = max(account.moved_us, event.effective_us)
     account.redemptions[event.facts[0]] = RedemptionState(event.reward, _spent(event.lots))
@@ -388,7 +394,7 @@ def _restored_lot(account: Account, event: RedemptionReversed) -> None:
         _know(account, event.new_lot, event.facts[0])
 
 
-@_applies_after_moves(RedemptionReversed, before=_restored_lot)
+@_after_moves(RedemptionReversed, before=_restored_lot)
 def _redemption_reversed(account: Account, event: RedemptionReversed) -> None:
     _lost(account, event.lapsed)
     state = account.redemptions[event.redemption_id]
@@ -403,24 +409,22 @@ def _redemption_reversed(account: Account, event: RedemptionReversed) -> None:
     account.redemptions[event.redemption_id] = state._replace(parts=tuple(reversed(parts)))
 
 
-@_applies_after_moves(PointsHeld)
+@_after_moves(PointsHeld)
 def _points_held(account: Account, event: PointsHeld) -> None:
     hold_id = event.facts[0]
     account.holds[hold_id] = HoldState(event.until_us, _spent(event.lots))
     account.held.put((event.until_us, hold_id, event.points))
 
 
-@_applies_after_moves(HoldReleased, before=lambda account, event: _take_from_hold(account, event.hold_id, event.lots))
-def _hold_released(account: Account, event: HoldReleased) -> None:
-    pass
+_folds(HoldReleased, before=lambda account, event: _take_from_hold(account, event.hold_id, event.lots))
 
 
-@_applies_after_moves(PointsExpired)
+@_after_moves(PointsExpired)
 def _points_expired(account: Account, event: PointsExpired) -> None:
     _lost(account, (*event.lots, *event.pending))
 
 
-@_applies_after_moves(EarningReversed)
+@_after_moves(EarningReversed)
 def _earning_reversed(account: Account, event: EarningReversed) -> None:
     account.forgiven += event.forgiven
     state = account.known[event.lot_id]
@@ -435,12 +439,12 @@ def _earning_reversed(account: Account, event: EarningReversed) -> None:
     _qualify(account, state.earned_us, -event.qualifying)
 
 
-@_applies_after_moves(PointsTransferred)
+@_after_moves(PointsTransferred)
 def _points_transferred(account: Account, event: PointsTransferred) -> None:
     _count(account, event.uses)
 
 
-@_applies_after_moves(LotsExtended)
+@_after_moves(LotsExtended)
 def _lots_extended(account: Account, event: LotsExtended) -> None:
     for lot_id in event.lots:
         state = account.known[lot_id]
@@ -451,7 +455,7 @@ def _lots_extended(account: Account, event: LotsExtended) -> None:
             account.lots.put(lot._replace(expires_us=event.expires_us))
 
 
-@_applies_after_moves(TierChanged)
+@_after_moves(TierChanged)
 def _tier_changed(account: Account, event: TierChanged) -> None:
     account.tier = event.tier
     account.tier_since_us = event.effective_us
@@ -459,13 +463,13 @@ def _tier_changed(account: Account, event: TierChanged) -> None:
         account.override_until_us = None
 
 
-@_applies_after_moves(CouponIssued)
+@_after_moves(CouponIssued)
 def _coupon_issued(account: Account, event: CouponIssued) -> None:
     account.coupons[event.coupon_id] = CouponState(event.reward, event.expires_us)
     account.due_coupons.put((event.expires_us, event.coupon_id, 1))
 
 
-@_applies_after_moves(CouponClosed)
+@_after_moves(CouponClosed)
 def _coupon_closed(account: Account, event: CouponClosed) -> None:
     coupon = account.coupons[event.coupon_id]
     account.coupons[event.coupon_id] = coupon._replace(outcome=event.outcome)

@@ -44,7 +44,7 @@ def room(cap: int, used: int) -> int:
 
 
 def allocate(amount: int, weights: Sequence[int], into: list[int]) -> None:
-    """Add `amount` to `into`, in proportion to weights, in whole units that add up to it. Weights have a sum above 0."""
+    """Add `amount` to `into`, in proportion to weights, in whole units that add up to it. Their sum is above 0."""
     whole = 0
     for weight in weights:
         whole += weight

@@ -473,7 +473,7 @@ def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> No
 
 
 @applies(Customer.APPLIERS, Referred)
-def _referred(customer: Customer, event: Referred) -> None:
+def _referred(customer: Customer, _: Referred) -> None:
     customer.brought += 1
 
 

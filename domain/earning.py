@@ -23,7 +23,7 @@ Used = Callable[[str, str, int], int]
 
 
 class Measured(NamedTuple):
-    """A fact as rules see it: what conditions read (rows in the order of `Rules.layouts`), and what of each line counts.
+    """A fact as rules see it: what conditions read (rows in the order of `Rules.layouts`), and what of lines counts.
 
     `amounts` are in minor units of the programme's currency, `pieces` quantities; `nets` what a return names, in the
     order's currency. All empty where the fact is no purchase; `quantity` is that of an activity.
@@ -89,10 +89,8 @@ class Rules:
         """What conditions on each kind of fact read, and in which order."""
         self._conditions: dict[str, Compiled] = {}
         for on in ON:
-            paths = [
-                path for path in (f"earning.{place}.when" for place, rule in enumerate(rule_set.earning) if rule.on == on)
-                if path in found
-            ]  # fmt: skip
+            places = [place for place, rule in enumerate(rule_set.earning) if rule.on == on]
+            paths = [path for path in (f"earning.{place}.when" for place in places) if path in found]
             paths += about_lines if on == "purchase" else []
             self.layouts[on] = layout_of(found[path] for path in paths)
             self._conditions |= {path: found[path].compile(self.layouts[on]) for path in paths}
@@ -146,9 +144,10 @@ class Rules:
     def _factor(self, fact: Measured, day: int) -> tuple[Fraction, str | None]:
         factor, chosen = Fraction(1), None
         for place, rule in enumerate(self.rule_set.earning):
-            if isinstance(rule, Multiplier) and self._applies(place, rule, fact, day):
-                if chosen is None or rule.factor > factor:
-                    factor, chosen = rule.factor, rule.id
+            if not isinstance(rule, Multiplier) or not self._applies(place, rule, fact, day):
+                continue
+            if chosen is None or rule.factor > factor:
+                factor, chosen = rule.factor, rule.id
         return factor, chosen
 
     def _share(

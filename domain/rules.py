@@ -155,7 +155,7 @@ class Pending(Document):
 
 
 class _Earning(Document):
-    """What all earning rules have. `on`: which facts. From the local day `starts` on, until the day `ends` (included)."""
+    """What all earning rules have. `on`: which facts. From the local day `starts` until the day `ends` (included)."""
 
     id: Code
     on: Literal["purchase", "activity", "enrolment", "referral"] = "purchase"

@@ -122,7 +122,8 @@ def _share(share: Share, rounding: str) -> tuple[dict[str, Any], str]:
     if isinstance(rule, PerAmount):
         unit = "minor units" if rule.per_minor is not None else "pieces"
         text = (
-            f"Rule {rule.id} gives {rule.points} for each {rule.per} {unit}{' (whole multiples)' if rule.whole else ''}; "
+            f"Rule {rule.id} gives {rule.points} for each {rule.per} {unit}"
+            f"{' (whole multiples)' if rule.whole else ''}; "
             f"of what it counts, {share.measured}: {rule.points} × {share.measured} / {rule.per}"
         )
     else:
@@ -303,8 +304,9 @@ def _reversed(decision: EarningReversed, of: Context) -> Reason:
                 f"{line.points * upto // line.basis - line.points * line.returned // line.basis}."
             )
     steps.append(
-        f"Of these {decision.points}, taken from what is pending: {decision.pending}; from lots: {_parts(decision.lots)}; "
-        f"as a debt: {decision.debt}; forgiven: {decision.forgiven} (policy {policy}; what expired before is not lost twice)."
+        f"Of these {decision.points}, taken from what is pending: {decision.pending}; from lots: "
+        f"{_parts(decision.lots)}; as a debt: {decision.debt}; forgiven: {decision.forgiven} (policy {policy}; what "
+        "expired before is not lost twice)."
     )
     return Reason(
         {
@@ -340,7 +342,7 @@ def _extended(decision: LotsExtended, of: Context) -> Reason:
     return Reason({"lots": lots}, [f"{len(lots)} lots live until {_time(decision.expires_us) or 'no end'}."])
 
 
-def _coupon(decision: CouponIssued | CouponClosed | CouponRefused, of: Context) -> Reason:
+def _coupon(decision: CouponIssued | CouponClosed | CouponRefused, _: Context) -> Reason:
     match decision:
         case CouponIssued():
             return Reason(
@@ -391,8 +393,8 @@ def _tier(decision: TierChanged, of: Context) -> Reason:
             _REASONS_OF_TIERS.get(decision.reason, decision.reason),
             f"Earnings that count in the window ({window}) up to {utc_text(decision.effective_us)}: "
             f"{len(counted)}; {total} points count.",
-            f"Tiers: {told}. {total} points reach {ladder.reached(total)}; it was {decision.previous or 'none'}, and is "
-            f"{decision.tier}.",
+            f"Tiers: {told}. {total} points reach {ladder.reached(total)}; it was {decision.previous or 'none'}, and "
+            f"is {decision.tier}.",
         ],
     )
 

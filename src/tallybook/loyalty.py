@@ -416,7 +416,8 @@ class LoyaltyDesk(Desk):
         if hold is None:
             raise refusal("unknown_hold", "The account holds nothing under that id.", hold=hold_id)
         account.tell(HoldReleaseRequested, work.stamp, control, hold_id=as_id(hold_id, "hold_id"))
-        return hold.points
+        points: int = hold.points
+        return points
 
     @command
     def transfer(
