@@ -172,6 +172,8 @@ __all__ = [
     "RedemptionReversed",
     "ReferralCredited",
     "ReinstatementGranted",
+    "Referred",
+    "ReferredBy",
     "RelationEnded",
     "RequestCompleted",
     "RequestKind",
