@@ -264,6 +264,12 @@ REFUSALS: dict[str, Refusal] = {
     "coupon_used": Refusal(NotAllowed, "the coupon was used; the attempt is recorded", "It is good once."),
     "coupon_voided": Refusal(NotAllowed, "the coupon was taken back; the attempt is recorded", "Issue another."),
     "coupon_expired": Refusal(NotAllowed, "the coupon's time is over; the attempt is recorded", "Issue another."),
+    "not_proposed": Refusal(NotFound, "a rule set that is not put forward", "See `book.rules.proposals()`."),
+    "backtest_required": Refusal(
+        NotAllowed,
+        "the programme's rule sets are adopted with a backtest on record only, named by its digest",
+        "Run `book.backtest(candidate, record=True)`, and give its `digest` as `backtest=`.",
+    ),
     "already_referred": Refusal(Conflict, "the customer was referred before", "A customer is brought once."),
     "referral_circle": Refusal(
         NotAllowed, "the referrer was brought, directly or not, by the customer", "Nobody brings whoever brought them."

@@ -8,9 +8,11 @@ that was refused then and can be funded now is paid (and counted).
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -348,6 +350,8 @@ class Backtest:
 
     candidate: str
     baseline: str
+    candidate_digest: str = ""
+    baseline_digest: str = ""
     position: int = 0
     facts: int = 0
     accounts: int = 0
@@ -365,6 +369,15 @@ class Backtest:
     before: Totals = field(default_factory=Totals)
     after: Totals = field(default_factory=Totals)
     first: dict[UUID, FirstDifference] = field(default_factory=dict, repr=False)
+
+    def digest(self) -> str:
+        """SHA-256 of the report in hex: the same rule sets on the same facts give the same."""
+        told = {
+            one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("before", "after", "first")
+        }
+        told |= {"before": asdict(self.before), "after": asdict(self.after)}
+        told["first"] = {str(customer): asdict(one) for customer, one in self.first.items()}
+        return sha256(json.dumps(told, sort_keys=True, default=str, separators=(",", ":")).encode()).hexdigest()
 
     def explain(self, customer_id: UUID) -> FirstDifference | None:
         """The first fact at which the candidate decides otherwise for a customer; None: nowhere."""
@@ -384,7 +397,12 @@ def backtest(
     Facts about customers who are left out of scoring are not replayed.
     """
     old, new = Derivation(baseline), Derivation(candidate)
-    report = Backtest(candidate.label, baseline.label if baseline else "as recorded")
+    report = Backtest(
+        candidate.label,
+        baseline.label if baseline else "as recorded",
+        candidate.rule_set.digest(),
+        baseline.rule_set.digest() if baseline else "",
+    )
     excluded = left_out.restricted | left_out.objecting
     members: set[UUID] = set()
     for position, event in history:

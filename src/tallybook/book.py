@@ -145,10 +145,12 @@ class Book:
         candidate: RuleSet | str | Path,
         *,
         baseline: RuleSet | str | Path | None = None,
+        record: bool = False,
         progress: Progress | None = None,
     ) -> Backtest:
         """Replay all facts under a candidate and compare with the recorded rule sets (or `baseline`).
 
+        `record`: put on record that the candidate was tried, with the report's digest, for its adoption to name.
         Customers whose data is restricted, and those who object to automated decisions, are left out and counted.
         Raises RuleSetError.
         """
@@ -158,7 +160,10 @@ class Book:
         against = None if baseline is None else self.rules.rules_of(baseline)
         with rarely_collecting():
             left_out = core.left_out(core.now_us(), core.known_at(None))
-            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
+            report = backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
+        if record:
+            self.rules._note_backtest(rules.rule_set, report.digest(), report.position)
+        return report
 
     def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
