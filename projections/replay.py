@@ -371,9 +371,11 @@ class Backtest:
     first: dict[UUID, FirstDifference] = field(default_factory=dict, repr=False)
 
     def digest(self) -> str:
-        """SHA-256 of the report in hex: the same rule sets on the same facts give the same."""
+        """SHA-256 of the report in hex: the same rule sets on the same facts give the same, wherever the log ends."""
         told = {
-            one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("before", "after", "first")
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name not in ("position", "before", "after", "first")
         }
         told |= {"before": asdict(self.before), "after": asdict(self.after)}
         told["first"] = {str(customer): asdict(one) for customer, one in self.first.items()}
