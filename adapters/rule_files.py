@@ -51,9 +51,7 @@ def load_rule_set(path: str | Path) -> RuleSet:
     except IsADirectoryError:
         raise RuleSetError(str(path), ["this is a folder, not a file"]) from None
     except UnicodeDecodeError as error:
-        raise RuleSetError(
-            str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"]
-        ) from None
+        raise RuleSetError(str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
     except tomllib.TOMLDecodeError as error:
         raise RuleSetError(str(path), [f"this is not TOML: {error}"]) from None
     except json.JSONDecodeError as error:

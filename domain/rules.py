@@ -10,12 +10,20 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from . import arithmetic
@@ -40,6 +48,18 @@ LINES_MAX = 10_000
 """Most lines of a purchase."""
 ORDER_POINTS_MAX = 10**15
 """Most points that a rule set may give for one fact: 64-bit sums then hold thousands of them."""
+
+
+def _date(value: object) -> object:
+    # A number would be read as seconds since 1970, a time as its date.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("write a day as 2025-12-24")
+    if not isinstance(value, (date, str)) or isinstance(value, datetime):
+        raise ValueError("write a day as 2025-12-24, without a time")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_date)]
 
 
 class Misplaced(ValueError):
@@ -183,8 +203,8 @@ class _Earning(Document):
     id: Code
     on: Literal["purchase", "activity", "enrolment", "referral"] = "purchase"
     when: Condition | None = None
-    starts: date | None = None
-    ends: date | None = None
+    starts: Day | None = None
+    ends: Day | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> _Earning:
