@@ -165,7 +165,8 @@ class Rules:
             of = fact.amounts if rule.per_minor is not None else fact.pieces
             pick = self._conditions.get(f"earning.{place}.lines")
             weights = tuple(
-                amount if pick is None or pick((), line) else 0 for line, amount in zip(fact.lines, of, strict=True)
+                amount if pick is None or pick(fact.row, line) else 0
+                for line, amount in zip(fact.lines, of, strict=True)
             )
             measured = fact.quantity if fact.on == "activity" else sum(weights)
             if not measured:

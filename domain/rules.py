@@ -267,7 +267,7 @@ class PerAmount(_Giving):
         if self.on == "activity" and self.per_minor is not None:
             raise ValueError("an activity has a quantity and no amount: give per_quantity")
         if self.on in ("enrolment", "referral"):
-            raise ValueError(f"an {self.on} has no amount: use kind = fixed")
+            raise ValueError(f"{'an' if self.on == 'enrolment' else 'a'} {self.on} has no amount: use kind = fixed")
         if self.lines is not None and self.on != "purchase":
             raise ValueError("only a purchase has lines")
         return self
@@ -525,9 +525,8 @@ class RuleSet(Document):
         wrong: list[tuple[str, str]] = []
         fields = fields_of(self)
         for path, condition, of in self._written():
-            wanted = fields["purchase"].of_line() if of == "line" else fields[of]
             try:
-                found[path] = parse(condition, wanted)
+                found[path] = parse(condition, fields[of])
             except ExpressionError as error:
                 wrong.append((path, str(error)))
         return found, tuple(wrong)
@@ -562,12 +561,12 @@ class RuleSet(Document):
 
     def _written(self) -> Iterator[tuple[str, str, str]]:
         if self.amount.exclude is not None:
-            yield "amount.exclude", self.amount.exclude, "line"
+            yield "amount.exclude", self.amount.exclude, "exclude"
         for place, rule in enumerate(self.earning):
             if rule.when is not None:
                 yield f"earning.{place}.when", rule.when, rule.on
             if isinstance(rule, PerAmount) and rule.lines is not None:
-                yield f"earning.{place}.lines", rule.lines, "line"
+                yield f"earning.{place}.lines", rule.lines, "lines"
 
     @property
     def label(self) -> str:
@@ -629,7 +628,10 @@ _OF: dict[str, dict[str, Possible]] = {
 
 
 def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
-    """What conditions may read, by the kind of fact. A code that is not given is ""; a birth month, 0.
+    """What conditions may read: those on each kind of fact, those that pick `lines`, those that `exclude` some.
+
+    A code that is not given is ""; a birth month, 0. What is excluded depends on the line alone: the order's amounts
+    are reckoned from it.
 
     Amounts are in the programme's currency. `fact.*` is the time and the channel of the fact, in the programme's zone
     (`weekday` 1 is Monday); `account.*` the account before it.
@@ -639,11 +641,12 @@ def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
     rate = max([Fraction(1), *(one.rate for one in rule_set.currencies)])
     amount = Integers(0, int(ORDER_MINOR_MAX * rate) + LINES_MAX)
     amounts = dict.fromkeys(("order.net_minor", "order.amount_minor", "line.net_minor"), amount)
+    purchase = Fields({**known, **_OF["purchase"], **amounts}, Integers(1, LINES_MAX))
     return {
-        on: Fields({**known, **_OF[on], **amounts}, Integers(1, LINES_MAX))
-        if on == "purchase"
-        else Fields({**known, **_OF[on]})
-        for on in ON
+        **{on: Fields({**known, **_OF[on]}) for on in ON},
+        "purchase": purchase,
+        "lines": purchase.of_line(),
+        "exclude": Fields({**_LINE, "line.net_minor": amount}),
     }
 
 
