@@ -46,6 +46,7 @@ QUANTITY_MAX = 10**9
 """Largest quantity of a purchase, all lines together, or of an activity."""
 LINES_MAX = 10_000
 """Most lines of a purchase."""
+INTEGER_MAX = 2**63 - 1
 ORDER_POINTS_MAX = 10**15
 """Most points that a rule set may give for one fact: 64-bit sums then hold thousands of them."""
 
@@ -491,21 +492,29 @@ class RuleSet(Document):
         return self
 
     def _overflowing(self) -> Iterator[tuple[str, str]]:
-        """Kinds of facts for which more points could be given than can be counted."""
-        factor = max([Fraction(1), *(rule.factor for rule in self.earning if isinstance(rule, Multiplier))])
-        factor *= max(Fraction(1), *(level.multiplier for level in self.tiers.levels))
+        """Rules whose arithmetic could leave 64 bits, and facts for which more could be given than can be counted."""
         rate = max([Fraction(1), *(one.rate for one in self.currencies)])
+        levels = [Fraction(1), *(level.multiplier for level in self.tiers.levels)]
         for on in ON:
+            multipliers = [rule.factor for rule in self.earning if isinstance(rule, Multiplier) and rule.on == on]
+            factors = [one * other for one in (Fraction(1), *multipliers) for other in levels]
             most = Fraction(0)
-            for rule in self.earning:
+            for place, rule in enumerate(self.earning):
                 if isinstance(rule, Multiplier) or rule.on != on:
                     continue
-                measured = Fraction(1)
+                measured, per = 1, 1
                 if isinstance(rule, PerAmount):
-                    measured = (ORDER_MINOR_MAX * rate if rule.per_minor is not None else QUANTITY_MAX) / Fraction(
-                        rule.per
+                    amount = int(ORDER_MINOR_MAX * rate)
+                    measured, per = QUANTITY_MAX if rule.per_minor is None else amount, rule.per
+                applied = factors if rule.multiplied else [Fraction(1)]
+                product = rule.points * measured * max(factor.numerator for factor in applied)
+                if max(product, per * max(factor.denominator for factor in applied)) > INTEGER_MAX:
+                    yield (
+                        f"earning.{place}",
+                        f"its points could be reckoned from {product}, and integers have 64 bits: write points and "
+                        "factors with smaller numbers",
                     )
-                most += rule.points * measured * (factor if rule.multiplied else 1)
+                most += Fraction(rule.points * measured, per) * max(applied)
             if most > ORDER_POINTS_MAX:
                 yield (
                     "earning",

@@ -585,6 +585,21 @@ def test_no_fact_can_earn_more_than_can_be_counted(changes: Document, on: str) -
     assert problem.startswith(f"earning: one {on} could earn {ORDER_POINTS_MAX + 1} points, and at most")
 
 
+def test_no_rule_is_reckoned_beyond_64_bits() -> None:
+    # 10**12 minor units × 1,000 points × 9,223: below 2**63.
+    wide = {**BASE, "points": 1000, "per_minor": 10_000_000}
+    parsed(earning=[wide, {**DOUBLE, "factor": "9223/10000"}])
+    parsed(earning=[{**wide, "multiplied": False}, {**DOUBLE, "factor": "9239/1000"}])
+    for changes in (
+        {"earning": [wide, {**DOUBLE, "factor": "9239/1000"}]},
+        {"earning": [wide, {**DOUBLE, "factor": "103/100"}], **levels({}, {"multiplier": "101/100"})},
+    ):
+        (problem,) = problems(**changes)
+        assert problem.startswith("earning.0: its points could be reckoned from ")
+    # A multiplier of another kind of fact does not count.
+    parsed(earning=[wide, {**VISIT, "id": "b"}, {**DOUBLE, "factor": "9239/1000", "on": "activity"}])
+
+
 # ── roundings ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 DECIMAL = {"floor": ROUND_FLOOR, "ceil": ROUND_CEILING, "half_up": ROUND_HALF_UP, "half_even": ROUND_HALF_EVEN}
