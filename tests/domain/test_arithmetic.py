@@ -71,9 +71,7 @@ def test_room_is_what_is_left_and_never_negative(cap: int, used: int) -> None:
     weights=st.lists(st.integers(0, 10**9), min_size=1, max_size=10).filter(any),
     before=st.integers(0, 100),
 )
-def test_what_is_allocated_adds_up_and_is_in_proportion_to_a_unit(
-    amount: int, weights: list[int], before: int
-) -> None:
+def test_what_is_allocated_adds_up_and_is_in_proportion_to_a_unit(amount: int, weights: list[int], before: int) -> None:
     into = [before] * len(weights)
     allocate(amount, weights, into)
     found = [one - before for one in into]
