@@ -932,7 +932,8 @@ class RulesDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> str:
-        """Put a rule set (an object, a TOML or JSON file, or the name of one that ships: "stars") in force from `effective_at` on; its `name@version`.
+        """Put a rule set (an object, a TOML or JSON file, or the name of one that ships, as "standard") in force from
+        `effective_at` on; its `name@version`.
 
         The zone it names is frozen into the event. May lie in the past (it then holds for facts recorded from now on)
         or the future. Adopting the same again from the same time records nothing. Refuses: rule_set_adopted.

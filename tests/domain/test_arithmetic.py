@@ -204,8 +204,10 @@ def test_all_functions_of_the_arithmetic_are_looked_at() -> None:
 
 
 def test_the_check_sees_what_can_not_be_compiled() -> None:
-    for text in ("def f(a: int) -> int:\n    '.'\n    return a / 2", "def f(a: int) -> int:\n    '.'\n    return sum([a])",
-                 "def f(a: int) -> int:\n    '.'\n    return 1.5", "def f(a: str) -> int:\n    '.'\n    return 1"):  # fmt: skip
+    def written(of: str, gives: str) -> str:
+        return f"def f(a: {of}) -> int:\n    '.'\n    return {gives}"
+
+    for text in (written("int", "a / 2"), written("int", "sum([a])"), written("int", "1.5"), written("str", "1")):
         (function,) = ast.parse(text).body
         assert isinstance(function, ast.FunctionDef)
         with pytest.raises(AssertionError):
