@@ -37,7 +37,8 @@ Text = Annotated[str, Field(strict=True)]
 YesNo = Annotated[bool, Field(strict=True)]
 PointsGiven = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 CapSize = Annotated[Whole, Field(ge=0, le=10**15)]
-Condition = Annotated[str, Field(strict=True, min_length=1, max_length=4000)]
+CONDITION_CHARS_MAX = 4000
+Condition = Annotated[str, Field(strict=True, min_length=1, max_length=CONDITION_CHARS_MAX)]
 """An expression (docs/expressions.md) that is true or false."""
 
 ORDER_MINOR_MAX = 10**12
@@ -538,6 +539,9 @@ class RuleSet(Document):
                 found[path] = parse(condition, fields[of])
             except ExpressionError as error:
                 wrong.append((path, str(error)))
+            else:
+                if len(str(found[path])) > CONDITION_CHARS_MAX:
+                    wrong.append((path, f"written out, this has more than {CONDITION_CHARS_MAX} characters"))
         return found, tuple(wrong)
 
     @property
@@ -583,12 +587,15 @@ class RuleSet(Document):
         return f"{self.name}@{self.version}"
 
     def canonical(self) -> str:
-        """The document as canonical JSON, its defaults spelt out: what is adopted, digested and stored."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude_none=True, by_alias=True),
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        """The document as canonical JSON, defaults and conditions spelt out: what is adopted, digested and stored."""
+        document = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        for path, condition in self.conditions.items():
+            *within, key = path.split(".")
+            part: Any = document
+            for step in within:
+                part = part[int(step) if isinstance(part, list) else step]
+            part[key] = str(condition)
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical document, in hex."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tomllib
 from collections.abc import Callable
 from datetime import date
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, localcontext
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -672,6 +674,10 @@ def test_the_digest_does_not_depend_on_how_a_value_is_written() -> None:
 
     assert written("1.5") == written("3/2") == written("6/4", zone="UTC", description="", limits=[], caps={})
     assert written(2) == written("2") == written("2/1")
+    texts = ['order.net_minor>1&&(account.tier=="gold")', "order.net_minor > 1 && account.tier == 'gold'"]
+    assert len({parsed(**earn(when=text)).digest() for text in texts}) == 1
+    macros = ["lines.exists(l, l.sku == 'a')", 'lines.exists(one, (one.sku == "a"))']
+    assert len({parsed(**earn(when=text)).digest() for text in macros}) == 1
     assert parsed(**earn(starts="2025-01-01")).digest() == parsed(**earn(starts=date(2025, 1, 1))).digest()
 
 
@@ -692,6 +698,21 @@ def test_the_digest_does_not_depend_on_how_a_value_is_written() -> None:
 )
 def test_the_digest_changes_with_the_document(change: Document) -> None:
     assert parsed(**change).digest() != parsed().digest()
+
+
+def test_a_condition_that_is_too_long_when_it_is_written_out_is_refused() -> None:
+    short = " || ".join(['lines.exists(l,l.sku=="a")'] * 130)
+    assert len(short) < 4000
+    assert problems(**earn(when=short)) == ("earning.0.when: written out, this has more than 4000 characters",)
+    assert problems(**earn(when="x" * 4001))[0].startswith("earning.0.when: ")
+
+
+def test_the_page_tells_of_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rule-sets.md").read_text(encoding="utf-8")
+    told = {name.split(".")[-1] for name in re.findall(r"`([\w.]+)`", page)} | set(re.findall(r"\b(\w+) = ", page))
+    assert {key.split(".")[-1] for key in keys_of(json.loads(whole().canonical()))} - told == {"spending"}
+    for on in ("purchase", "activity", "enrolment", "referral"):
+        assert {name for name in fields_of(whole())[on].types if f"`{name}`" not in page} == set()
 
 
 def test_the_canonical_form_and_the_digest_are_pinned() -> None:
