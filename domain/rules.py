@@ -303,13 +303,19 @@ class Amount(Document):
     exclude: Condition | None = None
 
 
+def _some(rate: Fraction) -> Fraction:
+    if not rate:
+        raise ValueError("a rate is above 0; orders in a currency without one earn nothing")
+    return rate
+
+
 class Currency(Document):
     """A currency that orders may have beside the programme's: `rate` of its minor units make one of the programme's
     times `rate`. `name` says where the rate is from.
     """
 
     code: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    rate: Factor
+    rate: Annotated[Factor, AfterValidator(_some)]
     name: Code
 
 
@@ -563,6 +569,12 @@ class RuleSet(Document):
             else:
                 yield from rule.caps.idle(f"earning.{place}.caps")
         yield from self.caps.idle("caps")
+        for group in self.groups:
+            if sum(not isinstance(rule, Multiplier) and rule.group == group for rule in self.earning) == 1:
+                yield f"groups.{group}", "one rule alone is of this group"
+        for place, limit in enumerate(self.limits):
+            if limit.on == "transfer" and not self.transfers.allowed:
+                yield f"limits.{place}", "transfers are not allowed at all"
         if self.refunds.earning == "pending_only" and not self._ever_pending():
             yield "refunds.earning", "no points are ever pending, so a return takes nothing back"
         if self.tiers.basis == "balance" and self.tiers.qualify != "points":

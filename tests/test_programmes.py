@@ -281,3 +281,35 @@ def test_miles_go_from_account_to_account_up_to_a_limit_and_keep_their_status_at
     loyalty.transfer(giver.id, taker.id, 1, effective_at="2025-01-02T12:00:00Z")
     found = [loyalty.account(one.id, as_of="2025-01-03T12:00:00Z") for one in (giver, taker)]
     assert [(one.active, one.qualifying) for one in found] == [(28_999, 9000), (100_001, 0)]
+
+
+def test_programmes_refuse_by_tier_stock_segment_and_catalogue(joins: Joins) -> None:
+    member = joins("stars")
+    member.do("enrol", "2024-01-02T12:00:00Z")
+    member.do("buy A 700", "2024-01-03T12:00:00Z")
+
+    def refusal(act: Callable[[], object]) -> str:
+        with pytest.raises(Refused) as refused:
+            act()
+        return refused.value.code
+
+    loyalty, at = member.book.loyalty, "2024-01-04T12:00:00Z"
+    other = joins("stars", customer_id=UUID(int=8))
+    other.do("enrol", at)
+    codes = [
+        refusal(lambda: loyalty.redeem(member.id, reward="reserve-tasting", effective_at=at)),
+        refusal(lambda: loyalty.redeem(member.id, reward="merchandise", effective_at=at)),
+        refusal(lambda: loyalty.redeem(member.id, 5, reward="a-boat", effective_at=at)),
+        refusal(lambda: loyalty.transfer(member.id, other.id, 5, effective_at=at)),
+    ]
+    assert codes == ["tier_required", "out_of_stock", "unknown_reward", "transfers_not_allowed"]
+    for _ in range(10):
+        member.do("redeem customisation", "2024-01-05T12:00:00Z")
+    limited = refusal(lambda: loyalty.redeem(member.id, reward="customisation", effective_at="2024-01-05T13:00:00Z"))
+    assert limited == "limit_exceeded"
+    member.do("void customisation", "2024-01-05T14:00:00Z")
+    coupon = member.facts["customisation"]
+    assert refusal(lambda: loyalty.use_coupon(member.id, coupon, effective_at="2024-01-05T15:00:00Z")) == "coupon_voided"
+    member.do("redeem customisation", "2024-01-06T12:00:00Z")
+    coupon = member.facts["customisation"]
+    assert refusal(lambda: loyalty.use_coupon(member.id, coupon, effective_at="2024-01-07T12:00:00Z")) == "coupon_expired"

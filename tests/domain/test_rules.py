@@ -307,6 +307,7 @@ def levels(*changes: Document) -> Document:
         ({"holds_days": 0}, "holds_days: "),
         ({"point_price": 0.5}, "point_price: write a factor"),
         ({"currencies": [{"code": "EUR", "rate": 1.1, "name": "x"}]}, "currencies.0.rate: write a factor"),
+        ({"currencies": [{"code": "EUR", "rate": 0, "name": "x"}]}, "currencies.0.rate: a rate is above 0"),
         ({"currencies": [{"code": "eur", "rate": 1, "name": "x"}]}, "currencies.0.code: "),
         ({"currencies": [{"code": "EUR", "rate": 1}]}, "currencies.0.name: Field required"),
         ({"currencies": [{"code": "USD", "rate": 1, "name": "x"}]}, "currencies.0.code: 'USD' is there twice"),
@@ -544,6 +545,16 @@ def test_amounts_in_conditions_are_bounded_by_what_an_order_can_be_in_the_deares
         (earn(caps={"day": 10, "month": 5}), ["earning.0.caps.day: the cap of 5 over a longer time is reached first"]),
         ({"caps": {"event": 7, "year": 7}}, ["caps.event: the cap of 7 over a longer time is reached first"]),
         ({"caps": {"event": 1, "day": 2, "month": 3, "year": 4}}, []),
+        (earn(group="g") | {"groups": {"g": "best"}}, ["groups.g: one rule alone is of this group"]),
+        (
+            {
+                "limits": [
+                    {"on": "redeem", "period": "day", "count": 1},
+                    {"on": "transfer", "period": "day", "count": 1},
+                ]
+            },
+            ["limits.1: transfers are not allowed at all"],
+        ),
         ({"refunds": {"earning": "pending_only"}}, ["refunds.earning: no points are ever pending"]),
         ({"refunds": {"earning": "pending_only"}, "pending": {"days": 1}}, []),
         (
