@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import tallybook
 from tallybook import Book
 from tallybook.adapters.rule_files import PACKAGED, load_rule_set
 from tallybook.domain.errors import Refused
+from tallybook.domain.expressions import Codes, Integers
+from tallybook.domain.rules import ON, fields_of, parse_rule_set
 
 PROGRAMMES = ("stars", "miles", "retail", "growth")
 PAGES = Path(__file__).parent.parent / "docs" / "programmes"
@@ -309,7 +312,56 @@ def test_programmes_refuse_by_tier_stock_segment_and_catalogue(joins: Joins) -> 
     assert limited == "limit_exceeded"
     member.do("void customisation", "2024-01-05T14:00:00Z")
     coupon = member.facts["customisation"]
-    assert refusal(lambda: loyalty.use_coupon(member.id, coupon, effective_at="2024-01-05T15:00:00Z")) == "coupon_voided"
+    assert (
+        refusal(lambda: loyalty.use_coupon(member.id, coupon, effective_at="2024-01-05T15:00:00Z")) == "coupon_voided"
+    )
     member.do("redeem customisation", "2024-01-06T12:00:00Z")
     coupon = member.facts["customisation"]
-    assert refusal(lambda: loyalty.use_coupon(member.id, coupon, effective_at="2024-01-07T12:00:00Z")) == "coupon_expired"
+    assert (
+        refusal(lambda: loyalty.use_coupon(member.id, coupon, effective_at="2024-01-07T12:00:00Z")) == "coupon_expired"
+    )
+
+
+def test_every_field_that_conditions_may_read_is_given_within_what_was_declared(joins: Joins) -> None:
+    earning: list[dict[str, Any]] = []
+    plain = parse_rule_set(json.loads(load_rule_set("stars").canonical()), "stars")
+    for on, known in fields_of(plain).items():
+        for name, possible in known.types.items():
+            if on not in ON:
+                continue
+            read = name.replace("line.", "l.")
+            if isinstance(possible, Integers):
+                when = f"{read} >= {possible.lo} && {read} <= {possible.hi}"
+            else:
+                assert isinstance(possible, Codes)
+                when = " || ".join(f'{read} == "{code}"' for code in possible.values or ()) or f'{read} != "-"'
+            when = f"lines.all(l, {when})" if read != name else when
+            earning.append({"id": f"{on}:{name}", "kind": "fixed", "on": on, "points": 1, "when": when})
+    document = json.loads(plain.canonical())
+    document |= {"name": "fields", "earning": earning, "expiry": {"never": True}, "limits": []}
+    for level in document["tiers"]["levels"]:
+        level["multiplier"] = "1/1"
+    with tallybook.open("memory:") as book, book.acting("agent:test", purpose="test"):
+        at = "2024-02-29T12:00:00Z"
+        book.rules.adopt(parse_rule_set(document, "fields"), effective_at="2023-01-01T00:00:00Z")
+        ids = [book.customers.register(effective_at=at) for _ in range(2)]
+        book.customers.refer(ids[0], ids[1], effective_at=at)
+        for one in reversed(ids):
+            book.loyalty.enrol(one, effective_at=at)
+        told = {on: sum(rule["on"] == on for rule in earning) for on in ON}
+        before = book.loyalty.account(ids[0]).earned
+        book.loyalty.record_activity(ids[0], "visit", effective_at=at)
+        assert book.loyalty.account(ids[0]).earned - before == told["activity"]
+        before = book.loyalty.account(ids[0]).earned
+        lines = [line("10.00+1.00"), line("0"), line("20/books")]
+        book.customers.record_purchase(ids[0], lines, effective_at=at)
+        assert book.loyalty.account(ids[0]).earned - before == told["purchase"]
+        third = book.customers.register(effective_at=at)
+        book.loyalty.enrol(third, effective_at=at)
+        assert book.loyalty.account(third).earned == told["enrolment"]
+        before = book.loyalty.account(third).earned
+        fourth = book.customers.register(effective_at=at)
+        book.customers.refer(third, fourth, effective_at=at)
+        book.loyalty.enrol(fourth, effective_at=at)
+        assert book.loyalty.account(third).earned - before == told["referral"]
+        assert book.loyalty.account(fourth).earned == told["enrolment"] + told["referral"]

@@ -398,6 +398,19 @@ def test_points_of_one_age_are_one_lot_and_others_lots_of_their_own() -> None:
     ]
 
 
+def test_points_whose_expiry_is_known_once_they_are_active_are_lots_by_their_rules_expiry() -> None:
+    waits = {"pending": {"confirmed": True}}
+    ready = rules(
+        {**BASE, **waits, "expiry": {"days": 10, "from": "activated"}},
+        {**BASE, **waits, "id": "longer", "expiry": {"days": 20, "from": "activated"}},
+        {**BASE, **waits, "id": "for-ever", "expiry": {"never": True}},
+        {**BASE, **waits, "id": "same", "expiry": {"days": 10, "from": "activated"}},
+    )
+    found = lots(ready, 1000)
+    assert [lot.rule_ids for lot in found] == [("base", "same"), ("longer",), ("for-ever",)]
+    assert {(lot.activates_us, lot.expires_us) for lot in found} == {(NEVER, NEVER)}
+
+
 @settings(deadline=None, max_examples=80)
 @given(
     lines=st.lists(
