@@ -76,6 +76,8 @@ def test_what_is_allocated_adds_up_and_is_in_proportion_to_a_unit(amount: int, w
     allocate(amount, weights, into)
     found = [one - before for one in into]
     assert sum(found) == amount
+    for upto in range(len(found) + 1):
+        assert sum(found[:upto]) == Fraction(amount * sum(weights[:upto]), sum(weights)).__floor__()
     for part, weight in zip(found, weights, strict=True):
         assert abs(part - Fraction(amount * weight, sum(weights))) < 1
         assert part == 0 or weight > 0
