@@ -15,7 +15,7 @@ from .copy_on_write import LayeredDict
 from .errors import refusal, whole
 from .events import Code, Fact, Minor, Value, stored
 from .privacy import DataSubject
-from .rules import ORDER_MINOR_MAX
+from .rules import LINES_MAX, ORDER_MINOR_MAX, QUANTITY_MAX
 
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -353,10 +353,18 @@ class Customer(DataSubject):
 
     def check_purchase(self, lines: Sequence[Line]) -> None:
         """The guards of a purchase. Refuses: invalid_argument, unknown_customer, no_lines."""
-        if sum([line.net_minor for line in lines]) > ORDER_MINOR_MAX:
-            raise refusal(
-                "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
-            )
+        # Rule sets are checked against these bounds when they are published.
+        for found, most, what in (
+            (len(lines), LINES_MAX, "lines"),
+            (
+                sum([one.net_minor + one.tax_minor + one.shipping_minor for one in lines]),
+                ORDER_MINOR_MAX,
+                "minor units",
+            ),
+            (sum([line.quantity for line in lines]), QUANTITY_MAX, "pieces"),
+        ):
+            if found > most:
+                raise refusal("invalid_argument", f"lines: a purchase has at most {most} {what}.", argument="lines")
         self.must_be_registered()
         if not lines:
             raise refusal("no_lines", "The purchase has no lines.", customer=self.id)

@@ -127,10 +127,10 @@ class Rules:
 
     def earn(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[NewPoints]:
         """The lots that a fact brings to an account in a tier: one for each age that rules give."""
-        lots: dict[tuple[int, int], list[Share]] = {}
+        lots: dict[tuple[int, int, Expiry | None], list[Share]] = {}
         for share in self.shares(fact, tier, account_id, used):
             lots.setdefault(self._age(share.rule, fact.at_us), []).append(share)
-        return [self._lot(fact, age, shares) for age, shares in lots.items()]
+        return [self._lot(fact, age[:2], shares) for age, shares in lots.items()]
 
     def _applies(self, place: int, rule: PerAmount | Fixed | Multiplier, fact: Measured, day: int) -> bool:
         if rule.on != fact.on:
@@ -165,7 +165,8 @@ class Rules:
             of = fact.amounts if rule.per_minor is not None else fact.pieces
             pick = self._conditions.get(f"earning.{place}.lines")
             weights = tuple(
-                amount if pick is None or pick((), line) else 0 for line, amount in zip(fact.lines, of, strict=True)
+                amount if pick is None or pick(fact.row, line) else 0
+                for line, amount in zip(fact.lines, of, strict=True)
             )
             measured = fact.quantity if fact.on == "activity" else sum(weights)
             if not measured:
@@ -213,13 +214,15 @@ class Rules:
             )
         return capped
 
-    def _age(self, rule: PerAmount | Fixed, at_us: int) -> tuple[int, int]:
-        """When points that a rule gives become active, and when they expire (from then on: once that is known)."""
+    def _age(self, rule: PerAmount | Fixed, at_us: int) -> tuple[int, int, Expiry | None]:
+        """When points that a rule gives become active, and when they expire; by what, if that is known only then."""
         activates_us = self.activates_us(rule.pending or self.rule_set.pending, at_us)
         expiry = rule.expiry or self.rule_set.expiry
-        if expiry.counted_from == "activated":
-            return activates_us, NEVER if activates_us >= NEVER else self.expires_us(expiry, activates_us)
-        return activates_us, self.expires_us(expiry, at_us)
+        if expiry.counted_from == "earned":
+            return activates_us, self.expires_us(expiry, at_us), None
+        if activates_us <= at_us:
+            return activates_us, self.expires_us(expiry, activates_us), None
+        return activates_us, NEVER if activates_us >= NEVER else self.expires_us(expiry, activates_us), expiry
 
     def expiry_of(self, rule_id: str) -> Expiry:
         """How points of a rule expire; of one that these rules don't know, as the programme's."""

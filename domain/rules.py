@@ -9,34 +9,67 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from datetime import date
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
 from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from . import arithmetic
 from .calendar import Zone, days_from_civil
 from .errors import RuleSetError
 from .events import Code, Value
-from .expressions import Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
+from .expressions import Booleans, Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
 
 Whole = Annotated[int, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
 YesNo = Annotated[bool, Field(strict=True)]
 PointsGiven = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 CapSize = Annotated[Whole, Field(ge=0, le=10**15)]
-Condition = Annotated[str, Field(strict=True, min_length=1, max_length=4000)]
+CONDITION_CHARS_MAX = 4000
+Condition = Annotated[str, Field(strict=True, min_length=1, max_length=CONDITION_CHARS_MAX)]
 """An expression (docs/expressions.md) that is true or false."""
 
 ORDER_MINOR_MAX = 10**12
-"""Largest net amount of one purchase, in minor units."""
+"""Most that one purchase comes to, with tax and shipping, in minor units."""
 QUANTITY_MAX = 10**9
-"""Largest quantity of a line or of an activity."""
+"""Largest quantity of a purchase, all lines together, or of an activity."""
+LINES_MAX = 10_000
+"""Most lines of a purchase."""
+INTEGER_MAX = 2**63 - 1
 ORDER_POINTS_MAX = 10**15
 """Most points that a rule set may give for one fact: 64-bit sums then hold thousands of them."""
+
+
+def _date(value: object) -> object:
+    # A number would be read as seconds since 1970, a time as its date.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("write a day as 2025-12-24")
+    if not isinstance(value, (date, str)) or isinstance(value, datetime):
+        raise ValueError("write a day as 2025-12-24, without a time")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_date)]
+
+
+class Misplaced(ValueError):
+    """What is wrong within a part of a document, each with its path from there."""
+
+    def __init__(self, *problems: tuple[str, str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{path}: {message}" for path, message in problems))
 
 
 class Document(Value):
@@ -103,6 +136,18 @@ class Caps(Document):
         named = {"day": self.day, "month": self.month, "year": self.year}
         return [(period, cap) for period, cap in named.items() if cap is not None]
 
+    def idle(self, path: str) -> Iterator[tuple[str, str]]:
+        """Caps that a narrower one keeps from ever being reached; those of 0, which let nothing through."""
+        longer: int | None = None
+        for period, cap in reversed([("event", self.event), *self.periods]):
+            if cap is None:
+                continue
+            if cap == 0:
+                yield f"{path}.{period}", "this lets nothing through"
+            elif longer is not None and cap >= longer:
+                yield f"{path}.{period}", f"the cap of {longer} over a longer time is reached first"
+            longer = cap if longer is None else min(cap, longer)
+
 
 class Expiry(Document):
     """Points expire so many months or days after they were earned (or activated), or never.
@@ -160,8 +205,8 @@ class _Earning(Document):
     id: Code
     on: Literal["purchase", "activity", "enrolment", "referral"] = "purchase"
     when: Condition | None = None
-    starts: date | None = None
-    ends: date | None = None
+    starts: Day | None = None
+    ends: Day | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> _Earning:
@@ -224,7 +269,7 @@ class PerAmount(_Giving):
         if self.on == "activity" and self.per_minor is not None:
             raise ValueError("an activity has a quantity and no amount: give per_quantity")
         if self.on in ("enrolment", "referral"):
-            raise ValueError(f"an {self.on} has no amount: use kind = fixed")
+            raise ValueError(f"{'an' if self.on == 'enrolment' else 'a'} {self.on} has no amount: use kind = fixed")
         if self.lines is not None and self.on != "purchase":
             raise ValueError("only a purchase has lines")
         return self
@@ -258,13 +303,19 @@ class Amount(Document):
     exclude: Condition | None = None
 
 
+def _some(rate: Fraction) -> Fraction:
+    if not rate:
+        raise ValueError("a rate is above 0; orders in a currency without one earn nothing")
+    return rate
+
+
 class Currency(Document):
     """A currency that orders may have beside the programme's: `rate` of its minor units make one of the programme's
     times `rate`. `name` says where the rate is from.
     """
 
     code: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    rate: Factor
+    rate: Annotated[Factor, AfterValidator(_some)]
     name: Code
 
 
@@ -311,16 +362,20 @@ class Tiers(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Tiers:
-        thresholds = [level.threshold for level in self.levels]
-        if thresholds[0] != 0:
-            raise ValueError("the first level is where everybody starts: its threshold is 0")
-        if thresholds != sorted(set(thresholds)):
-            raise ValueError("levels stand in order of rising thresholds")
-        keeps = [level.keeps for level in self.levels]
-        if keeps != sorted(keeps) or any(keep > reach for keep, reach in zip(keeps, thresholds, strict=True)):
-            raise ValueError("keep rises from level to level, and is at most the level's threshold")
-        if len({level.name for level in self.levels}) != len(self.levels):
-            raise ValueError("two levels have the same name")
+        found = list(_twice("levels", "name", [level.name for level in self.levels]))
+        if self.levels[0].threshold != 0:
+            found.append(("levels.0.threshold", "the first level is where everybody starts: its threshold is 0"))
+        before: Level | None = None
+        for place, level in enumerate(self.levels):
+            if before is not None and level.threshold <= before.threshold:
+                found.append((f"levels.{place}.threshold", "levels stand in order of rising thresholds"))
+            if level.keeps > level.threshold:
+                found.append((f"levels.{place}.keep", "a level is kept with at most the points that reach it"))
+            elif before is not None and level.keeps < before.keeps:
+                found.append((f"levels.{place}.keep", "keep never falls from level to level"))
+            before = level
+        if found:
+            raise Misplaced(*found)
         if (self.window == "rolling") != (self.window_months is not None):
             raise ValueError("window_months belongs to a rolling window, which needs it")
         if self.basis == "balance" and (self.window, self.grace_days, self.hold_months) != ("lifetime", 0, 0):
@@ -407,73 +462,136 @@ class RuleSet(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> RuleSet:
-        _unique("earning rules", [ALL_RULES, *(rule.id for rule in self.earning)])
-        _unique("rewards", [reward.id for reward in self.rewards])
-        _unique("currencies", [self.currency, *(one.code for one in self.currencies)])
+        """Names are there once and name what is there; every condition can be evaluated on every fact."""
+        found = [
+            *_twice("earning", "id", [rule.id for rule in self.earning]),
+            *_twice("rewards", "id", [reward.id for reward in self.rewards]),
+            *_twice("currencies", "code", [one.code for one in self.currencies], [self.currency]),
+        ]
         if all(isinstance(rule, Multiplier) for rule in self.earning):
-            raise ValueError("no rule gives points: add one of kind per_amount or fixed")
-        groups = {rule.group for rule in self.earning if not isinstance(rule, Multiplier) and rule.group}
-        for group in sorted(groups.symmetric_difference(self.groups)):
-            raise ValueError(f"group {group}: it needs rules that name it, and `best` or `first` in groups")
-        names = [level.name for level in self.tiers.levels]
-        for reward in self.rewards:
-            for tier in reward.tiers:
-                if tier not in names:
-                    raise ValueError(f"reward {reward.id}: no tier is called {tier!r}")
-        known = {reward.id: reward for reward in self.rewards}
-        for level in self.tiers.levels:
-            for grant in level.grants:
-                if grant not in known or known[grant].coupon_days is None:
-                    raise ValueError(f"tier {level.name}: {grant!r} is no reward with coupon_days")
+            found.append(("earning", "no rule gives points: add one of kind per_amount or fixed"))
+        named: set[str] = set()
+        for place, rule in enumerate(self.earning):
+            if rule.id == ALL_RULES:
+                found.append((f"earning.{place}.id", f"{ALL_RULES!r} counts for all rules: choose another name"))
+            if isinstance(rule, Multiplier) or rule.group is None:
+                continue
+            named.add(rule.group)
+            if rule.group not in self.groups:
+                found.append((f"earning.{place}.group", f'say what counts: groups = {{ {rule.group} = "best" }}'))
+        found += [(f"groups.{group}", "no rule is of this group") for group in self.groups if group not in named]
+        tiers = [level.name for level in self.tiers.levels]
+        coupons = [reward.id for reward in self.rewards if reward.coupon_days is not None]
+        for place, reward in enumerate(self.rewards):
+            for number, tier in enumerate(reward.tiers):
+                if tier not in tiers:
+                    found.append((f"rewards.{place}.tiers.{number}", f"no tier is called {tier!r}"))
+        for place, level in enumerate(self.tiers.levels):
+            for number, grant in enumerate(level.grants):
+                if grant not in coupons:
+                    path = f"tiers.levels.{place}.grants.{number}"
+                    found.append((path, f"no reward with coupon_days is called {grant!r}"))
+        found += self._parsed[1]
+        if not found:
+            found += self._overflowing()
+        if found:
+            raise Misplaced(*found)
         return self
 
-    @model_validator(mode="after")
-    def _sound(self) -> RuleSet:
-        """Every condition can be evaluated on every fact, and no fact can earn more than can be counted."""
-        self.conditions  # noqa: B018 - raises
-        factor = max([Fraction(1), *(rule.factor for rule in self.earning if isinstance(rule, Multiplier))])
-        factor *= max(level.multiplier for level in self.tiers.levels)
+    def _overflowing(self) -> Iterator[tuple[str, str]]:
+        """Rules whose arithmetic could leave 64 bits, and facts for which more could be given than can be counted."""
         rate = max([Fraction(1), *(one.rate for one in self.currencies)])
+        levels = [Fraction(1), *(level.multiplier for level in self.tiers.levels)]
         for on in ON:
+            multipliers = [rule.factor for rule in self.earning if isinstance(rule, Multiplier) and rule.on == on]
+            factors = [one * other for one in (Fraction(1), *multipliers) for other in levels]
             most = Fraction(0)
-            for rule in self.earning:
+            for place, rule in enumerate(self.earning):
                 if isinstance(rule, Multiplier) or rule.on != on:
                     continue
-                measured = 1
+                measured, per = 1, 1
                 if isinstance(rule, PerAmount):
-                    amount = ORDER_MINOR_MAX * rate * len(self.amount.include)
-                    measured = amount if rule.per_minor is not None else QUANTITY_MAX
-                per = rule.per if isinstance(rule, PerAmount) else 1
-                most += Fraction(rule.points) * measured / per * (factor if rule.multiplied else 1)
+                    amount = int(ORDER_MINOR_MAX * rate)
+                    measured, per = QUANTITY_MAX if rule.per_minor is None else amount, rule.per
+                applied = factors if rule.multiplied else [Fraction(1)]
+                product = rule.points * measured * max(factor.numerator for factor in applied)
+                if max(product, per * max(factor.denominator for factor in applied)) > INTEGER_MAX:
+                    yield (
+                        f"earning.{place}",
+                        f"its points could be reckoned from {product}, and integers have 64 bits: write points and "
+                        "factors with smaller numbers",
+                    )
+                most += Fraction(rule.points * measured, per) * max(applied)
             if most > ORDER_POINTS_MAX:
-                raise ValueError(
-                    f"a {on} could earn {int(most)} points; at most {ORDER_POINTS_MAX} can be counted: raise per_minor "
-                    "or per_quantity, or lower points, factors or rates"
+                yield (
+                    "earning",
+                    f"one {on} could earn {int(most)} points, and at most {ORDER_POINTS_MAX} can be counted: raise "
+                    "per_minor or per_quantity, or lower points, factors or rates",
                 )
-        return self
+
+    @property
+    def conditions(self) -> Mapping[str, Expression]:
+        """The conditions by their path in the document (`earning.0.when`)."""
+        return self._parsed[0]
 
     @cached_property
-    def conditions(self) -> Mapping[str, Expression]:
-        """The conditions by their path in the document (`earning.0.when`). ValueError names what is wrong with one."""
+    def _parsed(self) -> tuple[Mapping[str, Expression], tuple[tuple[str, str], ...]]:
+        """The conditions by their path, and what is wrong with those that can't be read."""
         found: dict[str, Expression] = {}
+        wrong: list[tuple[str, str]] = []
         fields = fields_of(self)
         for path, condition, of in self._written():
-            about = of if of != "line" else "purchase"
-            wanted = fields[about].of_line() if of == "line" else fields[about]
             try:
-                found[path] = parse(condition, wanted)
+                found[path] = parse(condition, fields[of])
             except ExpressionError as error:
-                raise ValueError(f"{path}: {error}") from None
-        return found
+                wrong.append((path, str(error)))
+            else:
+                if len(str(found[path])) > CONDITION_CHARS_MAX:
+                    wrong.append((path, f"written out, this has more than {CONDITION_CHARS_MAX} characters"))
+        return found, tuple(wrong)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and does nothing, each with its path: conditions that never change, caps that never bind."""
+        return tuple(f"{path}: {message}" for path, message in self._idle())
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        for path, condition in self.conditions.items():
+            for finding in condition.warnings:
+                yield path, str(finding)
+            if isinstance(condition.gives, Booleans) and condition.gives.true != condition.gives.false:
+                yield path, f"this is {'always' if condition.gives.true else 'never'} true"
+        multiplied = {rule.on for rule in self.earning if not isinstance(rule, Multiplier) and rule.multiplied}
+        for place, rule in enumerate(self.earning):
+            if isinstance(rule, Multiplier):
+                if rule.on not in multiplied:
+                    yield f"earning.{place}", f"no rule that is multiplied gives points for a {rule.on}"
+            else:
+                yield from rule.caps.idle(f"earning.{place}.caps")
+        yield from self.caps.idle("caps")
+        for group in self.groups:
+            if sum(not isinstance(rule, Multiplier) and rule.group == group for rule in self.earning) == 1:
+                yield f"groups.{group}", "one rule alone is of this group"
+        for place, limit in enumerate(self.limits):
+            if limit.on == "transfer" and not self.transfers.allowed:
+                yield f"limits.{place}", "transfers are not allowed at all"
+        if self.refunds.earning == "pending_only" and not self._ever_pending():
+            yield "refunds.earning", "no points are ever pending, so a return takes nothing back"
+        if self.tiers.basis == "balance" and self.tiers.qualify != "points":
+            yield "tiers.qualify", "tiers by the balance count no qualifying points"
+
+    def _ever_pending(self) -> bool:
+        rules = [rule for rule in self.earning if not isinstance(rule, Multiplier)]
+        return self.pending is not None or any(rule.pending is not None for rule in rules)
 
     def _written(self) -> Iterator[tuple[str, str, str]]:
         if self.amount.exclude is not None:
-            yield "amount.exclude", self.amount.exclude, "line"
+            yield "amount.exclude", self.amount.exclude, "exclude"
         for place, rule in enumerate(self.earning):
             if rule.when is not None:
                 yield f"earning.{place}.when", rule.when, rule.on
             if isinstance(rule, PerAmount) and rule.lines is not None:
-                yield f"earning.{place}.lines", rule.lines, "line"
+                yield f"earning.{place}.lines", rule.lines, "lines"
 
     @property
     def label(self) -> str:
@@ -481,12 +599,15 @@ class RuleSet(Document):
         return f"{self.name}@{self.version}"
 
     def canonical(self) -> str:
-        """The document as canonical JSON, its defaults spelt out: what is adopted, digested and stored."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude_none=True, by_alias=True),
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        """The document as canonical JSON, defaults and conditions spelt out: what is adopted, digested and stored."""
+        document = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        for path, condition in self.conditions.items():
+            *within, key = path.split(".")
+            part: Any = document
+            for step in within:
+                part = part[int(step) if isinstance(part, list) else step]
+            part[key] = str(condition)
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical document, in hex."""
@@ -495,7 +616,6 @@ class RuleSet(Document):
 
 ON = ("purchase", "activity", "enrolment", "referral")
 """Kinds of facts that earn."""
-LINES_MAX = 10_000
 _WEEK = 7
 _FACT: dict[str, Possible] = {
     "fact.year": Integers(1, 9999),
@@ -513,13 +633,10 @@ _LINE: dict[str, Possible] = {
     "line.sku": Codes(),
     "line.category": Codes(),
     "line.quantity": Integers(1, QUANTITY_MAX),
-    "line.net_minor": Integers(0, ORDER_MINOR_MAX),
 }
 _OF: dict[str, dict[str, Possible]] = {
     "purchase": {
-        "order.net_minor": Integers(0, ORDER_MINOR_MAX),
-        "order.amount_minor": Integers(0, 10**15),
-        "order.quantity": Integers(1, QUANTITY_MAX * LINES_MAX),
+        "order.quantity": Integers(1, QUANTITY_MAX),
         "order.currency": Codes(),
         "order.store": Codes(),
         **_LINE,
@@ -539,31 +656,50 @@ _OF: dict[str, dict[str, Possible]] = {
 
 
 def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
-    """What conditions may read, by the kind of fact. A code that is not given is ""; a birth month, 0.
+    """What conditions may read: those on each kind of fact, those that pick `lines`, those that `exclude` some.
+
+    A code that is not given is ""; a birth month, 0. What is excluded depends on the line alone: the order's amounts
+    are reckoned from it.
 
     Amounts are in the programme's currency. `fact.*` is the time and the channel of the fact, in the programme's zone
     (`weekday` 1 is Monday); `account.*` the account before it.
     """
-    tiers = Codes(tuple(level.name for level in rule_set.tiers.levels))
+    known: dict[str, Possible] = {**_FACT, "account.tier": Codes(tuple(level.name for level in rule_set.tiers.levels))}
+    # Lines are converted one by one: each may be rounded up.
+    rate = max([Fraction(1), *(one.rate for one in rule_set.currencies)])
+    amount = Integers(0, int(ORDER_MINOR_MAX * rate) + LINES_MAX)
+    amounts = dict.fromkeys(("order.net_minor", "order.amount_minor", "line.net_minor"), amount)
+    purchase = Fields({**known, **_OF["purchase"], **amounts}, Integers(1, LINES_MAX))
     return {
-        on: Fields({**_FACT, "account.tier": tiers, **_OF[on]}, Integers(1, LINES_MAX) if on == "purchase" else None)
-        for on in ON
+        **{on: Fields({**known, **_OF[on]}) for on in ON},
+        "purchase": purchase,
+        "lines": purchase.of_line(),
+        "exclude": Fields({**_LINE, "line.net_minor": amount}),
     }
 
 
-def _unique(what: str, names: list[str]) -> None:
-    twice = [name for place, name in enumerate(names) if name in names[:place]]
-    if twice:
-        raise ValueError(f"{what}: {twice[0]!r} is there twice")
+def _twice(where: str, key: str, names: list[str], taken: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    for place, name in enumerate(names):
+        if name in taken or name in names[:place]:
+            yield f"{where}.{place}.{key}", f"{name!r} is there twice"
 
 
 def parse_rule_set(document: object, source: str) -> RuleSet:
-    """Validate a document; every problem names its path within the document."""
+    """Validate a document; every problem names its path within the document. Raises RuleSetError."""
     try:
         return RuleSet.model_validate(document)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            path = ".".join(str(part) for part in problem["loc"] if part not in ("per_amount", "fixed", "multiplier"))
-            problems.append(f"{path or 'document'}: {problem['msg'].removeprefix('Value error, ')}")
-        raise RuleSetError(source, problems) from None
+        raise RuleSetError(source, [told for problem in error.errors() for told in _problems(problem)]) from None
+
+
+def _problems(problem: ErrorDetails) -> Iterator[str]:
+    place = list(problem["loc"])
+    if len(place) > 2 and place[0] == "earning":
+        del place[2]  # the kind, by which pydantic chose the form of the rule
+    path = ".".join(str(part) for part in place)
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, Misplaced):
+        for inner, message in cause.problems:
+            yield f"{path}.{inner}: {message}" if path else f"{inner}: {message}"
+    else:
+        yield f"{path or 'document'}: {problem['msg'].removeprefix('Value error, ')}"

@@ -20,10 +20,9 @@ from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
 
 from tallybook.adapters.reports import visible
-from tallybook.adapters.rule_files import load_rule_set
+from tallybook.adapters.rule_files import PACKAGED, load_rule_set
 from tallybook.domain.errors import RuleSetError, TallybookError, refusal
 from tallybook.domain.events import from_us
-from tallybook.domain.rules import RuleSet
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
@@ -33,6 +32,7 @@ from .cli_keys import keys_app
 from .cli_log import audit_app
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
+from .cli_rules import show_rule_set
 from .demo import run_demo
 from .terminal import (
     DETACHED,
@@ -724,12 +724,14 @@ def follow(
 
 # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-RuleFile = Annotated[Path, typer.Argument(help="A rule set: a TOML file, or standard, candidate")]
+RuleFile = Annotated[
+    Path, typer.Argument(help="A rule set: a TOML or JSON file, or one that ships: " + ", ".join(PACKAGED))
+]
 
 
 @rules_app.command("check")
 def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
-    """Validate a rule set. Exit 1 with each problem and its path."""
+    """Validate a rule set. Exit 1 with each problem and its path; what is allowed and does nothing is a warning."""
     try:
         rule_set = load_rule_set(file)
     except RuleSetError as error:
@@ -741,47 +743,24 @@ def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
 
         tell({"valid": False, "problems": problems}, as_json, show)
         raise typer.Exit(1) from None
+    warnings = rule_set.warnings
+
+    def show_valid() -> None:
+        for warning in warnings:
+            out.print(f"{file}: warning: {warning}", markup=False)
+        out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}")
+
     tell(
-        {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest()},
+        {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest(), "warnings": warnings},
         as_json,
-        lambda: out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}"),
-    )
-
-
-def show_rule_set(rule_set: RuleSet) -> None:
-    """A rule set in words."""
-    out.print(f"{rule_set.label} of programme {rule_set.programme}, {rule_set.currency}, {rule_set.zone}", markup=False)
-    if rule_set.description:
-        out.print(rule_set.description, markup=False)
-    rows = []
-    for rule in rule_set.earning:
-        if rule.kind == "per_amount":
-            gives = f"{rule.points} for each {rule.per} {'minor units' if rule.per_minor else 'pieces'}"
-        elif rule.kind == "fixed":
-            gives = f"{rule.points} for the {rule.on}"
-        else:
-            gives = f"times {rule.factor}"
-        when = rule.when or "always"
-        rows.append((rule.id, gives, when))
-    show_table("Earning", ["rule", "gives", "when"], rows)
-    expiry = rule_set.expiry
-    life = "never" if expiry.never else f"after {expiry.days} days" if expiry.days else f"after {expiry.months} months"
-    out.print(
-        f"Points expire {life} ({expiry.until}); rounding {rule_set.rounding}; refunds: {rule_set.refunds.earning}"
-    )
-    show_table(
-        f"Tiers by {rule_set.tiers.basis}: {rule_set.tiers.window.replace('_', ' ')}"
-        + (f" window of {rule_set.tiers.window_months} months" if rule_set.tiers.window_months else ""),
-        ["tier", "from"],
-        [(level.name, f"{level.threshold:,}") for level in rule_set.tiers.levels],
-        ["from"],
+        show_valid,
     )
 
 
 @rules_app.command("show")
 def rules_show(
     file: Annotated[
-        Path | None, typer.Argument(help="A rule set (TOML); without it, those that the book adopted")
+        Path | None, typer.Argument(help="A rule set, as for check; without it, those that the book adopted")
     ] = None,
     book: Annotated[str | None, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book")] = None,
     as_json: AsJson = False,

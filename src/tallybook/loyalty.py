@@ -957,7 +957,8 @@ class RulesDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> str:
-        """Put a rule set (an object, a TOML file, or "standard") in force from `effective_at` on; its `name@version`.
+        """Put a rule set (an object, a TOML or JSON file, or the name of one that ships, as "standard") in force from
+        `effective_at` on; its `name@version`.
 
         `reason` is a code. `backtest` is the digest of a recorded backtest of it, which `require_backtest` may demand.
 
