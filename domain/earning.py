@@ -127,10 +127,10 @@ class Rules:
 
     def earn(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[NewPoints]:
         """The lots that a fact brings to an account in a tier: one for each age that rules give."""
-        lots: dict[tuple[int, int], list[Share]] = {}
+        lots: dict[tuple[int, int, str], list[Share]] = {}
         for share in self.shares(fact, tier, account_id, used):
             lots.setdefault(self._age(share.rule, fact.at_us), []).append(share)
-        return [self._lot(fact, age, shares) for age, shares in lots.items()]
+        return [self._lot(fact, (activates, expires), shares) for (activates, expires, _), shares in lots.items()]
 
     def _applies(self, place: int, rule: PerAmount | Fixed | Multiplier, fact: Measured, day: int) -> bool:
         if rule.on != fact.on:
@@ -213,13 +213,16 @@ class Rules:
             )
         return capped
 
-    def _age(self, rule: PerAmount | Fixed, at_us: int) -> tuple[int, int]:
-        """When points that a rule gives become active, and when they expire (from then on: once that is known)."""
+    def _age(self, rule: PerAmount | Fixed, at_us: int) -> tuple[int, int, str]:
+        """When points that a rule gives become active, and when they expire (from then on: once that is known, so that
+        what decides on it must be the same, too).
+        """
         activates_us = self.activates_us(rule.pending or self.rule_set.pending, at_us)
         expiry = rule.expiry or self.rule_set.expiry
         if expiry.counted_from == "activated":
-            return activates_us, NEVER if activates_us >= NEVER else self.expires_us(expiry, activates_us)
-        return activates_us, self.expires_us(expiry, at_us)
+            expires_us = NEVER if activates_us >= NEVER else self.expires_us(expiry, activates_us)
+            return activates_us, expires_us, expiry.model_dump_json() if activates_us > at_us else ""
+        return activates_us, self.expires_us(expiry, at_us), ""
 
     def expiry_of(self, rule_id: str) -> Expiry:
         """How points of a rule expire; of one that these rules don't know, as the programme's."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -190,9 +191,12 @@ class LoyaltyAccount(Account):
         rules = control.rule_book.in_force(self.programme, fact.effective_us)
         if rules is None:
             return None
-        active = self.active
+        active, qualifying = self.active, self.window.total
         decision = reaction(self, fact, stamp.at(fact.effective_us), rules, traits)
         reason = None if decision is None else EVALUATED.get(type(decision))
+        if reason == EVALUATED[EarningReversed] and self.window.total == qualifying:
+            # Nothing that counts for a tier was taken.
+            reason = None
         if reason is None and self.active != active:
             reason = "balance_changed"
         if reason is not None:
@@ -236,7 +240,7 @@ class LoyaltyAccount(Account):
         """What is due first, up to a moment: when, its place among what is due then, and how it is decided."""
         found: list[tuple[int, int, Timely]] = []
         if self.pending:
-            found.append((self.pending.first[0], 0, LoyaltyAccount._activate))
+            found.append(self._next_of_pending())
         change = self._next_tier_change(until_us, rule_book)
         if change is not None:
             found.append((change[0], 1, lambda account, stamp, _: account._change_tier(stamp, (), *change[1:])))
@@ -244,6 +248,7 @@ class LoyaltyAccount(Account):
             found.append((self.held.first[0], 2, LoyaltyAccount._end_hold))
         if self.lots:
             found.append((self.lots.first.expires_us, 3, LoyaltyAccount._expire))
+        if self.lots or self.pending:
             inactive_us = self._inactive_us(rule_book)
             if inactive_us is not None:
                 found.append((inactive_us, 4, LoyaltyAccount._expire_inactive))
@@ -355,7 +360,11 @@ class LoyaltyAccount(Account):
 
     def _activate(self, stamp: Stamp, rule_book: RuleBook) -> None:
         at_us = stamp.effective_us
-        due = [(lot_id, points) for activates_us, lot_id, points in self.pending if activates_us <= at_us]
+        due = [
+            (lot_id, points)
+            for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)
+            if self.known[lot_id].activates_us <= at_us
+        ]
         self._activated(stamp, self._rules_then(stamp, rule_book), self._facts_of(due), due)
 
     def _activated(
@@ -394,7 +403,29 @@ class LoyaltyAccount(Account):
         self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...], hold_id: UUID, reason: str
     ) -> HoldReleased:
         parts = [(part.lot_id, part.points) for part in self.holds[hold_id].parts]
-        return self._decide(HoldReleased, stamp, rules, facts, hold_id=hold_id, reason=reason, lots=_parts(parts))
+        return self._decide(
+            HoldReleased,
+            stamp,
+            rules,
+            facts,
+            hold_id=hold_id,
+            reason=reason,
+            lots=_parts(parts),
+            debt_paid=self._into_debt(parts),
+        )
+
+    def _next_of_pending(self) -> tuple[int, int, Timely]:
+        """The first moment at which points cease to be pending: active, or gone, where their time is over before."""
+        due_us = self.pending.first[0]
+        for _, lot_id, _ in takewhile(lambda entry: entry[0] == due_us, self.pending):
+            if self.known[lot_id].activates_us == due_us:
+                return due_us, 0, LoyaltyAccount._activate
+        return due_us, 3, LoyaltyAccount._expire_pending
+
+    def _expire_pending(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        at_us = stamp.effective_us
+        pending = [(lot_id, points) for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)]
+        self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(pending), "expiry", (), pending)
 
     def _expire(self, stamp: Stamp, rule_book: RuleBook) -> None:
         gone = lot_book.take_expired(self.lots.copy(), stamp.effective_us)
@@ -402,7 +433,9 @@ class LoyaltyAccount(Account):
 
     def _expire_inactive(self, stamp: Stamp, rule_book: RuleBook) -> None:
         gone = [(lot.lot_id, lot.points) for lot in self.lots]
-        self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(gone), "inactivity", gone)
+        pending = [(lot_id, points) for _, lot_id, points in self.pending]
+        facts = self._facts_of((*gone, *pending))
+        self._expired(stamp, self._rules_then(stamp, rule_book), facts, "inactivity", gone, pending)
 
     def _expired(
         self,
@@ -797,7 +830,15 @@ def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]
 
 @reacts(RedemptionReturned)
 def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    return account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
+    back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
+    coupon = account.coupons.get(fact.redemption_id)
+    if back is not None and coupon is not None and not coupon.outcome:
+        if not account.redemptions[fact.redemption_id].points:
+            # Nobody keeps what the points were paid for, and the points.
+            account._decide(
+                CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.redemption_id, outcome="voided"
+            )
+    return back
 
 
 @reacts(HoldRequested)
@@ -889,8 +930,13 @@ def _please(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules:
 
 
 @reacts(ReinstatementGranted)
-def _reinstate(account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event:
-    lot = NewLot(lot_id=fact.event_id, points=fact.points, earned_us=stamp.effective_us, expires_us=fact.until_us)
+def _reinstate(
+    account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits
+) -> Event | None:
+    points = min(fact.points, account.expired - account.given_back)
+    if points < 1:
+        return None
+    lot = NewLot(lot_id=fact.event_id, points=points, earned_us=stamp.effective_us, expires_us=fact.until_us)
     return _credit(account, fact, stamp, rules, REINSTATED, [lot])
 
 
@@ -913,8 +959,12 @@ def _correct(account: LoyaltyAccount, fact: CorrectionRecorded, stamp: Stamp, ru
 
 @reacts(ExtensionGranted)
 def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    there = [lot.lot_id for lot in account.lots]
+    there += [part.lot_id for _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
     found = tuple(
-        lot.lot_id for lot in account.lots if fact.lot_id in (None, lot.lot_id) and lot.expires_us < fact.until_us
+        lot_id
+        for lot_id in dict.fromkeys(there)
+        if fact.lot_id in (None, lot_id) and account.known[lot_id].expires_us < fact.until_us
     )
     if not found:
         return None
@@ -923,19 +973,20 @@ def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules
 
 @reacts(TierOverridden)
 def _override(account: LoyaltyAccount, fact: TierOverridden, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    if fact.tier == account.tier:
+    at_us = max(stamp.effective_us, account.clock_us)
+    if fact.tier == account.tier or fact.until_us <= at_us:
         return None
-    points = rules.ladder.qualifying(account, stamp.effective_us)
-    change = Change(fact.tier, points)
-    return account._change_tier(stamp, (fact.event_id,), rules, change, OVERRIDDEN, fact.until_us)
+    change = Change(fact.tier, rules.ladder.qualifying(account, at_us))
+    return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDDEN, fact.until_us)
 
 
 @reacts(TierOverrideLifted)
 def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    change = rules.ladder.after_points(account, stamp.effective_us, reversed_=True)
+    at_us = max(stamp.effective_us, account.clock_us)
+    change = rules.ladder.after_points(account, at_us, reversed_=True)
     if change.tier == account.tier:
         return None
-    return account._change_tier(stamp, (fact.event_id,), rules, change, OVERRIDE_ENDED)
+    return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDE_ENDED)
 
 
 @reacts(AccountClosed)

@@ -133,13 +133,13 @@ class Plain:
         self.coupons: dict[Any, FakeCoupon] = {}
         self.sums: defaultdict[str, int] = defaultdict(int)
         self.uses: defaultdict[Any, int] = defaultdict(int)
-        self.granted: set[Any] = set()
         self.status = "open"
         self.clock = self.enrolled = self.moved = self.since = 0
         self.tier: int = -1
         self.override: int | None = None
         self.debt = self.forgiven = self.given_back = 0
         self.refused = ""
+        self.lost_rank = False
         self.horizon = -(2**62)
 
     # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────
@@ -180,7 +180,7 @@ class Plain:
     def settle(self, until: int) -> None:
         """Whatever is due by then, one after the other."""
         while True:
-            due = self.due(max(until, self.clock, self.horizon))
+            due = self.due(max(until, self.horizon))
             if not due:
                 break
             at, _, _, act = min(due, key=lambda one: one[:3])
@@ -206,7 +206,7 @@ class Plain:
                 found.append((coupon.expires, 5, 0, lambda at, key=key: self.close_coupon(key, "expired")))
         months = self.rules.get("inactivity_months")
         if months and (self.active() or any(lot.pending for lot in self.lots)):
-            at = max(self.calendar.later(self.moved, months=months), 0)
+            at = self.calendar.midnight(months_on(self.calendar.local(self.moved).date(), months))
             found.append((at, 4, 0, lambda at: self.expire_all()))
         fall = self.next_fall(until)
         if fall is not None:
@@ -219,6 +219,8 @@ class Plain:
 
     def activate(self, lots: list[FakeLot], at: int) -> None:
         """Pending to active."""
+        if lots:
+            self.decided(at)
         for lot in sorted(lots, key=lambda lot: (lot.activates, self.tie(lot.key))):
             expiry = self.expiry_of(lot.rule)
             if expiry["from"] == "activated":
@@ -303,11 +305,8 @@ class Plain:
     def next_fall(self, until: int) -> tuple[int, int] | None:
         """The first moment from the clock on at which time alone lowers the tier, or ends an override."""
         tiers = self.rules["tiers"]
-        if self.override is not None:
-            if self.override > until:
-                return None
-            at = max(self.override, self.clock)
-            return (at, -1)
+        if self.override is not None and self.override >= self.clock:
+            return (self.override, -1) if self.override <= until else None
         if tiers["basis"] == "balance" or tiers["downgrade"] == "never" or tiers["window"] == "lifetime":
             return None
         ends: set[int] = set()
@@ -331,43 +330,48 @@ class Plain:
 
     def points_came(self) -> None:
         """Up at once."""
-        if self.override is None and self.worth(self.counted_at(self.clock)) > self.tier:
+        if self.free_tier() and self.worth(self.counted_at(self.clock)) > self.tier:
             self.to_tier(self.worth(self.counted_at(self.clock)), self.clock)
 
     def points_went(self) -> None:
-        """A return took points: down at once, straight."""
+        """A return took points that qualify: down at once, straight."""
+        if not self.lost_rank:
+            return
+        self.lost_rank = False
         rank = self.worth(self.counted_at(self.clock))
-        if self.override is None and rank != self.tier and (rank > self.tier or self.may_fall()):
+        if self.free_tier() and rank != self.tier:
             self.to_tier(rank, self.clock)
 
-    def may_fall(self) -> bool:
-        """Whether a tier is ever lost."""
-        return True
+    def free_tier(self) -> bool:
+        """Whether the rules decide on the tier."""
+        return self.override is None or self.override <= self.clock
 
     def by_balance(self) -> None:
         """Where tiers go by the balance, they follow it."""
-        if self.rules["tiers"]["basis"] == "balance" and self.override is None and self.status != "closed":
+        if self.rules["tiers"]["basis"] == "balance" and self.free_tier():
             rank = self.worth(self.active())
             if rank < self.tier:
                 how = self.rules["tiers"]["downgrade"]
                 rank = {"straight": rank, "one_step": self.tier - 1, "never": self.tier}[how]
             self.to_tier(rank, self.clock)
 
-    def to_tier(self, rank: int, at: int) -> None:
+    def to_tier(self, rank: int, at: int, *, by_people: bool = False) -> None:
         """Another tier. −1: an override ends, and what is earned counts."""
         if rank == -1:
             self.override = None
             rank = self.worth(self.counted_at(at))
         if rank == self.tier:
             return
-        up = rank > self.tier
+        up = rank > self.tier >= 0 and not by_people
+        self.decided(at)
         self.tier, self.since = rank, at
+        if not by_people:
+            self.override = None
         for reward in self.levels[rank].get("grants", ()) if up else ():
-            if (reward, self.calendar.period(at, "year")) not in self.granted:
-                self.granted.add((reward, self.calendar.period(at, "year")))
-                self.coupons["grant", reward, self.calendar.period(at, "year")] = FakeCoupon(
-                    reward, self.calendar.later(at, days=self.rewards[reward]["coupon_days"])
-                )
+            key = ("grant", rank, reward, *self.calendar.period(at, "year"))
+            if key not in self.coupons:
+                ends = self.calendar.later(at, days=self.rewards[reward]["coupon_days"])
+                self.coupons[key] = FakeCoupon(reward, ends)
 
     # ── earning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -410,43 +414,41 @@ class Plain:
             )
         }
         values = {**values, "tier": self.levels[self.tier]["name"], "amount": sum(amount_of.values())}
-        factor = max(
-            [
-                Fraction(1),
-                *(
-                    Fraction(rule["factor"])
-                    for rule in self.rules["earning"]
-                    if rule["kind"] == "multiplier" and self.holds_for(rule, at, on, values)
-                ),
-            ]
-        ) * Fraction(self.levels[self.tier]["multiplier"])
+        factors = [
+            Fraction(rule["factor"])
+            for rule in self.rules["earning"]
+            if rule["kind"] == "multiplier" and self.holds_for(rule, at, on, values)
+        ]
+        factor = max(factors, default=Fraction(1)) * Fraction(self.levels[self.tier]["multiplier"])
         gives: list[dict[str, Any]] = []
         for rule in self.rules["earning"]:
             if rule["kind"] == "multiplier" or not self.holds_for(rule, at, on, values):
                 continue
-            picked = list(amount_of)
+            pieces_of = {number: (lines or [])[number]["quantity"] for number in amount_of}
+            weights = amount_of if sum(amount_of.values()) else pieces_of
             times = Fraction(1)
+            if rule["kind"] == "fixed" and on == "purchase" and not weights:
+                continue
             if rule["kind"] == "per_amount":
-                if rule.get("lines"):
-                    picked = [number for number in picked if LINE_CONDITIONS[rule["lines"]](lines[number])]  # type: ignore[index]  # only a purchase has lines
-                if rule.get("per_minor"):
-                    measure = {number: amount_of[number] for number in picked}
-                else:
-                    measure = {number: (lines or [])[number]["quantity"] for number in picked}
-                total = sum(measure.values()) if on == "purchase" else values["quantity"]
+                weights = {
+                    number: measure
+                    for number, measure in (amount_of if rule.get("per_minor") else pieces_of).items()
+                    if not rule.get("lines") or LINE_CONDITIONS[rule["lines"]]((lines or [])[number])
+                }
+                total = sum(weights.values()) if on == "purchase" else values["quantity"]
+                if not total:
+                    continue
                 times = Fraction(total, rule.get("per_minor") or rule.get("per_quantity") or 1)
                 if rule["whole"]:
                     times = Fraction(times.numerator // times.denominator)
             points = rounded(rule["points"] * times * (factor if rule["multiplied"] else 1), self.rules["rounding"])
             base = rounded(rule["points"] * times, self.rules["rounding"])
-            gives.append({"rule": rule, "points": points, "base": min(base, points), "picked": picked})
-        gives = [one for one in gives if one["points"] > 0]
+            gives.append({"rule": rule, "points": points, "base": base, "weights": weights})
         gives = self.best_of_groups(gives)
         self.cap(gives, at)
-        gives = [one for one in gives if one["points"] > 0]
-        if not gives:
+        spendable = sum(one["gets"] for one in gives)
+        if not any(one["gets"] or one["counts"] or one["capped"] for one in gives):
             return
-        spendable = sum(one["points"] for one in gives if one["rule"]["gives"] != "qualifying")
         if self.status == "suspended" or not self.within("earn", spendable, at):
             self.refused = "earning"
             self.clock = max(self.clock, at)
@@ -455,10 +457,11 @@ class Plain:
         for one in gives:
             for name in (one["rule"]["id"], "all"):
                 for period in ("day", "month", "year"):
-                    self.uses[name, period, self.calendar.period(at, period)] += one["points"]
+                    self.uses[name, period, self.calendar.period(at, period)] += max(one["gets"], one["counts"])
         self.count("earn", spendable, at)
         self.bring(fact, at, gives, lines)
-        self.moved = max(self.moved, at)
+        if any(one["gets"] or one["counts"] for one in gives):
+            self.moved = max(self.moved, at)
 
     def best_of_groups(self, gives: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Of each group one."""
@@ -479,6 +482,7 @@ class Plain:
         """By the caps of each rule, then by those of the programme, in the order of the rules."""
         given = 0
         for one in gives:
+            full = one["points"]
             for name, caps, already in ((one["rule"]["id"], one["rule"]["caps"], 0), ("all", self.rules["caps"], given)):
                 for period in ("event", "day", "month", "year"):
                     if caps.get(period) is None:
@@ -486,6 +490,10 @@ class Plain:
                     used = 0 if period == "event" else self.uses[name, period, self.calendar.period(at, period)]
                     one["points"] = max(0, min(one["points"], caps[period] - used - already))
             given += one["points"]
+            one["capped"] = full - one["points"]
+            counts = one["points"] if self.rules["tiers"]["qualify"] == "points" else min(one["base"], one["points"])
+            one["gets"] = 0 if one["rule"]["gives"] == "qualifying" else one["points"]
+            one["counts"] = 0 if one["rule"]["gives"] == "points" else counts
 
     def bring(self, fact: int, at: int, gives: list[dict[str, Any]], lines: Lines | None) -> None:
         """A lot for each age."""
@@ -499,16 +507,16 @@ class Plain:
                 activates = self.calendar.later(at, days=pending["days"]) if pending.get("days") else FOREVER
             start = at if expiry["from"] == "earned" else activates
             expires = FOREVER if start == FOREVER else self.expires(expiry, start)
-            age = (activates, expires, expiry["from"])
+            age = (activates, expires)
+            if activates > at and expiry["from"] == "activated":
+                age = (*age, tuple(sorted(expiry.items(), key=str)))
             if age not in ages:
                 ages[age] = FakeLot((fact, len(ages)), at, activates, expires, rule["id"])
                 ages[age].lines = [FakeLine(0, 0, 0) for _ in lines or [{}]]
                 self.lots.append(ages[age])
-            lot = ages[age]
-            gets = 0 if rule["gives"] == "qualifying" else one["points"]
-            counts = one["points"] if self.rules["tiers"]["qualify"] == "points" else min(one["base"], one["points"])
-            self.share(lot, one, gets, 0 if rule["gives"] == "points" else counts, lines)
+            self.share(ages[age], one)
         for lot in ages.values():
+            self.measure(lot, lines)
             points = sum(line.points for line in lot.lines)
             lot.qualifying = sum(line.qualifying for line in lot.lines)
             self.sums["earned"] += points
@@ -517,22 +525,27 @@ class Plain:
             else:
                 self.into(lot, points)
 
-    def share(self, lot: FakeLot, one: dict[str, Any], gets: int, counts: int, lines: Lines | None) -> None:
-        """What each line of the order gets: by its net amount, or by its pieces where all was free."""
-        if not lines:
-            lot.lines[0] = FakeLine(1, lot.lines[0].points + gets, lot.lines[0].qualifying + counts)
+    def share(self, lot: FakeLot, one: dict[str, Any]) -> None:
+        """What each line of the order gets, by what of it the rule measured."""
+        if len(lot.lines) == 1 and not one["weights"]:
+            one["weights"] = {0: 1}
+        total = sum(one["weights"].values())
+        if not total:
             return
-        by = {number: lines[number]["net_minor"] for number in one["picked"]}
-        if not sum(by.values()):
-            by = {number: lines[number]["quantity"] for number in one["picked"]}
-            lot.in_pieces = True
         run = 0
-        for number, basis in by.items():
-            for name, total in (("points", gets), ("qualifying", counts)):
-                part = total * (run + basis) // sum(by.values()) - total * run // sum(by.values())
-                setattr(lot.lines[number], name, getattr(lot.lines[number], name) + part)
-            lot.lines[number].basis = basis
-            run += basis
+        for number, weight in one["weights"].items():
+            line = lot.lines[number]
+            line.points += one["gets"] * (run + weight) // total - one["gets"] * run // total
+            line.qualifying += one["counts"] * (run + weight) // total - one["counts"] * run // total
+            run += weight
+
+    def measure(self, lot: FakeLot, lines: Lines | None) -> None:
+        """A return is reckoned by net amounts, or by pieces where something that earned was free."""
+        earned = [number for number, line in enumerate(lot.lines) if line.points or line.qualifying]
+        lot.in_pieces = bool(lines) and not all((lines or [])[number]["net_minor"] for number in earned)
+        for number in earned:
+            one = lines[number] if lines else {"net_minor": 1, "quantity": 1}
+            lot.lines[number].basis = one["quantity"] if lot.in_pieces else one["net_minor"]
 
     # ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -559,14 +572,16 @@ class Plain:
         """A fact, and all that follows."""
         self.refused = ""
         self.settle(at)
-        if what not in ("buy", "give_back"):
-            # Those are facts of the customer: the account's clock knows of them by what they decide.
-            self.clock = max(self.clock, at)
         before = self.active()
         getattr(self, what)(fact, at, **given)
         if self.active() != before:
             self.by_balance()
-        self.settle(at)
+        if self.horizon > -(2**62):
+            self.settle(self.horizon)
+
+    def decided(self, at: int) -> None:
+        """The account's clock knows of facts by what they decide."""
+        self.clock = max(self.clock, at)
 
     def sweep(self, until: int) -> None:
         """The book says that it is so late: whatever is due is recorded, now and after each later fact."""
@@ -626,7 +641,7 @@ class Plain:
     def take_back(self, lot: FakeLot, at: int, back: dict[int, int]) -> None:
         """The share of the lines that came back, by what came back in all."""
         due = 0
-        qualified = lot.qualifying
+        qualified, backs = lot.qualifying, [line.back for line in lot.lines]
         for number, many in back.items():
             line = lot.lines[number]
             if not line.basis:
@@ -634,8 +649,9 @@ class Plain:
             was, line.back = line.back, min(line.basis, line.back + many)
             due += line.points * line.back // line.basis - line.points * was // line.basis
             lot.qualifying -= line.qualifying * line.back // line.basis - line.qualifying * was // line.basis
-        if due or lot.qualifying != qualified:
-            self.clock = max(self.clock, at)
+        self.lost_rank |= lot.qualifying != qualified
+        if backs != [line.back for line in lot.lines]:
+            self.decided(at)
         policy = self.rules["refunds"]["earning"]
         taken = min(due, lot.pending)
         lot.pending -= taken
@@ -679,9 +695,10 @@ class Plain:
                hold: int | None = None) -> None:  # fmt: skip
         """Spend points, or such as were set aside."""
         known = self.rewards.get(reward, {})
+        self.decided(at)
         if (
             self.status != "open"
-            or (known and points != known["price"])
+            or (self.rewards and not known)
             or (known.get("tiers") and self.levels[self.tier]["name"] not in known["tiers"])
             or (known.get("segments") and not set(segments) & set(known["segments"]))
             or (known.get("counted") and not stock)
@@ -725,12 +742,11 @@ class Plain:
             points -= many
             if not parts[-1][1]:
                 parts.pop()
-        if not parts:
-            del self.paid[of]
         if not back:
             return
+        self.decided(at)
         self.sums["reinstated"] += sum(many for _, many in back)
-        if of in self.coupons and not self.coupons[of].outcome and of not in self.paid:
+        if of in self.coupons and not self.coupons[of].outcome and not parts:
             self.close_coupon(of, "voided")
         if self.rules["refunds"]["redemption"] == "new_lot":
             lot = FakeLot((fact, 0), at, at, self.expires(dict(self.rules["expiry"]), at))
@@ -746,6 +762,7 @@ class Plain:
 
     def hold(self, fact: int, at: int, points: int, until: int) -> None:
         """Set points aside, no longer than the first of them lives."""
+        self.decided(at)
         if self.status != "open" or points > self.active():
             self.refused = "hold"
             return
@@ -755,10 +772,12 @@ class Plain:
     def release(self, fact: int, at: int, of: int) -> None:
         """What was set aside is free."""
         if of in self.holds:
+            self.decided(at)
             self.free(of)
 
     def send(self, fact: int, at: int, points: int) -> None:
         """Points leave for another account."""
+        self.decided(at)
         if (
             not self.rules["transfers"]["allowed"]
             or self.status != "open"
@@ -773,6 +792,9 @@ class Plain:
 
     def get(self, fact: int, at: int, lots: list[tuple[int, int, int]]) -> None:
         """Points come from another account: (points, earned, expires)."""
+        if not self.rules["transfers"]["keep_ages"]:
+            lots = [(points, at, self.expires(dict(self.rules["expiry"]), at)) for points, _, _ in lots]
+        self.decided(at)
         for number, (points, earned, expires) in enumerate(lots):
             self.credit((fact, number), "transferred_in", points, earned, expires)
 
@@ -785,10 +807,12 @@ class Plain:
 
     def goodwill(self, fact: int, at: int, points: int) -> None:
         """Points that no rule gave."""
+        self.decided(at)
         self.credit((fact, 0), "adjusted_up", points, at, self.expires(dict(self.rules["expiry"]), at))
 
     def correct(self, fact: int, at: int, points: int, into_debt: bool) -> None:
         """Points taken by hand."""
+        self.decided(at)
         taken = sum(part[1] for part in self.take(points))
         owed = points - taken if into_debt else 0
         self.sums["adjusted_down"] += taken + owed
@@ -797,26 +821,31 @@ class Plain:
     def extend(self, fact: int, at: int, of: tuple[int, int] | None, until: int) -> None:
         """Points live longer."""
         for lot in self.lots:
-            if (of is None or lot.key == of) and (lot.active or lot.pending) and lot.expires < until:
+            held = any(part[0] is lot for hold in self.holds.values() for part in hold.parts)
+            if (of is None or lot.key == of) and (lot.active or held) and lot.expires < until:
                 lot.expires = until
+                self.decided(at)
 
     def reinstate(self, fact: int, at: int, points: int, until: int) -> None:
         """Expired points come back as a new lot."""
         points = min(points, self.sums["expired"] - self.given_back)
         if points > 0:
             self.given_back += points
+            self.decided(at)
             self.credit((fact, 0), "reinstated", points, at, until)
 
     def override_tier(self, fact: int, at: int, tier: str, until: int) -> None:
         """People decide on the tier."""
         names = [level["name"] for level in self.levels]
         self.override = until
-        self.to_tier(names.index(tier), self.clock)
+        now = max(self.clock, at)
+        if until > now:
+            self.to_tier(names.index(tier), now, by_people=True)
 
     def lift(self, fact: int, at: int) -> None:
         """The rules decide again."""
         if self.override is not None:
-            self.to_tier(-1, self.clock)
+            self.to_tier(-1, max(self.clock, at))
 
     def suspend(self, fact: int, at: int) -> None:
         """No earning, no spending."""
@@ -828,7 +857,9 @@ class Plain:
 
     def close(self, fact: int, at: int) -> None:
         """For good: what it held expires."""
-        for key in list(self.holds):
+        if self.holds or self.active() or any(lot.pending for lot in self.lots):
+            self.decided(at)
+        for key in sorted(self.holds, key=lambda key: (self.holds[key].until, key)):
             self.free(key)
         self.expire_all()
         self.status = "closed"
@@ -839,6 +870,7 @@ class Plain:
 
     def use_coupon(self, fact: int, at: int, of: Any) -> None:
         """A coupon is presented."""
+        self.decided(at)
         if of not in self.coupons or self.coupons[of].outcome or self.status != "open":
             self.refused = "coupon"
             return
@@ -848,6 +880,7 @@ class Plain:
         """A coupon is taken back; points return where the reward's rule says so."""
         if of not in self.coupons or self.coupons[of].outcome:
             return
+        self.decided(at)
         self.close_coupon(of, "voided")
         if self.rewards[self.coupons[of].reward]["voided"] == "returned" and of in self.paid:
             self.unredeem(fact, at, of, 10**18)
