@@ -157,6 +157,7 @@ class Plain:
     def seen(self) -> dict[str, Any]:
         """All that an outsider may ask."""
         return {
+            "clock": self.clock,
             "active": self.active(),
             "pending": sum(lot.pending for lot in self.lots),
             "held": sum(part[1] for hold in self.holds.values() for part in hold.parts),
@@ -185,8 +186,8 @@ class Plain:
                 break
             at, _, _, act = min(due, key=lambda one: one[:3])
             before = self.active()
+            self.decided(at)
             act(at)
-            self.clock = max(self.clock, at)
             if self.active() != before:
                 self.by_balance()
 
@@ -305,8 +306,12 @@ class Plain:
     def next_fall(self, until: int) -> tuple[int, int] | None:
         """The first moment from the clock on at which time alone lowers the tier, or ends an override."""
         tiers = self.rules["tiers"]
+        free = self.clock
         if self.override is not None and self.override >= self.clock:
-            return (self.override, -1) if self.override <= until else None
+            free = self.override
+            rank = self.worth(self.counted_at(free))
+            if free <= until and rank != self.tier:
+                return free, rank
         if tiers["basis"] == "balance" or tiers["downgrade"] == "never" or tiers["window"] == "lifetime":
             return None
         ends: set[int] = set()
@@ -320,7 +325,7 @@ class Plain:
         graced = {self.calendar.later(end, days=tiers["grace_days"]): end for end in ends}
         held = self.calendar.later(self.since, months=tiers["hold_months"]) if tiers["hold_months"] else self.since
         for at in sorted({*graced, held}):
-            if not self.clock < at <= until or at < held:
+            if not self.clock < at <= until or at < max(held, free):
                 continue
             then = graced.get(at, self.calendar.later(at, days=-tiers["grace_days"]))
             rank = self.worth(self.counted_at(at))
@@ -356,10 +361,7 @@ class Plain:
             self.to_tier(rank, self.clock)
 
     def to_tier(self, rank: int, at: int, *, by_people: bool = False) -> None:
-        """Another tier. −1: an override ends, and what is earned counts."""
-        if rank == -1:
-            self.override = None
-            rank = self.worth(self.counted_at(at))
+        """Another tier."""
         if rank == self.tier:
             return
         up = rank > self.tier >= 0 and not by_people
@@ -845,7 +847,8 @@ class Plain:
     def lift(self, fact: int, at: int) -> None:
         """The rules decide again."""
         if self.override is not None:
-            self.to_tier(-1, max(self.clock, at))
+            self.override, now = None, max(self.clock, at)
+            self.to_tier(self.worth(self.counted_at(now)), now)
 
     def suspend(self, fact: int, at: int) -> None:
         """No earning, no spending."""
