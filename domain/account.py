@@ -344,7 +344,9 @@ def _closed(account: Account, _: AccountClosed) -> None:
 
 @applies(Account.APPLIERS, TierOverridden)
 def _overridden(account: Account, event: TierOverridden) -> None:
-    account.override_until_us = event.until_us
+    # One that was over before it was told leaves alone what is decided since.
+    if event.until_us > account.clock_us:
+        account.override_until_us = event.until_us
 
 
 @applies(Account.APPLIERS, TierOverrideLifted)

@@ -98,6 +98,7 @@ class FakeLot:
     pending: int = 0
     expired: int = 0
     qualifying: int = 0
+    by: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -500,7 +501,7 @@ class Plain:
     def bring(self, fact: int, at: int, gives: list[dict[str, Any]], lines: Lines | None) -> None:
         """A lot for each age."""
         ages: dict[tuple[Any, ...], FakeLot] = {}
-        for one in gives:
+        for number, one in enumerate(gives):
             rule = one["rule"]
             expiry = self.expiry_of(rule["id"])
             pending = rule.get("pending") or self.rules.get("pending")
@@ -515,9 +516,13 @@ class Plain:
             if age not in ages:
                 ages[age] = FakeLot((fact, len(ages)), at, activates, expires, rule["id"])
                 ages[age].lines = [FakeLine(0, 0, 0) for _ in lines or [{}]]
-                self.lots.append(ages[age])
+            ages[age].by.add(number)
             self.share(ages[age], one)
-        for lot in ages.values():
+        useful = {number for number, one in enumerate(gives) if one["gets"] or one["counts"] or one["capped"]}
+        brought = [lot for lot in ages.values() if useful & lot.by]
+        for number, lot in enumerate(brought):
+            lot.key = (fact, number)
+            self.lots.append(lot)
             self.measure(lot, lines)
             points = sum(line.points for line in lot.lines)
             lot.qualifying = sum(line.qualifying for line in lot.lines)
@@ -839,8 +844,9 @@ class Plain:
     def override_tier(self, fact: int, at: int, tier: str, until: int) -> None:
         """People decide on the tier."""
         names = [level["name"] for level in self.levels]
-        self.override = until
         now = max(self.clock, at)
+        if until > self.clock:
+            self.override = until
         if until > now:
             self.to_tier(names.index(tier), now, by_people=True)
 
