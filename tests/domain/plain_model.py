@@ -324,7 +324,9 @@ class Plain:
                 at = self.year_of(at, 1)
                 ends.add(at)
         graced = {self.calendar.later(end, days=tiers["grace_days"]): end for end in ends}
-        held = self.calendar.later(self.since, months=tiers["hold_months"]) if tiers["hold_months"] else self.since
+        held = self.since
+        if tiers["hold_months"]:
+            held = self.calendar.midnight(months_on(self.calendar.local(self.since).date(), tiers["hold_months"]))
         for at in sorted({*graced, held}):
             if not self.clock < at <= until or at < max(held, free):
                 continue
