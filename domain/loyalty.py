@@ -197,10 +197,11 @@ class LoyaltyAccount(Account):
         if reason == EVALUATED[EarningReversed] and self.window.total == qualifying:
             # Nothing that counts for a tier was taken.
             reason = None
-        if reason is None and self.active != active:
-            reason = "balance_changed"
+        moved = self.active != active
+        if reason is None and moved:
+            reason = BALANCE_CHANGED
         if reason is not None:
-            self._evaluate_tier((fact.event_id,), fact.effective_us, stamp, control.rule_book, reason)
+            self._evaluate_tier((fact.event_id,), fact.effective_us, stamp, control.rule_book, reason, moved=moved)
         horizon = control.horizon_us
         if horizon is not None:
             # A late fact may bring a lot or a tier that is over already by the last sweep.
@@ -229,7 +230,7 @@ class LoyaltyAccount(Account):
             active = self.active
             decide(self, stamp.at(at_us), rule_book)
             if self.active != active:
-                self._evaluate_tier((), at_us, stamp, rule_book, "balance_changed")
+                self._evaluate_tier((), at_us, stamp, rule_book, BALANCE_CHANGED, moved=True)
 
     def due_us(self, rule_book: RuleBook) -> int:
         """When time alone next makes a decision due under a rule book; NEVER: it does not. Commands may bring it on."""
@@ -300,8 +301,16 @@ class LoyaltyAccount(Account):
         return ladder.by_time(self, at_us)
 
     def _evaluate_tier(
-        self, facts: tuple[UUID, ...], effective_us: int, stamp: Stamp, rule_book: RuleBook, reason: str
+        self,
+        facts: tuple[UUID, ...],
+        effective_us: int,
+        stamp: Stamp,
+        rule_book: RuleBook,
+        reason: str,
+        *,
+        moved: bool,
     ) -> None:
+        """Where the tier goes after points came or went; `moved`: whether the balance is another."""
         # Tiers follow one another in time: a late fact changes the tier from the account's clock on, by the rules of
         # that moment.
         at_us = max(effective_us, self.clock_us)
@@ -309,7 +318,7 @@ class LoyaltyAccount(Account):
         if rules is None or (self.override_until_us is not None and self.override_until_us > at_us):
             return
         by_balance = rules.rule_set.tiers.basis == "balance"
-        if reason == "balance_changed" and not by_balance:
+        if not moved if by_balance else reason == BALANCE_CHANGED:
             return
         change = rules.ladder.after_points(self, at_us, reversed_=reason == "earning_reversed")
         if change.tier != self.tier:
@@ -634,6 +643,7 @@ Reaction = Callable[[LoyaltyAccount, Any, Stamp, Rules, Traits], Event | None]
 REACTIONS: dict[type[Event], Reaction] = {}
 """What an account does about each kind of fact. The stamp is dated as the fact is."""
 
+BALANCE_CHANGED = "balance_changed"
 OVERRIDE_ENDED = "override_ended"
 RULES_CHANGED = "rules_changed"
 EVALUATED: dict[type[Event], str] = {

@@ -341,11 +341,11 @@ class Plain:
         if self.free_tier() and self.worth(self.counted_at(self.clock)) > self.tier:
             self.to_tier(self.worth(self.counted_at(self.clock)), self.clock)
 
-    def points_went(self) -> None:
+    def points_went(self, before: int) -> None:
         """A return took points that qualify: down at once, straight."""
-        if not self.lost_rank:
+        lost, self.lost_rank = self.lost_rank, False
+        if not lost or (self.rules["tiers"]["basis"] == "balance" and self.active() == before):
             return
-        self.lost_rank = False
         rank = self.worth(self.counted_at(self.clock))
         if self.free_tier() and rank != self.tier:
             self.to_tier(rank, self.clock)
@@ -627,6 +627,7 @@ class Plain:
 
     def give_back(self, fact: int, at: int, of: int, lines: dict[int, tuple[int, int]]) -> None:
         """Lines come back: number → (pieces, net amount)."""
+        before = self.active()
         for lot in self.lots:
             if lot.key[0] == of and lot.lines:
                 self.take_back(
@@ -638,14 +639,15 @@ class Plain:
                         if number + 1 in lines
                     },
                 )
-        self.points_went()
+        self.points_went(before)
 
     def withdraw(self, fact: int, at: int, of: int) -> None:
         """What a fact earned is taken back whole."""
+        before = self.active()
         for lot in self.lots:
             if lot.key[0] == of and lot.lines:
                 self.take_back(lot, at, {n: line.basis - line.back for n, line in enumerate(lot.lines)})
-        self.points_went()
+        self.points_went(before)
 
     def take_back(self, lot: FakeLot, at: int, back: dict[int, int]) -> None:
         """The share of the lines that came back, by what came back in all."""
