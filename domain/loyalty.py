@@ -842,12 +842,10 @@ def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]
 def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
     back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
     coupon = account.coupons.get(fact.redemption_id)
-    if back is not None and coupon is not None and not coupon.outcome:
-        if not account.redemptions[fact.redemption_id].points:
-            # Nobody keeps what the points were paid for, and the points.
-            account._decide(
-                CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.redemption_id, outcome="voided"
-            )
+    left = account.redemptions.get(fact.redemption_id)
+    if back is not None and coupon is not None and not coupon.outcome and left is not None and not left.points:
+        # Nobody keeps what the points were paid for, and the points.
+        account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.redemption_id, outcome="voided")
     return back
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from typing import Any
 from uuid import UUID
@@ -88,14 +89,14 @@ class RacesMachine(RuleBasedStateMachine):
             return self.book.loyalty.redeem(self.ids[who], reward=reward, command_id=command_id)
 
         there = [self.account(who).active for who in (0, 1)]
-        answers = self.at_once(*[lambda one=one: spend(*one) for one in tries])
+        answers = self.at_once(*[partial(spend, *one) for one in tries])
         for (who, reward, command_id), answer in zip(tries, answers, strict=True):
             if isinstance(answer, Refused):
                 assert answer.code in NEVER_THERE
                 continue
             self.spent[who] += answer.points
             self.mugs -= reward == "mug"
-            assert self.at_once(lambda one=(who, reward, command_id): spend(*one)) == [answer]
+            assert self.at_once(partial(spend, who, reward, command_id)) == [answer]
         assert self.mugs >= 0
         if all(isinstance(answer, Refused) for answer in answers):
             # Of two that fit each by itself, one is paid.

@@ -345,11 +345,12 @@ class Ledger:
                 points, ref, reward = [*words, "", ""][:3]
                 world.tell(when, RedemptionRequested, ref=ref, points=int(points), reward=reward or "R1")
             case "unredeem":
-                back = {"redemption_id": refs[words[0]], "points": int(words[1])}
+                back: dict[str, Any] = {"redemption_id": refs[words[0]], "points": int(words[1])}
                 world.tell(when, RedemptionReturned, **back, reason="cancelled")
             case "hold":
-                points, until = int(words[1]), us(words[2])
-                world.tell(when, HoldRequested, ref=words[0], points=points, until_us=until, purpose="booking")
+                world.tell(
+                    when, HoldRequested, ref=words[0], points=int(words[1]), until_us=us(words[2]), purpose="booking"
+                )
             case "capture":
                 hold, ref = refs[words[0]], [*words, ""][2]
                 world.tell(when, RedemptionRequested, ref=ref, points=int(words[1]), reward="R1", hold_id=hold)
@@ -358,7 +359,7 @@ class Ledger:
             case "visit":
                 world.tell(when, ActivityRecorded, ref=words[0], activity="visit", quantity=int(words[1]))
             case "refer":
-                came = {"occasion": "registration", "role": "referrer", "fact_id": UUID(int=7)}
+                came: dict[str, Any] = {"occasion": "registration", "role": "referrer", "fact_id": UUID(int=7)}
                 world.tell(when, ReferralCredited, ref=words[0], number=int(words[1]), **came)
             case "confirm":
                 world.tell(when, EarningConfirmed, fact_id=refs[words[0]])
@@ -484,7 +485,7 @@ class Ledger:
         return f" (debt {sum(part.points for part in parts)})" if parts else ""
 
     def _lots(self, parts: tuple[LotPart, ...] | tuple[NewLot, ...]) -> str:
-        names = {}
+        names: dict[UUID, str] = {}
         for ref, fact in self.world.purchases.items():
             names |= {fact: ref, **{lot_of(fact, number): f"{ref}/{number}" for number in range(1, 4)}}
         return " ".join(f"{names.get(part.lot_id, 'goodwill')} {part.points}" for part in parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import calendar
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -41,7 +41,7 @@ class Calendar:
 
     def midnight(self, of: date) -> int:
         """When a day begins."""
-        return self.us(datetime(of.year, of.month, of.day))
+        return self.us(datetime.combine(of, time()))
 
     def later(self, us: int, months: int = 0, days: int = 0) -> int:
         """The same time of day, so many months or days on."""
@@ -197,10 +197,10 @@ class Plain:
         found: list[tuple[int, int, Any, Any]] = []
         for lot in self.lots:
             if lot.pending:
-                found.append((lot.activates, 0, 0, lambda at: self.activate_due(at)))
-                found.append((lot.expires, 3, 0, lambda at: self.expire_due(at)))
+                found.append((lot.activates, 0, 0, self.activate_due))
+                found.append((lot.expires, 3, 0, self.expire_due))
             if lot.active:
-                found.append((lot.expires, 3, 0, lambda at: self.expire_due(at)))
+                found.append((lot.expires, 3, 0, self.expire_due))
         for key, hold in self.holds.items():
             found.append((hold.until, 2, self.tie((key, 0)), lambda at, key=key: self.free(key)))
         for key, coupon in self.coupons.items():
@@ -414,9 +414,7 @@ class Plain:
         amount_of = {
             number: sum(line[f"{part}_minor"] for part in self.rules["amount"]["include"])
             for number, line in enumerate(lines or [])
-            if not (
-                self.rules["amount"].get("exclude") and LINE_CONDITIONS[self.rules["amount"]["exclude"]](line)
-            )
+            if not (self.rules["amount"].get("exclude") and LINE_CONDITIONS[self.rules["amount"]["exclude"]](line))
         }
         values = {**values, "tier": self.levels[self.tier]["name"], "amount": sum(amount_of.values())}
         factors = [
@@ -462,7 +460,8 @@ class Plain:
         for one in gives:
             for name in (one["rule"]["id"], "all"):
                 for period in ("day", "month", "year"):
-                    self.uses[name, period, self.calendar.period(at, period)] += max(one["gets"], one["counts"])
+                    where = self.calendar.period(at, period)
+                    self.uses[name, period, where] += max(one["gets"], one["counts"])
         self.count("earn", spendable, at)
         self.bring(fact, at, gives, lines)
         if any(one["gets"] or one["counts"] for one in gives):
@@ -488,7 +487,10 @@ class Plain:
         given = 0
         for one in gives:
             full = one["points"]
-            for name, caps, already in ((one["rule"]["id"], one["rule"]["caps"], 0), ("all", self.rules["caps"], given)):
+            for name, caps, already in (
+                (one["rule"]["id"], one["rule"]["caps"], 0),
+                ("all", self.rules["caps"], given),
+            ):
                 for period in ("event", "day", "month", "year"):
                     if caps.get(period) is None:
                         continue
@@ -512,7 +514,7 @@ class Plain:
                 activates = self.calendar.later(at, days=pending["days"]) if pending.get("days") else FOREVER
             start = at if expiry["from"] == "earned" else activates
             expires = FOREVER if start == FOREVER else self.expires(expiry, start)
-            age = (activates, expires)
+            age: tuple[Any, ...] = (activates, expires)
             if activates > at and expiry["from"] == "activated":
                 age = (*age, tuple(sorted(expiry.items(), key=str)))
             if age not in ages:
@@ -744,7 +746,7 @@ class Plain:
         """Points of a redemption come back, what was used last first."""
         if of not in self.paid:
             return
-        reward, parts = self.paid[of]
+        _, parts = self.paid[of]
         back: list[tuple[FakeLot, int]] = []
         while points and parts:
             many = min(points, parts[-1][1])

@@ -1,4 +1,4 @@
-"""Ledgers of what other engines got wrong, and of each thing that an account can do: tables that an accountant reads."""
+"""Ledgers of what other engines got wrong, and of all that an account can do: tables that an accountant reads."""
 
 from __future__ import annotations
 
