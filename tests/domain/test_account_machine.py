@@ -234,6 +234,8 @@ some_points = st.sampled_from([1, 5, 20, 60, 150, 1000])
 which = st.integers(0, 50)
 gaps = st.one_of(
     st.sampled_from([0, 0, 1, HOUR, DAY_US, 3 * DAY_US]),
+    st.sampled_from([0, HOUR, DAY_US]),
+    st.integers(0, 6).map(lambda days: days * DAY_US),
     st.integers(0, 60).map(lambda days: days * DAY_US),
     st.integers(0, 500 * 24).map(lambda hours: hours * HOUR),
     st.sampled_from([-HOUR, -DAY_US, -40 * DAY_US, -400 * DAY_US]),
@@ -252,8 +254,8 @@ LATER = st.integers(0, 500).map(lambda days: days * DAY_US)
 class AccountMachine(RuleBasedStateMachine):
     """One account and its plain twin."""
 
-    @initialize(rules=rule_sets(), at=st.integers(0, 400 * 24))
-    def enrol(self, rules: dict[str, Any], at: int) -> None:
+    @initialize(rules=rule_sets(), at=st.integers(0, 400 * 24), start=st.sampled_from([0, 400]))
+    def enrol(self, rules: dict[str, Any], at: int, start: int) -> None:
         parsed = rule_set(**rules)
         self.world = World(parsed, zone=frozen_zone(parsed.zone))
         self.now = self.first = START + at * HOUR
@@ -268,6 +270,8 @@ class AccountMachine(RuleBasedStateMachine):
         self.redeemed: list[int] = []
         self.held: list[int] = []
         self.number = 0
+        if start:
+            self.says(GoodwillGranted, "goodwill", self.now, {"points": start}, points=start, reason="welcome")
 
     @staticmethod
     def _lot(key: tuple[int, int]) -> UUID:
@@ -461,8 +465,10 @@ class AccountMachine(RuleBasedStateMachine):
             self.says(TierOverrideLifted, "lift", at, {}, reason="over")
 
     @precondition(lambda self: self.plain.status == "open")
-    @rule(gap=gaps)
-    def is_suspended(self, gap: int) -> None:
+    @rule(gap=gaps, sure=st.integers(0, 4))
+    def is_suspended(self, gap: int, sure: int) -> None:
+        if sure:
+            return
         self.says(AccountSuspended, "suspend", self.at(gap), {}, reason="fraud")
 
     @precondition(lambda self: self.plain.status == "suspended")
@@ -487,7 +493,7 @@ class AccountMachine(RuleBasedStateMachine):
         else:
             self.says(CouponUsed, "use_coupon", self.at(gap), {"of": of}, coupon_id=UUID(int=of))
 
-    @rule(gap=LATER)
+    @rule(gap=st.one_of(st.just(0), gaps.map(abs)))
     def is_swept(self, gap: int) -> None:
         self.now += gap
         self.world.sweep(self.now)
