@@ -410,6 +410,33 @@ class AccountMachine(RuleBasedStateMachine):
         of = self.held[which % len(self.held)]
         self.says(HoldReleaseRequested, "release", self.at(gap), {"of": of}, hold_id=UUID(int=of))
 
+    @rule(gap=gaps, points=some_points, back=some_points)
+    def spends_two_lots_twice_and_cancels(self, gap: int, points: int, back: int) -> None:
+        """What chance alone rarely brings together."""
+        at = self.at(gap)
+        for many in (points, 30):
+            self.says(GoodwillGranted, "goodwill", at, {"points": many}, points=many, reason="sorry")
+        self.redeems(0, points + 10)
+        self.redeems(0, 20)
+        told = {"of": self.redeemed[-2], "points": back}
+        fields = {"redemption_id": UUID(int=self.redeemed[-2]), "points": back, "reason": "cancelled"}
+        self.says(RedemptionReturned, "unredeem", at, told, **fields)
+
+    @rule(gap=gaps, net_minor=st.integers(5_000, 60_000), captured=st.booleans())
+    def returns_what_is_held(self, gap: int, net_minor: int, captured: bool) -> None:
+        """A debt that comes about while points are held."""
+        line = {"sku": "s", "quantity": 1, "net_minor": net_minor, "tax_minor": 0, "shipping_minor": 0}
+        self.buys(gap, [{**line, "category": "food"}])
+        points = self.plain.active()
+        if points:
+            self.holds(0, points, 40 * DAY_US)
+        purchases = len(self.bought)
+        self.gives_back(0, purchases - 1, [1, 1, 1])
+        if points and captured:
+            self.captures(0, len(self.held) - 1, 20)
+        elif points:
+            self.releases(0, len(self.held) - 1)
+
     @rule(gap=gaps, points=some_points)
     def sends(self, gap: int, points: int) -> None:
         self.says(TransferRequested, "send", self.at(gap), {"points": points}, points=points, to_account=UUID(int=7))
