@@ -163,7 +163,7 @@ class Account(Aggregate):
     lots: Lots
     """Active points, in the order of use."""
     pending: SortedAmounts[tuple[int, UUID, int]]
-    """(activates_us, lot, points)."""
+    """(when they become active, or expire before that; lot, points)."""
     held: SortedAmounts[tuple[int, UUID, int]]
     """(until_us, hold, points)."""
     known: LayeredDict[UUID, LotState]
@@ -238,8 +238,21 @@ class Account(Aggregate):
         if place == ACTIVE:
             _add(self.lots, Lot(state.expires_us, state.earned_us, lot_id, by))
         elif place == PENDING:
-            _add(self.pending, (state.activates_us, lot_id, by))
+            _add(self.pending, (min(state.activates_us, state.expires_us), lot_id, by))
             self.known[lot_id] = state._replace(pending=state.pending + by)
+
+    def _age(self, lot_id: UUID, expires_us: int) -> None:
+        """A lot gets another end: its points stand elsewhere in the orders that go by it."""
+        state = self.known[lot_id]
+        active = self.lots.find((state.expires_us, state.earned_us, lot_id))
+        there = [(PENDING, state.pending), (ACTIVE, 0 if active is None else active.points)]
+        for place, points in there:
+            if points:
+                self._place(place, lot_id, -points)
+        self.known[lot_id] = self.known[lot_id]._replace(expires_us=expires_us)
+        for place, points in there:
+            if points:
+                self._place(place, lot_id, points)
 
 
 def _add(entries: SortedAmounts[Any], entry: tuple[Any, ...]) -> None:
@@ -331,7 +344,9 @@ def _closed(account: Account, _: AccountClosed) -> None:
 
 @applies(Account.APPLIERS, TierOverridden)
 def _overridden(account: Account, event: TierOverridden) -> None:
-    account.override_until_us = event.until_us
+    # One that was over before it was told leaves alone what is decided since.
+    if event.until_us > account.clock_us:
+        account.override_until_us = event.until_us
 
 
 @applies(Account.APPLIERS, TierOverrideLifted)
@@ -353,14 +368,15 @@ def _new_lot(account: Account, event: PointsEarned) -> None:
 
 @_after_moves(PointsEarned, before=_new_lot)
 def _points_earned(account: Account, event: PointsEarned) -> None:
-    account.moved_us = max(account.moved_us, event.effective_us)
+    if event.points or event.qualifying:
+        account.moved_us = max(account.moved_us, event.effective_us)
     _qualify(account, event.effective_us, event.qualifying)
     _count(account, event.uses)
 
 
 def _new_ages(account: Account, event: PointsActivated) -> None:
     for lot in event.lots:
-        account.known[lot.lot_id] = account.known[lot.lot_id]._replace(expires_us=lot.expires_us)
+        account._age(lot.lot_id, lot.expires_us)
 
 
 _folds(PointsActivated, before=_new_ages)
@@ -447,12 +463,7 @@ def _points_transferred(account: Account, event: PointsTransferred) -> None:
 @_after_moves(LotsExtended)
 def _lots_extended(account: Account, event: LotsExtended) -> None:
     for lot_id in event.lots:
-        state = account.known[lot_id]
-        lot = account.lots.find((state.expires_us, state.earned_us, lot_id))
-        account.known[lot_id] = state._replace(expires_us=event.expires_us)
-        if lot is not None:
-            account.lots.remove(lot[:-1])
-            account.lots.put(lot._replace(expires_us=event.expires_us))
+        account._age(lot_id, event.expires_us)
 
 
 @_after_moves(TierChanged)

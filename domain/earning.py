@@ -54,6 +54,8 @@ class Share(NamedTuple):
     qualifying: int
     weights: tuple[int, ...]
     """What of each line counted."""
+    cut: int = 0
+    """What caps took of it."""
 
 
 class NewPoints(NamedTuple):
@@ -208,6 +210,7 @@ class Rules:
             gives = share.rule.gives
             capped.append(
                 share._replace(
+                    cut=share.uncapped - left,
                     points=0 if gives == "qualifying" else left,
                     qualifying=0 if gives == "points" else min(share.qualifying, left),
                 )
@@ -266,7 +269,7 @@ class Rules:
                 for amount, earns, one, other in zip(basis, earning, points, qualifying, strict=True)
             ),
             "minor" if in_minor else "pieces",
-            sum(share.uncapped - max(share.points, share.qualifying) for share in shares),
+            sum(share.cut for share in shares),
             self._uses(shares, fact.at_us),
         )
 

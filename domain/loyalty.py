@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -190,13 +191,17 @@ class LoyaltyAccount(Account):
         rules = control.rule_book.in_force(self.programme, fact.effective_us)
         if rules is None:
             return None
-        active = self.active
+        active, qualifying = self.active, self.window.total
         decision = reaction(self, fact, stamp.at(fact.effective_us), rules, traits)
         reason = None if decision is None else EVALUATED.get(type(decision))
-        if reason is None and self.active != active:
-            reason = "balance_changed"
+        if reason == EVALUATED[EarningReversed] and self.window.total == qualifying:
+            # Nothing that counts for a tier was taken.
+            reason = None
+        moved = self.active != active
+        if reason is None and moved:
+            reason = BALANCE_CHANGED
         if reason is not None:
-            self._evaluate_tier((fact.event_id,), fact.effective_us, stamp, control.rule_book, reason)
+            self._evaluate_tier((fact.event_id,), fact.effective_us, stamp, control.rule_book, reason, moved=moved)
         horizon = control.horizon_us
         if horizon is not None:
             # A late fact may bring a lot or a tier that is over already by the last sweep.
@@ -225,7 +230,7 @@ class LoyaltyAccount(Account):
             active = self.active
             decide(self, stamp.at(at_us), rule_book)
             if self.active != active:
-                self._evaluate_tier((), at_us, stamp, rule_book, "balance_changed")
+                self._evaluate_tier((), at_us, stamp, rule_book, BALANCE_CHANGED, moved=True)
 
     def due_us(self, rule_book: RuleBook) -> int:
         """When time alone next makes a decision due under a rule book; NEVER: it does not. Commands may bring it on."""
@@ -236,7 +241,7 @@ class LoyaltyAccount(Account):
         """What is due first, up to a moment: when, its place among what is due then, and how it is decided."""
         found: list[tuple[int, int, Timely]] = []
         if self.pending:
-            found.append((self.pending.first[0], 0, LoyaltyAccount._activate))
+            found.append(self._next_of_pending())
         change = self._next_tier_change(until_us, rule_book)
         if change is not None:
             found.append((change[0], 1, lambda account, stamp, _: account._change_tier(stamp, (), *change[1:])))
@@ -244,6 +249,7 @@ class LoyaltyAccount(Account):
             found.append((self.held.first[0], 2, LoyaltyAccount._end_hold))
         if self.lots:
             found.append((self.lots.first.expires_us, 3, LoyaltyAccount._expire))
+        if self.lots or self.pending:
             inactive_us = self._inactive_us(rule_book)
             if inactive_us is not None:
                 found.append((inactive_us, 4, LoyaltyAccount._expire_inactive))
@@ -295,8 +301,16 @@ class LoyaltyAccount(Account):
         return ladder.by_time(self, at_us)
 
     def _evaluate_tier(
-        self, facts: tuple[UUID, ...], effective_us: int, stamp: Stamp, rule_book: RuleBook, reason: str
+        self,
+        facts: tuple[UUID, ...],
+        effective_us: int,
+        stamp: Stamp,
+        rule_book: RuleBook,
+        reason: str,
+        *,
+        moved: bool,
     ) -> None:
+        """Where the tier goes after points came or went; `moved`: whether the balance is another."""
         # Tiers follow one another in time: a late fact changes the tier from the account's clock on, by the rules of
         # that moment.
         at_us = max(effective_us, self.clock_us)
@@ -304,7 +318,7 @@ class LoyaltyAccount(Account):
         if rules is None or (self.override_until_us is not None and self.override_until_us > at_us):
             return
         by_balance = rules.rule_set.tiers.basis == "balance"
-        if reason == "balance_changed" and not by_balance:
+        if not moved if by_balance else reason == BALANCE_CHANGED:
             return
         change = rules.ladder.after_points(self, at_us, reversed_=reason == "earning_reversed")
         if change.tier != self.tier:
@@ -355,7 +369,11 @@ class LoyaltyAccount(Account):
 
     def _activate(self, stamp: Stamp, rule_book: RuleBook) -> None:
         at_us = stamp.effective_us
-        due = [(lot_id, points) for activates_us, lot_id, points in self.pending if activates_us <= at_us]
+        due = [
+            (lot_id, points)
+            for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)
+            if self.known[lot_id].activates_us <= at_us
+        ]
         self._activated(stamp, self._rules_then(stamp, rule_book), self._facts_of(due), due)
 
     def _activated(
@@ -394,7 +412,29 @@ class LoyaltyAccount(Account):
         self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...], hold_id: UUID, reason: str
     ) -> HoldReleased:
         parts = [(part.lot_id, part.points) for part in self.holds[hold_id].parts]
-        return self._decide(HoldReleased, stamp, rules, facts, hold_id=hold_id, reason=reason, lots=_parts(parts))
+        return self._decide(
+            HoldReleased,
+            stamp,
+            rules,
+            facts,
+            hold_id=hold_id,
+            reason=reason,
+            lots=_parts(parts),
+            debt_paid=self._into_debt(parts),
+        )
+
+    def _next_of_pending(self) -> tuple[int, int, Timely]:
+        """The first moment at which points cease to be pending: active, or gone, where their time is over before."""
+        due_us = self.pending.first[0]
+        for _, lot_id, _ in takewhile(lambda entry: entry[0] == due_us, self.pending):
+            if self.known[lot_id].activates_us == due_us:
+                return due_us, 0, LoyaltyAccount._activate
+        return due_us, 3, LoyaltyAccount._expire_pending
+
+    def _expire_pending(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        at_us = stamp.effective_us
+        pending = [(lot_id, points) for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)]
+        self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(pending), "expiry", (), pending)
 
     def _expire(self, stamp: Stamp, rule_book: RuleBook) -> None:
         gone = lot_book.take_expired(self.lots.copy(), stamp.effective_us)
@@ -402,7 +442,9 @@ class LoyaltyAccount(Account):
 
     def _expire_inactive(self, stamp: Stamp, rule_book: RuleBook) -> None:
         gone = [(lot.lot_id, lot.points) for lot in self.lots]
-        self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(gone), "inactivity", gone)
+        pending = [(lot_id, points) for _, lot_id, points in self.pending]
+        facts = self._facts_of((*gone, *pending))
+        self._expired(stamp, self._rules_then(stamp, rule_book), facts, "inactivity", gone, pending)
 
     def _expired(
         self,
@@ -601,6 +643,7 @@ Reaction = Callable[[LoyaltyAccount, Any, Stamp, Rules, Traits], Event | None]
 REACTIONS: dict[type[Event], Reaction] = {}
 """What an account does about each kind of fact. The stamp is dated as the fact is."""
 
+BALANCE_CHANGED = "balance_changed"
 OVERRIDE_ENDED = "override_ended"
 RULES_CHANGED = "rules_changed"
 EVALUATED: dict[type[Event], str] = {
@@ -797,7 +840,13 @@ def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]
 
 @reacts(RedemptionReturned)
 def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    return account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
+    back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
+    coupon = account.coupons.get(fact.redemption_id)
+    left = account.redemptions.get(fact.redemption_id)
+    if back is not None and coupon is not None and not coupon.outcome and left is not None and not left.points:
+        # Nobody keeps what the points were paid for, and the points.
+        account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.redemption_id, outcome="voided")
+    return back
 
 
 @reacts(HoldRequested)
@@ -889,8 +938,13 @@ def _please(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules:
 
 
 @reacts(ReinstatementGranted)
-def _reinstate(account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event:
-    lot = NewLot(lot_id=fact.event_id, points=fact.points, earned_us=stamp.effective_us, expires_us=fact.until_us)
+def _reinstate(
+    account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits
+) -> Event | None:
+    points = min(fact.points, account.expired - account.given_back)
+    if points < 1:
+        return None
+    lot = NewLot(lot_id=fact.event_id, points=points, earned_us=stamp.effective_us, expires_us=fact.until_us)
     return _credit(account, fact, stamp, rules, REINSTATED, [lot])
 
 
@@ -913,8 +967,12 @@ def _correct(account: LoyaltyAccount, fact: CorrectionRecorded, stamp: Stamp, ru
 
 @reacts(ExtensionGranted)
 def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    there = [lot.lot_id for lot in account.lots]
+    there += [part.lot_id for _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
     found = tuple(
-        lot.lot_id for lot in account.lots if fact.lot_id in (None, lot.lot_id) and lot.expires_us < fact.until_us
+        lot_id
+        for lot_id in dict.fromkeys(there)
+        if fact.lot_id in (None, lot_id) and account.known[lot_id].expires_us < fact.until_us
     )
     if not found:
         return None
@@ -923,19 +981,20 @@ def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules
 
 @reacts(TierOverridden)
 def _override(account: LoyaltyAccount, fact: TierOverridden, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    if fact.tier == account.tier:
+    at_us = max(stamp.effective_us, account.clock_us)
+    if fact.tier == account.tier or fact.until_us <= at_us:
         return None
-    points = rules.ladder.qualifying(account, stamp.effective_us)
-    change = Change(fact.tier, points)
-    return account._change_tier(stamp, (fact.event_id,), rules, change, OVERRIDDEN, fact.until_us)
+    change = Change(fact.tier, rules.ladder.qualifying(account, at_us))
+    return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDDEN, fact.until_us)
 
 
 @reacts(TierOverrideLifted)
 def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    change = rules.ladder.after_points(account, stamp.effective_us, reversed_=True)
+    at_us = max(stamp.effective_us, account.clock_us)
+    change = rules.ladder.after_points(account, at_us, reversed_=True)
     if change.tier == account.tier:
         return None
-    return account._change_tier(stamp, (fact.event_id,), rules, change, OVERRIDE_ENDED)
+    return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDE_ENDED)
 
 
 @reacts(AccountClosed)

@@ -213,7 +213,7 @@ class CorrectionRecorded(Fact):
 
 @stored("loyalty.extension_granted")
 class ExtensionGranted(Fact):
-    """Points live longer: those of a lot, or (None) all that are there, up to `until_us`."""
+    """Points live longer: those of a lot, or (None) all that are active or held, up to `until_us`."""
 
     lot_id: UUID | None
     until_us: Instant
@@ -458,15 +458,20 @@ class HoldRefused(LoyaltyDecision):
 
 @stored("loyalty.hold_released")
 class HoldReleased(LoyaltyDecision):
-    """What is left of a hold is free again: `reason` is released, captured (the rest of it), expired or closed."""
+    """What is left of a hold is free again: `reason` is released, captured (the rest of it), expired or closed.
+
+    `debt_paid` went into a debt that came about meanwhile.
+    """
 
     hold_id: UUID
     reason: Code
     lots: tuple[LotPart, ...]
+    debt_paid: tuple[LotPart, ...]
 
     def moves(self) -> Iterator[Move]:
-        """Held to active."""
-        return _each(self.lots, HELD, ACTIVE)
+        """Held to active, and from there into a debt."""
+        yield from _each(self.lots, HELD, ACTIVE)
+        yield from _each(self.debt_paid, ACTIVE, DEBT)
 
 
 @stored("loyalty.points_expired")

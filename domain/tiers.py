@@ -149,10 +149,9 @@ class Ladder:
         for at_us in self._ends(account, after_us if not grace else self.zone.add_days(after_us, -grace)):
             if at_us > until_us:
                 return
-            if at_us > after_us:
-                yield at_us
-            if grace and after_us < (later := self.zone.add_days(at_us, grace)) <= until_us:
-                yield later
+            due_us = self.zone.add_days(at_us, grace) if grace else at_us
+            if after_us < due_us <= until_us:
+                yield due_us
 
     def _ends(self, account: Standing, after_us: int) -> Iterator[int]:
         """Moments at which points cease to count, rising."""

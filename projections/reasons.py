@@ -133,9 +133,8 @@ def _share(share: Share, rounding: str) -> tuple[dict[str, Any], str]:
             f" by rule {share.multiplier}" if share.multiplier is not None else " by the tier"
         )
     text += f", rounded ({rounding}): {share.uncapped}"
-    left = max(share.points, share.qualifying)
-    if left < share.uncapped:
-        text += f"; caps leave {left}"
+    if share.cut:
+        text += f"; caps leave {share.uncapped - share.cut}"
     if share.points != share.qualifying:
         text += f"; {share.points} to spend, {share.qualifying} for the tier"
     return told, f"{text}."

@@ -876,8 +876,15 @@ def view_of(account: LoyaltyAccount, control: Control, at_us: int) -> AccountVie
     known = account.known
     active = [LotView(lot.lot_id, lot.points, iso(lot.earned_us), _moment(lot.expires_us)) for lot in account.lots]
     pending = [
-        LotView(lot_id, points, iso(known[lot_id].earned_us), _moment(known[lot_id].expires_us), True, _moment(at))
-        for at, lot_id, points in account.pending
+        LotView(
+            lot_id,
+            points,
+            iso(known[lot_id].earned_us),
+            _moment(known[lot_id].expires_us),
+            True,
+            _moment(known[lot_id].activates_us),
+        )
+        for _, lot_id, points in account.pending
     ]
     override_us = account.override_until_us
     assert account.customer_id is not None
