@@ -17,7 +17,7 @@ from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal, text
 from tallybook.domain.events import Code, Event
-from tallybook.domain.points import PointsEarned, ReferralCredited
+from tallybook.domain.points import ReferralCredited
 from tallybook.domain.privacy import (
     Consent,
     ObjectionTo,
@@ -235,8 +235,9 @@ def record_purchase(
     fact = customer.record_purchase(stamp, lines, **details)
     earned: dict[str, int] = {}
     for account in accounts:
-        decision = account.receive(fact, stamp, control, customer.traits)
-        earned[account.programme] = decision.points if isinstance(decision, PointsEarned) else 0
+        before = account.earned
+        account.receive(fact, stamp, control, customer.traits)
+        earned[account.programme] = account.earned - before
         for occasion in ("first_purchase", "every_purchase") if len(customer.purchases) == 1 else ("every_purchase",):
             credit_referral(work, stamp, customer, account.programme, occasion, fact.event_id)
     return PurchaseResult(fact.event_id, earned, {one.programme: one.tier or "" for one in accounts})

@@ -35,7 +35,6 @@ from tallybook.domain.points import (
     HoldReleaseRequested,
     HoldRequested,
     LotsExtended,
-    PointsEarned,
     PointsHeld,
     PointsRedeemed,
     PointsTransferred,
@@ -316,11 +315,12 @@ class LoyaltyDesk(Desk):
         whole(quantity, "quantity", 1, QUANTITY_MAX)
         account, control = self._opened(work, customer, programme)
         traits = work.customer(as_id(customer, "customer")).traits
-        fact, decision = account.tell(
+        account.settle(work.stamp, work.stamp.effective_us, control)
+        before = account.earned
+        fact, _ = account.tell(
             ActivityRecorded, work.stamp, control, traits, activity=activity, quantity=quantity, partner=partner
         )
-        points = decision.points if isinstance(decision, PointsEarned) else 0
-        return EarningResult(fact.event_id, points, account.active, account.tier or "")
+        return EarningResult(fact.event_id, account.earned - before, account.active, account.tier or "")
 
     @command
     def confirm_earning(
