@@ -25,7 +25,7 @@ from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from tallybook.domain.customer import KeyCreated
-from tallybook.domain.erasure import ORDINARY_KEY
+from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -57,6 +57,7 @@ from .storage import (
     Storage,
     beside,
     check_lookup_key,
+    check_notes,
     file_of,
     make_log_file,
     noted,
@@ -487,11 +488,16 @@ def _must_reach(source: Path, log: LogRecorder, position: int, checkpoint: tuple
 def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int, tuple[UUID, ...], tuple[UUID, ...]]:
     """How many subjects the log made a key for, those of them who were erased, and those whose key is lost."""
     check_lookup_key(noted(log.database, LOOKUP), store.lookup_key, path)
+    check_notes(log.database, store.lookup_key)
     subjects = 0
+    last: dict[UUID, int] = {}
+    """The ordinary key of those for whom it is not the first."""
     told = {(known_uuid(subject), key_id) for subject, key_id, _ in log.erasures()}
     without: list[KeyName] = []
     for name, committed, key in keys_in(log, store.get):
         subjects += name[1] == ORDINARY_KEY
+        if name[1] not in (ORDINARY_KEY, KEPT_KEY):
+            last[name[0]] = name[1]
         if key is None:
             without.append(name)
         elif not hmac.compare_digest(commitment(key), committed):
@@ -500,9 +506,13 @@ def _must_match(log: LogRecorder, store: FileKeyStore, path: Path) -> tuple[int,
                 path=str(path),
                 remedy="Give the key file that belongs to the backup.",
             )
-    told |= store.destroyed(without).keys()
-    lost = dict.fromkeys(name[0] for name in without if name not in told)
-    return subjects, tuple(sorted({subject for subject, key_id in told if key_id == ORDINARY_KEY})), tuple(lost)
+    again = store.destroyed(without).keys() - told
+    lost = dict.fromkeys(name[0] for name in without if name not in told and name not in again)
+    erased = {subject for subject, key_id in told | again if key_id == last.get(subject, ORDINARY_KEY)}
+    # Of whom a later key is there, single values were erased after the backup, and the rest was sealed under that.
+    keyring = Keyring(store, lambda *_: None)
+    erased -= {subject for subject, key_id in again if keyring.left_over(subject, key_id)}
+    return subjects, tuple(sorted(erased)), tuple(lost)
 
 
 def keys_in(

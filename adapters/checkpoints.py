@@ -84,16 +84,37 @@ def cosigner_of(witness: str) -> Verifier:
     return Verifier.parse(witness).cosigner()
 
 
+class Known(NamedTuple):
+    """What signs a log's checkpoints, as of a moment (on the monotonic clock)."""
+
+    until: float
+    history: History
+    verifiers: Sequence[Verifier]
+    retired: Sequence[tuple[int, int]]
+    """Up to which size older keys may have signed alone, and the number of the key that follows; in order."""
+
+
 class History(NamedTuple):
-    """The public keys of a book in their order, the present one last."""
+    """The public keys of a book in their order, the present one last; since which position of the log of events each
+    one counts: that of the rotation which brought it, and 0."""
 
     origin: str
     vkeys: Sequence[str]
+    since: Sequence[int]
 
     @property
     def now(self) -> str:
         """The one that signs now."""
         return self.vkeys[-1]
+
+
+class Rotation(NamedTuple):
+    """That a key follows another from a position on, and the first checkpoint that both signed; None: there is none."""
+
+    position: int
+    old: str
+    new: str
+    both: Stored | None
 
 
 def signed_by(log: LogRecorder, first: str | None) -> History:
@@ -110,13 +131,14 @@ def signed_by(log: LogRecorder, first: str | None) -> History:
         )
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
     stream = signing_stream(log.origin)
-    vkeys = [first]
+    vkeys, since = [first], [0]
     for position, version, name, state in log.stream_rows(stream):
         event = read(stream, version, name, state, position)
         if not isinstance(event, SigningKeyRotated) or event.old_vkey != vkeys[-1]:
             raise damaged("The key that signs checkpoints does not follow the one that was noted", place)
         vkeys.append(event.new_vkey)
-    return History(log.origin, vkeys)
+        since.append(position)
+    return History(log.origin, vkeys, since)
 
 
 def signing_stream(origin: str) -> UUID:
@@ -148,7 +170,7 @@ class Checkpoints:
         self._unsigned = False
         self.left_unsigned: Callable[[], None] | None = None
         """Called when a commit leaves something that is to be signed later. Raises nothing."""
-        self._verifiers: tuple[float, list[Verifier]] | None = None
+        self._known: Known | None = None
         self._lock = RLock()
 
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,15 +198,85 @@ class Checkpoints:
         history = self._history()
         return verifiers(history.vkeys, history.origin, self.name)
 
+    def rotations(self) -> Iterator[Rotation]:
+        """The steps from each key to the next, in their order, with the checkpoints that both signed. Of the log of
+        events, which tells of the log of reads' keys, too."""
+        keys = self._history().vkeys
+        stream = signing_stream(self.log.origin)
+        for number, (position, *_) in enumerate(self.log.stream_rows(stream), 1):
+            old, new = keys[number - 1 : number + 1]
+            both = (one for one in self.stored(position - 1) if self._signed_by(one, old) and self._signed_by(one, new))
+            yield Rotation(position, old, new, next(both, None))
+
     def opened(self, note: str | bytes) -> tuple[Checkpoint, notes.Note]:
-        """What a note tells that a key of this book signed. Raises NoteError for any other."""
-        if self._verifiers is None or time.monotonic() > self._verifiers[0]:
-            self._verifiers = (time.monotonic() + 1, self.verifiers())  # asked for one by one, of very many
-        found = notes.opened(note, self._verifiers[1])
+        """What a note tells that a key of this book signed which counted then. Raises NoteError for any other."""
+        known = self._known
+        if known is not None and time.monotonic() <= known.until:  # asked for one by one, of very many
+            try:
+                return self._opened(note, known)
+            except NoteError:
+                pass  # another process may have rotated the key since
+        self._known = known = self._newest_known()
+        return self._opened(note, known)
+
+    def _opened(self, note: str | bytes, known: Known) -> tuple[Checkpoint, notes.Note]:
+        found = notes.opened(note, known.verifiers)
         checkpoint = Checkpoint.parse(found.text)
         if checkpoint.origin != self.name:
             raise NoteError(f"This is a checkpoint of {checkpoint.origin}, not of {self.name}.")
+        first = max((number for size, number in known.retired if checkpoint.size > size), default=0)
+        vkeys = known.history.vkeys
+        counting = {Verifier.parse(one).public for one in vkeys[first:]}
+        if first and not any(one.verifier.public in counting for one in found.signatures):
+            raise NoteError(
+                f"A key that was retired signed this checkpoint of {self.name} alone: for {checkpoint.size} leaves, "
+                f"only {vkeys[first]} counts, or one after it."
+            )
         return checkpoint, found
+
+    def _newest_known(self) -> Known:
+        history = self._history()
+        made = verifiers(history.vkeys, history.origin, self.name)
+        retired = []
+        for number, (vkey, since) in enumerate(zip(history.vkeys, history.since, strict=True)):
+            if number == 0:
+                continue
+            # The log of events says where the key was changed; the other, by what the new key signed there first.
+            upto = since - 1 if self.name == history.origin else self._first_signed(vkey)
+            if upto is not None:
+                retired.append((upto, number))
+        return Known(time.monotonic() + 1, history, made, retired)
+
+    def _first_signed(self, vkey: str) -> int | None:
+        """The least size of which a checkpoint that is kept bears a line by a key; None: there is none."""
+        key = Verifier(self.name, Verifier.parse(vkey).public)
+        begins = notes.line(key.name, key.key_id + bytes(2))[:-4]  # as far as the key's id alone makes it
+        rows = self.log.database.rows(
+            "SELECT MIN(size) FROM checkpoints WHERE log=? AND replace(note, ?, '')<>note",
+            [self.log.table.name, begins],
+        )
+        return rows[0][0] if rows and type(rows[0][0]) is int else None
+
+    def must_bear(self, vkey: str) -> Stored:
+        """The last checkpoint, which bears the signature of a public key that was had from elsewhere.
+
+        Raises NoteError where it does not, or where there is none.
+        """
+        given = Verifier.parse(vkey)
+        if given.name not in (self._history().origin, self.name):
+            raise NoteError(f"The key that was given is one of {given.name}, and this log is {self.name}.")
+        last = self.last()
+        if last is None:
+            raise NoteError(f"No checkpoint of {self.name} is kept that the key which was given could have signed.")
+        try:
+            told = Checkpoint.parse(notes.opened(last.note, [Verifier(self.name, given.public)]).text)
+        except NoteError as error:
+            raise NoteError(
+                f"The key that was given did not sign the last checkpoint of {self.name}, of size {last.size}: {error}"
+            ) from None
+        if told != Checkpoint(self.name, last.size, last.root):
+            raise NoteError(f"The last checkpoint of {self.name} tells something else than stands beside it.")
+        return last
 
     # ── signing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -279,7 +371,9 @@ class Checkpoints:
         [line] = _lines_of(note, cosigner)
         made = kept._replace(note=kept.note + line, witnesses=f"{kept.witnesses}{cosigner.vkey}\n")
         with self.log.database.session(write=True) as session:
+            head_then = self.log.count_signed(session, made.size)
             session.upsert(CHECKPOINTS, [(self.log.table.name, *made)])
+        self.log.saw(head_then)
         return made
 
     def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
@@ -430,6 +524,26 @@ class Checkpoints:
                 self.log.database.place,
             )
         return Proof(index, found, stored.note)
+
+    def must_hold(self, positions: Sequence[int]) -> None:
+        """See that the events at some positions are leaves of the tree that the log's head tells of: for what can't be
+        undone. Some 0.1 ms for each. Raises BookDamaged."""
+        head = self.log.head()
+        size, root = head.position, head.frontier.root()
+        leaves = merkle.row_hashes(self.log.origin, list(self.log.rows_at(positions)))
+
+        def made(tree: Tiles) -> Sequence[bytes] | None:
+            for position, leaf in zip(positions, leaves, strict=True):
+                index = position - 1
+                if merkle.root_of_inclusion(index, size, leaf, tree.inclusion(index)) != root:
+                    return None
+            return ()
+
+        if positions and self._from_tiles(size, root, made) is None:
+            raise damaged(
+                f"Of the events of {self.name} that this rests on, one is not what the head of the log tells of",
+                self.log.database.place,
+            )
 
     def consistency(self, old: Checkpoint, new: Checkpoint) -> Sequence[bytes]:
         """That the tree of a checkpoint goes on from that of an older one. Raises BookDamaged where it does not."""

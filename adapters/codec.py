@@ -236,7 +236,8 @@ class EventMapper(Mapper[UUID]):
                 values.append(value)
         if subject is None:
             raise TypeError(f"{form.name} holds personal data and names no subject")
-        key_id = form.schema.event_class.sealed_under
+        named = form.schema.event_class.sealed_under
+        key_id = self.keyring.ordinary(subject) if named is None else held[named]
         blob = self.keyring.seal(subject, held["event_id"], form.name, form.version, names, values, key_id)
         return key_id, [mask, blob]
 

@@ -15,13 +15,13 @@ All of them are Tallybook's, whatever else they are: no public method raises ano
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from eventsourcing.persistence import DataError, IntegrityError, OperationalError
 
-from tallybook.domain.errors import BookDamaged, BookError, NewerBook, TallybookError
+from tallybook.domain.errors import BookDamaged, BookError, BookReadOnly, NewerBook, TallybookError
 from tallybook.projections.read_models import Hold, Table
 
 FORMAT = 1
@@ -33,6 +33,9 @@ NOTES = Table("book", (("name", "text"), ("value", "text")), ("name",))
 ALTERED = (
     "See what `tallybook doctor` finds: read models and snapshots are made anew when the book is opened again, "
     "all else is to be restored from a backup."
+)
+DROP = (
+    "Find out who made it and what it did, then drop it. See what `tallybook doctor` finds; open the book again then."
 )
 EXAMINE = "See what `tallybook doctor` finds; restore the book from a backup."
 
@@ -139,6 +142,18 @@ class Database(Protocol):
         """An expression in SQL: the names of all tables, with spaces between them; NULL where there are none."""
         ...
 
+    @property
+    def holds(self) -> str:
+        """A condition in SQL: that the bytes of the column `state` hold the bytes that are given."""
+        ...
+
+    @property
+    def code_names(self) -> str:
+        """An expression in SQL: what acts by itself in it, or stands for a table (triggers, views, rules), with commas
+        between them; NULL where there is nothing of that. A book makes none.
+        """
+        ...
+
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """A transaction: committed at the end of a block that writes, rolled back at an exception."""
         ...
@@ -203,6 +218,15 @@ def damaged(what: str, place: str, remedy: str = EXAMINE) -> BookDamaged:
     return BookDamaged(f"{what} in {place}.", path=place, remedy=remedy)
 
 
+def for_reading_only(place: str) -> BookReadOnly:
+    """The error for writing where a database was opened to be read."""
+    return BookReadOnly(
+        f"{place} was opened to be read only, as a book without its data keys is.",
+        path=place,
+        remedy="Open the book with its keys.",
+    )
+
+
 def refused(said: object, place: str) -> StatementRefused:
     """The error for what a database does not take."""
     return StatementRefused(f"{place} does not take what was to be read or written: {said}.")
@@ -249,3 +273,20 @@ def check_format(found: int, place: str) -> None:
 def marks(count: int) -> str:
     """`?,?,?` for an IN list."""
     return ",".join("?" * count)
+
+
+def planted(database: Database) -> str | None:
+    """What acts by itself in a database of a book's, or stands for a table; None: nothing does, as the book made it."""
+    rows = database.rows(f"SELECT {database.code_names}")
+    return str(rows[0][0]) if rows and rows[0][0] else None
+
+
+def check_planted(databases: Iterable[Database]) -> None:
+    """Raises BookDamaged where triggers, views or rules are among a book's tables: what it writes or reads may be
+    something else then."""
+    for database in databases:
+        found = planted(database)
+        if found is not None:
+            raise damaged(
+                f"There is a {found} among the book's tables, which the book never made", database.place, DROP
+            )

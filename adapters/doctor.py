@@ -26,7 +26,7 @@ from uuid import UUID
 
 from tallybook.domain.control import WrappingKeyRotated
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
-from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
+from tallybook.domain.erasure import DESTROYING, KEPT_KEY, ORDINARY_KEY, SubjectErased, ValuesErased
 from tallybook.domain.errors import (
     BookDamaged,
     BookError,
@@ -44,7 +44,7 @@ from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
 from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
 from .codec import EventMapper
-from .database import FORMAT, Database, marks, sound
+from .database import DROP, FORMAT, Database, marks, planted, sound
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
@@ -63,6 +63,7 @@ from .storage import (
     Storage,
     beside,
     check_lookup_key,
+    check_notes,
     models_noted,
     noted,
     signing_file,
@@ -73,8 +74,9 @@ from .tiles import AGAIN as REBUILD_TILES
 from .tiles import TILES, TileStore
 from .wrapping import WrappingKeys, wrapping_keys
 
-CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded)]
+CLAIMING = [one.stored_name for one in (IdentifierLinked, IdentifierRemoved, PurchaseRecorded, ValuesErased)]
 """Events that take or release a claim."""
+ERASING = [one.stored_name for one in DESTROYING]
 
 HASH_BYTES = 32
 WAL_BYTES_MAX = 64 * 2**20
@@ -321,6 +323,20 @@ def write_ahead(patient: Patient) -> Iterator[Word]:
 # ── logs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def schema(patient: Patient) -> Iterator[Word]:
+    """Triggers, views and rules: a book has none."""
+    databases = {log.database: name for name, log in patient.logs}
+    with suppress(BookError, Refused):  # what is wrong with the keys, another check tells
+        store = None if patient.keys is None else patient.keys()
+        if isinstance(store, WrappedKeyStore):
+            databases.setdefault(store.database, "keys")
+    found = {name: told for one, name in databases.items() if (told := planted(one)) is not None}
+    for name, told in found.items():
+        yield failed(f"{name}: there is a {told} among the tables, which the book never made", DROP)
+    if not found:
+        yield ok("nothing is in the databases that acts by itself, or stands for a table")
+
+
 def positions(patient: Patient) -> Iterator[Word]:
     """The head against the rows."""
     for name, log in patient.logs:
@@ -369,7 +385,7 @@ def signed(patient: Patient) -> Iterator[Word]:
                 yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
-        last = Checkpoints(tiles, name, lambda: History("", ())).last()
+        last = Checkpoints(tiles, name, lambda: History("", (), ())).last()
         told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
         if last is None:
             told += "; no checkpoint was signed yet"
@@ -404,7 +420,7 @@ def _unsigned_openings(patient: Patient) -> Iterator[Word]:
     if not without:
         return
     newest = max(one.metadata.recorded_us for one in without)
-    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", ())).last()
+    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", (), ())).last()
     told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
     if last is None or last.signed_us < newest:
         yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
@@ -490,10 +506,10 @@ def claims(patient: Patient) -> Iterator[Word]:
     with log.database.session(write=False) as session:
         rows = session.rows("SELECT claim, holder FROM claims")
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
-        released = {subject for (subject,) in session.rows("SELECT subject FROM erased WHERE key_id=?", [ORDINARY_KEY])}
     whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
     held = Counter(whole)
     read = patient.mapper.read
+    released = {stream for _, stream, *_ in log.iterate(stop=stop, topics=[SubjectErased.stored_name])}
     for position, stream, version_, name, state in log.iterate(stop=stop, topics=CLAIMING):
         if stream in released:
             continue  # the claims of who is erased go with the erasure
@@ -501,7 +517,10 @@ def claims(patient: Patient) -> Iterator[Word]:
             event = read(known_uuid(stream), version_, name, state, position)
         except StoredFormError:
             return  # the check of the events tells; whose claims these are can't be told
-        if not isinstance(event, PurchaseRecorded):
+        if isinstance(event, ValuesErased):
+            held[stream] += len(event.identifiers)
+            held.update(order.bytes for order in event.orders)
+        elif not isinstance(event, PurchaseRecorded):
             held[stream] += 1 if isinstance(event, IdentifierRemoved) else -1
         elif event.order_id is not None:
             held[event.event_id.bytes] -= 1  # a purchase is called by its event
@@ -600,16 +619,20 @@ def keys(patient: Patient) -> Iterator[Word]:
     store = patient.keys()
     place = Path(patient.log.database.place) if patient.path is None else beside(patient.path)[0]
     check_lookup_key(noted(patient.log.database, LOOKUP), store.lookup_key, place)
-    count = gone = 0
+    check_notes(patient.log.database, store.lookup_key)
+    count = 0
+    gone: set[UUID] = set()
     missing: list[UUID] = []
     other: list[UUID] = []
-    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erasures()}
+    erased = {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erased_rows()}
     for name, committed, key in keys_in(patient.log, store.get):
         subject, key_id = name
         count += key_id == ORDINARY_KEY
+        if key_id != KEPT_KEY:  # the last of them tells: where single values were erased, another key follows
+            (gone.add if name in erased else gone.discard)(subject)
         if key is None and name in erased:
-            gone += key_id == ORDINARY_KEY
-        elif key is None:
+            continue
+        if key is None:
             missing.append(subject)
         elif not hmac.compare_digest(commitment(key), committed):
             other.append(subject)
@@ -646,8 +669,10 @@ def keys(patient: Patient) -> Iterator[Word]:
     if isinstance(store, WrappedKeyStore) and not other and not missing:
         yield ok(f"all keys are wrapped under {store.wrapping()}, from {store.source.place}")
     if not other and not missing:
-        there = f"the keys of all {count - gone:,} subjects"
-        yield ok(f"{there} are there, and are those that the log commits to" + (f"; {gone:,} erased" if gone else ""))
+        there = f"the keys of all {count - len(gone):,} subjects"
+        yield ok(
+            f"{there} are there, and are those that the log commits to" + (f"; {len(gone):,} erased" if gone else "")
+        )
 
 
 def _recorded_wrapping(log: LogRecorder, mapper: EventMapper) -> str | None:
@@ -670,12 +695,12 @@ def erasures(patient: Patient) -> Iterator[Word]:
     told: dict[KeyName, int] = {}
     read = patient.mapper.read
     head = log.extent()[2]
-    for position, stream, version_, name, state in log.iterate(stop=head, topics=[SubjectErased.stored_name]):
+    for position, stream, version_, name, state in log.iterate(stop=head, topics=ERASING):
         event = read(known_uuid(stream), version_, name, state, position)
-        assert isinstance(event, SubjectErased)
+        assert isinstance(event, DESTROYING)
         told.update(((event.originator_id, key_id), position) for key_id in event.key_ids)
     # Up to the same position: who erases meanwhile is in neither of them.
-    noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erasures() if position <= head}
+    noted = {(known_uuid(one), key_id): position for one, key_id, position in log.erased_rows() if position <= head}
     moved = [name for name in sorted(told.keys() & noted.keys()) if noted[name] < told[name]]
     if moved:
         yield failed(f"the table erased has another position for {moved[0][0]} than the log", RESTORE)
@@ -696,11 +721,11 @@ def erasures(patient: Patient) -> Iterator[Word]:
             "Open the book: it rotates the wrapping key. If it can't, it says why.",
         )
     if told.keys() == noted.keys() and not held and not moved:
-        erased = f"{len({subject for subject, _ in told}):,} subjects were erased"
+        erased = f"keys of {len({subject for subject, _ in told}):,} subjects were erased"
         if patient.keys is None:
-            yield warning(f"{erased}; not checked: whether their keys are gone", KEYS_BACK)
+            yield warning(f"{erased}; not checked: whether they are gone", KEYS_BACK)
         else:
-            yield ok(f"{erased}, and none of them has a key")
+            yield ok(f"{erased}, and none of these is there")
 
 
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -809,6 +834,7 @@ CHECKS: Sequence[Check] = (
     Check("versions", versions),
     Check("server", server),
     Check("pages", pages, deep=True),
+    Check("schema", schema),
     Check("positions", positions),
     Check("root", roots, deep=True),
     Check("checkpoints", signed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from tallybook.domain.access import (
     NO_CONSENT,
     OUTSIDE_HOURS,
     RELEASED,
+    RESEALED,
     WITHHELD_DENIED,
     WITHHELD_NO_CONSENT,
     WITHHELD_RESTRICTED,
@@ -29,13 +30,13 @@ from tallybook.domain.access import (
 from tallybook.domain.errors import Refused, TallybookError, refusal
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.masks import masked
-from tallybook.domain.personal import Erased, Personal, Withheld
+from tallybook.domain.personal import Erased, Personal, Sealed, Withheld
 from tallybook.domain.policy import ALLOW, DENY, MASK, Decision, InForce, Policy, Verdict, out_of_hours
 
 from .codec import EventMapper
 from .form import unvalidated, uuid_from
 from .group_commit import GroupCommit, Moved
-from .keys import Keyring
+from .keys import Keyring, NoKeys
 from .log import ErasedKeys, EventStore, LogRecorder, NewRow
 from .policy_files import decider_of
 
@@ -60,6 +61,18 @@ class PolicySource(Protocol):
         ...
 
 
+class Told(NamedTuple):
+    """What the log tells of subjects whose keys are destroyed: of which, and what of it was sealed anew."""
+
+    erased: Container[tuple[UUID, int]]
+    resealed: Mapping[tuple[UUID, UUID, str], Personal[Any]]
+    """By subject, event and field: the newest handle on the value."""
+
+
+WhatIsLeft = Callable[[ErasedKeys], tuple[tuple[UUID, ...], Container[str]]]
+"""Given destroyed keys: the subjects of whom all that was asked for is erased, and the fields of which some is not."""
+
+
 class Account(NamedTuple):
     """What a read that is on record may release: by which ruling, of whom nothing and why, whose keys are destroyed."""
 
@@ -71,9 +84,9 @@ class Account(NamedTuple):
 class Gate:
     """Opens handles for an actor with a purpose. Fails closed: no record, no value.
 
-    `log` tells which keys are destroyed, `policy` gives the policy and the roles, `standings` whose data is restricted
-    and who consented, each as this process saw it last or (`newest`) as it is now; `address` where the request came
-    from.
+    `log` tells which keys are destroyed, `told` what of that was sealed anew, `policy` gives the policy and the
+    roles, `standings` whose data is restricted and who consented, each as this process saw it last or (`newest`) as it
+    is now; `address` where the request came from.
 
     A read is decided by what this process saw last. Before it is recorded, whoever leads the group looks whether all
     that it rests on still stands, and who is erased; if something moved, it is decided again by the newest. So what
@@ -90,9 +103,11 @@ class Gate:
         standings: Standings,
         address: Callable[[], str | None],
         check_erased: Callable[[UUID, int], None],
+        told: Callable[[Iterable[UUID]], Told],
     ) -> None:
         self._keyring = keyring
         self._check_erased = check_erased
+        self._told = told
         self._log = log
         self._mapper = EventMapper(keyring)
         self.reads = reads
@@ -131,23 +146,40 @@ class Gate:
             fields[handle.known_as] = None
         if not subjects and (to_seal_again or self._may_be_empty(metadata, action)):
             return {}
+        names = sorted(fields)
+        if to_seal_again:
+            return self._released(handles, self._resealed(metadata, action, (*subjects,), names, (*sealed,)))
         return self._released(
-            handles, self._record(metadata, action, subjects, sorted(fields), sealed, to_seal_again=to_seal_again)
+            handles, self._record(metadata, action, subjects, names, sealed, lambda gone: self._left(handles, gone))
         )
 
     def bulk(
-        self, metadata: Metadata, action: str, subjects: Sequence[UUID], fields: Sequence[str]
+        self, metadata: Metadata, action: str, subjects: Mapping[UUID, Set[int]], fields: Sequence[str]
     ) -> Callable[[Mapping[K, Personal[Any]]], dict[K, object]]:
-        """What opens handles a part at a time, as `open` does: one record for all of it, which is made here.
+        """What opens handles a part at a time, as `open` does: one record for all of it, which is made here. Of each
+        of `subjects`: the ids of the keys that the handles are under.
 
         Refuses: access_denied.
         """
-        account = self._record(metadata, action, subjects, fields)
-        people, names = frozenset(subjects), frozenset(fields)
+        names = frozenset(fields)
+
+        def left(gone: ErasedKeys) -> tuple[tuple[UUID, ...], Container[str]]:
+            whose = {subject for subject, _ in gone}
+            touched = [one for one in subjects if one.bytes in whose]
+            again = {
+                (subject, newest.sealed.key_id)
+                for (subject, _, _), newest in self._told(touched).resealed.items()
+                if newest.sealed is not None
+            }
+            held = {*again, *((subject, key_id) for subject in touched for key_id in subjects[subject])}
+            alive = {subject for subject, key_id in held if (subject.bytes, key_id) not in gone}
+            return tuple([one for one in touched if one not in alive]), names
+
+        account = self._record(metadata, action, subjects, fields, [one.bytes for one in subjects], left)
 
         def opened(handles: Mapping[K, Personal[Any]]) -> dict[K, object]:
             for handle in handles.values():
-                if handle.sealed is None or handle.sealed.subject_id not in people or handle.known_as not in names:
+                if handle.sealed is None or handle.sealed.subject_id not in subjects or handle.known_as not in names:
                     raise TypeError("only what was recorded can be opened")
             erased = self._log.erased_keys([*{one.sealed.subject_id.bytes for one in handles.values() if one.sealed}])
             return self._released(handles, account._replace(erased=erased))
@@ -158,34 +190,86 @@ class Gate:
         """What was recorded, and decided, of handles."""
         # The log says who is erased, whatever another process did and this one still has in its cache.
         ruling, withheld, gone = account
-        self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in handles.values() if one.sealed)
         decision = None if ruling is None else ruling.decision
-        opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
         released: dict[K, object] = {}
+        allowed: dict[K, Personal[Any]] = {}
+        in_part: list[K] = []
         for key, handle in handles.items():
-            sealed = handle.sealed
-            assert sealed is not None
-            subject = sealed.subject_id
+            assert handle.sealed is not None
+            subject = handle.sealed.subject_id
             effect = ALLOW if decision is None else decision.of(handle.known_as).effect
             if withheld and subject in withheld:
                 released[key] = Withheld(subject, withheld[subject])
-                continue
-            if effect == DENY:
+            elif effect == DENY:
                 released[key] = Withheld(subject, WITHHELD_DENIED)
-                continue
-            blob = (subject, sealed.event_id)
-            if blob not in opened:
-                erased = (subject.bytes, sealed.key_id) in gone
-                if erased:
-                    self._check_erased(subject, sealed.key_id)
-                opened[blob] = None if erased else self._keyring.open(sealed)
-            values = opened[blob]
-            if values is None:
-                released[key] = Erased(subject)
             else:
-                value = values[handle.field]
-                released[key] = value if effect == ALLOW else masked(handle.known_as, value)
+                allowed[key] = handle
+                if effect != ALLOW:
+                    in_part.append(key)
+        released |= self._values(allowed, gone)
+        for key in in_part:
+            if not isinstance(released[key], Erased):
+                released[key] = masked(handles[key].known_as, released[key])
         return released
+
+    def _values(self, handles: Mapping[K, Personal[Any]], gone: ErasedKeys) -> dict[K, object]:
+        """The values of handles. Where the key is destroyed: of what was sealed anew, if it was, else `Erased`."""
+        found: dict[K, object] = {}
+        pending = handles
+        tried: dict[K, Sealed] = {}
+        while pending:
+            self._keyring.load((one.sealed.subject_id, one.sealed.key_id) for one in pending.values() if one.sealed)
+            opened: dict[tuple[UUID, UUID], dict[str, object] | None] = {}
+            missing: list[K] = []
+            for key, handle in pending.items():
+                sealed = handle.sealed
+                assert sealed is not None
+                blob = (sealed.subject_id, sealed.event_id)
+                if blob not in opened:
+                    erased = (sealed.subject_id.bytes, sealed.key_id) in gone
+                    opened[blob] = None if erased else self._keyring.open(sealed)
+                values = opened[blob]
+                if values is None:
+                    missing.append(key)
+                    tried[key] = sealed
+                else:
+                    found[key] = values[handle.field]
+            if not missing:
+                break
+            told = self._told(dict.fromkeys([tried[key].subject_id for key in missing]))
+            pending = again = {}
+            for key in missing:
+                first, last = handles[key].sealed, tried[key]
+                assert first is not None
+                subject = last.subject_id
+                if (subject.bytes, last.key_id) in gone and (subject, last.key_id) not in told.erased:
+                    self._check_erased(subject, last.key_id)
+                newest = told.resealed.get((subject, first.event_id, handles[key].field))
+                # Once more, as long as another process seals it anew meanwhile.
+                if newest is None or newest.sealed == last:
+                    found[key] = Erased(subject)
+                else:
+                    again[key] = newest
+        return found
+
+    def _left(self, handles: Mapping[Any, Personal[Any]], gone: ErasedKeys) -> tuple[tuple[UUID, ...], Container[str]]:
+        """The subjects of whom all handles are on what was erased, and the fields of which some value was not."""
+        whose = {subject for subject, _ in gone}
+        asked = {one.sealed.subject_id for one in handles.values() if one.sealed}
+        resealed = self._told([one for one in asked if one.bytes in whose]).resealed
+        alive: set[UUID] = set()
+        names: set[str] = set()
+        for handle in handles.values():
+            first = handle.sealed
+            assert first is not None
+            subject, last = first.subject_id, first
+            newest = resealed.get((subject, first.event_id, handle.field))
+            if newest is not None and newest.sealed is not None:
+                last = newest.sealed
+            if (subject.bytes, last.key_id) not in gone:
+                alive.add(subject)
+                names.add(handle.known_as)
+        return tuple([one for one in asked if one not in alive]), names
 
     def record(self, metadata: Metadata, action: str, subjects: Iterable[UUID], fields: Sequence[str]) -> None:
         """Record a read of what is not sealed, or is opened elsewhere. Durable when this returns.
@@ -217,17 +301,28 @@ class Gate:
         subjects: Iterable[UUID],
         fields: Sequence[str],
         sealed: Iterable[bytes] = (),
-        *,
-        to_seal_again: bool = False,
+        left: WhatIsLeft | None = None,
     ) -> Account:
-        """Record a read, released or denied. `sealed` are subjects of whom something is to be opened."""
+        """Record a read, released or denied. `sealed` are subjects of whom something is to be opened; `left` tells
+        what there is of it, where keys of theirs are destroyed."""
         subjects, sealed = tuple(dict.fromkeys(subjects)), tuple(sealed)
-        if to_seal_again:
-            return self._recorded(metadata, action, subjects, fields, sealed, None)
         try:
-            return self._recorded(metadata, action, subjects, fields, sealed, self._policy(newest=False))
+            return self._recorded(metadata, action, subjects, fields, sealed, left, self._policy(newest=False))
         except Moved:
-            return self._recorded(metadata, action, subjects, fields, sealed, self._policy(newest=True), newest=True)
+            policy = self._policy(newest=True)
+            return self._recorded(metadata, action, subjects, fields, sealed, left, policy, newest=True)
+
+    def _resealed(
+        self,
+        metadata: Metadata,
+        action: str,
+        subjects: tuple[UUID, ...],
+        fields: Sequence[str],
+        sealed: tuple[bytes, ...],
+    ) -> Account:
+        """Record that the book opens something for itself."""
+        record = {"action": action, "outcome": RESEALED, "subjects": subjects, "fields": tuple(fields)}
+        return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, (), sealed))
 
     def _recorded(
         self,
@@ -236,17 +331,18 @@ class Gate:
         subjects: tuple[UUID, ...],
         fields: Sequence[str],
         sealed: Sequence[bytes],
-        policy: Policy | None,
+        left: WhatIsLeft | None,
+        policy: Policy,
         *,
         newest: bool = False,
     ) -> Account:
-        """The same by a policy; None: it does not matter. Raises Moved if it is not the one in force any more."""
+        """The same by a policy. Raises Moved if it is not the one in force any more."""
         record: dict[str, Any] = {"action": action, "outcome": RELEASED, "subjects": subjects}
-        seen = [] if policy is None or newest else [(policy.id.bytes, policy.version)]
-        ruling = None if policy is None else self._ruling(policy, metadata, action)
+        seen = [] if newest else [(policy.id.bytes, policy.version)]
+        ruling = self._ruling(policy, metadata, action)
         if ruling is None:
             record["fields"] = tuple(fields)
-            return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, seen, sealed))
+            return Account(None, {}, self._append(PersonalDataRead, metadata, record, subjects, seen, sealed, left))
         decision = ruling.decision
         withheld = self._withheld(decision, subjects, record, None if newest else seen)
         verdicts = {field: decision.of(field) for field in fields}
@@ -266,7 +362,7 @@ class Gate:
             "rules": () if ruling.out_of_hours else tuple([rule for rule in rules if rule]),
             "legal_basis": None if decision.purpose is None else decision.purpose.basis,
         }
-        erased = self._append(PersonalDataRead, metadata, record, subjects, seen, sealed)
+        erased = self._append(PersonalDataRead, metadata, record, subjects, seen, sealed, None if denied else left)
         if denied:
             raise _access_denied(metadata, action, denied)
         return Account(ruling, withheld, erased)
@@ -345,19 +441,22 @@ class Gate:
             },
         )
 
-    def opened(self, metadata: Metadata, release: str, *, signs: bool) -> UUID:
+    def opened(self, metadata: Metadata, release: str, *, signs: bool, surely: bool = False) -> UUID:
         """Record that a process opened the book; the stream to close it by.
 
         A book whose log of reads can't be written opens all the same: it can be examined, and takes commands. The
-        record is tried again before the first read, which is not released without it.
+        record is tried again before the first read, which is not released without it. Not so `surely`: then an
+        opening that can't be recorded is none.
         """
         run = self._new_id()
         held = {"release": release, "process": os.getpid(), "signs": signs}
         self._opening = self._row(LogOpened, metadata, held, run, 1, run)
         try:
             self._write_opening()
-        except (TallybookError, PersistenceError):
-            logger.warning("That the book was opened could not be recorded yet.", exc_info=True)
+        except (TallybookError, PersistenceError) as error:
+            if surely:
+                raise
+            logger.warning("That the book was opened could not be recorded yet: %s", _in_one_line(error))
         return run
 
     def closed(self, metadata: Metadata, run: UUID) -> None:
@@ -366,9 +465,9 @@ class Gate:
             return
         try:
             self._group.append(self._row(LogClosed, metadata, {}, run, 2, self._new_id()))
-        except (TallybookError, PersistenceError):
+        except (TallybookError, PersistenceError) as error:
             # Whoever looks finds no end of this run, as after a kill.
-            logger.warning("That the book was closed could not be recorded.", exc_info=True)
+            logger.warning("That the book was closed could not be recorded: %s", _in_one_line(error))
 
     def _write_opening(self) -> None:
         row = self._opening
@@ -388,12 +487,27 @@ class Gate:
         subjects: tuple[UUID, ...] = (),
         seen: Sequence[tuple[bytes, int]] = (),
         sealed: Sequence[bytes] = (),
+        left: WhatIsLeft | None = None,
     ) -> ErasedKeys:
+        if isinstance(self._keyring.store, NoKeys):
+            raise self._keyring.store.missing(": no look at it can be put on record")
         if self._opening is not None:
             self._write_opening()
         event_id = self._new_id()
         fields["remote_address"] = self._address()
-        return self._group.append(self._row(kind, metadata, fields, event_id, 1, event_id, subjects), seen, sealed)
+
+        def row(**more: Any) -> NewRow:
+            return self._row(kind, metadata, {**fields, **more}, event_id, 1, event_id, subjects)
+
+        def rewrite(gone: ErasedKeys) -> NewRow:
+            assert left is not None
+            erased, names = left(gone)
+            shown = {
+                how: tuple([name for name in fields.get(how, ()) if name in names]) for how in ("fields", "masked")
+            }
+            return row(erased=erased, **shown)
+
+        return self._group.append(row(), seen, sealed, None if left is None else rewrite)
 
     def _row(
         self,
@@ -446,3 +560,7 @@ def _access_denied(metadata: Metadata, what: str, reason: str) -> Refused:
         action=what,
         reason=reason,
     )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

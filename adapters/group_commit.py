@@ -24,13 +24,20 @@ class Moved(Exception):
     """A stream does not stand where it was seen, so the row was not appended."""
 
 
+Rewrite = Callable[[ErasedKeys], NewRow]
+"""Gives the row as it is to be where keys of its subjects are destroyed."""
+
+
 class _Waiting:
     """A row, and the thread that waits for it. `wake` is released when it is durable, has failed, or is to lead."""
 
-    __slots__ = ("done", "erased", "error", "leads", "row", "seen", "subjects", "wake")
+    __slots__ = ("done", "erased", "error", "leads", "rewrite", "row", "seen", "subjects", "wake")
 
-    def __init__(self, row: NewRow, seen: Sequence[tuple[bytes, int]], subjects: Sequence[bytes]) -> None:
+    def __init__(
+        self, row: NewRow, seen: Sequence[tuple[bytes, int]], subjects: Sequence[bytes], rewrite: Rewrite | None
+    ) -> None:
         self.row = row
+        self.rewrite = rewrite
         self.seen = seen
         self.subjects = subjects
         self.erased: ErasedKeys = set()
@@ -61,15 +68,22 @@ class GroupCommit:
         self._waiting: list[_Waiting] = []
         self._led = False
 
-    def append(self, row: NewRow, seen: Sequence[tuple[bytes, int]] = (), subjects: Sequence[bytes] = ()) -> ErasedKeys:
+    def append(
+        self,
+        row: NewRow,
+        seen: Sequence[tuple[bytes, int]] = (),
+        subjects: Sequence[bytes] = (),
+        rewrite: Rewrite | None = None,
+    ) -> ErasedKeys:
         """Append a row; the destroyed keys of `subjects`, and maybe of others. It is durable when this returns; any
-        error means that it must count as missing.
+        error means that it must count as missing. Where keys of `subjects` are destroyed, what `rewrite` gives is
+        appended in the row's place.
 
         `seen` are streams that it rests on, with the version seen. Raises Moved if one does not stand there now.
         """
         if self._pid != os.getpid():
             self._begin()  # in a forked child, whoever led stayed behind
-        mine = _Waiting(row, seen, subjects)
+        mine = _Waiting(row, seen, subjects, rewrite)
         try:
             with self._lock:
                 self._waiting.append(mine)
@@ -139,10 +153,16 @@ class GroupCommit:
             for one in asking:
                 one.error = error
         else:
+            whose = {subject for subject, _ in erased}
             for one in asking:
                 one.erased = erased
                 if any(versions[stream] != version for stream, version in one.seen):
                     one.error = Moved()
+                elif one.rewrite is not None and not whose.isdisjoint(one.subjects):
+                    try:
+                        one.row = one.rewrite(erased)
+                    except Exception as error:  # noqa: BLE001 - whoever asked gets it
+                        one.error = error
         return [one for one in group if one.error is None]
 
     def _commit(self, group: Sequence[_Waiting]) -> None:

@@ -20,12 +20,13 @@ from tallybook.projections.read_models import Progress
 from . import merkle
 from .checkpoints import Checkpoints, Stored
 from .codec import EventMapper
+from .database import planted
 from .form import known_uuid
 from .keys import Keyring, MemoryKeyStore
-from .log import Head, LogRecorder, Pruned
-from .merkle import TILE
+from .log import EVENTS_TABLE, Head, LogRecorder, Pruned
+from .merkle import HASH, TILE, split
 from .notes import Checkpoint
-from .tiles import AGAIN, CHUNK, FULL, HASH, TileStore, split
+from .tiles import AGAIN, CHUNK, FULL, TileStore
 
 GIVEN = "the checkpoint that was given"
 SEEN = "the head that this process saw"
@@ -44,7 +45,9 @@ class Verification:
     `head_checked`: whether the MAC of its head was compared, for which the book's keys must be at hand. Without it,
     what follows the last checkpoint may have been added by anybody who can write in the database.
     `cosigned`: which kept checkpoints witnesses signed too, who and when; whose keys those are, the book can't know.
-    `unchecked` names what could not be checked in a book that was opened without its data keys.
+    `unchecked` names what could not be checked in a book that was opened without its data keys. `vouched`: whether its
+    checkpoints were compared with something that does not come from the database alone: the book's keys, which
+    authenticate the public key that it notes, a public key that was given, or a checkpoint that was.
     """
 
     log: str
@@ -58,6 +61,7 @@ class Verification:
     head_checked: bool = False
     cosigned: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+    vouched: bool = True
 
     @property
     def holds(self) -> bool:
@@ -68,10 +72,15 @@ class Verification:
 WITHOUT_KEYS = (
     "whether the data keys are there, and are those that the log commits to",
     "whether erased subjects have no key",
-    "whether the head of the log is the book's own: what follows the last checkpoint may have been added by anybody who "
-    "can write in the database",
+    "whether the head of the log is the book's own: what follows the last checkpoint may have been added by anybody "
+    "who can write in the database",
 )
 """What can't be checked of the log of events without the data keys. All of its Merkle tree can."""
+BY_ITS_OWN_KEY = (
+    "whose key signed its checkpoints: they were compared with the key that this database names, and whoever rewrites "
+    "the database names his own. Get the key by another way and give it, or the last checkpoint as somebody else has it"
+)
+"""What can't be checked of any log without the data keys, where neither was given."""
 
 
 def verify(
@@ -234,6 +243,9 @@ class _Check:
 
     def run(self) -> None:
         """Look at everything."""
+        found = planted(self.log.database)
+        if found is not None:
+            self.say(f"there is a {found} among its tables, which the book never made: what it reads may be another")
         self.pruned = self.log.pruned()
         self.head, problem, self.flaw = _outline(self.log)
         if problem is not None:
@@ -245,6 +257,7 @@ class _Check:
         except _Wrong:
             return
         self._tell_flaw()
+        self._compare_erased()
         if self.altered_checkpoint is not None:
             self.say(self.altered_checkpoint)
         self._compare_tiled()
@@ -481,6 +494,15 @@ class _Check:
         if self.flaw is not None:
             since = f"; what follows position {self.good} may have been added or replaced" if self.good else ""
             self.say(f"its head {self.flaw}{since}")
+
+    def _compare_erased(self) -> None:
+        """The head holds a digest of the table of erasures: of all of its rows."""
+        if self.problem is None and self.log.table.name == EVENTS_TABLE:
+            try:
+                self.log.erasures()
+            except UNREADABLE as error:
+                told = error.message if isinstance(error, BookDamaged) else str(error)
+                self.say(f"its head is sound, and the table of erasures is not: {told}")
 
     def _compare_tiled(self) -> None:
         """Where rows, head and checkpoints fit, what differs are the tiles: they are derived."""

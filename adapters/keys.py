@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import IntegrityError
 
 from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookError, KeyLost, KeysMissing, SealError, refusal
+from tallybook.domain.errors import BookClosed, BookDamaged, BookError, KeyLost, KeysMissing, SealError, refusal
 from tallybook.domain.personal import Sealed
 
 from .wrapping import KEY_BYTES, NONCE_BYTES
@@ -201,55 +201,58 @@ class NoKeys:
     @property
     def lookup_key(self) -> bytes:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def add(self, keys: Mapping[KeyName, bytes]) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def get(self, names: Iterable[KeyName]) -> dict[KeyName, bytes]:
         """None for none; else raises KeysMissing."""
         if list(names):
-            raise self._missing()
+            raise self.missing()
         return {}
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def erased_up_to(self) -> int:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def set_erased_up_to(self, position: int) -> None:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def count(self) -> int:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def wrapping(self) -> None:
         """None: it is not known."""
 
     def outlived(self, names: Iterable[KeyName] | None = None) -> bool:  # noqa: ARG002 - as in the protocol
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def rotate(self) -> tuple[str, str]:
         """Raises KeysMissing."""
-        raise self._missing()
+        raise self.missing()
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _missing(self) -> KeysMissing:
+    def missing(self, told: str = "") -> KeysMissing:
+        """The error for whoever needs the keys."""
         return KeysMissing(
-            f"The book {self._place} is open without its data keys.", path=self._place, remedy="Open it with its keys."
+            f"The book {self._place} is open without its data keys{told}.",
+            path=self._place,
+            remedy="Open it with its keys.",
         )
 
 
@@ -275,11 +278,20 @@ class Keyring:
 
     CACHED_MAX = 100_000
 
-    def __init__(self, store: KeyStore, commitment_of: Callable[[UUID, int], bytes | None]) -> None:
-        """`commitment_of` is what the log holds of a key, by subject and key id."""
+    def __init__(
+        self,
+        store: KeyStore,
+        commitment_of: Callable[[UUID, int], bytes | None],
+        ordinary_of: Callable[[UUID], int] = lambda _: ORDINARY_KEY,
+    ) -> None:
+        """`commitment_of` is what the log holds of a key, by subject and key id; `ordinary_of` the id of the key under
+        which it has new values of a subject sealed.
+        """
         self.store = store
         self.origin = store.origin
         self._commitment_of = commitment_of
+        self._ordinary_of = ordinary_of
+        self._ordinary: dict[UUID, int] = {}  # of whom it is not the first
         self._ciphers: dict[KeyName, tuple[AESGCM, bytes]] = {}  # with the key's commitment
         self._checked: set[KeyName] = set()
         self._forgotten = 0
@@ -300,6 +312,45 @@ class Keyring:
             key = os.urandom(KEY_BYTES)
         return key_id, commitment(key), key
 
+    def believed(self, subject: UUID) -> int:
+        """Id of the key under which new values of a subject are sealed, as this process learned it last.
+
+        Another process may have erased single values since: whoever commits asks the log whether the key still is.
+        """
+        return self._ordinary.get(subject, ORDINARY_KEY)
+
+    def ordinary(self, subject: UUID) -> int:
+        """The same, asked of the log where the key that this process knows of was destroyed."""
+        name = (subject, self.believed(subject))
+        if name not in self._ciphers:
+            self.load([name])
+            if name not in self._ciphers and self.store.destroyed([name]):
+                return self.learn(subject)
+        return name[1]
+
+    def learn(self, subject: UUID) -> int:
+        """Ask the log for the id of the key under which new values of a subject are sealed."""
+        key_id = self._ordinary_of(subject)
+        if key_id != ORDINARY_KEY:
+            self._ordinary[subject] = key_id
+        else:
+            self._ordinary.pop(subject, None)
+        return key_id
+
+    def following(self, subject: UUID, key_id: int) -> int:
+        """Id of the ordinary key that comes after one. Left out are those that were destroyed: a log that was put back
+        may know nothing of them.
+        """
+        while True:
+            key_id = KEPT_KEY + 1 if key_id == ORDINARY_KEY else key_id + 1
+            if not self.store.destroyed([(subject, key_id)]):
+                return key_id
+
+    def left_over(self, subject: UUID, key_id: int) -> list[int]:
+        """Ids of the keys of a subject that were made for what never was committed: they follow the ordinary one."""
+        key_id = self.following(subject, key_id)
+        return [key_id] if self.store.get([(subject, key_id)]) else []
+
     def keep(self, keys: Mapping[KeyName, bytes]) -> None:
         """Commit new keys to the store: before any event sealed with them. Raises IntegrityError if one is another."""
         held = self.store.get(keys)
@@ -314,19 +365,33 @@ class Keyring:
                 self._checked.add(name)  # it is what the log is about to commit to
 
     def destroy(self, names: Iterable[KeyName], position: int) -> None:
-        """Destroy keys for good, here and in the store; `position` is that of the event that says so."""
+        """Destroy keys for good, here and in the store; `position` is that of the event that says so.
+
+        Raises BookDamaged where one is there all the same, or its tombstone is not.
+        """
         gone = list(names)
         self.store.destroy(gone, position)
-        self.forget(subject for subject, _ in gone)
+        self.forget(gone)
+        self.check_destroyed(gone)
 
-    def forget(self, subjects: Iterable[UUID]) -> None:
-        """Drop what is cached of subjects' keys: another process may have destroyed them."""
+    def check_destroyed(self, names: Iterable[KeyName]) -> None:
+        """Raises BookDamaged where a key that was to be destroyed is in the store, or its tombstone is not."""
+        gone = list(names)
+        left = [*self.store.get(gone), *(set(gone) - self.store.destroyed(gone).keys())]
+        if left:
+            raise BookDamaged(
+                f"The key store was told to destroy the data key {left[0][1]} of {left[0][0]}, and did not.",
+                path=self.origin,
+                remedy="Find out who altered the store of the keys, and what keeps them. Then open the book again.",
+            )
+
+    def forget(self, names: Iterable[KeyName]) -> None:
+        """Drop what is cached of keys: another process may have destroyed them."""
         with self._lock:
             self._forgotten += 1  # a load that is under way must not bring them back
-            for subject in subjects:
-                for key_id in (ORDINARY_KEY, KEPT_KEY):
-                    self._ciphers.pop((subject, key_id), None)
-                    self._checked.discard((subject, key_id))
+            for name in names:
+                self._ciphers.pop(name, None)
+                self._checked.discard(name)
 
     def seal(
         self,

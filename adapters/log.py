@@ -27,8 +27,7 @@ from eventsourcing.persistence import (
 )
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
-from tallybook.domain.erasure import ORDINARY_KEY
-from tallybook.domain.errors import BookClosed, BookDamaged, refusal
+from tallybook.domain.errors import BookClosed, BookDamaged, KeysMissing
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -48,11 +47,16 @@ HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
 """How many rows a tail holds at most."""
+JUMP_ROWS = 4096
+"""How many rows of others' commits are hashed at once."""
 TAIL_POSITIONS = 20_000
 """How far a tail that wants some names only looks in one statement."""
 
 ErasedKeys = set[tuple[bytes, int]]
 """Subjects, each with the id of a key that is destroyed."""
+
+Ask = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+"""Answers a statement with rows."""
 
 Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
@@ -85,12 +89,16 @@ class Head:
 
 
 class HeadRow(NamedTuple):
-    """A log's head as it is stored. `mac` is made with the book's keys; empty where they were not at hand."""
+    """A log's head as it is stored. `mac` is made with the book's keys; empty where they were not at hand.
+
+    `erased` is the digest of all rows of the table `erased` (see `Destroyed`).
+    """
 
     position: int
     frontier: bytes
     signed: int
     mac: str
+    erased: bytes = b""
 
 
 class Appended(NamedTuple):
@@ -124,7 +132,11 @@ ERASED = Table(
 """Which keys of which subjects are destroyed, and the last position of the commit that says so."""
 PRUNED = Table("pruned", (("log", "text"), ("position", "integer"), ("root", "blob")), ("log",))
 """Up to where the rows of a log were deleted, as their retention demanded; and the root of so many leaves."""
-HEAD = Table("head", (("position", "integer"), ("frontier", "blob"), ("signed", "integer"), ("mac", "text")), ())
+HEAD = Table(
+    "head",
+    (("position", "integer"), ("frontier", "blob"), ("signed", "integer"), ("mac", "text"), ("erased", "blob")),
+    (),
+)
 """What is read of a log's head."""
 WENT_BACK = (
     "If the log was restored, or another server took over, close the book and open it again. If not, somebody altered "
@@ -137,9 +149,21 @@ NOT_OURS = (
 )
 
 
+NOT_ERASED = "The table erased is not what the head of the log tells: somebody took rows out, or altered or added some"
+
+
 def head_key(lookup_key: bytes) -> bytes:
     """What the heads of a book's logs are authenticated with. Whoever has the database alone lacks it."""
     return secret(lookup_key, HEAD.name)
+
+
+class KeyGone(IntegrityError):
+    """The key that a commit rests on is destroyed: of whom, and its id."""
+
+    def __init__(self, subject: UUID, key_id: int) -> None:
+        super().__init__(f"the key {key_id} of {subject} is destroyed")
+        self.subject = subject
+        self.key_id = key_id
 
 
 def _stream(originator_id: UUID | str) -> bytes | str:
@@ -170,15 +194,17 @@ class EventStore(Protocol):
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
         erased: Sequence[tuple[bytes, int]] = (),
-        about: Sequence[bytes] = (),
+        about: Sequence[tuple[bytes, int]] = (),
+        quiet: tuple[int, bytes] | None = None,
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
 
         `reads` are streams that were read and not written, with the version seen. IntegrityError, and nothing is kept,
         if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
-        subjects with the id of a key that is to be destroyed. `about` are subjects whom nothing new is recorded of once
-        their first key is: refused, customer_erased.
+        subjects with the id of a key that is to be destroyed. `about` are subjects of whom something new is recorded,
+        with the id of the key of its values: KeyGone, if that is to be destroyed. `quiet` is a position and a subject:
+        IntegrityError, if an event after the position is about them.
         """
         ...
 
@@ -256,7 +282,7 @@ class EventStore(Protocol):
 
 
 class Fresh:
-    """Hashes of the leaves that this process committed last: whoever writes tiles need not hash them again."""
+    """Hashes of the leaves that this process hashed last, its own and others': whoever writes tiles takes them."""
 
     LEAVES_MAX = 32_768
 
@@ -297,11 +323,39 @@ def _moved(reads: Sequence[tuple[UUID, int]], found: Sequence[tuple[Any, ...]]) 
     return [(stream, version) for stream, version in reads if (versions[stream.bytes] or 0) != version]
 
 
-def _erased_of(subjects: Sequence[bytes], only: str = "") -> Iterator[tuple[str, Sequence[bytes]]]:
-    """Statements, with their values, that answer which of some subjects were erased."""
-    for start in range(0, len(subjects), 500):
-        chunk = subjects[start : start + 500]
-        yield f"SELECT subject, key_id FROM erased WHERE subject IN ({marks(len(chunk))}) {only}", chunk  # noqa: S608 - marks only
+class Destroyed:
+    """Which keys are destroyed: the rows of the table `erased` as of a head, whose digest they give.
+
+    The digest is a chain in the order of the rows: of each row with the digest before. It stands in the head, under its
+    MAC: so the rows are those that the book itself wrote, and none is missing. About 130 bytes for each row.
+    """
+
+    def __init__(self) -> None:
+        self.digest = b""
+        self.last = 0
+        """The position of the last row."""
+        self.position = 0
+        """That of the head."""
+        self.keys: dict[bytes, tuple[int, ...]] = {}
+
+    def add(self, rows: Sequence[tuple[bytes, int, int]]) -> None:
+        """Go on with rows: subject, key id, position; in order of position, subject and key id."""
+        for subject, key_id, position in rows:
+            # First the key: whoever sees the digest, without a lock, finds it.
+            self.keys[subject] = (*self.keys.get(subject, ()), key_id)
+            self.digest = chained(self.digest, subject, key_id, position)
+            self.last = position
+
+    def of(self, subjects: Sequence[bytes]) -> ErasedKeys:
+        """Of some subjects, the keys that are destroyed."""
+        keys = self.keys
+        return {(subject, key_id) for subject in subjects if subject in keys for key_id in keys[subject]}
+
+
+def chained(digest: bytes, subject: bytes, key_id: int, position: int) -> bytes:
+    """The digest of the table `erased` with one more row."""
+    told: bytes = msgpack.packb([digest, subject, key_id, position])
+    return sha256(told).digest()
 
 
 def _rounded(names: Sequence[bytes]) -> Sequence[bytes]:
@@ -339,6 +393,8 @@ class LogRecorder(ApplicationRecorder):
         self.seen: HeadRow | None = None
         """The newest head that was seen here: the log never goes back behind it."""
         self._seeing = RLock()  # a signal handler may close the book in the middle of this
+        self._destroyed = Destroyed()
+        self._following = RLock()
         self.fresh: Fresh | None = None
         """Where the hashes of new leaves are kept for whoever writes tiles, if somebody does."""
         self.committed: Callable[[], None] | None = None
@@ -357,21 +413,26 @@ class LogRecorder(ApplicationRecorder):
         name = events_table_name
         self._select = f"SELECT position, originator_id, originator_version, topic, state FROM {name} "  # noqa: S608 - a name of ours
         self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
-        self._select_head = f"SELECT position, frontier, signed, mac FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_head = f"SELECT position, frontier, signed, mac, erased FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_since = f"SELECT state FROM {name} WHERE position>? ORDER BY position"  # noqa: S608 - a name of ours
+        self._select_span = self._select + "WHERE position>? AND position<=? ORDER BY position"
+        self._select_tile = f"SELECT hashes FROM tiles WHERE log='{name}' AND level=0 AND tile=?"  # noqa: S608 - a name of ours
         self._lock_head = self._select_head + database.for_update
         # A head that is ahead of the rows is never moved on: no position is NULL.
         self._move_head = (
             f"UPDATE head SET position=CASE WHEN ?=0 OR EXISTS (SELECT 1 FROM {name} WHERE position=?) THEN ? END, "  # noqa: S608 - a name of ours
-            f"frontier=?, mac=? WHERE log='{name}'"
+            f"frontier=?, mac=?, erased=? WHERE log='{name}'"
         )
         self._count_signed = f"UPDATE head SET signed=?, mac=? WHERE log='{name}'"  # noqa: S608 - a name of ours
-        # The kinds of rows: 0 for a stream and its version, 1 for a subject and the id of a destroyed key.
+        # The kinds of rows: 0 for a stream and its version, 1 for the digest of what is erased, and where the log ends.
         self._look_streams = (
             f"SELECT column1, (SELECT MAX(originator_version) FROM {name} WHERE originator_id=column1), 0 "  # noqa: S608 - a name of ours
             "FROM (VALUES {}) AS streams"
         )
+        self._look_erased = f"SELECT erased, (SELECT MAX(position) FROM {name}), 1 FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._select_end = (
-            f"SELECT position, frontier, signed, mac, (SELECT MAX(position) FROM {name}) FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+            f"SELECT position, frontier, signed, mac, erased, (SELECT MAX(position) FROM {name}) FROM head "  # noqa: S608 - a name of ours
+            f"WHERE log='{name}'"
         )
 
     def definitions(self) -> list[str]:
@@ -382,8 +443,9 @@ class LogRecorder(ApplicationRecorder):
             "originator_id {blob} NOT NULL, originator_version {integer} NOT NULL, topic {text} NOT NULL, "
             "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
             "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
-            "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL){compact}",
-            f"INSERT INTO head VALUES ('{name}', 0, '', 0, '{self._mac(0, b'', 0)}') ON CONFLICT DO NOTHING",  # noqa: S608 - a name of ours
+            "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL, erased {blob} NOT NULL)"
+            "{compact}",
+            f"INSERT INTO head VALUES ('{name}', 0, '', 0, '{self._mac(0, b'', 0, b'')}', '') ON CONFLICT DO NOTHING",  # noqa: S608 - a name of ours
             "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
             "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
@@ -434,7 +496,8 @@ class LogRecorder(ApplicationRecorder):
         releases: Sequence[bytes] = (),
         receipt: Receipt | None = None,
         erased: Sequence[tuple[bytes, int]] = (),
-        about: Sequence[bytes] = (),
+        about: Sequence[tuple[bytes, int]] = (),
+        quiet: tuple[int, bytes] | None = None,
         inline: Inline | None = None,
         leaves: list[Appended] | None = None,
         **_: Any,
@@ -443,29 +506,40 @@ class LogRecorder(ApplicationRecorder):
 
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
-        subjects who must not be erased. Refuses: customer_erased.
+        subjects with the key that seals what is new of them: KeyGone, if it is destroyed. `quiet`: a position, and a
+        subject whom no event after it may be about.
         `leaves` takes what was appended: not to be used before this is committed.
         """
         before = self.seen
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
         versions = [session.ask(*question) for question in self._versions_of(reads)]
-        gone = [session.ask(*question) for question in _erased_of(about, f"AND key_id={ORDINARY_KEY}")]
+        since = None if quiet is None else session.ask(self._select_since, [quiet[0]])
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
-        found = self._sound_head(head.rows(), before)
+        found = self._sound_head(head.rows(), before, session.rows)
+        self._must_have_key(found)
         last, frontier = found.position, self._tree(found)
         if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
-        for subject, _ in (row for answer in gone for row in answer.rows()):
-            customer = uuid_from(subject)
-            raise refusal("customer_erased", f"The customer {customer} was erased.", customer=customer)
-        if new:
+        destroyed = self._destroyed_at(found, session.rows).keys if about else {}
+        for subject, key_id in about:
+            if key_id in destroyed.get(subject, ()):
+                raise KeyGone(uuid_from(subject), key_id)
+        # An event holds the ids of those whom it is about as they are.
+        if since is not None and quiet is not None and any(quiet[1] in state for (state,) in since.rows()):
+            raise IntegrityError(f"something new is about {uuid_from(quiet[1])}")
+        gone = [(subject, key_id, last + len(new)) for subject, key_id in sorted(erased)]
+        if new or gone:
             hashes, roots = frontier.append_rows(self.origin, new)
-            moved_to = self._head_of(frontier.size, frontier.packed(), found.signed)
+            digest = found.erased
+            for row in gone:
+                digest = chained(digest, *row)
+            moved_to = self._head_of(frontier.size, frontier.packed(), found.signed, digest)
             if leaves is not None:
                 leaves.append(Appended(last, hashes, roots, moved_to))
-            session.run(self._move_head, (last, last, moved_to.position, moved_to.frontier, moved_to.mac))
+            session.run(self._move_head, (last, last, moved_to.position, moved_to.frontier, moved_to.mac, digest))
+        if new:
             session.announce(self.table.name)
         for start in range(0, len(releases), 500):
             chunk = releases[start : start + 500]
@@ -474,8 +548,8 @@ class LogRecorder(ApplicationRecorder):
             session.insert(CLAIMS, claims)
         if receipt is not None:
             session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
-        if erased:
-            session.insert(ERASED, [(subject, key_id, last + len(new)) for subject, key_id in erased])
+        if gone:
+            session.insert(ERASED, gone)
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
@@ -499,23 +573,26 @@ class LogRecorder(ApplicationRecorder):
     def look(self, streams: Sequence[bytes], subjects: Sequence[bytes]) -> tuple[dict[bytes, int], ErasedKeys]:
         """The versions of some streams (0: there are no events), and which keys of some subjects are destroyed.
 
-        One statement, unless there are many of them.
+        One statement, unless there are many streams, or something was committed since the last look.
         """
         versions: dict[bytes, int] = {}
-        erased: ErasedKeys = set()
-        for start in range(0, max(len(streams), len(subjects)), 256):
-            of_streams, of_subjects = _rounded(streams[start : start + 256]), _rounded(subjects[start : start + 256])
-            questions = []
-            if of_streams:
-                questions.append(self._look_streams.format(_rows(len(of_streams))))
-            if of_subjects:
-                questions.append(f"SELECT subject, key_id, 1 FROM erased WHERE subject IN ({marks(len(of_subjects))})")  # noqa: S608 - marks only
-            for name, number, kind in self.database.rows(" UNION ALL ".join(questions), [*of_streams, *of_subjects]):
+        known = self._destroyed
+        told: tuple[bytes, int] | None = None
+        for start in range(0, max(len(streams), 1), 256):
+            of_streams = _rounded(streams[start : start + 256])
+            questions = [self._look_streams.format(_rows(len(of_streams)))] if of_streams else []
+            if subjects and not start:
+                questions.append(self._look_erased)
+            if not questions:
+                break
+            for name, number, kind in self.database.rows(" UNION ALL ".join(questions), of_streams):
                 if kind:
-                    erased.add((name, number))
+                    told = (name or b"", number or 0)
                 else:
                     versions[name] = number or 0
-        return versions, erased
+        if subjects and told != (known.digest, known.position):
+            known = self._destroyed_now()
+        return versions, known.of(subjects)
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Insert events in one durable transaction, as `eventsourcing` asks for it; their positions."""
@@ -562,6 +639,16 @@ class LogRecorder(ApplicationRecorder):
             statement += " LIMIT ?"
             params.append(limit)
         return self.database.rows(statement, params)
+
+    def named_rows(self, originator_ids: Sequence[UUID], topics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The rows of some names in many streams, stream by stream, each by version."""
+        for start in range(0, len(originator_ids), 100):
+            chunk = [one.bytes for one in originator_ids[start : start + 100]]
+            yield from self.database.rows(
+                f"{self._select}WHERE originator_id IN ({marks(len(chunk))}) AND topic IN ({marks(len(topics))}) "
+                "ORDER BY originator_id, originator_version",
+                [*chunk, *topics],
+            )
 
     def settled_row(self, originator_id: UUID, version: int) -> tuple[Any, ...] | None:
         """A stream's row of a version, once whatever commit is under way has ended: it holds the head until then."""
@@ -630,6 +717,14 @@ class LogRecorder(ApplicationRecorder):
                 return
             after = rows[-1][0]
 
+    def holding(self, found: bytes) -> list[int]:
+        """The positions of all rows whose state holds some bytes, in order. Goes through all of the log."""
+        rows = self.database.rows(
+            f"SELECT position FROM {self.table.name} WHERE {self.database.holds} ORDER BY position",  # noqa: S608 - names of ours
+            [found],
+        )
+        return [position for (position,) in rows]
+
     def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
         """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
         return self.database.rows(
@@ -640,6 +735,10 @@ class LogRecorder(ApplicationRecorder):
 
     def position(self) -> int:
         """The head's position; 0 for an empty log. Raises BookDamaged where it is not that of the last row."""
+        return self._whole_head().position
+
+    def _whole_head(self) -> HeadRow:
+        """The head, which is that of the last row. Raises BookDamaged."""
         before = self.seen
         rows = self.database.rows(self._select_end)
         position, last = (rows[0][0], rows[0][-1] or 0) if rows else (None, 0)
@@ -648,7 +747,7 @@ class LogRecorder(ApplicationRecorder):
                 f"The head of {self.table.name} says that the log ends at position {position}, and it ends at {last}",
                 self.database.place,
             )
-        return self._sound_head([row[:-1] for row in rows], before).position
+        return self._sound_head([row[:-1] for row in rows], before)
 
     def max_notification_id(self) -> int:
         """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
@@ -703,10 +802,11 @@ class LogRecorder(ApplicationRecorder):
         """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
         then, which counts as seen once this is committed. Raises BookDamaged."""
         before = self.seen
-        found = self._sound_head(session.rows(self._lock_head), before)
+        found = self._sound_head(session.rows(self._lock_head), before, session.rows)
+        self._must_have_key(found)
         if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
             return found
-        counted = self._head_of(found.position, found.frontier, found.signed + 1)
+        counted = self._head_of(found.position, found.frontier, found.signed + 1, found.erased)
         session.run(self._count_signed, (counted.signed, counted.mac))
         return counted
 
@@ -720,13 +820,13 @@ class LogRecorder(ApplicationRecorder):
     def _tree(head: HeadRow) -> merkle.Frontier:
         return merkle.Frontier(head.position, head.frontier)
 
-    def _head_of(self, position: int, frontier: bytes, signed: int) -> HeadRow:
-        return HeadRow(position, frontier, signed, self._mac(position, frontier, signed))
+    def _head_of(self, position: int, frontier: bytes, signed: int, erased: bytes) -> HeadRow:
+        return HeadRow(position, frontier, signed, self._mac(position, frontier, signed, erased), erased)
 
-    def _mac(self, position: int, frontier: bytes, signed: int) -> str:
+    def _mac(self, position: int, frontier: bytes, signed: int, erased: bytes) -> str:
         if self.key is None:
             return ""
-        told: bytes = msgpack.packb([self.origin, self.table.name, position, frontier, signed])
+        told: bytes = msgpack.packb([self.origin, self.table.name, position, frontier, signed, erased])
         return hmac.digest(self.key, told, sha256).hex()
 
     def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> HeadRow:
@@ -734,8 +834,8 @@ class LogRecorder(ApplicationRecorder):
         place = self.database.place
         if len(rows) != 1:
             raise damaged(f"The row of {self.table.name} in the table head is missing", place)
-        position, packed, signed, mac = rows[0]
-        [row] = sound(HEAD, [(position, packed or b"", signed, mac)], place)
+        position, packed, signed, mac, erased = rows[0]
+        [row] = sound(HEAD, [(position, packed or b"", signed, mac, b"" if erased == "" else erased)], place)
         try:
             if position < 0 or signed < 0:
                 raise ValueError(f"its position is {position}, and it counts {signed} checkpoints")
@@ -744,22 +844,33 @@ class LogRecorder(ApplicationRecorder):
             raise damaged(f"The head of {self.table.name} can't be one ({error})", place) from error
         return HeadRow(*row)
 
-    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None) -> HeadRow:
-        """The head in its row, read after another was seen. Raises BookDamaged."""
+    def _must_have_key(self, found: HeadRow) -> None:
+        """Raises KeysMissing where a head bears a MAC and there is no key to make the next one with: nobody could add
+        to the log after that."""
+        if self.key is None and found.mac:
+            raise KeysMissing(
+                f"The head of {self.table.name} can't be moved on without the book's data keys.",
+                path=self.database.place,
+                remedy="Open the book with its keys.",
+            )
+
+    def _sound_head(self, rows: Sequence[tuple[Any, ...]], before: HeadRow | None, ask: Ask | None = None) -> HeadRow:
+        """The head in its row, read after another was seen. `ask` answers what is to be read within the same
+        transaction. Raises BookDamaged."""
         if before is not None and len(rows) == 1 and rows[0] == before:
             return before
         found = self._head_in(rows)
-        flaw = self._flaw(found, before)
+        flaw = self._flaw(found, before, ask)
         if flaw is not None:
             told, remedy = flaw
             raise damaged(f"The head of {self.table.name} {told}", self.database.place, remedy)
         self.saw(found)
         return found
 
-    def _flaw(self, found: HeadRow, before: HeadRow | None) -> tuple[str, str] | None:
+    def _flaw(self, found: HeadRow, before: HeadRow | None, ask: Ask | None = None) -> tuple[str, str] | None:
         """What is wrong with a head that was read after another was seen, and how to go on; None: nothing."""
         if self.key is not None and not hmac.compare_digest(
-            found.mac.encode(), self._mac(found.position, found.frontier, found.signed).encode()
+            found.mac.encode(), self._mac(found.position, found.frontier, found.signed, found.erased).encode()
         ):
             return "bears a MAC that was not made with the keys of this book", NOT_OURS
         if before is None:
@@ -772,7 +883,40 @@ class LogRecorder(ApplicationRecorder):
         if found.signed < before.signed:
             told = f"went back: it counts {found.signed} sizes that were signed, and this process saw it count "
             return f"{told}{before.signed}", WENT_BACK
+        # What this process committed meanwhile, or looked at, in another thread, is not looked at again.
+        newest = self.seen
+        base = newest if newest is not None and before.position < newest.position <= found.position else before
+        if not self._leads(base, found, ask or self.database.rows):
+            told = "goes on from another history than this process saw: the stored bytes after position"
+            return f"{told} {base.position} do not lead to that of position {found.position}", WENT_BACK
         return None
+
+    def _leads(self, seen: HeadRow, found: HeadRow, ask: Ask) -> bool:
+        """Whether the rows that others added since a head was seen lead from its frontier to that of a later head."""
+        frontier = self._tree(seen)
+        added: list[tuple[int, list[bytes], dict[int, bytes]]] = []
+        while frontier.size < found.position:
+            stop = min(found.position, frontier.size + JUMP_ROWS)
+            rows = ask(self._select_span, (frontier.size, stop))
+            try:
+                hashes = merkle.row_hashes(self.origin, rows)
+            except (TypeError, ValueError, OverflowError):  # what no event can hold was written there
+                return False
+            if len(rows) != stop - frontier.size:
+                # Their retention was over, and another process pruned them: their hashes are in whole tiles.
+                tile, start = divmod(frontier.size, merkle.TILE)
+                kept = ask(self._select_tile, (tile,))
+                whole = kept[0][0] if len(kept) == 1 and type(kept[0][0]) is bytes else b""
+                if len(whole) != merkle.TILE * merkle.HASH:
+                    return False
+                hashes = merkle.split(whole)[start : start + found.position - frontier.size]
+            added.append((frontier.size, hashes, frontier.append_hashes(hashes)))
+        if frontier.packed() != found.frontier:
+            return False
+        if self.fresh is not None:  # whoever writes tiles need not hash them again
+            for one in added:
+                self.fresh.add(*one)
+        return True
 
     def receipt(self, command_id: bytes) -> Receipt | None:
         """What is kept of a command, if it was recorded."""
@@ -801,11 +945,39 @@ class LogRecorder(ApplicationRecorder):
         return [claim for claim, holder in rows if holder in wanted]
 
     def erased_keys(self, subjects: Sequence[bytes]) -> set[tuple[bytes, int]]:
-        """Of some subjects, those that were erased, each with the id of a key that is destroyed."""
-        return {row for question in _erased_of(subjects) for row in self.database.rows(*question)}
+        """Of some subjects, those that were erased, each with the id of a key that is destroyed. Raises BookDamaged."""
+        return self._destroyed_now().of(subjects)
 
     def erasures(self, after: int = 0) -> Sequence[tuple[bytes, int, int]]:
-        """What was erased by commits after a position: subject, key id, position; in order."""
+        """What was erased by commits after a position: subject, key id, position; in order.
+
+        Raises BookDamaged for rows that are not what the head tells; all of them are compared where all are asked for.
+        """
+        rows = self.erased_rows(after)
+        if after and not rows:
+            return rows
+        if after:
+            known = self._destroyed_now()
+            if any((subject, key_id) not in known.of([subject]) for subject, key_id, _ in rows):
+                raise self._not_erased()
+            return rows
+        while True:
+            head = self._whole_head()
+            whole = Destroyed()
+            whole.add([row for row in rows if row[2] <= head.position])
+            whole.position = head.position
+            if whole.digest == head.erased:
+                break
+            before, rows = rows, self.erased_rows()
+            if rows == before:
+                raise self._not_erased()
+        with self._following:
+            if self._destroyed.position <= whole.position:
+                self._destroyed = whole
+        return rows
+
+    def erased_rows(self, after: int = 0) -> list[tuple[bytes, int, int]]:
+        """The rows of the table `erased` as they stand there. Raises BookDamaged for what can't be one."""
         # All means all: a position that is none must not hide its row.
         since, values = ("WHERE position>?", [after]) if after else ("", [])
         rows = self.database.rows(f"SELECT * FROM erased {since} ORDER BY position, subject, key_id", values)  # noqa: S608 - fixed texts
@@ -813,6 +985,47 @@ class LogRecorder(ApplicationRecorder):
             if len(subject) != 16 or position < 1:
                 raise damaged("What is no subject, or no position, stands in the table erased", self.database.place)
         return rows
+
+    def make_erased_anew(self, rows: Sequence[tuple[bytes, int, int]]) -> bool:
+        """Put rows in the place of those of the table `erased`, if they are what the head tells. Raises BookDamaged."""
+        whole = Destroyed()
+        whole.add(rows)
+        with self.database.session(write=True) as session:
+            if self._sound_head(session.rows(self._lock_head), self.seen, session.rows).erased != whole.digest:
+                return False
+            session.run("DELETE FROM erased")
+            if rows:
+                session.insert(ERASED, rows)
+        return True
+
+    def _destroyed_now(self) -> Destroyed:
+        return self._destroyed_at(self._whole_head(), self.database.rows)
+
+    def _destroyed_at(self, head: HeadRow, select: Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]) -> Destroyed:
+        """Which keys are destroyed, as of a head or a later one. Raises BookDamaged."""
+        with self._following:
+            known = self._destroyed
+            if head.position <= known.position:
+                return known
+            if head.erased != known.digest:
+                rows = select(
+                    "SELECT subject, key_id, position FROM erased WHERE position>? AND position<=? "
+                    "ORDER BY position, subject, key_id",
+                    (known.last, head.position),
+                )
+                digest = known.digest
+                for row in sound(ERASED, rows, self.database.place):
+                    digest = chained(digest, *row)
+                if digest != head.erased:
+                    raise self._not_erased()
+                known.add(rows)
+            known.position = head.position
+            return known
+
+    def _not_erased(self) -> BookDamaged:
+        return damaged(
+            NOT_ERASED, self.database.place, "Open the book again: it makes the table anew, if the log tells."
+        )
 
     # ── tailing ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,6 +10,8 @@ from .packing import pack, packer
 
 _sha256 = hashlib.sha256
 
+HASH = 32
+"""Bytes of a hash."""
 TILE = 256
 """How many hashes a tile holds, as C2SP's tlog-tiles has it."""
 TILE_LEVELS = 8
@@ -66,6 +68,11 @@ def row_hashes(origin: str, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
         if not entries or max(map(len, entries)) <= ENTRY_BYTES_MAX:
             return hashes_of(entries)
     return hashes_of([leaf(origin, *row) for row in rows])
+
+
+def split(hashes: bytes) -> list[bytes]:
+    """Hashes that stand one after another, one by one."""
+    return [hashes[start : start + HASH] for start in range(0, len(hashes), HASH)]
 
 
 def whole_root(nodes: Sequence[bytes]) -> bytes:

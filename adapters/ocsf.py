@@ -38,6 +38,7 @@ _ACTIVITIES: Mapping[int, Mapping[int, str]] = {
 _ENTITY_ACTIVITIES: Mapping[str, int] = {
     "customer.registered": 1,
     "customer.erased": 4,
+    "customer.values_erased": 4,
     "customer.restricted": 12,
     "customer.restriction_lifted": 13,
     "ticket.opened": 1,

@@ -21,7 +21,7 @@ from tallybook.domain.events import REGISTRY, Schema
 from tallybook.projections.read_models import Progress
 
 from . import merkle
-from .checkpoints import Stored
+from .checkpoints import Rotation, Stored
 from .clear_form import ClearForm, as_json, plain_json, schemas
 from .log import EventStore, Row
 from .notes import Signer, made
@@ -32,6 +32,7 @@ WIDTH = 256
 FORM = "tallybook-pack/v1"
 SUMS = "SHA256SUMS"
 COSIGNED = "cosigned"
+ROTATIONS = "rotations"
 
 Opener = Callable[[Sequence[Row]], Sequence[Mapping[str, Any]]]
 """The personal values of rows, by field: those that may be shown. None stands for one whose key was destroyed."""
@@ -219,6 +220,24 @@ def write_cosigned(folder: Path, kept: Iterable[Stored]) -> None:
             witnesses.update(dict.fromkeys(one.witnesses.splitlines()))
     if witnesses:
         written(folder / COSIGNED / "witness.vkeys", "".join(f"{one}\n" for one in witnesses).encode())
+
+
+def write_rotations(folder: Path, log: EventStore, steps: Iterable[tuple[Rotation, str]]) -> None:
+    """Write each change of the key that signs: its event's leaf, and the proof of it under a checkpoint that the old
+    key signed, too. Who knows an older key is led to the present one by them."""
+    for rotation, proof in steps:
+        [row] = log.rows_at([rotation.position])
+        leaf = merkle.leaf(log.origin, *row)
+        parts = {"leaf": leaf, "state": row[4]}
+        step = {"position": rotation.position, **{name: base64.b64encode(one).decode() for name, one in parts.items()}}
+        written(folder / ROTATIONS / f"{rotation.position}.json", as_json({**step, "proof": proof}, indent=1))
+
+
+def write_swept(folder: Path, leaf: str, proof: str | None) -> None:
+    """Write the proof of the sweep that deleted records of reads, with its leaf: it need not be among the events."""
+    if proof is not None:
+        form, _, rest = proof.partition("\n")
+        written(folder / "swept.tlog-proof", f"{form}\nextra {leaf}\n{rest}".encode())
 
 
 def write_code(folder: Path, registry: Mapping[str, Schema] = REGISTRY) -> None:

@@ -50,6 +50,7 @@ from .database import (
     StatementRefused,
     check_format,
     damaged,
+    for_reading_only,
     refused,
     unexpected,
 )
@@ -665,10 +666,21 @@ class PostgresDatabase:
     for_update = " FOR UPDATE"
     for_share = " FOR SHARE"
     table_names = "(SELECT string_agg(tablename::text, ' ') FROM pg_tables WHERE schemaname=current_schema())"
+    holds = "position(? IN state)>0"
+    code_names = (
+        "(SELECT string_agg(found.told, ', ' ORDER BY found.told) FROM ("
+        "SELECT 'trigger ' || tgname AS told FROM pg_trigger JOIN pg_class ON pg_class.oid=tgrelid "
+        "WHERE NOT tgisinternal AND relnamespace=current_schema()::regnamespace "
+        "UNION ALL SELECT 'view ' || relname FROM pg_class "
+        "WHERE relkind IN ('v', 'm', 'f') AND relnamespace=current_schema()::regnamespace "
+        "UNION ALL SELECT 'rule ' || rulename FROM pg_rules WHERE schemaname=current_schema() "
+        "UNION ALL SELECT 'policy ' || policyname FROM pg_policies WHERE schemaname=current_schema()) AS found)"
+    )
 
-    def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, read_only: bool = False) -> None:
         """Raises BookError for a URL that names no database; connects when it is first used."""
         named, self.schema = parse(url)
+        self.read_only = read_only
         self.lock_timeout_s = lock_timeout_s
         self.channel = f"tallybook {self.schema}"
         self._place = place_of(named, self.schema)
@@ -718,6 +730,8 @@ class PostgresDatabase:
 
     def session(self, *, write: bool) -> PostgresSession:
         """A transaction."""
+        if write and self.read_only:
+            raise for_reading_only(self.place)
         return PostgresSession(self, write)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -24,7 +24,7 @@ UNSIGNED = "unsigned"
 FILE_BYTES_MAX = 10_000
 _PUT_BACK = (
     "Put it back from where you keep a copy, or name its place with `signing_key`. "
-    'signing_key="unsigned" opens the book without; then no checkpoint can be signed.'
+    'signing_key="unsigned" (--signing-key unsigned) opens the book without; then no checkpoint can be signed.'
 )
 
 

@@ -18,7 +18,7 @@ from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, SCRUB_S, Answer, KeyTaken, check_format, damaged, refused, unexpected
+from .database import ALTERED, SCRUB_S, Answer, KeyTaken, check_format, damaged, for_reading_only, refused, unexpected
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -312,6 +312,8 @@ class SQLiteDatabase:
     for_share = ""
     overwrites = True
     table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
+    holds = "instr(state, ?)>0"
+    code_names = "(SELECT group_concat(type || ' ' || name, ', ') FROM sqlite_master WHERE type IN ('trigger', 'view'))"
 
     def __init__(
         self,
@@ -365,6 +367,8 @@ class SQLiteDatabase:
 
     def session(self, *, write: bool) -> SQLiteSession:
         """A transaction."""
+        if write and self.read_only:
+            raise for_reading_only(self.place)
         return SQLiteSession(self, write)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

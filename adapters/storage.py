@@ -12,23 +12,27 @@ Read models may live elsewhere than the log: in an SQLite file or a schema of th
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import msgpack
+
 from tallybook.domain.errors import BookError, BookNotFound, KeysMissing, ReadsMissing, SigningKeyMissing
 
 from . import limits
-from .database import FORMAT, NOTES, Database, damaged
+from .database import FORMAT, NOTES, Database, damaged, sound
 from .files import check_writable, is_ours
 from .key_tables import FileKeyStore, WrappedKeyStore
-from .keys import PUT_BACK, KeyStore, MemoryKeyStore, NoKeys, commitment
+from .keys import PUT_BACK, KeyStore, MemoryKeyStore, NoKeys, commitment, secret
 from .log import EVENTS_TABLE, LogRecorder, head_key, log_of
 from .merkle import DETACHED, is_detached
 from .signing import ENVIRONMENT, UNSIGNED, SigningKeys, in_memory, keys_at, make_keys
@@ -47,10 +51,16 @@ BOOK, MODELS = "tallybook", "tallybook read models"
 BESIDE_THE_LOG = "log:"
 SIGNING = "vkey"
 """Under this name, a book notes the public key that signed its checkpoints when it was made."""
+NOTES_MAC = "mac"
+"""Under this name, a book notes a MAC over those of its notes that opening and verifying rest on."""
 WRAPPING = "wrapping key"
 """Under this name, a book notes the fingerprint of the wrapping key that it was made with."""
 LOOKUP = "lookup key"
 """Under this name, a book in files notes a commitment to its look-up key. On a server that key is sealed."""
+
+BOUND = ("origin", LOOKUP, SIGNING, WRAPPING)
+"""The notes that are made with the book, and never change. What is noted later (that there is a log of reads, where
+read models live) is not relied on."""
 
 logger = logging.getLogger("tallybook.storage")
 
@@ -74,6 +84,8 @@ class Storage:
     """What `open_storage` needs to open it in another process; None for a book that only this process has."""
     signing: SigningKeys | None = None
     """What signs the checkpoints of both logs; None for a book that signs none."""
+    pack_signing: SigningKeys | None = None
+    """What signs the manifests of packs in a book that is opened without its data keys, and signs no checkpoint."""
     vkey: str | None = None
     """The public key that was noted when the book was made: rotations, which are events, lead from it to the present
     one."""
@@ -85,6 +97,12 @@ class Storage:
     def keyless(self) -> bool:
         """Whether it was opened without its data keys: to be verified, and not to be worked with."""
         return isinstance(self.keys, NoKeys)
+
+    @property
+    def kept_in(self) -> list[Database]:
+        """The databases that hold what can't be made anew: the logs, and the keys."""
+        keys = [self.keys.database] if isinstance(self.keys, WrappedKeyStore) else []
+        return list(dict.fromkeys((self.events, self.reads, *keys)))
 
     def close(self) -> None:
         """Release all files and connections."""
@@ -109,7 +127,7 @@ def open_storage(
     `wrapping_key` is a file or a `WrappingKeys`; `read_models` a URL, where they live elsewhere than the log. The log
     notes that place; a book that is opened without it later says so in the log `tallybook.storage`, and builds them
     anew. `signing_key` is a file, "env:NAME", or "unsigned". `detached` is how the book is made, or must have been.
-    `keyless` opens a book that is there without its data keys, and without a signing key that is not there.
+    `keyless` opens a book that is there without its data keys, to be read only: it signs no checkpoint.
     """
     if not isinstance(url, str):
         raise _names_no_book(url)
@@ -130,7 +148,7 @@ def open_storage(
             raise _cant_be_opened(path, error) from error
     try:
         _check_detached(storage, detached)
-        if read_models is None:
+        if read_models is None or (keyless and read_models == BESIDE_THE_LOG):
             elsewhere = models_noted(storage.events)
             if elsewhere is not None:
                 logger.warning(
@@ -146,7 +164,8 @@ def open_storage(
             return storage
         models = _models_elsewhere(read_models, storage.origin, lock_timeout_s)
         try:
-            _note_models(storage.events, models.place)
+            if not keyless:
+                _note_models(storage.events, models.place)
         except BaseException:
             models.close()
             raise
@@ -168,6 +187,32 @@ def noted(events: Database, name: str) -> str | None:
         return None
     rows = events.rows("SELECT value FROM book WHERE name=?", [name])
     return str(rows[0][0]) if rows else None
+
+
+def notes_of(events: Database) -> dict[str, str]:
+    """What the database of a log notes of itself. Raises BookDamaged."""
+    rows = events.rows("SELECT name, value FROM book")
+    return dict(sound(NOTES, rows, events.place))
+
+
+def notes_mac(lookup_key: bytes, notes: Mapping[str, str]) -> str:
+    """What authenticates a book's notes. Whoever has the database alone lacks the key."""
+    told: bytes = msgpack.packb([[name, notes.get(name)] for name in BOUND])
+    return hmac.digest(secret(lookup_key, NOTES.name), told, sha256).hex()
+
+
+def check_notes(events: Database, lookup_key: bytes) -> None:
+    """Raises BookDamaged where the notes of a book are not those that it was made with: who exchanges the public key
+    that they name, or the wrapping key, is not believed."""
+    if not events.has_table(NOTES.name):  # in memory, or of a host's own
+        return
+    notes = notes_of(events)
+    if not hmac.compare_digest(notes.get(NOTES_MAC, "").encode(), notes_mac(lookup_key, notes).encode()):
+        raise damaged(
+            "What the table book notes (the book's name, the first key that signs, the first wrapping key) bears a MAC "
+            "that was not made with the keys of this book",
+            events.place,
+        )
 
 
 def _note_models(events: Database, place: str | None) -> None:
@@ -325,6 +370,7 @@ def _in_files(
                     )
             if not exists:
                 notes = {
+                    "origin": keys.origin,
                     LOOKUP: commitment(keys.lookup_key).hex(),
                     SIGNING: _made(keys.origin, place),
                     WRAPPING: keys.wrapping(),
@@ -336,7 +382,7 @@ def _in_files(
                     keys.origin,
                     head_key(keys.lookup_key),
                     lock_timeout_s,
-                    notes,
+                    {**notes, NOTES_MAC: notes_mac(keys.lookup_key, notes)},
                 )
         if keys is None:
             book = note(path, "origin", lock_timeout_s) or ""
@@ -360,6 +406,13 @@ def _in_files(
             raise translated(error, str(path)) from error
         raise
     stores = [SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s, create=False) for file in (path, reads_path)]
+    try:
+        check_notes(stores[0], keys.lookup_key)
+    except BaseException:
+        for store in stores:
+            store.close()
+        keys.close()
+        raise
     return Storage(
         url,
         origin,
@@ -369,8 +422,8 @@ def _in_files(
         keys,
         _options(f"sqlite:///{path}", lock_timeout_s, source, place),
         signing,
-        vkey,
-        first_wrapping,
+        vkey=vkey,
+        first_wrapping=first_wrapping,
     )
 
 
@@ -379,19 +432,18 @@ def _files_without_keys(url: str, path: Path, lock_timeout_s: int, signing_key: 
     if not is_ours(path, APPLICATION_ID, lock_timeout_s=lock_timeout_s):
         raise BookNotFound(f"There is no book at {path}.", path=str(path), remedy="Check the path.")
     reads_path = beside(path)[1]
-    for one in (path, reads_path):
-        check_writable(one)
     try:
         origin = note(path, "origin", lock_timeout_s) or ""
-        _open_reads(path, reads_path, origin, None, lock_timeout_s)
+        _check_reads(reads_path, origin, lock_timeout_s)
         vkey = note(path, SIGNING, lock_timeout_s)
     except sqlite3.Error as error:
         raise translated(error, str(path)) from error
     signing = _signing_if_there(origin, signing_place(signing_key, signing_file(path)), vkey, str(path))
     events, reads = (
-        SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s, create=False) for file in (path, reads_path)
+        SQLiteDatabase(str(file), lock_timeout_s=lock_timeout_s, create=False, read_only=True)
+        for file in (path, reads_path)
     )
-    return Storage(url, origin, events, reads, events, NoKeys(origin, url), None, signing, vkey)
+    return Storage(url, origin, events, reads, events, NoKeys(origin, url), vkey=vkey, pack_signing=signing)
 
 
 def _signing_if_there(origin: str, place: str, vkey: str | None, book: str) -> SigningKeys | None:
@@ -408,25 +460,30 @@ def _open_reads(path: Path, reads_path: Path, origin: str, key: bytes | None, lo
         [(noted,)] = connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM book WHERE name='reads') OR EXISTS (SELECT 1 FROM {EVENTS_TABLE})"  # noqa: S608 - a name of ours
         )
-    if is_ours(reads_path, READS_APPLICATION_ID, "log of reads", lock_timeout_s=lock_timeout_s):
-        found = note(reads_path, "origin", lock_timeout_s)
-        if found != origin:
-            raise ReadsMissing(
-                f"{reads_path} is the log of reads of another book ({found}, not {origin}).",
-                path=str(reads_path),
-                remedy="Put back the one that belongs to this book.",
-            )
-    elif noted:
-        raise ReadsMissing(
-            f"The log of reads {reads_path} is not there.",
-            path=str(reads_path),
-            remedy="Put it back from its backup: without it, nobody can tell who saw whose data.",
-        )
+    if noted or is_ours(reads_path, READS_APPLICATION_ID, "log of reads", lock_timeout_s=lock_timeout_s):
+        _check_reads(reads_path, origin, lock_timeout_s)
     else:
         make_log_file(reads_path, READS_APPLICATION_ID, READS_TABLE, origin, key, lock_timeout_s)
     if not noted:
         with closing(sqlite3.connect(path, timeout=lock_timeout_s)) as connection, connection:
             connection.execute("INSERT OR IGNORE INTO book VALUES ('reads', 'made')")
+
+
+def _check_reads(reads_path: Path, origin: str, lock_timeout_s: int) -> None:
+    """Raises ReadsMissing where a book's log of reads is not there, or is another book's."""
+    if not is_ours(reads_path, READS_APPLICATION_ID, "log of reads", lock_timeout_s=lock_timeout_s):
+        raise ReadsMissing(
+            f"The log of reads {reads_path} is not there.",
+            path=str(reads_path),
+            remedy="Put it back from its backup: without it, nobody can tell who saw whose data.",
+        )
+    found = note(reads_path, "origin", lock_timeout_s)
+    if found != origin:
+        raise ReadsMissing(
+            f"{reads_path} is the log of reads of another book ({found}, not {origin}).",
+            path=str(reads_path),
+            remedy="Put back the one that belongs to this book.",
+        )
 
 
 def _made(origin: str, place: str) -> str:
@@ -500,7 +557,7 @@ def _make_file(
             for statement in definitions:
                 connection.execute(statement.format_map(DIALECT))
             connection.execute("CREATE TABLE book (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID")
-            connection.executemany("INSERT INTO book VALUES (?, ?)", [("origin", origin), *(notes or {}).items()])
+            connection.executemany("INSERT INTO book VALUES (?, ?)", list({"origin": origin, **(notes or {})}.items()))
             connection.execute(f"PRAGMA application_id={application_id}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
         connection.execute("COMMIT")
@@ -520,7 +577,7 @@ def _on_server(
 ) -> Storage:
     from .postgres import PostgresDatabase
 
-    database = PostgresDatabase(url, lock_timeout_s=lock_timeout_s)
+    database = PostgresDatabase(url, lock_timeout_s=lock_timeout_s, read_only=keyless)
     try:
         database.check_server()
         notes = database.notes(BOOK)
@@ -538,9 +595,10 @@ def _on_server(
             vkey, place = noted(database, SIGNING), signing_place(signing_key, _signing_file_of(origin, source))
             signing = _signing_if_there(origin, place, vkey, database.place)
             none = NoKeys(origin, database.place)
-            return Storage(database.place, origin, database, database, database, none, None, signing, vkey)
+            return Storage(database.place, origin, database, database, database, none, vkey=vkey, pack_signing=signing)
         keys = WrappedKeyStore(database, origin, source)
         keys.finish_rotation()
+        check_notes(database, keys.lookup_key)
         place = signing_place(signing_key, _signing_file_of(origin, source))
         vkey = noted(database, SIGNING)
         signing = _signing(origin, place, vkey, database.place)
@@ -549,7 +607,18 @@ def _on_server(
         raise
     options = _options(url, lock_timeout_s, source, place)
     first_wrapping = noted(database, WRAPPING)
-    return Storage(database.place, origin, database, database, database, keys, options, signing, vkey, first_wrapping)
+    return Storage(
+        database.place,
+        origin,
+        database,
+        database,
+        database,
+        keys,
+        options,
+        signing,
+        vkey=vkey,
+        first_wrapping=first_wrapping,
+    )
 
 
 def _signing_file_of(origin: str, source: WrappingKeys) -> Path:
@@ -582,7 +651,7 @@ def _made_on_server(
         if session is not None:
             source = wrapping_keys(wrapping_key, home_of(origin))
             place = signing_place(signing_key, _signing_file_of(origin, source))
-            session.insert(NOTES, [(SIGNING, _made(origin, place))])
+            notes |= {SIGNING: _made(origin, place)}
             lookup_key = os.urandom(KEY_BYTES)
             for statement in (
                 *LogRecorder(database, EVENTS_TABLE, origin, head_key(lookup_key)).definitions(),
@@ -590,7 +659,9 @@ def _made_on_server(
                 *WrappedKeyStore.definitions(),
             ):
                 session.define(statement)
-            session.insert(NOTES, [(WRAPPING, WrappedKeyStore.begin(session.insert, origin, source, lookup_key))])
+            notes |= {WRAPPING: WrappedKeyStore.begin(session.insert, origin, source, lookup_key)}
+            notes |= {NOTES_MAC: notes_mac(lookup_key, notes)}
+            session.insert(NOTES, [(name, notes[name]) for name in (SIGNING, WRAPPING, NOTES_MAC)])
     return notes
 
 

@@ -16,9 +16,8 @@ from tallybook.projections.read_models import Table
 from . import merkle
 from .database import EXAMINE, Session, damaged, sound
 from .log import LogRecorder
-from .merkle import TILE, TILE_LEVELS
+from .merkle import HASH, TILE, TILE_LEVELS, split
 
-HASH = 32
 FULL = TILE * HASH
 """Bytes of a tile that is full."""
 CHUNK = 64 * TILE
@@ -192,11 +191,6 @@ class TileStore:
 def _end(size: int) -> int:
     """Where the chunk after a size ends: at the end of a tile."""
     return (size // TILE) * TILE + CHUNK
-
-
-def split(hashes: bytes) -> list[bytes]:
-    """Hashes that stand one after another, one by one."""
-    return [hashes[start : start + HASH] for start in range(0, len(hashes), HASH)]
 
 
 class Tiles:

@@ -73,6 +73,7 @@ class Till:
     """Records purchases on drafts that stay in memory: the application path without the command around it."""
 
     def __init__(self, book: Book, customers: Sequence[UUID]) -> None:
+        self.book = book
         self.app: BookApplication = book._core.app
         self.id = book._core.book_id  # the library saves things that have an id and a version
         self.version = 0

@@ -19,7 +19,7 @@ from .customer import (
     ReturnLine,
     ReturnRecorded,
 )
-from .erasure import RecordKept, SubjectErased
+from .erasure import SubjectErased, ValueResealed, ValuesErased
 from .events import REGISTRY, Decision, Event, Fact, Metadata
 from .loyalty import LoyaltyAccount, account_id
 from .operations import Operations, ReadModelDirected
@@ -165,7 +165,6 @@ __all__ = [
     "PointsTransferred",
     "PurchaseRecorded",
     "ReadModelDirected",
-    "RecordKept",
     "RedemptionRefused",
     "RedemptionRequested",
     "RedemptionReturned",
@@ -211,6 +210,8 @@ __all__ = [
     "TransferReceived",
     "TransferRefused",
     "TransferRequested",
+    "ValueResealed",
+    "ValuesErased",
     "account_id",
     "consents_at",
     "parse_rule_set",

@@ -9,13 +9,19 @@ from uuid import UUID
 
 from pydantic import StringConstraints
 
-from .events import CODE_CHARS_MAX, Code, Fact, stored
+from .events import CODE_CHARS, CODE_CHARS_MAX, COMPOSED, Code, Fact, stored
 
-FieldName = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX + len("identifier."))]
+FieldName = Annotated[
+    str, StringConstraints(pattern=f"^{CODE_CHARS}$", max_length=CODE_CHARS_MAX + len("identifier.")), COMPOSED
+]
 """A personal field as policies call it: `name`, `contact.email`, `identifier.crm`."""
 
 OUTSIDE_HOURS = "outside_hours"
 RELEASED, DENIED = "released", "denied"
+RESEALED = "resealed"
+"""The outcome of what the book opened to seal it anew: nobody was shown anything."""
+KEEPING = "erasures.keep"
+"""The action of reads by which the book seals anew what stays where a key is destroyed. Nobody is shown anything."""
 WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricted", "no_consent"
 
 
@@ -23,13 +29,17 @@ WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricte
 class PersonalDataRead(Fact):
     """Personal data was asked for. A bulk read is one record with its list of subjects.
 
-    - `outcome`: `released` or `denied` (nothing was released);
+    - `outcome`: `released`, `denied` (nothing was released), or `resealed`: the book itself opened what stays where a
+      key is destroyed, to seal it anew, and showed it to nobody; no policy applies to that;
     - `subjects`: whose data was asked for;
-    - `fields`, `masked`, `withheld`: which fields were released as they are, in part, not at all;
+    - `fields`, `masked`, `withheld`: which fields were released as they are, in part, not at all; one of which every
+      value was erased is in none of them;
+    - `erased`: subjects of whom something sealed was asked for, and all of it was erased: nothing of it was seen;
     - `restricted`: subjects of whom nothing was released, because their data is restricted;
     - `consents`: where the purpose rests on a consent, the version of its text for each of `subjects`; `-` where there
       is none, and nothing of that subject was released;
-    - `policy`: digest of the access policy that decided, `rules`: ids of its rules that did; nil: none was in force;
+    - `policy`: digest of the access policy that decided, `rules`: ids of its rules that did; nil: none was in force, or
+      the outcome is `resealed`;
     - `legal_basis`: of the purpose, as the policy says;
     - `remote_address`: where the request came from, if the host said so.
     """
@@ -46,6 +56,7 @@ class PersonalDataRead(Fact):
     rules: tuple[Code, ...] = ()
     legal_basis: Code | None = None
     remote_address: Code | None = None
+    erased: tuple[UUID, ...] = ()
 
 
 @stored("access.command_denied")

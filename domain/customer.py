@@ -209,7 +209,9 @@ class Customer(DataSubject):
     """Who brought the customer."""
     brought: int = 0
     """How many customers this one brought."""
-    erased: tuple[int, ...] = ()
+    ordinary_key: int = 1
+    """Id of the data key under which new values are sealed."""
+    erased_keys: tuple[int, ...] = ()
     """Ids of the keys that are destroyed."""
     kept_until_us: int | None = None
     """Until when what an erasure kept must be kept."""
@@ -238,6 +240,11 @@ class Customer(DataSubject):
     def traits(self) -> Traits:
         """What conditions of rule sets may read."""
         return traits_of(self.noted)
+
+    @property
+    def erased(self) -> bool:
+        """Whether the customer was erased as a whole, and not single values only."""
+        return self.ordinary_key in self.erased_keys
 
     def register(
         self,

@@ -120,6 +120,12 @@ REFUSALS: dict[str, Refusal] = {
         "the customer was erased: nothing new can be recorded of them",
         "Register a person who comes back as a new customer. See `tallybook erasures show` for the receipt.",
     ),
+    "erasure_held": Refusal(
+        NotAllowed,
+        "something stands in the way of erasing the customer: the data is restricted, or a data-subject request is "
+        "open that nothing would be left to answer by",
+        "Lift the restriction, or complete the request, first; to erase all the same, say why: `even_so`, --even-so.",
+    ),
     "not_erased": Refusal(
         NotFound,
         "the customer was not erased",
@@ -167,6 +173,11 @@ REFUSALS: dict[str, Refusal] = {
     "no_objection": Refusal(NotAllowed, "the customer does not object to that", "See `consent show` for what holds."),
     "unknown_request": Refusal(
         NotFound, "the customer has no such data-subject request", "See `request list` for the requests and their ids."
+    ),
+    "request_of_other_kind": Refusal(
+        NotAllowed,
+        "the data-subject request makes use of another right than the command carries out",
+        "Give the id of a request for erasure, or leave it out. See `request list` for the requests.",
     ),
     "request_completed": Refusal(
         Conflict, "the data-subject request was answered before", "Record a new request if the customer made one."

@@ -7,21 +7,34 @@ it from facts; it names the rule set and the facts). Personal fields are `Person
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from .personal import PersonalData
 
 CODE_CHARS_MAX = 64
-# A code is written in the clear and for ever: no spaces and no "@", so that names and mail addresses don't slip in.
+
+
+def _composed(code: str) -> str:
+    if code.isascii() or unicodedata.is_normalized("NFC", code):
+        return code
+    raise ValueError("characters that are composed (Unicode NFC) are wanted")
+
+
+COMPOSED = AfterValidator(_composed)
+"""One form of each text: `é` is one character, not two that look the same."""
+# A code is written in the clear and for ever: no spaces and no "@", so that names and mail addresses don't slip in; and
+# nothing that is not seen (joiners, variation selectors, fillers), so that no actor looks like another.
+CODE_CHARS = r"[\w.:/+\-&&\P{Default_Ignorable_Code_Point}]+"
 # The length stands beside the pattern: `{1,64}` in it makes an automaton that takes as long as the rest of the event.
-Code = Annotated[str, StringConstraints(pattern=r"^[\w.:/+\-]+$", max_length=CODE_CHARS_MAX)]
+Code = Annotated[str, StringConstraints(pattern=f"^{CODE_CHARS}$", max_length=CODE_CHARS_MAX), COMPOSED]
 RulesLabel = Annotated[
-    str, StringConstraints(pattern=r"^[\w.:/+\-]+@[\w.:/+\-]+$", max_length=2 * CODE_CHARS_MAX + len("@"))
+    str, StringConstraints(pattern=f"^{CODE_CHARS}@{CODE_CHARS}$", max_length=2 * CODE_CHARS_MAX + len("@")), COMPOSED
 ]
 """A rule set and its version, both a code: `name@version`."""
 Points = Annotated[int, Field(ge=0, le=10**12)]
@@ -105,7 +118,8 @@ class Event(Value):
     schema_version: ClassVar[int]
     personal_fields: ClassVar[Mapping[str, PersonalData]]
     clear_fields: ClassVar[tuple[str, ...]]
-    sealed_under: ClassVar[int]
+    sealed_under: ClassVar[str | None]
+    """Clear field that holds the id of the data key; None: sealed under the subject's ordinary one."""
     other_subjects: ClassVar[tuple[str, ...]]
     """Clear fields that name further subjects."""
     TOPIC: ClassVar[str]
@@ -190,14 +204,14 @@ def stored(
     *,
     upcasters: Mapping[int, Upcaster] | None = None,
     former_personal: Mapping[int, Sequence[str]] | None = None,
-    sealed_under: int = 1,
+    sealed_under: str | None = None,
     registry: dict[str, Schema] | None = None,
 ) -> Callable[[type[EventT]], type[EventT]]:
     """Register an event class under its stored name and schema version.
 
     `upcasters[v]` turns the clear fields of version v into those of v + 1; all from 1 to `version` - 1 are needed.
-    `former_personal[v]` names the personal fields of version v where they differ from today's. `sealed_under`: id of
-    the subject's data key that seals them.
+    `former_personal[v]` names the personal fields of version v where they differ from today's. `sealed_under`: the
+    clear field that holds the id of the data key which seals them, where that is not the subject's ordinary one.
     """
     upcasters = upcasters or {}
     registry = REGISTRY if registry is None else registry
@@ -223,6 +237,8 @@ def stored(
         unknown = set(event_class.other_subjects).difference(event_class.clear_fields)
         if unknown:
             raise TypeError(f"{name}: there is no clear field {sorted(unknown)[0]} that could name a subject")
+        if sealed_under not in (None, *event_class.clear_fields):
+            raise TypeError(f"{name}: there is no clear field {sealed_under} that could name a key")
         registry[name] = Schema(event_class, upcasters, former_personal or {})
         return event_class
 

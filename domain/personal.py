@@ -167,4 +167,4 @@ OrderId = Annotated[Personal[ShortText] | None, PersonalData(Category.TRANSACTIO
 FreeText = Annotated[Personal[Text] | None, PersonalData(Category.COMMUNICATION, Sensitivity.HIGH)]
 CouponCode = Annotated[Personal[ShortText] | None, PersonalData(Category.TRANSACTION)]
 Preference = Annotated[Personal[ShortText] | None, PersonalData(Category.PREFERENCE)]
-KeptValue = Annotated[Personal[Text] | None, PersonalData(Category.TRANSACTION)]
+ResealedValue = Annotated[Personal[Text] | None, PersonalData(Category.TRANSACTION, known_as="{known_as}")]

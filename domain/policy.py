@@ -23,14 +23,14 @@ from .aggregate import Aggregate, Appliers, Stamp, applies
 from .calendar import DAY_US, UTC_ZONE, Zone
 from .copy_on_write import LayeredDict
 from .errors import PolicyError, refusal
-from .events import REGISTRY, Code, Event, Fact, Value, stored
+from .events import CODE_CHARS, COMPOSED, REGISTRY, Code, Event, Fact, Value, stored
 from .personal import Category, Sensitivity
 
 Effect = Literal["allow", "mask", "deny"]
 ALLOW, MASK, DENY = "allow", "mask", "deny"
 _RANK = {DENY: 0, MASK: 1, ALLOW: 2}
 
-Pattern = Annotated[str, StringConstraints(pattern=r"^(\*|[\w.:/+\-]+(\.\*)?)$", max_length=80)]
+Pattern = Annotated[str, StringConstraints(pattern=rf"^(\*|{CODE_CHARS}(\.\*)?)$", max_length=80), COMPOSED]
 """A name, all names that begin with one (`tickets.*`), or all (`*`)."""
 Basis = Literal["consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"]
 """The legal bases of GDPR article 6; those of PIPL article 13 are named by the same words."""
@@ -210,6 +210,8 @@ def _marks(registered: int) -> Mapping[str, FieldMarks]:  # noqa: ARG001 - a reg
     found: dict[str, FieldMarks] = {}
     for schema in REGISTRY.values():
         for field, mark in schema.event_class.personal_fields.items():
+            if mark.known_as.startswith("{"):
+                continue  # it goes by the name of a field of another event
             name = mark.known_as.partition("{")[0] or field
             had = found.get(name, FieldMarks(frozenset(), frozenset()))
             found[name] = FieldMarks(

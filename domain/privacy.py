@@ -305,6 +305,13 @@ class DataSubject(Aggregate, ABC):
         """Whether the data may only be kept."""
         return self.restriction is not None and self.restriction.holds
 
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """What stands in the way of erasing: `restricted`, since such data is kept (GDPR 18), and `request`, one that
+        is open and that nothing would be left to answer by. A request for erasure does not."""
+        waiting = any(one.completed_us is None and one.kind != RequestKind.ERASURE for one in self.requests)
+        return ("restricted",) * self.restricted + ("request",) * waiting
+
     def objects_to(self, to: str) -> bool:
         """Whether the customer objects to it."""
         return any(one.to == to and one.holds for one in self.objections)
@@ -449,15 +456,34 @@ class DataSubject(Aggregate, ABC):
         if reason is None and outcome in (RequestOutcome.REFUSED, RequestOutcome.PARTLY_FULFILLED):
             raise refusal("invalid_argument", f"reason: {outcome} needs one.", argument="reason")
         self.must_be_registered()
+        self._open_request(stamp, request_id)
+        return self.record(
+            RequestCompleted, stamp, self.id, request_id=request_id, outcome=outcome.value, reason=reason
+        )
+
+    def asked_for_erasure(self, stamp: Stamp, request_id: UUID) -> None:
+        """See that a request is this subject's, open, and for erasure.
+
+        Refuses: unknown_request, request_completed, request_of_other_kind, effective_too_early.
+        """
+        request = self._open_request(stamp, request_id)
+        if request.kind != RequestKind.ERASURE:
+            raise refusal(
+                "request_of_other_kind",
+                f"The request is one for {request.kind}, not for erasure.",
+                customer=self.id,
+                request=request_id,
+                kind=request.kind,
+            )
+
+    def _open_request(self, stamp: Stamp, request_id: UUID) -> Request:
         request = next((one for one in self.requests if one.request_id == request_id), None)
         if request is None:
             raise refusal("unknown_request", "The customer has no such request.", customer=self.id, request=request_id)
         if request.completed_us is not None:
             raise refusal("request_completed", "The request was answered.", customer=self.id, request=request_id)
         stamp.not_before(request.received_us, "the request was received")
-        return self.record(
-            RequestCompleted, stamp, self.id, request_id=request_id, outcome=outcome.value, reason=reason
-        )
+        return request
 
     def end_relation(self, stamp: Stamp, reason: str | None) -> RelationEnded:
         """Refuses: unknown_customer."""

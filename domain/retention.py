@@ -1,8 +1,8 @@
 """How long personal data is kept: schedules, declared as events on a stream of their own, and what they make due.
 
 A schedule says that a category must be kept (`keep`: the law demands it, an erasure leaves it until then) or must go
-(`erase`) a period after a moment. A subject's ordinary data lies under one key: so a subject is due as a whole, once
-every category that the book holds of them is past an `erase` schedule or set apart by a `keep` schedule.
+(`erase`) a period after a moment. What is due are single values. A subject is due as a whole where nothing stays of
+them but what must be kept, and the schedules say that they are gone: nothing came for long, or the relation ended.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, NamedTuple
+from uuid import UUID
 
 from pydantic import Field
 
 from .aggregate import Aggregate, Appliers, Stamp, applies
-from .calendar import UTC_ZONE
+from .calendar import DAY_US, UTC_ZONE, days_from_civil
 from .customer import CustomerRegistered, InteractionRecorded, PurchaseRecorded, ReturnRecorded
 from .errors import refusal
 from .events import Code, Event, Fact, stored
@@ -23,6 +24,8 @@ from .points import Enrolled, RedemptionRequested
 from .privacy import ConsentConfirmed, ConsentGranted, RelationEnded
 from .ticket import Author, SatisfactionRecorded, TicketOpened, TicketReplied
 
+LAST_US = days_from_civil(10_000, 1, 1) * DAY_US - 1
+"""The end of the year 9999: what comes after is no date that can be told."""
 ACCESS_RECORDS = "access_records"
 """The category of the records of reads."""
 ALL = "all"
@@ -78,13 +81,16 @@ class RetentionWithdrawn(Fact):
 class RetentionSwept(Fact):
     """What was due up to `until_us` was carried out: subjects due and erased, and records of reads that are due.
 
-    Of the log of reads, the records up to position `reads_pruned` go; `reads_root` (hex) is the Merkle root of so many
-    leaves, whose hashes stay. 0 and empty: nothing goes. They go after this is recorded.
+    `erased` were erased as a whole; of `partly`, single `values` were. Of the log of reads, the records up to position
+    `reads_pruned` go; `reads_root` (hex) is the Merkle root of so many leaves, whose hashes stay. 0 and empty: nothing
+    goes. They go after this is recorded.
     """
 
     until_us: int
     due: int
     erased: int
+    partly: int
+    values: int
     access_records: int
     reads_pruned: int
     reads_root: str
@@ -107,7 +113,8 @@ class Schedule(NamedTuple):
         return self.category == category or (self.category == ALL and category != ACCESS_RECORDS)
 
     def ends_us(self, recorded_us: int, activity: Activity) -> int | None:
-        """When the period of something recorded at a time is over; None while it has not begun."""
+        """When the period of something recorded at a time is over, at the latest at the end of the year 9999; None
+        while it has not begun."""
         begins_us: int | None = recorded_us
         if self.since == Since.LAST_ACTIVITY:
             begins_us = activity.last_us
@@ -115,6 +122,10 @@ class Schedule(NamedTuple):
             begins_us = activity.ended_us
         if begins_us is None:
             return None
+        return min(self.after_us(begins_us), LAST_US)
+
+    def after_us(self, begins_us: int) -> int:
+        """The period after a moment, whenever that is."""
         if self.unit == Unit.DAYS:
             return UTC_ZONE.add_days(begins_us, self.period)
         return UTC_ZONE.add_months(begins_us, self.period * (12 if self.unit == Unit.YEARS else 1))
@@ -127,8 +138,22 @@ class Activity(NamedTuple):
     ended_us: int | None = None
 
 
+class Held(NamedTuple):
+    """A personal value of a subject that is not erased: the event that brought it, with its position, and the field."""
+
+    position: int
+    event: Event
+    field: str
+    category: str
+
+    @property
+    def place(self) -> tuple[UUID, str]:
+        """Event and field."""
+        return self.event.event_id, self.field
+
+
 class Kept(NamedTuple):
-    """Why a field must be kept, and until when (None: the period has not begun)."""
+    """Why a value must be kept, and until when (None: the period has not begun)."""
 
     until_us: int | None
     schedule: str
@@ -142,18 +167,21 @@ class Kept(NamedTuple):
 
 
 class Assessment(NamedTuple):
-    """What schedules say of a subject's categories: past their period, to be kept, or neither."""
+    """What schedules say of a subject's values: past their period, to be kept, or neither."""
 
-    due: tuple[str, ...]
-    kept: tuple[str, ...]
-    waiting: tuple[str, ...]
+    due: tuple[Held, ...]
+    kept: tuple[Held, ...]
+    stays: tuple[Held, ...]
     schedules: tuple[str, ...]
-    """Those by which it is due."""
+    """Those by which values are due."""
+    gone: bool
+    """Whether each value that is due is so since the subject's last activity, or since the end of the relation."""
 
     @property
-    def ready(self) -> bool:
-        """Whether the subject is due as a whole."""
-        return bool(self.due) and not self.waiting
+    def whole(self) -> bool:
+        """Whether the subject is due as a whole: nothing stays but what must be kept. What is past its period since it
+        was recorded says nothing of the subject, who may have bought something today."""
+        return bool(self.due) and not self.stays and self.gone
 
 
 ACTIVITY = (
@@ -195,56 +223,47 @@ def activity(last_us: int, ended_us: int | None) -> Activity:
     return Activity(last_us, None if ended_us is not None and ended_us < last_us else ended_us)
 
 
-def kept(schedules: Sequence[Schedule], event: Event, activity: Activity, at_us: int) -> dict[str, Kept]:
-    """The personal fields of an event that must still be kept at a moment, and why. Of several reasons the longest.
+def kept(schedules: Sequence[Schedule], value: Held, activity: Activity, at_us: int) -> Kept | None:
+    """Why a value must still be kept at a moment; None: it need not. Of several reasons the longest. Pure."""
+    reasons = [
+        Kept(ends_us, one.schedule, one.purpose, one.legal_basis)
+        for one in schedules
+        if one.action == Action.KEEP and one.covers(value.category)
+        for ends_us in [one.ends_us(value.event.metadata.recorded_us, activity)]
+        if ends_us is None or at_us < ends_us
+    ]
+    return max(reasons, key=lambda one: one.lasts_us, default=None)
 
-    For an erasure: these survive it until then, all others go. Pure.
-    """
-    found: dict[str, Kept] = {}
-    for name, mark in event.personal_fields.items():
-        if getattr(event, name) is None:
-            continue
-        reasons = [
-            Kept(ends_us, one.schedule, one.purpose, one.legal_basis)
+
+def assess(schedules: Sequence[Schedule], values: Iterable[Held], activity: Activity, at_us: int) -> Assessment:
+    """What schedules say at a moment of a subject's values. Pure."""
+    due: list[Held] = []
+    keeping: list[Held] = []
+    stays: list[Held] = []
+    by: set[str] = set()
+    gone = True
+    for value in values:
+        past = [
+            one
             for one in schedules
-            if one.action == Action.KEEP and one.covers(mark.category)
-            for ends_us in [one.ends_us(event.metadata.recorded_us, activity)]
-            if ends_us is None or at_us < ends_us
-        ]
-        if reasons:
-            found[name] = max(reasons, key=lambda one: one.lasts_us)
-    return found
-
-
-def assess(schedules: Sequence[Schedule], events: Sequence[Event], at_us: int) -> Assessment:
-    """What schedules say at a moment of a subject, from all events about them. Pure."""
-    when = activity_of(events)
-    newest: dict[str, int] = {}
-    keeping: set[str] = set()
-    for event in events:
-        for name, mark in event.personal_fields.items():
-            if getattr(event, name) is not None:
-                category = mark.category.value
-                recorded_us: int = event.metadata.recorded_us
-                newest[category] = max(newest.get(category, recorded_us), recorded_us)
-        keeping.update(event.personal_fields[name].category.value for name in kept(schedules, event, when, at_us))
-    past = {
-        category: [
-            one.schedule
-            for one in schedules
-            if one.action == Action.ERASE and one.covers(category)
-            for ends_us in [one.ends_us(recorded_us, when)]
+            if one.action == Action.ERASE and one.covers(value.category)
+            for ends_us in [one.ends_us(value.event.metadata.recorded_us, activity)]
             if ends_us is not None and ends_us <= at_us
         ]
-        for category, recorded_us in newest.items()
-    }
-    due = sorted(category for category, by in past.items() if by and category not in keeping)
-    return Assessment(
-        tuple(due),
-        tuple(sorted(keeping)),
-        tuple(sorted(category for category, by in past.items() if not by and category not in keeping)),
-        tuple(sorted({schedule for category in due for schedule in past[category]})),
-    )
+        if kept(schedules, value, activity, at_us) is not None:
+            keeping.append(value)
+        elif past:
+            due.append(value)
+            by.update(one.schedule for one in past)
+            gone = gone and any(one.since != Since.RECORDED for one in past)
+        else:
+            stays.append(value)
+    return Assessment(tuple(due), tuple(keeping), tuple(stays), tuple(sorted(by)), gone)
+
+
+def unscheduled(schedules: Sequence[Schedule]) -> tuple[str, ...]:
+    """The categories of personal data that no schedule is about."""
+    return tuple(one.value for one in Category if not any(schedule.covers(one) for schedule in schedules))
 
 
 class Retention(Aggregate):
@@ -272,6 +291,8 @@ class Retention(Aggregate):
                 "since: records of reads can only go, a period after they were recorded.",
                 argument="since",
             )
+        if schedule.after_us(max(stamp.effective_us, stamp.metadata.recorded_us)) > LAST_US:
+            raise refusal("invalid_argument", "period: it would end after the year 9999.", argument="period")
         held = next((one for one in self.schedules if one.schedule == schedule.schedule), None)
         if held == schedule:
             return None
@@ -296,6 +317,8 @@ class Retention(Aggregate):
         *,
         due: int,
         erased: int,
+        partly: int = 0,
+        values: int = 0,
         access_records: int,
         reads_pruned: int = 0,
         reads_root: str = "",
@@ -308,6 +331,8 @@ class Retention(Aggregate):
             until_us=until_us,
             due=due,
             erased=erased,
+            partly=partly,
+            values=values,
             access_records=access_records,
             reads_pruned=reads_pruned,
             reads_root=reads_root,

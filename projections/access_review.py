@@ -19,6 +19,7 @@ from tallybook.domain.access import (
     DENIED,
     NO_CONSENT,
     RELEASED,
+    RESEALED,
     CommandDenied,
     Exported,
     PersonalDataRead,
@@ -50,10 +51,10 @@ ANYONE = ""
 
 SNOOPING, BULK, NO_CONSENT_KIND, OUTSIDE_PURPOSE = "snooping", "bulk", "no_consent", "outside_purpose"
 OUTSIDE_HOURS, UNUSED_RIGHT, DENIED_KIND = "outside_hours", "unused_right", "denied"
-DORMANT, EXPORT, OWN_TIES = "dormant", "export", "own_ties"
+DORMANT, EXPORT, OWN_TIES, GUESSING = "dormant", "export", "own_ties", "guessing"
 KINDS = (
-    SNOOPING, OWN_TIES, BULK, NO_CONSENT_KIND, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DENIED_KIND, DORMANT,
-    EXPORT,
+    SNOOPING, OWN_TIES, BULK, GUESSING, NO_CONSENT_KIND, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DENIED_KIND,
+    DORMANT, EXPORT,
 )  # fmt: skip
 
 COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
@@ -78,11 +79,10 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.identifier_linked": ("customers.link_identifier", "customers.register", "imports.cdnow"),
     "customer.identifier_removed": ("customers.remove_identifier",),
     "customer.interaction_recorded": ("customers.record_interaction",),
-    "customer.key_created": ("customers.register", "imports.cdnow", "erasures.erase"),
+    "customer.key_created": ("customers.register", "imports.cdnow", "erasures.erase", "retention.sweep"),
     "customer.objected": ("customers.object_to",),
     "customer.objection_withdrawn": ("customers.withdraw_objection",),
     "customer.purchase_recorded": ("customers.record_purchase", "imports.cdnow"),
-    "customer.record_kept": ("erasures.erase",),
     "customer.referred": ("customers.refer",),
     "customer.registered": ("customers.register", "imports.cdnow"),
     "customer.relation_ended": ("customers.end_relation",),
@@ -91,6 +91,8 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.restricted": ("customers.restrict",),
     "customer.restriction_lifted": ("customers.lift_restriction",),
     "customer.return_recorded": ("customers.record_return",),
+    "customer.value_resealed": ("erasures.erase", "retention.sweep"),
+    "customer.values_erased": ("retention.sweep",),
     "loyalty.enrolled": ("loyalty.enrol", "imports.cdnow"),
     "loyalty.goodwill_granted": ("tickets.compensate",),
     "loyalty.redemption_requested": ("loyalty.redeem",),
@@ -125,7 +127,8 @@ class Thresholds:
     - `habit_hours`: whoever read in so many hours has a habit;
     - `dormant_days`: whoever did nothing for so many days is dormant;
     - `own_tie_subjects`: so many subjects, tied to the actor by nothing but his own records, are many;
-    - `own_tie_days`: if he read them within so many days.
+    - `own_tie_days`: if he read them within so many days;
+    - `guesses`: so many searches within an hour that find nobody are many.
     """
 
     tie_days: int = 14
@@ -135,6 +138,7 @@ class Thresholds:
     dormant_days: int = 90
     own_tie_subjects: int = 30
     own_tie_days: int = 7
+    guesses: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,8 @@ class Dealings:
         self._tickets: dict[bytes, Ticket] = {}
         self._owners: dict[bytes, list[tuple[int, str, str]]] = {}
         self._requests: dict[bytes, tuple[bytes, int, str]] = {}
+        self.registrations: dict[str, list[int]] = {}
+        """By actor: when he registered customers."""
 
     def command(self, actor: str, subject: bytes, at_us: int, fact: str) -> None:
         """The actor recorded a fact about the subject."""
@@ -220,6 +226,7 @@ class Dealings:
             self._vouch(ANYONE, subject, ANYONE, *day)
         elif fact == REGISTERED:  # what he could read there, he wrote there
             self._vouch(actor, subject, ANYONE, *span)
+            self.registrations.setdefault(actor, []).append(at_us)
         elif fact == INTERACTION:
             self._vouch(ANYONE, subject, actor, *day)
 
@@ -500,13 +507,14 @@ class Policies:
 
 
 def released_subjects(event: PersonalDataRead) -> tuple[UUID, ...]:
-    """Of whom a read released a personal field, or a part of one."""
-    if event.outcome != RELEASED or not (event.fields or event.masked):
+    """Whom a read showed: also where no sealed field was opened, as of consents or a trail. Not those of whom all was
+    erased or withheld, nor whose values the book sealed anew."""
+    if event.outcome != RELEASED:
         return ()
-    if not event.restricted and NO_CONSENT not in event.consents:
+    if not event.restricted and not event.erased and NO_CONSENT not in event.consents:
         return event.subjects
     lacks = {one for one, consent in zip(event.subjects, event.consents, strict=False) if consent == NO_CONSENT}
-    lacks.update(event.restricted)
+    lacks.update(event.restricted, event.erased)
     return tuple([one for one in event.subjects if one not in lacks])
 
 
@@ -600,6 +608,17 @@ class Crowds:
             if found.total() >= windows
         }
 
+    def beyond(self, windows: int, factor: int) -> dict[str, list[tuple[Episode, float]]]:
+        """By actor: the episodes of more than so many times the habit, his own or that of others, each with it."""
+        habits = self.habits(windows)
+        found: dict[str, list[tuple[Episode, float]]] = {}
+        for actor, episodes in self.episodes.items():
+            for one in episodes:
+                habit = max(habits.get(actor, 0.0), self.of_peers(actor, one.purposes, habits) or 0.0)
+                if one.most > factor * habit:
+                    found.setdefault(actor, []).append((one, habit))
+        return found
+
     def of_peers(self, actor: str, purposes: Iterable[str], habits: Mapping[str, float]) -> float | None:
         """The median of the habits of others who read for the same purposes; None: nobody has one."""
         peers = {peer for purpose in purposes for peer in self._readers[purpose] if peer != actor}
@@ -641,14 +660,52 @@ class BulkReads:
 
     def found(self) -> dict[str, list[tuple[Episode, float]]]:
         """By actor: the episodes that are far beyond the habit, each with that habit (subjects within an hour)."""
-        habits = self._crowds.habits(self._limits.habit_hours)
-        found: dict[str, list[tuple[Episode, float]]] = {}
-        for actor, episodes in self._crowds.episodes.items():
-            for one in episodes:
-                habit = max(habits.get(actor, 0.0), self._crowds.of_peers(actor, one.purposes, habits) or 0.0)
-                if one.most > self._limits.bulk_factor * habit:
-                    found.setdefault(actor, []).append((one, habit))
-        return found
+        return self._crowds.beyond(self._limits.habit_hours, self._limits.bulk_factor)
+
+
+SEARCH = "customers.find"
+REGISTERS_WITHIN_US = HOUR_US // 2
+"""Whoever registers a customer so long after a search had a reason for it."""
+
+
+class Guesses:
+    """Who searched within an hour for many who are not there: so one finds out who is.
+
+    `registered`: by actor, when he registered customers. Whoever searches first, and then registers, guesses nothing.
+    """
+
+    def __init__(
+        self, policies: Policies, registered: Mapping[str, Sequence[int]], thresholds: Thresholds, from_us: int
+    ) -> None:
+        self._policies = policies
+        self._limits = thresholds
+        self._crowds = Crowds(HOUR_US, thresholds.guesses, from_us)
+        self._registered = {actor: deque(sorted(times)) for actor, times in registered.items()}
+
+    def see(self, position: int, event: PersonalDataRead) -> None:
+        """A record, in order."""
+        if event.action != SEARCH or event.outcome != RELEASED:
+            return
+        declared = purpose_of(self._policies, event)
+        if declared is not None and declared.bulk:
+            return
+        missed = not event.subjects and not self._registers(event.metadata.actor, event.metadata.recorded_us)
+        # Each search that finds nobody is for somebody else: it counts by its own id.
+        self._crowds.see(position, event, (event.event_id,) if missed else ())
+
+    def _registers(self, actor: str, at_us: int) -> bool:
+        """Whether the actor registers a customer soon after; each that he registers explains one search."""
+        times = self._registered.get(actor)
+        while times and times[0] < at_us:
+            times.popleft()
+        if times and times[0] <= at_us + REGISTERS_WITHIN_US:
+            times.popleft()
+            return True
+        return False
+
+    def found(self) -> dict[str, list[tuple[Episode, float]]]:
+        """By actor: the episodes that are far beyond the habit, each with that habit (searches within an hour)."""
+        return self._crowds.beyond(self._limits.habit_hours, self._limits.bulk_factor)
 
 
 HABIT_WEEKS = 4
@@ -862,6 +919,7 @@ class AccessReview:
         self._bulk = reads.found()
         self._campaigns = reads.campaigns
         self.own_ties = OwnTies(thresholds, period[0])
+        self._guesses = Guesses(policies, dealings.registrations, thresholds, period[0])
         self._limits = thresholds
         self._period = period
         self._groups: dict[tuple[str, str, str], tuple[_Group, _Rule]] = {}
@@ -880,10 +938,14 @@ class AccessReview:
         self._usage.active(metadata.actor, metadata.recorded_us)
         self._usage.last_position[metadata.actor] = position
         strangers = self._strangers(position, event) if isinstance(event, PersonalDataRead) else []
+        if isinstance(event, PersonalDataRead):
+            self._guesses.see(position, event)
         if metadata.recorded_us < self._period[0]:
             return
         self.records += 1
         if isinstance(event, PersonalDataRead):
+            if event.outcome == RESEALED:
+                return
             if event.outcome == RELEASED:
                 self._usage.read(event)
                 self._released(position, event)
@@ -983,9 +1045,11 @@ class AccessReview:
         consent = self._rests_on(declared, metadata.purpose)
         if consent is None:
             return
-        whose = set(released_subjects(event))
+        whose, gone = set(released_subjects(event)), set(event.erased)
         found: dict[str, dict[UUID, str]] = {}
         for subject in event.subjects:
+            if subject in gone:
+                continue
             why = lacking(self._consents.at(subject, at_us), consent, at_us)
             if why is not None:
                 found.setdefault(RELEASED if subject in whose else DENIED, {})[subject] = why
@@ -1082,6 +1146,7 @@ class AccessReview:
         ]  # fmt: skip
         found += self._bulk_findings()
         found += self._own_tie_findings()
+        found += self._guessing_findings()
         found += self._unused()
         found += self._dormant()
         order = {kind: place for place, kind in enumerate(KINDS)}
@@ -1090,12 +1155,22 @@ class AccessReview:
     def _bulk_findings(self) -> Iterator[Finding]:
         for actor, episodes in self._bulk.items():
             for one, habit in episodes:
-                usual = f"{habit:g}" if habit else "none"
                 rule = (
                     f"{one.most} subjects within an hour for {', '.join(sorted(one.purposes))}: at least "
-                    f"{self._limits.bulk_subjects}, and more than {self._limits.bulk_factor} times the habit ({usual})"
+                    f"{self._limits.bulk_subjects}, and more than {self._limits.bulk_factor} times the habit "
+                    f"({_usual(habit)})"
                 )
                 yield Finding(BULK, actor, _sorted(one.subjects), one.first, one.last, one.count, rule)
+
+    def _guessing_findings(self) -> Iterator[Finding]:
+        for actor, episodes in self._guesses.found().items():
+            for one, habit in episodes:
+                rule = (
+                    f"{one.most} searches within an hour that found nobody, for {', '.join(sorted(one.purposes))}: at "
+                    f"least {self._limits.guesses}, and more than {self._limits.bulk_factor} times the habit "
+                    f"({_usual(habit)})"
+                )
+                yield Finding(GUESSING, actor, (), one.first, one.last, one.count, rule)
 
     def _own_tie_findings(self) -> Iterator[Finding]:
         days = self._limits.own_tie_days
@@ -1104,7 +1179,7 @@ class AccessReview:
                 rule = (
                     f"{one.most} subjects within {days} days for {', '.join(sorted(one.purposes))}, tied to the actor "
                     f"by nothing but his own records: at least {self._limits.own_tie_subjects}, and more than "
-                    f"{self._limits.bulk_factor} times the habit ({f'{habit:g}' if habit else 'none'})"
+                    f"{self._limits.bulk_factor} times the habit ({_usual(habit)})"
                 )
                 yield Finding(OWN_TIES, actor, _sorted(one.subjects), one.first, one.last, one.count, rule)
 
@@ -1146,6 +1221,10 @@ class AccessReview:
 
 def _consent_rule(purpose: str, consent: str, outcome: str, why: str) -> str:
     return f"{purpose} rests on a consent to {consent}, and it was {why}; {outcome}"
+
+
+def _usual(habit: float) -> str:
+    return f"{habit:g}" if habit else "none"
 
 
 def _sorted(subjects: Iterable[UUID]) -> tuple[UUID, ...]:

@@ -14,10 +14,10 @@ from heapq import merge
 from typing import Any
 from uuid import UUID
 
-from tallybook.domain.access import NO_CONSENT, OUTSIDE_HOURS, PersonalDataRead
+from tallybook.domain.access import KEEPING, NO_CONSENT, OUTSIDE_HOURS, PersonalDataRead
 from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.customer import Customer, ProfileFact, Referred, note_traits, traits_of
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import DESTROYING
 from tallybook.domain.events import Decision, Event, Value, utc_text
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount
@@ -51,7 +51,7 @@ READ_ACTIONS = (
     "audit.review.portable-copy",
     "audit.review.subject-access",
     "audit.subject_report",
-    "erasures.keep",
+    KEEPING,
     "profiles.get",
     "profiles.segments",
     "profiles.timeline",
@@ -221,7 +221,7 @@ def _state(material: Material, profile: Profile) -> Tree:
             for one in material.effective
             if isinstance(one.event, Referred)
         ],
-        "erasures": [_said(material, one) for one in material.effective if isinstance(one.event, SubjectErased)],
+        "erasures": [_said(material, one) for one in material.effective if isinstance(one.event, DESTROYING)],
     }
 
 
@@ -484,6 +484,7 @@ def _read(recorded: Recorded, subject: UUID) -> Tree:
         "masked": list(event.masked),
         "withheld": list(event.withheld),
         "restricted": subject in event.restricted,
+        "erased": subject in event.erased,
         "consent": None if consent == NO_CONSENT else consent,
         "subjects": len(event.subjects),
         "policy": event.policy,

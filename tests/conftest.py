@@ -35,6 +35,9 @@ def pytest_configure() -> None:
     """
     # Where this is set, pytest writes whole diffs of what differs: of the rows that a broken store gives, for hours.
     os.environ.pop("CI", None)
+    # Rich takes these for the width of a terminal for good, if they are there when it is imported.
+    os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)
     usable = "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK | os.X_OK)
     if usable and shutil.disk_usage(IN_MEMORY).free >= WANTED_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(IN_MEMORY)

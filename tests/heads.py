@@ -16,8 +16,8 @@ from tallybook.adapters.log import head_key
 from tallybook.adapters.storage import beside, wrapping_key_beside
 from tallybook.adapters.wrapping import FileWrappingKeys
 
-Head = tuple[int, bytes, int, str]
-"""position, frontier, how many sizes were signed, MAC"""
+Head = tuple[int, bytes, int, str, bytes]
+"""position, frontier, how many sizes were signed, MAC, digest of what is erased"""
 
 
 def key_of(path: Path) -> bytes:
@@ -26,24 +26,34 @@ def key_of(path: Path) -> bytes:
         return head_key(store.lookup_key)
 
 
-def mac_of(key: bytes, origin: str, table: str, position: int, frontier: bytes, signed: int) -> str:
+def mac_of(
+    key: bytes, origin: str, table: str, position: int, frontier: bytes, signed: int, erased: bytes = b""
+) -> str:
     """A head's MAC, made a second time."""
-    told: bytes = msgpack.packb([origin, table, position, frontier, signed])
+    told: bytes = msgpack.packb([origin, table, position, frontier, signed, erased])
     return hmac.new(key, told, sha256).hexdigest()
+
+
+def erased_in(raw: sqlite3.Connection) -> bytes:
+    """The digest of the table erased, made a second time."""
+    digest = b""
+    for row in raw.execute("SELECT subject, key_id, position FROM erased ORDER BY position, subject, key_id"):
+        digest = sha256(msgpack.packb([digest, *row])).digest()
+    return digest
 
 
 def head_in(file: Path, table: str = "stored_events") -> Head:
     """The head in a log's file."""
     with closing(sqlite3.connect(file)) as raw:
-        [found] = raw.execute("SELECT position, frontier, signed, mac FROM head WHERE log=?", [table])
-        position, frontier, signed, mac = found
-        return position, frontier, signed, mac
+        [found] = raw.execute("SELECT position, frontier, signed, mac, erased FROM head WHERE log=?", [table])
+        position, frontier, signed, mac, erased = found
+        return position, frontier, signed, mac, erased or b""
 
 
 def put_head(file: Path, head: Head, table: str = "stored_events") -> None:
     """Put a head there."""
     with closing(sqlite3.connect(file)) as raw, raw:
-        raw.execute("UPDATE head SET position=?, frontier=?, signed=?, mac=? WHERE log=?", [*head, table])
+        raw.execute("UPDATE head SET position=?, frontier=?, signed=?, mac=?, erased=? WHERE log=?", [*head, table])
 
 
 def fit_head(file: Path, key: bytes | None = None, table: str = "stored_events") -> None:
@@ -53,8 +63,9 @@ def fit_head(file: Path, key: bytes | None = None, table: str = "stored_events")
         [(origin,)] = raw.execute("SELECT value FROM book WHERE name='origin'")
         rows = raw.execute(f"SELECT * FROM {table} ORDER BY position").fetchall()
         [(signed,)] = raw.execute("SELECT COUNT(DISTINCT size) FROM checkpoints WHERE log=?", [table])
+        erased = erased_in(raw) if table == "stored_events" else b""
     frontier = merkle.Frontier()
     frontier.append_hashes(merkle.row_hashes(origin, rows))
     packed = frontier.packed()
-    mac = head_in(file, table)[3] if key is None else mac_of(key, origin, table, len(rows), packed, signed)
-    put_head(file, (len(rows), packed, signed, mac), table)
+    mac = head_in(file, table)[3] if key is None else mac_of(key, origin, table, len(rows), packed, signed, erased)
+    put_head(file, (len(rows), packed, signed, mac, erased), table)

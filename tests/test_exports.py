@@ -369,8 +369,17 @@ def test_a_range_of_positions(shop: Book, tmp_path: Path) -> None:
     report = shop.exports.cloudevents(tmp_path / "part.jsonl", after=3, until=7)
     assert [int(event["position"]) for event in lines(tmp_path / "part.jsonl")] == [4, 5, 6, 7]
     assert (report.first, report.last, report.count) == (4, 7, 4)
-    report = shop.exports.cloudevents(tmp_path / "none.jsonl", after=10**9)
+    head = shop.position()
+    report = shop.exports.cloudevents(tmp_path / "none.jsonl", after=head)  # nothing new since the last one
     assert (report.first, report.last, report.count) == (0, 0, 0)
+    for after, until, said in (
+        (head + 1, None, "after: the log ends"), (0, head + 1, "until: the log ends"), (4, 3, "until: it lies before"),
+    ):  # fmt: skip
+        with pytest.raises(Refused, match=said):
+            shop.exports.cloudevents(tmp_path / "never.jsonl", after=after, until=until)
+        with pytest.raises(Refused, match=said):
+            shop.audit.export(tmp_path / "never", after=after, until=until)
+    assert not list(tmp_path.glob("never*"))
     shop.exports.ocel(tmp_path / "part.json", after=6)
     check_ocel(json.loads((tmp_path / "part.json").read_bytes()))
     shop.exports.ocsf(tmp_path / "reads.jsonl", log="reads", after=1)

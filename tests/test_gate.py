@@ -299,6 +299,7 @@ def test_what_a_group_rests_on_is_looked_up_at_once(book: Book, count: int) -> N
     streams = [one.bytes for one in people] + [uuid4().bytes for _ in range(count - len(people))]
     asked: list[str] = []
     real = database.rows
+    log.look([], streams)  # since the last commit
 
     def rows(statement: str, params: Sequence[Any] = ()) -> Any:
         asked.append(statement)

@@ -156,7 +156,9 @@ def test_an_erasure_in_the_middle_of_a_bulk_read_counts_for_its_rest(two: Two) -
         two.as_admin(lambda book: book.policy.withdraw())
         bob = two.one.customers.register(name="Bob")
         handles = [{one: name_of(two.one, one)} for one in (two.ada, bob)]
-        release = core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", [two.ada, bob], ["name"])
+        release = core.gate.bulk(
+            core.gate_metadata(core.acting_now()), "audit.export", {two.ada: {1}, bob: {1}}, ["name"]
+        )
         assert release(handles[0]) == {two.ada: "Ada Lovelace"}
         two.as_admin(lambda book: book.erasures.erase(bob, reason="request"))
         assert release(handles[1]) == {bob: Erased(bob)}
@@ -179,12 +181,12 @@ def test_a_role_that_ends_while_a_bulk_read_is_under_way_ends_the_next_one(tmp_p
         book.policy.grant("agent:lin", "support", until="2023-11-15T00:00:00Z")
         book.policy.adopt(RULES)
         core, handles = book._core, {ada: name_of(book, ada)}
-        release = core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", [ada], ["name"])
+        release = core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", {ada: {1}}, ["name"])
         now[0] += 86_400_000_000
         assert release(handles) == {ada: "Ada"}  # it was decided, and is on record, as of its beginning
         assert len(reads(book)) == 1
         with pytest.raises(Refused, match="access_denied"):
-            core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", [ada], ["name"])
+            core.gate.bulk(core.gate_metadata(core.acting_now()), "audit.export", {ada: {1}}, ["name"])
 
 
 # ── who acts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,7 +214,9 @@ def test_an_actor_that_looks_like_another_is_refused_or_has_no_role(governed: tu
     assert caught.value.code in ("invalid_argument", "access_denied")
 
 
-@pytest.mark.parametrize("actor", ["AGENT:LIN", "agent:lın", "agent:ﬁn", "agent:lin:x", "agent"])
+@pytest.mark.parametrize(
+    "actor", ["agent:l\ufe0fin", "agent:lin\u200d", "AGENT:LIN", "agent:lın", "agent:ﬁn", "agent:lin:x", "agent"]
+)
 def test_a_look_alike_has_no_role_of_its_model(governed: tuple[Book, UUID], actor: str) -> None:
     book, ada = governed
     with pytest.raises(Refused) as caught, book.acting(actor, purpose="support"):
@@ -233,6 +237,17 @@ def test_no_host_acts_as_the_book_itself(governed: tuple[Book, UUID], actor: str
             book.customers.register(name="Eve")
         assert caught.value.code == "actor_reserved"
         assert "job:" in caught.value.remedy
+    assert book.position() == before
+
+
+@pytest.mark.parametrize("unseen", ["\u200c", "\u200d", "\u034f", "\ufe0f", "\ufeff"])
+def test_no_host_looks_like_the_book_itself(governed: tuple[Book, UUID], unseen: str) -> None:
+    book, ada = governed
+    before = book.position()
+    for acting, behalf in ((f"system{unseen}:erasure", None), ("agent:lin", f"s{unseen}ystem:erasure")):
+        with pytest.raises(Refused) as caught, book.acting(acting, on_behalf_of=behalf, purpose="erasure"):
+            book.profiles.get(ada)
+        assert caught.value.code in ("actor_reserved", "invalid_argument")
     assert book.position() == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -449,6 +450,59 @@ def test_a_rotation_is_an_event_and_the_checkpoint_at_it_bears_both(path: Path) 
             notes.opened(made.note, [Verifier.parse(old)])
         assert [one.problem for one in book.audit.verify()] == [None, None]
     assert verified(path, against=path.with_name("kept")) == (None, None)
+
+
+@pytest.mark.parametrize("log", ["events", "reads"])
+def test_a_key_that_was_retired_counts_no_more(path: Path, log: str) -> None:
+    with tallybook.open(url_of(path)) as book:
+        name = book._core.checkpoints[log].name
+        signing = book._core.storage.signing
+        assert signing is not None
+        old = signing.signers()[0]
+        before = book.audit.checkpoint(log)
+        with book.acting("job:it", purpose="upkeep"):
+            new = book.audit.rotate_signing_key()
+            customer = book.customers.register(name="Ada")
+            book.profiles.get(customer)
+            last = book.audit.checkpoint(log)
+
+        def signed(size: int, root: bytes, seconds: int = 2_000_000_000) -> str:
+            told = Checkpoint(name, size, root)
+            return notes.made(told.text, [old.named(name).sign(told.text), old.cosign(told.text, seconds)])
+
+        index = ("events", "reads").index(log)
+        retired = f"A key that was retired .* only {re.escape(new)} counts"
+        for root in (bytes(32), bytes.fromhex(last.root)):
+            note = signed(last.size, root)
+            assert re.search(retired, book.audit.verify(against=note)[index].problem or "")
+            witness = Signer.new("witness.example")
+            cosigned = note + witness.cosign(Checkpoint(name, last.size, root).text, 2_000_000_000)
+            with pytest.raises(NoteError, match=retired):
+                book.audit.keep(cosigned, witness.verifier.vkey)
+        # What it signed in its time counts for ever; so does what the new one signs of a size before.
+        assert book.audit.verify(against=before.note)[index].problem is None
+        assert book.audit.verify(against=last.note)[index].problem is None
+        # One that somebody puts among those that are kept is told too.
+        database = book._core.checkpoints[log].log.database
+        table = book._core.checkpoints[log].log.table.name
+        with database.session(write=True) as session:
+            session.run(
+                "UPDATE checkpoints SET note=? WHERE log=? AND size=?",
+                (signed(last.size, bytes.fromhex(last.root)), table, last.size),
+            )
+        assert "A key that was retired" in (book.audit.verify()[index].problem or "")
+
+
+def test_who_opens_a_book_without_its_signing_key_is_on_record_first(path: Path) -> None:
+    reads = path.with_name("shop.book.reads")
+    with closing(sqlite3.connect(reads, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        with pytest.raises(tallybook.Conflict) as refused:
+            tallybook.open(url_of(path), signing_key="unsigned", lock_timeout_s=1)
+        assert refused.value.code == "busy"
+        lock.execute("ROLLBACK")
+    with tallybook.open(url_of(path), signing_key="unsigned") as book:
+        assert book.audit.verify()[1].unsigned_openings == 1
 
 
 ROTATE = """

@@ -23,7 +23,7 @@ import tallybook
 from tallybook import Book
 from tallybook.adapters import merkle, outputs, pack
 from tallybook.adapters.clear_form import ClearForm, as_json, schemas
-from tallybook.adapters.notes import Checkpoint, Signer, made
+from tallybook.adapters.notes import Checkpoint, Signer, made, taken_apart
 from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.domain.errors import BookDamaged, BookError, BookFull, Refused
 
@@ -160,7 +160,8 @@ def test_openssl_and_coreutils_check_by_the_readme_s_commands(packs: Made, tmp_p
     done = shell(openssl.replace("/tmp/", f"{tmp_path}/"))
     assert (done.returncode, done.stdout.strip()) == (0, "Signature Verified Successfully"), done.stderr
     assert "verify.py . --vkey KEY --against OLD" in verify
-    given = verify.replace("KEY", f"'{packs.vkey}'").replace("OLD", str(packs.older)).replace("python3", sys.executable)
+    given = verify.replace("python3", sys.executable).replace("OLD", str(packs.older))
+    given = given.replace("KEY", f"'{packs.vkey}'")  # the last: a key may hold any of these letters
     assert shell(given).stdout.endswith("VERIFIED\n")
     checkpoint = (packs.sealed / "checkpoint").read_text(encoding="utf-8")
     forged = tmp_path / "forged"
@@ -241,7 +242,7 @@ def test_events_of_older_versions_stand_as_they_were_with_what_upcasters_make_of
         price_minor: int
         shop: Code
 
-    state = packed([1, None, b"e" * 16, 5, None, [1, "a", "p"] + [None] * 6, 12, "berlin", None])
+    state = packed([1, None, b"e" * 16, 5, None, [1, "a", "p"] + [None] * 7, 12, "berlin", None])
     line = ClearForm(registry).event("shop.gift_wrapped", state)
     assert line["event"]["fields"] == [12, "berlin"]
     assert line["upcast"] == {"price_minor": 1200, "shop": "berlin"}
@@ -560,6 +561,160 @@ def test_a_log_rewritten_and_signed_with_the_real_key_is_found_by_an_older_check
     assert found.problems == []
     with pytest.raises(verifier.Bad, match="does not go on from"):
         verifier.check_against(kept.encode(), keys, tree, "kept")
+
+
+class Insider:
+    """Who keeps the log, and its signing key: a pack that is altered, and sealed with the real key again."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        with tallybook.open(url) as book, book.acting("agent:lin", purpose="audit", on_behalf_of="boss:real"):
+            ada = book.customers.register(name="Ada")
+            book.profiles.get(ada)
+            book.customers.restrict(ada, reason="disputed")
+            book.audit.export(folder)
+            self.origin, self.vkey = book.origin, book.audit.vkey
+            keys = book._core.storage.signing
+            assert keys is not None
+            self.signer = keys.signer(self.vkey)
+        self.folder = folder
+
+    def seal(self, says: Callable[[str], str] = str) -> None:
+        for name in ("manifest", "SHA256SUMS"):
+            text = (self.folder / name).read_text(encoding="utf-8")
+            (self.folder / name).unlink()
+            if name == "manifest":
+                told = dict(line.split(": ", 1) for line in says(taken_apart(text)[0]).splitlines()[1:])
+        del told["sha256sums"]
+        pack.write_manifest(self.folder, pack.sums_of(self.folder), told, self.signer)
+
+    def sign_checkpoint(self, size: int) -> None:
+        text = Checkpoint(self.origin, size, bytes(32)).text
+        (self.folder / "checkpoint").write_text(made(text, [self.signer.sign(text)]), encoding="utf-8")
+
+
+@pytest.fixture
+def insider(tmp_path: Path) -> Insider:
+    return Insider(tmp_path / "pack", f"sqlite:///{tmp_path}/shop.book")
+
+
+def test_names_of_fields_are_the_verifier_s_not_the_pack_s(insider: Insider) -> None:
+    swapped = {"actor": "on_behalf_of", "on_behalf_of": "actor"}
+
+    def renamed(metadata: dict[str, Any]) -> dict[str, Any]:
+        return {swapped.get(name, name): value for name, value in metadata.items()}
+
+    for where in (insider.folder, insider.folder / "reads"):
+        told = json.loads((where / "schemas.json").read_text(encoding="utf-8"))
+        told["envelope"]["metadata"] = renamed(told["envelope"]["metadata"])
+        (where / "schemas.json").write_bytes(as_json(told))
+        altered = lines(where)
+        for one in altered:
+            one["event"]["metadata"] = renamed(one["event"]["metadata"])
+        (where / "events.jsonl").write_bytes(b"".join(map(as_json, altered)))
+    insider.seal()
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 1
+    assert "the envelope's fields are not those of an event" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["customer.restricted", "customer.registered", "access.personal_data_read"])
+def test_an_event_s_fields_are_those_of_its_version(insider: Insider, name: str) -> None:
+    where = insider.folder / "reads" if name.startswith("access.") else insider.folder
+    told = json.loads((where / "schemas.json").read_text(encoding="utf-8"))
+    fields = told["events"][name]["fields"]
+    first = next(iter(fields))
+    told["events"][name]["fields"] = {f"former_{key}" if key == first else key: kind for key, kind in fields.items()}
+    (where / "schemas.json").write_bytes(as_json(told))
+    altered = lines(where)
+    for one in altered:
+        if one["name"] == name:
+            shown = one["event"]["fields"]
+            one["event"]["fields"] = {f"former_{key}" if key == first else key: value for key, value in shown.items()}
+    (where / "events.jsonl").write_bytes(b"".join(map(as_json, altered)))
+    insider.seal()
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 1
+    assert f"schemas.json: the fields of {name} are not those of its version 1" in done.stdout
+
+
+def test_a_shape_that_the_verifier_does_not_know_is_told(insider: Insider) -> None:
+    told = json.loads((insider.folder / "schemas.json").read_text(encoding="utf-8"))
+    told["events"]["shop.gift_wrapped"] = {"schema_version": 3, "fields": {"price": "int"}, "personal": {}}
+    (insider.folder / "schemas.json").write_bytes(as_json(told))
+    insider.seal()
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 0, done.stdout
+    assert "not checked: the names of fields of shop.gift_wrapped (version 3)" in done.stdout
+
+
+@pytest.mark.parametrize("kept", ["none", "some", "all but the last"])
+def test_records_of_reads_that_no_sweep_deleted_can_not_be_left_out(insider: Insider, kept: str) -> None:
+    reads = insider.folder / "reads"
+    size = len(lines(reads))
+    assert size >= 3
+    first, last = {"none": (size + 1, size), "some": (3, size), "all but the last": (1, size - 1)}[kept]
+    shown = lines(reads)[first - 1 : last]
+    (reads / "events.jsonl").write_bytes(b"".join(map(as_json, shown)))
+    if kept == "none":
+        shutil.rmtree(reads / "tile" / "entries")
+    insider.seal(lambda text: re.sub(r"reads: .*", f"reads: {first}-{last}", text))
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 1, done.stdout
+    assert "WRONG (reads)" in done.stdout
+
+
+def test_a_pack_that_shows_nothing_of_a_log_is_none(insider: Insider, tmp_path: Path) -> None:
+    size = len(lines(insider.folder))
+    (insider.folder / "events.jsonl").write_bytes(b"")
+    shutil.rmtree(insider.folder / "tile" / "entries")
+    insider.seal(lambda text: re.sub(r"positions: .*", f"positions: {size + 1}-{size}", text))
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 1
+    assert f"leaves out all {size} positions" in done.stdout
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book, book.acting("agent:lin", purpose="audit"):
+        with pytest.raises(Refused) as caught:
+            book.audit.export(tmp_path / "nothing", after=10**6)
+        assert caught.value.code == "invalid_argument"
+        assert not (tmp_path / "nothing").exists()
+
+
+def test_a_signed_size_that_is_far_from_what_is_there_ends_at_once(insider: Insider) -> None:
+    insider.sign_checkpoint(10**18)
+    insider.seal()
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 1
+    assert "tells of 1,000,000,000,000,000,000 leaves" in done.stdout
+
+
+def test_names_of_files_give_no_orders_to_a_terminal(insider: Insider) -> None:
+    (insider.folder / "zz\x1b[2K\nVERIFIED\n\u202e").write_text("")
+    done = run(insider.folder, "--vkey", insider.vkey)
+    assert done.returncode == 1
+    assert r"zz\x1b[2K\nVERIFIED\n\u202e is not in SHA256SUMS" in done.stdout
+    assert "\nVERIFIED\n" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "SHA256SUMS", "events.jsonl", "tile/0/000.p/{size}", "schemas.json"])
+def test_a_pipe_in_the_place_of_a_file_is_found_and_not_waited_for(insider: Insider, name: str) -> None:
+    path = insider.folder / name.format(size=len(lines(insider.folder)))
+    path.unlink()
+    os.mkfifo(path)
+    assert run(insider.folder, "--vkey", insider.vkey).returncode == 1
+
+
+def test_a_file_is_read_by_its_size_not_by_its_limit(tmp_path: Path) -> None:
+    import resource
+
+    small = tmp_path / "small"
+    small.write_bytes(b"abc")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, before[1]))
+    try:
+        assert verifier.read(small, "small", 1 << 50) == b"abc"
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    with pytest.raises(verifier.Bad, match="longer"):
+        verifier.read(small, "small", 2)
 
 
 def test_a_pack_that_was_cut_off_is_found_by_a_later_checkpoint(files_pack: Made, tmp_path: Path) -> None:

@@ -224,5 +224,18 @@ def test_retention_on_the_command_line(shop: list[str]) -> None:
     assert "The relation" not in run("retention", "show", *book)
 
 
+def test_single_values_and_what_has_no_schedule_on_the_command_line(shop: list[str]) -> None:
+    book = shop[:2]
+    run("retention", "declare", "names", "identity", "--period", "36", "--basis", "GDPR:5.1.e", "--for", "crm", *shop)
+    told = run("retention", "due", "--at", "2090-01-01", *book)
+    assert "0 customers are due as a whole, single values of 1 others" in told
+    assert "No schedule is about contact, transaction, communication, preference: nothing makes these due." in told
+    [found] = json.loads(run("retention", "due", "--at", "2090-01-01", "--json", *book))["customers"]
+    assert (found["whole"], found["values"], found["stays"]) == (False, {"identity": 2}, [])
+    told = run("retention", "sweep", *book)
+    assert "0 customers due, 0 erased, 0 single values of 0 others, 0 left" in " ".join(told.split())
+    assert "No schedule is about contact" in told
+
+
 def test_the_end_of_a_relation_on_the_command_line(shop: list[str]) -> None:
     assert "is over" in run("end-relation", "crm:A-1", "--reason", "moved_away", *shop)

@@ -7,10 +7,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -21,6 +22,7 @@ from tallybook import Book, BookDamaged, Refused
 from tallybook.adapters import integrity
 from tallybook.adapters.log import LogRecorder
 from tallybook.cli import app
+from tallybook.data import verify
 
 ADA = UUID(int=1)
 CHANNEL = "a-channel-that-nothing-else-names"
@@ -265,6 +267,47 @@ def test_a_pack_of_a_pruned_log_verifies(shop: Shop, tmp_path: Path) -> None:
     assert (pack / "reads" / "tile" / "entries").is_dir()
     os.unlink(pack / "reads" / "tile" / "0" / "001")
     assert subprocess.run(run, capture_output=True, check=False).returncode == 1
+
+
+def test_records_of_reads_are_gone_from_a_pack_by_a_sweep_on_record_only(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.book.retention.sweep()
+    sweeps = range(shop.book.position() + 1)
+    for _ in range(520):
+        shop.book.customers.register(name="Somebody")
+    with shop.book.acting("auditor:kay", purpose="audit"):
+        shop.book.audit.export(tmp_path / "whole")
+        shop.book.audit.export(tmp_path / "part", after=shop.book.position() - 1)
+    keys = [verify.parse_vkey(shop.book.audit.vkey)]
+    report = verify.check_pack(tmp_path / "whole", keys)
+    assert report.holds
+    assert verify.check_pack(tmp_path / "part", keys).holds
+    proof = tmp_path / "part" / "reads" / "swept.tlog-proof"
+    text = proof.read_text()
+    proof.unlink()
+    assert "no sweep among the events deleted them" in str(verify.check_pack(tmp_path / "part", keys).logs[1].problems)
+    proof.write_text(text.replace("extra ", "extra AAAA", 1))
+    assert "swept.tlog-proof" in str(verify.check_pack(tmp_path / "part", keys).logs[1].problems)
+
+    def seeing(how: Callable[[str], str | None]) -> verify.Report:
+        real = verify.Told.see
+
+        def see(self: verify.Told, position: int, entry: verify.Entry, stored: Any) -> None:
+            real(self, position, entry, stored)
+            if position in sweeps and self.swept:
+                told = how(self.swept.pop(512))
+                self.swept |= {} if told is None else {512: told}
+
+        with monkeypatch.context() as patch:
+            patch.setattr(verify.Told, "see", see)
+            return verify.check_pack(tmp_path / "whole", keys)
+
+    assert seeing(str).holds
+    for how, why in ((lambda _: None, "no sweep among the events deleted them"), (lambda _: "00" * 32, "another root")):
+        [bad] = seeing(how).logs[1].problems
+        assert why in str(bad)
+        assert (bad.first, bad.last) == (1, 512)
 
 
 def test_a_backup_holds_what_was_pruned_and_what_was_not(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_sweep_that_was_cut_short_goes_on(book: Book, clock: Clock, monkeypatc
     declare(book)
     customers = {book.customers.register(name=f"Ada {number}") for number in range(5)}
     clock.now = datetime(2024, 1, 1, tzinfo=UTC)
-    record = book._erasing.record
+    record = book.retention._erasing.record
     erased: list[UUID] = []
 
     def cut(customer: UUID, *, reason: str) -> None:
@@ -75,7 +75,7 @@ def test_a_sweep_that_was_cut_short_goes_on(book: Book, clock: Clock, monkeypatc
         erased.append(customer)
         record(customer, reason=reason)
 
-    monkeypatch.setattr(book._erasing, "record", cut)
+    monkeypatch.setattr(book.retention._erasing, "record", cut)
     with pytest.raises(KeyboardInterrupt):
         book.retention.sweep()
     assert set(book.erasures.all()) == set(erased)
@@ -117,12 +117,17 @@ def test_restricted_data_waits(book: Book, clock: Clock) -> None:
     assert book.retention.sweep().erased == 1
 
 
-def test_categories_without_a_schedule_stand_in_the_way_and_are_named(book: Book, clock: Clock) -> None:
+def test_what_has_another_period_stays_and_categories_without_a_schedule_are_named(book: Book, clock: Clock) -> None:
     book.retention.declare("names", "identity", purpose="crm", legal_basis="GDPR:5.1.e", period=1, unit="years")
     book.customers.register(name="Ada", email="ada@example.org")
     clock.now = datetime(2024, 1, 1, tzinfo=UTC)
-    [found] = book.retention.due().customers
-    assert (found.ready, found.due, found.waits_for) == (False, ("identity",), ("contact",))
+    due = book.retention.due()
+    [found] = due.customers
+    assert (found.ready, found.whole, found.due, found.stays) == (True, False, ("identity",), ("contact",))
+    assert (due.values, due.unscheduled) == (
+        {"identity": 1}, ("contact", "transaction", "communication", "preference"),
+    )  # fmt: skip
+    assert book.retention.sweep().unscheduled == due.unscheduled
 
 
 def test_the_end_of_a_relation_counts_from_when_it_was_recorded_to_have_ended(book: Book, clock: Clock) -> None:

@@ -213,7 +213,7 @@ def test_access_review_of_a_period_and_of_an_actor(story: Story) -> None:
         ("unused_right", "admin:zoe"), ("unused_right", "agent:bo"), ("unused_right", "agent:lin"),
         ("unused_right", "audit:ann"), ("unused_right", "mail:mia"),
     ]  # fmt: skip
-    assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90, 30, 7]
+    assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90, 30, 7, 30]
 
 
 def test_whoever_did_nothing_for_long_is_dormant(story: Story) -> None:
@@ -255,8 +255,9 @@ def test_consents_at_a_time_as_known_then(story: Story) -> None:
 
 def test_exposure_of_an_actor_in_a_period(story: Story) -> None:
     found = asked(story, "exposure", actor="agent:lin")
-    assert [(one["what"], one["figure"]) for one in found["In short"]][:4] == [
+    assert [(one["what"], one["figure"]) for one in found["In short"]][:5] == [
         ("subjects whose fields were seen", 2),  # ada and bob
+        ("subjects who were looked at, and no sealed field", 0),
         ("subjects whose events were taken in exports", 2),  # of 12 events: eight of nobody, ada's three, bob's first
         ("subjects in all", 2),
         ("of these, erased since", 0),
@@ -320,7 +321,7 @@ def test_records_of_processing_by_purpose(story: Story) -> None:
     # On a server, an erasure also rotates the wrapping key: the book itself does, for a purpose of its own.
     assert rows.keys() - {"erasure"} == {"administration", "audit", "marketing", "support"}
     support = rows["support"]
-    assert (support["legal basis"], support["reads"], support["denied"], support["subjects"]) == ("contract", 5, 2, 3)
+    assert (support["legal basis"], support["reads"], support["denied"], support["subjects"]) == ("contract", 5, 2, 4)
     assert support["categories read"] == "contact, identity"
     assert support["recipients"] == "cloudevents-1.0 (1)"
     assert support["retention"] == "identity: erase 1 months since recorded"
@@ -366,11 +367,17 @@ def test_retention_says_what_is_kept_and_due(story: Story) -> None:
         ("identity", "yes", "identity-1m"), ("contact", "yes", ""), ("transaction", "no", ""),
         ("communication", "no", ""), ("preference", "no", ""), ("access_records", "yes", ""),
     ]  # fmt: skip
-    # Recorded on 5 and 6 January: on 9 February all are past a month; whoever has a mail address waits for that.
-    due = {one["customer"]: (one["ready"], one["waits for"]) for one in found["Due"]}
+    # Recorded on 5 and 6 January: on 9 February all names are past a month.
+    due = {one["customer"]: (one["erased"], one["due"], one["stays"], one["waits for"]) for one in found["Due"]}
     assert due == {
-        str(story.ada): ("no", "contact"), str(story.bob): ("no", "contact"), str(story.dee): ("no", "restricted"),
+        str(story.ada): ("values", "identity: 3", "contact", ""),
+        str(story.bob): ("no", "identity: 1", "contact", "request"),
+        str(story.dee): ("no", "identity: 1", "", "restricted"),
     }  # fmt: skip
+    assert [one["values past a period"] for one in found["Categories"]] == [5, 0, 0, 0, 0, 0]
+    with story.book.acting("audit:ann", purpose="audit"):
+        [told] = [one for one in story.book.audit.review("retention").sections if one.title == "Categories"]
+    assert told.text.endswith("WITHOUT A SCHEDULE, so that nothing makes it due: contact.")
     assert asked(story, "retention", at="2026-01-20")["Due"] == []
 
 
@@ -392,12 +399,13 @@ def test_an_erased_subject_is_shown_as_erased(story: Story) -> None:
         assert "(erased)" in [one["value"] for one in copy["Provided"] if one["field"] == "name"]
         book = story.book
         book.customers.change(story.bob, name="Robert")
-        book.erasures.erase(story.bob, reason="gdpr-17")
+        book.erasures.erase(story.bob, reason="gdpr-17", even_so="subject-insists")
         [row] = tables(book.audit.review("corrections", subject=story.bob))["Corrections"]
     assert (row["before"], row["after"]) == ("(erased)", "(erased)")
     assert {one["subject"]: one["erased since"] for one in asked(story, "exposure", actor="agent:lin")["Subjects"]} == {
-        str(story.ada): "no", str(story.bob): "yes", str(story.cyd): "yes",
-    }  # fmt: skip
+        str(story.ada): "no",
+        str(story.bob): "yes",
+    }, "of cyd, nothing was left to be seen"
 
 
 def test_whoever_the_policy_denies_gets_no_review_and_is_on_record(story: Story) -> None:

@@ -240,7 +240,7 @@ def test_the_portable_copy_keeps_apart_what_the_person_provided_and_what_was_der
 
 def test_after_an_erasure_it_shows_what_was_erased_and_goes_on(lived: tuple[Book, UUID, UUID]) -> None:
     book, ada, _ = lived
-    book.erasures.erase(ada, reason="gdpr-17")
+    book.erasures.erase(ada, reason="gdpr-17", even_so="subject-insists")
     report = book.audit.subject_report(ada)
     for form in (report.json(), report.html(), report.portable()):
         assert "(erased)" in form

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from tests.heads import Head, fit_head, head_in, mac_of, put_head
@@ -24,10 +24,12 @@ from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 import tallybook
 from tallybook import Book, BookDamaged, ReadsMissing
 from tallybook.adapters import checkpoints as module
+from tallybook.adapters import log as log_module
 from tallybook.adapters.checkpoints import Checkpoints
 from tallybook.adapters.integrity import verify
-from tallybook.adapters.log import LogRecorder, head_key
+from tallybook.adapters.log import LogRecorder, Pruned, head_key
 from tallybook.adapters.sqlite import SQLiteDatabase
+from tallybook.adapters.tiles import TileStore
 
 WRONG_MAC = "not made with the keys of this book"
 THREAD = "tallybook-checkpoints"
@@ -108,8 +110,8 @@ def test_the_mac_is_that_of_a_second_implementation(path: Path) -> None:
         origin = book.origin
     for log in ("events", "reads"):
         file, table = table_of(log, path)
-        position, frontier, signed, mac = head_in(file, table)
-        assert mac == mac_of(key, origin, table, position, frontier, signed)
+        position, frontier, signed, mac, erased = head_in(file, table)
+        assert mac == mac_of(key, origin, table, position, frontier, signed, erased)
         assert signed > 0
 
 
@@ -193,7 +195,7 @@ def test_a_log_that_had_events_is_not_set_back_to_an_empty_one(path: Path, mac: 
 
 def test_an_empty_log_s_head_is_authentic_too(tmp_path: Path) -> None:
     tallybook.open(url_of(tmp_path / "shop.book")).close()
-    position, _, signed, mac = head_in(tmp_path / "shop.book")
+    position, _, signed, mac, _ = head_in(tmp_path / "shop.book")
     assert (position, signed, len(mac)) == (0, 0, 64)
     run(tmp_path / "shop.book", "UPDATE head SET mac=''")
     with tallybook.open(url_of(tmp_path / "shop.book")) as book, pytest.raises(BookDamaged, match=WRONG_MAC):
@@ -310,6 +312,91 @@ def test_another_history_of_the_same_length_is_refused(path: Path, tmp_path: Pat
         assert "the log was rewritten" in problem_of(book)
         assert "in the head that this process saw" in problem_of(book)
         refused(book, "is another than this process saw at the same position")
+
+
+@pytest.mark.parametrize("log", ["events", "reads"])
+def test_a_log_that_went_back_and_on_again_by_another_process_is_refused(path: Path, log: str) -> None:
+    """One process saw a head; the older one is put back, and another process, which saw no newer one, goes beyond."""
+    file, table = table_of(log, path)
+    with (
+        tallybook.open(url_of(path), checkpoint_s=3600) as book,
+        tallybook.open(url_of(path), checkpoint_s=3600) as other,
+    ):
+        with book.acting("agent:lin", purpose="support"):
+            ada = book.customers.register(name="Ada")
+            older = head_in(file, table)
+            book.customers.restrict(ada, reason="disputed")
+            book.profiles.get(ada)
+        end = head_in(file, table)[0]
+        assert end > older[0]
+        run(
+            file,
+            f"DELETE FROM {table} WHERE position>{older[0]}",
+            f"DELETE FROM checkpoints WHERE size>{older[0]}",
+        )
+        put_head(file, older, table)
+        with other.acting("agent:lin", purpose="support"):
+            for _ in range(4):
+                if log == "events":
+                    other.customers.record_interaction(ada, "visit")
+                else:
+                    other.profiles.get(ada)
+        assert head_in(file, table)[0] > end
+        told = "goes on from another history than this process saw"
+        checkpoints = book._core.checkpoints[log]
+        before = list(checkpoints.stored())
+        for act in (checkpoints.log.position, checkpoints.log.head, checkpoints.sign):
+            with pytest.raises(BookDamaged, match=told):
+                act()
+        ways: dict[str, Callable[[], object]] = {"events": lambda: visit(book), "reads": lambda: book.profiles.get(ada)}
+        with book.acting("agent:lin", purpose="support"), pytest.raises(BookDamaged, match=told):
+            ways[log]()
+        assert list(checkpoints.stored()) == before
+        assert "this process saw" in problem_of(book, log)
+        assert told in told_by_doctor(book)
+        # The other process wrote what is there, and saw nothing else.
+        assert problem_of(other, log) == ""
+
+
+def test_what_another_process_added_and_pruned_leads_on_by_its_tiles(tmp_path: Path) -> None:
+    """The rows that were new are gone by the time that this process looks: their hashes are in whole tiles."""
+    with closing(SQLiteDatabase(str(tmp_path / "log"))) as database:
+        one, other = (LogRecorder(database, origin="tallybook/x", key=bytes(32)) for _ in range(2))
+        one.create_table()
+        tiles = TileStore(other)
+        one.append([(uuid4().bytes, 1, "x", b"%d" % number) for number in range(100)])
+        for _ in range(10):
+            other.append([(uuid4().bytes, 1, "x", b"%d" % number) for number in range(1000)])
+        tiles.catch_up()
+        root = other.head().frontier.root()
+        assert one.seen is not None
+        other.prune(Pruned(9_984, tiles.reader(9_984).root()))
+        before = one.seen
+        assert one.position() == 10_100
+        assert one.head().frontier.root() == root
+        # An altered tile does not lead there; nor do rows that were altered.
+        one.seen = before
+        with database.session(write=True) as session:
+            session.run("UPDATE tiles SET hashes=zeroblob(8192) WHERE level=0 AND tile=3")
+        with pytest.raises(BookDamaged, match="goes on from another history"):
+            one.position()
+
+
+def test_what_another_process_added_leads_on_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "JUMP_ROWS", 7)
+    with closing(SQLiteDatabase(str(tmp_path / "log"))) as database:
+        one, other = (LogRecorder(database, origin="tallybook/x", key=bytes(32)) for _ in range(2))
+        one.create_table()
+        for size in (1, 3, 40, 2, 700):
+            other.append([(uuid4().bytes, 1, "x", b"") for _ in range(size)])
+            assert one.position() == other.position()
+            one.append([(uuid4().bytes, 1, "x", b"")])
+            assert one.head().frontier.packed() == other.head().frontier.packed()
+        other.append([(uuid4().bytes, 1, "x", b"") for _ in range(5)])
+        with database.session(write=True) as session:
+            session.run("UPDATE stored_events SET state=? WHERE position=?", (b"other", other.position() - 2))
+        with pytest.raises(BookDamaged, match="goes on from another history"):
+            one.append([(uuid4().bytes, 1, "x", b"")])
 
 
 def test_a_tail_that_was_signed_at_closing_is_missed_by_its_checkpoint(path: Path) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import tallybook
 from tallybook import Book, BookDamaged, NoteError
-from tallybook.adapters.notes import Signer, Verifier, taken_apart
+from tallybook.adapters.notes import Checkpoint, Signer, Verifier, taken_apart
 from tallybook.cli import app
 
 SEEN_S = 1_800_000_000
@@ -66,6 +67,42 @@ def test_what_a_witness_cosigned_is_kept_and_told(book_url: str, tmp_path: Path,
 
 
 def test_one_that_the_book_did_not_keep_is_kept_again(tmp_path: Path) -> None:
+    """Of those of one size, a book keeps the first and the last."""
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book:
+        fill(book)
+        checkpoints = book._core.checkpoints["events"]
+        now_us = checkpoints._now_us()
+        made = []
+        for seconds in (0, 60, 120):
+            checkpoints._now_us = partial(int, now_us + seconds * 1_000_000)
+            made.append(book.audit.checkpoint())
+        middle = made[1]
+        assert middle.signed_at not in [one.signed_at for one in book.audit.checkpoints()]
+        assert book.audit.keep(cosigned(middle.note), KEY).signed_at[:19] == middle.signed_at[:19]
+        events, _ = book.audit.verify()
+        assert (events.holds, len(events.cosigned)) == (True, 1)
+
+
+def test_one_of_a_size_that_the_book_did_not_keep_is_missed_when_it_is_taken_out(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as book:
+        fill(book)
+        checkpoints = book._core.checkpoints["events"]
+        size, table = book.position(), checkpoints.log.table.name
+        root = checkpoints.log.head().frontier.root()
+        fill(book)
+        signer = checkpoints._must_have_keys().signer(book.audit.vkey)
+        unkept = checkpoints._note(Checkpoint(checkpoints.name, size, root), [signer], SEEN_S * 1_000_000)
+        book.audit.keep(cosigned(unkept), KEY)
+        assert all(one.holds for one in book.audit.verify())
+    with closing(sqlite3.connect(tmp_path / "shop.book")) as raw, raw:
+        assert raw.execute("DELETE FROM checkpoints WHERE log=? AND size=?", (table, size)).rowcount == 1
+    with tallybook.open(url) as book:
+        events, _ = book.audit.verify()
+        assert "were taken out" in str(events.problem)
+
+
+def test_a_witness_note_hides_no_checkpoints_that_were_taken_out(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shop.book"
     with tallybook.open(url) as book:
         fill(book)
@@ -77,7 +114,8 @@ def test_one_that_the_book_did_not_keep_is_kept_again(tmp_path: Path) -> None:
     with tallybook.open(url) as book:
         assert book.audit.keep(cosigned(made.note), KEY).signed_at[:19] == made.signed_at[:19]
         events, _ = book.audit.verify()
-        assert (events.holds, len(events.cosigned)) == (True, 1)
+        assert "were taken out" in str(events.problem)
+        assert len(events.cosigned) == 1
 
 
 def test_what_no_witness_signed_is_not_kept(tmp_path: Path) -> None:
@@ -115,7 +153,7 @@ def test_a_log_that_is_not_the_one_that_the_witness_saw_is_damaged(tmp_path: Pat
         raw.execute("UPDATE stored_events SET state=zeroblob(length(state)) WHERE position=2")
         raw.execute("DELETE FROM tiles")
         raw.execute("DELETE FROM checkpoints")
-    with tallybook.open(url, keyless=True) as book, pytest.raises(BookDamaged):
+    with tallybook.open(url) as book, pytest.raises(BookDamaged):
         book.audit.keep(note, KEY)
     path.write_bytes(whole)
     with tallybook.open(url) as book:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import inspect
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +17,7 @@ import typer.main
 import tallybook
 import tallybook.domain.access
 from tallybook import cli
+from tallybook.adapters.clear_form import as_json, schemas
 from tallybook.adapters.form import ENVELOPE_ARITY
 from tallybook.audit import AuditView
 from tallybook.book import Book
@@ -257,7 +262,32 @@ def _metavar(argument: Any) -> str:
     return name if argument.required else f"[{name}]"
 
 
+VERIFIER = "../src/tallybook/data/verify.py"
+SHAPES = re.compile(r"^SHAPES: [^\n]*\n(.*?)^}\n", re.MULTILINE | re.DOTALL)
+
+
+def verifier() -> str:
+    """The standalone verifier, with the digests of all shapes of events. Those of older versions stay."""
+    text = (DOCS / VERIFIER).read_text(encoding="utf-8")
+    table = SHAPES.search(text)
+    assert table is not None
+    known: dict[str, dict[int, str]] = ast.literal_eval(f"{{{table[1]}}}")
+    for name, shape in json.loads(as_json(schemas()))["events"].items():
+        told = json.dumps(shape, separators=(",", ":"))
+        known.setdefault(name, {})[shape["schema_version"]] = hashlib.sha256(told.encode()).hexdigest()
+    lines = [
+        f'    "{name}": {{{", ".join([_shape(*one) for one in sorted(versions.items())])}}},\n'
+        for name, versions in sorted(known.items())
+    ]
+    return text[: table.start(1)] + "".join(lines) + text[table.end(1) :]
+
+
+def _shape(version: int, digest: str) -> str:
+    return f'{version}: "{digest}"'
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    VERIFIER: verifier,
     "api.md": api,
     "errors.md": errors,
     "events.md": events,

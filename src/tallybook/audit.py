@@ -12,12 +12,15 @@ from uuid import UUID
 from tallybook.adapters import integrity, merkle, rows_check
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import Checkpoints, Stored
+from tallybook.adapters.database import planted
 from tallybook.adapters.integrity import Verification
-from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, taken_apart
+from tallybook.adapters.key_tables import WrappedKeyStore
+from tallybook.adapters.notes import NOTE_BYTES_MAX, Checkpoint, Signer, Verifier, taken_apart
 from tallybook.adapters.reports import Report
 from tallybook.adapters.rows_check import ReadModelVerification
+from tallybook.adapters.storage import check_notes
 from tallybook.domain.access import CommandDenied, PersonalDataRead
-from tallybook.domain.errors import BookError, NoteError, refusal, text, whole
+from tallybook.domain.errors import BookDamaged, BookError, NoteError, refusal, text, whole
 from tallybook.domain.events import Event
 from tallybook.domain.policy import PolicyHistory
 from tallybook.projections.read_models import Progress
@@ -83,6 +86,17 @@ class SignedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """From a position on, the key `new_vkey` signs in the place of `old_vkey`. `checkpoint` covers that event, and both
+    keys signed it: whoever has the old key is led to the new one. None: the old key was not at hand any more."""
+
+    position: int
+    old_vkey: str
+    new_vkey: str
+    checkpoint: SignedCheckpoint | None
+
+
+@dataclass(frozen=True, slots=True)
 class Inclusion:
     """That an event is in a log, under a checkpoint. `leaf` holds the bytes that the log commits to for the event.
 
@@ -143,22 +157,33 @@ class AuditView(Desk):
     _name = "audit"
     _parts = {"_rotate": "rotate_signing_key"}  # noqa: RUF012 - as declared in Desk
 
-    def verify(self, progress: Progress | None = None, *, against: str | Path | None = None) -> list[Verification]:
+    def verify(
+        self, progress: Progress | None = None, *, against: str | Path | None = None, vkey: str | None = None
+    ) -> list[Verification]:
         """Recompute the Merkle root of both logs from the stored bytes; compare with their heads, tiles, checkpoints.
 
         Whoever has the key and the database can rewrite all of these: only a checkpoint that was kept elsewhere tells.
-        `against` is such a one, of either log: its text, or the path of a file. Raises NoteError where it is none.
+        `against` is such a one, of either log: its text, or the path of a file. `vkey`: the public key, as you had it
+        from elsewhere; it must have signed the last checkpoint of each log. Without the data keys, and without either,
+        a log is compared with the key that its own database names, and `vouched` is False. Raises NoteError where
+        `against` or `vkey` is none.
         """
         core = self._core
         core.check_open()
         given = None if against is None else _note_of(against)
+        if vkey is not None:
+            Verifier.parse(vkey)
         found: list[Verification] = []
         known = {checkpoints.name for checkpoints in core.checkpoints.values()}
         for log, checkpoints in core.checkpoints.items():
             head: Checkpoint | None = None
             refused: str | None = None
             if given is not None:
-                claimed = Checkpoint.parse(taken_apart(given)[0])
+                try:
+                    claimed = Checkpoint.parse(taken_apart(given)[0])
+                except NoteError as error:
+                    what = str(against) if "\n" not in str(against) else "that was given"
+                    raise NoteError(f"The checkpoint {what} can't be read: {error}") from None
                 if claimed.origin == checkpoints.name or (log == "events" and claimed.origin not in known):
                     try:
                         head, _ = checkpoints.opened(given)
@@ -169,10 +194,38 @@ class AuditView(Desk):
             one = integrity.verify(log, checkpoints.log, shown, checkpoints=kept, against=head, events=core.app.log)
             if log == "reads" and kept is not None and one.problem is None:
                 one = replace(one, unsigned_openings=len(integrity.unsigned_openings(checkpoints.log)))
-            if core.storage.keyless and log == "events":
-                one = replace(one, unchecked=integrity.WITHOUT_KEYS)
+            if log == "events" and one.problem is None and (told := self._in_keys()) is not None:
+                one = replace(one, problem=told)
+            refused = refused or self._of_another(checkpoints, vkey)
+            if core.storage.keyless:
+                last = checkpoints.last()
+                vouched = vkey is not None or (head is not None and last is not None and head.size >= last.size)
+                unchecked = integrity.WITHOUT_KEYS if log == "events" else ()
+                one = replace(
+                    one, unchecked=unchecked if vouched else (*unchecked, integrity.BY_ITS_OWN_KEY), vouched=vouched
+                )
             found.append(one if refused is None or one.problem is not None else replace(one, problem=refused))
         return found
+
+    def _in_keys(self) -> str | None:
+        """What acts by itself in the store of the keys, where the book can tell."""
+        keys = self._core.storage.keys
+        found = planted(keys.database) if isinstance(keys, WrappedKeyStore) else None
+        return None if found is None else f"there is a {found} in the store of its keys, which the book never made"
+
+    def _of_another(self, checkpoints: Checkpoints, vkey: str | None) -> str | None:
+        """What tells that a log is not the one whose public key was given, or that the book's notes were altered."""
+        storage = self._core.storage
+        try:
+            if vkey is not None:
+                checkpoints.must_bear(vkey)
+            if not storage.keyless and checkpoints.log is self._core.app.log:
+                check_notes(storage.events, storage.keys.lookup_key)
+        except BookDamaged as error:
+            return error.message
+        except NoteError as error:
+            return str(error)
+        return None
 
     def verify_read_models(self, progress: Progress | None = None) -> list[ReadModelVerification]:
         """Fold each read model anew from the log, and compare that row by row with what it holds, as of one position.
@@ -297,8 +350,17 @@ class AuditView(Desk):
         hashes = checkpoints.consistency(first, second)
         return Consistency(old.log, first.size, second.size, tuple(one.hex() for one in hashes))
 
+    def rotations(self) -> list[Rotation]:
+        """Each change of the key that signs, in order, with the checkpoint that the old and the new key both signed."""
+        self._core.check_open()
+        return [
+            Rotation(one.position, one.old, one.new, None if one.both is None else _signed("events", one.both))
+            for one in self._checkpoints("events").rotations()
+        ]
+
     def rotate_signing_key(self, *, command_id: str | None = None) -> str:
-        """Have another key sign the checkpoints from now on; the new public key. The next checkpoints bear both.
+        """Have another key sign the checkpoints from now on; the new public key. The first checkpoint of each
+        log after it bears both signatures, where the old key is at hand: `rotations` leads from the old key to the new.
 
         The new key is put into the key's file, and the old one is taken out at the end. Where the key comes from the
         environment, put the new one before the old one there first, and take the old one out afterwards.
@@ -357,8 +419,9 @@ class AuditView(Desk):
 
         Personal fields stay `sealed`; otherwise they are opened, as one recorded bulk read. `after`, `until`: only the
         events after a position, and up to one; tiles are always all, and bundles of entries whole (256 events). The
-        folder is whole under its name, or not there. The export is recorded. Raises BookError and its kinds. Refuses:
-        acting_required, invalid_argument.
+        folder is whole under its name, or not there. The export is recorded; not so in a book that is open without its
+        data keys, whose pack goes as far as the last checkpoints that are kept. Raises BookError and its kinds.
+        Refuses: acting_required, invalid_argument.
         """
         return export_pack(self._core, folder, sealed=sealed, after=after, until=until, progress=progress)
 
@@ -537,4 +600,4 @@ def _read_entry(position: int, event: Event, subject: UUID | None) -> TrailEntry
     )
 
 
-__all__ = ["AuditView", "Consistency", "Inclusion", "SignedCheckpoint", "TrailEntry", "Verification"]
+__all__ = ["AuditView", "Consistency", "Inclusion", "Rotation", "SignedCheckpoint", "TrailEntry", "Verification"]

@@ -15,7 +15,7 @@ from tallybook.adapters.clear_form import as_json
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.reports import Column, Kind, Report, Section, as_html
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import DESTROYING
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.personal import Erased, Masked, Withheld
 from tallybook.projections.audit_replay import Material, filled, handles, replayed
@@ -123,7 +123,7 @@ def _value(value: object) -> Any:
 
 def _material(core: Core, subject: UUID, at_us: int, known_at: When | int, head: int) -> Material:
     known = core.known(known_at)
-    history = [one for one in core.subject_events(subject) if known(one)]
+    history = [one for one in core.whole_history(subject) if known(one)]
     if isinstance(known_at, int):
         whole_to = _whole_to(core, known_at, head)
         # The book stood at a position until the next event: so long, reads were recorded beside it.
@@ -177,7 +177,7 @@ def _evidence(core: Core, material: Material, position: int | None, *, proofs: b
     rests_on = material.positions()
     reads = [one.position for one in material.reads]
     pruned = core.reads_pruned()
-    later = [one for one in core.stream(material.subject) if isinstance(one.event, SubjectErased)]
+    later = [one for one in core.stream(material.subject) if isinstance(one.event, DESTROYING)]
     return {
         "events": _log_evidence(core, "events", rests_on, max([position or 0, *rests_on]), proofs=proofs),
         "reads": _log_evidence(core, "reads", reads, max([0, *reads]), proofs=proofs),

@@ -16,6 +16,7 @@ from tallybook.adapters import clock as real
 from tallybook.adapters.backup import BackupReport, KeysReport, Recording, back_up, back_up_keys
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
+from tallybook.adapters.database import check_planted
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
 from tallybook.adapters.wrapping import WrappingKeys
@@ -64,7 +65,7 @@ class Book:
         self._erasing = Erasing(core)
         self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
-        self.retention = RetentionDesk(core, self._erasing)
+        self.retention = RetentionDesk(core)
 
     @property
     def origin(self) -> str:
@@ -251,8 +252,12 @@ class Book:
 
     def _note_opened(self) -> None:
         core = self._core
+        if core.storage.keyless:
+            return  # it is read only: what is looked at without keys is nobody's personal data
         signs = core.storage.signing is not None
-        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE, signs=signs)
+        # Who leaves the signing key out of a book that has one gives no command before that is on record.
+        surely = not signs and core.storage.vkey is not None
+        self._run = core.gate.opened(core.gate_metadata(self._itself), RELEASE, signs=signs, surely=surely)
 
     def _note_closed(self) -> None:
         core, run, self._run = self._core, self._run, None
@@ -304,13 +309,14 @@ def open(  # noqa: A001 - the name of the front door
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
-    environment variable; `"unsigned"` opens the book without, which is put on record. A checkpoint is signed at the
-    latest `checkpoint_s` after the last one if something was committed meanwhile, and one at closing.
+    environment variable; `"unsigned"` opens the book without, if that can be put on record. A checkpoint is signed at
+    the latest `checkpoint_s` after the last one if something was committed meanwhile, and one at closing.
     `detached` makes a book whose Merkle logs commit to the hash of each event's state, never to its bytes: what is
     signed and given out as entries and proofs then holds nothing personal, not even sealed. It can't be changed later;
     an existing book that was made the other way is not opened.
-    `keyless` opens a book that is there without its data keys, and without its signing key where that is not there: to
-    verify it, to look at what is in the clear, to export sealed events. Commands and personal values raise KeysMissing.
+    `keyless` opens a book that is there without its data keys, to be read only: to verify it, and to export a sealed
+    pack of what the last checkpoints cover. Nothing is written: no record of that, no checkpoint, no row of a read
+    model. Commands, personal values, and whatever else is to be recorded raise KeysMissing.
     `now_us` (µs since 1970-01-01T00:00Z) and `new_id` take the place of clock and ids.
     In the place of a URL, a `tallybook.adapters.storage.Storage` gives a book on stores of the host's own.
     Raises BookError and its kinds: BookNotFound, NotABook, NewerBook, BookReadOnly, KeysMissing, SigningKeyMissing,
@@ -340,14 +346,18 @@ def open(  # noqa: A001 - the name of the front door
             keyless=keyless,
         )
     try:
+        if not storage.keyless:
+            check_planted(storage.kept_in)
         book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
-        book._core.look_at_heads()
+        sound = book._core.look_at_heads()
         book._note_opened()
         if storage.keyless:
             return book
+        if sound:
+            book._erasing.make_table_anew()
         book._erasing.repeat()
         book._sealing.follow()
-        book._erasing.finish()
+        book._erasing.finish(sound=sound)
         return book
     except BaseException:
         storage.close()

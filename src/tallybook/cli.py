@@ -43,6 +43,7 @@ from .terminal import (
     AsJson,
     AsOf,
     BookUrl,
+    Keyless,
     KnownAt,
     Purpose,
     ReadModelName,
@@ -54,6 +55,7 @@ from .terminal import (
     in_json,
     known_moment,
     open_book,
+    open_to_verify,
     out,
     print_json,
     show_table,
@@ -183,7 +185,7 @@ def import_cdnow(
     skip_bad: Annotated[Path | None, typer.Option("--skip-bad", help="Where lines that can't be read go")] = None,
     enrol: Annotated[bool, typer.Option(help="Enrol new customers where a rule set is in force")] = True,
     actor: Actor = "job:import",
-    purpose: Purpose = "import",
+    purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
     """Import purchases. Broken off, it goes on where it stopped; done, importing again records nothing."""
@@ -212,7 +214,7 @@ def sweep(
     book: BookUrl,
     until: Annotated[str | None, typer.Option("--until", help="Up to when (default: now)")] = None,
     actor: Actor = "job:sweep",
-    purpose: Purpose = "expiry",
+    purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
     """Record what time made due: expired points, tiers whose window moved on."""
@@ -230,9 +232,9 @@ def sweep(
 
 
 @app.command()
-def replay(book: BookUrl, as_json: AsJson = False) -> None:
+def replay(book: BookUrl, keyless: Keyless = False, as_json: AsJson = False) -> None:
     """The certificate: do the facts, under the rule sets then in force, give the recorded decisions? Exit 1 if not."""
-    with open_book(book, create=False) as opened, watched("replay", as_json) as progress:
+    with open_to_verify(book, keyless=keyless) as opened, watched("replay", as_json) as progress:
         certificate = opened.replay(progress)
 
     def show() -> None:
@@ -315,13 +317,14 @@ def backtest(
     explain: Annotated[
         str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
     ] = None,
+    keyless: Keyless = False,
     actor: Actor = None,
     purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay history under a candidate rule set: who moves tier, what it costs."""
     with (
-        open_book(book, create=False) as opened,
+        open_to_verify(book, keyless=keyless) as opened,
         acting_as(opened, actor, purpose),
         watched("backtest", as_json) as progress,
     ):

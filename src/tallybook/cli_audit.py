@@ -13,15 +13,20 @@ from tallybook.adapters.integrity import Verification
 from tallybook.adapters.outputs import new_file
 from tallybook.adapters.reports import shown
 from tallybook.adapters.rows_check import ReadModelVerification
+from tallybook.domain.errors import Refused
 
+from .book import Book
 from .reviews import REVIEWS, Thresholds
 from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    Keyless,
     KnownAt,
     Purpose,
     acting_in,
+    check_folders,
+    err,
     known_moment,
     open_to_verify,
     out,
@@ -32,6 +37,18 @@ from .terminal import (
     the_customer,
     watched,
 )
+
+
+def _key_of(given: str) -> str:
+    """A public key, which may lie in a file."""
+    path = Path(given)
+    if "+" in given and not path.is_file():
+        return given
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise typer.BadParameter(f"{given} is neither a public key nor a file of one", param_hint="--vkey") from None
+
 
 audit_app = typer.Typer(help="Integrity, and who did what.", no_args_is_help=True)
 
@@ -47,10 +64,16 @@ def audit_verify(
         typer.Option("--tsa-cert", help="Certificates (PEM) of the authority whose timestamp lies beside that (.tsr)"),
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave the rows of the read models out")] = False,
+    vkey: Annotated[
+        str | None,
+        typer.Option("--vkey", help="A public key of the log, present or former, kept elsewhere: its text, or a file"),
+    ] = None,
+    keyless: Keyless = False,
     as_json: AsJson = False,
 ) -> None:
     """Recompute the Merkle root of each log from the stored bytes, and compare with its head, tiles and checkpoints;
-    then fold the read models anew, and compare their rows. Needs no data keys: what can't be checked without is named.
+    then fold the read models anew, and compare their rows. With --keyless it needs no data keys, and names what can't
+    be checked without; give --vkey or --against then: else only the key that the database names is compared with.
 
     Exit 1 if a log or a row was altered.
     """
@@ -64,13 +87,18 @@ def audit_verify(
         if not token.is_file():
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
-    with open_to_verify(book) as opened, watched("verify", as_json) as progress:
-        found = opened.audit.verify(progress, against=against)
+    key = None if vkey is None else _key_of(vkey)
+    with open_to_verify(book, keyless=keyless, signs=False) as opened, watched("verify", as_json) as progress:
+        steps, lost = _from_key(opened, key)
+        # A key that was kept is as good as the one that it leads to.
+        now = None if key is None else key if lost is not None else opened.audit.vkeys()[-1]
+        found = opened.audit.verify(progress, against=against, vkey=now)
         models = [] if log_only else opened.audit.verify_read_models(progress)
 
     def show() -> None:
         for one in found:
-            verdict = "verified" if one.holds else f"NOT VERIFIED: {one.problem}"
+            by = "verified" if one.vouched else "verified, by the key that this database names"
+            verdict = by if one.holds else f"NOT VERIFIED: {one.problem}"
             kept = f", rows after {one.pruned:,} (pruned up to there)" if one.pruned else ""
             out.print(f"{one.log}: {one.size:,} leaves{kept}, root {one.root}: {verdict}", markup=False)
             if one.unsigned_openings:
@@ -86,13 +114,37 @@ def audit_verify(
                 f"{model.read_model}: {model.rows:,} rows as of position {model.position:,} ({stands}): {verdict}",
                 markup=False,
             )
+        for step in steps:
+            out.print(step, markup=False)
+        if lost is not None:
+            out.print(f"NOT VERIFIED: {lost}" if all(one.holds for one in found) else lost, markup=False)
         if stamped is not None:
             out.print(f"The timestamp authority saw the checkpoint at {stamped}.", markup=False)
 
     checks: list[Verification | ReadModelVerification] = [*found, *models]
     tell([{**asdict(one), "holds": one.holds} for one in checks], as_json, show)
-    if not all(one.holds for one in checks):
+    if as_json and lost is not None:
+        err.print(f"NOT VERIFIED: {lost}", markup=False)
+    if lost is not None or not all(one.holds for one in checks):
         raise typer.Exit(1)
+
+
+def _from_key(book: Book, key: str | None) -> tuple[list[str], str | None]:
+    """How a key that was kept elsewhere leads to the one that signs now, and why it does not."""
+    if key is None:
+        return [], None
+    keys = book.audit.vkeys()
+    if key not in keys:
+        return [], f"{key} was never a key of this book; the present one is {keys[-1]}"
+    steps: list[str] = []
+    for one in book.audit.rotations()[keys.index(key) :]:
+        if one.checkpoint is None:
+            return steps, f"no checkpoint that {one.old_vkey} signed tells of its successor {one.new_vkey}"
+        steps.append(
+            f"The key {one.old_vkey} was followed by {one.new_vkey} at position {one.position:,}: both signed the "
+            f"checkpoint of {one.checkpoint.size:,} leaves."
+        )
+    return [*steps, f"Signed now by {keys[-1]}."], None
 
 
 @audit_app.command("trail")
@@ -156,6 +208,7 @@ def audit_replay(
 
     Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
     """
+    check_folders(file, page)
     with acting_in(book, actor, purpose) as opened:
         found = opened.audit.replay(
             the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
@@ -184,6 +237,11 @@ def audit_replay(
 
 
 _LIMITS = Thresholds()
+REVIEW_OPTIONS = {
+    "subject": "--subject", "actor": "--by", "since": "--from", "until": "--until", "at": "--at",
+    "thresholds": "--tie-days and the other thresholds",
+}  # fmt: skip
+"""How the command line calls what a review takes."""
 
 
 @audit_app.command("review")
@@ -219,6 +277,9 @@ def audit_review(
     own_tie_days: Annotated[
         int | None, typer.Option("--own-tie-days", help=f"For access-review (default {_LIMITS.own_tie_days})", min=1)
     ] = None,
+    guesses: Annotated[
+        int | None, typer.Option("--guesses", help=f"For access-review (default {_LIMITS.guesses})", min=1)
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the tables: into this folder, or an archive NAME.zip")
     ] = None,
@@ -231,18 +292,28 @@ def audit_review(
     given = {
         "tie_days": tie_days, "bulk_subjects": bulk_subjects, "bulk_factor": bulk_factor, "habit_hours": habit_hours,
         "dormant_days": dormant_days, "own_tie_subjects": own_tie_subjects, "own_tie_days": own_tie_days,
+        "guesses": guesses,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
+    check_folders(csv, html)
     with acting_in(book, actor, purpose) as opened:
-        report = opened.audit.review(
-            name,
-            subject=None if subject is None else the_customer(opened, subject),
-            actor=by,
-            since=since,
-            until=until,
-            at=at,
-            thresholds=Thresholds(**limits) if limits else None,
-        )
+        whose = None if subject is None else the_customer(opened, subject)
+        try:
+            report = opened.audit.review(
+                name,
+                subject=whose,
+                actor=by,
+                since=since,
+                until=until,
+                at=at,
+                thresholds=Thresholds(**limits) if limits else None,
+            )
+        except Refused as refused:
+            argument = str(refused.values.get("argument"))
+            option = REVIEW_OPTIONS.get(argument)
+            if option is not None:
+                refused.args = (str(refused).replace(f"{argument}:", f"{option}:", 1),)
+            raise
     before = os.umask(0o077)  # for its owner's eyes only: some hold personal data in the clear
     try:
         if csv is not None:

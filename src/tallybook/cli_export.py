@@ -17,10 +17,10 @@ from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    Keyless,
     Purpose,
     acting_as,
     acting_in,
-    open_book,
     open_to_verify,
     out,
     tell,
@@ -136,18 +136,24 @@ def audit_export(
     clear: Annotated[bool, typer.Option("--clear", help="Open personal fields: one recorded bulk read")] = False,
     after: After = 0,
     until: Until = None,
+    keyless: Keyless = False,
     actor: Actor = None,
     purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an auditor's pack: both logs as Merkle tiles with signed checkpoints, events, rules, a verifier."""
-    opening = open_book(book, create=False) if clear else open_to_verify(book)
-    with opening as opened, acting_as(opened, actor, purpose), watched("export", as_json) as bar:
+    with (
+        open_to_verify(book, keyless=keyless) as opened,
+        acting_as(opened, actor, purpose),
+        watched("export", as_json) as bar,
+    ):
         packed = opened.audit.export(folder, sealed=not clear, after=after, until=until, progress=bar)
+
+    which = f"events {packed.first:,} to {packed.last:,}" if packed.last >= packed.first else "no events"
 
     def show() -> None:
         out.print(
-            f"{packed.folder}: events {packed.first:,} to {packed.last:,} of {packed.size:,}, {packed.reads:,} reads, "
+            f"{packed.folder}: {which} of {packed.size:,}, {packed.reads:,} reads, "
             f"personal fields {packed.personal}, {packed.files:,} files\nroot {packed.root}\nsha256 {packed.digest}\n"
             "Give the log's key to the auditor by another way than this pack.",
             markup=False,

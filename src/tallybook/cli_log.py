@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tallybook.adapters.notes import Signer
+from tallybook.domain.errors import TallybookError
 
 from .audit import SignedCheckpoint
 from .cli_audit import audit_app
@@ -20,6 +21,8 @@ from .terminal import (
     BookUrl,
     Purpose,
     acting_in,
+    check_folders,
+    err,
     open_book,
     out,
     say,
@@ -58,17 +61,23 @@ def audit_checkpoint(
     keep one that a witness cosigned."""
     if (cosigned is None) != (witness is None):
         raise typer.BadParameter("--cosigned and --witness belong together", param_hint="--cosigned")
+    check_folders(file)
     with open_book(book, create=False) as opened:
         if cosigned is not None and witness is not None:
             made = opened.audit.keep(cosigned, witness)
         else:
             made = opened.audit.checkpoint(log.value)
+        if file is not None:
+            _write(file, made.note.encode())
         if timestamp is not None:
-            made = opened.audit.timestamp(made, timestamp)
-    if file is not None:
-        _write(file, made.note.encode())
-        if made.token is not None:
-            _write(file.with_name(file.name + ".tsr"), made.token)
+            try:
+                made = opened.audit.timestamp(made, timestamp)
+            except TallybookError:
+                if file is not None:
+                    err.print(f"{file} is written, without a timestamp.", markup=False)
+                raise
+    if file is not None and made.token is not None:
+        _write(file.with_name(file.name + ".tsr"), made.token)
     _tell_checkpoint(made, as_json, file)
 
 
@@ -113,7 +122,8 @@ def audit_proof(
 
 @audit_app.command("rotate-key")
 def audit_rotate_key(book: BookUrl, actor: Actor = None, purpose: Purpose = None, as_json: AsJson = False) -> None:
-    """Have a new key sign the checkpoints; the next ones bear both signatures. Prints the new public key."""
+    """Have a new key sign the checkpoints; the first of each log after it bears both signatures. Prints the new public
+    key. Who has the old one is led to it by the pack, and by `audit verify --vkey`."""
     with acting_in(book, actor, purpose) as opened:
         vkey = opened.audit.rotate_signing_key()
     tell({"vkey": vkey}, as_json, lambda: out.print(vkey, markup=False, highlight=False, soft_wrap=True))
@@ -136,7 +146,7 @@ def audit_vkey(book: BookUrl, as_json: AsJson = False) -> None:
 def audit_new_key(
     name: Annotated[str, typer.Argument(help="A name for it; a book signs under its own")] = "tallybook",
 ) -> None:
-    """Print a new signing key, for the environment variable that `signing_key="env:NAME"` names. It is a secret."""
+    """Print a new signing key: a secret, for the environment variable NAME of `--signing-key env:NAME`."""
     out.print(Signer.new(name).text, markup=False, highlight=False, soft_wrap=True)
 
 

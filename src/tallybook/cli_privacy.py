@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from .terminal import (
     KnownAt,
     Purpose,
     acting_in,
+    check_folders,
     known_moment,
     open_book,
     out,
@@ -340,6 +342,7 @@ def subject_report(
     as_json: AsJson = False,
 ) -> None:
     """All that the book holds about a customer: for access and portability. One recorded read."""
+    check_folders(html, file, portable)
     with acting_in(book, actor, purpose) as opened:
         report = opened.audit.subject_report(the_customer(opened, subject))
     wanted = ((html, report.html), (file, report.json), (portable, report.portable))
@@ -440,19 +443,21 @@ def retention_due(
     at: Annotated[str | None, typer.Option("--at", help="At which moment (default: now); may lie ahead")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Whose data is past its period, and what stands in the way. Changes nothing, opens nothing."""
+    """Whose values are past their period, by category, and what stands in the way. Changes nothing, opens nothing."""
     with open_book(book, create=False) as opened:
         found = opened.retention.due(at)
 
     def show() -> None:
         show_table(
             f"Due at {found.at}",
-            ["customer", "due", "kept", "waits for", "schedules", "last active"],
+            ["customer", "erased", "due", "kept", "stays", "waits for", "schedules", "last active"],
             [
                 (
                     one.customer_id,
-                    ", ".join(one.due),
+                    ("whole" if one.whole else "values") if one.ready else "no",
+                    one.due_text(),
                     ", ".join(one.kept),
+                    ", ".join(one.stays),
                     ", ".join(one.waits_for),
                     ", ".join(one.schedules),
                     one.last_activity_at,
@@ -460,10 +465,13 @@ def retention_due(
                 for one in found.customers
             ],
         )
+        ready = found.ready
+        whole = sum(one.whole for one in ready)
         out.print(
-            f"{len(found.ready):,} customers are due as a whole, {found.access_records:,} records of reads are past "
-            "their period."
+            f"{whole:,} customers are due as a whole, single values of {len(ready) - whole:,} others; "
+            f"{found.access_records:,} records of reads are past their period."
         )
+        _warn(found.unscheduled)
 
     tell(found, as_json, show)
 
@@ -473,10 +481,10 @@ def retention_sweep(
     book: BookUrl,
     at: Annotated[str | None, typer.Option("--at", help="Up to which moment (default: now)")] = None,
     actor: Actor = "job:retention",
-    purpose: Purpose = "retention",
+    purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
-    """Erase whoever is due as a whole, record the sweep, and delete the records of reads that are past their period.
+    """Erase what is past its period, record the sweep, and delete the records of reads that are past theirs.
 
     There is no way back: see `retention due` first.
     """
@@ -485,11 +493,18 @@ def retention_sweep(
 
     def show() -> None:
         out.print(
-            f"Swept to {found.until}: {found.due:,} customers due, {found.erased:,} erased, {found.left:,} left; "
+            f"Swept to {found.until}: {found.due:,} customers due, {found.erased:,} erased, {found.values:,} single "
+            f"values of {found.partly:,} others, {found.left:,} left; "
             f"{found.access_records:,} records of reads were past their period; the log of reads is pruned up to "
             f"{found.pruned:,}."
         )
+        _warn(found.unscheduled)
         if found.unfinished:
             out.print(f"Unfinished: {', '.join(found.unfinished)}. The next opening of the book goes on with it.")
 
     tell(found, as_json, show)
+
+
+def _warn(unscheduled: Sequence[str]) -> None:
+    if unscheduled:
+        out.print(f"No schedule is about {', '.join(unscheduled)}: nothing makes these due.")

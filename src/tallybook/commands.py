@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
 from itertools import count
 from types import MappingProxyType
@@ -21,13 +21,13 @@ from pydantic_core import PydanticSerializationError, to_json
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
 from tallybook.adapters.keys import KeyName
-from tallybook.adapters.log import Receipt
+from tallybook.adapters.log import KeyGone, Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
-from tallybook.domain.events import Event, Fact, Metadata
+from tallybook.domain.events import CODE_CHARS_MAX, Event, Fact, Metadata
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, Policy
@@ -230,14 +230,25 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 receipt=kept,
                 erased=work.erased,
                 about=work.about(),
+                quiet=work.quiet,
                 drafts=work.written(),
             )
+        except KeyGone as gone:
+            self._learn(core, gone)
+            raise
         except BookUnreachable as lost:
             if not lost.unknown:
                 raise
             if not self._is_recorded(core, work, lost):
                 lost.unknown = False
                 raise
+
+    def _learn(self, core: Core, gone: KeyGone) -> None:
+        """Find out under which key the next try seals what is new of a subject. Refuses: customer_erased."""
+        core.check_erased(gone.subject, gone.key_id)
+        core.keyring.learn(gone.subject)
+        if core.app.load(Customer, gone.subject).erased:
+            raise refusal("customer_erased", f"The customer {gone.subject} was erased.", customer=gone.subject)
 
     def _is_recorded(self, core: Core, work: Work, lost: BookUnreachable) -> bool:
         """Whether a commit took place whose answer was lost. Raises the loss, if that can't be found out in time."""
@@ -313,7 +324,13 @@ def _refusal_for(error: Refused | UnicodeError | ValidationError) -> Refused:
         # Of a personal field, the handle is one choice and the value the other: the value's problem is meant.
         problem = error.errors(include_input=False, include_url=False)[-1]
         name = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
-        return refusal("invalid_argument", f"{name}: {problem['msg']}.", argument=name)
+        told = problem["msg"]
+        if problem["type"] == "string_pattern_mismatch":
+            told = (
+                f"a code is wanted, since it is written in the clear and for ever: up to {CODE_CHARS_MAX} letters, "
+                "digits and . : / + - _, without spaces, such as gdpr-17"
+            )
+        return refusal("invalid_argument", f"{name}: {told}.", argument=name)
     return refusal("invalid_argument", "A text holds a character that is not Unicode.")
 
 
@@ -361,6 +378,8 @@ class Work:
         self.claims: list[tuple[bytes, bytes]] = []
         self.releases: list[bytes] = []
         self.erased: list[tuple[bytes, int]] = []
+        self.quiet: tuple[int, bytes] | None = None
+        """A position, and a subject whom nothing after it may be about at the commit."""
         self.refused: Refused | None = None
         self.policy_seen: Policy | None = None
         """By which the command was allowed: at the commit, it must stand."""
@@ -423,6 +442,10 @@ class Work:
     def fresh_customer(self) -> Customer:
         """A draft under a new id."""
         return self._fresh(Customer, self._core.new_id())
+
+    def next_key_for(self, customer: Customer) -> tuple[int, bytes]:
+        """Id and commitment of the data key that is to take the place of a customer's ordinary one."""
+        return self.key_for(customer, self._core.keyring.following(customer.id, customer.ordinary_key))
 
     def key_for(self, customer: Customer, key_id: int = ORDINARY_KEY) -> tuple[int, bytes]:
         """Id and commitment of a new data key of a customer; it is kept with the commit."""
@@ -520,12 +543,20 @@ class Work:
         self.releases.append(claim)
         self._claimed[claim] = None
 
-    def rest_on(self, history: Iterable[Recorded]) -> None:
-        """Make the command start again if a stream of these events moves before the commit."""
-        for _, event in history:
-            stream = event.originator_id
-            if stream not in self._drafts:
-                self._versions[stream] = max(self._versions.get(stream, 0), event.originator_version)
+    def history_of(self, subject: UUID) -> list[Recorded]:
+        """All events about a subject, and that they are those which were recorded. The command starts again if another
+        is recorded before the commit. For what destroys: goes through all of the log, unless a sweep has done that for
+        all whom it is about. Raises BookDamaged.
+        """
+        core = self._core
+        self.quiet = (core.app.position(), subject.bytes)
+        if subject in core.verified:
+            core.catch_up(core.trail)
+            return core.subject_history(subject)
+        history = core.whole_history(subject)
+        schedules = core.stream(core.retention_id)
+        core.checkpoints["events"].must_hold(sorted({one.position for one in (*history, *schedules)}))
+        return history
 
     def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
         """Keys of a subject are to be destroyed once this is committed."""
@@ -545,10 +576,12 @@ class Work:
             if draft.version > self._versions[stream] and stream not in self._aside
         ]
 
-    def about(self) -> list[bytes]:
-        """The subjects of the facts that are to be stored: none of them may be erased, but for what ends an erasure."""
+    def about(self) -> list[tuple[bytes, int]]:
+        """The subjects of the facts that are to be stored, each with the id of the key that seals what is new of them:
+        it must not be destroyed, but for what ends an erasure."""
         facts = (one for one in self.journal if isinstance(one, Fact) and not isinstance(one, AFTER_ERASURE))
-        return list({subject.bytes: None for one in facts for subject in one.subject_ids()})
+        subjects = {subject: None for one in facts for subject in one.subject_ids()}
+        return [(subject.bytes, self._core.keyring.believed(subject)) for subject in subjects]
 
     def seen(self) -> list[tuple[UUID, int]]:
         """All streams that were read, with the version that was seen."""

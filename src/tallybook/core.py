@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
-from tallybook.adapters import merkle
+from tallybook.adapters import integrity, merkle
 from tallybook.adapters.application import BookApplication, InlineError
 from tallybook.adapters.checkpoints import (
     DEFAULT_CHECKPOINT_S,
     Checkpoints,
     History,
+    Stored,
     TailTimer,
     signed_by,
     signing_stream,
 )
+from tallybook.adapters.codec import subject_of
 from tallybook.adapters.database import SCRUB_S, Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
-from tallybook.adapters.gate import Gate
+from tallybook.adapters.gate import Gate, Told
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import Fresh, check_stream, log_of, missing
 from tallybook.adapters.policy_files import decider_of
@@ -34,10 +37,11 @@ from tallybook.adapters.tiles import TileStore
 from tallybook.domain.access import Standing
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.customer import Customer, KeyCreated
-from tallybook.domain.erasure import ORDINARY_KEY
+from tallybook.domain.erasure import DESTROYING, ORDINARY_KEY, ValueResealed, newest_of
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing, Refused, TallybookError, refusal, whole
-from tallybook.domain.events import Metadata
+from tallybook.domain.events import REGISTRY, Metadata
 from tallybook.domain.operations import Operations
+from tallybook.domain.personal import Personal
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
 from tallybook.domain.retention import RetentionSwept
@@ -56,6 +60,8 @@ LOOKING = Stamp(Metadata(recorded_us=0, actor="system:look", purpose="look"), 0,
 """For what is derived to be looked at, and recorded nowhere."""
 RECORDED_US = list(Metadata.model_fields).index("recorded_us")
 """Where it stands in the metadata that a scan of the log gives."""
+
+_TOLD = [one.stored_name for one in (*DESTROYING, ValueResealed)]
 
 logger = logging.getLogger("tallybook.projections")
 
@@ -77,15 +83,18 @@ class Core:
         self.operations_id = uuid5(self.book_id, "operations")
         self.retention_id = uuid5(self.book_id, "retention")
         self.policy_id = uuid5(self.book_id, "policy")
+        self.verified: frozenset[UUID] = frozenset()
+        """Subjects of whom a sweep that goes on has seen that log and index tell all."""
         self.now_us = now_us
         self.new_id = new_id
         self.closed = False
-        self.keyring = Keyring(storage.keys, self._commitment)
+        self.keyring = Keyring(storage.keys, self._commitment, self._ordinary_key)
         self.app = BookApplication(storage.events, self.keyring)
         reads = log_of(storage.reads, storage.keys, READS_TABLE)
         self.gate = Gate(
-            self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased
-        )
+            self.keyring, reads, new_id, self.app.log, self.policy, self.standings, self.address_now, self.check_erased,
+            self.told,
+        )  # fmt: skip
         self.store = TableReadModelStore(storage.models)
         self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
@@ -127,10 +136,16 @@ class Core:
         for one in self.checkpoints.values():
             one.heartbeat()
 
-    def look_at_heads(self) -> None:
-        """See where the logs stand: from here on, they don't go back behind that."""
+    def look_at_heads(self) -> bool:
+        """See where the logs stand: from here on, they don't go back behind that. Whether the events' can be gone on
+        with."""
         for one in self.checkpoints.values():
             one.at_open()
+        try:
+            self.app.log.position()
+        except (TallybookError, PersistenceError):
+            return False
+        return True
 
     def last_checkpoints(self) -> None:
         """Sign what was added since the last checkpoints. Nothing of it in the middle of this thread's own work: a
@@ -274,17 +289,32 @@ class Core:
 
     def check_erased(self, subject: UUID, key_id: int) -> None:
         """Raises BookDamaged, where the table of erasures names a subject whose own stream tells of no erasure."""
-        if key_id not in self.app.load(Customer, subject).erased:
+        if key_id not in self.app.load(Customer, subject).erased_keys:
             raise damaged(
                 f"The table erased names {subject}, of whom the log tells no erasure", self.app.database.place
             )
 
-    def proof_of(self, position: int) -> tuple[str, str | None]:
-        """An event's leaf (base64), and a tlog-proof under a checkpoint of now; None in a book that signs nothing."""
+    def told(self, subjects: Iterable[UUID]) -> Told:
+        """Which keys of subjects the log says to be destroyed, and what was sealed anew: one query for a hundred."""
+        rows = self.app.log.named_rows(list(subjects), _TOLD)
+        erased: set[tuple[UUID, int]] = set()
+        resealed: dict[tuple[UUID, UUID, str], Personal[Any]] = {}
+        for subject, recorded in groupby(self.app.decode(rows), key=lambda one: one.event.originator_id):
+            events = [event for _, event in recorded]
+            erased |= {(subject, key_id) for one in events if isinstance(one, DESTROYING) for key_id in one.key_ids}
+            newest = newest_of(one for one in events if isinstance(one, ValueResealed))
+            resealed.update(((subject, *place), handle) for place, handle in newest.items())
+        return Told(erased, resealed)
+
+    def proof_of(self, position: int, under: Stored | None = None) -> tuple[str, str | None]:
+        """An event's leaf (base64), and a tlog-proof of it, by default under a checkpoint of now; None in a book that
+        signs nothing."""
         checkpoints = self.checkpoints["events"]
         [row] = self.app.log.rows_at([position])
         leaf = b64encode(merkle.leaf(self.origin, *row)).decode()
-        return leaf, None if self.storage.signing is None else checkpoints.proof(position, checkpoints.sign()).text
+        if self.storage.signing is None:
+            return leaf, None
+        return leaf, checkpoints.proof(position, under or checkpoints.sign()).text
 
     def operations(self) -> Operations:
         """What was decided about read models."""
@@ -387,6 +417,45 @@ class Core:
         rows = self.store.select(self.trail, Trail.table, ["position"], "subject=? ORDER BY position", [subject.bytes])
         return self.at([position for (position,) in rows])
 
+    def whole_history(self, subject: UUID) -> list[Recorded]:
+        """All events about a subject, found in the log itself, whatever the index of the trail says: for what is
+        destroyed, and for what is evidence. Goes through all of the log: a second for a million events or two.
+        """
+        # An event holds the ids of those whom it is about as they are.
+        found = self.at(self.app.log.holding(subject.bytes))
+        return [recorded for recorded in found if subject in recorded.event.subject_ids()]
+
+    def check_index(self, subjects: Iterable[UUID]) -> None:
+        """Raises BookDamaged where the trail's index lacks an event about one of many subjects: in one pass."""
+        wanted = {subject.bytes: set[int]() for subject in subjects}
+        for position, _, _, _, state in self.app.log.iterate():
+            about = subject_of(state)
+            if about in wanted:
+                wanted[about].add(position)
+        several = [name for name, kind in REGISTRY.items() if kind.event_class.other_subjects]
+        for position, event in self.history(several):
+            for one in event.subject_ids():
+                if one.bytes in wanted:
+                    wanted[one.bytes].add(position)
+        self.catch_up(self.trail)  # now, that it can't be behind what was seen
+        for subject, positions in wanted.items():
+            rows = self.store.select(self.trail, Trail.table, ["position"], "subject=?", [subject])
+            if lacking := positions - {position for (position,) in rows}:
+                raise damaged(
+                    f"The read model trail lacks the event at position {min(lacking)}, which is about "
+                    f"{uuid_from(subject)}",
+                    self.storage.url,
+                    "Rebuild it: `tallybook projections rebuild trail`. See `tallybook audit verify --read-models`.",
+                )
+
+    def check_events(self) -> None:
+        """Raises BookDamaged where the log of events is not what its head, its tiles and its checkpoints tell."""
+        checkpoints = self.checkpoints["events"]
+        kept = checkpoints if self.storage.vkey is not None else None
+        found = integrity.verify("events", self.app.log, checkpoints=kept, events=self.app.log)
+        if found.problem is not None:
+            raise damaged(f"Nothing is erased: of the log of events, {found.problem}", self.storage.url)
+
     def opened(
         self, acting: Metadata, action: str, history: Sequence[Recorded], subject: UUID
     ) -> list[dict[str, object]]:
@@ -420,6 +489,9 @@ class Core:
             yield recorded
         for position in wanted:
             raise missing(position, self.storage.url)
+
+    def _ordinary_key(self, subject: UUID) -> int:
+        return self.app.load(Customer, subject).ordinary_key
 
     def _commitment(self, subject: UUID, key_id: int) -> bytes | None:
         if key_id != ORDINARY_KEY:

@@ -158,7 +158,11 @@ def as_id(value: UUID | str, name: str) -> UUID:
     try:
         return UUID(value)
     except (ValueError, AttributeError, TypeError):
-        raise refusal("invalid_argument", f"{name}: an id of the form of a UUID is wanted.", argument=name) from None
+        raise refusal(
+            "invalid_argument",
+            f"{name}: an id is wanted, such as 0b8f4ee8-5fb3-4c83-8a3a-1c4f5f5a0a11 (a UUID).",
+            argument=name,
+        ) from None
 
 
 def _check_mapping(value: object, name: str) -> None:

@@ -14,15 +14,17 @@ from uuid import UUID
 
 from tallybook.adapters import ocel, outputs, pack
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.checkpoints import Checkpoints, Stored
 from tallybook.adapters.clear_form import as_json, rfc3339
 from tallybook.adapters.cloudevents import cloud_event
+from tallybook.adapters.database import damaged
 from tallybook.adapters.log import EventStore, Row
 from tallybook.adapters.notes import Verifier
 from tallybook.adapters.ocsf import VERSION as OCSF_VERSION
 from tallybook.adapters.ocsf import ocsf_event
 from tallybook.adapters.pack import Packed
 from tallybook.adapters.sqlite import translated
-from tallybook.domain.errors import refusal, whole
+from tallybook.domain.errors import BookError, SigningKeyMissing, refusal, whole
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.personal import Erased, Masked, Personal, Withheld
 from tallybook.projections.read_models import Progress, Recorded
@@ -151,10 +153,9 @@ class ExportDesk(Desk):
         core.check_open()
         acting = core.acting_now()
         head = core.app.position() if head is None else head
-        whole(after, "after", 0, 2**62)
-        until = head if until is None else min(whole(until, "until", 0, 2**62), head)
-        core.gate.record(core.gate_metadata(acting), action, [], [])
-        return acting, max(until, after)
+        core.gate.record(core.gate_metadata(acting), action, [], [])  # before anything is told about the log
+        until = span(after, until, head)
+        return acting, until
 
     def _history(self, after: int, until: int) -> Iterator[Recorded]:
         core = self._core
@@ -181,6 +182,18 @@ class ExportDesk(Desk):
         return ExportReport(str(outputs.named(file, "file")), name, count, first, last, part.stat().st_size, digest)
 
 
+def span(after: int, until: int | None, head: int) -> int:
+    """Up to where to export what follows a position. Refuses: invalid_argument, for what the log has not reached."""
+    whole(after, "after", 0, 2**62)
+    until = head if until is None else whole(until, "until", 0, 2**62)
+    for name, value in (("after", after), ("until", until)):
+        if value > head:
+            raise refusal("invalid_argument", f"{name}: the log ends at position {head:,}.", argument=name)
+    if until < after:
+        raise refusal("invalid_argument", "until: it lies before what it is to follow (after).", argument="until")
+    return until
+
+
 def export_pack(
     core: Core,
     folder: Path | str,
@@ -193,24 +206,29 @@ def export_pack(
     """Write an auditor's pack (see `book.audit.export`)."""
     core.check_open()
     acting = core.acting_now()
-    whole(after, "after", 0, 2**62)
-    keys = core.storage.signing
+    keys = core.storage.signing or core.storage.pack_signing
     vkeys = core.signed_by().vkeys[::-1]
-    assert keys is not None  # or signed_by would have raised
+    if keys is None:
+        raise SigningKeyMissing(
+            "A pack is signed, and the book is open without its signing key.",
+            path=core.storage.url,
+            remedy="Open it with its key: see `signing_key` of `tallybook.open`.",
+        )
     signer = keys.signer(vkeys[0])
+    keyless = core.storage.keyless
+    if keyless and not sealed:
+        core.check_keys()
     with rarely_collecting(), outputs.new_folder(folder) as part:
-        signed = core.checkpoints[EVENTS].sign()
-        last = signed.size if until is None else min(whole(until, "until", 0, 2**62), signed.size)
-        first = min(after, last) + 1
-        opener = None
-        if sealed:
+        if sealed and not keyless:  # keyless, no look is on record: what he takes is what lies in the files
             core.gate.record(core.gate_metadata(acting), PACK_ACTION, [], [])
-        else:
-            opener = _opener(core, acting, first, last)
+        signed = _newest(core.checkpoints[EVENTS], keyless=keyless)
+        last = span(after, until, signed.size)
+        first = after + 1
+        opener = None if sealed else _opener(core, acting, first, last)
         head = pack.Head(signed.size, signed.root, signed.note, tuple(vkeys))
         documents = pack.write_log(part, core.app.log, head, first=first, last=last, opener=opener, progress=progress)
         # After the record of this very read, which is to be in it.
-        signed_reads = core.checkpoints[READS].sign()
+        signed_reads = _newest(core.checkpoints[READS], keyless=keyless)
         reads_vkeys = tuple(Verifier(f"{core.origin}/reads", Verifier.parse(one).public).vkey for one in vkeys)
         reads_head = pack.Head(signed_reads.size, signed_reads.root, signed_reads.note, reads_vkeys)
         tiles = core.checkpoints[READS].tiles
@@ -222,6 +240,20 @@ def export_pack(
             first=pruned + 1,
             pruned=map(tiles.kept, range(pruned // pack.WIDTH)),
         )
+        swept = core.reads_pruned()
+        if swept is not None:
+            # One that another process carried out meanwhile is newer than this pack's checkpoint.
+            newer = swept.position > signed.size
+            under = _newest(core.checkpoints[EVENTS], keyless=keyless) if newer else signed
+            if swept.position <= under.size:
+                pack.write_swept(part / READS, *core.proof_of(swept.position, under))
+        events = core.checkpoints[EVENTS]
+        steps = [
+            (one, events.proof(one.position, one.both).text)
+            for one in events.rotations()
+            if one.both is not None and one.both.size <= signed.size
+        ]
+        pack.write_rotations(part, core.app.log, steps)
         for log, where in ((EVENTS, part), (READS, part / READS)):
             pack.write_cosigned(where, core.checkpoints[log].stored())
         pack.write_documents(part, documents)
@@ -244,14 +276,15 @@ def export_pack(
         digest = hashlib.sha256(sums.encode()).hexdigest()
         count = last - first + 1
         from_position, to_position = (first, last) if count else (0, 0)
-        core.gate.exported(
-            core.gate_metadata(acting),
-            format=f"pack-{personal}",
-            digest=digest,
-            count=count,
-            from_position=from_position,
-            to_position=to_position,
-        )
+        if not keyless:
+            core.gate.exported(
+                core.gate_metadata(acting),
+                format=f"pack-{personal}",
+                digest=digest,
+                count=count,
+                from_position=from_position,
+                to_position=to_position,
+            )
         says = {
             "origin": core.origin,
             "made": rfc3339(core.now_us()),
@@ -268,16 +301,39 @@ def export_pack(
     )
 
 
+def _newest(checkpoints: Checkpoints, *, keyless: bool) -> Stored:
+    """A checkpoint of now; in a book that signs none, the last one that is there, by the book's own key.
+
+    Raises BookError where there is none, NoteError where the book's key did not sign it.
+    """
+    if not keyless:
+        return checkpoints.sign()
+    last = checkpoints.last()
+    if last is None:
+        raise BookError(
+            f"No checkpoint of {checkpoints.name} was signed yet, and without the data keys none is.",
+            path=checkpoints.log.database.place,
+            remedy="Open the book with its keys.",
+        )
+    told, _ = checkpoints.opened(last.note)
+    if (told.size, told.root) != (last.size, last.root):
+        raise damaged(
+            f"The last checkpoint of {checkpoints.name} tells something else than stands beside it",
+            checkpoints.log.database.place,
+        )
+    return last
+
+
 def _opener(core: Core, acting: Metadata, first: int, last: int) -> pack.Opener:
     """What opens the personal fields of rows, under one record of all subjects and fields."""
-    subjects: dict[UUID, None] = {}
+    subjects: dict[UUID, set[int]] = {}
     fields: set[str] = set()
     for _, event in core.app.decode(core.app.log.iterate(first - 1, stop=last)):
         for handle in _handles(event).values():
             assert handle.sealed is not None
-            subjects[handle.sealed.subject_id] = None
+            subjects.setdefault(handle.sealed.subject_id, set()).add(handle.sealed.key_id)
             fields.add(handle.known_as)
-    release = core.gate.bulk(core.gate_metadata(acting), PACK_ACTION, list(subjects), sorted(fields))
+    release = core.gate.bulk(core.gate_metadata(acting), PACK_ACTION, subjects, sorted(fields))
 
     def opened(rows: Sequence[Row]) -> list[dict[str, Any]]:
         events = list(core.app.decode(rows))

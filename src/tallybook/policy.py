@@ -14,7 +14,7 @@ from tallybook.domain.events import Event
 from tallybook.domain.policy import DENY, NO_END, Policy, PolicyDocument, Verdict, known_fields, out_of_hours
 
 from .commands import Desk, Work, command, command_ahead
-from .policy_names import check_names
+from .policy_names import check_asked, check_names
 from .times import When, iso, moment_us
 
 _CLOSED = Verdict(DENY)
@@ -192,10 +192,11 @@ class PolicyDesk(Desk):
         """What would become of each field if an actor read by an action (`profiles.get`) for a purpose now, and of a
         command of that name. Nothing is read. Refuses: invalid_argument.
         """
-        for name, value in (("actor", actor), ("purpose", purpose), ("action", action)):
-            text(value, name)
         core = self._core
         core.check_open()
+        for name, value in (("actor", actor), ("purpose", purpose), ("action", action)):
+            text(value, name)
+        check_asked(action)
         policy = core.policy()
         roles = policy.roles_of(actor, core.now_us())
         if policy.in_force is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 
-from tallybook.domain.errors import PolicyError
+from tallybook.domain.errors import PolicyError, refusal
 from tallybook.domain.policy import PolicyDocument, fits, is_selector, known_fields
 
 from .commands import Desk, command
@@ -64,6 +64,13 @@ def check_names(document: PolicyDocument, source: str) -> None:
                     problems.append(f"rules.{number}.{kind}s.{place}: {_unknown(kind, pattern, names)}")
     if problems:
         raise PolicyError(source, problems)
+
+
+def check_asked(action: str) -> None:
+    """See that an action or a command of that name is there. Refuses: invalid_argument."""
+    names = {*ACTIONS, *commands()}
+    if action not in names:
+        raise refusal("invalid_argument", f"action: {_unknown('action or command', action, names)}.", argument="action")
 
 
 def _unknown_in_cedar(document: PolicyDocument, there: Collection[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,9 +13,16 @@ from tallybook.adapters.database import damaged
 from tallybook.adapters.form import known_uuid
 from tallybook.adapters.log import Pruned
 from tallybook.domain.access import PersonalDataRead
-from tallybook.domain.customer import Customer, CustomerRegistered, InteractionRecorded
-from tallybook.domain.erasure import KEPT_KEY, ORDINARY_KEY, still_kept
-from tallybook.domain.errors import refusal, text, whole
+from tallybook.domain.customer import (
+    Customer,
+    CustomerRegistered,
+    IdentifierLinked,
+    IdentifierRemoved,
+    InteractionRecorded,
+    PurchaseRecorded,
+)
+from tallybook.domain.erasure import KEPT_KEY, ValueResealed, erase_values, held_of, still_kept
+from tallybook.domain.errors import Refused, refusal, text, whole
 from tallybook.domain.events import CODE_CHARS_MAX, Event, from_us
 from tallybook.domain.privacy import RelationEnded
 from tallybook.domain.retention import (
@@ -22,85 +30,123 @@ from tallybook.domain.retention import (
     ACTIVITY,
     Action,
     Activity,
+    Assessment,
+    Held,
     Retention,
     Schedule,
-    Since,
     activity,
+    activity_of,
     assess,
+    unscheduled,
 )
 from tallybook.domain.ticket import Author, TicketReplied
+from tallybook.projections.read_models import Recorded
 
 from .commands import BoundCommand, Desk, Work, command
-from .core import Core
-from .erasing import KEYS, Erasing
+from .core import RECORDED_US, Core
+from .customers import identifier_claim, order_claim
+from .erasing import KEYS, Erasing, opened_again
 from .times import When, as_of_us, iso
 
-RESTRICTED = "restricted"
 AT_ONCE = 500
-"""So many erasures are recorded before their keys are destroyed."""
+"""After so many customers the keys of those who were erased are destroyed."""
 KEPT = "kept"
 """What an erasure kept, and need be kept no longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DueSubject:
-    """A customer whose data is past its period. `ready`: due as a whole.
+    """A customer of whom something is past its period, by category: `due`, with the number of `values` of each.
 
-    Otherwise `waits_for` names what stands in the way: categories that no schedule lets go yet (a customer's data lies
-    under one key), or `restricted`: data that is restricted is kept. `kept`: categories that an erasure leaves. Of
-    customers who were erased, `due` is `kept`, once no schedule demands any more what was kept of them.
+    `ready`: the next sweep erases it; otherwise `waits_for` names why not (`restricted`: data that is restricted is
+    kept; `request`: a data-subject request other than one for erasure waits for its answer). `whole`: the customer is
+    erased; otherwise these values are, and all others are sealed anew. `stays`: categories of values that are not due,
+    `kept`: of those that must be kept. Of customers who were erased, `due` is `kept`, once what was kept of them has
+    had its time.
     """
 
     customer_id: UUID
     ready: bool
+    whole: bool
     due: tuple[str, ...]
+    values: Mapping[str, int]
     kept: tuple[str, ...]
+    stays: tuple[str, ...]
     waits_for: tuple[str, ...]
     schedules: tuple[str, ...]
     last_activity_at: str | None
 
+    def due_text(self) -> str:
+        """What is due, in words."""
+        return ", ".join(f"{category}: {count:,}" for category, count in self.values.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What is due at a moment: customers, and how many records of reads are past their period."""
+    """What is due at a moment: customers, and how many records of reads are past their period.
+
+    `unscheduled`: categories of personal data that no schedule is about: nothing ever makes them due.
+    """
 
     at: str
     customers: tuple[DueSubject, ...]
     access_records: int
+    unscheduled: tuple[str, ...]
 
     @property
     def ready(self) -> tuple[DueSubject, ...]:
-        """Those who are due as a whole."""
+        """Those of whom the next sweep erases something."""
         return tuple(one for one in self.customers if one.ready)
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        """How many values are past their period, by category."""
+        found: Counter[str] = Counter()
+        for one in self.customers:
+            found.update(one.values)
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionSweep:
-    """What a sweep did. `left` were due when it began, and no more when their turn came.
+    """What a sweep did. Of the customers who were `due` when it began, it `erased` some as a whole, and of others
+    (`partly`) single `values`; `left` were due no more when their turn came, or others wrote of them all the time:
+    those are for the next sweep.
 
     `access_records` were past their period when it began. `pruned`: up to this position the log of reads has no rows
-    any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unfinished` says
-    what still waits, as an erasure's receipt does.
+    any more. Whole tiles of 256 go, once each record in them and before them is past its period. `unscheduled`:
+    categories of personal data that no schedule is about. `unfinished` says what still waits, as an erasure's receipt
+    does.
     """
 
     until: str
     due: int
     erased: int
+    partly: int
+    values: int
     left: int
     access_records: int
     pruned: int = 0
+    unscheduled: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
+
+
+class _Sweeping(Erasing):
+    """The erasures of a sweep: whoever may sweep may give them."""
+
+    _name = "retention"
+    _parts = dict.fromkeys(Erasing._parts, "sweep")
 
 
 class RetentionDesk(Desk):
     """Retention schedules, and what they make due."""
 
     _name = "retention"
-    _parts = {"_record": "sweep"}  # noqa: RUF012 - as declared in Desk
+    _parts = {"_record": "sweep", "_erase_values": "sweep"}  # noqa: RUF012 - as declared in Desk
 
-    def __init__(self, core: Core, erasing: Erasing) -> None:
+    def __init__(self, core: Core) -> None:
         super().__init__(core)
-        self._erasing = erasing
+        self._erasing = _Sweeping(core)
 
     @command
     def declare(
@@ -134,10 +180,7 @@ class RetentionDesk(Desk):
     def withdraw(
         self, work: Work, schedule: str, *, effective_at: When | None = None, command_id: str | None = None
     ) -> None:
-        """Take a schedule out of force. What erasures kept by it alone goes with the next sweep, before its time.
-
-        Refuses: unknown_schedule.
-        """
+        """Take a schedule out of force. Refuses: unknown_schedule."""
         work.retention().withdraw(work.stamp, schedule)
 
     def schedules(self) -> list[Schedule]:
@@ -155,16 +198,19 @@ class RetentionDesk(Desk):
         schedules = core.app.load(Retention, core.retention_id).schedules
         with rarely_collecting():
             found = tuple(self._due(schedules, at_us))
-        return Due(iso(at_us) or "", found, self._access_records_due(schedules, at_us))
+        return Due(iso(at_us) or "", found, self._access_records_due(schedules, at_us), unscheduled(schedules))
 
     @property
     def sweep(self) -> BoundCommand[..., RetentionSweep]:
-        """Erase every customer who is due as a whole at a moment (default: now), record the sweep, and delete the
-        records of reads that are past their period.
+        """Erase what is past its period at a moment (default: now), record the sweep, and delete the records of reads
+        that are past theirs.
 
-        Each erasure is recorded by itself, and keys are destroyed in groups: a sweep that was cut short goes on when it
-        is repeated. Of the log of reads the hashes stay, so that checkpoints and proofs stay valid. Nothing of it is
-        deleted that was altered before: raises BookDamaged.
+        Who is due as a whole is erased. Of all others, single values are: what stays is sealed anew under another key,
+        once for each customer and sweep, and the old key is destroyed. Each is recorded by itself, and keys are
+        destroyed in groups: a sweep that was cut short goes on when it is repeated. Of the log of reads the hashes
+        stay, so that checkpoints and proofs stay valid. Nothing of it is deleted that was altered before: raises
+        BookDamaged. Before anything is erased, the log of events is verified, and that the index of the trail has all
+        events about those who are due: a few seconds for a million events. Where not, nothing is: raises BookDamaged.
         `sweep(at=None, *, effective_at=None, command_id=None)`. Refuses: invalid_argument, effective_in_future.
         """
         return BoundCommand(self._sweep, RetentionDesk._sweep)
@@ -181,24 +227,42 @@ class RetentionDesk(Desk):
             raise refusal("effective_in_future", "at: nothing is due yet then.", effective_us=until_us, now_us=now_us)
         found = self.due(from_us(until_us))
         ready = found.ready
-        erased = 0
-        for one in ready:
+        if ready:
+            # What can't be undone rests on schedules and histories that nobody altered, and on all of them.
+            core.check_events()
+            core.check_index(one.customer_id for one in ready)
+        core.verified = frozenset(one.customer_id for one in ready)
+        try:
+            return self._carry_out(found, until_us, effective_at, command_id)
+        finally:
+            core.verified = frozenset()
+
+    def _carry_out(
+        self, found: Due, until_us: int, effective_at: When | None, command_id: str | None
+    ) -> RetentionSweep:
+        core = self._core
+        ready = found.ready
+        erased = partly = values = 0
+        for number, one in enumerate(ready, 1):
             if KEPT in one.due:
                 self._erasing.record_kept(one.customer_id)
-            elif self._still_due(one, until_us):
-                self._erasing.record(one.customer_id, reason=f"retention:{one.schedules[0]}"[:CODE_CHARS_MAX])
+                erased += 1
             else:
-                continue
-            erased += 1
-            if not erased % AT_ONCE:
+                due = self._assessed(one.customer_id, until_us)
+                if due is not None and due.whole:
+                    erased += self._whole(one.customer_id, f"retention:{due.schedules[0]}"[:CODE_CHARS_MAX])
+                elif due is not None and due.due:
+                    gone = self._values_of(one.customer_id, until_us)
+                    partly += gone > 0
+                    values += gone
+            if number % AT_ONCE == 0:
                 self._erasing.destroy()
         # The wrapping key is rotated once for all of them: that takes time for each key of the book.
-        completed = self._erasing.complete() if erased else None
+        completed = self._erasing.complete(*(one.customer_id for one in ready)) if erased + partly else None
         pruned = self._prunable(until_us)
         self._record(
             until_us,
-            len(ready),
-            erased,
+            [len(ready), erased, partly, values],
             found.access_records,
             pruned.position,
             pruned.root.hex(),
@@ -214,9 +278,12 @@ class RetentionDesk(Desk):
             found.at,
             len(ready),
             erased,
-            len(ready) - erased,
+            partly,
+            values,
+            len(ready) - erased - partly,
             found.access_records,
             reads.pruned().position,
+            found.unscheduled,
             () if completed is None else (*([KEYS] if completed.why else []), *completed.unfinished),
         )
 
@@ -242,21 +309,91 @@ class RetentionDesk(Desk):
             raise damaged(f"The log of reads is not pruned: {found.problem}", core.storage.url)
         return Pruned(upto, tiles.reader(upto).root())
 
-    def _still_due(self, one: DueSubject, until_us: int) -> bool:
-        """Whether a customer did nothing since the sweep began."""
+    def _assessed(self, customer_id: UUID, until_us: int) -> Assessment | None:
+        """What is due of a customer as things stand; None for one who waits for something, or was erased."""
         core = self._core
         schedules = core.app.load(Retention, core.retention_id).schedules
         core.catch_up(core.trail)
-        found = assess(schedules, [event for _, event in core.subject_events(one.customer_id)], until_us)
-        return found.ready and not core.app.load(Customer, one.customer_id).restricted
+        customer = core.app.load(Customer, customer_id)
+        if customer.holds or customer.erased:
+            return None
+        history = core.subject_history(customer_id)
+        when = activity_of(event for _, event in history)
+        return assess(schedules, held_of(customer_id, history, customer.erased_keys), when, until_us)
+
+    def _whole(self, customer_id: UUID, reason: str) -> bool:
+        """Whether a customer was erased; not, where somebody restricted them or recorded a request meanwhile."""
+        try:
+            self._erasing.record(customer_id, reason=reason)
+        except Refused as refused:
+            if refused.code != "erasure_held":
+                raise
+            return False
+        return True
+
+    def _values_of(self, customer_id: UUID, until_us: int) -> int:
+        """How many values of a customer were erased; none, where others write of them all the time."""
+        try:
+            return self._erase_values(customer_id, until_us)
+        except Refused as refused:
+            if refused.code != "conflict":
+                raise
+            return 0
+
+    @command
+    def _erase_values(
+        self,
+        work: Work,
+        customer: UUID,
+        until_us: int,
+        *,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> int:
+        """Erase the values of a customer that are past their period, and seal all others anew; how many went."""
+        draft = work.customer(customer)
+        if draft.holds or draft.erased:
+            return 0
+        schedules = work.retention().schedules
+        history = work.history_of(customer)
+        when = activity_of(event for _, event in history)
+        held = list(held_of(customer, history, draft.erased_keys))
+        found = assess(schedules, held, when, until_us)
+        if not found.due:
+            return 0
+        # One read, of what goes too: its look-ups are found by it. What can't be opened any more goes with the key.
+        there, texts = opened_again(self._core, work, customer, held)
+        going = {value.place for value in found.due}
+        identifiers, orders = _release(
+            work,
+            draft,
+            {value.place: text for value, text in zip(there, texts, strict=True) if value.place in going},
+            history,
+        )
+        stays = [(value, text) for value, text in zip(there, texts, strict=True) if value.place not in going]
+        key_id, commitment = work.next_key_for(draft)
+        event = erase_values(
+            draft,
+            work.stamp,
+            "retention",
+            schedules=found.schedules,
+            erased=found.due,
+            stays=[value for value, _ in stays],
+            texts=[text for _, text in stays],
+            key_id=key_id,
+            commitment=commitment,
+            identifiers=identifiers,
+            orders=orders,
+        )
+        work.erase(draft.id, event.key_ids)
+        return len(found.due)
 
     @command
     def _record(
         self,
         work: Work,
         until_us: int,
-        due: int,
-        erased: int,
+        counts: list[int],
         access_records: int,
         reads_pruned: int,
         reads_root: str,
@@ -264,11 +401,14 @@ class RetentionDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
+        due, erased, partly, values = counts
         work.retention().sweep(
             work.stamp,
             until_us,
             due=due,
             erased=erased,
+            partly=partly,
+            values=values,
             access_records=access_records,
             reads_pruned=reads_pruned,
             reads_root=reads_root,
@@ -276,37 +416,44 @@ class RetentionDesk(Desk):
 
     def _due(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         core = self._core
-        gone = {known_uuid(subject) for subject, key_id, _ in core.app.log.erasures() if key_id == ORDINARY_KEY}
-        yield from self._kept_too_long(schedules, gone, at_us)
+        yield from self._kept_too_long(schedules, at_us)
         erasing = [one for one in schedules if one.action == Action.ERASE and one.category != ACCESS_RECORDS]
         if not erasing:
             return
-        by_recording = any(one.since == Since.RECORDED for one in erasing)
-        for subject, when in self._activities().items():
-            # Cheap first: where every period runs from the last activity or the end, most are not due.
-            past = (one.ends_us(at_us, when) for one in erasing)
-            if subject in gone or not (by_recording or any(end is not None and end <= at_us for end in past)):
+        for subject, (when, first_us) in self._activities().items():
+            # Cheap first: before the first period of all is over, nothing is due.
+            if all((one.ends_us(first_us, when) or at_us + 1) > at_us for one in erasing):
                 continue
-            found = assess(schedules, [event for _, event in core.subject_events(subject)], at_us)
+            customer = core.app.load(Customer, subject)
+            if customer.erased:
+                continue
+            values = held_of(subject, core.subject_events(subject), customer.erased_keys)
+            found = assess(schedules, values, when, at_us)
             if found.due:
-                held = (RESTRICTED,) if core.app.load(Customer, subject).restricted else ()
-                waits_for = (*found.waiting, *held)
+                counts = Counter(value.category for value in found.due)
                 yield DueSubject(
                     subject,
-                    found.ready and not held,
-                    found.due,
-                    found.kept,
-                    waits_for,
+                    not customer.holds,
+                    found.whole,
+                    tuple(sorted(counts)),
+                    dict(sorted(counts.items())),
+                    _categories(found.kept),
+                    _categories(found.stays),
+                    customer.holds,
                     found.schedules,
                     iso(when.last_us),
                 )
 
-    def _activities(self) -> dict[UUID, Activity]:
-        """When each customer was last active, and when the relation ended: from a scan of clear fields."""
+    def _activities(self) -> dict[UUID, tuple[Activity, int]]:
+        """When each customer was last active, when the relation ended, and when they were registered: from a scan of
+        clear fields."""
         app = self._core.app
         last: dict[bytes, int] = {}
         ended: dict[bytes, int] = {}
-        customers = {subject for _, (subject,) in app.scan(CustomerRegistered, ["subject_id"])}
+        customers = {
+            subject: metadata[RECORDED_US]
+            for _, (subject, metadata) in app.scan(CustomerRegistered, ["subject_id", "metadata"])
+        }
         told_by: dict[type, tuple[str, str]] = {
             InteractionRecorded: ("direction", "in"),
             TicketReplied: ("author", Author.CUSTOMER.value),
@@ -319,16 +466,22 @@ class RetentionDesk(Desk):
             ):
                 if subject in customers and (not field or said == [wanted]):
                     held[subject] = max(held.get(subject, effective_us), effective_us)
-        return {known_uuid(subject): activity(last.get(subject, -(2**62)), ended.get(subject)) for subject in customers}
+        return {
+            known_uuid(subject): (activity(last.get(subject, -(2**62)), ended.get(subject)), first_us)
+            for subject, first_us in customers.items()
+        }
 
-    def _kept_too_long(self, schedules: tuple[Schedule, ...], erased: set[UUID], at_us: int) -> Iterator[DueSubject]:
+    def _kept_too_long(self, schedules: tuple[Schedule, ...], at_us: int) -> Iterator[DueSubject]:
         """Customers who were erased, and of whom no schedule demands any more to keep what was kept."""
-        for subject in sorted(erased):
-            customer = self._core.app.load(Customer, subject)
-            if customer.kept_until_us is None or KEPT_KEY in customer.erased:
+        core = self._core
+        for subject in sorted({known_uuid(subject) for subject, _, _ in core.app.log.erasures()}):
+            customer = core.app.load(Customer, subject)
+            if customer.kept_until_us is None or KEPT_KEY in customer.erased_keys:
                 continue
-            if still_kept(schedules, self._core.subject_events(subject), at_us) is None:
-                yield DueSubject(subject, True, (KEPT,), (), (), (KEPT,), None)
+            history = core.subject_history(subject)
+            if still_kept(schedules, history, at_us) is None:
+                count = sum(isinstance(event, ValueResealed) and event.kept for _, event in history)
+                yield DueSubject(subject, True, True, (KEPT,), {KEPT: count}, (), (), (), (KEPT,), None)
 
     def _access_records_due(self, schedules: tuple[Schedule, ...], at_us: int) -> int:
         periods = self._access_periods(schedules)
@@ -343,6 +496,35 @@ class RetentionDesk(Desk):
     @staticmethod
     def _access_periods(schedules: tuple[Schedule, ...]) -> list[Schedule]:
         return [one for one in schedules if one.category == ACCESS_RECORDS]
+
+
+def _release(
+    work: Work, customer: Customer, going: Mapping[tuple[UUID, str], str], history: Iterable[Recorded]
+) -> tuple[list[str], list[UUID]]:
+    """Release the look-ups of values that go: the systems of the external ids, and the purchases of the orders."""
+    linked: dict[str, IdentifierLinked] = {}
+    claims: dict[bytes, tuple[UUID, str | UUID]] = {}
+    for _, event in history:
+        if isinstance(event, IdentifierLinked):
+            linked[event.system] = event
+        elif isinstance(event, IdentifierRemoved):
+            linked.pop(event.system, None)
+        elif isinstance(event, PurchaseRecorded) and (order := going.get((event.event_id, "order_id"))) is not None:
+            claims[order_claim(work, order)] = (event.event_id, event.event_id)
+    for system, event in linked.items():
+        if (external_id := going.get((event.event_id, "external_id"))) is not None:
+            claims[identifier_claim(work, system, external_id)] = (customer.id, system)
+    work.look_up(list(claims))
+    freed = []
+    for claim, (holder, name) in claims.items():
+        if work.holder(claim) == holder:
+            work.release(claim)
+            freed.append(name)
+    return [one for one in freed if isinstance(one, str)], [one for one in freed if isinstance(one, UUID)]
+
+
+def _categories(values: Iterable[Held]) -> tuple[str, ...]:
+    return tuple(sorted({value.category for value in values}))
 
 
 def _is_past(periods: Sequence[Schedule], event: Event, at_us: int) -> bool:

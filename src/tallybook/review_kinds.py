@@ -13,7 +13,7 @@ from tallybook.adapters.reports import Chart, ChartKind, Column, Kind, Section
 from tallybook.domain.customer import (
     CustomerRegistered,
 )
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import DESTROYING, SubjectErased
 from tallybook.domain.errors import BookDamaged
 from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.domain.privacy import (
@@ -154,7 +154,7 @@ def in_time(due_at: str, completed_at: str | None, *, overdue: bool) -> str:
 
 
 def keys_of(event: Event) -> tuple[int, ...]:
-    return event.key_ids if isinstance(event, SubjectErased) else ()
+    return event.key_ids if isinstance(event, DESTROYING) else ()
 
 
 def proofs_of(core: Core, positions: Sequence[int]) -> dict[int, str]:

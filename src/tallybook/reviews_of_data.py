@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from tallybook.adapters.reports import Section
 from tallybook.domain.access import (
+    RESEALED,
     PersonalDataRead,
 )
 from tallybook.domain.customer import (
@@ -20,7 +21,7 @@ from tallybook.domain.customer import (
     IdentifierRemoved,
     ProfileFact,
 )
-from tallybook.domain.erasure import SubjectErased
+from tallybook.domain.erasure import SubjectErased, ValuesErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import Event, Fact
 from tallybook.domain.personal import Category, Personal
@@ -30,6 +31,7 @@ from tallybook.domain.privacy import (
     Objected,
     ObjectionWithdrawn,
     RequestCompleted,
+    RequestKind,
     RequestReceived,
     Restricted,
     RestrictionLifted,
@@ -43,7 +45,6 @@ from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .customers import request_views
-from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     COUNT,
@@ -255,6 +256,7 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     tombs = keys.destroyed(names)
     by_table = {(subject, key_id) for subject, key_id, _ in core.app.log.erasures()}
     proofs = proofs_of(core, [position for found in asked.values() for position, _ in found])
+    fits = _request_fits(core)
     rows: list[tuple[object, ...]] = []
     for subject, found in asked.items():
         look_ups = core.app.log.claims_of([subject.bytes])
@@ -263,7 +265,8 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
             held = [(subject, key_id) for key_id in event.key_ids]
             rows.append(
                 (
-                    subject, iso(event.effective_us), event.metadata.actor, event.reason, event.request_id, position,
+                    subject, iso(event.effective_us), event.metadata.actor, event.reason, event.request_id,
+                    fits(subject, event.request_id, position), event.even_so, position,
                     ", ".join(map(str, event.key_ids)),
                     "STILL THERE" if any(one in left for one in held) else "none",
                     "noted" if all(one in tombs for one in held) else "NOT NOTED",
@@ -274,14 +277,18 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     yield Section(
         "Erasures",
         "One row for each erasure. Key left: whether the key store still gives the key. Destruction: whether it notes "
-        "that it destroyed it. Proof: size of the signed checkpoint that the event was proved to be in, just now.",
+        "that it destroyed it. Request fits: whether it was the subject's own, for erasure, and open. Even so: why it "
+        "was done although something stood in the way. Proof: size of the signed checkpoint that the event was proved "
+        "to be in, just now.",
         columns_of(
-            ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("request", ID), ("position", COUNT),
-            ("keys", ID), "key left", "destruction", "table", ("look-ups removed", COUNT), ("look-ups left", COUNT),
-            ("kept by law", COUNT), ("kept_until", TIME), ("proof", ID),
+            ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("request", ID),
+            "request fits", ("even so", ID), ("position", COUNT), ("keys", ID), "key left", "destruction", "table",
+            ("look-ups removed", COUNT), ("look-ups left", COUNT), ("kept by law", COUNT), ("kept_until", TIME),
+            ("proof", ID),
         ),
         rows,
     )  # fmt: skip
+    yield _values_erased(core, question)
     again = [one for found in asked.values() for one in found if getattr(one.event, "reason", "") == "restored"]
     followed = keys.erased_up_to()
     behind = sum(1 for _, _, position in core.app.log.erasures() if position > followed)
@@ -298,6 +305,63 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     yield verified_logs(core)
     yield from _restrictions(core, question)
     yield _requests(core, question, "erasure", "Requests for erasure")
+
+
+def _request_fits(core: Core) -> Callable[[UUID, UUID | None, int], str]:
+    """What tells whether the request that an erasure names is its subject's, for erasure, and was open then."""
+    requests: dict[UUID, tuple[UUID | None, str]] = {}
+    answered: dict[UUID, int] = {}
+    for one in core.history([RequestReceived.stored_name, RequestCompleted.stored_name]):
+        event = one.event
+        if isinstance(event, RequestReceived):
+            requests[event.event_id] = (event.subject_id, event.kind)
+        elif isinstance(event, RequestCompleted):
+            answered[event.request_id] = one.position
+
+    def fits(subject: UUID, request_id: UUID | None, position: int) -> str:
+        if request_id is None:
+            return ""
+        owner, kind = requests.get(request_id, (None, ""))
+        if owner != subject:
+            return "NOT THIS SUBJECT'S"
+        if kind != RequestKind.ERASURE:
+            return f"FOR {kind.upper()}"
+        return "ANSWERED BEFORE" if answered.get(request_id, position) < position else "yes"
+
+    return fits
+
+
+def _values_erased(core: Core, question: Question) -> Section:
+    found = [
+        (position, event)
+        for position, event in events_of(core, question, ValuesErased)
+        if isinstance(event, ValuesErased)
+        and question.subject in (None, event.subject_id)
+        and question.within(event.metadata.recorded_us)
+    ]
+    names = {position: [(event.originator_id, one) for one in event.key_ids] for position, event in found}
+    everything = [name for some in names.values() for name in some]
+    left, tombs = set(core.storage.keys.get(everything)), core.storage.keys.destroyed(everything)
+    proofs = proofs_of(core, [position for position, _ in found])
+    return Section(
+        "Single values erased",
+        "One row for each customer and sweep that erased what was past its period, and sealed anew what stays.",
+        columns_of(
+            ("subject", ID), ("erased_at", TIME), ("actor", ID), ("reason", ID), ("position", COUNT),
+            ("schedules", ID), "erased", ("sealed anew", COUNT), ("look-ups removed", COUNT), ("keys", ID), "key left",
+            "destruction", ("proof", ID),
+        ),
+        [
+            (
+                event.subject_id, iso(event.effective_us), event.metadata.actor, event.reason, position,
+                ", ".join(event.schedules), ", ".join(f"{one.category}: {one.values:,}" for one in event.erased),
+                event.resealed, len(event.identifiers) + len(event.orders), ", ".join(map(str, event.key_ids)),
+                "STILL THERE" if any(one in left for one in names[position]) else "none",
+                "noted" if all(one in tombs for one in names[position]) else "NOT NOTED", proofs[position],
+            )
+            for position, event in found
+        ],
+    )  # fmt: skip
 
 
 @answers(
@@ -330,11 +394,11 @@ def _restrictions(core: Core, question: Question) -> Iterator[Section]:
     released: Counter[UUID] = Counter()
     withheld: Counter[UUID] = Counter()
     for _, event in reads_of(core, question) if spans else ():
-        if isinstance(event, PersonalDataRead):
+        if isinstance(event, PersonalDataRead) and event.outcome != RESEALED:
             at_us = event.metadata.recorded_us
             given = set(released_subjects(event))
             for subject in event.subjects:
-                if any(first <= at_us < last for first, last in spans.get(subject, ())):
+                if subject not in event.erased and any(first <= at_us < last for first, last in spans.get(subject, ())):
                     (released if subject in given else withheld)[subject] += 1
     yield Section(
         "Restrictions and objections",
@@ -438,28 +502,30 @@ def _consent_state(consent: Consent, at_us: int) -> str:
 )
 def _retention(core: Core, question: Question) -> Iterator[Section]:
     schedules = core.app.load(Retention, core.retention_id).schedules
-    due = RetentionDesk(core, Erasing(core)).due(iso(question.at_us))
+    due = RetentionDesk(core).due(iso(question.at_us))
     held = held_categories(core, question)
     past = Counter(category for one in due.customers for category in one.due)
-    waits = Counter(category for one in due.customers for category in one.waits_for)
+    values = due.values
+    bare = sorted({*held} & {*due.unscheduled})
     yield Section(
         "Categories",
-        "Held: some event holds a value of it. Without a schedule, nothing makes it due.",
+        "Held: some event brought a value of it. "
+        + (f"WITHOUT A SCHEDULE, so that nothing makes it due: {', '.join(bare)}." if bare else ""),
         columns_of(
             ("category", ID), "held", ("schedules", ID), "kept", ("customers past a period", COUNT),
-            ("customers who wait for it", COUNT),
+            ("values past a period", COUNT),
         ),
         [
             (
                 name, "yes" if name in held or (name == ACCESS_RECORDS and question.reads_head) else "no",
                 ", ".join(one.schedule for one in about),
                 "; ".join(f"{one.action} {one.period} {one.unit} since {one.since}" for one in about),
-                due.access_records if name == ACCESS_RECORDS else past[name], waits[name],
+                *((None, due.access_records) if name == ACCESS_RECORDS else (past[name], values.get(name, 0))),
             )
             for name in [*(one.value for one in Category), ACCESS_RECORDS]
             for about in [[one for one in schedules if one.covers(name)]]
         ],
-        bars_of("category", "customers past a period"),
+        bars_of("category", "values past a period"),
     )  # fmt: skip
     yield Section(
         "Schedules",
@@ -472,15 +538,17 @@ def _retention(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "Due",
-        f"Customers whose data is past a period at {due.at}. Ready: due as a whole, for the next sweep to erase.",
+        f"Customers of whom values are past their period at {due.at}, by category. The next sweep erases those, or the "
+        "customer as a whole, unless something is waited for; what stays is sealed anew.",
         columns_of(
-            ("customer", ID), "ready", ("due", ID), ("kept", ID), ("waits for", ID), ("schedules", ID),
+            ("customer", ID), "erased", ("due", ID), ("kept", ID), ("stays", ID), ("waits for", ID), ("schedules", ID),
             ("last_activity_at", TIME),
         ),
         [
             (
-                one.customer_id, "yes" if one.ready else "no", ", ".join(one.due), ", ".join(one.kept),
-                ", ".join(one.waits_for), ", ".join(one.schedules), one.last_activity_at,
+                one.customer_id, ("whole" if one.whole else "values") if one.ready else "no", one.due_text(),
+                ", ".join(one.kept), ", ".join(one.stays), ", ".join(one.waits_for), ", ".join(one.schedules),
+                one.last_activity_at,
             )
             for one in due.customers
         ],
@@ -490,13 +558,13 @@ def _retention(core: Core, question: Question) -> Iterator[Section]:
         "Records of reads: those past their period by then. They are deleted by whole tiles of 256. Pruned up to: the "
         "last that was deleted; who looked before the first one that is left, nobody can tell.",
         columns_of(
-            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("records of reads", COUNT),
-            ("pruned up to", COUNT),
+            ("recorded_at", TIME), ("until", TIME), ("due", COUNT), ("erased", COUNT), ("in part", COUNT),
+            ("values", COUNT), ("records of reads", COUNT), ("pruned up to", COUNT),
         ),
         [
             (
-                iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.access_records,
-                event.reads_pruned,
+                iso(event.metadata.recorded_us), iso(event.until_us), event.due, event.erased, event.partly,
+                event.values, event.access_records, event.reads_pruned,
             )
             for _, event in events_of(core, question, RetentionSwept)
             if isinstance(event, RetentionSwept)

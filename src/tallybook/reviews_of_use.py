@@ -14,6 +14,7 @@ from tallybook.adapters.reports import Chart, ChartKind, Kind, Section
 from tallybook.domain.access import (
     DENIED,
     RELEASED,
+    RESEALED,
     CommandDenied,
     Exported,
     LogClosed,
@@ -24,7 +25,8 @@ from tallybook.domain.customer import (
     CustomerChanged,
     CustomerRegistered,
 )
-from tallybook.domain.events import REGISTRY, Event, Fact
+from tallybook.domain.erasure import ValueResealed
+from tallybook.domain.events import REGISTRY, Event, Fact, Metadata
 from tallybook.domain.policy import DENY, Purpose, fits, known_fields, marks_of, selects
 from tallybook.domain.privacy import (
     RequestCompleted,
@@ -48,7 +50,6 @@ from tallybook.projections.trail import Trail
 
 from .core import RECORDED_US, Core
 from .customers import request_views
-from .erasing import Erasing
 from .retention import RetentionDesk
 from .review_kinds import (
     ACTOR,
@@ -88,6 +89,7 @@ class _Processing:
         self.commands = 0
         self.subjects: set[UUID] = set()
         self.fields: set[str] = set()
+        self.recorded: set[str] = set()
         self.actors: set[str] = set()
         self.exports: Counter[str] = Counter()
         self.first_us: int | None = None
@@ -101,27 +103,45 @@ class _Processing:
 def _processings(core: Core, question: Question) -> dict[str, _Processing]:
     found: dict[str, _Processing] = {}
     for kind in fact_kinds():
-        for position, (metadata,) in core.app.scan(kind, ["metadata"]):
-            if position <= question.events_head and question.within(metadata[RECORDED_US]):
+        for metadata, subjects, fields in _facts(core, question, kind):
+            if question.within(metadata[RECORDED_US]):
                 one = found.setdefault(metadata[PURPOSE], _Processing())
                 one.commands += 1
                 one.at(metadata[RECORDED_US])
+                one.actors.add(metadata[ACTOR])
+                one.subjects.update(subjects)
+                one.recorded.update(fields)
     for _, event in reads_of(core, question):
-        metadata = event.metadata
-        if not question.within(metadata.recorded_us) or not isinstance(event, (PersonalDataRead, Exported)):
+        told = event.metadata
+        if not question.within(told.recorded_us) or not isinstance(event, (PersonalDataRead, Exported)):
             continue
-        one = found.setdefault(metadata.purpose, _Processing())
-        one.at(metadata.recorded_us)
+        one = found.setdefault(told.purpose, _Processing())
+        one.at(told.recorded_us)
         if isinstance(event, Exported):
             one.exports[event.format] += 1
         elif event.outcome == DENIED:
             one.denied += 1
-        else:
+        elif event.outcome == RELEASED:
             one.reads += 1
-            one.actors.add(metadata.actor)
-            one.subjects.update(event.subjects)
+            one.actors.add(told.actor)
+            one.subjects.update(released_subjects(event))
             one.fields.update(event.fields, event.masked)
     return found
+
+
+def _facts(
+    core: Core, question: Question, kind: type[Event]
+) -> Iterator[tuple[Sequence[Any], tuple[UUID, ...], list[str]]]:
+    """Of each fact of a kind: its metadata as stored, whom it is about, and the personal fields that it brought."""
+    if kind.personal_fields and kind is not ValueResealed:  # which brings nothing new
+        for _, event in events_of(core, question, kind):
+            handles = [value for name in kind.personal_fields if (value := getattr(event, name)) is not None]
+            metadata = [getattr(event.metadata, name) for name in Metadata.model_fields]
+            yield metadata, event.subject_ids(), [one.known_as for one in handles]
+        return
+    for position, (metadata, *subjects) in core.app.scan(kind, ["metadata", "subject_id", *kind.other_subjects]):
+        if position <= question.events_head:
+            yield metadata, tuple([known_uuid(one) for one in subjects if one is not None]), []
 
 
 def fact_kinds() -> list[type[Event]]:
@@ -170,8 +190,10 @@ def _processing_records(core: Core, question: Question) -> Iterator[Section]:
         rows.append(
             (
                 name, None if purpose is None else purpose.text, "not declared" if purpose is None else purpose.basis,
-                None if purpose is None else purpose.consent, policy_label, ", ".join(_categories(one.fields)),
-                ", ".join(_categories(permitted.get(name, set()))), ", ".join(sorted(one.fields)), len(one.subjects),
+                None if purpose is None else purpose.consent, policy_label,
+                ", ".join(_categories(one.recorded)), ", ".join(_categories(one.fields)),
+                ", ".join(_categories(permitted.get(name, set()))), ", ".join(sorted(one.recorded)),
+                ", ".join(sorted(one.fields)), len(one.subjects),
                 ", ".join(f"{one} ({count})" for one, count in sorted(one.exports.items())),
                 "; ".join(periods), one.reads, one.denied, one.commands, len(one.actors), iso(one.first_us),
                 iso(one.last_us),
@@ -179,13 +201,14 @@ def _processing_records(core: Core, question: Question) -> Iterator[Section]:
         )  # fmt: skip
     yield Section(
         "By purpose",
-        "Categories read: of the fields that were released. Categories permitted: of those that the policy's rules "
-        "name. Recipients: exports that left the book for the purpose.",
+        "Categories recorded: of the personal fields that facts brought. Categories read: of the fields that were "
+        "released. Subjects and actors: of both, without reads of what was erased. Categories permitted: of those that "
+        "the policy's rules name. Recipients: exports that left the book for the purpose.",
         columns_of(
-            ("purpose", ID), "text", "legal basis", ("consent", ID), ("policy", ID), "categories read",
-            "categories permitted", ("fields read", ID), ("subjects", COUNT), "recipients", "retention",
-            ("reads", COUNT), ("denied", COUNT), ("facts recorded", COUNT), ("actors", COUNT), ("first_at", TIME),
-            ("last_at", TIME),
+            ("purpose", ID), "text", "legal basis", ("consent", ID), ("policy", ID), "categories recorded",
+            "categories read", "categories permitted", ("fields recorded", ID), ("fields read", ID),
+            ("subjects", COUNT), "recipients", "retention", ("reads", COUNT), ("denied", COUNT),
+            ("facts recorded", COUNT), ("actors", COUNT), ("first_at", TIME), ("last_at", TIME),
         ),
         rows,
         Chart(ChartKind.MATRIX, "purpose", ("subjects", "reads", "denied", "facts recorded")),
@@ -286,7 +309,8 @@ def _exposure(core: Core, question: Question) -> Iterator[Section]:
     seen: dict[UUID, _Seen] = {}
     whole_fields: dict[str, set[UUID]] = {}
     masked_fields: dict[str, set[UUID]] = {}
-    refused = records = 0
+    refused = records = resealed = 0
+    gone: set[UUID] = set()
     taken: set[UUID] = set()
     for position, event in reads_of(core, question):
         metadata = event.metadata
@@ -296,8 +320,11 @@ def _exposure(core: Core, question: Question) -> Iterator[Section]:
             taken |= _subjects_between(core, event)
         elif isinstance(event, CommandDenied) or (isinstance(event, PersonalDataRead) and event.outcome == DENIED):
             refused += 1
+        elif isinstance(event, PersonalDataRead) and event.outcome == RESEALED:
+            resealed += 1
         elif isinstance(event, PersonalDataRead):
             records += 1
+            gone.update(event.erased)
             for subject in released_subjects(event):
                 if question.subject not in (None, subject):
                     continue
@@ -315,18 +342,23 @@ def _exposure(core: Core, question: Question) -> Iterator[Section]:
                     masked_fields.setdefault(name, set()).add(subject)
     if question.subject is not None:
         taken &= {question.subject}
+        gone &= {question.subject}
     erased = erasures_of(core, question)
+    fielded = sum(bool(one.fields or one.masked) for one in seen.values())
     yield Section(
         "In short",
         "",
         columns_of("what", ("figure", COUNT)),
         [
-            ("subjects whose fields were seen", len(seen)),
+            ("subjects whose fields were seen", fielded),
+            ("subjects who were looked at, and no sealed field", len(seen) - fielded),
             ("subjects whose events were taken in exports", len(taken)),
             ("subjects in all", len(seen.keys() | taken)),
             ("of these, erased since", len((seen.keys() | taken) & erased.keys())),
             ("records of reads that released something, or looked", records),
             ("attempts that were denied", refused),
+            ("subjects asked for after all was erased, and not seen", len(gone - seen.keys())),
+            ("records of values that the book sealed anew, and showed to nobody", resealed),
         ],
     )
     yield Section(
@@ -344,7 +376,9 @@ def _exposure(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield Section(
         "Subjects",
-        "Of a read of many subjects, each is shown with all fields of the record: those that the subject has of them.",
+        "Of a read of many subjects, each is shown with all fields of the record: those that the subject has of them. "
+        "Without a field: what was looked at is not sealed, as consents and trails. Left out are those of whom all was "
+        "erased before the read, and what the book opened to seal it anew.",
         columns_of(
             ("subject", ID), ("fields", ID), ("in part", ID), ("purposes", ID), ("reads", COUNT), ("first_at", TIME),
             ("last_at", TIME), ("first position", COUNT), ("last position", COUNT), "in an export", "erased since",
@@ -400,7 +434,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
     if question.reads_head:
         held.append(ACCESS_RECORDS)
         covered += [ACCESS_RECORDS] if any(one.category == ACCESS_RECORDS for one in schedules) else []
-    due = RetentionDesk(core, Erasing(core)).due()
+    due = RetentionDesk(core).due()
     verified = verified_logs(core)
     log_rows = {str(row[0]): row for row in verified.rows}
     gaps = _gaps(core, question)
@@ -444,9 +478,12 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
             ("customers erased", len(erasures_of(core, question))),
             ("reads released", tally.reads - tally.denied),
             ("reads denied", tally.denied),
+            ("times that the book sealed values anew, which nobody saw", tally.resealed),
             ("commands denied", tally.commands_denied),
             ("exports", tally.exports),
-            ("customers due for erasure by a schedule", len(due.ready)),
+            ("customers due for erasure by a schedule", sum(one.whole for one in due.ready)),
+            ("customers of whom single values are due", sum(not one.whole for one in due.ready)),
+            ("values past a period", sum(due.values.values())),
             ("customers past a period who wait for something", len(due.customers) - len(due.ready)),
             ("records of reads past their period", due.access_records),
         ],
@@ -475,7 +512,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.reads = self.denied = self.declared = self.decided = 0
-        self.on_consent = self.consenting = self.commands_denied = self.exports = 0
+        self.on_consent = self.consenting = self.commands_denied = self.exports = self.resealed = 0
         self.purposes: Counter[str] = Counter()
         self.with_basis: dict[str, str] = {}
 
@@ -487,6 +524,9 @@ class _Tally:
         self.commands_denied += isinstance(event, CommandDenied)
         self.exports += isinstance(event, Exported)
         if not isinstance(event, PersonalDataRead):
+            return
+        if event.outcome == RESEALED:
+            self.resealed += 1
             return
         purpose = event.metadata.purpose
         self.reads += 1

@@ -30,7 +30,7 @@ from tallybook.domain.customer import (
     PurchaseRecorded,
     ReturnRecorded,
 )
-from tallybook.domain.erasure import RecordKept, SubjectErased
+from tallybook.domain.erasure import SubjectErased, ValueResealed, ValuesErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
@@ -60,7 +60,7 @@ PORTABLE_SCHEMA = "tallybook/portable-copy@1"
 
 BY_US = (
     KeyCreated, TicketAssigned, TicketResolved, TicketCompensated, TicketClosed, GoodwillGranted, Restricted,
-    RestrictionLifted, SubjectErased,
+    RestrictionLifted, SubjectErased, ValuesErased, ValueResealed,
 )  # fmt: skip
 """Facts that did not come from the subject: in the portable copy they stand with what was derived."""
 TICKET_EVENTS = (
@@ -185,7 +185,7 @@ def _is_of(handle: Personal[Any], subject: UUID) -> bool:
 
 def _history(core: Core, customer_id: UUID) -> list[Recorded]:
     """Events about the subject, and those of their own stream, in order."""
-    found = {recorded.position: recorded for recorded in core.subject_events(customer_id)}
+    found = {recorded.position: recorded for recorded in core.whole_history(customer_id)}
     found.update((recorded.position, recorded) for recorded in core.stream(customer_id))
     return [found[position] for position in sorted(found)]
 
@@ -279,8 +279,12 @@ def _data(
         "decisions": decisions,
         "rule_sets": _rule_sets(core, {str(one["values"]["rules"]) for one in decisions}),
         "retention": [one._asdict() for one in core.app.load(Retention, core.retention_id).schedules],
-        "erasures": of(SubjectErased),
-        "kept": of(RecordKept),
+        "erasures": of(SubjectErased, ValuesErased),
+        "kept": [
+            _said(by_position[position])
+            for position, event in history
+            if isinstance(event, ValueResealed) and event.kept
+        ],
         "consulted": consulted,
         "reads_pruned": None if pruned is None else {"position": pruned.reads, "at": iso(pruned.at_us)},
         "exports": exports,
@@ -423,6 +427,7 @@ def _own(event: PersonalDataRead, customer_id: UUID) -> dict[str, Any]:
     """What a record of a read says of one subject: what it says of the others is theirs."""
     said = {name: getattr(event, name) for name in event.clear_fields if name not in ("subjects", "action")}
     said["restricted"] = customer_id in event.restricted
+    said["erased"] = customer_id in event.erased
     said["consents"] = [
         consent for subject, consent in zip(event.subjects, event.consents, strict=False) if subject == customer_id
     ]

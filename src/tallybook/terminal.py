@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tallybook.adapters.reports import NUMERIC, Kind, Report, shown, visible
-from tallybook.domain.errors import KeysMissing, Refused, TallybookError, refusal
+from tallybook.adapters.signing import UNSIGNED
+from tallybook.domain.errors import KeysMissing, Refused, SigningKeyMissing, TallybookError, refusal
 
 from . import book as front
 from .book import Book
@@ -59,31 +60,50 @@ Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURP
 ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
 ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
+Keyless = Annotated[
+    bool, typer.Option("--keyless", help="Open the book without its data keys, to be read only; nothing is recorded")
+]
 AsOf = Annotated[
     str | None, typer.Option("--as-of", help="State of the world at a time; a plain date means all of that day, UTC")
 ]
 KnownAt = Annotated[str | None, typer.Option("--known-at", help="As the book knew it: a time, or a position")]
 
 
-def open_book(url: str, *, create: bool = True) -> Book:
+def open_book(url: str, *, create: bool = True, signing_key: str | None = None) -> Book:
     """Open the book that a command works on."""
     return front.open(
         url,
         create=create,
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
-        signing_key=SIGNING_KEY.get(),
+        signing_key=signing_key or SIGNING_KEY.get(),
         detached=DETACHED.get(),
     )
 
 
-def open_to_verify(url: str) -> Book:
-    """Open a book for what needs no data key; without them, where they are not at hand, which is told on stderr."""
-    try:
-        return open_book(url, create=False)
-    except KeysMissing as error:
-        err.print(f"Opened without data keys: {error.message}", markup=False)
-        return front.open(url, create=False, keyless=True, read_models=READ_MODELS.get(), signing_key=SIGNING_KEY.get())
+def open_to_verify(url: str, *, keyless: bool = False, signs: bool = True) -> Book:
+    """Open a book for what needs no data key. Without them, if that is asked for: never by itself, so that a place of
+    a key that is misspelt is an error. Without `signs`, the signing key may be missing at its default place: that is
+    told, and on record as an opening without it."""
+    if not keyless:
+        try:
+            return open_book(url, create=False)
+        except KeysMissing:
+            err.print("With --keyless, this needs no data keys.", markup=False)
+            raise
+        except SigningKeyMissing as error:
+            if signs or SIGNING_KEY.get() is not None:
+                raise
+            err.print(f"Opened without the signing key, which this does not need. {error.message}", markup=False)
+            return open_book(url, create=False, signing_key=UNSIGNED)
+    return front.open(
+        url,
+        create=False,
+        keyless=True,
+        wrapping_key=WRAPPING_KEY.get(),
+        read_models=READ_MODELS.get(),
+        signing_key=SIGNING_KEY.get(),
+    )
 
 
 def fail(error: TallybookError, as_json: bool) -> None:
@@ -120,13 +140,30 @@ def say(answer: Any, as_json: bool, line: str) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     # As text: what a cell holds is no markup, and no order.
+    shown_rows = [["" if value is None else visible(str(value)) for value in row] for row in rows]
+    words = [max(map(len, [*name.split(), *(word for row in shown_rows for word in row[at].split())]), default=0)
+             for at, name in enumerate(columns)]  # fmt: skip
+    if sum(words) + 3 * len(words) + 1 > out.width:
+        # In columns, ids and times would be cut within: nobody could copy them.
+        _show_lines(title, columns, shown_rows)
+        return
     table = Table(title=escape(visible(title)), title_justify="left")
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"
         table.add_column(escape(visible(column)), justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*[Text("" if value is None else visible(str(value))) for value in row])
+    for row in shown_rows:
+        table.add_row(*map(Text, row))
     out.print(table)
+
+
+def _show_lines(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows with a line for each value."""
+    out.print(f"{title}: {len(rows):,}", markup=False)
+    for number, row in enumerate(rows, 1):
+        out.print(f"{number}.", markup=False)
+        for name, value in zip(columns, row, strict=True):
+            if value:
+                out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
 
 
 def show_report(report: Report) -> None:
@@ -146,13 +183,7 @@ def show_report(report: Report) -> None:
         elif len(names) <= out.width // COLUMN_CHARS:
             show_table(section.title, names, rows, [one.name for one in section.columns if one.kind in NUMERIC])
         else:
-            # Too many columns for the terminal: a line for each value.
-            out.print(f"{section.title}: {len(rows):,}", markup=False)
-            for number, row in enumerate(rows, 1):
-                out.print(f"{number}.", markup=False)
-                for name, value in zip(names, row, strict=True):
-                    if value:
-                        out.print(f"   {name}: {_NEXT_LINE.join(value.splitlines())}", markup=False)
+            _show_lines(section.title, names, rows)  # too many columns for the terminal
 
 
 COLUMN_CHARS = 14
@@ -196,6 +227,13 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     if not actor or not purpose:
         return nullcontext()
     return book.acting(actor, purpose=purpose, channel="cli")
+
+
+def check_folders(*files: Path | None) -> None:
+    """See that files can be written where they are wanted, before anything is done for their sake."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise typer.BadParameter(f"{file.parent} is no folder: make it first", param_hint=str(file))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from uuid import UUID
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import known_uuid, uuid_from
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line, PurchaseRecorded
+from tallybook.domain.erasure import ValueResealed
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import Metadata
 from tallybook.domain.personal import Erased, Personal
@@ -190,7 +191,14 @@ class ProfilesView(Desk):
         core.catch_up(core.trail)
         at_us = core.now_us() if as_of is None else as_of_us(as_of)
         known = core.known(known_at)
-        history = [one for one in core.subject_history(customer_id) if one.event.effective_us <= at_us and known(one)]
+        history = [
+            one
+            for one in core.subject_history(customer_id)
+            if one.event.effective_us <= at_us
+            and known(one)
+            # What stays where single values are erased is shown where it stands.
+            and (not isinstance(one.event, ValueResealed) or one.event.kept)
+        ]
         if not history:
             raise refusal("unknown_customer", "There is no such customer, or not by then.", customer=customer_id)
         history.sort(key=lambda recorded: (recorded.event.effective_us, recorded.position))

@@ -160,6 +160,8 @@ def events_of(event_class: type[Event]) -> st.SearchStrategy[Event]:
         for name, info in event_class.model_fields.items()
         if name not in ENVELOPE
     }
+    if event_class.sealed_under is not None:
+        fields[event_class.sealed_under] = st.sampled_from([1, 2])
     return st.builds(
         event_class,
         originator_id=ids,

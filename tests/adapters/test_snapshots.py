@@ -541,7 +541,9 @@ def test_without_the_keys_doctor_does_not_judge_snapshots(few: None, new_shop: C
     keys.rename(path.with_name("away"))
     found = tallybook.doctor(shop.url)
     assert ("files", "failed") in [(one.name, one.state) for one in found]
-    assert not [one for one in found if one.name == "snapshots"]
+    [judged] = [one for one in found if one.name == "snapshots"]
+    assert judged.state == "warning"
+    assert "not checked" in judged.what
     path.with_name("away").rename(keys)
 
 

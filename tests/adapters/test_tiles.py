@@ -331,3 +331,22 @@ def test_tiles_written_while_two_processes_append_and_their_writer_is_killed(
     store = TileStore(log)
     assert store.catch_up() == 2 * 7 * 120
     check(log, store)
+
+
+def test_what_others_added_is_hashed_once_by_each(log: LogRecorder) -> None:
+    other = LogRecorder(log.database, origin=log.origin)
+    fresh = log.fresh = Fresh()
+    other.fresh = Fresh()
+    store, theirs = TileStore(log), TileStore(other)
+    grow(log, 3)
+    for step in (1, 254, 600):
+        grow(other, step, of=2)
+        grow(log, 2)
+    [end] = {one.head().position for one in (log, other)}
+    # Of all that follows what the tiles hold, the hashes are there, whoever committed it.
+    assert (fresh.count, end) == (864, 864)
+    assert store.catch_up() == end
+    check(log, store)
+    assert fresh.count == 0
+    assert theirs.catch_up() == end
+    check(other, theirs)

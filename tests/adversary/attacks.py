@@ -14,6 +14,7 @@ from tests.heads import Head, fit_head, head_in, key_of, put_head
 
 import tallybook
 from tallybook.adapters import merkle
+from tallybook.adapters.notes import Checkpoint, Signer, made
 
 from .victim import BOOK, NOW_US, OLDER, Clock, Ids, opened
 
@@ -316,6 +317,47 @@ def forged(random: Random, folder: Path) -> Attack | None:
     return Attack(f"{held.called}: a row added, with {new!r} for {row[held.column]!r}")
 
 
+def take_back(random: Random, folder: Path) -> Attack | None:
+    """Undo erasures where the table of them tells, or bring one about: with what the head tells of it, or without."""
+    file = folder / BOOK
+    there = rows(file, "SELECT subject, key_id, position FROM erased")
+    [(position,)] = rows(file, "SELECT position FROM head WHERE log='stored_events'")
+    told = random.choice(["deleted", "moved", "another key", "a living one"])
+    if told == "a living one":
+        gone = {subject for subject, _, _ in there}
+        living = [one for (one,) in rows(folder / KEYS, "SELECT subject FROM data_keys ORDER BY 1") if one not in gone]
+        run(file, ("INSERT INTO erased VALUES (?, 1, ?)", [random.choice(living), random.randrange(1, position + 1)]))
+    elif not there:
+        return None
+    else:
+        subject, key_id, at = random.choice(there)
+        change = {
+            "deleted": "DELETE FROM erased",
+            "moved": f"UPDATE OR REPLACE erased SET position={random.choice([1, at - 1, at + 1, -at])}",
+            "another key": f"UPDATE OR REPLACE erased SET key_id={key_id + random.randrange(1, 4)}",
+        }[told]
+        run(file, (f"{change} WHERE subject=? AND key_id=?", [subject, key_id]))
+    if random.random() < 0.3:
+        run(file, ("UPDATE head SET erased=? WHERE log='stored_events'", [random.choice([b"", random.randbytes(32)])]))
+        told += ", and the digest in the head altered"
+    if random.random() < 0.3:
+        run(folder / KEYS, ("UPDATE key_notes SET value=?", [random.choice([0, position, position + 1000])]))
+        told += ", and the note of what was followed"
+    return Attack(f"erased: {told}")
+
+
+def plant(random: Random, folder: Path) -> Attack | None:
+    """Have the database itself do something: a trigger on any table, or a view beside them."""
+    file = folder / random.choice(DATABASES)
+    table = random.choice(tables(file))
+    what = random.choice(["SELECT 1", "SELECT raise(ignore)", f"DELETE FROM {table}"])
+    when = f"{random.choice(['BEFORE', 'AFTER'])} {random.choice(['INSERT', 'UPDATE', 'DELETE'])}"
+    trigger = f"CREATE TRIGGER planted {when} ON {table} BEGIN {what}; END"
+    statement = random.choice([trigger, f"CREATE VIEW planted AS SELECT * FROM {table}"])
+    run(file, statement)
+    return Attack(f"{file.name}: {statement}")
+
+
 # ── bytes of files ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -422,6 +464,31 @@ def half_an_insider(random: Random, folder: Path) -> Attack | None:
     return Attack(f"{done.what}; head rewritten", done.log)
 
 
+def name_another_key(random: Random, folder: Path) -> Attack | None:
+    """Exchange what the book notes of its keys for something that makes sense; also with checkpoints signed by the key
+    that it names then."""
+    file = folder / BOOK
+    [(origin,)] = rows(file, "SELECT value FROM book WHERE name='origin'")
+    change = "UPDATE book SET value=? WHERE name=?"
+    if random.random() < 0.4:
+        name = random.choice(["wrapping key", "lookup key", "mac"])
+        run(file, (change, [random.randbytes(16 if name == "wrapping key" else 32).hex(), name]))
+        return Attack(f"another {name} noted", None)
+    own = Signer.new(origin)
+    run(file, (change, [own.vkey, "vkey"]))
+    sign = random.random() < 0.7
+    for name, table in LOGS.values() if sign else ():
+        called = origin if table == "stored_events" else f"{origin}/reads"
+        for size, signed_us, root in rows(folder / name, "SELECT size, signed_us, root FROM checkpoints"):
+            told = Checkpoint(called, size, root)
+            note = made(told.text, [own.named(called).sign(told.text), own.cosign(told.text, signed_us // 1_000_000)])
+            run(
+                folder / name,
+                ("UPDATE checkpoints SET note=? WHERE size=? AND signed_us=?", [note, size, signed_us]),
+            )
+    return Attack(f"another vkey noted{', which signed all checkpoints' if sign else ''}", None)
+
+
 WAYS: dict[str, tuple[int, Way]] = {
     "alter a row of a log": (16, flip),
     "delete a row of a log": (8, delete),
@@ -435,7 +502,10 @@ WAYS: dict[str, tuple[int, Way]] = {
     "exchange cells of a table": (8, exchange),
     "delete rows of a table": (6, delete_rows),
     "forge a row of a table": (8, forged),
+    "take an erasure back, or forge one": (6, take_back),
+    "plant a trigger or a view": (4, plant),
     "alter bytes of a file": (14, page),
+    "name another key": (4, name_another_key),
     "rewrite a log without the keys": (6, half_an_insider),
     "rewrite everything with all keys": (6, insider),
 }

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -32,6 +33,8 @@ class Tail:
     """The size of the last checkpoint."""
     twin: Path | None
     """A copy of the book that went another way after its last checkpoint."""
+    other: Book | None = None
+    """Another process's: it saw the first of the heads, and none after."""
 
     @property
     def file(self) -> Path:
@@ -117,6 +120,18 @@ def replace(random: Random, at: Tail) -> str:
     return "replaced by what a copy became"
 
 
+def fork(random: Random, at: Tail) -> str:
+    """Put an older head back, and have another process that saw no newer one go on from there with its keys."""
+    assert at.other is not None
+    told = cut(at.folder, at.log, random.choice(at.heads[:-1]), everything=random.random() < 0.7)
+    for _ in range(random.randrange(1, 4)):
+        with suppress(TallybookError):  # it may find what followed the log and is ahead of it now
+            work(at.other, random)
+    return f"{told}, and gone on with up to position {head_in(at.file, at.table)[0]}"
+
+
+FORK = "put an older head back, and have another process go on"
+
 WAYS: dict[str, tuple[Way, bool]] = {
     "add events with a head that fits": (add, True),
     "put an older head back, delete the tail": (set_back, True),
@@ -124,6 +139,7 @@ WAYS: dict[str, tuple[Way, bool]] = {
     "alter the tail": (alter, True),
     "set a log back to an empty one": (empty, True),
     "replace the tail by another genuine one": (replace, False),
+    FORK: (fork, False),
 }
 """Kinds of attacks, and whether they are tried on a book that is not open too."""
 
@@ -145,7 +161,8 @@ def attacked(book_of: Path, scratch: Path, random: Random, *, is_open: bool, kin
     copy(book_of, folder)
     name, table = LOGS[log]
     ids = Ids()
-    with opened(folder, Clock(NOW_US), ids) as book:
+    with ExitStack() as open_books:
+        book = open_books.enter_context(opened(folder, Clock(NOW_US), ids))
         book._core.tail_timer.stop()
         kept = {one: book.audit.checkpoint(one) for one in LOGS}
         if kind == "replace the tail by another genuine one":
@@ -154,10 +171,13 @@ def attacked(book_of: Path, scratch: Path, random: Random, *, is_open: bool, kin
             copy(folder, twin)
             with opened(twin, Clock(NOW_US + 1), Ids("twin")) as other:
                 work(other, random)
+        second = open_books.enter_context(opened(folder, Clock(NOW_US), Ids("other"))) if kind == FORK else None
+        if second is not None:
+            second._core.tail_timer.stop()
         heads = [head_in(folder / name, table)]
         work(book, random, lambda: heads.append(head_in(folder / name, table)))
         genuine = {head[0]: head for head in heads}
-        at = Tail(folder, log, [genuine[one] for one in sorted(genuine)], kept[log].size, twin)
+        at = Tail(folder, log, [genuine[one] for one in sorted(genuine)], kept[log].size, twin, second)
         if is_open:
             told = WAYS[kind][0](random, at)
             return None if told is None else (told, *found_open(book, at, ids))
@@ -189,8 +209,6 @@ def found_open(book: Book, at: Tail, ids: Ids) -> tuple[str, str]:
         if (made.size, made.root) != (at.end, Frontier(*at.heads[-1][:2]).root()):
             return MISSED, f"signed: {made.size} leaves of what was altered"
         return FOUND, problem  # the head is the book's own, and so is what was signed
-    if head_in(at.file, at.table)[0] > at.end and "this process saw" in problem:
-        return FOUND, problem  # a head that a copy of the book wrote, further on: its MAC is right
     ids.begin("after the attack")
     try:
         with book.acting("agent:lin", purpose="support"):

@@ -11,7 +11,7 @@ import pytest
 from . import attacks
 from .attacks import Attack
 from .judge import AGAINST, DOCTOR, FOUND, HARMLESS, LIMIT, MISSED, NAMED, campaign, judge
-from .tail import WAYS, tails
+from .tail import FORK, WAYS, tails
 from .victim import BOOK, Template, copy, short_streams, template
 
 COUNT = 12
@@ -52,6 +52,13 @@ def test_a_tail_that_grew_or_shrank_unnoticed_is_missed(
     monkeypatch.setattr("tallybook.adapters.log.LogRecorder._flaw", lambda *_: None)
     for kind in ("add events with a head that fits", "set a log back to an empty one"):
         assert tails(book_of, "teeth", 4, tmp_path, [kind]).missed
+
+
+def test_a_fork_that_is_taken_over_is_missed(
+    book_of: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tallybook.adapters.log.LogRecorder._leads", lambda *_: True)
+    assert tails(book_of, "teeth", 8, tmp_path, [FORK]).missed
 
 
 def test_a_book_that_nobody_touched_is_well(book_of: Template, folder: Path) -> None:

@@ -236,6 +236,27 @@ class TakesNothingUnknown(LogRecorder):
         return super().append(rows, reads=reads, claims=claims, releases=releases, receipt=receipt, inline=inline)
 
 
+class ForgetsWhatIsDestroyed(LogRecorder):
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        return super().append(rows, **{**kwargs, "about": ()})
+
+
+class KnowsTheFirstKeyOnly(LogRecorder):
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        return super().append(rows, **{**kwargs, "about": [one for one in kwargs.get("about", ()) if one[1] == 1]})
+
+
+class HearsNothingNew(LogRecorder):
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        return super().append(rows, **{**kwargs, "quiet": None})
+
+
+class IsNeverQuiet(LogRecorder):
+    def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
+        quiet = kwargs.get("quiet")
+        return super().append(rows, **{**kwargs, "quiet": quiet and (0, quiet[1])})
+
+
 class CountsPositionsBeforeTheLock(LogRecorder):
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         last = self.position()
@@ -379,6 +400,8 @@ EVENT_STORES: dict[str, list[type[LogRecorder]]] = {
     "test_a_claim_is_held_once_until_it_is_released": [GivesClaimsTwice],
     "test_a_claim_passes_from_one_to_another_in_one_commit": [ClaimsBeforeItReleases],
     "test_who_holds_many_claims_is_asked_at_once": [LooksFiveHundredClaimsUp],
+    "test_nothing_is_recorded_under_a_key_that_is_to_be_destroyed": [ForgetsWhatIsDestroyed, KnowsTheFirstKeyOnly],
+    "test_a_commit_that_must_be_the_next_about_a_subject_is_refused_behind_another": [HearsNothingNew, IsNeverQuiet],
     "test_a_receipt_is_kept_once_with_its_result": [ReplacesReceipts],
     "test_what_else_belongs_to_a_commit_fails_with_it_and_leaves_nothing": [
         CallsInlineBehindTheCommit,

@@ -181,6 +181,42 @@ def test_unknown_fields_are_refused() -> None:
         RedemptionRequested.model_validate(envelope(points=1, reward="R1", colour="red"))
 
 
+NOT_SEEN = [
+    "\u200b",
+    "\u200c",
+    "\u200d",
+    "\u034f",
+    "\ufe0f",
+    "\U000e0100",
+    "\ufeff",
+    "\u00ad",
+    "\u2060",
+    "\u3164",
+    "\u115f",
+]
+
+
+@pytest.mark.parametrize("code", [f"system{one}:erasure" for one in NOT_SEEN] + ["agent:jose\u0301", "agent:\u212b"])
+def test_no_code_looks_like_another_by_what_is_not_seen(code: str) -> None:
+    for name in ("actor", "purpose", "on_behalf_of", "channel"):
+        with pytest.raises(ValidationError):
+            Metadata.model_validate({"recorded_us": 0, "actor": "agent:lin", "purpose": "support", name: code})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "agent:jos\u00e9",
+        "\u5ba2\u670d:\u6797",
+        "\u0939\u093f\u0928\u094d\u0926\u0940",
+        "\u05e9\u05dc\u05d5\u05dd",
+        "x/1.2+b_-",
+    ],
+)
+def test_codes_are_written_in_any_script(code: str) -> None:
+    assert Metadata(recorded_us=0, actor=code, purpose=code).actor == code
+
+
 @pytest.mark.parametrize("code", ["two words", "ada@example.org", "", "x" * 65, "line\nbreak", "tail\n"])
 def test_a_code_is_written_in_the_clear_so_no_name_and_no_address_fits_in(code: str) -> None:
     with pytest.raises(ValidationError):

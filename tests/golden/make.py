@@ -54,6 +54,7 @@ REAL: Mapping[tuple[str, str], object] = {
     ("customer.interaction_recorded", "direction"): "in",
     ("customer.key_created", "commitment"): commitment(DATA_KEY),
     ("customer.key_created", "key_id"): 1,
+    ("customer.value_resealed", "key_id"): 2,
     ("customer.referred", "referred"): REFERRED,
     ("ticket.opened", "kind"): "complaint",
     ("ticket.replied", "author"): "human",

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tallybook.domain.access import DENIED, NO_CONSENT, RELEASED, PersonalDataRead
+from tallybook.domain.access import DENIED, NO_CONSENT, RELEASED, RESEALED, PersonalDataRead
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.events import Event, Metadata
 from tallybook.domain.privacy import Consent, Consents
@@ -188,7 +188,9 @@ def test_many_own_ties_within_a_week_are_many_and_a_habit_is_that_of_others() ->
 def test_what_a_read_released_of_whom() -> None:
     one, two, three = SUBJECTS[:3]
     assert released_subjects(read(NOON, one, two)) == (one, two)
-    assert released_subjects(read(NOON, one, fields=())) == ()
+    assert released_subjects(read(NOON, one, fields=())) == (one,)  # consents, a trail: a look is a look
+    assert released_subjects(read(NOON, one, outcome=RESEALED)) == ()
+    assert released_subjects(read(NOON, one, two, erased=(one,))) == (two,)
     assert released_subjects(read(NOON, one, outcome=DENIED)) == ()
     held = read(NOON, one, two, three, consents=("v1", NO_CONSENT, "v1"), restricted=(three,))
     assert released_subjects(held) == (one,)

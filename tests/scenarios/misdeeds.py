@@ -33,14 +33,27 @@ from .office import (
     is_weekday,
     looking,
     owning,
+    searching,
     spread,
 )
 
 SNOOPING, BULK, NO_CONSENT = "snooping", "bulk", "no_consent"
 OUTSIDE_PURPOSE, OUTSIDE_HOURS = "outside_purpose", "outside_hours"
 UNUSED_RIGHT, DORMANT, DENIED, EXPORT = "unused_right", "dormant", "denied", "export"
-OWN_TIES = "own_ties"
-KINDS = (SNOOPING, OWN_TIES, BULK, NO_CONSENT, OUTSIDE_PURPOSE, OUTSIDE_HOURS, UNUSED_RIGHT, DORMANT, DENIED, EXPORT)
+OWN_TIES, GUESSING = "own_ties", "guessing"
+KINDS = (
+    SNOOPING,
+    OWN_TIES,
+    BULK,
+    GUESSING,
+    NO_CONSENT,
+    OUTSIDE_PURPOSE,
+    OUTSIDE_HOURS,
+    UNUSED_RIGHT,
+    DORMANT,
+    DENIED,
+    EXPORT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +231,28 @@ class Mischief:
             self.add(at, clerk.name, clerk.purpose, lambda book: book.profiles.segments(system="crm"))
             self.note("the list", clerk.name, {BULK}, may={SNOOPING})
 
+    def the_prober(self) -> None:
+        """A clerk tries hundreds of numbers, to learn who is a customer."""
+        clerk = self.clerk(SUPPORT, SALES, NIGHT)
+        if clerk:
+            day = self.random.choice([one for one in sorted(clerk.days) if one > 20 and is_weekday(one)])
+            start = at_us(day, self.minute(clerk))
+            for number in range(self.random.randrange(150, 400)):
+                self.add(start + number * 4_000_000, clerk.name, clerk.purpose, searching(f"guess {number}"))
+            self.note("the prober", clerk.name, {GUESSING})
+
+    def the_peeker(self) -> None:
+        """A clerk opens no profile, and looks at consents and objections of customers he has nothing to do with."""
+        clerk = self.clerk(SUPPORT, NIGHT)
+        if clerk:
+            days = [one for one in sorted(clerk.days) if one > 20 and is_weekday(one)]
+            days = sorted(self.random.sample(days, min(len(days), self.random.randrange(4, 8))))
+            whom = self.victims(clerk, days, len(days))
+            for day, client in zip(days, whom, strict=False):
+                at = at_us(day, self.minute(clerk))
+                self.add(at, clerk.name, clerk.purpose, looking("privacy", client.id), client.id)
+            self.note("the peeker", clerk.name, {SNOOPING}, whom)
+
     def the_export(self) -> None:
         """A clerk takes all events home."""
         clerk = self.clerk(SUPPORT)
@@ -391,6 +426,8 @@ WAYS: dict[Callable[[Mischief], None], set[str]] = {
     Mischief.the_walk: ANYWHERE,
     Mischief.the_covered_walk: ANYWHERE,
     Mischief.the_list: ANYWHERE,
+    Mischief.the_prober: ANYWHERE,
+    Mischief.the_peeker: ANYWHERE,
     Mischief.the_export: ANYWHERE,
     Mischief.between_campaigns: ANYWHERE,
     Mischief.expired: ANYWHERE,

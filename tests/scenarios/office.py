@@ -14,7 +14,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import tallybook
-from tallybook import Book, Refused
+from tallybook import Book, BookDamaged, Refused
 
 ZONE = "Europe/Berlin"
 FIRST_DAY = date(2025, 1, 6)
@@ -31,6 +31,7 @@ STRICT, LENIENT, NONE = "strict", "lenient", "none"
 SUPPORT, SALES, NIGHT, MARKETING, SELF = "support", "sales", "night-line", "marketing", "self-service"
 AUDIT, ADMINISTRATION, PRIVACY = "audit", "administration", "privacy"
 
+LOOKING = ["profiles.*", "tickets.*", "customers.find", "customers.privacy"]
 LINES = [{"sku": "lamp", "category": "home", "quantity": 1, "net_minor": 4900}]
 
 Do = Callable[[Book], object]
@@ -79,18 +80,18 @@ def policy(kind: str) -> dict[str, Any]:
             ADMINISTRATION: duty("Running the book", "legitimate_interests"),
         },
         "rules": [
-            rule("support", SUPPORT, ["profiles.*", "tickets.*", "export.*"], ["customers.*", "tickets.*"]),
+            rule("support", SUPPORT, [*LOOKING, "export.*"], ["customers.*", "tickets.*"]),
             rule(
                 "sales",
                 SALES,
-                ["profiles.*"],
-                ["customers.record_purchase", "customers.record_interaction", "customers.change"],
+                ["profiles.*", "customers.find", "customers.privacy"],
+                ["customers.record_purchase", "customers.record_interaction", "customers.change", "customers.register"],
             ),
             rule("refunds", SALES, ["profiles.get"], ["customers.record_return"]),
-            rule("night", NIGHT, ["profiles.*", "tickets.*"], ["customers.*", "tickets.*"]),
+            rule("night", NIGHT, LOOKING, ["customers.*", "tickets.*"]),
             rule("marketing", MARKETING, ["profiles.*", "export.*"], []),
             rule("auditor", AUDIT, ["*"], ["audit.*"], effect="allow"),
-            rule("privacy", PRIVACY, ["*"], ["customers.*", "erasures.*"]),
+            rule("privacy", PRIVACY, ["*"], ["customers.*", "erasures.*", "retention.*"]),
             rule("admin", ADMINISTRATION, ["audit.*", "profiles.segments"], ["policy.*", "rules.*"]),
             rule("lead", ADMINISTRATION, ["profiles.segments"], ["customers.change"]),
             rule("job", ADMINISTRATION, ["profiles.segments", "export.*"], []),
@@ -157,6 +158,12 @@ class Office:
         self.clerks: list[Clerk] = []
         self.marketers = ["marketing:ida", "marketing:tom"]
         self.campaign_days: dict[str, list[int]] = {name: [] for name in self.marketers}
+        self.altered = False
+        """Whether somebody from outside wrote in the log of events: nothing more is swept from then on."""
+        self.unseen: set[UUID] = set()
+        """Customers who were erased before anybody looked at them one by one; clerks tried to later."""
+        self.late: set[str] = {"privacy:noor"}
+        """Who opened profiles of erased customers, or erased them."""
         self.gaps: list[int] = []
         """Local days on which no policy is in force from 12:00 to 12:40."""
         self._import()
@@ -169,6 +176,8 @@ class Office:
         self._storm()
         self._busy_week()
         self._campaigns()
+        self._erasures()
+        self._searches()
 
     def new_id(self) -> UUID:
         """A drawn id."""
@@ -415,6 +424,64 @@ class Office:
         for day, minute, client in spread(self._present(self.random.randrange(7, 11)), days, 45):
             self._call(clerk, client, day, minute, 30)
 
+    # ── what is erased, and who is not there ─────────────────────────────────────────────────────────────────────
+
+    def _erasures(self) -> None:
+        """The privacy desk declares what the law demands to keep, erases dozens who ask for it, in a day, and lets
+        sweeps erase what is past its period. Colleagues who have nothing to do with the erased open their profiles
+        afterwards: from a list of before, by an old link."""
+        random, actor = self.random, "privacy:noor"
+        first = at_us(0, 520)
+
+        def declaring(name: str, category: str, period: int, **how: Any) -> Do:
+            given = {"purpose": "tax", "legal_basis": "HGB:257", "period": period, **how}
+            return lambda book: book.retention.declare(name, category, **given)
+
+        self.add(first, actor, PRIVACY, declaring("books", "transaction", 10, unit="years", action="keep"))
+        self.add(first, actor, PRIVACY, declaring("calls", "communication", random.randrange(2, 4), since="recorded"))
+        for month in range(1, 6):
+            self.add(at_us(month * 28, 1200), actor, PRIVACY, self._sweep)
+        day = next(one for one in range(random.randrange(90, 120), DAYS) if is_weekday(one))
+        leaving = [Client(self.new_id()) for _ in range(random.randrange(32, 45))]
+        self.unseen.update(one.id for one in leaving)
+        for number, client in enumerate(leaving):
+            self.add(at_us(-2, 660), self.admin, ADMINISTRATION, _register(client.id, 10_000 + number))
+            self.add(at_us(-2, 660), self.admin, ADMINISTRATION, _purchase(client.id, f"leaving {number}"))
+            self.add(at_us(day, 600) + number * 1_000_000, actor, PRIVACY, _erasure(client.id))
+        for clerk in self.clerks:
+            if clerk.role in ("support", "night"):
+                later = [one for one in sorted(clerk.days) if one > day and is_weekday(one)]
+                minute = 1300 if clerk.purpose == NIGHT else 650
+                self.late.add(clerk.name)
+                for one in later[: random.randrange(1, 4)]:
+                    for number, client in enumerate(random.sample(leaving, random.choice([1, 2, 12]))):
+                        at = at_us(one, minute) + number * 3_000_000
+                        self.add(at, clerk.name, clerk.purpose, looking("get", client.id))
+
+    def _sweep(self, book: Book) -> None:
+        try:
+            book.retention.sweep()
+        except BookDamaged:
+            if not self.altered:
+                raise
+
+    def _searches(self) -> None:
+        """Clerks search for customers who call and turn out to be unknown, now and then; and a seller takes up the
+        cards of a trade fair: each is looked for, found nowhere, and registered."""
+        random = self.random
+        for clerk in self.clerks:
+            for day in sorted(clerk.days):
+                if is_weekday(day) and random.random() < 0.2:
+                    for number in range(random.randrange(1, 4)):
+                        minute = 1300 if clerk.purpose == NIGHT else 670
+                        self.add(at_us(day, minute + number), clerk.name, clerk.purpose, searching(f"X{day} {number}"))
+        clerk = random.choice([one for one in self.clerks if one.purpose == SALES])
+        day = random.choice([one for one in sorted(clerk.days) if 20 < one < DAYS - 20 and is_weekday(one)])
+        for number in range(random.randrange(40, 90)):
+            at = at_us(day, 600) + number * 40_000_000
+            self.add(at, clerk.name, SALES, searching(f"C{20_000 + number}"))
+            self.add(at + 20_000_000, clerk.name, SALES, _register(self.new_id(), 20_000 + number))
+
     # ── all else ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _consents(self) -> None:
@@ -579,6 +646,19 @@ def _return(client: UUID, order: str) -> Do:
 
 def _change(client: UUID, what: str) -> Do:
     return lambda book: book.customers.change(client, address=what)
+
+
+def _erasure(client: UUID) -> Do:
+    return lambda book: book.erasures.erase(client, reason="gdpr-17")
+
+
+def searching(known_as: str) -> Do:
+    """Look for somebody who is not there."""
+
+    def search(book: Book) -> None:
+        assert book.customers.find("crm", known_as) is None
+
+    return search
 
 
 def calling(client: UUID) -> Do:

@@ -38,6 +38,7 @@ class Outsider:
     def __init__(self, office: Office, seed: str, name: str | None = None) -> None:
         self.random = Random(f"{seed}/outsider")
         chosen = name or self.random.choice(list(WAYS))
+        self.office = office
         self.truth = Alteration(chosen, WAYS[chosen][0])
         day = self.random.choice([one for one in range(100, DAYS - 10) if is_weekday(one)])
         self.before: list[dict[str, str]] = []
@@ -60,6 +61,7 @@ class Outsider:
                 self.truth.position, state = self.random.choice(fitting)
                 found = [state.replace(old, new), self.truth.position]
                 raw.execute(f"UPDATE {table} SET state=? WHERE position=?", found)
+                self.office.altered = self.truth.log == "events"
 
     def missed(self, book: Book) -> list[str]:
         """What does not agree: with the audit before, with `audit verify`, and with the reviews that show evidence."""

@@ -9,9 +9,22 @@ from pathlib import Path
 import pytest
 
 from . import outsider
-from .misdeeds import BULK, DENIED, DORMANT, EXPORT, NO_CONSENT, OWN_TIES, SNOOPING, UNUSED_RIGHT, WAYS, Mischief, drawn
+from .misdeeds import (
+    BULK,
+    DENIED,
+    DORMANT,
+    EXPORT,
+    GUESSING,
+    NO_CONSENT,
+    OWN_TIES,
+    SNOOPING,
+    UNUSED_RIGHT,
+    WAYS,
+    Mischief,
+    drawn,
+)
 from .office import LENIENT, NONE, PRIVACY, STRICT, Office, at_us, played
-from .truth import Finding, Verdict, compare, review
+from .truth import Finding, Verdict, compare, review, told_as_seen
 
 SEEDS = range(1, 7)
 NOTHING = Verdict((), ())
@@ -22,6 +35,7 @@ def test_what_was_drawn_is_found_and_nothing_else(seed: int, tmp_path: Path) -> 
     office, mischief = drawn(seed)
     with played(office.steps, tmp_path, seed=str(seed)) as book:
         assert compare(mischief.truth, review(book), office) == NOTHING
+        assert told_as_seen(book, mischief.truth, office) == []
 
 
 def planted(kind: str, ways: Sequence[Callable[[Mischief], None]]) -> tuple[Office, Mischief]:
@@ -42,6 +56,8 @@ FIXED = {
     "a bulk export: through hundreds of customers": (STRICT, Mischief.the_walk, BULK),
     "a bulk export: a list": (LENIENT, Mischief.the_list, BULK),
     "a bulk export: a file": (STRICT, Mischief.the_export, EXPORT),
+    "searches for many who are not there": (STRICT, Mischief.the_prober, GUESSING),
+    "looks at what is not sealed": (NONE, Mischief.the_peeker, SNOOPING),
     "an export outside of a campaign": (STRICT, Mischief.between_campaigns, EXPORT),
     "reads on expired consent": (LENIENT, Mischief.expired, NO_CONSENT),
     "reads on expired consent where there is no policy": (NONE, Mischief.expired, NO_CONSENT),

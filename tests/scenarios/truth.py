@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ from tallybook import Book
 from tallybook.adapters.reports import as_json
 
 from .misdeeds import BULK, KINDS, OWN_TIES, Misdeed, drawn
-from .office import AUDIT, Office, played
+from .office import AUDIT, NONE, Office, at_us, played
 from .outsider import Outsider
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -49,6 +50,32 @@ def review(book: Book) -> list[Finding]:
     with book.acting("auditor:eve", purpose=AUDIT):
         report = json.loads(as_json(book.audit.review("access-review")))
     return findings_of(report)
+
+
+def told_as_seen(book: Book, truth: Sequence[Misdeed], office: Office) -> list[str]:
+    """Whom the exposure of honest people names though they were erased before anybody looked; what a compliance audit
+    counts as a read that no policy decided, though the book read for itself."""
+    wrong = []
+    for actor in sorted(office.late - {one.actor for one in truth}):
+        with book.acting("auditor:eve", purpose=AUDIT):
+            report = json.loads(as_json(book.audit.review("exposure", actor=actor)))
+        [section] = [one for one in report["sections"] if one["title"] == "Subjects"]
+        names = [one["name"] for one in section["columns"]]
+        rows = [dict(zip(names, cells, strict=True)) for cells in section["rows"]]
+        seen = {UUID(row["subject"]) for row in rows if row["reads"]} & office.unseen
+        if seen:
+            wrong.append(f"exposure of {actor}: {len(seen)} customers were erased before he looked")
+    with book.acting("auditor:eve", purpose=AUDIT):
+        report = json.loads(as_json(book.audit.review("compliance-audit", since=_iso(at_us(0, 0)))))
+    [section] = [one for one in report["sections"] if one["title"] == "Coverage"]
+    [(covered, of)] = [row[2:4] for row in section["rows"] if row[0] == "reads decided by an access policy"]
+    if office.kind != NONE and not office.gaps and covered != of:
+        wrong.append(f"compliance-audit: of {of} reads, {of - covered} were decided by no policy")
+    return wrong
+
+
+def _iso(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).isoformat()
 
 
 def findings_of(report: dict[str, Any]) -> list[Finding]:
@@ -121,8 +148,9 @@ def one(seed: int) -> tuple[int, Counter[str], Verdict]:
         url = "memory:" if outsider is None else f"sqlite:///{folder}/office.book"
         with played(office.steps, Path(folder), url, seed=str(seed)) as book:
             found = review(book)
+            seen = told_as_seen(book, mischief.truth, office)
             altered = [] if outsider is None else outsider.missed(book)
     planted = Counter(kind for deed in mischief.truth for kind in deed.kinds)
     planted["altered row"] += outsider is not None and outsider.truth.position is not None
     verdict = compare(mischief.truth, found, office)
-    return seed, planted, Verdict((*verdict.missed, *altered), verdict.false)
+    return seed, planted, Verdict((*verdict.missed, *altered), (*verdict.false, *seen))

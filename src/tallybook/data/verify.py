@@ -9,14 +9,16 @@ signed-note, tlog-cosignature and tlog-proof), and from none of Tallybook's own 
 What is checked, in the pack's folder and in its folder `reads`:
 
 1. the checkpoint's signature, by a key that you give with --vkey. The pack brings a `log.vkey` of its own: who forges
-   a pack forges that too, so without --vkey nothing is proven but that the pack fits itself;
+   a pack forges that too, so without --vkey nothing is proven but that the pack fits itself. From a key that was
+   changed since, the steps in `rotations` lead to the present one: each is proved under a checkpoint that it signed;
 2. every tile against the checkpoint's root, and no tile too many or too few;
 3. every entry against its leaf hash; that positions count from 1 without gaps, and that all are of this log;
-4. every line of events.jsonl against its entry;
+4. every line of events.jsonl against its entry, and the names of its fields against those that this file knows;
+   where records of reads were deleted, that a sweep among the events says so, with the root that the tiles give;
 5. every file against SHA256SUMS, and that against `manifest`, which the log's key signed too;
 6. --against: that the log goes on from a checkpoint which was kept elsewhere. Without one, a log that was
    written anew from its beginning, and signed with the real key, looks as good as the true one;
-7. --proof: inclusion proofs (.tlog-proof), such as receipts of erasures.
+7. --proof: inclusion proofs (.tlog-proof), and receipts of erasures, each field against the leaf that it proves.
 
 Exit status: 0 all of that holds, 1 something does not, 2 wrong use. Names the first position that is bad.
 """
@@ -30,11 +32,13 @@ import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +47,12 @@ WIDTH = 256
 NOTE_BYTES_MAX = 1 << 20
 SIGNATURES_MAX = 100
 LINE_BYTES_MAX = 1 << 26
+SUMS_BYTES_MAX = 1 << 30
 NOTE_SIGNATURE, COSIGNATURE = 1, 4
 COSIGNED = "cosigned"
+ROTATIONS, ROTATED = "rotations", "book.signing_key_rotated"
+ROTATED_AT = slice(6, 8)
+"""Where the state of such an event has the old key and the new one."""
 EM_DASH = "\u2014"
 
 
@@ -233,7 +241,11 @@ def check_note(raw: bytes, keys: Sequence[Key], what: str) -> tuple[str, Key, in
             elif one.name == cosigner.name and one.key_id == cosigner.id(COSIGNATURE):
                 time_s = _cosigned(text, cosigner, one.value, what)
     if signed_by is None:
-        raise Bad(f"{what}: no signature by the key {' or '.join(key.text for key in keys)}")
+        signers = ", ".join(sorted({f"{one.name}+{one.key_id.hex()}" for one in signatures}))
+        raise Bad(
+            f"{what}: no signature by the key {' or '.join(key.text for key in keys)}; it is signed by {signers}. If "
+            "that is a successor, the pack's folder rotations has no step to it that your key signed"
+        )
     return text, signed_by, time_s
 
 
@@ -508,6 +520,98 @@ def check_entry(raw: bytes, origin: str, position: int) -> Entry:
     return Entry(rendered(stream), version, name, state, hashed)
 
 
+ENVELOPE: dict[str, Any] = {
+    "schema_version": "int",
+    "key_id": "int",
+    "event_id": "id",
+    "effective_us": "int",
+    "subject_id": "id",
+    "metadata": {
+        "recorded_us": "int",
+        "actor": "text",
+        "purpose": "text",
+        "on_behalf_of": "text",
+        "channel": "text",
+        "application": "text",
+        "rule": "text",
+        "correlation_id": "id",
+        "causation_id": "id",
+        "command_id": "id",
+    },
+}
+"""What each stored state begins with. The fields of its kind follow, and what is sealed."""
+
+
+def shape_digest(shape: Any) -> str:
+    """What SHAPES holds of an event's part of schemas.json: names, kinds and order of its fields."""
+    return hashlib.sha256(json.dumps(shape, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_schemas(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The names of fields, and of which events this file does not know them. Raises Bad."""
+    try:
+        found = _LINE.decode(read(folder / "schemas.json", "schemas.json", 1 << 24).decode("utf-8"))
+        if json.dumps(found["envelope"]) != json.dumps(ENVELOPE):
+            raise ValueError("the envelope's fields are not those of an event")
+        unknown = []
+        for name, one in found["events"].items():
+            if type(one["schema_version"]) is not int or not all(isinstance(one[kind], dict) for kind in PARTS):
+                raise ValueError("it does not say what it has to")
+            known = SHAPES.get(name, {}).get(one["schema_version"])
+            if known is None:
+                unknown.append(f"{name} (version {one['schema_version']})")
+            elif known != shape_digest(one):
+                raise ValueError(f"the fields of {name} are not those of its version {one['schema_version']}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Bad(f"schemas.json: {error}") from None
+    return dict(found), unknown
+
+
+PARTS = ("fields", "personal")
+
+
+def named(entry_name: str, stored: list[Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a stored state by their names; empty where this file does not know them."""
+    known = schemas["events"].get(entry_name)
+    if known is None or stored[0] != known["schema_version"] or stored[0] not in SHAPES.get(entry_name, {}):
+        return {}
+    values = stored[len(ENVELOPE) : -1]
+    return dict(zip(known["fields"], values, strict=True)) if len(values) == len(known["fields"]) else {}
+
+
+ERASED, KEY_CREATED, SWEPT = "customer.erased", "customer.key_created", "book.retention_swept"
+
+
+@dataclass
+class Told:
+    """What events that were checked say, as far as other checks need it."""
+
+    subjects: set[str]
+    """Whose erasures are asked for."""
+    schemas: dict[str, Any] = field(default_factory=lambda: {"events": {}})
+    unknown: list[str] = field(default_factory=list)
+    erased: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
+    commitments: dict[tuple[str, int], str] = field(default_factory=dict)
+    swept: dict[int, str] = field(default_factory=dict)
+    """How many records of reads were deleted → the root of so many leaves (hex)."""
+
+    def erased_of(self, subject: str) -> list[list[Any]]:
+        """The states of a subject's erasures."""
+        return [stored for (stream, _), stored in self.erased.items() if stream == subject]
+
+    def see(self, position: int, entry: Entry, stored: Any) -> None:
+        """Keep what is needed of an event."""
+        if not isinstance(stored, list) or len(stored) <= len(ENVELOPE):
+            return
+        fields = named(entry.name, stored, self.schemas)
+        if entry.name == SWEPT and type(pruned := fields.get("reads_pruned")) is int:
+            self.swept[pruned] = fields["reads_root"]
+        elif entry.name == ERASED and entry.stream in self.subjects:
+            self.erased[entry.stream, position] = stored
+        elif entry.name == KEY_CREATED and entry.stream in self.subjects and type(fields.get("commitment")) is bytes:
+            self.commitments[entry.stream, fields["key_id"]] = fields["commitment"].hex()
+
+
 def rendered(value: Any) -> Any:
     """A stored value as it stands in JSON: ids of 16 bytes as UUIDs, other bytes as base64."""
     if isinstance(value, bytes):
@@ -557,8 +661,8 @@ _LINE = json.JSONDecoder(object_pairs_hook=_once, parse_float=_no_float, parse_c
 LINE_NAMES = ["position", "stream", "version", "name", "event"]
 
 
-def check_line(raw: bytes, entry: Entry, position: int, schemas: dict[str, Any]) -> None:
-    """A line of events.jsonl against the entry of its position. Raises Bad."""
+def check_line(raw: bytes, entry: Entry, position: int, schemas: dict[str, Any]) -> list[Any]:
+    """A line of events.jsonl against the entry of its position; the state that is stored. Raises Bad."""
 
     def bad(why: str) -> Bad:
         return Bad(f"events.jsonl, position {position}: {why}", position)
@@ -590,7 +694,7 @@ def check_line(raw: bytes, entry: Entry, position: int, schemas: dict[str, Any])
         stored = parse_msgpack(state)
     except ValueError as error:
         raise bad(f"the stored state can't be read: {error}") from None
-    envelope = schemas["envelope"]
+    envelope = ENVELOPE
     if not isinstance(stored, list) or len(stored) <= len(envelope):
         raise bad("the stored state is no event's")
     shown = line["event"]
@@ -616,6 +720,7 @@ def check_line(raw: bytes, entry: Entry, position: int, schemas: dict[str, Any])
         raise bad("opened: it names no personal field of this event")
     if opened and stored[-1] is None:
         raise bad("opened: this event holds no personal field")
+    return stored
 
 
 # ── a folder with one log ───────────────────────────────────────────────────────────────────────────────────────────
@@ -647,8 +752,7 @@ class Tree:
         """The leaf hashes of a tile: of those that were checked."""
         if index == len(self.full):
             return self.rest
-        raw = (self.folder / tile_path(0, index, WIDTH)).read_bytes()
-        return [raw[at : at + 32] for at in range(0, len(raw), 32)]
+        return read_tile(self.folder, 0, index, WIDTH)
 
     def root_at(self, size: int) -> bytes:
         """The root of the first leaves."""
@@ -656,18 +760,27 @@ class Tree:
         return root_of(self.full[:whole], self.leaves_of(whole)[:rest] if rest else [])
 
 
+def opened(path: Path, what: str) -> io.BufferedReader:
+    """A file, to be read: a real one, no link, pipe or device. Raises Bad."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise Bad(f"{what} is a link, or no file")
+        return path.open("rb")
+    except (OSError, ValueError) as error:
+        raise Bad(f"{what} can't be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def read(path: Path, what: str, limit: int) -> bytes:
     """A file, no longer than it may be. Raises Bad."""
-    try:
-        if path.is_symlink():
-            raise Bad(f"{what} is a link")
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
-    except OSError as error:
-        raise Bad(f"{what} can't be read: {error.strerror or error}") from None
-    if len(raw) > limit:
-        raise Bad(f"{what} is longer than it can be")
-    return raw
+    with opened(path, what) as file:
+        # By its size, as a buffer of the limit would be taken up whole.
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise Bad(f"{what} is longer than it can be")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise Bad(f"{what} can't be read: {error.strerror or error}") from None
 
 
 def covering(level: int, index: int, width: int) -> tuple[int, int]:
@@ -692,7 +805,7 @@ class Lines:
     """The lines of events.jsonl one after the other, for the positions that a pack holds."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._file = opened(path, "events.jsonl")
         self.number = 0
 
     def next(self, position: int) -> bytes:
@@ -717,9 +830,15 @@ class Lines:
 
 
 def check_log(
-    folder: Path, keys: Sequence[Key], found: Found, span: tuple[int, int] | None, progress: Callable[[int, int], None]
+    folder: Path,
+    keys: Sequence[Key],
+    found: Found,
+    span: tuple[int, int] | None,
+    progress: Callable[[int, int], None],
+    told: Told | None = None,
 ) -> Tree | None:
     """Check one log of a pack; the tree that fits its checkpoint. `span`: the positions whose events it holds."""
+    told = told or Told(set())
     problems = found.problems
     try:
         checkpoint = check_checkpoint(read(folder / "checkpoint", "checkpoint", NOTE_BYTES_MAX), keys, "checkpoint")
@@ -734,9 +853,16 @@ def check_log(
     if not 1 <= first <= last + 1 <= size + 1:
         problems.append(Bad(f"the manifest tells of positions {first} to {last}, and the log has {size}"))
         return None
+    if first > last and size:
+        problems.append(Bad(f"the manifest leaves out all {size:,} positions of the log"))
+        return None
+    there = sum(len(names) for _, _, names in os.walk(folder / "tile"))
+    if size > there * WIDTH:
+        problems.append(Bad(f"the checkpoint tells of {size:,} leaves, and {there:,} tiles can't hold them"))
+        return None
     tree = Tree(folder, checkpoint)
     _check_names(folder, size, first, last, problems)
-    by_tiles, by_entries, parents = _leaves(folder, found, checkpoint, (first, last), progress)
+    by_tiles, by_entries, parents = _leaves(folder, found, checkpoint, (first, last), told, progress)
     _judge(tree, size, by_tiles, by_entries, parents, problems)
     _check_upper(folder, tree, problems)
     return tree
@@ -780,7 +906,12 @@ class _Side(NamedTuple):
 
 
 def _leaves(
-    folder: Path, found: Found, checkpoint: Checkpoint, span: tuple[int, int], progress: Callable[[int, int], None]
+    folder: Path,
+    found: Found,
+    checkpoint: Checkpoint,
+    span: tuple[int, int],
+    told: Told,
+    progress: Callable[[int, int], None],
 ) -> tuple[_Side, _Side, list[bytes | None]]:
     """Read the leaves, a tile at a time: by level 0, by the entries; and what level 1 says of each full tile."""
     size, problems = checkpoint.size, found.problems
@@ -788,16 +919,15 @@ def _leaves(
     held = dict(bundles(size, first, last))
     by_tiles, by_entries = _Side([], []), _Side([], [])
     lines: Lines | None = None
-    schemas: dict[str, Any] = {}
     try:
-        schemas = _schemas(folder)
-        if (folder / "events.jsonl").is_symlink():
-            raise Bad("events.jsonl is a link")
-        lines = Lines(folder / "events.jsonl")
+        told.schemas, told.unknown = check_schemas(folder)
     except Bad as error:
         problems.append(error)
-    except OSError as error:
-        problems.append(Bad(f"events.jsonl can't be read: {error.strerror or error}", first))
+    else:
+        try:
+            lines = Lines(folder / "events.jsonl")
+        except Bad as error:
+            problems.append(Bad(str(error), first))
     failed: set[str] = set()
 
     def note(kind: str, error: Bad) -> None:
@@ -839,9 +969,11 @@ def _leaves(
                 except Bad as error:
                     note("entry", error)
                     break
-                if lines is not None and first <= position <= last and "line" not in failed:
+                if not first <= position <= last:
+                    _seen_beside(told, position, entry)
+                elif lines is not None and "line" not in failed:
                     try:
-                        check_line(lines.next(position), entry, position, schemas)
+                        told.see(position, entry, check_line(lines.next(position), entry, position, told.schemas))
                         found.events += 1
                     except Bad as error:
                         note("line", error)
@@ -864,6 +996,13 @@ def _leaves(
     return by_tiles, by_entries, parents
 
 
+def _seen_beside(told: Told, position: int, entry: Entry) -> None:
+    """An entry that shares its bundle with the positions that are wanted, and has no line."""
+    if entry.name in (ERASED, KEY_CREATED, SWEPT) and entry.state is not None:
+        with suppress(ValueError):
+            told.see(position, entry, parse_msgpack(entry.state))
+
+
 def _bundle(folder: Path, index: int, width: int) -> list[bytes]:
     path, positions = tile_path("entries", index, width), covering(0, index, width)
     try:
@@ -875,19 +1014,6 @@ def _bundle(folder: Path, index: int, width: int) -> list[bytes]:
     except ValueError as error:
         raise Bad(f"{path}: {error}", *positions) from None
     return entries
-
-
-def _schemas(folder: Path) -> dict[str, Any]:
-    """The names of fields. Raises Bad."""
-    try:
-        found = json.loads(read(folder / "schemas.json", "schemas.json", 1 << 24), object_pairs_hook=_once)
-        if not isinstance(found["envelope"], dict) or not all(
-            {"schema_version", "fields", "personal"} <= set(one) for one in found["events"].values()
-        ):
-            raise ValueError("it does not say what it has to")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Bad(f"schemas.json: {error}") from None
-    return dict(found)
 
 
 PARENTS = "the tiles of level 1"
@@ -1006,43 +1132,128 @@ def parse_proof(raw: bytes) -> Proof:
     return Proof(index, hashes, extra, checkpoint.encode())
 
 
-ERASED = "customer.erased"
-
-
 class Receipt(NamedTuple):
-    """What a receipt of an erasure says, beside its proof."""
+    """A receipt of an erasure: what it says, by name, with the subject, the leaf and the proof taken out of it."""
 
+    says: dict[str, Any]
     subject: str
-    position: int
     leaf: bytes
     proof: bytes
+
+
+RECEIPT_NAMES = {
+    "origin", "subject", "position", "event_id", "erased_at", "recorded_at", "actor", "reason", "request_id",
+    "even_so", "commitments", "lookups", "kept", "kept_until", "done", "unfinished", "leaf", "proof",
+}  # fmt: skip
+LEAF_NAMES = ("reason", "request_id", "even_so", "lookups", "kept")
+"""What stands in a receipt as in the event."""
+NO_RECORDS = ["done", "unfinished"]
+"""What a receipt says of files and keys, which no log can prove."""
 
 
 def parse_receipt(raw: bytes) -> Receipt:
     """A receipt of an erasure from its JSON. Raises ValueError."""
     try:
-        says = json.loads(raw)
-        subject, position, leaf, proof = (says[name] for name in ("subject", "position", "leaf", "proof"))
-        receipt = Receipt(str(uuid.UUID(subject)), position, base64.b64decode(leaf, validate=True), proof.encode())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        says = _LINE.decode(raw.decode("utf-8").strip())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON ({error})") from None
+    if not isinstance(says, dict) or set(says) != RECEIPT_NAMES:
+        raise ValueError("it is no receipt of an erasure: the names in it")
+    try:
+        subject, leaf, proof = says["subject"], says["leaf"], says["proof"]
+        receipt = Receipt(says, str(uuid.UUID(subject)), base64.b64decode(leaf, validate=True), proof.encode())
+        commitments = says["commitments"].items()
+    except (ValueError, TypeError, AttributeError):
         raise ValueError("it is no receipt of an erasure with a proof") from None
-    if type(position) is not int:
-        raise ValueError("its position is no number")
+    if subject != receipt.subject or any(str(_decimal(key_id)) != key_id for key_id, _ in commitments):
+        raise ValueError("an id in it is not in its one form")
     return receipt
 
 
-def check_receipt(raw: bytes, keys: Sequence[Key], trees: dict[str, Tree], what: str) -> str:
-    """That a receipt is of an erasure of its subject, in the log that its proof leads to. Raises Bad."""
+def utc_text(us: int | None) -> str | None:
+    """A time of microseconds since 1970, as receipts write it; None for none. Raises OverflowError."""
+    if us is None:
+        return None
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat(timespec="microseconds")
+    return text.removesuffix("+00:00").rstrip("0").rstrip(".") + "Z"
+
+
+def check_receipt(raw: bytes, keys: Sequence[Key], trees: dict[str, Tree], told: Told, what: str) -> str:
+    """That a receipt is of an erasure of its subject, in the log that its proof leads to, and says what its leaf says.
+
+    What it says beside the leaf is held against the pack's events; what can't be proven is named. Raises Bad.
+    """
     try:
         receipt = parse_receipt(raw)
     except ValueError as error:
         raise Bad(f"{what}: {error}") from None
+    says, subject = receipt.says, receipt.subject
     tree = trees.get(_origin(receipt.proof.partition(b"\n\n")[2]))
     position, checkpoint, entry = check_proof(receipt.proof, keys, tree, receipt.leaf, what)
     assert entry is not None
-    if (position, entry.stream, entry.name) != (receipt.position, receipt.subject, ERASED):
-        raise Bad(f"{what}: what it proves is not the erasure of {receipt.subject}", position)
-    return f"{what} proves the erasure of {receipt.subject} at position {position} of {checkpoint.origin}"
+    if (position, entry.stream, entry.name) != (says["position"], subject, ERASED) or type(says["position"]) is not int:
+        raise Bad(f"{what}: what it proves is not the erasure of {subject}", position)
+    unproven = list(NO_RECORDS)
+    if entry.state is None:
+        # The leaf holds only the hash of the state: the pack's line, if it is here, holds what was hashed.
+        stored = told.erased.get((subject, position)) if tree is not None else None
+    else:
+        try:
+            stored = parse_msgpack(entry.state)
+        except ValueError as error:
+            raise Bad(f"{what}: the state in its leaf can't be read: {error}", position) from None
+    expected: dict[str, Any] = {"origin": checkpoint.origin}
+    fields: dict[str, Any] = {}
+    if stored is not None:
+        try:
+            fields = named(ERASED, stored, told.schemas)
+            envelope = dict(zip(ENVELOPE, stored, strict=False))
+            metadata = dict(zip(ENVELOPE["metadata"], envelope["metadata"], strict=True))
+            expected |= {
+                "subject": rendered(envelope["subject_id"]),
+                "event_id": rendered(envelope["event_id"]),
+                "erased_at": utc_text(envelope["effective_us"]),
+                "recorded_at": utc_text(metadata["recorded_us"]),
+                "actor": metadata["actor"],
+            }
+            if fields:
+                expected |= {name: rendered(fields[name]) for name in LEAF_NAMES}
+                expected["kept_until"] = utc_text(fields["kept_until_us"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise Bad(f"{what}: the state in its leaf is no event's", position) from None
+    for name in says:
+        if name in expected:
+            if type(says[name]) is not type(expected[name]) or says[name] != expected[name]:
+                raise Bad(f"{what}: {name} is not what the leaf of position {position} holds", position)
+        elif name not in {"subject", "position", "commitments", "leaf", "proof", *NO_RECORDS}:
+            unproven.append(name)
+    of_log = told if tree is not None else Told(set(), told.schemas)
+    unproven += _check_commitments(says["commitments"], subject, fields, of_log, what)
+    rest = ", ".join(unproven)
+    return f"{what} proves the erasure of {subject} at position {position} of {checkpoint.origin}; not proven: {rest}"
+
+
+def _key_ids(fields: dict[str, Any]) -> list[int]:
+    return [one for one in fields.get("key_ids") or () if type(one) is int]
+
+
+def _check_commitments(
+    said: dict[str, Any], subject: str, fields: dict[str, Any], told: Told, what: str
+) -> Iterator[str]:
+    """The keys that a receipt calls destroyed, against the events that made and erased them; what is not proven."""
+    here = _key_ids(fields)
+    erased = set(here).union(*[_key_ids(named(ERASED, one, told.schemas)) for one in told.erased_of(subject)])
+    for key_id in here:
+        if (subject, key_id) in told.commitments and str(key_id) not in said:
+            raise Bad(f"{what}: commitments: the key {key_id} is left out")
+    for name, commitment in said.items():
+        known = told.commitments.get((subject, int(name)))
+        if known is None:
+            yield f"commitments.{name}"
+        elif known != commitment:
+            raise Bad(f"{what}: commitments: that of the key {name} is not what the log holds")
+        elif int(name) not in erased:
+            yield f"that the key {name} is destroyed"
 
 
 def check_proof(
@@ -1077,6 +1288,73 @@ def check_proof(
         checkpoint,
         check_entry(entry, checkpoint.origin.removesuffix(READS), position) if entry is not None else None,
     )
+
+
+class Rotation(NamedTuple):
+    """A step from one key of the log to the next."""
+
+    old: Key
+    new: Key
+    position: int
+    checkpoint: Checkpoint
+
+
+def check_rotation(raw: bytes, keys: Sequence[Key], what: str) -> Rotation | None:
+    """A change of the log's key, proved under a checkpoint that one of the keys signed; None: it is of other keys.
+
+    The event names both keys, so that nobody else can make himself the successor of a key. Raises Bad.
+    """
+    try:
+        says = json.loads(raw)
+        leaf, state = (_base64(says[name]) for name in ("leaf", "state"))
+        proof = str(says["proof"]).encode()
+        named = [parse_vkey(str(one)) for one in parse_msgpack(state)[ROTATED_AT]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Bad(f"{what}: it is no change of the key with a proof") from None
+    if len(named) != 2 or named[0].name != named[1].name:
+        raise Bad(f"{what}: it is no change of the key with a proof")
+    known = {(key.name, key.public) for key in keys}
+    signers = [key for key in named if (key.name, key.public) in known]
+    if not signers:
+        return None
+    position, checkpoint, entry = check_proof(proof, signers[:1], None, leaf, what)
+    if entry is None or entry.name != ROTATED or checkpoint.origin != named[0].name:
+        raise Bad(f"{what}: what it proves is no change of the log's key", position)
+    if entry.state != state and entry.state_hash != hashlib.sha256(state).digest():
+        raise Bad(f"{what}: its state is not that of the entry that it proves", position)
+    return Rotation(named[0], named[1], position, checkpoint)
+
+
+def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tuple[list[Key], list[Key]]:
+    """The keys that were given with those that follow them, and those that came before: by the steps in a pack."""
+    trusted, former = list(given), list[Key]()
+    paths = sorted((folder / ROTATIONS).glob("*.json"), key=lambda path: (len(path.name), path.name))
+    steps = []
+    for path in paths if given else ():
+        name = path.relative_to(folder).as_posix()
+        try:
+            raw = read(path, name, NOTE_BYTES_MAX)
+            step = check_rotation(raw, trusted, name)
+            if step is None:
+                steps.append((name, raw))
+            elif step.old in trusted and step.new not in trusted:
+                trusted.append(step.new)
+                report.notes.append(
+                    f"the key {step.old.text} was followed by {step.new.text} at position {step.position}: a "
+                    f"checkpoint of {step.checkpoint.size:,} leaves that it signed says so"
+                )
+            elif step.old not in trusted:
+                steps.append((name, raw))
+        except Bad as error:
+            report.problems.append(error)
+    for name, raw in reversed(steps):
+        try:
+            step = check_rotation(raw, [*given, *former], name)
+            if step is not None and step.old not in trusted:
+                former.append(step.old)
+        except Bad as error:
+            report.problems.append(error)
+    return trusted, former
 
 
 # ── the pack ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1115,7 +1393,7 @@ def check_manifest(folder: Path, keys: Sequence[Key], problems: list[Bad]) -> di
     try:
         text, _, _ = check_note(read(folder / "manifest", "manifest", NOTE_BYTES_MAX), keys, "manifest")
         says = parse_manifest(text)
-        sums = read(folder / SUMS, SUMS, 1 << 32)
+        sums = read(folder / SUMS, SUMS, SUMS_BYTES_MAX)
         if hashlib.sha256(sums).hexdigest() != says.get("sha256sums"):
             raise Bad(f"{SUMS} is not the file of the manifest")
     except ValueError as error:
@@ -1146,9 +1424,9 @@ def check_manifest(folder: Path, keys: Sequence[Key], problems: list[Bad]) -> di
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with opened(path, path.name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (Bad, OSError):
         return ""
 
 
@@ -1228,11 +1506,14 @@ def check_pack(
     trees: dict[str, Tree] = {}
     keys: list[Key] = []
     manifest = None
+    trusted, former = follow_rotations(folder, given, report)
+    told = Told(_subjects(proofs))
+    spans: dict[str, tuple[int, int]] = {}
     for place, name in ((folder, "events"), (folder / "reads", "reads")):
         found = Found(name)
         report.logs.append(found)
         # The log of reads is signed with the same key, under a name of its own.
-        wanted = [renamed(key, READS) for key in given] + list(given) if name == "reads" else given
+        wanted = [renamed(key, READS) for key in trusted] + trusted if name == "reads" else trusted
         try:
             of_log = pack_keys(place, wanted)
         except Bad as error:
@@ -1251,11 +1532,20 @@ def check_pack(
         else:
             # Records of reads are deleted after their time; their hashes stay, and are in the tiles.
             span = _span(manifest, "reads", report.problems)
-        tree = check_log(place, of_log, found, span, progress)
+        of_this = told if name == "events" else Told(set())
+        tree = check_log(place, of_log, found, span, progress, of_this)
+        if of_this.unknown:
+            some = ", ".join(of_this.unknown[:5]) + (" and others" if len(of_this.unknown) > 5 else "")
+            report.notes.append(f"{name}: not checked: the names of fields of {some}, which this verifier doesn't know")
         if tree is not None:
             trees[tree.checkpoint.origin] = tree
-    _check_kept(report, trees, keys, against, proofs, entry)
-    _check_cosigned(report, folder, trees, keys, witnesses)
+            spans[name] = (1, tree.checkpoint.size) if span is None else span
+            if name == "reads":
+                _check_swept(report, found, tree, spans, told, keys)
+    # Of a key that a later one followed, what was kept counts; what is signed today does not.
+    kept_by = [*keys, *former, *(renamed(key, READS) for key in former)]
+    _check_kept(report, trees, kept_by, told, against, proofs, entry)
+    _check_cosigned(report, folder, trees, kept_by, witnesses)
     if not given:
         report.notes.append(
             "checked by the pack's own log.vkey: that proves only that the pack fits itself. Get the key from whoever "
@@ -1267,6 +1557,65 @@ def check_pack(
             "with the real key would not be noticed."
         )
     return report
+
+
+SWEPT_PROOF = "swept.tlog-proof"
+
+
+def _see_sweep(path: Path, keys: Sequence[Key], origin: str, told: Told) -> None:
+    """The sweep that a pack proves by itself, since it need not be among the events that are here. Raises Bad."""
+    if not path.exists():
+        return
+    name = f"reads/{SWEPT_PROOF}"
+    position, checkpoint, entry = check_proof(read(path, name, NOTE_BYTES_MAX), keys, None, None, name)
+    if checkpoint.origin != origin:
+        raise Bad(f"{name}: it is of the log {checkpoint.origin}")
+    if entry is not None and entry.name == SWEPT and entry.state is not None:
+        with suppress(ValueError):
+            told.see(position, entry, parse_msgpack(entry.state))
+
+
+def _check_swept(
+    report: Report, found: Found, tree: Tree, spans: dict[str, tuple[int, int]], told: Told, keys: Sequence[Key]
+) -> None:
+    """That records of reads which are not here were deleted by a sweep that is on record."""
+    first, last = spans["reads"]
+    if last != found.size:
+        found.problems.append(Bad("the manifest leaves out the last records of reads", last + 1, found.size))
+    if first == 1:
+        return
+    origin = tree.checkpoint.origin.removesuffix(READS)
+    try:
+        _see_sweep(tree.folder / SWEPT_PROOF, keys, origin, told)
+    except Bad as error:
+        found.problems.append(error)
+    root = told.swept.get(first - 1)
+    if root is None:
+        missing = f"the records of reads up to position {first - 1:,} are not here, and no sweep among the events"
+        if spans.get("events") == (1, report.logs[0].size) or not origin.startswith(DETACHED):
+            found.problems.append(Bad(f"{missing} deleted them", 1, first - 1))
+        else:
+            # Proofs of such a log hold no states.
+            report.notes.append(f"{missing} that are here deleted them: only a pack of all events can show it.")
+        return
+    try:
+        if tree.root_at(first - 1).hex() != root:
+            raise Bad("the sweep that deleted records of reads tells of another root", 1, first - 1)
+    except Bad as error:
+        found.problems.append(error)
+
+
+def _is_json(raw: bytes) -> bool:
+    return raw.lstrip()[:1] == b"{"
+
+
+def _subjects(proofs: Sequence[tuple[str, bytes]]) -> set[str]:
+    """The subjects of the receipts among proofs."""
+    subjects = set()
+    for _, raw in proofs:
+        with suppress(ValueError):
+            subjects.update([parse_receipt(raw).subject] if _is_json(raw) else [])
+    return subjects
 
 
 def _check_cosigned(
@@ -1304,6 +1653,7 @@ def _check_kept(
     report: Report,
     trees: dict[str, Tree],
     keys: Sequence[Key],
+    told: Told,
     against: Sequence[tuple[str, bytes]],
     proofs: Sequence[tuple[str, bytes]],
     entry: bytes | None,
@@ -1320,8 +1670,8 @@ def _check_kept(
             report.problems.append(error)
     for name, raw in proofs:
         try:
-            if raw.lstrip()[:1] == b"{":
-                report.notes.append(check_receipt(raw, keys, trees, name))
+            if _is_json(raw):
+                report.notes.append(check_receipt(raw, keys, trees, told, name))
                 continue
             tree = trees.get(_origin(raw.partition(b"\n\n")[2]))
             position, checkpoint, proven = check_proof(raw, keys, tree, entry, name)
@@ -1353,7 +1703,77 @@ def _span(manifest: dict[str, str] | None, name: str, problems: list[Bad]) -> tu
         return None
 
 
+# ── the shapes of events ────────────────────────────────────────────────────────────────────────────────────────────
+
+SHAPES: dict[str, dict[int, str]] = {
+    "access.command_denied": {1: "c0352752ee99eda6a28084ed79d9b3cfaa48705e04315f99c44f621a83749232"},
+    "access.exported": {1: "82c1b39f8e7ddf91256843a3fdd59c240e4306678980344c8258b63a7d9639fe"},
+    "access.personal_data_read": {1: "ac1fe9f1d6ef471d5885015bd38824715a77a50729cf4550d09694278c7f216a"},
+    "book.read_model_directed": {1: "f048b28f22f03c66b792209ba499f42de772fdbeb439cd81907a986158f799b8"},
+    "book.retention_declared": {1: "1c388c9934b13f529b77dbac828385e53aa0f9418999416ce1c42fd992fb267c"},
+    "book.retention_swept": {1: "7b1adb81c0a58309e2a3cd2b1686a4a4023eccaf36af9e205e2671a6fb3ad324"},
+    "book.retention_withdrawn": {1: "38ee1201fff8b0a1a8945d70717c2f8a1dfee173ab624dea20a89cc327577cf5"},
+    "book.rule_set_adopted": {1: "16787fb6182d64da59d605771d7860216372c2e9a59536d2e131e047ad629564"},
+    "book.signing_key_rotated": {1: "9916ff8c6e35f2bf55432a48e46ec01c2efd86cc6bd64a7acc90913bbfdb907b"},
+    "book.sweep_finished": {1: "15408685cece6b99ecda10c76c934881eb73e033501d0975684f8fa951ce41ba"},
+    "book.swept": {1: "2b2b1adf5db319f4607de7573f4bc1d8bb4fc60ae4d436803e315b3b81eb3597"},
+    "book.wrapping_key_rotated": {1: "43c0f4877940a9c19e365b439184b5ff7377e9a75a701fd910d95a4c78324d91"},
+    "customer.changed": {1: "e711d9f46f21ad3103b057ec7e0137f3be7d7e73ce8f69bc19fd99eb4b2463f5"},
+    "customer.consent_confirmed": {1: "b7a3ae1667b920a95f20a6a21dd10e75672c4be9f3f48f0770d53a76919fa469"},
+    "customer.consent_granted": {1: "03ff4736d85a0daf841ee44195f8453fb805b82cd5a9f9295418d6f30fce8dab"},
+    "customer.consent_withdrawn": {1: "cc0e2f172afa876532a91c4a76ceb7a02b18e2c3f9844da191eed97c17f772f0"},
+    "customer.contact_point_added": {1: "62d27742da8372ed4549c6d6cc248a7ee6f4e64c71ab11fdfc35d7a31c0fc429"},
+    "customer.contact_point_removed": {1: "9205934b3832d7b198070fbdb2c5b97f92fb73d0e346ae9b27ea9af448f0911b"},
+    "customer.erased": {1: "99dabeb6c8f73606d34cbbf5a904121a99bb5216a24b468d38e07ab9cfd3f61b"},
+    "customer.identifier_linked": {1: "38944f034d30038f8dddd1d2e3ceb056242b48f6bf4d2b66db79723abecd60a6"},
+    "customer.identifier_removed": {1: "0185c1e1b9b25942ac5a2e51d0d775c22e9a21ebb5eac7479ae281ef76cbcd4a"},
+    "customer.interaction_recorded": {1: "4b0609033249fc8a4b6810a3d4fbc4e043885550de65fd5da5e390346eff6e81"},
+    "customer.key_created": {1: "c79e926e5e215c66416d44b93e27af2b96785ea9f674ded8538af538138bf8c1"},
+    "customer.objected": {1: "996833ca154314d22f2e1771545b1c2fe0d75b1bc1c3fe6c413c790ee258c708"},
+    "customer.objection_withdrawn": {1: "996833ca154314d22f2e1771545b1c2fe0d75b1bc1c3fe6c413c790ee258c708"},
+    "customer.purchase_recorded": {1: "4cb950351da8bfcce1a7193e4c9ebc018e44932ea32612a5702a5f60604d4d49"},
+    "customer.referred": {1: "a5156c1829503b773b2d3ea1b91fa75ac4c5b49c2c00d6ba9d99a4d422ab1154"},
+    "customer.registered": {1: "a281ef73078249aecd446e202173813f1938c54a4805caad7f35876eba293caa"},
+    "customer.relation_ended": {1: "76694b243923b3bd70d99c0f9e2e80291bc0dca925190df680c970f2e4c50538"},
+    "customer.request_completed": {1: "3c7c95bb681d67046004736711579b3d784de61518c9b1cafa198b3e85b99393"},
+    "customer.request_received": {1: "9c97fea54f0d767bb4971360daef350b9a99c867ab6f4b0b72b74a89c2786251"},
+    "customer.restricted": {1: "76694b243923b3bd70d99c0f9e2e80291bc0dca925190df680c970f2e4c50538"},
+    "customer.restriction_lifted": {1: "76694b243923b3bd70d99c0f9e2e80291bc0dca925190df680c970f2e4c50538"},
+    "customer.return_recorded": {1: "74b8ff5d7f1948733d6f62d27b188bf7200ed9bad428d9186e3224cb2c070150"},
+    "customer.value_resealed": {1: "9db99d29ffb5a580b335b0e6364e230a4e0fd1406b46ade0561ea4e0bec5dfed"},
+    "customer.values_erased": {1: "c50b0d21b3c9a4dd5e0f8efd15939a6a74fa0a61dd3891cf4cf219d1f7e1b043"},
+    "log.closed": {1: "e10cee981dd2206e195e660840f53b571c0c14a0e237d9a52e0ca68577ea1dfb"},
+    "log.opened": {1: "ed68ffdc9a418b17d5cf2bda428fbeabd029ff104f2def2c4494d3cbb67cb535"},
+    "loyalty.earning_reversed": {1: "f6bff4eb9247c9ba0a043f5a61cb6ef6a42e1fbff4dd31bfb520ff204615ef49"},
+    "loyalty.enrolled": {1: "dd6d535d9853aa117042edfe389129bbe204cfc798322f1258f1dba1076060a6"},
+    "loyalty.goodwill_granted": {1: "c9def83da88826bdde2d512d446ce880c8c2d972ca148135b57479090c29a9ea"},
+    "loyalty.points_earned": {1: "231c261e3a3ac3f4c2f15dd048f3e7c111366c5a082fbaa06887cc981e4648f1"},
+    "loyalty.points_expired": {1: "e99a5f5a064c99265da3bbe62fe50a25a2ebb45f79a9b626b3c24ddf021284b3"},
+    "loyalty.points_redeemed": {1: "0accfcfb40fc5af96c73d0390a280d72a06eae61402d2c375c3292f67062d082"},
+    "loyalty.redemption_refused": {1: "eecb6da680bdab14b3f5b46e08199de903f10837527df5a2fd78edbeca98e710"},
+    "loyalty.redemption_requested": {1: "6c067ed6ca7a6d5ff7d6ef2d4c2b8f6a7daf45dd6e946be168bd5dec17415c58"},
+    "loyalty.tier_changed": {1: "ec808688016c5e175b24e9f6efd98256fe9fa9e58866e6ff55b547160259f145"},
+    "policy.adopted": {1: "2ea9d2dc5a4d32b23921ed1bf22e6e8351b95161f34b103b5996a55472c167cd"},
+    "policy.role_granted": {1: "bcd4f2766593c6ac0b18967ac0fb1cb5005429fdb5e13931d126eff61102f354"},
+    "policy.role_revoked": {1: "68337175c8adea367c2020eab50bdc57181c8035b5994d0ea44a384a2576ea9b"},
+    "policy.withdrawn": {1: "becc4153fe479132a6549dece7e21f87053e1ad5b84d134cfec745a36e3fad99"},
+    "ticket.assigned": {1: "dee37fd0f80a867ddcf46330052b16283435f8c81eeec7ca69d7756da2ab0ce8"},
+    "ticket.closed": {1: "e10cee981dd2206e195e660840f53b571c0c14a0e237d9a52e0ca68577ea1dfb"},
+    "ticket.compensated": {1: "40d8bdb7d1e139710b95275a026b2ddc20d0faae3da16f49c4eb8723e2a9ee18"},
+    "ticket.opened": {1: "b6ab86df116e26532a5d0348a3e6465671bd472a5d7cf8ee0744a3cb4ca83122"},
+    "ticket.replied": {1: "205304e74bd654f388909b126d0bec5fdc4e3320f1956f96308a8e9419f5c005"},
+    "ticket.resolved": {1: "88cb06a6e7027b32591bde86f160579e4cf53f7a9e8836bde07a6981e5b8827e"},
+    "ticket.satisfaction_recorded": {1: "905597d7acc203423f7341b99a5d7f18d1cebc6c9aab6f22a3b871de733c4584"},
+}
+"""Of each event, by schema version: the digest of its part of schemas.json. Written by `python -m tools.reference`."""
+
+
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def visible(text: str) -> str:
+    """A text that gives no orders to a terminal and stays in its line: all but what can be printed is escaped."""
+    return "".join([one if one.isprintable() else one.encode("unicode_escape").decode() for one in text])
 
 
 def _answer(report: Report, as_json: bool) -> None:
@@ -1395,9 +1815,9 @@ def _answer(report: Report, as_json: bool) -> None:
             if bad.first is None
             else f" [position {bad.first}" + ("]" if bad.last in (None, bad.first) else f" to {bad.last}]")
         )
-        print(f"WRONG ({log}){where}: {bad}")
+        print(visible(f"WRONG ({log}){where}: {bad}"))
     for note in report.notes:
-        print(f"note: {note}")
+        print(visible(f"note: {note}"))
     print("VERIFIED" if report.holds else "NOT VERIFIED")
 
 
@@ -1443,7 +1863,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _given_keys(given.witness, "--witness", COSIGNATURE),
         )
     except Misuse as error:
-        print(f"verify.py: {error}", file=sys.stderr)
+        print(visible(f"verify.py: {error}"), file=sys.stderr)
         return 2
     _answer(report, given.json)
     return 0 if report.holds else 1
