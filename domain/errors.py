@@ -272,14 +272,14 @@ REFUSALS: dict[str, Refusal] = {
     "no_override": Refusal(NotAllowed, "no override of the tier is in force", "Nothing is to be lifted."),
     "not_suspended": Refusal(NotAllowed, "the account is not suspended", "Nothing is to be resumed."),
     "unknown_coupon": Refusal(NotFound, "the account has no such coupon", "Give its id, or its code."),
-    "coupon_used": Refusal(NotAllowed, "the coupon was used; the attempt is recorded", "It is good once."),
-    "coupon_voided": Refusal(NotAllowed, "the coupon was taken back; the attempt is recorded", "Issue another."),
-    "coupon_expired": Refusal(NotAllowed, "the coupon's time is over; the attempt is recorded", "Issue another."),
+    "coupon_used": Refusal(NotAllowed, "the coupon was used", "It is good once."),
+    "coupon_voided": Refusal(NotAllowed, "the coupon was taken back", "Issue another."),
+    "coupon_expired": Refusal(NotAllowed, "the coupon's time is over", "Issue another."),
     "not_proposed": Refusal(NotFound, "a rule set that is not put forward", "See `book.rules.proposals()`."),
     "backtest_required": Refusal(
         NotAllowed,
         "the programme's rule sets are adopted with a backtest on record only, named by its digest",
-        "Run `book.backtest(candidate, record=True)`, and give its `digest` as `backtest=`.",
+        "Run `book.backtest(candidate, record=True)`, and give its `digest()` as `backtest=`.",
     ),
     "already_referred": Refusal(Conflict, "the customer was referred before", "A customer is brought once."),
     "referral_circle": Refusal(

@@ -191,11 +191,13 @@ class LoyaltyAccount(Account):
         rules = control.rule_book.in_force(self.programme, fact.effective_us)
         if rules is None:
             return None
-        active, qualifying = self.active, self.window.total
+        active, at_us = self.active, max(fact.effective_us, self.clock_us)
+        then = control.rule_book.in_force(self.programme, at_us) if isinstance(fact, TAKING) else None
+        counted = None if then is None else then.ladder.qualifying(self, at_us)
         decision = reaction(self, fact, stamp.at(fact.effective_us), rules, traits)
         reason = None if decision is None else EVALUATED.get(type(decision))
-        if reason == EVALUATED[EarningReversed] and self.window.total == qualifying:
-            # Nothing that counts for a tier was taken.
+        if then is not None and then.ladder.qualifying(self, at_us) == counted:
+            # What was taken did not count for the tier any more.
             reason = None
         moved = self.active != active
         if reason is None and moved:
@@ -651,6 +653,8 @@ EVALUATED: dict[type[Event], str] = {
     EarningReversed: "earning_reversed",
 }
 """Decisions after which the tier is evaluated, and the reason that a change then names."""
+TAKING = (ReturnRecorded, EarningWithdrawn)
+"""Facts that take back what was earned."""
 
 
 def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
@@ -840,8 +844,10 @@ def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]
 
 @reacts(RedemptionReturned)
 def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
     coupon = account.coupons.get(fact.redemption_id)
+    if coupon is not None and coupon.outcome == "used":
+        return None
+    back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
     left = account.redemptions.get(fact.redemption_id)
     if back is not None and coupon is not None and not coupon.outcome and left is not None and not left.points:
         # Nobody keeps what the points were paid for, and the points.
@@ -1012,10 +1018,14 @@ def _close(account: LoyaltyAccount, fact: AccountClosed, stamp: Stamp, rules: Ru
 # ── coupons ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired"}
+"""How a coupon ended → why it is not good."""
+
+
 @reacts(CouponUsed)
 def _present(account: LoyaltyAccount, fact: CouponUsed, stamp: Stamp, rules: Rules, _: Traits) -> Event:
     coupon = account.coupons.get(fact.coupon_id)
-    code = "unknown_coupon" if coupon is None else f"coupon_{coupon.outcome}" if coupon.outcome else ""
+    code = "unknown_coupon" if coupon is None else OVER.get(coupon.outcome, "")
     if account.status == SUSPENDED:
         code = "account_suspended"
     facts = (fact.event_id,)

@@ -16,7 +16,7 @@ from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.earning import Rules
 from tallybook.domain.errors import Refused, refusal, text, whole
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import LoyaltyAccount, account_id
+from tallybook.domain.loyalty import OVER, LoyaltyAccount, account_id
 from tallybook.domain.points import (
     BUCKETS,
     AccountClosed,
@@ -284,6 +284,9 @@ class LoyaltyDesk(Desk):
         state = account.redemptions.get(found)
         if state is None:
             raise refusal("unknown_redemption", "The account paid for no such redemption.", redemption=found)
+        coupon = account.coupons.get(found)
+        if coupon is not None and coupon.outcome == "used":
+            raise refusal("coupon_used", "The coupon that was paid for is used.", coupon=found)
         asked = state.points if points is None else whole(points, "points")
         if not 0 < asked <= state.points:
             raise refusal(
@@ -681,7 +684,7 @@ class LoyaltyDesk(Desk):
         coupon_id = self._coupon(work, coupon)
         state = account.coupons.get(coupon_id)
         if state is None or state.outcome:
-            code = "unknown_coupon" if state is None else f"coupon_{state.outcome}"
+            code = "unknown_coupon" if state is None else OVER[state.outcome]
             raise refusal(code, "The coupon is not good.", coupon=coupon_id)
         before = account.active
         account.tell(CouponVoided, work.stamp, control, coupon_id=coupon_id, reason=reason)

@@ -140,7 +140,6 @@ class Plain:
         self.override: int | None = None
         self.debt = self.forgiven = self.given_back = 0
         self.refused = ""
-        self.lost_rank = False
         self.horizon = -(2**62)
 
     # ── what there is ───────────────────────────────────────────────────────────────────────────────────────────
@@ -341,10 +340,9 @@ class Plain:
         if self.free_tier() and self.worth(self.counted_at(self.clock)) > self.tier:
             self.to_tier(self.worth(self.counted_at(self.clock)), self.clock)
 
-    def points_went(self, before: int) -> None:
-        """A return took points that qualify: down at once, straight."""
-        lost, self.lost_rank = self.lost_rank, False
-        if not lost or (self.rules["tiers"]["basis"] == "balance" and self.active() == before):
+    def points_went(self, at: int, before: int) -> None:
+        """A return took points that counted for the tier: down at once, straight."""
+        if self.counted_at(max(at, self.clock)) == before:
             return
         rank = self.worth(self.counted_at(self.clock))
         if self.free_tier() and rank != self.tier:
@@ -629,7 +627,7 @@ class Plain:
 
     def give_back(self, fact: int, at: int, of: int, lines: dict[int, tuple[int, int]]) -> None:
         """Lines come back: number → (pieces, net amount)."""
-        before = self.active()
+        before = self.counted_at(max(at, self.clock))
         for lot in self.lots:
             if lot.key[0] == of and lot.lines:
                 self.take_back(
@@ -641,20 +639,20 @@ class Plain:
                         if number + 1 in lines
                     },
                 )
-        self.points_went(before)
+        self.points_went(at, before)
 
     def withdraw(self, fact: int, at: int, of: int) -> None:
         """What a fact earned is taken back whole."""
-        before = self.active()
+        before = self.counted_at(max(at, self.clock))
         for lot in self.lots:
             if lot.key[0] == of and lot.lines:
                 self.take_back(lot, at, {n: line.basis - line.back for n, line in enumerate(lot.lines)})
-        self.points_went(before)
+        self.points_went(at, before)
 
     def take_back(self, lot: FakeLot, at: int, back: dict[int, int]) -> None:
         """The share of the lines that came back, by what came back in all."""
         due = 0
-        qualified, backs = lot.qualifying, [line.back for line in lot.lines]
+        backs = [line.back for line in lot.lines]
         for number, many in back.items():
             line = lot.lines[number]
             if not line.basis:
@@ -662,7 +660,6 @@ class Plain:
             was, line.back = line.back, min(line.basis, line.back + many)
             due += line.points * line.back // line.basis - line.points * was // line.basis
             lot.qualifying -= line.qualifying * line.back // line.basis - line.qualifying * was // line.basis
-        self.lost_rank |= lot.qualifying != qualified
         if backs != [line.back for line in lot.lines]:
             self.decided(at)
         policy = self.rules["refunds"]["earning"]
@@ -744,7 +741,7 @@ class Plain:
 
     def unredeem(self, fact: int, at: int, of: int, points: int) -> None:
         """Points of a redemption come back, what was used last first."""
-        if of not in self.paid:
+        if of not in self.paid or (of in self.coupons and self.coupons[of].outcome == "used"):
             return
         _, parts = self.paid[of]
         back: list[tuple[FakeLot, int]] = []
