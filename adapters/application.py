@@ -24,9 +24,10 @@ from tallybook.projections.read_models import Batch, Progress, Recorded, Unreada
 from .bulk import rarely_collecting
 from .codec import EventMapper, subject_of
 from .database import Database, Session
+from .due_index import DUE_INDEX, DueIndex
 from .form import known_uuid
 from .keys import Keyring, NoKeys, secret
-from .log import BookFactory, LogRecorder, check_no_gap, check_stream, log_of
+from .log import EVENTS_TABLE, BookFactory, LogRecorder, check_no_gap, check_stream, log_of
 from .snapshots import EVERY, SNAPSHOTS, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
 
 PIECE = EVERY
@@ -149,10 +150,13 @@ class BookApplication(Application[UUID]):
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self.database = database
         self.keyring = keyring
-        # Without keys, nobody can tell which snapshots the book wrote: none is believed, and none is written.
+        # Without keys, nobody can tell which snapshots and notes the book wrote: none is believed, and none is written.
         keyless = isinstance(keyring.store, NoKeys)
-        mark = os.urandom(32) if keyless else secret(keyring.store.lookup_key, SNAPSHOTS.name)
-        self.snapshot_store = SnapshotStore(database, mark)
+        marks = [
+            os.urandom(32) if keyless else secret(keyring.store.lookup_key, one.name) for one in (SNAPSHOTS, DUE_INDEX)
+        ]
+        self.snapshot_store = SnapshotStore(database, marks[0])
+        self.due_index = DueIndex(database, marks[1], EVENTS_TABLE)
         self._due: dict[UUID, Aggregate] = {}
         super().__init__()
 
@@ -302,8 +306,11 @@ class BookApplication(Application[UUID]):
                 self.snapshot_store.write(self._due.popitem()[1])
 
     def drop_snapshots(self) -> None:
-        """Drop all snapshots, and what was loaded from them. Changes nothing that the book says. Refuses: busy."""
+        """Drop all snapshots, what was loaded from them, and the notes of when something is due. Changes nothing that
+        the book says. Refuses: busy.
+        """
         self.snapshot_store.drop_all()
+        self.due_index.drop_all()
         self._due.clear()
         self.repository.cache = LRUCache(self.CACHED_AGGREGATES)
 

@@ -28,6 +28,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
 from tallybook.domain.errors import BookClosed, BookDamaged, KeysMissing
+from tallybook.domain.points import Enrolled
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -442,6 +443,7 @@ class LogRecorder(ApplicationRecorder):
             f"CREATE TABLE IF NOT EXISTS {name} (position {{integer}} PRIMARY KEY CHECK (position > 0), "
             "originator_id {blob} NOT NULL, originator_version {integer} NOT NULL, topic {text} NOT NULL, "
             "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
+            *self._indexes(),
             "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
             "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL, erased {blob} NOT NULL)"
             "{compact}",
@@ -459,6 +461,15 @@ class LogRecorder(ApplicationRecorder):
             "CREATE TABLE IF NOT EXISTS checkpoints (log {text} NOT NULL, size {integer} NOT NULL, "
             "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
             "witnesses {text} NOT NULL, PRIMARY KEY (log, size, signed_us))",
+        ]
+
+    def _indexes(self) -> list[str]:
+        """The accounts, for sweeps, which go through all of them (see `due_index`): nothing else is in that index."""
+        if self.table.name != EVENTS_TABLE:
+            return []
+        return [
+            f"CREATE INDEX IF NOT EXISTS {EVENTS_TABLE}__enrolled ON {EVENTS_TABLE} (originator_id) "
+            f"WHERE topic='{Enrolled.stored_name}'"
         ]
 
     def create_table(self) -> None:

@@ -234,10 +234,12 @@ class LoyaltyAccount(Account):
             if self.active != active:
                 self._evaluate_tier((), at_us, stamp, rule_book, BALANCE_CHANGED, moved=True)
 
-    def due_us(self, rule_book: RuleBook) -> int:
-        """When time alone next makes a decision due under a rule book; NEVER: it does not. Commands may bring it on."""
-        due = self._due(NEVER - 1, rule_book) if self.enrolled else None
-        return NEVER if due is None else due[0]
+    def quiet_until_us(self, rule_book: RuleBook, look_us: int) -> int:
+        """Up to this moment, exclusive, time alone makes no decision due under a rule book; looks no further than
+        `look_us`. Commands may bring it on.
+        """
+        due = self._due(look_us, rule_book) if self.enrolled else None
+        return look_us if due is None else due[0]
 
     def _due(self, until_us: int, rule_book: RuleBook) -> tuple[int, int, Timely] | None:
         """What is due first, up to a moment: when, its place among what is due then, and how it is decided."""

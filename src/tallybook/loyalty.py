@@ -9,9 +9,11 @@ from pathlib import Path
 from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.due_index import Note
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.account import SUSPENDED
+from tallybook.domain.calendar import DAY_US
 from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.earning import Rules
 from tallybook.domain.errors import Refused, refusal, text, whole
@@ -29,7 +31,6 @@ from tallybook.domain.points import (
     CouponVoided,
     EarningConfirmed,
     EarningWithdrawn,
-    Enrolled,
     ExtensionGranted,
     HoldRefused,
     HoldReleaseRequested,
@@ -56,6 +57,8 @@ from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
+LOOK_AHEAD_US = 5 * 366 * DAY_US
+"""How far beyond a sweep is looked: so often, an account to which time does nothing is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -770,15 +773,24 @@ class LoyaltyDesk(Desk):
         until_text = iso(control.horizon_us) or ""
         if control.finished is not None and control.sweep_is_finished:
             return SweepResult(until_text, control.finished.accounts, control.finished.decisions)
-        accounts = [uuid_from(stream) for _, stream, *_ in core.app.log.iterate(topics=[Enrolled.stored_name])]
-        decisions = 0
+        horizon_us = control.horizon_us or 0
+        adoptions = len(control.rule_book)
         with rarely_collecting():
-            for start in range(0, len(accounts), ACCOUNTS_PER_COMMIT):
-                decisions += self._settle(_Accounts(tuple(accounts[start : start + ACCOUNTS_PER_COMMIT])))
+            # From here on, each command settles what it brings on: who is quiet now has followed.
+            found = [(one.account, one.is_quiet(adoptions, horizon_us)) for one in core.app.due_index.enrolments()]
+            due = [uuid_from(account) for account, quiet in found if not quiet]
+            done, total = len(found) - len(due), len(found)
+            if progress:
+                progress(done, total)
+            decisions = 0
+            for start in range(0, len(due), ACCOUNTS_PER_COMMIT):
+                settled = self._settle(_Accounts(tuple(due[start : start + ACCOUNTS_PER_COMMIT])))
+                decisions += settled.decisions
+                core.app.due_index.write(settled.notes)
                 if progress:
-                    progress(min(start + ACCOUNTS_PER_COMMIT, len(accounts)), len(accounts))
-        self._finish_sweep(len(accounts), decisions)
-        return SweepResult(until_text, len(accounts), decisions)
+                    progress(done + min(start + ACCOUNTS_PER_COMMIT, len(due)), total)
+        self._finish_sweep(total, decisions)
+        return SweepResult(until_text, total, decisions)
 
     @command
     def _announce_sweep(
@@ -796,11 +808,16 @@ class LoyaltyDesk(Desk):
     @command
     def _settle(
         self, work: Work, batch: _Accounts, *, effective_at: When | None = None, command_id: str | None = None
-    ) -> int:
+    ) -> _Settled:
         control = work.control()
+        horizon_us = control.horizon_us or 0
+        adoptions = len(control.rule_book)
+        notes: list[Note] = []
         for account in work.accounts(batch.ids):
-            account.settle(work.stamp, control.horizon_us or 0, control)
-        return len(work.journal)
+            account.settle(work.stamp, horizon_us, control)
+            quiet_until_us = account.quiet_until_us(control.rule_book, horizon_us + LOOK_AHEAD_US)
+            notes.append(Note(account.id.bytes, account.version, adoptions, quiet_until_us))
+        return _Settled(len(work.journal), notes)
 
     @command
     def _finish_sweep(
@@ -914,6 +931,12 @@ def view_of(account: LoyaltyAccount, control: Control, at_us: int) -> AccountVie
 @dataclass(frozen=True, slots=True)
 class _Accounts:
     ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    decisions: int
+    notes: list[Note]
 
 
 @dataclass(frozen=True, slots=True)
