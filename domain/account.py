@@ -236,9 +236,9 @@ class Account(Aggregate):
         """Points of a lot come to a place, or leave it. What is held stands in `holds`."""
         state = self.known[lot_id]
         if place == ACTIVE:
-            _add(self.lots, Lot(state.expires_us, state.earned_us, lot_id, by))
+            self.lots.add(Lot(state.expires_us, state.earned_us, lot_id, by))
         elif place == PENDING:
-            _add(self.pending, (min(state.activates_us, state.expires_us), lot_id, by))
+            self.pending.add((min(state.activates_us, state.expires_us), lot_id, by))
             self.known[lot_id] = state._replace(pending=state.pending + by)
 
     def _age(self, lot_id: UUID, expires_us: int) -> None:
@@ -253,17 +253,6 @@ class Account(Aggregate):
         for place, points in there:
             if points:
                 self._place(place, lot_id, points)
-
-
-def _add(entries: SortedAmounts[Any], entry: tuple[Any, ...]) -> None:
-    """Add an amount, which may be negative, to the entry with a key; it goes where nothing is left."""
-    key, by = entry[:-1], entry[-1]
-    had = entries.find(key)
-    amount = by if had is None else had[-1] + by
-    if amount:
-        entries.put(entry._replace(points=amount) if isinstance(entry, Lot) else (*key, amount))
-    elif had is not None:
-        entries.remove(key)
 
 
 # ── how events change the account ─────────────────────────────────────────────────────────────────────────────────
