@@ -1,0 +1,356 @@
+"""A sweep loads the accounts to whom time does something, and no others: by notes, which are right or not believed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.projections.conftest import Shop, at, rule_set
+from tests.test_concurrency import at_once, refusals
+
+import tallybook
+from tallybook import Book, Refused, loyalty
+from tallybook.adapters.due_index import DUE_INDEX, DueIndex
+from tallybook.adapters.form import uuid_from
+from tallybook.domain.errors import BookError
+from tallybook.domain.events import Value, to_us
+from tallybook.domain.loyalty import LoyaltyAccount, account_id
+
+NEVER = 2**62
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def loads_counted(book: Book) -> Iterator[list[UUID]]:
+    """The accounts that are loaded by sweeps meanwhile."""
+    loaded: list[UUID] = []
+    app = book._core.app
+    real = app.load_many
+
+    def counted(kind: Any, stream_ids: Sequence[UUID]) -> Any:
+        if kind is LoyaltyAccount:
+            loaded.extend(stream_ids)
+        return real(kind, stream_ids)
+
+    app.load_many = counted  # type: ignore[method-assign]  # put back below
+    try:
+        yield loaded
+    finally:
+        del app.load_many  # type: ignore[method-assign]  # see above
+
+
+def loaded_by(book: Book, until: str) -> set[UUID]:
+    """The accounts that a sweep loads."""
+    with loads_counted(book) as loaded:
+        book.loyalty.sweep(at(until))
+    assert len(loaded) == len(set(loaded))
+    return set(loaded)
+
+
+def account(customer: UUID, programme: str = "main") -> UUID:
+    return account_id(customer, programme)
+
+
+def notes(book: Book) -> dict[UUID, tuple[int, int, int]]:
+    """What is noted: version, adoptions, until when nothing is due."""
+    rows = book._core.app.database.rows(
+        "SELECT account, version, adoptions, quiet_until_us FROM due_index ORDER BY account"
+    )
+    return {uuid_from(stream): tuple(noted) for stream, *noted in rows}  # type: ignore[misc]  # three of them
+
+
+# ── what is loaded ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    """A book under the standard rules: points live to the end of the month a year later."""
+    url = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/shop.book"}.get(request.param)
+    opened = Shop(url or request.getfixturevalue("server_book_url"))
+    yield opened
+    opened.close()
+
+
+def test_a_sweep_loads_those_to_whom_time_does_something(shop: Shop) -> None:
+    spring, summer, idle = (shop.member() for _ in range(3))
+    shop.buy(spring, "2020-03-10", 500_00)
+    shop.buy(summer, "2020-07-10", 500_00)
+    assert loaded_by(shop.book, "2020-12-31") == {account(one) for one in (spring, summer, idle)}
+    assert loaded_by(shop.book, "2021-02-28") == set()
+    # The tier goes with what was earned a year ago, the points at the end of the month.
+    assert loaded_by(shop.book, "2021-03-10") == {account(spring)}
+    assert loaded_by(shop.book, "2021-03-31") == set()
+    assert loaded_by(shop.book, "2021-04-01") == {account(spring)}
+    assert [shop.book.loyalty.balance(one, as_of=at("2021-04-02")) for one in (spring, summer, idle)] == [0, 500, 0]
+    assert loaded_by(shop.book, "2021-08-01") == {account(summer)}
+    assert loaded_by(shop.book, "2023-01-01") == set()
+    assert shop.book.loyalty.account(summer).tier == "basic"
+    assert shop.book.replay().holds
+    assert shop.book.replay().pending == 0
+
+
+def test_whoever_moved_since_is_loaded_and_noted_anew(shop: Shop) -> None:
+    busy, idle = shop.member(), shop.member()
+    shop.buy(busy, "2020-03-10", 500_00)
+    shop.sweep("2020-12-30")
+    assert loaded_by(shop.book, "2020-12-31") == set()
+    shop.buy(busy, "2020-02-10", 500_00)  # late, and over earlier than all before
+    assert loaded_by(shop.book, "2021-01-01") == {account(busy)}
+    assert loaded_by(shop.book, "2021-02-09") == set()
+    assert loaded_by(shop.book, "2021-03-01") == {account(busy)}
+    assert shop.book.loyalty.balance(busy, as_of=at("2021-03-02")) == 500
+    new = shop.member("2021-03-01")
+    assert loaded_by(shop.book, "2021-03-02") == {account(new)}
+    assert account(idle) in notes(shop.book)
+
+
+def test_a_rule_set_that_is_adopted_makes_all_notes_old(shop: Shop) -> None:
+    ada, bob = shop.member(), shop.member()
+    shop.buy(ada, "2020-06-10", 500_00)
+    shop.sweep("2020-12-30")
+    assert loaded_by(shop.book, "2020-12-31") == set()
+    shop.book.rules.adopt(rule_set(version="2", inactivity_months=3), effective_at=at("2020-08-01"))
+    assert loaded_by(shop.book, "2020-12-31") == {account(ada), account(bob)}  # to the same moment, by other rules
+    assert shop.book.loyalty.balance(ada, as_of=at("2021-01-01")) == 0
+    assert shop.book.replay().holds
+    ahead = rule_set(version="3", inactivity_months=1)
+    shop.book.rules.adopt(ahead, effective_at=at("2021-06-01"))
+    shop.buy(bob, "2021-01-02", 500_00)
+    shop.sweep("2021-01-03")
+    assert loaded_by(shop.book, "2021-03-31") == set()
+    # By the second rule set the points of somebody who is not seen for three months go.
+    assert loaded_by(shop.book, "2021-04-02") == {account(bob)}
+
+
+def test_programmes_go_by_their_own_zones(shop: Shop) -> None:
+    china = {"programme": "china", "zone": "Asia/Shanghai", "expiry": {"months": 0, "until": "year_end"}}
+    hawaii = {"programme": "hawaii", "zone": "Pacific/Honolulu", "expiry": {"months": 0, "until": "year_end"}}
+    for document in (china, hawaii):
+        shop.book.rules.adopt(rule_set(name=str(document["programme"]), **document), effective_at=at("2000-01-01"))
+    ada = shop.member()
+    for programme in ("china", "hawaii"):
+        shop.book.loyalty.enrol(ada, programme=programme, effective_at=at("2020-01-02"))
+    shop.buy(ada, "2020-06-10", 90_00)
+    shop.sweep("2020-12-30")
+    assert loaded_by(shop.book, "2020-12-31T15:59") == set()
+    assert loaded_by(shop.book, "2020-12-31T16:00") == {account(ada, "china")}
+    assert loaded_by(shop.book, "2021-01-01T09:59") == set()
+    assert loaded_by(shop.book, "2021-01-01T10:00") == {account(ada, "hawaii")}
+    assert [shop.book.loyalty.balance(ada, programme=one) for one in ("china", "hawaii")] == [0, 0]
+
+
+def test_a_sweep_that_runs_late_dates_what_was_due_when_it_was(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-03-10", 500_00)
+    shop.sweep("2020-12-31")
+    shop.sweep("2022-12-31")
+    decided = [(event.effective_at, event.stored_name) for _, event in shop.history()[-3:-1]]
+    assert decided == [(at("2021-03-10"), "loyalty.tier_changed"), (at("2021-04-01"), "loyalty.points_expired")]
+
+
+def test_who_is_suspended_closed_restricted_or_erased_follows_too(shop: Shop) -> None:
+    members = [shop.member() for _ in range(5)]
+    for member in members:
+        shop.buy(member, "2020-03-10", 500_00)
+    _, suspended, closed, restricted, erased = members
+    shop.book.loyalty.suspend(suspended, reason="fraud", effective_at=at("2020-04-01"))
+    shop.book.loyalty.close(closed, reason="left", effective_at=at("2020-04-01"))
+    shop.book.customers.restrict(restricted, "disputed", effective_at=at("2020-04-01"))
+    shop.book.erasures.erase(erased, reason="gdpr-17")
+    shop.sweep("2020-12-31")
+    # Of what was closed, the points are gone, and the tier goes like everybody's.
+    assert loaded_by(shop.book, "2021-03-31") == {account(one) for one in members}
+    assert loaded_by(shop.book, "2021-04-30") == {account(one) for one in members if one != closed}
+    assert [shop.book.loyalty.account(one).tier for one in members] == ["basic"] * 5
+    assert [shop.book.loyalty.balance(one) for one in members] == [0] * 5
+    assert shop.book.replay().holds
+
+
+def test_of_many_accounts_none_is_forgotten(monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
+    monkeypatch.setattr("tallybook.adapters.due_index.CHUNK", 3)
+    core = shop.book._core
+    core.app.due_index = DueIndex(core.app.database, b"key" * 11, "stored_events")
+    members = {shop.member() for _ in range(10)}
+    enrolled = {account(one) for one in members}
+    assert loaded_by(shop.book, "2020-12-31") == enrolled
+    assert {uuid_from(one.account) for one in core.app.due_index.enrolments()} == enrolled
+    assert loaded_by(shop.book, "2021-12-31") == set()
+
+
+# ── with notes and without, the same ────────────────────────────────────────────────────────────────────────────────
+
+DOCUMENTS: list[dict[str, Any]] = [
+    {"name": "a", "zone": "America/New_York"},
+    {"name": "b", "zone": "Europe/Berlin", "inactivity_months": 2, "expiry": {"days": 45}},
+    {
+        "name": "c",
+        "expiry": {"never": True},
+        "pending": {"days": 20},
+        "tiers": {
+            "window": "calendar_year",
+            "grace_days": 31,
+            "levels": [{"name": "basic", "threshold": 0}, {"name": "gold", "threshold": 150}],
+        },
+    },
+    {"name": "d", "programme": "other", "zone": "Asia/Shanghai", "expiry": {"months": 1, "until": "month_end"}},
+]
+WHO = st.integers(0, 3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("buy"), WHO, st.integers(0, 400), st.integers(1, 40_000)),
+        st.tuples(st.just("redeem"), WHO, st.integers(1, 300)),
+        st.tuples(st.just("hold"), WHO, st.integers(1, 100), st.integers(1, 90)),
+        st.tuples(st.just("override"), WHO, st.sampled_from(["gold", "basic"]), st.integers(1, 200)),
+        st.tuples(st.sampled_from(["suspend", "resume", "restrict", "erase"]), WHO),
+        st.tuples(st.just("close"), st.just(3)),
+        st.tuples(st.just("adopt"), st.integers(0, 3), st.integers(-300, 100)),
+        st.tuples(st.just("pass"), st.integers(1, 200)),
+        st.tuples(st.just("sweep"), st.sampled_from([0, 0, 1, 30])),
+        st.tuples(st.just("sweep"), st.sampled_from([0, 0, 1, 30])),
+        st.tuples(st.just("cut"), WHO, st.integers(0, 4)),
+    ),
+    min_size=8,
+    max_size=30,
+)
+
+
+class Story:
+    """A book that goes through steps; its ids depend on nothing but these."""
+
+    def __init__(self, *, forgetful: bool) -> None:
+        self.forgetful = forgetful
+        self.now = at("2020-06-01")
+        self.begin("opened")
+        self.book = tallybook.open("memory:", now_us=lambda: to_us(self.now), new_id=lambda: next(self.ids))
+        with self.book.acting("agent:test", purpose="test"):
+            for number, document in enumerate((DOCUMENTS[0], DOCUMENTS[3])):
+                self.begin(f"adopt {number}")
+                self.book.rules.adopt(rule_set(version="0", **document), effective_at=at("2018-01-01"))
+            self.members = []
+            for number in range(4):
+                self.begin(f"member {number}")
+                self.members.append(self.book.customers.register(effective_at=at("2019-01-01")))
+                self.book.loyalty.enrol(self.members[-1], effective_at=at("2019-01-01"))
+                if number % 2:
+                    self.book.loyalty.enrol(self.members[-1], programme="other", effective_at=at("2019-01-01"))
+
+    def begin(self, what: str) -> None:
+        """From here on ids count on from what is being done, whatever was done before."""
+        self.ids = (uuid5(NAMESPACE_OID, f"{what} {number}") for number in count())
+
+    def step(self, number: int, what: str, *values: Any) -> None:
+        self.begin(f"{number} {what}")
+        with self.book.acting("agent:test", purpose="test"), suppress(Refused):
+            getattr(self, what)(number, *values)
+
+    def buy(self, number: int, who: int, days: int, net: int) -> None:
+        when = self.now - timedelta(days=days if number % 3 == 0 else 0)
+        lines = [{"sku": "s", "quantity": 1, "net_minor": net}]
+        self.book.customers.record_purchase(self.members[who], lines, effective_at=when)
+
+    def redeem(self, number: int, who: int, points: int) -> None:
+        self.book.loyalty.redeem(self.members[who], points, reward="mug")
+
+    def hold(self, number: int, who: int, points: int, days: int) -> None:
+        self.book.loyalty.hold(self.members[who], points, until=self.now + timedelta(days=days))
+
+    def override(self, number: int, who: int, tier: str, days: int) -> None:
+        self.book.loyalty.override_tier(self.members[who], tier, self.now + timedelta(days=days), reason="vip")
+
+    def suspend(self, number: int, who: int) -> None:
+        self.book.loyalty.suspend(self.members[who], reason="fraud")
+
+    def resume(self, number: int, who: int) -> None:
+        self.book.loyalty.resume(self.members[who], reason="cleared")
+
+    def close(self, number: int, who: int) -> None:
+        self.book.loyalty.close(self.members[who], reason="left")
+
+    def restrict(self, number: int, who: int) -> None:
+        self.book.customers.restrict(self.members[who], "disputed")
+
+    def erase(self, number: int, who: int) -> None:
+        self.book.erasures.erase(self.members[who], reason="gdpr-17")
+
+    def adopt(self, number: int, which: int, days: int) -> None:
+        document = rule_set(version=str(number + 1), **DOCUMENTS[which])
+        self.book.rules.adopt(document, effective_at=self.now + timedelta(days=days))
+
+    def sweep(self, number: int, days: int) -> None:
+        if self.forgetful:
+            self.book.drop_snapshots()
+        self.book.loyalty.sweep(self.now - timedelta(days=days))
+
+    def cut(self, number: int, who: int, after: int) -> None:
+        """A sweep that ends early; somebody buys; it goes on."""
+        real, done = loyalty.LoyaltyDesk.__dict__["_settle"], []
+
+        class Cut:
+            def __get__(self, desk: Any, owner: Any) -> Callable[[Any], Any]:
+                def settle(batch: Any) -> Any:
+                    if len(done) == after:
+                        raise Crash
+                    done.append(batch)
+                    return real.__get__(desk, owner)(batch)
+
+                return settle
+
+        self.book.loyalty.__dict__.pop("_settle", None)
+        with pytest.MonkeyPatch.context() as patch, suppress(Crash):
+            patch.setattr(loyalty, "ACCOUNTS_PER_COMMIT", 1)
+            patch.setattr(loyalty.LoyaltyDesk, "_settle", Cut())
+            self.sweep(number, 0)
+        self.begin(f"{number} goes on")
+        with suppress(Refused):
+            self.buy(number, who, 0, 5000)
+        self.begin(f"{number} ends")
+        self.sweep(number, 0)
+
+    def told(self) -> dict[UUID, list[Any]]:
+        """What the accounts' streams say; events are named by their places, since a command's second try has new ids."""
+        history = [event for _, event in self.book._core.history()]
+        places = {event.event_id: (event.originator_id, event.originator_version) for event in history}
+        streams: dict[UUID, list[Any]] = {}
+        for event in history:
+            if event.stored_name.startswith("loyalty."):
+                streams.setdefault(event.originator_id, []).append(placed(event.substance(), places))
+        return streams
+
+
+def placed(value: Any, places: dict[UUID, Any]) -> Any:
+    """A value with the places of events instead of their ids."""
+    if isinstance(value, Value):
+        value = tuple(value.__dict__.values())
+    if isinstance(value, tuple):
+        return tuple(placed(one, places) for one in value)
+    return places.get(value, value) if isinstance(value, UUID) else value
+
+
+setattr(Story, "pass", lambda self, number, days: setattr(self, "now", self.now + timedelta(days=days)))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(STEPS)
+def test_with_notes_and_without_the_same_is_decided(steps: list[tuple[Any, ...]]) -> None:
+    noting, forgetful = (Story(forgetful=forgetful) for forgetful in (False, True))
+    with closing(noting.book), closing(forgetful.book):
+        for number, (what, *values) in enumerate([*steps, ("sweep", 0)]):
+            for story in (noting, forgetful):
+                story.step(number, what, *values)
+            if what in ("sweep", "cut"):
+                assert noting.told() == forgetful.told()
+        certificate = noting.book.replay()
+        assert certificate.holds, certificate.first
+        assert certificate.pending == 0
