@@ -61,6 +61,21 @@ def _inline(key: str, title: str, ours: str) -> Row:
     return Row(key, title, "", stock, ours, unit="commands")
 
 
+def _sweep(key: str, title: str, due: str, least_rate: float | None) -> Row:
+    return Row(
+        key,
+        title,
+        "",
+        "**Not stock:** Tallybook's own sweep without its notes of when something is next due: every account is "
+        "loaded.",
+        f"`book.loyalty.sweep` to a month's end, after that of the night before: {due} 1 % bought something in between. "
+        "All accounts, divided by the time of the whole sweep: the notes of all of them read and checked, by their "
+        "MACs and against the accounts' versions; those due loaded, decided, recorded and noted anew.",
+        unit="accounts",
+        least_rate=least_rate,
+    )
+
+
 def _postgres(key: str, title: str, least_ratio: float | None, least_raw_ratio: float | None) -> Row:
     return Row(
         key,
@@ -339,6 +354,19 @@ ROWS = (
         unit="evaluations",
         least_raw_ratio=0.8,
         raw_is_floor=False,
+    ),
+    _sweep("sweep-5", "Month end, 5 % of the accounts due", "the points of 5 % of the accounts expire.", 20_000),
+    _sweep("sweep-20", "Month end, 20 % due", "those of 20 %.", 20_000),
+    _sweep("sweep-all", "Month end, all due", "those of every account, so that all are loaded either way.", None),
+    Row(
+        "redeem-lots",
+        "Redemption with 5,000 open lots",
+        "",
+        "**Not stock:** the same commands on an account with 5 open lots.",
+        "`book.loyalty.redeem` on an account with 5,000 open lots, again and again: due decisions looked for, lots "
+        "chosen, request and decision recorded in one transaction. Both accounts are in memory, as after any command.",
+        unit="commands",
+        least_ratio=1 / 3,
     ),
     _postgres("postgres-1", "PostgreSQL, 4 writers, 1 a commit", 1.0, None),
     _postgres("postgres-100", "PostgreSQL, 4 writers, 100 a commit", None, 0.8),

@@ -187,7 +187,7 @@ class SortedAmounts(Generic[E]):
             self.put(entry)
 
     def add(self, entry: E) -> None:
-        """Add an amount, which may be negative, to that of the entry with the same key; it goes where nothing is left."""
+        """Add an amount, which may be negative, to the entry with the same key; it goes where nothing is left."""
         by: int = entry[-1]
         runs, key = self._runs, entry[:-1]
         if not by:

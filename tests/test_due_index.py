@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -15,13 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.projections.conftest import Shop, at, rule_set
-from tests.test_concurrency import at_once, refusals
 
 import tallybook
 from tallybook import Book, Refused, loyalty
-from tallybook.adapters.due_index import DUE_INDEX, DueIndex
+from tallybook.adapters.due_index import DueIndex
 from tallybook.adapters.form import uuid_from
-from tallybook.domain.errors import BookError
 from tallybook.domain.events import Value, to_us
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 
@@ -327,7 +324,7 @@ class Story:
         self.sweep_to(until)
 
     def told(self) -> dict[UUID, list[Any]]:
-        """What the accounts' streams say; events are named by their places, since a command's second try has new ids."""
+        """What the accounts' streams say. Events are named by their places: a command's second try has other ids."""
         history = [event for _, event in self.book._core.history()]
         places = {event.event_id: (event.originator_id, event.originator_version) for event in history}
         streams: dict[UUID, list[Any]] = {}
