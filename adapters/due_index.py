@@ -9,17 +9,22 @@ an HMAC under a key that is not in the database, so that whoever can write there
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from eventsourcing.persistence import PersistenceError
 
+from tallybook.domain.control import RuleBook
 from tallybook.domain.errors import TallybookError
+from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.points import Enrolled
 from tallybook.projections.read_models import Table
 
 from .database import Database
+from .form import uuid_from
 from .packing import packer
 from .snapshots import current_form
 
@@ -75,6 +80,20 @@ class Enrolment(NamedTuple):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class DueReport:
+    """Notes compared with what is due by the events. Those that are not of today, and so do no harm, were skipped.
+
+    `wrong` are accounts to which time does something before the moment that is noted. `foreign`: how many notes are not
+    as the book wrote them.
+    """
+
+    compared: int
+    skipped: int
+    wrong: tuple[UUID, ...]
+    foreign: int
+
+
 class DueIndex:
     """The notes of a book, in the database of its log. `key` must not lie there: it tells ours from others."""
 
@@ -124,15 +143,27 @@ class DueIndex:
             with self._database.session(write=True) as session:
                 session.run("DELETE FROM due_index")
 
-    def foreign(self) -> list[bytes]:
-        """The accounts of notes in the form of this release that the book did not write as they are."""
+    def check(self, load: Callable[[UUID], LoyaltyAccount], rule_book: RuleBook) -> DueReport:
+        """Compare all notes of today with what is due to their accounts under the rule book of today."""
+        compared = skipped = 0
+        wrong: list[UUID] = []
+        for account, version, note in self.enrolments():
+            if note is None or (note.version, note.adoptions) != (version, len(rule_book)):
+                skipped += note is not None
+                continue
+            compared += 1
+            account_id = uuid_from(account)
+            if load(account_id).quiet_until_us(rule_book, note.quiet_until_us) < note.quiet_until_us:
+                wrong.append(account_id)
+        return DueReport(compared, skipped, tuple(wrong), self._foreign())
+
+    def _foreign(self) -> int:
         if not self._database.has_table(DUE_INDEX.name):
-            return []
+            return 0
         rows = self._database.rows(
-            "SELECT account, version, adoptions, quiet_until_us, checksum FROM due_index WHERE form=? ORDER BY account",
-            [_form()],
+            "SELECT account, version, adoptions, quiet_until_us, checksum FROM due_index WHERE form=?", [_form()]
         )
-        return [account for account, *noted in rows if self._note(account, noted) is None]
+        return sum(self._note(account, noted) is None for account, *noted in rows)
 
     def _note(self, account: bytes, noted: Sequence[Any]) -> Note | None:
         *values, checksum = noted

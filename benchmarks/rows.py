@@ -68,7 +68,7 @@ def _sweep(key: str, title: str, due: str, least_rate: float | None) -> Row:
         "",
         "**Not stock:** Tallybook's own sweep without its notes of when something is next due: every account is "
         "loaded.",
-        f"`book.loyalty.sweep` to a month's end, after that of the night before: {due} 1 % bought something in between. "
+        f"`book.loyalty.sweep` to a month's end, after that of the night before: {due} 1 % bought in between. "
         "All accounts, divided by the time of the whole sweep: the notes of all of them read and checked, by their "
         "MACs and against the accounts' versions; those due loaded, decided, recorded and noted anew.",
         unit="accounts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.projections.conftest import Shop, at, rule_set
+from tests.test_concurrency import at_once, refusals
 
 import tallybook
 from tallybook import Book, Refused, loyalty
 from tallybook.adapters.due_index import DueIndex
 from tallybook.adapters.form import uuid_from
+from tallybook.domain.errors import BookError
 from tallybook.domain.events import Value, to_us
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 
@@ -359,3 +362,164 @@ def test_with_notes_and_without_the_same_is_decided(steps: list[tuple[Any, ...]]
         certificate = noting.book.replay()
         assert certificate.holds, certificate.first
         assert certificate.pending == 0
+
+
+# ── what is lost, altered, forged ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> tuple[Path, list[UUID]]:
+    """A closed book of three members whose points expire on 1 April, 1 July and 1 October 2021, swept up to January."""
+    shop = Shop(f"sqlite:///{tmp_path}/shop.book")
+    members = [shop.member() for _ in range(3)]
+    for member, month in zip(members, ("03", "06", "09"), strict=True):
+        shop.buy(member, f"2020-{month}-10", 50_00)
+    shop.sweep("2021-01-01")
+    shop.close()
+    return tmp_path / "shop.book", members
+
+
+def reopened(path: Path) -> Book:
+    return tallybook.open(f"sqlite:///{path}", now_us=lambda: to_us(at("2024-01-01")))
+
+
+def doubted(book: Book) -> bool:
+    """Whether the doctor has a word about notes that the book did not write."""
+    return ("sweep notes", "warning") in {(one.name, one.state) for one in book.doctor()}
+
+
+ALTERED = {
+    "never": "UPDATE due_index SET quiet_until_us=4611686018427387904",
+    "another's": "UPDATE due_index SET quiet_until_us=other.quiet_until_us, checksum=other.checksum FROM "
+    "(SELECT * FROM due_index ORDER BY quiet_until_us DESC LIMIT 1) AS other",
+    "version": "UPDATE due_index SET version=version+1",
+    "adoptions": "UPDATE due_index SET adoptions=adoptions+1",
+    "form": "UPDATE due_index SET form=x'00'",
+    "account": "UPDATE due_index SET account=x'00' WHERE account=(SELECT MIN(account) FROM due_index)",
+    "words": "UPDATE due_index SET quiet_until_us='never', version='1'",
+    "checksum": "UPDATE due_index SET checksum='x'",
+    "a half": "DELETE FROM due_index WHERE account=(SELECT MIN(account) FROM due_index)",
+    "all": "DELETE FROM due_index",
+    "the table": "DROP TABLE due_index",
+    "the index": "DROP INDEX stored_events__enrolled",
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_notes_that_are_lost_or_altered_are_not_believed(swept: tuple[Path, list[UUID]], what: str) -> None:
+    path, members = swept
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute(ALTERED[what])
+    with reopened(path) as book:
+        assert doubted(book) == (what not in ("form", "a half", "all", "the table", "the index"))
+        with book.acting("job:sweep", purpose="expiry"):
+            book.loyalty.sweep(at("2021-07-01"))
+            assert [book.loyalty.balance(one, as_of=at("2021-07-01")) for one in members] == [0, 0, 50]
+            expired = list(book._core.history(["loyalty.points_expired"]))
+            assert len(expired) == 2
+            assert book.replay().holds
+            assert book.replay().pending == 0
+            assert loaded_by(book, "2021-07-02") == set()
+        assert doubted(book) == (what == "account")  # one that is no account's is nobody's to replace
+
+
+def test_an_old_note_that_is_put_back_is_not_believed(swept: tuple[Path, list[UUID]]) -> None:
+    path, [first, *_] = swept
+    with reopened(path) as book, book.acting("agent:test", purpose="test"):
+        kept = book._core.app.database.rows("SELECT * FROM due_index WHERE account=?", [account(first).bytes])
+        book.loyalty.extend(first, at("2021-02-01"), reason="sorry", effective_at=at("2021-01-02"))
+        lines = [{"sku": "s", "quantity": 1, "net_minor": 10_00}]
+        book.customers.record_purchase(first, lines, effective_at=at("2020-01-10"))  # over on 1 February
+        book.loyalty.sweep(at("2021-01-15"))
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("INSERT OR REPLACE INTO due_index VALUES (?,?,?,?,?,?)", kept[0])
+    with reopened(path) as book, book.acting("agent:test", purpose="test"):
+        assert not doubted(book)  # it is one of the book's own
+        assert loaded_by(book, "2021-02-01") == {account(first)}
+        assert book.loyalty.balance(first) == 0
+
+
+def test_a_note_that_is_forged_with_the_keys_is_found_and_the_next_command_settles(
+    swept: tuple[Path, list[UUID]],
+) -> None:
+    path, [first, *_] = swept
+    with reopened(path) as book, book.acting("agent:test", purpose="test"):
+        index = book._core.app.due_index
+        [note] = [one.note for one in index.enrolments() if one.account == account(first).bytes]
+        assert note is not None
+        index.write([note._replace(quiet_until_us=NEVER)])
+        [told] = [one for one in book.doctor() if one.name == "sweep notes"]
+        assert told.state == "failed"
+        assert str(account(first)) in told.what
+        assert loaded_by(book, "2021-04-02") == set()
+        certificate = book.replay()
+        assert not certificate.holds
+        assert book.loyalty.balance(first) == 0  # a question counts what is due, and so does a command
+        with pytest.raises(Refused, match="insufficient_points") as refused:
+            book.loyalty.redeem(first, 10, reward="mug", effective_at=at("2021-04-02"))
+        assert refused.value.code == "insufficient_points"
+
+
+def test_a_sweep_that_can_note_nothing_is_right_and_loads_all_again(
+    swept: tuple[Path, list[UUID]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, members = swept
+    with reopened(path) as book, book.acting("job:sweep", purpose="expiry"):
+        index, database = book._core.app.due_index, book._core.app.database
+
+        class Full:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(database, name)
+
+            def session(self, *, write: bool) -> Any:
+                raise BookError("The disk is full.", path="/", remedy="Make room.")
+
+        monkeypatch.setattr(index, "_database", Full())
+        assert loaded_by(book, "2021-04-01") == {account(members[0])}
+        assert loaded_by(book, "2021-04-02") == {account(members[0])}
+        monkeypatch.undo()
+        assert loaded_by(book, "2021-04-03") == {account(members[0])}
+        assert loaded_by(book, "2021-04-04") == set()
+        assert len(list(book._core.history(["loyalty.points_expired"]))) == 1
+
+
+def test_a_sweep_that_dies_before_it_notes_what_it_did_goes_on(
+    swept: tuple[Path, list[UUID]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = swept
+    monkeypatch.setattr(loyalty, "ACCOUNTS_PER_COMMIT", 1)
+
+    def dies(index: DueIndex, noted: Any) -> None:
+        raise Crash
+
+    with pytest.MonkeyPatch.context() as patch, reopened(path) as book, book.acting("job:sweep", purpose="expiry"):
+        patch.setattr(DueIndex, "write", dies)
+        with pytest.raises(Crash):
+            book.loyalty.sweep(at("2021-12-31"))
+    with reopened(path) as book, book.acting("job:sweep", purpose="expiry"):
+        assert book.replay().pending == 2
+        assert len(loaded_by(book, "2021-12-31")) == 3
+        assert book.replay().holds
+        assert book.replay().pending == 0
+        assert len(list(book._core.history(["book.swept"]))) == 2
+
+
+def test_sweeps_at_once_and_purchases_among_them_are_one_sweep(shop: Shop) -> None:
+    members = [shop.member() for _ in range(8)]
+    for month, member in enumerate(members, 1):
+        shop.buy(member, f"2020-{month:02}-10", 50_00)
+    shop.sweep("2021-01-01")
+    book = shop.book
+    lines = [{"sku": "s", "quantity": 1, "net_minor": 10_00}]
+    jobs: list[Callable[[], Any]] = [lambda: book.loyalty.sweep(at("2021-06-01"))] * 3
+    jobs += [
+        lambda one=member: book.customers.record_purchase(one, lines, effective_at=at("2021-05-31"))  # type: ignore[misc]  # a default
+        for member in members[2:5]
+    ]
+    assert refusals(at_once(book, *jobs)) == []
+    assert len(list(book._core.history(["loyalty.points_expired"]))) == 5
+    certificate = book.replay()
+    assert certificate.holds, certificate.first
+    assert certificate.pending == 0
+    assert loaded_by(book, "2021-06-02") <= {account(one) for one in members[2:5]}
+    assert loaded_by(book, "2021-06-03") == set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from pathlib import Path
 from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.database import damaged
 from tallybook.adapters.due_index import Note
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
@@ -778,7 +779,7 @@ class LoyaltyDesk(Desk):
         with rarely_collecting():
             # From here on, each command settles what it brings on: who is quiet now has followed.
             found = [(one.account, one.is_quiet(adoptions, horizon_us)) for one in core.app.due_index.enrolments()]
-            due = [uuid_from(account) for account, quiet in found if not quiet]
+            due = self._ids([account for account, quiet in found if not quiet])
             done, total = len(found) - len(due), len(found)
             if progress:
                 progress(done, total)
@@ -791,6 +792,12 @@ class LoyaltyDesk(Desk):
                     progress(done + min(start + ACCOUNTS_PER_COMMIT, len(due)), total)
         self._finish_sweep(total, decisions)
         return SweepResult(until_text, total, decisions)
+
+    def _ids(self, accounts: Iterable[bytes]) -> list[UUID]:
+        try:
+            return [*map(uuid_from, accounts)]
+        except ValueError as error:
+            raise damaged("The id of a stream is none", self._core.app.database.place) from error
 
     @command
     def _announce_sweep(
