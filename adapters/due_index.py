@@ -51,7 +51,7 @@ CHUNK = 10_000
 """How many accounts are looked at in one statement."""
 
 _FAILURES = (PersistenceError, TallybookError)
-"""With these, notes are not written: their accounts are loaded once more."""
+"""With these, notes are not written, or taken for none: their accounts are loaded once more."""
 
 
 class Note(NamedTuple):
@@ -114,17 +114,20 @@ class DueIndex:
 
     def enrolments(self) -> Iterator[Enrolment]:
         """All accounts that are enrolled, in the order of their ids. Each as of a moment after this was called."""
-        there = self._database.has_table(DUE_INDEX.name)
-        after, form = b"", _form()
+        after = b""
         while True:
-            rows = self._database.rows(
-                self._select if there else self._select_plain, [form, after] if there else [after]
-            )
+            rows = self._rows(after)
             for account, version, *noted in rows:
                 yield Enrolment(account, version, self._note(account, noted) if noted else None)
             if len(rows) < CHUNK:
                 return
             after = rows[-1][0]
+
+    def _rows(self, after: bytes) -> list[tuple[Any, ...]]:
+        if self._database.has_table(DUE_INDEX.name):
+            with suppress(*_FAILURES):
+                return self._database.rows(self._select, [_form(), after])
+        return self._database.rows(self._select_plain, [after])
 
     def write(self, notes: Iterable[Note]) -> None:
         """Keep notes in the place of those before, if they can be written."""
