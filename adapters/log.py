@@ -678,6 +678,18 @@ class LogRecorder(ApplicationRecorder):
                 [*chunk, lte],
             )
 
+    def newer_rows(self, seen: Sequence[tuple[UUID, int]]) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each from a version on."""
+        for start in range(0, len(seen), 100):
+            chunk = seen[start : start + 100]
+            yield from self.database.rows(
+                f"SELECT position, originator_id, originator_version, topic, state "  # noqa: S608 - names of ours
+                f"FROM (VALUES {','.join(['(?,?)'] * len(chunk))}) AS seen CROSS JOIN {self.table.name} "
+                "WHERE originator_id=seen.column1 AND originator_version>=seen.column2 "
+                "ORDER BY originator_id, originator_version",
+                [value for stream, version in chunk for value in (stream.bytes, version)],
+            )
+
     def select_notifications(
         self,
         start: int | None,

@@ -788,6 +788,7 @@ class LoyaltyDesk(Desk):
                 settled = self._settle(_Accounts(tuple(due[start : start + ACCOUNTS_PER_COMMIT])))
                 decisions += settled.decisions
                 core.app.due_index.write(settled.notes)
+                core.app.keep_many(settled.accounts)
                 if progress:
                     progress(done + min(start + ACCOUNTS_PER_COMMIT, len(due)), total)
         self._finish_sweep(total, decisions)
@@ -820,11 +821,12 @@ class LoyaltyDesk(Desk):
         horizon_us = control.horizon_us or 0
         adoptions = len(control.rule_book)
         notes: list[Note] = []
-        for account in work.accounts(batch.ids):
+        accounts = work.accounts(batch.ids)
+        for account in accounts:
             account.settle(work.stamp, horizon_us, control)
             quiet_until_us = account.quiet_until_us(control.rule_book, horizon_us + LOOK_AHEAD_US)
             notes.append(Note(account.id.bytes, account.version, adoptions, quiet_until_us))
-        return _Settled(len(work.journal), notes)
+        return _Settled(len(work.journal), notes, accounts)
 
     @command
     def _finish_sweep(
@@ -944,6 +946,7 @@ class _Accounts:
 class _Settled:
     decisions: int
     notes: list[Note]
+    accounts: list[LoyaltyAccount]
 
 
 @dataclass(frozen=True, slots=True)
