@@ -139,30 +139,37 @@ class Ladder:
 
     def moments(self, account: Standing, after_us: int, until_us: int) -> Iterator[int]:
         """Moments after one, up to another, at which time alone may lower the tier; in no order."""
-        tiers = self.tiers
-        if tiers.basis == "balance" or tiers.window == "lifetime" or self.rank(account.tier) <= 0:
+        tiers, held = self.tiers, self.rank(account.tier)
+        if tiers.basis == "balance" or tiers.window == "lifetime" or held <= 0:
             return
         grace = tiers.grace_days
         hold_us = self._held_until(account)
         if after_us < hold_us <= until_us:
             yield hold_us
-        for at_us in self._ends(account, after_us if not grace else self.zone.add_days(after_us, -grace)):
+        for at_us, left in self._ends(account, after_us if not grace else self.zone.add_days(after_us, -grace)):
             if at_us > until_us:
                 return
+            if left >= self._keeps[held]:
+                continue
             due_us = self.zone.add_days(at_us, grace) if grace else at_us
             if after_us < due_us <= until_us:
                 yield due_us
 
-    def _ends(self, account: Standing, after_us: int) -> Iterator[int]:
-        """Moments at which points cease to count, rising."""
+    def _ends(self, account: Standing, after_us: int) -> Iterator[tuple[int, int]]:
+        """Moments at which points cease to count, rising, with how many are left then; -1: that is to be looked up."""
         if self.yearly:
             years = 1
             while True:
-                yield self.year_start(account, after_us, years)
+                yield self.year_start(account, after_us, years), -1
                 years += 1
         assert self.tiers.window_months is not None
-        for earned_us, _ in account.window.from_place(self._first(account, after_us)):
-            yield self.zone.months_after(earned_us, self.tiers.window_months)
+        window, first = account.window, self._first(account, after_us)
+        left = window.total_from(first)
+        for earned_us, points in window.from_place(first):
+            left -= points
+            at_us = self.zone.months_after(earned_us, self.tiers.window_months)
+            # Of those that end at one moment, the last one leaves what is left.
+            yield at_us, left if window.last[0] <= at_us else -1
 
     def _held_until(self, account: Standing) -> int:
         """Until when a tier is held whatever is earned."""
