@@ -19,8 +19,11 @@ from tests.test_concurrency import at_once, refusals
 
 import tallybook
 from tallybook import Book, Refused, loyalty
+from tallybook.adapters import application
 from tallybook.adapters.due_index import DueIndex
 from tallybook.adapters.form import uuid_from
+from tallybook.adapters.snapshots import differing
+from tallybook.domain.customer import Customer
 from tallybook.domain.errors import BookError
 from tallybook.domain.events import Value, to_us
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
@@ -353,7 +356,8 @@ setattr(Story, "pass", lambda self, number, days: setattr(self, "now", self.now 
 @given(STEPS)
 def test_with_notes_and_without_the_same_is_decided(steps: list[tuple[Any, ...]]) -> None:
     noting, forgetful = (Story(forgetful=forgetful) for forgetful in (False, True))
-    with closing(noting.book), closing(forgetful.book):
+    with closing(noting.book), closing(forgetful.book), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(application, "EVERY_BY_MANY", 1)
         for number, (what, *values) in enumerate([*steps, ("sweep", 0)]):
             for story in (noting, forgetful):
                 story.step(number, what, *values)
@@ -362,6 +366,104 @@ def test_with_notes_and_without_the_same_is_decided(steps: list[tuple[Any, ...]]
         certificate = noting.book.replay()
         assert certificate.holds, certificate.first
         assert certificate.pending == 0
+
+
+# ── what sweeps keep of accounts ────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def rows_counted(book: Book) -> Iterator[list[int]]:
+    """The versions of the events that are read of many accounts at once meanwhile."""
+    read: list[int] = []
+    log = book._core.app.log
+    names = ("streams_rows", "newer_rows")
+    real = [getattr(log, name) for name in names]
+
+    def counting(rows: Callable[..., Iterator[tuple[Any, ...]]]) -> Callable[..., Iterator[tuple[Any, ...]]]:
+        def counted(*args: Any) -> Iterator[tuple[Any, ...]]:
+            for row in rows(*args):
+                read.append(row[2])
+                yield row
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, rows in zip(names, real, strict=True):
+            patch.setattr(log, name, counting(rows))
+        yield read
+
+
+def with_history(shop: Shop) -> list[UUID]:
+    """Two members who bought each month for two years, and one who bought once; swept up to 2022."""
+    members = [shop.member() for _ in range(3)]
+    for year in ("2020", "2021"):
+        for month in range(1, 13):
+            for member in members[:2]:
+                shop.buy(member, f"{year}-{month:02}-10", 500_00)
+    shop.buy(members[2], "2021-01-10", 500_00)
+    shop.sweep("2022-01-01")
+    return members
+
+
+def test_a_sweep_does_not_read_long_histories_again(shop: Shop) -> None:
+    members = with_history(shop)
+    versions = [shop.book._core.app.load(LoyaltyAccount, account(one)).version for one in members]
+    assert versions[0] > 24
+    shop.buy(members[1], "2022-01-05", 100_00)
+    with rows_counted(shop.book) as read:
+        shop.sweep("2022-02-01")
+    # Of the first its last event, of the second that and the new one, of the third all that there are.
+    assert read == sorted(read, key=read.index)
+    assert sorted(read) == sorted([versions[0], versions[1], versions[1] + 1, *range(1, versions[2] + 1)])
+    assert [shop.book.loyalty.balance(one, as_of=at("2022-02-01")) for one in members] == [5_500, 5_600, 0]
+    assert shop.book.replay().holds
+    assert shop.book._core.app.check_snapshots().wrong == ()
+
+
+PLANTED = {
+    "altered": "UPDATE snapshots SET state=substr(state, 1, 40)",
+    "older": "UPDATE snapshots SET version=3",
+    "another's": "UPDATE snapshots SET state=(SELECT MAX(state) FROM snapshots)",
+    "words": "UPDATE snapshots SET version='x', state='x', kind='x'",
+    "form": "UPDATE snapshots SET form=x'00'",
+    "none": "DELETE FROM snapshots",
+    "gone": "DROP TABLE snapshots",
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_snapshots_that_can_not_be_used_are_passed_over(tmp_path: Path, what: str) -> None:
+    shop = Shop(f"sqlite:///{tmp_path}/shop.book")
+    members = with_history(shop)
+    shop.close()
+    with closing(sqlite3.connect(tmp_path / "shop.book")) as raw, raw:
+        raw.execute(PLANTED[what])
+    with reopened(tmp_path / "shop.book") as book, book.acting("job:sweep", purpose="expiry"):
+        book.loyalty.sweep(at("2022-02-01"))
+        assert [book.loyalty.balance(one, as_of=at("2022-02-01")) for one in members] == [5_500, 5_500, 0]
+        assert book.replay().holds
+
+
+def test_a_snapshot_ahead_of_its_stream_or_of_another_kind_is_passed_over(shop: Shop) -> None:
+    members = with_history(shop)
+    app = shop.book._core.app
+    streams = [account(one) for one in members]
+    right = app.load_many(LoyaltyAccount, streams)
+    ahead = right[streams[0]].draft([])
+    ahead.version += 1
+    ahead.spent = 99
+    other = Customer(streams[1])
+    other.version = right[streams[1]].version
+    app.snapshot_store.write(ahead, other)
+    found = app.load_many(LoyaltyAccount, [*streams, UUID(int=404)])
+    assert found.keys() == right.keys()
+    for stream in streams:
+        assert found[stream].version == right[stream].version
+        assert differing(found[stream], right[stream]) == ()
+
+
+def reopened(path: Path) -> Book:
+    return tallybook.open(f"sqlite:///{path}", now_us=lambda: to_us(at("2024-01-01")))
 
 
 # ── what is lost, altered, forged ───────────────────────────────────────────────────────────────────────────────────
@@ -377,10 +479,6 @@ def swept(tmp_path: Path) -> tuple[Path, list[UUID]]:
     shop.sweep("2021-01-01")
     shop.close()
     return tmp_path / "shop.book", members
-
-
-def reopened(path: Path) -> Book:
-    return tallybook.open(f"sqlite:///{path}", now_us=lambda: to_us(at("2024-01-01")))
 
 
 def doubted(book: Book) -> bool:
