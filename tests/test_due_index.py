@@ -51,7 +51,7 @@ def loads_counted(book: Book) -> Iterator[list[UUID]]:
     try:
         yield loaded
     finally:
-        del app.load_many  # type: ignore[method-assign]  # see above
+        del app.load_many
 
 
 def loaded_by(book: Book, until: str) -> set[UUID]:
@@ -71,7 +71,7 @@ def notes(book: Book) -> dict[UUID, tuple[int, int, int]]:
     rows = book._core.app.database.rows(
         "SELECT account, version, adoptions, quiet_until_us FROM due_index ORDER BY account"
     )
-    return {uuid_from(stream): tuple(noted) for stream, *noted in rows}  # type: ignore[misc]  # three of them
+    return {uuid_from(stream): tuple(noted) for stream, *noted in rows}
 
 
 # ── what is loaded ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -304,7 +304,8 @@ class Story:
 
     def cut(self, number: int, who: int, after: int) -> None:
         """A sweep that ends early; somebody buys; it goes on."""
-        real, done = loyalty.LoyaltyDesk.__dict__["_settle"], []
+        real = loyalty.LoyaltyDesk.__dict__["_settle"]
+        done: list[Any] = []
 
         class Cut:
             def __get__(self, desk: Any, owner: Any) -> Callable[[Any], Any]:

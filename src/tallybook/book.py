@@ -233,7 +233,8 @@ class Book:
             return examine_open(core.storage, logs, core.projector.status, quick=quick, progress=progress)
 
     def drop_snapshots(self) -> None:
-        """Drop all snapshots of long streams: it changes nothing that the book says, only how fast it is loaded.
+        """Drop all snapshots of long streams, and the notes of sweeps: it changes nothing that the book says, only how
+        fast it is loaded and swept.
 
         For a book in which `doctor` found a wrong one. Other processes forget what they loaded when they open the book
         again. Refuses: busy.
