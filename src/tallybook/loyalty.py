@@ -755,8 +755,9 @@ class LoyaltyDesk(Desk):
         """Make expiries and tier changes due up to `until` (default: now), and record them for every account.
 
         First a fact in one transaction; then the accounts to which something is due, in transactions of 500. A sweep
-        that is cut short goes on when it is repeated; commands meanwhile see what is due. `sweep(until=None, *, progress=None,
-        effective_at=None, command_id=None)`. Refuses: sweep_goes_back, effective_in_future, invalid_argument.
+        that is cut short goes on when it is repeated; commands meanwhile see what is due. `sweep(until=None, *,
+        progress=None, effective_at=None, command_id=None)`. Refuses: sweep_goes_back, effective_in_future,
+        invalid_argument.
         """
         return BoundCommand(self._sweep, LoyaltyDesk._sweep)
 
