@@ -464,11 +464,14 @@ class LogRecorder(ApplicationRecorder):
         ]
 
     def _indexes(self) -> list[str]:
-        """The accounts, for sweeps, which go through all of them (see `due_index`): nothing else is in that index."""
+        """The accounts, for sweeps, which go through all of them (see `due_index`): nothing else is in that index.
+
+        It has the name too, so that SQLite need not look into the rows.
+        """
         if self.table.name != EVENTS_TABLE:
             return []
         return [
-            f"CREATE INDEX IF NOT EXISTS {EVENTS_TABLE}__enrolled ON {EVENTS_TABLE} (originator_id) "
+            f"CREATE INDEX IF NOT EXISTS {EVENTS_TABLE}__enrolled ON {EVENTS_TABLE} (originator_id, topic) "
             f"WHERE topic='{Enrolled.stored_name}'"
         ]
 
