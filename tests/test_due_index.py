@@ -603,6 +603,29 @@ def test_a_sweep_that_dies_before_it_notes_what_it_did_goes_on(
         assert len(list(book._core.history(["book.swept"]))) == 2
 
 
+def test_a_sweep_finishes_itself_and_no_other_that_was_begun_meanwhile(shop: Shop) -> None:
+    members = [shop.member() for _ in range(4)]
+    for month, member in enumerate(members, 3):
+        shop.buy(member, f"2020-{month:02}-10", 50_00)
+    shop.sweep("2021-01-01")
+    book = shop.book
+
+    def begun(done: int, total: int) -> None:
+        """Another process announces a sweep that goes further, and is cut short."""
+        if not done - total:
+            book.loyalty._announce_sweep(at("2021-06-15"))
+
+    book.loyalty.sweep(at("2021-04-15"), progress=begun)
+    with pytest.raises(Refused, match="under way") as refused:
+        book.rules.adopt(rule_set(version="2", inactivity_months=1), effective_at=at("2020-01-01"))
+    assert refused.value.code == "sweep_unfinished"
+    assert book.replay().pending > 0
+    book.loyalty.sweep(at("2021-06-15"))
+    assert book.replay().pending == 0
+    assert len(list(book._core.history(["loyalty.points_expired"]))) == 3
+    assert book.replay().holds
+
+
 def test_sweeps_at_once_and_purchases_among_them_are_one_sweep(shop: Shop) -> None:
     members = [shop.member() for _ in range(8)]
     for month, member in enumerate(members, 1):

@@ -792,7 +792,7 @@ class LoyaltyDesk(Desk):
                 core.app.keep_many(settled.accounts)
                 if progress:
                     progress(done + min(start + ACCOUNTS_PER_COMMIT, len(due)), total)
-        self._finish_sweep(total, decisions)
+        self._finish_sweep(horizon_us, control.swept_under, total, decisions)
         return SweepResult(until_text, total, decisions)
 
     def _ids(self, accounts: Iterable[bytes]) -> list[UUID]:
@@ -833,13 +833,18 @@ class LoyaltyDesk(Desk):
     def _finish_sweep(
         self,
         work: Work,
+        until_us: int,
+        adoptions: int,
         accounts: int,
         decisions: int,
         *,
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        work.control().finish_sweep(work.stamp, accounts, decisions)
+        control = work.control()
+        # Somebody may have begun another one meanwhile, which only who follows it may finish.
+        if (control.horizon_us, control.swept_under) == (until_us, adoptions):
+            control.finish_sweep(work.stamp, accounts, decisions)
 
     def balance(
         self,
