@@ -277,10 +277,13 @@ class BookApplication(Application[UUID]):
             raise _of_another_kind(stream_id)
         return kind.fold(None, chain([first], events))
 
-    def load_many(self, kind: type[A], stream_ids: Sequence[UUID]) -> dict[UUID, A]:
-        """Many aggregates at once, past the cache: those that have events. Never to be changed."""
+    def load_many(self, kind: type[A], stream_ids: Sequence[UUID], *, kept: bool = False) -> dict[UUID, A]:
+        """Many aggregates at once, past the cache: those that have events. Never to be changed.
+
+        `kept`: from the snapshots of short streams too, which `keep_many` wrote.
+        """
         found: dict[UUID, A] = {}
-        snapshots = self.snapshot_store.find_many(stream_ids)
+        snapshots = self.snapshot_store.find_many(stream_ids) if kept else {}
         seen = [(one.id, one.version) for one in snapshots.values() if isinstance(one, kind)]
         for stream_id, rows in self._by_stream(self.log.newer_rows(seen)):
             # From its last event on, so that it shows whether the stream reaches that far.

@@ -822,7 +822,10 @@ def due(patient: Patient) -> Iterator[Word]:
         yield warning("not checked: only the look-up key tells which notes the book wrote", KEYS_BACK)
         return
     log, events = patient.log, BookEventStore(patient.mapper, patient.log)
-    control = Control.fold(None, events.get(uuid5(NAMESPACE_OID, log.origin)))
+    try:
+        control = Control.fold(None, events.get(uuid5(NAMESPACE_OID, log.origin)))
+    except (BookDamaged, StoredFormError):  # the check of streams, or of events, tells what is wrong
+        return
     index = DueIndex(log.database, secret(patient.keys().lookup_key, DUE_INDEX.name), EVENTS_TABLE)
     report = index.check(
         lambda account: LoyaltyAccount.fold(None, events.get(account)) or LoyaltyAccount(account),

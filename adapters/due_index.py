@@ -24,7 +24,7 @@ from tallybook.domain.points import Enrolled
 from tallybook.projections.read_models import Table
 
 from .database import Database
-from .form import uuid_from
+from .form import known_uuid
 from .packing import packer
 from .snapshots import current_form
 
@@ -82,7 +82,8 @@ class Enrolment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DueReport:
-    """Notes compared with what is due by the events. Those that are not of today, and so do no harm, were skipped.
+    """Notes compared with what is due by the events. Those that are not of today, and so do no harm, were skipped, and
+    those of accounts that can't be read.
 
     `wrong` are accounts to which time does something before the moment that is noted. `foreign`: how many notes are not
     as the book wrote them.
@@ -151,13 +152,17 @@ class DueIndex:
         compared = skipped = 0
         wrong: list[UUID] = []
         for account, version, note in self.enrolments():
-            if note is None or (note.version, note.adoptions) != (version, len(rule_book)):
-                skipped += note is not None
+            if note is None:
                 continue
-            compared += 1
-            account_id = uuid_from(account)
-            if load(account_id).quiet_until_us(rule_book, note.quiet_until_us) < note.quiet_until_us:
-                wrong.append(account_id)
+            skipped += 1
+            if (note.version, note.adoptions) != (version, len(rule_book)):
+                continue
+            account_id = known_uuid(account)
+            with suppress(TallybookError):  # what is wrong with a stream, others tell
+                due_us = load(account_id).quiet_until_us(rule_book, note.quiet_until_us)
+                compared, skipped = compared + 1, skipped - 1
+                if due_us < note.quiet_until_us:
+                    wrong.append(account_id)
         return DueReport(compared, skipped, tuple(wrong), self._foreign())
 
     def _foreign(self) -> int:

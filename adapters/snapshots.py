@@ -94,13 +94,13 @@ class SnapshotReport:
     foreign: tuple[UUID, ...] = ()
 
 
-def is_due(aggregate: Aggregate, every: int = EVERY) -> bool:
+def is_due(aggregate: Aggregate, every: int | None = None) -> bool:
     """Whether an aggregate has moved on far enough since its last snapshot.
 
     By an eighth of its stream, where that is more than EVERY: so the snapshots of a state that grows with its stream
     cost the same for each event, however long the stream is.
     """
-    return aggregate.version - aggregate.snapshot_version >= max(every, aggregate.version // 8)
+    return aggregate.version - aggregate.snapshot_version >= max(every or EVERY, aggregate.version // 8)
 
 
 class SnapshotStore:

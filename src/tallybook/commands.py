@@ -484,7 +484,7 @@ class Work:
 
     def accounts(self, stream_ids: Sequence[UUID]) -> list[LoyaltyAccount]:
         """Drafts of the accounts of many streams."""
-        for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids).items():
+        for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids, kept=True).items():
             self._versions[stream_id] = loaded.version
             self._drafts[stream_id] = loaded.draft(self.journal)
             self._aside.add(stream_id)
