@@ -301,6 +301,32 @@ def test_rules_adopt_a_programme_by_its_name(tmp_path: Path, run: Run) -> None:
     assert "stars@1 of programme main, USD, America/New_York" in run("rules", "show", "--book", book).out
 
 
+def test_rules_are_put_forward_tried_and_adopted_with_their_backtest(tmp_path: Path, url: str, run: Run) -> None:
+    candidate = tmp_path / "second.toml"
+    candidate.write_text(Path(STANDARD).read_text().replace('version = "1"', 'version = "2"', 1))
+    digest = run("rules", "propose", candidate, "--book", url, "--reason", "autumn", *WHO, "--json").json["digest"]
+    assert [one["digest"] for one in run("rules", "proposals", "--book", url, "--json").json] == [digest]
+    assert "standard@2" in run("rules", "proposals", "--book", url).out
+    demand = run("rules", "require-backtest", "--book", url, "--reason", "policy", *WHO)
+    assert demand.out.strip() == "Rule sets of main are adopted only with a backtest on record."
+    refused = run("rules", "adopt", candidate, "--book", url, *WHO)
+    assert (refused.status, "backtest_required" in refused.err) == (2, True)
+    assert run("backtest", candidate, "--book", url, "--record", *WHO).status == 0
+    [proposed] = run("rules", "proposals", "--book", url, "--json").json
+    adopted = run(
+        "rules", "adopt", candidate, "--book", url, "--reason", "autumn", "--backtest", proposed["backtest"], *WHO
+    )
+    assert adopted.out.startswith("standard@2 is adopted from now on.")
+    assert run("rules", "proposals", "--book", url, "--json").json == []
+    assert run("rules", "require-backtest", "--no", "--book", url, "--reason", "policy", *WHO).status == 0
+    third = tmp_path / "third.toml"
+    third.write_text(Path(STANDARD).read_text().replace('version = "1"', 'version = "3"', 1))
+    again = run("rules", "propose", third, "--book", url, "--reason", "winter", *WHO, "--json").json["digest"]
+    assert run("rules", "withdraw", again, "--book", url, "--reason", "too-dear", *WHO).out.strip() == "Withdrawn."
+    assert run("rules", "withdraw", again, "--book", url, "--reason", "too-dear", *WHO).status == 2
+    assert run("rules", "adopt", third, "--book", url, *WHO).status == 0
+
+
 def test_rules_show_and_adopt_twice(url: str, run: Run) -> None:
     assert "Tiers by the qualifying points of the last 12 months" in run("rules", "show", STANDARD).out
     assert "standard@1" in run("rules", "show", "--book", url).out

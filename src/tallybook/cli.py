@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import signal
 import sqlite3
@@ -20,8 +19,7 @@ from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
 
 from tallybook.adapters.reports import visible
-from tallybook.adapters.rule_files import PACKAGED, load_rule_set
-from tallybook.domain.errors import RuleSetError, TallybookError, refusal
+from tallybook.domain.errors import TallybookError, refusal
 from tallybook.domain.events import from_us
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
@@ -32,7 +30,7 @@ from .cli_keys import keys_app
 from .cli_log import audit_app
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
-from .cli_rules import show_rule_set
+from .cli_rules import rules_app
 from .demo import run_demo
 from .terminal import (
     DETACHED,
@@ -76,7 +74,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 show_app = typer.Typer(help="Current or past state, with the event that set each field.", no_args_is_help=True)
-rules_app = typer.Typer(help="Check, show and adopt rule sets.", no_args_is_help=True)
 projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.", no_args_is_help=True)
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
 app.add_typer(show_app, name="show")
@@ -317,6 +314,7 @@ def backtest(
     explain: Annotated[
         str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
     ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Put it on record, for `rules adopt --backtest`")] = False,
     keyless: Keyless = False,
     actor: Actor = None,
     purpose: Purpose = None,
@@ -328,7 +326,7 @@ def backtest(
         acting_as(opened, actor, purpose),
         watched("backtest", as_json) as progress,
     ):
-        report = opened.backtest(file, baseline=baseline, progress=progress)
+        report = opened.backtest(file, baseline=baseline, progress=progress, record=record)
         difference = report.explain(the_customer(opened, explain)) if explain else None
 
     def show() -> None:
@@ -723,100 +721,6 @@ def follow(
                 fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
                 who = event.subject_id or "-"
                 print(position, line["effective_at"], event.stored_name, who, visible(fields), flush=True)
-
-
-# ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-RuleFile = Annotated[
-    Path, typer.Argument(help="A rule set: a TOML or JSON file, or one that ships: " + ", ".join(PACKAGED))
-]
-
-
-@rules_app.command("check")
-def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
-    """Validate a rule set. Exit 1 with each problem and its path; what is allowed and does nothing is a warning."""
-    try:
-        rule_set = load_rule_set(file)
-    except RuleSetError as error:
-        problems = error.problems
-
-        def show() -> None:
-            for problem in problems:
-                out.print(f"{file}: {problem}", markup=False)
-
-        tell({"valid": False, "problems": problems}, as_json, show)
-        raise typer.Exit(1) from None
-    warnings = rule_set.warnings
-
-    def show_valid() -> None:
-        for warning in warnings:
-            out.print(f"{file}: warning: {warning}", markup=False)
-        out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}")
-
-    tell(
-        {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest(), "warnings": warnings},
-        as_json,
-        show_valid,
-    )
-
-
-@rules_app.command("show")
-def rules_show(
-    file: Annotated[
-        Path | None, typer.Argument(help="A rule set, as for check; without it, those that the book adopted")
-    ] = None,
-    book: Annotated[str | None, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Explain a rule set, or list the adoptions of a book."""
-    if file is not None:
-        rule_set = load_rule_set(file)
-        tell(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))
-        return
-    if book is None:
-        raise typer.BadParameter("Name a rule set file, or a book with --book.")
-    with open_book(book, create=False) as opened:
-        adopted = opened.rules.adopted()
-        now = opened.rules.in_force()
-
-    def show() -> None:
-        show_table(
-            "Adopted",
-            ["rule set", "programme", "in force from", "by", "position", "sha256"],
-            [(one.label, one.programme, one.effective_at, one.actor, one.position, one.digest[:16]) for one in adopted],
-        )
-        if now is not None:
-            show_rule_set(now)
-
-    tell(adopted, as_json, show)
-
-
-@rules_app.command("adopt")
-def rules_adopt(
-    file: RuleFile,
-    book: BookUrl,
-    effective_at: Annotated[
-        str | None, typer.Option("--from", help="From when on it is in force (default: now), with a zone")
-    ] = None,
-    actor: Actor = None,
-    purpose: Purpose = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put a rule set in force: an event that names who and from when on."""
-    with open_book(book) as opened, acting_as(opened, actor, purpose):
-        before = opened.position()
-        label = opened.rules.adopt(file, effective_at=effective_at)
-        recorded = opened.position() > before
-    start = effective_at or "now"
-    tell(
-        {"rule_set": label, "recorded": recorded},
-        as_json,
-        lambda: out.print(
-            f"{label} is adopted from {start} on."
-            if recorded
-            else f"Nothing new: {label} was adopted from then before."
-        ),
-    )
 
 
 # ── projections ───────────────────────────────────────────────────────────────────────────────────────────────────────

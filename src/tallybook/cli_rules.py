@@ -1,12 +1,179 @@
-"""What `tallybook rules` prints: a rule set in words, whole."""
+"""`tallybook rules`: which rule sets are in force, proposed, adopted; and a rule set in words, whole."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tallybook.adapters.rule_files import PACKAGED, load_rule_set
+from tallybook.domain.errors import RuleSetError
 from tallybook.domain.rules import Caps, Expiry, Fixed, Multiplier, Pending, PerAmount, RuleSet, Tiers
 
-from .terminal import out, show_table
+from .customers import DEFAULT_PROGRAMME
+from .terminal import Actor, AsJson, BookUrl, Purpose, acting_as, acting_in, open_book, out, say, show_table, tell
 
+rules_app = typer.Typer(help="Check, show, propose and adopt rule sets.", no_args_is_help=True)
 NONE = "-"
+
+RuleFile = Annotated[
+    Path, typer.Argument(help="A rule set: a TOML or JSON file, or one that ships: " + ", ".join(PACKAGED))
+]
+
+
+Programme = Annotated[str, typer.Option("--programme", help="Of which programme")]
+
+
+@rules_app.command("check")
+def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
+    """Validate a rule set. Exit 1 with each problem and its path; what is allowed and does nothing is a warning."""
+    try:
+        rule_set = load_rule_set(file)
+    except RuleSetError as error:
+        problems = error.problems
+
+        def show() -> None:
+            for problem in problems:
+                out.print(f"{file}: {problem}", markup=False)
+
+        tell({"valid": False, "problems": problems}, as_json, show)
+        raise typer.Exit(1) from None
+    warnings = rule_set.warnings
+
+    def show_valid() -> None:
+        for warning in warnings:
+            out.print(f"{file}: warning: {warning}", markup=False)
+        out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}")
+
+    tell(
+        {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest(), "warnings": warnings},
+        as_json,
+        show_valid,
+    )
+
+
+@rules_app.command("show")
+def rules_show(
+    file: Annotated[
+        Path | None, typer.Argument(help="A rule set, as for check; without it, those that the book adopted")
+    ] = None,
+    book: Annotated[str | None, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a rule set, or list the adoptions of a book."""
+    if file is not None:
+        rule_set = load_rule_set(file)
+        tell(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))
+        return
+    if book is None:
+        raise typer.BadParameter("Name a rule set file, or a book with --book.")
+    with open_book(book, create=False) as opened:
+        adopted = opened.rules.adopted()
+        now = opened.rules.in_force()
+
+    def show() -> None:
+        show_table(
+            "Adopted",
+            ["rule set", "programme", "in force from", "by", "position", "sha256"],
+            [(one.label, one.programme, one.effective_at, one.actor, one.position, one.digest[:16]) for one in adopted],
+        )
+        if now is not None:
+            show_rule_set(now)
+
+    tell(adopted, as_json, show)
+
+
+@rules_app.command("adopt")
+def rules_adopt(
+    file: RuleFile,
+    book: BookUrl,
+    effective_at: Annotated[
+        str | None, typer.Option("--from", help="From when on it is in force (default: now), with a zone")
+    ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why: a code")] = None,
+    backtest: Annotated[
+        str | None, typer.Option("--backtest", help="The digest of a backtest of it that is on record")
+    ] = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a rule set in force: an event that names who, why and from when on."""
+    with open_book(book) as opened, acting_as(opened, actor, purpose):
+        before = opened.position()
+        label = opened.rules.adopt(file, reason=reason, backtest=backtest, effective_at=effective_at)
+        recorded = opened.position() > before
+    start = effective_at or "now"
+    told = (
+        f"{label} is adopted from {start} on." if recorded else (f"Nothing new: {label} was adopted from then before.")
+    )
+    say({"rule_set": label, "recorded": recorded}, as_json, told)
+
+
+@rules_app.command("propose")
+def rules_propose(
+    file: RuleFile,
+    book: BookUrl,
+    reason: Annotated[str, typer.Option("--reason", help="Why: a code")],
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a rule set forward for adoption. It decides nothing yet."""
+    with acting_in(book, actor, purpose) as opened:
+        digest = opened.rules.propose(file, reason=reason)
+    say({"digest": digest}, as_json, f"Put forward: sha256 {digest}")
+
+
+@rules_app.command("proposals")
+def rules_proposals(book: BookUrl, as_json: AsJson = False) -> None:
+    """The rule sets that are put forward, each with its last backtest on record."""
+    with open_book(book, create=False) as opened:
+        found = opened.rules.proposals()
+
+    def show() -> None:
+        show_table(
+            "Put forward",
+            ["rule set", "programme", "sha256", "backtest"],
+            [(one.label, one.programme, one.digest, one.backtest or NONE) for one in found],
+        )
+
+    tell(found, as_json, show)
+
+
+@rules_app.command("withdraw")
+def rules_withdraw(
+    digest: Annotated[str, typer.Argument(help="That of the proposal: see `rules proposals`")],
+    book: BookUrl,
+    reason: Annotated[str, typer.Option("--reason", help="Why: a code")],
+    programme: Programme = DEFAULT_PROGRAMME,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a rule set forward no longer."""
+    with acting_in(book, actor, purpose) as opened:
+        opened.rules.withdraw(digest, reason=reason, programme=programme)
+    say({"digest": digest}, as_json, "Withdrawn.")
+
+
+@rules_app.command("require-backtest")
+def rules_require_backtest(
+    book: BookUrl,
+    reason: Annotated[str, typer.Option("--reason", help="Why: a code")],
+    required: Annotated[bool, typer.Option("--yes/--no", help="Demand it, or no longer")] = True,
+    programme: Programme = DEFAULT_PROGRAMME,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let rule sets of a programme be adopted with a backtest on record only."""
+    with acting_in(book, actor, purpose) as opened:
+        opened.rules.require_backtest(required, reason=reason, programme=programme)
+    told = "only with a backtest on record" if required else "with or without a backtest"
+    say({"required": required, "programme": programme}, as_json, f"Rule sets of {programme} are adopted {told}.")
 
 
 def show_rule_set(rule_set: RuleSet) -> None:
