@@ -553,8 +553,7 @@ def _decisions(material: Material) -> tuple[list[Tree], Tree]:
             "why": one.reason.steps,
             "agrees": None if one.recorded.position > material.whole_to else one.recorded.position in agreed,
         }
-        for one in explained(merged)
-        if one.recorded.event.effective_us <= material.at_us
+        for one in explained(merged, lambda recorded: recorded.event.effective_us <= material.at_us)
     ]
     first = certificate.first
     return found, {

@@ -105,8 +105,8 @@ class Explained(NamedTuple):
     """The fact of the same command that took effect before what was decided already: this is a correction."""
 
 
-def explained(history: Iterable[Recorded]) -> Iterator[Explained]:
-    """Every decision about a subject's accounts, with its reason, in order.
+def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = lambda _: True) -> Iterator[Explained]:
+    """Every decision about a subject's accounts that is `wanted`, with its reason, in order.
 
     `history`: all events about the subject, and the book's own stream, by position.
     """
@@ -131,21 +131,29 @@ def explained(history: Iterable[Recorded]) -> Iterator[Explained]:
             fact, start = starts.get(account.id, (None, account))
             if not isinstance(event, PointsEarned) or fact != event.facts[0]:
                 start = account
-            named = [facts[one] for one in event.facts if one in facts]
-            context = Context(
-                account,
-                start,
-                _in_force(event, control, named),
-                {one.event.event_id: one.event for one in named},
-                traits_of(noted),
-            )
-            late = _late(event, account, named)
-            yield Explained(recorded, account.id, _reason(event, context, late), context.rules, tuple(named), late)
+            if wanted(recorded):
+                yield _explained(recorded, event, account, start, control, facts, noted)
             if isinstance(event, PointsEarned) and start is account:
                 # Further lots of the fact are reckoned from here: what was is kept, and a draft goes on.
                 starts[account.id] = event.facts[0], account
                 account = accounts[account.id] = account.draft([])
         account.apply(event)
+
+
+def _explained(
+    recorded: Recorded,
+    event: LoyaltyDecision,
+    account: LoyaltyAccount,
+    start: LoyaltyAccount,
+    control: Control,
+    facts: Mapping[UUID, Recorded],
+    noted: Mapping[str, tuple[int, str]],
+) -> Explained:
+    named = [facts[one] for one in event.facts if one in facts]
+    rules = _in_force(event, control, named)
+    context = Context(account, start, rules, {one.event.event_id: one.event for one in named}, traits_of(noted))
+    late = _late(event, account, named)
+    return Explained(recorded, account.id, _reason(event, context, late), rules, tuple(named), late)
 
 
 def _in_force(event: LoyaltyDecision, control: Control, named: Sequence[Recorded]) -> Rules | None:
@@ -358,6 +366,7 @@ def _amounts(reason: Reason, fact: PurchaseRecorded, seen: Measured, rules: Rule
 def _tried(reason: Reason, seen: Measured, of: Context) -> None:
     """What became of each rule, with its arithmetic."""
     rules, start = of.known_rules, of.start
+    reason.inputs["seen"] = dict(zip(rules.layouts[seen.on].fact, seen.row, strict=True))
     told_rules = reason.inputs["rules"] = []
     for one in rules.tried(seen, start.tier, start.id, start.used):
         told: dict[str, Any] = {"id": one.rule.id, "outcome": one.outcome}
@@ -412,9 +421,9 @@ def _share(reason: Reason, share: Share, seen: Measured, of: Context) -> dict[st
         base = rule.points
         text = f"Rule {name} gives {rule.points}"
     if by is not None:
-        text += f", times {by.numerator}/{by.denominator} by rule {share.multiplier}"
+        text += f", times {by} by rule {share.multiplier}"
     if level not in (None, 1):
-        text += f", times {level.numerator}/{level.denominator} by the tier {of.start.tier}"
+        text += f", times {level} by the tier {of.start.tier}"
     product = times(base, *factors) if factors else term(base)
     exact = isinstance(base, int) and not factors
     _sum(reason, f"{name}: uncapped", product if exact else whole(product, rounding))
@@ -482,7 +491,7 @@ def _limits(reason: Reason, on: str, points: int, at_us: int, of: Context) -> No
             told.append({"on": on, "period": limit.period, "in": kind, "limit": cap, "used": used, "asked": asked})
             if used + asked > cap:
                 reason.steps.append(
-                    f"In a {limit.period}, {on} is limited to {cap} {kind}: {used} were used, and {asked} more asked for."
+                    f"In a {limit.period}, {on} is limited to {cap} {kind}: {used} were used, {asked} more asked for."
                 )
     if told:
         reason.inputs["limits"] = told
@@ -1022,8 +1031,8 @@ def _fall_text(reason: Reason, of: Context, decision: TierChanged, held: int) ->
         points = ladder.qualifying(before, then_us)
         reason.inputs["grace"] = {"days": tiers.grace_days, "since": utc_text(then_us), "qualifying": points}
         reason.steps.append(
-            f"{tiers.grace_days} days before, at {utc_text(then_us)}, {points} points counted already, which is too few "
-            f"for {ladder.names[held]}: the grace is over."
+            f"{tiers.grace_days} days before, at {utc_text(then_us)}, {points} points counted already, too few for "
+            f"{ladder.names[held]}: the grace is over."
         )
     if decision.reason == "earning_reversed":
         reason.steps.append("A return lowers the tier at once, straight to what is earned.")

@@ -53,6 +53,7 @@ from tallybook.projections.replay import derived_by
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .core import LOOKING
 from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
+from .statements import Explanation, Order, Statement, explain, explain_account, statement
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
@@ -841,6 +842,48 @@ class LoyaltyDesk(Desk):
         """
         at_us = self._core.now_us() if as_of is None else as_of_us(as_of)
         return view_of(*self._at(customer, programme, as_of, known_at), at_us)
+
+    def explain(self, decision: UUID | str) -> Explanation:
+        """Why a decision about an account fell: facts, rule set, what each rule gave, arithmetic, lots.
+
+        Goes through all of the log to find it: a second for a million events or two. Holds no personal value.
+        Refuses: unknown_decision, invalid_argument.
+        """
+        return explain(self._core, decision)
+
+    def explain_account(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        as_of: When | None = None,
+        known_at: When | int | None = None,
+    ) -> list[Explanation]:
+        """Every decision about an account that took effect by a moment, explained, in the order of recording.
+
+        `customer` may also be the account's own id. Refuses: not_enrolled, naive_time, invalid_argument.
+        """
+        return explain_account(self._core, customer, programme, as_of, known_at)
+
+    def statement(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        start: When | None = None,
+        end: When | None = None,
+        order: Order = "recorded",
+        known_at: When | int | None = None,
+    ) -> Statement:
+        """An account from `start` (default: its beginning) to `end` (default: now), both included.
+
+        `order="recorded"`: what the book recorded in the period, so that the statement of a period that is over never
+        changes; what came late is a correction in the period in which the book learned of it. `"effective"`: what took
+        effect in it, with what is due. Up to now, both hold what is due and not recorded yet. A plain date means all
+        of that day, in UTC. `customer` may also be the account's own id. Refuses: not_enrolled, naive_time,
+        invalid_argument.
+        """
+        return statement(self._core, customer, programme, start, end, order, known_at)
 
     def _at(
         self, customer: UUID | str, programme: str, as_of: When | None, known_at: When | int | None

@@ -10,34 +10,17 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
-from uuid import UUID
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.domain.conftest import World, day, rule_set
+from tests.domain.conftest import World
 from tests.domain.test_account_machine import AccountMachine
 
 from tallybook.domain.account import OVERRIDDEN
-from tallybook.domain.events import Decision
 from tallybook.domain.points import (
-    ActivityRecorded,
-    EarningRefused,
-    EarningReversed,
-    HoldRequested,
-    PointsActivated,
-    PointsEarned,
-    PointsExpired,
-    PointsRedeemed,
-    RedemptionRefused,
-    RedemptionRequested,
     TierChanged,
-    TierOverridden,
-    TransferRequested,
 )
-from tallybook.projections.read_models import Recorded
 from tallybook.projections.reasons import Explained, explained, figures
-from tallybook.projections.reckoning import Sum
 
 # ── reading what is shown ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -81,7 +64,7 @@ def value_of(text: str) -> Fraction:
                 return Fraction(FUNCTIONS[name](*map(value, args)))
         raise AssertionError(ast.dump(node))
 
-    return value(ast.parse(text.replace("×", "*").replace("−", "-"), mode="eval").body)  # noqa: RUF001 - as it is printed
+    return value(ast.parse(text.replace("×", "*").replace("−", "-"), mode="eval").body)
 
 
 def check(found: Iterable[Explained]) -> list[Explained]:
