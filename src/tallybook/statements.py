@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from tallybook.adapters.reports import Column, Kind, Section, as_csv
 from tallybook.domain.account import Account
 from tallybook.domain.control import Control
 from tallybook.domain.errors import refusal, text
@@ -46,6 +47,9 @@ class MoveView:
     source: str
     target: str
     points: int
+
+    def __str__(self) -> str:
+        return f"{self.lot_id}:{self.source}>{self.target}:{self.points}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,38 @@ class Statement:
     opening: Mapping[str, int]
     lines: tuple[StatementLine, ...]
     closing: Mapping[str, int]
+
+    def csv(self) -> str:
+        """As RFC 4180 has it: a line a movement, between one for the opening and one for the closing balances.
+
+        `lots` holds `lot:source>target:points`, apart by spaces.
+        """
+        head = [Column("line"), *(Column(name, Kind.COUNT if name in _COUNTS else Kind.TEXT) for name in _COLUMNS)]
+        edges = {name: ["" if one not in HELD else balances[one] for one in _COLUMNS]
+                 for name, balances in (("opening", self.opening), ("closing", self.closing))}  # fmt: skip
+        rows = [["movement", *(_cell(getattr(one, name)) for name in _COLUMNS)] for one in self.lines]
+        return as_csv(
+            Section(
+                "Statement",
+                columns=tuple(head),
+                rows=[["opening", *edges["opening"]], *rows, ["closing", *edges["closing"]]],
+            )
+        )
+
+
+HELD = ("active", "pending", "held", "debt")
+"""What an account has, and what it owes: balances that a statement shows after each movement."""
+_COLUMNS = (
+    "effective_at", "recorded_at", "position", "decision_id", "kind", "what", "facts", "rules", "rule_ids", "points_in",
+    "points_out", *HELD, "correction", "lots",
+)  # fmt: skip
+_COUNTS = ("position", "points_in", "points_out", *HELD)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return {True: "yes", False: ""}[value] if isinstance(value, bool) else value
 
 
 class Found(NamedTuple):
