@@ -55,10 +55,14 @@ def valuation_id(book_id: UUID, programme: str) -> UUID:
     return uuid5(NAMESPACE_OID, f"{book_id.hex}/valuation/{programme}")
 
 
-class Valuation(Aggregate):
-    """What people gave to value a programme's points. Nothing is remembered: figures are made from the log."""
+def _told(valuation: Aggregate, event: Fact) -> None:
+    """Nothing is remembered: figures are made from the log."""
 
-    APPLIERS: ClassVar[Appliers] = {}
+
+class Valuation(Aggregate):
+    """What people gave to value a programme's points."""
+
+    APPLIERS: ClassVar[Appliers] = {RedemptionEstimated: _told, PriceAllocated: _told}
 
     def estimate(
         self, stamp: Stamp, programme: str, expected: int, issued: int, source: str, reason: str

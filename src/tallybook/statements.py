@@ -15,7 +15,7 @@ from tallybook.domain.control import Control
 from tallybook.domain.errors import refusal, text
 from tallybook.domain.events import Event
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
-from tallybook.domain.points import LoyaltyDecision, PointsEarned
+from tallybook.domain.points import Enrolled, LoyaltyDecision, PointsEarned
 from tallybook.projections.read_models import Recorded
 from tallybook.projections.reasons import Explained, explained
 from tallybook.projections.statement import Booked, Movement, stated
@@ -183,8 +183,10 @@ def find_account(core: Core, given: UUID | str, programme: str) -> Found:
     found = as_id(given, "customer")
     text(programme, "programme")
     for stream in (account_id(found, programme), found):
-        account = core.app.load(LoyaltyAccount, stream)
-        if account.enrolled and account.customer_id is not None:
+        rows = core.app.log.stream_rows(stream, limit=1)
+        if rows and rows[0][2] == Enrolled.stored_name:
+            account = core.app.load(LoyaltyAccount, stream)
+            assert account.customer_id is not None
             return Found(stream, account.customer_id, account.programme)
     raise refusal("not_enrolled", f"The customer has no account in {programme}.", customer=found)
 
