@@ -984,6 +984,8 @@ def _override(account: LoyaltyAccount, fact: TierOverridden, stamp: Stamp, rules
 @reacts(TierOverrideLifted)
 def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
     at_us = max(stamp.effective_us, account.clock_us)
+    if account.override_until_us != at_us:
+        return None  # none was in force
     change = rules.ladder.after_points(account, at_us, reversed_=True)
     if change.tier == account.tier:
         return None
