@@ -70,8 +70,8 @@ class Share(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What became of a rule for a fact: `outcome` is counts, multiplies, or why it did neither (docs/rule-sets.md):
-    out_of_time, condition, greater_multiplier, control_group, nothing_counts, group.
+    """What became of a rule for a fact: `outcome` is counts, multiplies, or why it did neither: out_of_time, condition,
+    greater_multiplier, control_group, nothing_counts, group.
     """
 
     rule: PerAmount | Fixed | Multiplier

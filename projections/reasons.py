@@ -958,8 +958,8 @@ def _tier(decision: TierChanged, of: Context, reason: Reason) -> None:
     if enrolled:
         return
     _window_text(reason, of, counted, total, at_us)
-    told = ", ".join(f"{level['name']} with {level['needed']}" for level in levels)
-    reason.steps.append(f"Held or reached are: {told}. {total} points give {reached}.")
+    told = ", ".join(f"{level['name']} {level['needed']}" for level in levels)
+    reason.steps.append(f"The tiers ask for: {told}. {total} points give {reached}.")
     if decision.reason == "overridden":
         until = "" if decision.until_us is None else f" until {utc_text(decision.until_us)}"
         reason.steps.append(f"Whatever is earned, the account holds {decision.tier}{until}.")
