@@ -317,11 +317,8 @@ def _qualify(account: Account, earned_us: int, points: int) -> None:
     if points:
         window = account.window
         had = window.find((earned_us,)) if window and earned_us <= window.last[0] else None
-        count = points + had[1] if had else points
-        if count:
-            window.put((earned_us, count))
-        else:
-            window.remove((earned_us,))
+        # What a return took stays as 0: from when it would have left the window on, grace runs all the same.
+        window.put((earned_us, points + had[1] if had else points))
 
 
 @applies(Account.APPLIERS, Enrolled)

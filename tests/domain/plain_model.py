@@ -316,7 +316,7 @@ class Plain:
             return None
         ends: set[int] = set()
         if tiers["window"] == "rolling":
-            ends |= {self.leaves(lot.earned) for lot in self.lots if lot.qualifying}
+            ends |= {self.leaves(lot.earned) for lot in self.lots if any(line.qualifying for line in lot.lines)}
         else:
             at = self.enrolled
             while at <= until:
