@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tallybook.domain.points import BUCKETS, DEBT, PLACES, SINKS, SOURCES, LoyaltyDecision
+from tallybook.domain.points import BUCKETS, DEBT, SINKS, SOURCES, LoyaltyDecision
 
 
 class Booked(NamedTuple):
@@ -53,7 +53,7 @@ def stated(decisions: Iterable[Booked], start_us: int, end_us: int, now_us: int,
         return now_us if one.position is None else one.decision.metadata.recorded_us
 
     ordered = sorted(decisions, key=booked_us) if by_effective else list(decisions)
-    balances = dict.fromkeys(BUCKETS, 0)
+    balances: dict[str, int] = dict.fromkeys(BUCKETS, 0)
     for one in ordered:
         if booked_us(one) < start_us:
             move(balances, one.decision)
@@ -87,8 +87,3 @@ def move(balances: dict[str, int], decision: LoyaltyDecision) -> tuple[int, int]
         into += points if source in SOURCES and source != DEBT else 0
         out_of += points if target in SINKS else 0
     return (into, out_of) if moved else (None, None)
-
-
-def net(balances: Mapping[str, int]) -> int:
-    """What the account has, less what it owes."""
-    return sum(balances[name] for name in PLACES) - balances[DEBT]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
@@ -30,8 +30,8 @@ programmes = st.sampled_from(PROGRAMMES)
 cuts = st.lists(st.integers(0, 1200), min_size=1, max_size=4).map(sorted)
 
 
-def net(balances: Any) -> int:
-    return sum(balances[name] for name in PLACES) - int(balances[DEBT])
+def net(balances: Mapping[str, int]) -> int:
+    return sum(balances[name] for name in PLACES) - balances[DEBT]
 
 
 def closes(found: Statement) -> None:
@@ -137,7 +137,9 @@ class Year:
     def states(self, start: str | None, end: str | None, **options: Any) -> str:
         found = self.book.loyalty.statement(self.member, start=start, end=end, **options)
         closes(found)
-        rows = [("opening", "", "", "", "", found.opening["active"], found.opening["debt"], "")]
+        rows: list[tuple[object, ...]] = [
+            ("opening", "", "", "", "", found.opening["active"], found.opening["debt"], "")
+        ]
         rows += [
             (
                 line.what,
