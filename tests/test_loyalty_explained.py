@@ -14,7 +14,7 @@ from tests.projections.test_reasons import check, value_of
 from tallybook import Book
 from tallybook.domain.errors import Refused
 from tallybook.projections.reasons import explained
-from tallybook.statements import Explanation, _history
+from tallybook.statements import Explanation, history
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -29,7 +29,8 @@ def test_what_is_explained_gives_the_recorded_points_in_every_programme_that_shi
         with living(programme) as one:
             one.lives(life)
             for customer in one.members:
-                found = check(explained(_history(one.book._core, customer)))
+                account = one.book.loyalty.account(customer).account_id
+                found = check(explained(history(one.book._core, customer, account)))
                 seen = one.book.loyalty.explain_account(customer)
                 assert [one.decision_id for one in seen] == [one.recorded.event.event_id for one in found]
                 assert all(one.agrees for one in seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import takewhile
@@ -200,9 +200,8 @@ def explain(core: Core, decision: UUID | str) -> Explanation:
     wanted = as_id(decision, "decision")
     for position, event in core.at(core.app.log.holding(wanted.bytes)):
         if event.event_id == wanted and isinstance(event, LoyaltyDecision) and event.subject_id is not None:
-            [found] = explained(
-                _until(_history(core, event.subject_id), position), lambda one: one.event.event_id == wanted
-            )
+            told = history(core, event.subject_id, event.originator_id)
+            [found] = explained(takewhile(_up_to(position), told), lambda one: one.event.event_id == wanted)
             return _explanation(found)
     raise refusal("unknown_decision", "No decision about an account has that id.", decision=wanted)
 
@@ -216,20 +215,18 @@ def explain_account(
     known = core.known(known_at)
     until_us = core.now_us() if as_of is None else as_of_us(as_of)
 
-    def wanted(recorded: Recorded) -> bool:
-        return recorded.event.originator_id == found.account_id and recorded.event.effective_us <= until_us
-
-    return [_explanation(one) for one in explained(filter(known, _history(core, found.customer_id)), wanted)]
+    told = filter(known, history(core, found.customer_id, found.account_id))
+    return [_explanation(one) for one in explained(told, lambda one: one.event.effective_us <= until_us)]
 
 
-def _history(core: Core, customer: UUID) -> Iterator[Recorded]:
-    """All about a customer, and the book's own stream, in order."""
-    core.catch_up(core.trail)
-    return merge(core.stream(core.book_id), core.subject_events(customer), key=lambda one: one.position)
+def history(core: Core, customer: UUID, account: UUID) -> Iterator[Recorded]:
+    """All that an account's decisions rest on, in order: its own stream, its customer's, the book's."""
+    streams = (core.stream(one) for one in (core.book_id, customer, account))
+    return merge(*streams, key=lambda one: one.position)
 
 
-def _until(history: Iterator[Recorded], position: int) -> Iterator[Recorded]:
-    return takewhile(lambda one: one.position <= position, history)
+def _up_to(position: int) -> Callable[[Recorded], bool]:
+    return lambda one: one.position <= position
 
 
 def _says(event: Event) -> dict[str, Any]:
