@@ -153,12 +153,12 @@ class Pool:
     def issued(self) -> int:
         """Points given, for sales or otherwise, less those that were taken back. Transfers change nothing."""
         held = self.balances
-        return max(0, held[EARNED] + held[ADJUSTED_UP] - held[REVERSED] - held[ADJUSTED_DOWN])
+        return held[EARNED] + held[ADJUSTED_UP] - held[REVERSED] - held[ADJUSTED_DOWN]
 
     @property
     def redeemed(self) -> int:
         """Points spent, less those of redemptions that were taken back."""
-        return max(0, self.balances[SPENT] - self.returned)
+        return self.balances[SPENT] - self.returned
 
     @property
     def expired(self) -> int:
@@ -168,11 +168,11 @@ class Pool:
     @property
     def outstanding(self) -> int:
         """Points that can be spent, or will be."""
-        return max(0, sum(self.balances[name] for name in PLACES))
+        return sum(self.balances[name] for name in PLACES)
 
     @property
     def debt(self) -> int:
-        """Points that were redeemed, and whose earning came back."""
+        """Points that customers owe: redeemed, and then their earning came back; or taken away by hand."""
         return self.balances[DEBT]
 
 
@@ -211,13 +211,14 @@ def valued(pool: Pool, estimate: RedemptionEstimated | None) -> Valued:
         sums.append(reckoned(what, how))
         return sums[-1].gives
 
-    redeemed, outstanding = pool.redeemed, pool.outstanding
+    # A return may be dated before what it is of: a moment between the two has less than nothing.
+    redeemed, outstanding, issued = max(0, pool.redeemed), max(0, pool.outstanding), max(0, pool.issued)
     possible = line("redeemed or redeemable", plus([redeemed, outstanding]))
     expected = possible
     if estimate is None:
         notes.append("No estimate was given: all that can still be redeemed is expected to be.")
     else:
-        share = whole(over(times(pool.issued, estimate.expected), estimate.issued), "half_up")
+        share = whole(over(times(issued, estimate.expected), estimate.issued), "half_up")
         wanted = line("estimated", share)
         expected = line("expected", least(wanted, possible))
         if wanted > possible:
@@ -225,7 +226,7 @@ def valued(pool: Pool, estimate: RedemptionEstimated | None) -> Valued:
         if expected < redeemed:
             notes.append(f"{redeemed} points were redeemed, and {expected} expected: all of the price is revenue.")
     if pool.debt:
-        notes.append(f"{pool.debt} points were redeemed whose earning came back: customers owe them.")
+        notes.append(f"Customers owe {pool.debt} points.")
     given = [] if pool.given is None else [pool.given.allocated_minor]
     amount = line("allocated", most(0, plus([*given, pool.reckoned_minor])))
     revenue = arithmetic.recognised(amount, redeemed, expected)

@@ -302,7 +302,15 @@ def test_a_debt_of_customers_is_told(shop: Programme) -> None:
     found = shop.owes("2020-12-31")
     assert (found.issued, found.redeemed, found.outstanding, found.debt) == (0, 600, 0, 600)
     assert (found.allocated_minor, found.recognised_minor) == (0, 0)
-    assert any("customers owe them" in note for note in found.notes)
+    assert any("Customers owe 600 points" in note for note in found.notes)
+
+
+def test_points_taken_away_by_hand_that_were_not_there_are_owed_too(shop: Programme) -> None:
+    shop.book.loyalty.adjust(shop.member, -50, reason="mistake", into_debt=True, effective_at="2020-01-10T12:00:00Z")
+    shop.estimates(90, 100, "2020-01-11")
+    found = shop.owes("2020-12-31")
+    assert (found.issued, found.redeemed, found.outstanding, found.debt) == (-50, 0, 0, 50)
+    assert (found.expected, found.allocated_minor, found.liability_minor) == (0, 0, 0)
 
 
 def test_facts_that_come_late_count_in_the_period_in_which_the_book_learned_of_them(shop: Programme) -> None:

@@ -296,7 +296,9 @@ def statement(
     if order not in ("recorded", "effective"):
         raise refusal("invalid_argument", "order: recorded or effective is wanted.", argument="order")
     found = find_account(core, customer, programme)
-    known, now_us = core.known(known_at), core.time_of(known_at)
+    known, now_us = core.known(known_at), core.now_us()
+    if known_at is not None and not isinstance(known_at, int):
+        now_us = min(now_us, as_of_us(known_at, "known_at"))
     start_us = -(2**62) if start is None else since_us(start, "start")
     end_us = now_us if end is None else as_of_us(end, "end")
     if end_us < start_us:
