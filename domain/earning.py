@@ -41,6 +41,15 @@ class Measured(NamedTuple):
     """What of the row is of the customer, as `name=value`."""
 
 
+class Room(NamedTuple):
+    """A cap that a share was held against: of `cap`, `used` was taken before. `period` is empty for one fact's."""
+
+    counter: str
+    period: str
+    cap: int
+    used: int
+
+
 class Share(NamedTuple):
     """What one rule gives for a fact: `measured` (amount or quantity) × factor; `points` is what caps leave of it."""
 
@@ -56,6 +65,19 @@ class Share(NamedTuple):
     """What of each line counted."""
     cut: int = 0
     """What caps took of it."""
+    rooms: tuple[Room, ...] = ()
+    """The caps that did, or could have."""
+
+
+class Tried(NamedTuple):
+    """What became of a rule for a fact: `outcome` is counts, multiplies, or why it did neither: out_of_time, condition,
+    greater_multiplier, control_group, nothing_counts, group.
+    """
+
+    rule: PerAmount | Fixed | Multiplier
+    outcome: str
+    share: Share | None = None
+    """What it gave, where it counts; what it would have given, where another of its group does."""
 
 
 class NewPoints(NamedTuple):
@@ -70,6 +92,8 @@ class NewPoints(NamedTuple):
     basis_unit: str
     capped: int
     uses: tuple[Use, ...]
+    shares: tuple[Share, ...]
+    """What each rule gave of it."""
 
 
 class Rules:
@@ -114,13 +138,11 @@ class Rules:
     def shares(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Share]:
         """What each rule gives for a fact to an account in a tier, after groups and caps."""
         day = self.zone.day(fact.at_us)
-        factor, multiplier = self._factor(fact, day)
+        factor, multiplier = self._factor(fact, day, account_id)
         level = self.multipliers.get(tier or "", Fraction(1))
         found: list[Share] = []
         for place, rule in enumerate(self.rule_set.earning):
-            if isinstance(rule, Multiplier) or not self._applies(place, rule, fact, day):
-                continue
-            if rule.control_percent and cohort(account_id, rule.campaign or "") < rule.control_percent:
+            if isinstance(rule, Multiplier) or self._bar(place, rule, fact, day, account_id):
                 continue
             share = self._share(place, rule, fact, factor * level, multiplier)
             if share is not None:
@@ -134,19 +156,47 @@ class Rules:
             lots.setdefault(self._age(share.rule, fact.at_us), []).append(share)
         return [self._lot(fact, age[:2], shares) for age, shares in lots.items()]
 
-    def _applies(self, place: int, rule: PerAmount | Fixed | Multiplier, fact: Measured, day: int) -> bool:
+    def tried(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Tried]:
+        """What became of each rule that is about such facts, in their order: for whoever asks why."""
+        day = self.zone.day(fact.at_us)
+        factor, multiplier = self._factor(fact, day, account_id)
+        level = self.multipliers.get(tier or "", Fraction(1))
+        found: list[tuple[PerAmount | Fixed | Multiplier, str, Share | None]] = []
+        for place, rule in enumerate(self.rule_set.earning):
+            if rule.on != fact.on:
+                continue
+            bar, share = self._bar(place, rule, fact, day, account_id), None
+            if isinstance(rule, Multiplier):
+                bar = bar or ("multiplies" if rule.id == multiplier else "greater_multiplier")
+            elif not bar:
+                share = self._share(place, rule, fact, factor * level, multiplier)
+                bar = "" if share is not None else "nothing_counts"
+            found.append((rule, bar, share))
+        given = [share for _, _, share in found if share is not None]
+        counting = {share.rule.id: share for share in self._capped(self._chosen(given), fact.at_us, used)}
+        return [
+            Tried(rule, bar or ("counts" if rule.id in counting else "group"), counting.get(rule.id, share))
+            for rule, bar, share in found
+        ]
+
+    def _bar(self, place: int, rule: PerAmount | Fixed | Multiplier, fact: Measured, day: int, account_id: UUID) -> str:
+        """Why a rule is not asked about a fact; empty: it is."""
         if rule.on != fact.on:
-            return False
+            return "another_fact"
         first, last = rule.days
         if not first <= day <= last:
-            return False
+            return "out_of_time"
         when = self._conditions.get(f"earning.{place}.when")
-        return when is None or bool(when(fact.row, fact.lines))
+        if when is not None and not when(fact.row, fact.lines):
+            return "condition"
+        if isinstance(rule, Multiplier) or not rule.control_percent:
+            return ""
+        return "control_group" if cohort(account_id, rule.campaign or "") < rule.control_percent else ""
 
-    def _factor(self, fact: Measured, day: int) -> tuple[Fraction, str | None]:
+    def _factor(self, fact: Measured, day: int, account_id: UUID) -> tuple[Fraction, str | None]:
         factor, chosen = Fraction(1), None
         for place, rule in enumerate(self.rule_set.earning):
-            if not isinstance(rule, Multiplier) or not self._applies(place, rule, fact, day):
+            if not isinstance(rule, Multiplier) or self._bar(place, rule, fact, day, account_id):
                 continue
             if chosen is None or rule.factor > factor:
                 factor, chosen = rule.factor, rule.id
@@ -197,13 +247,15 @@ class Rules:
         spent: dict[tuple[str, str], int] = {}
         capped = []
         for share in shares:
-            left = share.uncapped
+            left, rooms = share.uncapped, []
             for counter, caps in ((share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)):
                 if caps.event is not None:
-                    left = min(left, arithmetic.room(caps.event, spent.get((counter, ""), 0)))
+                    rooms.append(Room(counter, "", caps.event, spent.get((counter, ""), 0)))
                 for period, cap in caps.periods:
                     before = used(counter, period, self.zone.period(at_us, period)) + spent.get((counter, period), 0)
-                    left = min(left, arithmetic.room(cap, before))
+                    rooms.append(Room(counter, period, cap, before))
+            for room in rooms:
+                left = min(left, arithmetic.room(room.cap, room.used))
             for counter, caps in ((share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)):
                 for period in ("", *(period for period, _ in caps.periods)):
                     spent[counter, period] = spent.get((counter, period), 0) + left
@@ -213,6 +265,7 @@ class Rules:
                     cut=share.uncapped - left,
                     points=0 if gives == "qualifying" else left,
                     qualifying=0 if gives == "points" else min(share.qualifying, left),
+                    rooms=tuple(rooms),
                 )
             )
         return capped
@@ -271,6 +324,7 @@ class Rules:
             "minor" if in_minor else "pieces",
             sum(share.cut for share in shares),
             self._uses(shares, fact.at_us),
+            tuple(shares),
         )
 
     def _uses(self, shares: list[Share], at_us: int) -> tuple[Use, ...]:

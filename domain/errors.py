@@ -267,6 +267,14 @@ REFUSALS: dict[str, Refusal] = {
     "unknown_earning": Refusal(
         NotFound, "the account earned nothing for that fact", "Give the id of the purchase or the activity."
     ),
+    "unknown_decision": Refusal(
+        NotFound, "no decision about an account has that id", "`book.loyalty.explain_account(…)` names them all."
+    ),
+    "mixed_currencies": Refusal(
+        NotAllowed,
+        "the programme's rule sets have different currencies, so that no figure tells what its points are worth",
+        "Allocate what was sold before the change by hand: `book.loyalty.allocate(…)`.",
+    ),
     "unknown_hold": Refusal(NotFound, "the account holds nothing under that id", "Give the id that `hold` returned."),
     "unknown_tier": Refusal(NotFound, "a tier that the rule set in force does not have", "See `tallybook rules show`."),
     "no_override": Refusal(NotAllowed, "no override of the tier is in force", "Nothing is to be lifted."),

@@ -19,7 +19,7 @@ from .aggregate import Appliers, Stamp
 from .calendar import civil_from_days
 from .control import Control, RuleBook
 from .customer import PurchaseRecorded, ReturnRecorded, Traits
-from .earning import Measured, NewPoints, Rules, Share
+from .earning import Measured, NewPoints, Rules
 from .errors import refusal, whole
 from .events import Event
 from .lots import NEVER
@@ -676,34 +676,15 @@ def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
 @reacts(Enrolled)
 def _start(account: LoyaltyAccount, fact: Enrolled, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
     account._change_tier(stamp, (fact.event_id,), rules, Change(rules.ladder.base, 0), "enrolled")
-    return account._earn(fact, stamp, rules, measured(account, fact, rules, traits, "enrolment"))
+    return _give(account, fact, stamp, rules, traits)
 
 
 @reacts(PurchaseRecorded)
-def _buy(account: LoyaltyAccount, fact: PurchaseRecorded, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
-    bought = measured_purchase(account, fact, rules, traits)
-    return None if bought is None else account._earn(fact, stamp, rules, bought)
-
-
 @reacts(ActivityRecorded)
-def _act(account: LoyaltyAccount, fact: ActivityRecorded, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
-    values = {
-        "activity.code": fact.activity,
-        "activity.partner": fact.partner or "",
-        "activity.quantity": fact.quantity,
-    }
-    done = measured(account, fact, rules, traits, "activity", values)._replace(quantity=fact.quantity)
-    return account._earn(fact, stamp, rules, done)
-
-
 @reacts(ReferralCredited)
-def _refer(account: LoyaltyAccount, fact: ReferralCredited, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
-    values = {
-        "referral.occasion": fact.occasion,
-        "referral.role": fact.role,
-        "referral.number": fact.number,
-    }
-    return account._earn(fact, stamp, rules, measured(account, fact, rules, traits, "referral", values))
+def _give(account: LoyaltyAccount, fact: Event, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
+    seen = measured_of(account, fact, rules, traits)
+    return None if seen is None else account._earn(fact, stamp, rules, seen)
 
 
 @reacts(EarningConfirmed)
@@ -1060,10 +1041,25 @@ def _void(account: LoyaltyAccount, fact: CouponVoided, stamp: Stamp, rules: Rule
 # ── what rules see of a fact ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def shares_of(account: LoyaltyAccount, fact: PurchaseRecorded, rules: Rules, traits: Traits) -> list[Share]:
-    """What each earning rule gives for a purchase to an account as it stands."""
-    bought = measured_purchase(account, fact, rules, traits)
-    return [] if bought is None else rules.shares(bought, account.tier, account.id, account.used)
+def measured_of(account: LoyaltyAccount, fact: Event, rules: Rules, traits: Traits) -> Measured | None:
+    """A fact that may earn, as the rules see it; None for a purchase in a currency without a rate."""
+    if isinstance(fact, PurchaseRecorded):
+        return measured_purchase(account, fact, rules, traits)
+    if isinstance(fact, ActivityRecorded):
+        values: dict[str, Any] = {
+            "activity.code": fact.activity,
+            "activity.partner": fact.partner or "",
+            "activity.quantity": fact.quantity,
+        }
+        return measured(account, fact, rules, traits, "activity", values)._replace(quantity=fact.quantity)
+    if isinstance(fact, ReferralCredited):
+        values = {
+            "referral.occasion": fact.occasion,
+            "referral.role": fact.role,
+            "referral.number": fact.number,
+        }
+        return measured(account, fact, rules, traits, "referral", values)
+    return measured(account, fact, rules, traits, "enrolment")
 
 
 def measured(

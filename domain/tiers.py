@@ -79,6 +79,13 @@ class Ladder:
             first = self._first(account, at_us)
         return list(takewhile(lambda entry: entry[0] <= at_us, account.window.from_place(first)))
 
+    def counts_until(self, account: Standing, earned_us: int) -> int:
+        """When points that were earned at a moment cease to count; 2**62: never."""
+        if self.yearly:
+            return self.year_start(account, earned_us, 2)
+        months = self.tiers.window_months
+        return 2**62 if months is None else self.zone.months_after(earned_us, months)
+
     def year_start(self, account: Standing, at_us: int, years: int) -> int:
         """When the calendar or membership year of a moment began, or one so many years later."""
         zone = self.zone

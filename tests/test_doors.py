@@ -38,7 +38,7 @@ from tallybook.commands import BoundCommand, Desk, awaitable, command
 from tallybook.customers import PurchaseResult, ReturnResult
 from tallybook.domain.access import DENIED, RELEASED, Exported, PersonalDataRead
 from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded, ReturnRecorded
-from tallybook.domain.events import REGISTRY, Event
+from tallybook.domain.events import REGISTRY, Decision, Event
 from tallybook.domain.personal import Personal
 from tallybook.domain.points import LoyaltyDecision, PointsEarned
 from tallybook.domain.policy import PolicyDocument
@@ -103,6 +103,12 @@ def packed(filled: Filled, *, sealed: bool) -> str:
 
 
 _NUMBERS = count(1)
+
+
+def decisions(filled: Filled) -> list[UUID]:
+    """The decisions about the customer's account."""
+    events = [one.event for one in filled.book.follow(timeout_s=0)]
+    return [one.event_id for one in events if isinstance(one, Decision)]
 
 
 def held(filled: Filled, report: Any) -> str:
@@ -179,6 +185,12 @@ SHUT: Mapping[str, Call] = {
     "book.loyalty.sweep": lambda it: it.book.loyalty.sweep(),
     "book.loyalty.balance": lambda it: it.book.loyalty.balance(it.customer),
     "book.loyalty.account": lambda it: it.book.loyalty.account(it.customer),
+    "book.loyalty.explain": lambda it: [it.book.loyalty.explain(one) for one in decisions(it)],
+    "book.loyalty.explain_account": lambda it: it.book.loyalty.explain_account(it.customer),
+    "book.loyalty.statement": lambda it: it.book.loyalty.statement(it.customer),
+    "book.loyalty.statement, by effective time": lambda it: it.book.loyalty.statement(it.customer, order="effective"),
+    "book.loyalty.liability": lambda it: it.book.loyalty.liability(),
+    "Statement.csv": lambda it: it.book.loyalty.statement(it.customer).csv(),
     "book.tickets.get": lambda it: it.book.tickets.get(it.ticket),
     "book.rules.check": lambda it: it.book.rules.check(STANDARD),
     "book.rules.rules_of": lambda it: it.book.rules.rules_of(STANDARD),
@@ -327,6 +339,13 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.exports.cloudevents": {"batch": "book.exports.cloudevents"},
     "book.exports.ocel": {"sqlite": "book.exports.ocel"},
     "book.imports.cdnow": dict.fromkeys(["path", "skip_bad", "enrol"], "a command"),
+    "book.loyalty.explain": {"decision": "which one"},
+    "book.loyalty.liability": {"reported_at": "what was known by then"},
+    "book.loyalty.statement": {
+        "start": "from when",
+        "end": "until when",
+        "order": "book.loyalty.statement, by effective time",
+    },
     "book.policy.check": {"policy": "a document"},
     "book.projections.on_update": {"listener": "is told names and positions"},
     "book.rules.check": {"path": "a document"},
@@ -860,6 +879,13 @@ CLI_TWICE: Mapping[str, Given] = {
 
 CLI_ACTS: Mapping[str, Given] = {
     "sweep": lambda _: ["--until", "2020-01-02T00:00:00Z"],
+    "loyalty estimate": lambda _: [
+        "90", "--issued", "100", "--source", "actuary", "--reason", "year-end", "--programme", "main", "--at",
+        "2021-01-01T00:00:00Z",
+    ],
+    "loyalty allocate": lambda _: [
+        "90", "--source", "actuary", "--reason", "year-end", "--programme", "main", "--at", "2021-01-01T00:00:00Z"
+    ],
     "keys rotate": lambda _: [],
     "audit rotate-key": lambda _: [],
     "policy adopt": lambda _: ["shop"],
@@ -908,7 +934,31 @@ CLI_SHUT: Mapping[str, Given] = {
     "tiers, the members of one, those who object too": lambda _: ["--tier", "basic", "--everybody"],
     "follow": lambda _: ["--after", "0", "--no-wait"],
     "follow, some": lambda _: ["--name", "customer.registered", "--name", "ticket.replied", "--no-wait"],
-    "show account": lambda it: [it.customer],
+    "show account": lambda it: [it.customer, "--programme", "main"],
+    "show account, with its decisions": lambda it: [it.customer, "--explain"],
+    "loyalty statement": lambda it: [
+        it.customer,
+        "--programme",
+        "main",
+        "--from",
+        "2020-01-01",
+        "--to",
+        NOW,
+        "--order",
+        "effective",
+    ],
+    "loyalty statement, as a table for machines": lambda it: [it.customer, "--csv"],
+    "loyalty explain": lambda it: [decisions(it)[0]],
+    "loyalty liability": lambda _: [
+        "--programme",
+        "main",
+        "--at",
+        "2090-01-01",
+        "--since",
+        "2020-01-01",
+        "--reported-at",
+        "1",
+    ],
     "show ticket": lambda it: [it.ticket],
     "audit verify, without keys": lambda _: ["--keyless", "--log-only"],
     "replay, without keys": lambda _: ["--keyless"],

@@ -28,6 +28,7 @@ from .cli_erasure import erasure_app
 from .cli_export import export_app
 from .cli_keys import keys_app
 from .cli_log import audit_app
+from .cli_loyalty import loyalty_app, show_explanation
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .cli_rules import rules_app
@@ -79,6 +80,7 @@ import_app = typer.Typer(help="History from other systems: resumable, and record
 app.add_typer(show_app, name="show")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
+app.add_typer(loyalty_app, name="loyalty")
 app.add_typer(policy_app, name="policy")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
@@ -528,6 +530,7 @@ def show_account(
     customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
     book: BookUrl,
     programme: Annotated[str, typer.Option("--programme")] = "main",
+    explain: Annotated[bool, typer.Option("--explain", help="Also why each decision about it fell")] = False,
     as_of: AsOf = None,
     known_at: KnownAt = None,
     actor: Actor = None,
@@ -536,8 +539,10 @@ def show_account(
 ) -> None:
     """A loyalty account: balance, tier and lots. By an external id, a recorded search."""
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
-        account = opened.loyalty.account(
-            the_customer(opened, customer), programme=programme, as_of=as_of, known_at=known_moment(known_at)
+        found, known = the_customer(opened, customer), known_moment(known_at)
+        account = opened.loyalty.account(found, programme=programme, as_of=as_of, known_at=known)
+        explained = (
+            opened.loyalty.explain_account(found, programme=programme, as_of=as_of, known_at=known) if explain else []
         )
 
     def show() -> None:
@@ -552,8 +557,14 @@ def show_account(
             [(f"{lot.points:,}", lot.earned_at, lot.expires_at or "never", lot.lot_id) for lot in account.lots],
             ["points"],
         )
+        for one in explained:
+            out.print()
+            show_explanation(one)
 
-    tell(account, as_json, show)
+    answer = asdict(account)
+    if explain:
+        answer["decisions"] = [asdict(one) for one in explained]
+    tell(answer, as_json, show)
 
 
 @show_app.command("ticket")

@@ -28,6 +28,7 @@ from tallybook.domain.customer import Customer
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import CODE_CHARS_MAX, Event, Fact, Metadata
+from tallybook.domain.liability import Valuation, valuation_id
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, Policy
@@ -489,6 +490,10 @@ class Work:
             self._drafts[stream_id] = loaded.draft(self.journal)
             self._aside.add(stream_id)
         return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
+
+    def valuation(self, programme: str) -> Valuation:
+        """A draft of what people gave to value a programme's points."""
+        return self._draft(Valuation, valuation_id(self._core.book_id, programme))
 
     def stock(self, programme: str, reward: str) -> Stock:
         """A draft of a reward's stock."""

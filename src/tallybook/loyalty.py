@@ -55,6 +55,9 @@ from tallybook.projections.replay import derived_by
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .core import LOOKING
 from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
+from .liability import Liability, liability
+from .liability import issued as points_issued
+from .statements import Explanation, Order, Statement, explain, explain_account, statement
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
@@ -873,6 +876,125 @@ class LoyaltyDesk(Desk):
         """
         at_us = self._core.now_us() if as_of is None else as_of_us(as_of)
         return view_of(*self._at(customer, programme, as_of, known_at), at_us)
+
+    @command
+    def estimate(
+        self,
+        work: Work,
+        expected: int,
+        issued: int | None = None,
+        *,
+        source: str,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record that of `issued` points (default: all that the book knows to be issued by then), `expected` will be
+        redeemed in the end, those that were included; the fact's id.
+
+        `liability` goes by it from its effective time on. `source` and `reason` are codes. To correct one, record
+        another with the same effective time. Refuses: no_rule_set, invalid_argument.
+        """
+        self._programme_known(work, programme)
+        if issued is None:
+            issued = points_issued(self._core, programme, work.stamp.effective_us)
+            if not issued:
+                raise refusal("invalid_argument", "issued: no points were issued by then.", argument="issued")
+        valuation = work.valuation(programme)
+        return valuation.estimate(work.stamp, programme, expected, issued, source, reason).event_id
+
+    @command
+    def allocate(
+        self,
+        work: Work,
+        allocated_minor: int,
+        *,
+        source: str,
+        reason: str,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Record how much of the price of all sales up to the effective time is allocated to points, in minor units of
+        the rule set's currency, in place of what the book reckons; the fact's id.
+
+        What is sold later is reckoned again, and added. `source` and `reason` are codes. Refuses: no_rule_set,
+        invalid_argument.
+        """
+        currency = self._programme_known(work, programme)
+        valuation = work.valuation(programme)
+        return valuation.allocate(work.stamp, programme, allocated_minor, currency, source, reason).event_id
+
+    @staticmethod
+    def _programme_known(work: Work, programme: str) -> str:
+        """The currency of a programme."""
+        text(programme, "programme")
+        rules = work.control().rule_book.in_force(programme, work.stamp.effective_us)
+        if rules is None:
+            raise refusal("no_rule_set", f"No rule set is in force for {programme} at that time.", programme=programme)
+        return rules.rule_set.currency
+
+    def liability(
+        self,
+        programme: str = DEFAULT_PROGRAMME,
+        *,
+        at: When | None = None,
+        since: When | None = None,
+        known_at: When | int | None = None,
+        reported_at: When | int | None = None,
+    ) -> Liability:
+        """What a programme owes for its points, by IFRS 15, at a moment (default: now); revenue in the period after
+        `since`, as a cumulative catch-up.
+
+        What is known now counts for both ends of the period; with `reported_at`, its beginning is taken as the book
+        knew it then, so that what came late counts in the period. Sweep up to `at` first: what is due and not recorded
+        is not in it. A plain date means all of that day, in UTC. Goes through the log. Refuses: no_rule_set,
+        mixed_currencies, naive_time, invalid_argument.
+        """
+        return liability(self._core, programme, at, since, known_at, reported_at)
+
+    def explain(self, decision: UUID | str) -> Explanation:
+        """Why a decision about an account fell: facts, rule set, what each rule gave, arithmetic, lots.
+
+        Goes through all of the log to find it: a second for a million events or two. Holds no personal value.
+        Refuses: unknown_decision, invalid_argument.
+        """
+        return explain(self._core, decision)
+
+    def explain_account(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        as_of: When | None = None,
+        known_at: When | int | None = None,
+    ) -> list[Explanation]:
+        """Every decision about an account that took effect by a moment, explained, in the order of recording.
+
+        `customer` may also be the account's own id. Refuses: not_enrolled, naive_time, invalid_argument.
+        """
+        return explain_account(self._core, customer, programme, as_of, known_at)
+
+    def statement(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        start: When | None = None,
+        end: When | None = None,
+        order: Order = "recorded",
+        known_at: When | int | None = None,
+    ) -> Statement:
+        """An account from `start` (default: its beginning) to `end` (default: now), both included.
+
+        `order="recorded"`: what the book recorded in the period, so that the statement of a period that is over never
+        changes; what came late is a correction in the period in which the book learned of it. `"effective"`: what took
+        effect in it, with what is due. Up to now, both hold what is due and not recorded yet. A plain date means all
+        of that day, in UTC. `customer` may also be the account's own id. Refuses: not_enrolled, naive_time,
+        invalid_argument.
+        """
+        return statement(self._core, customer, programme, start, end, order, known_at)
 
     def _at(
         self, customer: UUID | str, programme: str, as_of: When | None, known_at: When | int | None

@@ -77,7 +77,7 @@ def test_every_stored_event_is_a_fact_or_a_decision_and_never_both() -> None:
 def test_a_stored_name_tells_no_module_path() -> None:
     for name, schema in REGISTRY.items():
         area, _, what = name.partition(".")
-        assert area in ("access", "book", "customer", "log", "loyalty", "policy", "reward", "ticket")
+        assert area in ("access", "book", "customer", "liability", "log", "loyalty", "policy", "reward", "ticket")
         assert what.isidentifier()
         assert schema.event_class.stored_name == schema.event_class.TOPIC == name
 

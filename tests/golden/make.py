@@ -28,6 +28,7 @@ import tallybook.domain.access
 import tallybook.domain.control
 import tallybook.domain.customer
 import tallybook.domain.erasure
+import tallybook.domain.liability
 import tallybook.domain.loyalty
 import tallybook.domain.operations
 import tallybook.domain.policy

@@ -1747,6 +1747,8 @@ SHAPES: dict[str, dict[int, str]] = {
     "customer.return_recorded": {1: "74b8ff5d7f1948733d6f62d27b188bf7200ed9bad428d9186e3224cb2c070150"},
     "customer.value_resealed": {1: "9db99d29ffb5a580b335b0e6364e230a4e0fd1406b46ade0561ea4e0bec5dfed"},
     "customer.values_erased": {1: "c50b0d21b3c9a4dd5e0f8efd15939a6a74fa0a61dd3891cf4cf219d1f7e1b043"},
+    "liability.price_allocated": {1: "646869c42b508f53a5199aebaa99e5fd1b4c29db18a5d5efe921eb444605f948"},
+    "liability.redemption_estimated": {1: "c7f53aed5422ec135db926587b9cb3f3d4f0fccf5fac54d73602ebf0502701e1"},
     "log.closed": {1: "e10cee981dd2206e195e660840f53b571c0c14a0e237d9a52e0ca68577ea1dfb"},
     "log.opened": {1: "ed68ffdc9a418b17d5cf2bda428fbeabd029ff104f2def2c4494d3cbb67cb535"},
     "loyalty.activity_recorded": {1: "d66c494632fe72bdd35861ce1fa1334338bb9cfcb0f284808633c2b28eb71aa0"},
