@@ -8,9 +8,9 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from threading import Lock, RLock, Timer
 from typing import NamedTuple
-from uuid import NAMESPACE_OID, UUID, uuid5
 
 from eventsourcing.persistence import PersistenceError
 
@@ -20,9 +20,9 @@ from tallybook.projections.read_models import Table
 
 from . import clock, merkle, notes
 from .codec import EventMapper
-from .database import EXAMINE, damaged, sound
+from .database import EXAMINE, Session, damaged, onward, sound
 from .keys import Keyring, MemoryKeyStore
-from .log import LogRecorder
+from .log import LogRecorder, OwnStreams
 from .notes import Checkpoint, Proof, Signer, Verifier
 from .signing import SigningKeys, verifiers
 from .tiles import Tiles, TileStore
@@ -130,7 +130,7 @@ def signed_by(log: LogRecorder, first: str | None) -> History:
             remedy="Whoever puts a Storage together gives it `signing` and `vkey`.",
         )
     read = EventMapper(Keyring(MemoryKeyStore(log.origin), lambda *_: None)).read
-    stream = signing_stream(log.origin)
+    stream = OwnStreams.of(log.origin).signing
     vkeys, since = [first], [0]
     for position, version, name, state in log.stream_rows(stream):
         event = read(stream, version, name, state, position)
@@ -139,11 +139,6 @@ def signed_by(log: LogRecorder, first: str | None) -> History:
         vkeys.append(event.new_vkey)
         since.append(position)
     return History(log.origin, vkeys, since)
-
-
-def signing_stream(origin: str) -> UUID:
-    """The stream of a book's rotations of its signing key."""
-    return uuid5(uuid5(NAMESPACE_OID, origin), "signing")
 
 
 class Checkpoints:
@@ -176,7 +171,8 @@ class Checkpoints:
     # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def stored(self, after: int = -(2**63)) -> Iterator[Stored]:
-        """Those of sizes after one, by size and time. Raises BookDamaged."""
+        """All rows that there are, of sizes after one, by size and time: not only those that the book's keys signed.
+        Raises BookDamaged."""
         last = (after, 2**63 - 1)
         while rows := self.log.database.rows(
             f"{_SELECT} AND (size>? OR (size=? AND signed_us>?)) ORDER BY size, signed_us LIMIT 500",
@@ -184,14 +180,44 @@ class Checkpoints:
         ):
             for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
                 yield Stored(*row)
-            last = rows[-1][1:3]
+            last = onward(rows[-1][1:3], last, self.log.database.place)
+
+    def genuine(self, after: int = -(2**63)) -> Iterator[Stored]:
+        """Those of sizes after one, by size and time, that the book's own keys signed. Raises BookDamaged."""
+        return filter(self.is_genuine, self.stored(after))
 
     def last(self) -> Stored | None:
-        """The one of the greatest size, of those the newest. Raises BookDamaged."""
-        rows = self.log.database.rows(f"{_SELECT} ORDER BY size DESC, signed_us DESC LIMIT 1", [self.log.table.name])
-        for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
-            return Stored(*row)
+        """The one of the greatest size, of those the newest, that the book's own keys signed. Raises BookDamaged."""
+        before = (2**63 - 1, 2**63 - 1)
+        while rows := self.log.database.rows(
+            f"{_SELECT} AND (size<? OR (size=? AND signed_us<?)) ORDER BY size DESC, signed_us DESC LIMIT 10",
+            [self.log.table.name, before[0], *before],
+        ):
+            for _, *row in sound(CHECKPOINTS, rows, self.log.database.place):
+                if self.is_genuine(one := Stored(*row)):
+                    return one
+            onward(before, rows[-1][1:3], self.log.database.place)
+            before = rows[-1][1:3]
         return None
+
+    def must_be_signed(self, stored: Stored, known: Known | None = None) -> None:
+        """Raises NoteError for a checkpoint whose note says something else than its row, or that no key of this book
+        signed which counted then."""
+        head, note = self.opened(stored.note) if known is None else self._opened(stored.note, known)
+        times = {one.seconds for one in note.signatures} - {None}
+        if (head.size, head.root) != (stored.size, stored.root) or times != {stored.signed_us // 1_000_000}:
+            raise NoteError("its row says something else than its note.")
+        lines = len(notes.taken_apart(stored.note)[1])
+        if lines != len(note.signatures) + len(stored.witnesses.splitlines()):
+            raise NoteError("one of its signatures is of nobody whom the book knows.")
+
+    def is_genuine(self, stored: Stored, known: Known | None = None) -> bool:
+        """The same as an answer."""
+        try:
+            self.must_be_signed(stored, known)
+        except NoteError:
+            return False
+        return True
 
     def verifiers(self) -> list[Verifier]:
         """What verifies them: all keys that the book ever had."""
@@ -202,10 +228,12 @@ class Checkpoints:
         """The steps from each key to the next, in their order, with the checkpoints that both signed. Of the log of
         events, which tells of the log of reads' keys, too."""
         keys = self._history().vkeys
-        stream = signing_stream(self.log.origin)
+        stream = OwnStreams.of(self.log.origin).signing
         for number, (position, *_) in enumerate(self.log.stream_rows(stream), 1):
             old, new = keys[number - 1 : number + 1]
-            both = (one for one in self.stored(position - 1) if self._signed_by(one, old) and self._signed_by(one, new))
+            both = (
+                one for one in self.genuine(position - 1) if self._signed_by(one, old) and self._signed_by(one, new)
+            )
             yield Rotation(position, old, new, next(both, None))
 
     def opened(self, note: str | bytes) -> tuple[Checkpoint, notes.Note]:
@@ -252,10 +280,14 @@ class Checkpoints:
         key = Verifier(self.name, Verifier.parse(vkey).public)
         begins = notes.line(key.name, key.key_id + bytes(2))[:-4]  # as far as the key's id alone makes it
         rows = self.log.database.rows(
-            "SELECT MIN(size) FROM checkpoints WHERE log=? AND replace(note, ?, '')<>note",
+            "SELECT size, note FROM checkpoints WHERE log=? AND replace(note, ?, '')<>note ORDER BY size",
             [self.log.table.name, begins],
         )
-        return rows[0][0] if rows and type(rows[0][0]) is int else None
+        for size, note in rows:
+            with suppress(NoteError):
+                if Checkpoint.parse(notes.opened(note, [key]).text).size == size:
+                    return int(size)
+        return None
 
     def must_bear(self, vkey: str) -> Stored:
         """The last checkpoint, which bears the signature of a public key that was had from elsewhere.
@@ -320,19 +352,24 @@ class Checkpoints:
                 # The first one after a rotation bears the old key's signature too, if that is at hand.
                 signers += [one for one in keys.signers(newest=True) if one.vkey == history.vkeys[-2]]
             signed_us = self._now_us()
-            made = Stored(head.position, signed_us, root, self._note(checkpoint, signers, signed_us))
-            table = self.log.table.name
+            table, size, keys_now = self.log.table.name, head.position, self._newest_known()
             with self.log.database.session(write=True) as session:
+                head_then = self.log.count_signed(session, lambda: self._is_known(session, size, keys_now))
                 # Of those of one size, the first and the last tell all: since when, and until when it stood so.
                 session.run(
                     "DELETE FROM checkpoints WHERE log=? AND size=? AND length(token)=0 AND witnesses='' "
                     "AND signed_us>("
                     "SELECT MIN(signed_us) FROM checkpoints WHERE log=? AND size=?)",
-                    [table, made.size, table, made.size],
+                    [table, size, table, size],
                 )
-                head_then = self.log.count_signed(session, made.size)
-                session.upsert(CHECKPOINTS, [(table, *made)])
+                # A clock may stand still, or have been set back: none that is there is overwritten.
+                taken = {one.signed_us for one in self._of_size(session, size)}
+                while signed_us in taken:
+                    signed_us += 1
+                made = Stored(size, signed_us, root, self._note(checkpoint, signers, signed_us))
+                session.insert(CHECKPOINTS, [(table, *made)])
             self.log.saw(head_then)
+            self._known = None  # it may be the first one by another key, which retires the one before
             self._due = time.monotonic() + self.checkpoint_s
             return made
 
@@ -369,12 +406,22 @@ class Checkpoints:
         if cosigner.vkey in kept.witnesses.splitlines():
             return kept
         [line] = _lines_of(note, cosigner)
+        keys_now = self._newest_known()
         made = kept._replace(note=kept.note + line, witnesses=f"{kept.witnesses}{cosigner.vkey}\n")
         with self.log.database.session(write=True) as session:
-            head_then = self.log.count_signed(session, made.size)
+            head_then = self.log.count_signed(session, lambda: self._is_known(session, made.size, keys_now))
             session.upsert(CHECKPOINTS, [(self.log.table.name, *made)])
         self.log.saw(head_then)
         return made
+
+    def _of_size(self, session: Session, size: int) -> list[Stored]:
+        rows = session.rows(f"{_SELECT} AND size=?", (self.log.table.name, size))
+        return [Stored(*row) for _, *row in sound(CHECKPOINTS, rows, self.log.database.place)]
+
+    def _is_known(self, session: Session, size: int, known: Known) -> bool:
+        """Whether one of a size was signed before."""
+        # First by the keys that were known before the session: in memory, nothing else can be read in the middle of it.
+        return any(self.is_genuine(one, known) or self.is_genuine(one) for one in self._of_size(session, size))
 
     def _note(self, checkpoint: Checkpoint, signers: Sequence[Signer], signed_us: int) -> str:
         text, seconds = checkpoint.text, signed_us // 1_000_000

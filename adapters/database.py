@@ -149,13 +149,21 @@ class Database(Protocol):
 
     @property
     def code_names(self) -> str:
-        """An expression in SQL: what acts by itself in it, or stands for a table (triggers, views, rules), with commas
-        between them; NULL where there is nothing of that. A book makes none.
+        """An expression in SQL: what acts by itself in it, or stands for a table (triggers, views, rules; on a server,
+        functions, constraints, defaults and what else has one called), with commas between them; NULL where there is
+        nothing of that. A book makes none.
         """
         ...
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """A transaction: committed at the end of a block that writes, rolled back at an exception."""
+        ...
+
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+        """What follows a table's name in a SELECT that looks up some columns, by its index over them and by nothing
+        else. It counts for one session. Raises BookDamaged, where there is no such index, or where the table has one
+        beyond its keys: what is read by that may be another.
+        """
         ...
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -246,6 +254,8 @@ def flaw(table: Table, row: Sequence[Any], nullable: Collection[str] = ()) -> st
 
     SQLite keeps any value in any column, and whoever can alter a table can lift its constraints.
     """
+    if len(row) != len(table.columns):
+        return f"the table {table.name} has {len(row)} columns, not {len(table.columns)}"
     for value, (column, kind) in zip(row, table.columns, strict=True):
         if type(value) is not _TYPES[kind] and not (value is None and column in nullable):
             shown = "nothing" if value is None else f"a value of type {type(value).__name__}"
@@ -260,6 +270,15 @@ def sound(table: Table, rows: Sequence[Any], place: str) -> Sequence[Any]:
         if wrong:
             raise damaged(wrong[0].upper() + wrong[1:], place)
     return rows
+
+
+def onward(last: Any, before: Any, place: str) -> Any:
+    """Where a reading that goes page by page, in the order of a key, goes on. Raises BookDamaged where that is no
+    further on than before: pages of a file that stand in each other's place would be read in a circle for ever.
+    """
+    if not last > before:
+        raise damaged("Rows do not stand in the order of their keys", place)
+    return last
 
 
 def check_format(found: int, place: str) -> None:

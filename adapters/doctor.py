@@ -43,18 +43,18 @@ from tallybook.projections.read_models import Progress
 from . import limits
 from .application import BookEventStore, compared
 from .backup import kept_of, keys_in
-from .checkpoints import CHECKPOINTS, Checkpoints, History, signed_by
+from .checkpoints import CHECKPOINTS, Stored, signed_by
 from .codec import EventMapper
-from .database import DROP, FORMAT, Database, marks, planted, sound
+from .database import DROP, FORMAT, Database, marks, onward, planted, sound
 from .due_index import DUE_INDEX, DueIndex
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
 from .keys import KEYS_APPLICATION_ID, KeyName, Keyring, KeyStore, MemoryKeyStore, commitment, secret
-from .log import CLAIMS, EVENTS_TABLE, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
+from .log import CLAIMS, EVENTS_TABLE, NAMING_BYTES, PRUNED, RECEIPTS, HeadRow, LogRecorder, head_key
 from .signing import UNSIGNED, keys_at
 from .snapshots import SNAPSHOTS, SnapshotStore
-from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, translated
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, SQLiteDatabase, check_not_inherited, translated
 from .storage import (
     APPLICATION_ID,
     LOOKUP,
@@ -246,11 +246,14 @@ def _look_at(
             return [warning(told, "Open the book once (SQLite undoes it by itself), and run doctor again.")], None
         _, told, mended = unchecked(translated(error, str(file)), remedy)
         return [failed(f"{file.name} {told}", mended)], None
+    except BookError as error:
+        return [failed(error.message, error.remedy)], None
     except ValueError:
         return [failed(f"{file.name} does not say which book it belongs to", remedy)], None
 
 
 def _looking(file: Path, lock_timeout_s: float) -> sqlite3.Connection:
+    check_not_inherited(file)
     return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=lock_timeout_s)
 
 
@@ -387,7 +390,7 @@ def signed(patient: Patient) -> Iterator[Word]:
                 yield failed(told, f"Find out who writes to the database. {REBUILD_TILES}")
         _, _, position = log.extent()
         tiles = TileStore(log)
-        last = Checkpoints(tiles, name, lambda: History("", (), ())).last()
+        last = _last_of(patient, log)
         told = f"{name}: the tiles are {max(0, position - tiles.size()):,} leaves behind"
         if last is None:
             told += "; no checkpoint was signed yet"
@@ -395,6 +398,12 @@ def signed(patient: Patient) -> Iterator[Word]:
             since = datetime.fromtimestamp(last.signed_us // 1_000_000, UTC).isoformat()
             told += f", the last checkpoint {max(0, position - last.size):,}; it was signed at {since}"
         yield ok(told)
+
+
+def _last_of(patient: Patient, log: LogRecorder) -> Stored | None:
+    """The last checkpoint of a log; None where there is none, or no key is known that could have signed one."""
+    vkey = None if patient.log is None else noted(patient.log.database, SIGNING) or patient.vkey
+    return None if patient.log is None or vkey is None else kept_of(log, patient.log, vkey).last()
 
 
 def signing_key(patient: Patient) -> Iterator[Word]:
@@ -422,7 +431,7 @@ def _unsigned_openings(patient: Patient) -> Iterator[Word]:
     if not without:
         return
     newest = max(one.metadata.recorded_us for one in without)
-    last = Checkpoints(TileStore(patient.log), "log", lambda: History("", (), ())).last()
+    last = _last_of(patient, patient.log)
     told = f"the book was opened {len(without):,} times without its signing key, the last time at {utc_text(newest)}"
     if last is None or last.signed_us < newest:
         yield warning(f"{told}; nothing was signed since", "Open it with its key: `tallybook audit checkpoint`.")
@@ -506,7 +515,9 @@ def claims(patient: Patient) -> Iterator[Word]:
         return
     # In one read: whoever writes meanwhile adds events after `stop` and claims that belong to them.
     with log.database.session(write=False) as session:
-        rows = session.rows("SELECT claim, holder FROM claims")
+        # As they are looked up: a table may hold what its index does not lead to.
+        by = log.database.indexed_by(session, CLAIMS.name, CLAIMS.key)
+        rows = session.rows(f"SELECT claim, holder FROM claims{by} ORDER BY claim")  # noqa: S608 - a name of ours
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
     whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]
     held = Counter(whole)
@@ -543,7 +554,7 @@ def receipts(patient: Patient) -> Iterator[Word]:
     last = b""
     wrong = 0
     while rows := log.database.rows("SELECT * FROM receipts WHERE command_id>? ORDER BY command_id LIMIT 5000", [last]):
-        last = sound(RECEIPTS, rows, log.database.place)[-1][0]
+        last = onward(sound(RECEIPTS, rows, log.database.place)[-1][0], last, log.database.place)
         wrong += sum(not _can_be_a_receipt(*row) for row in rows)
     [(count, beyond)] = log.database.rows(
         "SELECT COUNT(*), COALESCE(SUM(CASE WHEN last_position > (SELECT position FROM head WHERE log=?) "
@@ -563,7 +574,7 @@ def _can_be_a_receipt(command_id: bytes, digest: bytes, first: int, last: int, r
         json.loads(result[1:] if result.startswith(b"+") else result)
     except ValueError:
         return False
-    return len(command_id) == 16 and len(digest) == HASH_BYTES and 1 <= first <= last + 1
+    return len(command_id) == 16 and len(digest) in (NAMING_BYTES, HASH_BYTES) and 1 <= first <= last + 1
 
 
 def command_ids(patient: Patient) -> Iterator[Word]:
@@ -650,11 +661,15 @@ def keys(patient: Patient) -> Iterator[Word]:
             f"be opened; first: {missing[0]}",
             put_back,
         )
-    followed, head = store.erased_up_to(), patient.log.extent()[2]
-    if not 0 <= followed <= head:
+    # First the tombstones: of an erasure that goes on meanwhile, the log tells before the keys are destroyed.
+    unknown = {name for name, _ in store.tombstones()}
+    unknown -= {(known_uuid(subject), key_id) for subject, key_id, _ in patient.log.erased_rows()}
+    # Of whom all was erased, whatever was destroyed beside it may be: keys that were made for nothing.
+    unknown = {name for name in unknown if name[0] not in gone}
+    if unknown:
         yield warning(
-            f"erasures are noted as followed up to {followed}, and the log ends at {head}",
-            "If the book was put back from a backup that is older than its keys, open it. Else put back the key file.",
+            f"{len(unknown):,} keys were destroyed by erasures that the log knows nothing of; first: {min(unknown)[0]}",
+            "If the book was put back from a backup that is older than its keys, open it: it erases them again.",
         )
     behind = store.behind() if isinstance(store, WrappedKeyStore) else 0
     if behind:

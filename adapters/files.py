@@ -10,7 +10,7 @@ from pathlib import Path
 from tallybook.domain.errors import BookError, BookReadOnly, NotABook
 
 from .database import check_format
-from .sqlite import DEFAULT_LOCK_TIMEOUT_S, translated
+from .sqlite import DEFAULT_LOCK_TIMEOUT_S, check_not_inherited, translated
 
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
@@ -20,7 +20,8 @@ def is_ours(
 ) -> bool:
     """Whether there is such a file of a book; False for none, or one whose making was cut short.
 
-    Raises NotABook, NewerBook, BookReadOnly, BookError. Refuses: busy. Reads only.
+    Raises NotABook, NewerBook, BookReadOnly, BookError (also in a process that was forked while it was open). Refuses:
+    busy. Reads only.
     """
     try:
         if path.is_dir():
@@ -33,6 +34,7 @@ def is_ours(
             path=str(path),
             remedy="Check the name, its owner and its mode.",
         ) from error
+    check_not_inherited(path)
     if _in_the_making(path):
         return False
     written = _application_id(path, what)
@@ -49,7 +51,7 @@ def is_ours(
             tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.OperationalError as error:
         raise translated(error, str(path)) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: of a message that quotes what is no text
         raise NotABook(
             f"{path} can't be read: {error}.", path=str(path), remedy="Restore it from a backup, or name another file."
         ) from error

@@ -16,6 +16,7 @@ from tallybook.domain.access import (
     OUTSIDE_HOURS,
     RELEASED,
     RESEALED,
+    TOLD,
     WITHHELD_DENIED,
     WITHHELD_NO_CONSENT,
     WITHHELD_RESTRICTED,
@@ -414,6 +415,29 @@ class Gate:
         self._append(CommandDenied, metadata, {"command": command, "policy": policy.digest, "rules": rules})
         closed = out_of_hours(decider_of(policy).purposes.get(metadata.purpose), metadata.recorded_us, policy.zone)
         return _access_denied(metadata, command, OUTSIDE_HOURS if closed else WITHHELD_DENIED)
+
+    def told(
+        self,
+        metadata: Metadata,
+        command: str,
+        policy: InForce | None,
+        rule: str | None,
+        found: Iterable[tuple[str, UUID | None]],
+    ) -> None:
+        """Record what a refused command tells by the way: by which fields somebody was looked for, and who was found.
+
+        One record for each, so that each counts as a search. No policy on reads applies: `rule` of the policy allowed
+        the command. Durable when this returns; to be called before anybody gets the refusal.
+        """
+        more: dict[str, Any] = {}
+        if policy is not None:
+            purpose = decider_of(policy).purposes.get(metadata.purpose)
+            more = {"policy": policy.digest, "rules": () if rule is None else (rule,)}
+            more["legal_basis"] = None if purpose is None else purpose.basis
+        for field, subject in found:
+            subjects = () if subject is None else (subject,)
+            record = {"action": command, "outcome": TOLD, "subjects": subjects, "fields": (field,), **more}
+            self._append(PersonalDataRead, metadata, record, subjects)
 
     def exported(
         self,

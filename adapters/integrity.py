@@ -4,7 +4,9 @@ recomputed from the stored bytes. Where tiles or checkpoints allow, the first po
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -30,6 +32,9 @@ from .tiles import AGAIN, CHUNK, FULL, TileStore
 
 GIVEN = "the checkpoint that was given"
 SEEN = "the head that this process saw"
+INDEX_CHUNK = 50_000
+"""How many rows are looked up in one statement."""
+MISLED = "its rows are sound, and the index by which streams are read does not lead to them"
 UNREADABLE = (PersistenceError, BookDamaged, TypeError, ValueError, AttributeError)
 """What reading altered rows may raise."""
 
@@ -100,7 +105,7 @@ def verify(
         try:
             check.run()
         except UNREADABLE as error:
-            check.say(f"what follows position {check.frontier.size} can't be read: {error}")
+            check.say_unreadable(error)
         if check.problem is None or not check.was_overtaken():
             return check.result()
 
@@ -250,13 +255,17 @@ class _Check:
         self.head, problem, self.flaw = _outline(self.log)
         if problem is not None:
             self.say(problem)
-        try:
-            self._compare_sweeps()
-            self._scan()
-            self._compare_head()
-        except _Wrong:
-            return
-        self._tell_flaw()
+        with ThreadPoolExecutor(1, "tallybook-verify") as beside:
+            looked_up = beside.submit(self._look_up)
+            try:
+                self._compare_sweeps()
+                self._scan()
+                self._compare_head()
+            except _Wrong:
+                return
+            self._tell_flaw()
+            if self.problem is None:
+                self._compare_streams(looked_up)
         self._compare_erased()
         if self.altered_checkpoint is not None:
             self.say(self.altered_checkpoint)
@@ -265,6 +274,17 @@ class _Check:
             self.say(self.altered_tile)
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def say_unreadable(self, error: Exception) -> None:
+        """Tell which event can't be read; where none by itself is the cause, after which it begins."""
+        size = max(self.frontier.size, self.pruned.position)
+        for position in range(size + 1, min(size + CHUNK, self.head.position) + 1):
+            try:
+                self.log.log_rows(position - 1, 1, position)
+            except UNREADABLE as wrong:
+                self.say(f"the event at position {position} can't be read: {wrong}", position)
+                return
+        self.say(f"what follows position {size} can't be read: {error}")
 
     def _compare_sweeps(self) -> None:
         """What is missing must have been pruned by a sweep that is on record."""
@@ -401,10 +421,10 @@ class _Check:
         before = -1
         try:
             for one in self.checkpoints.stored():
-                self.sizes += one.size != before
-                before = one.size
                 root = self._signed_root(one)
                 if root is not None:
+                    self.sizes += one.size != before
+                    before = one.size
                     yield one.size, (root, f"its checkpoint of size {one.size}")
             if self.sizes < self.head.signed:
                 self.altered_checkpoint = self.altered_checkpoint or (
@@ -418,24 +438,19 @@ class _Check:
         """The root that a checkpoint tells, if it is as it was signed."""
         assert self.checkpoints is not None
         try:
-            head, note = self.checkpoints.opened(stored.note)
+            self.checkpoints.must_be_signed(stored)
             _check_token(stored.token)
             cosigned = stored.cosigned()
         except NoteError as error:
-            told = str(error)
-        else:
-            times = {one.seconds for one in note.signatures} - {None}
-            if (head.size, head.root) == (stored.size, stored.root) and times == {stored.signed_us // 1_000_000}:
-                self.signed = max(self.signed, min(head.size, self.head.position))
-                self.cosigned += [
-                    f"{head.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
-                ]
-                return head.root
-            told = "its row says something else than its note."
-        self.altered_checkpoint = self.altered_checkpoint or (
-            f"the checkpoint of size {stored.size} that is kept is not what was signed: {told}"
-        )
-        return None
+            self.altered_checkpoint = self.altered_checkpoint or (
+                f"the checkpoint of size {stored.size} that is kept is not what was signed: {error}"
+            )
+            return None
+        self.signed = max(self.signed, min(stored.size, self.head.position))
+        self.cosigned += [
+            f"{stored.size} by {one.vkey} at {utc_text(seconds * 1_000_000)}" for one, seconds in cosigned
+        ]
+        return stored.root
 
     def _compare(self, size: int, signed: tuple[bytes, str]) -> None:
         root, called = signed
@@ -494,6 +509,33 @@ class _Check:
         if self.flaw is not None:
             since = f"; what follows position {self.good} may have been added or replaced" if self.good else ""
             self.say(f"its head {self.flaw}{since}")
+
+    def _look_up(self) -> tuple[int, int | None]:
+        """Look up all rows by stream and version, as who reads a stream does: how many entries the index has of them,
+        and after which position one of the next 50,000 is not found; None: all are. In another thread: the database
+        does all of it, while this one hashes."""
+        stop = self.head.position
+        for start in range(self.pruned.position, stop, INDEX_CHUNK):
+            if self.log.looked_up(start, min(stop, start + INDEX_CHUNK)) != min(stop - start, INDEX_CHUNK):
+                return 0, start
+        return self.log.indexed(self.pruned.position, stop), None
+
+    def _compare_streams(self, looked_up: Future[tuple[int, int | None]]) -> None:
+        """Streams are read by their index, and what was hashed was read by position: both must be the same."""
+        try:
+            count, after = looked_up.result()
+        except BookDamaged as error:
+            self.say(f"{MISLED}: {error.message}")
+            return
+        stop, first = self.head.position, self.pruned.position
+        if after is not None:
+            last = min(stop, after + INDEX_CHUNK)
+            ends = range(after + 1, last + 1)
+            found = bisect_left(ends, True, key=lambda end: self.log.looked_up(after, end) != end - after)
+            position = ends[min(found, len(ends) - 1)]
+            self.say(f"{MISLED}: who reads its stream does not find the event at position {position}", position)
+        elif count != stop - first:
+            self.say(f"{MISLED}: it has {count:,} entries for {stop - first:,} events")
 
     def _compare_erased(self) -> None:
         """The head holds a digest of the table of erasures: of all of its rows."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tallybook.domain.errors import BookClosed, BookError, KeysMissing, NotABook
 from tallybook.projections.read_models import Table
 
-from .database import FORMAT, Database, Session, damaged, marks, sound
+from .database import FORMAT, Database, Session, damaged, marks, onward, sound
 from .files import is_ours
 from .form import uuid_from
-from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position
+from .keys import KEYS_APPLICATION_ID, PUT_BACK, KeyName, check_position, secret
 from .sqlite import DIALECT, SQLiteDatabase, translated
 from .wrapping import KEY_BYTES, RESTORE_KEYS, Wrapping, WrappingKeys, ciphers, fingerprint, hold
 
@@ -29,17 +32,24 @@ DATA_KEYS = Table(
         ("wrapping_key", "blob"),
         ("wrapped", "blob"),
         ("destroyed", "integer"),
+        ("mac", "blob"),
     ),
     ("subject", "key_id"),
 )
-"""A key, or its tombstone: the position of its erasure, and nothing wrapped. `wrapping_key` of a tombstone is what all
-keys were under when the key was destroyed: as long as that is there, copies from before can be opened."""
+"""A key, or its tombstone: the position of its erasure, nothing wrapped, and a MAC, so that a key which somebody else
+took away is none that was destroyed. `wrapping_key` of a tombstone is what all keys were under when the key was
+destroyed: as long as that is there, copies from before can be opened."""
 BOOK_KEYS = Table("book_keys", (("name", "text"), ("wrapping_key", "blob"), ("wrapped", "blob")), ("name",))
 """The look-up key. Whoever writes keys locks its row, whose wrapping key is the one that all are to be under."""
 KEY_NOTES = Table("key_notes", (("name", "text"), ("value", "integer")), ("name",))
 LOOKUP = "lookup"
 ERASED_UP_TO = "erased_up_to"
+FALSE_TOMBSTONE = (
+    "Put the row back from a backup of the keys; or delete it, and open the book: what the log tells to be erased has "
+    "its tombstone again, and of everybody else the values can't be opened until the key is back."
+)
 A_BATCH = 5000
+_COLUMNS = ", ".join(name for name, _ in DATA_KEYS.columns)
 
 _Row = tuple[KeyName, bytes, bytes, int]
 
@@ -63,14 +73,16 @@ class WrappedKeyStore:
         self._closed = False
         self._wrapping = Wrapping(source, origin)
         self._current, self.lookup_key = self._lookup_key()
+        self._mac_key = secret(self.lookup_key, DATA_KEYS.name)
 
     @staticmethod
     def definitions() -> list[str]:
         """Statements that make the tables."""
         return [
             "CREATE TABLE data_keys (subject {blob}, key_id {integer}, wrapping_key {blob} NOT NULL, "
-            "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, PRIMARY KEY (subject, key_id))",
-            "CREATE INDEX data_keys_destroyed ON data_keys (wrapping_key) WHERE destroyed<>0",
+            "wrapped {blob} NOT NULL, destroyed {integer} NOT NULL, mac {blob} NOT NULL, "
+            "PRIMARY KEY (subject, key_id))",
+            "CREATE INDEX data_keys_destroyed ON data_keys (wrapping_key, subject, key_id) WHERE destroyed<>0",
             "CREATE TABLE book_keys (name {text} PRIMARY KEY, wrapping_key {blob} NOT NULL, wrapped {blob} NOT NULL)",
             "CREATE TABLE key_notes (name {text} PRIMARY KEY, value {integer} NOT NULL)",
         ]
@@ -103,7 +115,7 @@ class WrappedKeyStore:
 
         def rows(name: bytes, held: Mapping[bytes, AESGCM]) -> list[tuple[Any, ...]]:
             return [
-                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id, held), 0)
+                (subject.bytes, key_id, name, wrapping.wrap(name, key, subject, key_id, held), 0, b"")
                 for (subject, key_id), key in keys.items()
             ]
 
@@ -152,13 +164,30 @@ class WrappedKeyStore:
         with self.database.session(write=True) as session:
             under, _ = self._one(session.rows(_lookup_row(self.database.for_share), [LOOKUP]))
             gone.difference_update([name for name, _, _, destroyed in self._rows(session.rows, gone) if destroyed])
-            tombstones = [(subject.bytes, key_id, under, b"", position) for subject, key_id in sorted(gone)]
+            tombstones = [
+                (subject.bytes, key_id, under, b"", position, self._mac(subject.bytes, key_id, under, position))
+                for subject, key_id in sorted(gone)
+            ]
             session.upsert(DATA_KEYS, tombstones)
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
         """The tombstones that there are."""
         self._check_open()
         return {name: destroyed for name, _, _, destroyed in self._rows(self.database.rows, set(names)) if destroyed}
+
+    def tombstones(self) -> Iterator[tuple[KeyName, int]]:
+        """All tombstones that the book made."""
+        self._check_open()
+        last: tuple[bytes, bytes, int] = (b"", b"", 0)
+        while rows := self.database.rows(
+            f"SELECT {_COLUMNS} FROM data_keys WHERE destroyed<>0 AND (wrapping_key, subject, key_id) > (?, ?, ?) "  # noqa: S608 - names of ours
+            "ORDER BY wrapping_key, subject, key_id LIMIT ?",
+            (*last, A_BATCH),
+        ):
+            for subject, key_id, _, _, position, _ in filter(self._made, sound(DATA_KEYS, rows, self.database.place)):
+                yield (uuid_from(subject), key_id), position
+            subject, key_id, under, *_ = rows[-1]
+            last = onward((under, subject, key_id), last, self.database.place)
 
     def erased_up_to(self) -> int:
         """The position up to which erasures were carried out."""
@@ -194,12 +223,15 @@ class WrappedKeyStore:
         there = {bytes.fromhex(self.wrapping()), *map(fingerprint, self._wrapping.read())}
         if names is not None:
             return any(under in there for _, under, _, dead in self._rows(self.database.rows, set(names)) if dead)
-        rows = self.database.rows(
-            "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys "  # noqa: S608 - marks only
-            f"WHERE destroyed<>0 AND wrapping_key IN ({marks(len(there))}) LIMIT 1",
-            list(there),
+        statement = (
+            f"SELECT {_COLUMNS} FROM data_keys "  # noqa: S608 - names of ours, and marks
+            f"WHERE destroyed<>0 AND wrapping_key IN ({marks(len(there))})"
         )
-        return bool(self._sound(rows))
+        # One is enough; unless somebody else wrote it: for that one, no wrapping key is given up, and none kept.
+        rows = self.database.rows(f"{statement} LIMIT 1", list(there))
+        if not all(map(self._made, sound(DATA_KEYS, rows, self.database.place))):
+            rows = self.database.rows(statement, list(there))
+        return any(map(self._made, sound(DATA_KEYS, rows, self.database.place)))
 
     def rotate(self) -> tuple[str, str]:
         """Wrap all keys under a new wrapping key; the fingerprints of the old and the new."""
@@ -244,7 +276,7 @@ class WrappedKeyStore:
         return current.hex(), name.hex()
 
     def _wrap_rows(self, session: Session, name: bytes, held: Mapping[bytes, AESGCM]) -> None:
-        columns = "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys"
+        columns = f"SELECT {_COLUMNS} FROM data_keys"  # noqa: S608 - names of ours
         # What looks like a tombstone is not wrapped anew: if it held a key, that would be lost.
         self._sound(session.rows(f"{columns} WHERE destroyed<>0 AND wrapped<>? LIMIT 1", [b""]))
         last: tuple[bytes, int] = (b"", 0)
@@ -257,8 +289,10 @@ class WrappedKeyStore:
                 return
             left = [row for row in sound(DATA_KEYS, rows, self.database.place) if row[2] != name]
             anew = self._wrapping.wrap_anew(name, [row[:4] for row in left], held)
-            session.upsert(DATA_KEYS, [(*row[:2], name, wrapped, 0) for row, wrapped in zip(left, anew, strict=True)])
-            last = rows[-1][:2]
+            session.upsert(
+                DATA_KEYS, [(*row[:2], name, wrapped, 0, b"") for row, wrapped in zip(left, anew, strict=True)]
+            )
+            last = onward(rows[-1][:2], last, self.database.place)
 
     def _drop_the_old(self) -> None:
         """Have the source hold the wrapping key of now alone, once all keys are durable under it."""
@@ -303,21 +337,41 @@ class WrappedKeyStore:
         for start in range(0, len(subjects), 500):
             chunk = subjects[start : start + 500]
             rows = select(
-                "SELECT subject, key_id, wrapping_key, wrapped, destroyed FROM data_keys "  # noqa: S608 - marks only
+                f"SELECT {_COLUMNS} FROM data_keys "  # noqa: S608 - names of ours, and marks
                 f"WHERE subject IN ({marks(len(chunk))})",
                 chunk,
             )
-            for subject, key_id, under, wrapped, destroyed in self._sound(rows):
+            for subject, key_id, under, wrapped, destroyed, _ in self._sound(rows):
                 name = (uuid_from(subject), key_id)
                 if name in wanted:
                     yield name, under, wrapped, destroyed
 
     def _sound(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Rows of keys and tombstones, each of which is one of the two. Raises BookDamaged."""
-        for *_, wrapped, destroyed in sound(DATA_KEYS, rows, self.database.place):
+        """Rows of keys and tombstones, each of which is one of the two, and made by the book. Raises BookDamaged."""
+        for row in sound(DATA_KEYS, rows, self.database.place):
+            subject, key_id, _, wrapped, destroyed, _ = row
             if destroyed and wrapped:
                 raise damaged("A tombstone in the table data_keys holds a key", self.database.place, RESTORE_KEYS)
+            if not self._made(row):
+                raise damaged(
+                    f"What stands of the data key {key_id} of {subject.hex()} in the table data_keys is no tombstone "
+                    "that was made with the keys of this book: somebody else wrote it, and destroyed the key, if it "
+                    "was there",
+                    self.database.place,
+                    FALSE_TOMBSTONE,
+                )
         return rows
+
+    def _made(self, row: tuple[Any, ...]) -> bool:
+        """Whether a row is a tombstone that the book made, or none."""
+        subject, key_id, under, _, destroyed, mac = row
+        made = self._mac(subject, key_id, under, destroyed) if destroyed else b""
+        return hmac.compare_digest(mac, made)
+
+    def _mac(self, subject: bytes, key_id: int, under: bytes, position: int) -> bytes:
+        """What authenticates a tombstone. Whoever has the database alone can't make it."""
+        told: bytes = msgpack.packb([self.origin, subject, key_id, under, position])
+        return hmac.digest(self._mac_key, told, sha256)
 
     def close(self) -> None:
         """Answer no more."""

@@ -64,13 +64,25 @@ class KeyStore(Protocol):
         ...
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:
-        """The tombstones that there are, each with its position."""
+        """The tombstones that there are, each with its position.
+
+        Only those that `destroy` left: whoever can write where the keys lie can take a key away, and not make anybody
+        believe that the book destroyed it. For a row that is neither a key nor such a tombstone, this and `get` raise
+        BookDamaged, or leave it out.
+        """
+        ...
+
+    def tombstones(self) -> Iterable[tuple[KeyName, int]]:
+        """All tombstones, each with its position: a log that was put back may know nothing of some of the erasures.
+
+        What somebody else wrote is left out.
+        """
         ...
 
     def erased_up_to(self) -> int:
         """The position up to which every erasure of the log was carried out here; 0 at first.
 
-        It is as old as the keys are: in a copy that was put back, it tells which erasures are to be done again.
+        It saves work, and proves nothing.
         """
         ...
 
@@ -145,6 +157,11 @@ class MemoryKeyStore:
         with self._open():
             return {name: self._destroyed[name] for name in names if name in self._destroyed}
 
+    def tombstones(self) -> list[tuple[KeyName, int]]:
+        """All tombstones."""
+        with self._open():
+            return list(self._destroyed.items())
+
     def erased_up_to(self) -> int:
         """The position up to which erasures were carried out."""
         with self._open():
@@ -218,6 +235,10 @@ class NoKeys:
         raise self.missing()
 
     def destroyed(self, names: Iterable[KeyName]) -> dict[KeyName, int]:  # noqa: ARG002 - as in the protocol
+        """Raises KeysMissing."""
+        raise self.missing()
+
+    def tombstones(self) -> list[tuple[KeyName, int]]:
         """Raises KeysMissing."""
         raise self.missing()
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from threading import Lock, RLock
 from typing import Any, NamedTuple, Protocol, TypeVar
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import msgpack
 from eventsourcing.persistence import (
@@ -32,7 +33,7 @@ from tallybook.domain.points import Enrolled
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import Database, Session, Watch, damaged, marks, sound
+from .database import Database, Session, Watch, damaged, marks, onward, sound
 from .form import uuid_from
 from .keys import KeyStore, NoKeys, secret
 from .sqlite import SQLiteDatabase
@@ -44,6 +45,8 @@ NewRow = tuple[bytes | str, int, str, bytes]
 """The same before it has a position."""
 
 EVENTS_TABLE = "stored_events"
+STREAM = ("originator_id", "originator_version")
+"""The columns of the index by which streams are read."""
 HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
@@ -63,9 +66,17 @@ Inline = Callable[[Session, int], None]
 """What else belongs to a commit; called with the position before it, after its events are inserted."""
 
 
+NAMING_BYTES = 8
+"""So many bytes of a receipt's digest tell which command it was of: they stay when its arguments are forgotten."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What is kept of a command so that repeating it gives the same result."""
+    """What is kept of a command so that repeating it gives the same result.
+
+    `digest` is a keyed hash of the command's name and one of its arguments, one after the other; of the name alone,
+    where the arguments are forgotten.
+    """
 
     command_id: bytes
     digest: bytes
@@ -92,7 +103,8 @@ class Head:
 class HeadRow(NamedTuple):
     """A log's head as it is stored. `mac` is made with the book's keys; empty where they were not at hand.
 
-    `erased` is the digest of all rows of the table `erased` (see `Destroyed`).
+    `erased` is the digest of all rows of the table `erased` (see `Destroyed`); `own` tells how many events each of the
+    book's own streams has (see `OwnStreams`), packed; empty: none of them has any.
     """
 
     position: int
@@ -100,6 +112,32 @@ class HeadRow(NamedTuple):
     signed: int
     mac: str
     erased: bytes = b""
+    own: bytes = b""
+
+    def versions(self) -> list[int]:
+        """The versions of the book's own streams, in their order. Raises ValueError where they can't be any."""
+        if not self.own:
+            return [0] * len(OwnStreams._fields)
+        found = msgpack.unpackb(self.own)
+        if not isinstance(found, list) or [type(one) for one in found] != [int] * len(OwnStreams._fields):
+            raise ValueError("it does not tell the versions of the book's own streams")
+        return found
+
+
+class OwnStreams(NamedTuple):
+    """The streams by which a book rules itself: a head counts their events, so that none of them is read shorter."""
+
+    control: UUID
+    operations: UUID
+    retention: UUID
+    policy: UUID
+    signing: UUID
+
+    @classmethod
+    def of(cls, origin: str) -> OwnStreams:
+        """Those of a book, by its name."""
+        book_id = uuid5(NAMESPACE_OID, origin)
+        return cls(book_id, *(uuid5(book_id, name) for name in cls._fields[1:]))
 
 
 class Appended(NamedTuple):
@@ -135,10 +173,20 @@ PRUNED = Table("pruned", (("log", "text"), ("position", "integer"), ("root", "bl
 """Up to where the rows of a log were deleted, as their retention demanded; and the root of so many leaves."""
 HEAD = Table(
     "head",
-    (("position", "integer"), ("frontier", "blob"), ("signed", "integer"), ("mac", "text"), ("erased", "blob")),
+    (
+        ("position", "integer"),
+        ("frontier", "blob"),
+        ("signed", "integer"),
+        ("mac", "text"),
+        ("erased", "blob"),
+        ("own", "blob"),
+    ),
     (),
 )
 """What is read of a log's head."""
+EMPTY = HeadRow(0, b"", 0, "")
+"""The head of an empty log, without its MAC."""
+MAC_AT = HeadRow._fields.index("mac")
 WENT_BACK = (
     "If the log was restored, or another server took over, close the book and open it again. If not, somebody altered "
     "it: see what `tallybook doctor` finds, and restore it from a backup."
@@ -197,6 +245,7 @@ class EventStore(Protocol):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         **kwargs: Any,
     ) -> Sequence[int]:
         """Append events, and what belongs to the same commit, in one durable transaction; their positions.
@@ -205,7 +254,8 @@ class EventStore(Protocol):
         if one moved, or if an event, claim or receipt is there already. Releases count before claims. `erased` are
         subjects with the id of a key that is to be destroyed. `about` are subjects of whom something new is recorded,
         with the id of the key of its values: KeyGone, if that is to be destroyed. `quiet` is a position and a subject:
-        IntegrityError, if an event after the position is about them.
+        IntegrityError, if an event after the position is about them. `forgotten` are ids of commands whose arguments
+        are forgotten: of the digests in their receipts, `NAMING_BYTES` stay.
         """
         ...
 
@@ -393,6 +443,7 @@ class LogRecorder(ApplicationRecorder):
         self.key = key
         self.seen: HeadRow | None = None
         """The newest head that was seen here: the log never goes back behind it."""
+        self._own: dict[Any, int] = {one.bytes: number for number, one in enumerate(OwnStreams.of(origin))}
         self._seeing = RLock()  # a signal handler may close the book in the middle of this
         self._destroyed = Destroyed()
         self._following = RLock()
@@ -414,7 +465,7 @@ class LogRecorder(ApplicationRecorder):
         name = events_table_name
         self._select = f"SELECT position, originator_id, originator_version, topic, state FROM {name} "  # noqa: S608 - a name of ours
         self._select_stream = f"SELECT position, originator_version, topic, state FROM {name} WHERE originator_id=?"  # noqa: S608 - a name of ours
-        self._select_head = f"SELECT position, frontier, signed, mac, erased FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
+        self._select_head = f"SELECT position, frontier, signed, mac, erased, own FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._select_since = f"SELECT state FROM {name} WHERE position>? ORDER BY position"  # noqa: S608 - a name of ours
         self._select_span = self._select + "WHERE position>? AND position<=? ORDER BY position"
         self._select_tile = f"SELECT hashes FROM tiles WHERE log='{name}' AND level=0 AND tile=?"  # noqa: S608 - a name of ours
@@ -422,7 +473,7 @@ class LogRecorder(ApplicationRecorder):
         # A head that is ahead of the rows is never moved on: no position is NULL.
         self._move_head = (
             f"UPDATE head SET position=CASE WHEN ?=0 OR EXISTS (SELECT 1 FROM {name} WHERE position=?) THEN ? END, "  # noqa: S608 - a name of ours
-            f"frontier=?, mac=?, erased=? WHERE log='{name}'"
+            f"frontier=?, mac=?, erased=?, own=? WHERE log='{name}'"
         )
         self._count_signed = f"UPDATE head SET signed=?, mac=? WHERE log='{name}'"  # noqa: S608 - a name of ours
         # The kinds of rows: 0 for a stream and its version, 1 for the digest of what is erased, and where the log ends.
@@ -432,7 +483,7 @@ class LogRecorder(ApplicationRecorder):
         )
         self._look_erased = f"SELECT erased, (SELECT MAX(position) FROM {name}), 1 FROM head WHERE log='{name}'"  # noqa: S608 - a name of ours
         self._select_end = (
-            f"SELECT position, frontier, signed, mac, erased, (SELECT MAX(position) FROM {name}) FROM head "  # noqa: S608 - a name of ours
+            f"SELECT position, frontier, signed, mac, erased, own, (SELECT MAX(position) FROM {name}) FROM head "  # noqa: S608 - a name of ours
             f"WHERE log='{name}'"
         )
 
@@ -445,9 +496,10 @@ class LogRecorder(ApplicationRecorder):
             "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
             *self._indexes(),
             "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
-            "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL, erased {blob} NOT NULL)"
-            "{compact}",
-            f"INSERT INTO head VALUES ('{name}', 0, '', 0, '{self._mac(0, b'', 0, b'')}', '') ON CONFLICT DO NOTHING",  # noqa: S608 - a name of ours
+            "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL, erased {blob} NOT NULL, "
+            "own {blob} NOT NULL){compact}",
+            f"INSERT INTO head VALUES ('{name}', 0, '', 0, '{self._mac(EMPTY)}', '', '') "  # noqa: S608 - a name of ours
+            "ON CONFLICT DO NOTHING",
             "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
             "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
             "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
@@ -512,6 +564,7 @@ class LogRecorder(ApplicationRecorder):
         erased: Sequence[tuple[bytes, int]] = (),
         about: Sequence[tuple[bytes, int]] = (),
         quiet: tuple[int, bytes] | None = None,
+        forgotten: Sequence[bytes] = (),
         inline: Inline | None = None,
         leaves: list[Appended] | None = None,
         **_: Any,
@@ -521,20 +574,23 @@ class LogRecorder(ApplicationRecorder):
         `reads` are streams that the command read and did not write, with the version that it saw: if one moved, the
         commit fails with IntegrityError, as it does for an event, claim or receipt that is there already. `about` are
         subjects with the key that seals what is new of them: KeyGone, if it is destroyed. `quiet`: a position, and a
-        subject whom no event after it may be about.
+        subject whom no event after it may be about. `forgotten` are commands whose arguments receipts tell no more.
         `leaves` takes what was appended: not to be used before this is committed.
         """
         before = self.seen
         # The head's row is the lock: whoever holds it is the only writer, so what is read from here on stays so.
         head = session.ask(self._lock_head)
+        others = self._ask_for_others(session, before)
         versions = [session.ask(*question) for question in self._versions_of(reads)]
         since = None if quiet is None else session.ask(self._select_since, [quiet[0]])
         if new:
             session.insert_after(head, self.table, new)  # a server is at work on this while the leaves are hashed
-        found = self._sound_head(head.rows(), before, session.rows)
+        found = self._sound_head(head.rows(), before, others)
         self._must_have_key(found)
         last, frontier = found.position, self._tree(found)
-        if moved := _moved(reads, [row for answer in versions for row in answer.rows()]):
+        stood = [row for answer in versions for row in answer.rows()]
+        self._must_reach(dict(stood), found)
+        if moved := _moved(reads, stood):
             raise IntegrityError("stream {} moved on from version {}".format(*moved[0]))
         destroyed = self._destroyed_at(found, session.rows).keys if about else {}
         for subject, key_id in about:
@@ -549,10 +605,11 @@ class LogRecorder(ApplicationRecorder):
             digest = found.erased
             for row in gone:
                 digest = chained(digest, *row)
-            moved_to = self._head_of(frontier.size, frontier.packed(), found.signed, digest)
+            own = self._with_own(found, new)
+            moved_to = self._head_of(HeadRow(frontier.size, frontier.packed(), found.signed, "", digest, own))
             if leaves is not None:
                 leaves.append(Appended(last, hashes, roots, moved_to))
-            session.run(self._move_head, (last, last, moved_to.position, moved_to.frontier, moved_to.mac, digest))
+            session.run(self._move_head, (last, last, moved_to.position, moved_to.frontier, moved_to.mac, digest, own))
         if new:
             session.announce(self.table.name)
         for start in range(0, len(releases), 500):
@@ -564,14 +621,35 @@ class LogRecorder(ApplicationRecorder):
             session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
         if gone:
             session.insert(ERASED, gone)
+        for start in range(0, len(forgotten), 500):
+            ids = forgotten[start : start + 500]
+            session.run(
+                f"UPDATE receipts SET digest=substr(digest, 1, {NAMING_BYTES}) WHERE command_id IN ({marks(len(ids))})",  # noqa: S608 - marks, and a number of ours
+                ids,
+            )
         if inline is not None and new:
             inline(session, last)
         return range(last + 1, last + len(new) + 1)
 
+    def _ask_for_others(self, session: Session, before: HeadRow | None) -> Ask:
+        """Ask for what others added since a head, if somebody did: on a server, in the same message as for its lock."""
+        if before is None or not self.database.for_update:
+            return session.rows
+        span = (before.position, before.position + JUMP_ROWS)
+        added = session.ask(self._select_span, span)
+
+        def ask(statement: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+            first = statement == self._select_span and params[0] == span[0]
+            return added.rows() if first else session.rows(statement, params)
+
+        return ask
+
     def stand(self, reads: Sequence[tuple[UUID, int]]) -> bool:
         """Whether streams have the versions that were seen."""
-        questions = self._versions_of(reads)
-        return not _moved(reads, [row for question in questions for row in self.database.rows(*question)])
+        before = self.seen
+        found = [row for question in self._versions_of(reads) for row in self.database.rows(*question)]
+        self._must_reach(dict(found), before)
+        return not _moved(reads, found)
 
     def _versions_of(self, reads: Sequence[tuple[UUID, int]]) -> Iterator[tuple[str, list[bytes]]]:
         """Statements, with their values, that answer the versions of streams."""
@@ -590,6 +668,7 @@ class LogRecorder(ApplicationRecorder):
         One statement, unless there are many streams, or something was committed since the last look.
         """
         versions: dict[bytes, int] = {}
+        before = self.seen
         known = self._destroyed
         told: tuple[bytes, int] | None = None
         for start in range(0, max(len(streams), 1), 256):
@@ -604,6 +683,7 @@ class LogRecorder(ApplicationRecorder):
                     told = (name or b"", number or 0)
                 else:
                     versions[name] = number or 0
+        self._must_reach(versions, before)
         if subjects and told != (known.digest, known.position):
             known = self._destroyed_now()
         return versions, known.of(subjects)
@@ -640,8 +720,9 @@ class LogRecorder(ApplicationRecorder):
         limit: int | None = None,
     ) -> Sequence[tuple[Any, ...]]:
         """A stream's rows: position, version, stored name, state."""
+        stream = _stream(originator_id)
         statement = self._select_stream
-        params: list[Any] = [_stream(originator_id)]
+        params: list[Any] = [stream]
         if gt is not None:
             statement += " AND originator_version>?"
             params.append(gt)
@@ -652,7 +733,20 @@ class LogRecorder(ApplicationRecorder):
         if limit is not None:
             statement += " LIMIT ?"
             params.append(limit)
-        return self.database.rows(statement, params)
+        if stream not in self._own:
+            return self.database.rows(statement, params)
+        before = self._seen_or_found()
+        rows = self.database.rows(statement, params)
+        if desc or limit is None or len(rows) < limit:
+            self._must_reach({stream: rows[0 if desc else -1][1] if rows else gt or 0}, before, lte)
+        there = {row[0]: row for row in self.rows_at(sorted(row[0] for row in rows))}
+        if any(there.get(row[0]) != (row[0], stream, *row[1:]) for row in rows):
+            raise damaged(
+                f"The index of {self.table.name} leads from the stream {originator_id}, by which the book rules "
+                "itself, to events of another place",
+                self.database.place,
+            )
+        return rows
 
     def named_rows(self, originator_ids: Sequence[UUID], topics: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """The rows of some names in many streams, stream by stream, each by version."""
@@ -721,7 +815,7 @@ class LogRecorder(ApplicationRecorder):
             params += topics
         statement += " ORDER BY position LIMIT ?"
         params.append(limit)
-        return self.database.rows(statement, params)
+        return self._onward(self.database.rows(statement, params), after)
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         """The rows at positions, in order, 500 at a time."""
@@ -753,11 +847,18 @@ class LogRecorder(ApplicationRecorder):
 
     def states(self, topic: str, after: int, stop: int, limit: int) -> Sequence[tuple[Any, ...]]:
         """Position and state of up to `limit` rows of one name after a position and up to another, in order."""
-        return self.database.rows(
+        rows = self.database.rows(
             f"SELECT position, state FROM {self.table.name} "  # noqa: S608 - a name of ours
             "WHERE position>? AND position<=? AND topic=? ORDER BY position LIMIT ?",
             (after, stop, topic, limit),
         )
+        return self._onward(rows, after)
+
+    def _onward(self, rows: Sequence[tuple[Any, ...]], after: int) -> Sequence[tuple[Any, ...]]:
+        """Rows by position, which lead beyond the one that they follow. Raises BookDamaged."""
+        if rows:
+            onward(rows[-1][0], after, self.database.place)
+        return rows
 
     def position(self) -> int:
         """The head's position; 0 for an empty log. Raises BookDamaged where it is not that of the last row."""
@@ -779,12 +880,71 @@ class LogRecorder(ApplicationRecorder):
         """The same, as `eventsourcing` asks for it: None for an empty log, whatever the signature says."""
         return self.position() or None  # type: ignore[return-value]  # so does the stock recorder
 
+    def _seen_or_found(self) -> HeadRow | None:
+        """The newest head that was seen, or the one that is there; None where that can't be believed."""
+        if self.seen is None:
+            with suppress(BookDamaged):  # whoever asks for it is told
+                self.head()
+        return self.seen
+
+    def _must_reach(self, versions: Mapping[Any, int | None], head: HeadRow | None, lte: int | None = None) -> None:
+        """Raises BookDamaged where one of the book's own streams was read shorter than a head tells that was seen
+        before."""
+        for stream in versions.keys() & self._own.keys():
+            told = 0 if head is None else head.versions()[self._own[stream]]
+            found = versions[stream] or 0
+            if type(found) is not int or found < (told if lte is None else min(told, lte)):
+                raise damaged(
+                    f"Of the stream {uuid_from(stream)}, by which the book rules itself, {found} events are found in "
+                    f"{self.table.name}, and its head counts {told}: they are gone, or an index does not lead to them",
+                    self.database.place,
+                )
+
+    def _with_own(self, head: HeadRow, new: Sequence[NewRow]) -> bytes:
+        """What a head tells of the book's own streams, once some events are added to it."""
+        added = [(stream, version) for stream, version, _, _ in new if stream in self._own]
+        if not added:
+            return head.own
+        versions = head.versions()
+        for stream, version in added:
+            number = self._own[stream]
+            if version != versions[number] + 1:
+                raise IntegrityError(f"stream {stream!r} is at version {versions[number]}, not before {version}")
+            versions[number] = version
+        return bytes(msgpack.packb(versions))
+
     def extent(self) -> tuple[int, int, int]:
         """How many rows there are, and the least and greatest position; zeros for an empty log."""
         [(count, least, greatest)] = self.database.rows(
             f"SELECT COUNT(*), MIN(position), MAX(position) FROM {self.table.name}"  # noqa: S608 - a name of ours
         )
         return count, least or 0, greatest or 0
+
+    def looked_up(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another are found by their stream and version. Raises BookDamaged
+        where there is no index by which they are."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM {name} AS one WHERE position>? AND position<=? AND (SELECT position FROM {name} "  # noqa: S608 - names of ours
+                f"AS found{by} WHERE found.originator_id=one.originator_id "
+                "AND found.originator_version=one.originator_version)=position",
+                (after, stop),
+            )
+            return int(count)
+
+    def indexed(self, after: int, stop: int) -> int:
+        """How many rows after a position and up to another the index of streams has."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, STREAM)
+            [(count,)] = session.rows(
+                f"SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE position>? AND position<=? "  # noqa: S608 - names of ours
+                f"ORDER BY {', '.join(STREAM)}) AS entries",
+                (after, stop),
+            )
+            return int(count)
 
     def pruned(self) -> Pruned:
         """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""
@@ -824,15 +984,16 @@ class LogRecorder(ApplicationRecorder):
         flaw = self._flaw(found, before)
         return _parsed(found), None if flaw is None else flaw[0]
 
-    def count_signed(self, session: Session, size: int) -> HeadRow:
-        """Count a checkpoint in the head, if it is the first of its size: it is missed when it is taken out. The head
-        then, which counts as seen once this is committed. Raises BookDamaged."""
+    def count_signed(self, session: Session, is_known: Callable[[], bool]) -> HeadRow:
+        """Count a checkpoint in the head, unless one of its size was counted (which is asked once nobody else can add
+        one): it is missed when it is taken out. The head then, which counts as seen once this is committed. Raises
+        BookDamaged."""
         before = self.seen
         found = self._sound_head(session.rows(self._lock_head), before, session.rows)
         self._must_have_key(found)
-        if session.rows("SELECT 1 FROM checkpoints WHERE log=? AND size=? LIMIT 1", (self.table.name, size)):
+        if is_known():
             return found
-        counted = self._head_of(found.position, found.frontier, found.signed + 1, found.erased)
+        counted = self._head_of(found._replace(signed=found.signed + 1))
         session.run(self._count_signed, (counted.signed, counted.mac))
         return counted
 
@@ -846,13 +1007,14 @@ class LogRecorder(ApplicationRecorder):
     def _tree(head: HeadRow) -> merkle.Frontier:
         return merkle.Frontier(head.position, head.frontier)
 
-    def _head_of(self, position: int, frontier: bytes, signed: int, erased: bytes) -> HeadRow:
-        return HeadRow(position, frontier, signed, self._mac(position, frontier, signed, erased), erased)
+    def _head_of(self, head: HeadRow) -> HeadRow:
+        """A head with its MAC."""
+        return head._replace(mac=self._mac(head))
 
-    def _mac(self, position: int, frontier: bytes, signed: int, erased: bytes) -> str:
+    def _mac(self, head: HeadRow) -> str:
         if self.key is None:
             return ""
-        told: bytes = msgpack.packb([self.origin, self.table.name, position, frontier, signed, erased])
+        told: bytes = msgpack.packb([self.origin, self.table.name, *head._replace(mac="")])
         return hmac.digest(self.key, told, sha256).hex()
 
     def _head_in(self, rows: Sequence[tuple[Any, ...]]) -> HeadRow:
@@ -860,15 +1022,19 @@ class LogRecorder(ApplicationRecorder):
         place = self.database.place
         if len(rows) != 1:
             raise damaged(f"The row of {self.table.name} in the table head is missing", place)
-        position, packed, signed, mac, erased = rows[0]
-        [row] = sound(HEAD, [(position, packed or b"", signed, mac, b"" if erased == "" else erased)], place)
+        # What SQLite was given as an empty text is one.
+        [row] = sound(
+            HEAD, [tuple([b"" if one == "" and at != MAC_AT else one for at, one in enumerate(rows[0])])], place
+        )
+        head = HeadRow(*row)
         try:
-            if position < 0 or signed < 0:
-                raise ValueError(f"its position is {position}, and it counts {signed} checkpoints")
-            merkle.Frontier(position, packed or b"")
-        except ValueError as error:
+            if head.position < 0 or head.signed < 0:
+                raise ValueError(f"its position is {head.position}, and it counts {head.signed} checkpoints")
+            merkle.Frontier(head.position, head.frontier)
+            head.versions()
+        except (ValueError, msgpack.exceptions.UnpackException) as error:
             raise damaged(f"The head of {self.table.name} can't be one ({error})", place) from error
-        return HeadRow(*row)
+        return head
 
     def _must_have_key(self, found: HeadRow) -> None:
         """Raises KeysMissing where a head bears a MAC and there is no key to make the next one with: nobody could add
@@ -895,9 +1061,7 @@ class LogRecorder(ApplicationRecorder):
 
     def _flaw(self, found: HeadRow, before: HeadRow | None, ask: Ask | None = None) -> tuple[str, str] | None:
         """What is wrong with a head that was read after another was seen, and how to go on; None: nothing."""
-        if self.key is not None and not hmac.compare_digest(
-            found.mac.encode(), self._mac(found.position, found.frontier, found.signed, found.erased).encode()
-        ):
+        if self.key is not None and not hmac.compare_digest(found.mac.encode(), self._mac(found).encode()):
             return "bears a MAC that was not made with the keys of this book", NOT_OURS
         if before is None:
             return None

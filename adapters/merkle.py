@@ -62,12 +62,15 @@ def parent(left: bytes, right: bytes) -> bytes:
 
 def row_hashes(origin: str, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
     """The hashes of the leaves of rows: position, stream, version, stored name, state."""
+    return _leaf_hashes(origin, [(origin, *row) for row in rows])
+
+
+def _leaf_hashes(origin: str, leaves: list[tuple[Any, ...]]) -> list[bytes]:
     if not is_detached(origin):
-        pack = packer()
-        entries = [pack((origin, *row)) for row in rows]
+        entries = list(map(packer(), leaves))
         if not entries or max(map(len, entries)) <= ENTRY_BYTES_MAX:
             return hashes_of(entries)
-    return hashes_of([leaf(origin, *row) for row in rows])
+    return hashes_of([leaf(*one) for one in leaves])
 
 
 def split(hashes: bytes) -> list[bytes]:
@@ -195,7 +198,7 @@ class Frontier:
 
         Gives their hashes, and the roots of the tiles that this made whole (see `append_hashes`).
         """
-        added = row_hashes(origin, [(position, *row) for position, row in enumerate(rows, self.size + 1)])
+        added = _leaf_hashes(origin, [(origin, position, *row) for position, row in enumerate(rows, self.size + 1)])
         return added, self.append_hashes(added)
 
     def packed(self) -> bytes:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tallybook.domain.errors import PolicyError, RuleSetError
+from tallybook.domain.errors import PolicyError, RuleSetError, not_a_document
 from tallybook.domain.policy import CEDAR, Decider, InForce, PolicyDocument, compiled_policy, parse_policy
 
 from .rule_files import frozen_zone
@@ -74,5 +74,8 @@ def decider(language: str, document: str) -> Decider:
 
 
 def decider_of(policy: InForce) -> Decider:
-    """What decides by the policy in force. Raises MissingExtra."""
-    return decider(policy.language, policy.document)
+    """What decides by the policy in force. Raises MissingExtra; StoredFormError where the document is none."""
+    try:
+        return decider(policy.language, policy.document)
+    except ValueError as error:
+        raise not_a_document("access policy", f"{policy.name}@{policy.version}", error) from error

@@ -42,11 +42,13 @@ from tallybook.projections.read_models import Table
 from . import limits
 from .database import (
     ALTERED,
+    DROP,
     FORMAT,
     NOTES,
     SCRUB_S,
     Answer,
     KeyTaken,
+    Session,
     StatementRefused,
     check_format,
     damaged,
@@ -219,6 +221,68 @@ _Key = tuple[str, tuple[int, ...]]
 
 _BEGIN_WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+
+_BY_INDEX = "SELECT " + ", ".join(
+    f"set_config('enable_{way}', 'off', true)"
+    for way in ("seqscan", "bitmapscan", "sort", "incremental_sort", "hashagg", "gathermerge")
+)
+_INDEXES = (
+    "SELECT relname, COALESCE((SELECT contype::text FROM pg_constraint WHERE conindid=indexrelid AND conrelid=indrelid "
+    "LIMIT 1), ''), "
+    "CASE WHEN indisunique AND indisvalid AND indimmediate AND indpred IS NULL AND indexprs IS NULL THEN "
+    "(SELECT string_agg(attname::text, ' ' ORDER BY place) FROM unnest(indkey) WITH ORDINALITY AS over(number, place) "
+    "JOIN pg_attribute ON attrelid=indrelid AND attnum=number) ELSE '' END "
+    "FROM pg_index JOIN pg_class ON pg_class.oid=indexrelid WHERE indrelid=?::regclass"
+)
+
+_HERE = "relnamespace=current_schema()::regnamespace"
+_PLANTED = " UNION ALL ".join(
+    f"SELECT {told} FROM {among}"  # noqa: S608 - texts of ours
+    for told, among in (
+        (
+            "'trigger ' || tgname AS told",
+            f"pg_trigger JOIN pg_class ON pg_class.oid=tgrelid WHERE NOT tgisinternal AND {_HERE}",
+        ),
+        # One for statements that define something is told by what it leaves.
+        ("'event trigger ' || evtname", "pg_event_trigger WHERE evtevent='login' AND evtenabled<>'D'"),
+        ("'view ' || relname", f"pg_class WHERE relkind IN ('v', 'm', 'f') AND {_HERE}"),
+        ("'rule ' || rulename", "pg_rules WHERE schemaname=current_schema()"),
+        ("'policy ' || policyname", "pg_policies WHERE schemaname=current_schema()"),
+        ("'row security of ' || relname", f"pg_class WHERE (relrowsecurity OR relforcerowsecurity) AND {_HERE}"),
+        (
+            "'constraint ' || conname",
+            f"pg_constraint AS one JOIN pg_class ON pg_class.oid=conrelid WHERE contype NOT IN ('p', 'u', 'n') "
+            f"AND {_HERE} AND (conname, pg_get_constraintdef(one.oid))"
+            "<>(relname || '_position_check', 'CHECK ((\"position\" > 0))')",
+        ),
+        (
+            "DISTINCT 'table ' || inhrelid::regclass || ' that inherits from ' || inhparent::regclass",
+            f"pg_inherits JOIN pg_class ON pg_class.oid IN (inhrelid, inhparent) WHERE {_HERE}",
+        ),
+        # What an index or a default calls is called whenever a row is written.
+        (
+            "'index ' || indexrelid::regclass",
+            f"pg_index JOIN pg_class ON pg_class.oid=indrelid WHERE {_HERE} AND (indexprs IS NOT NULL "
+            "OR EXISTS (SELECT FROM pg_opclass AS one WHERE one.oid=ANY(indclass) "
+            "AND opcnamespace<>'pg_catalog'::regnamespace) "
+            "OR indpred IS NOT NULL AND (relname, pg_get_expr(indpred, indrelid))"
+            "<>('data_keys', '(destroyed <> 0)'))",
+        ),
+        (
+            "'default of ' || relname || '.' || attname",
+            f"pg_attrdef JOIN pg_class ON pg_class.oid=adrelid JOIN pg_attribute ON attrelid=adrelid AND attnum=adnum "
+            f"WHERE {_HERE}",
+        ),
+        (
+            "'type of ' || relname || '.' || attname",
+            "pg_attribute JOIN pg_class ON pg_class.oid=attrelid WHERE relkind IN ('r', 'p') AND attnum>0 "
+            f"AND NOT attisdropped AND atttypid NOT IN (17, 20, 25) AND {_HERE}",
+        ),
+        ("'function ' || proname", "pg_proc WHERE pronamespace=current_schema()::regnamespace"),
+        ("'operator ' || oprname", "pg_operator WHERE oprnamespace=current_schema()::regnamespace"),
+    )
+)
+"""What acts by itself, or has others act: a book makes tables with keys and plain indexes, and nothing else."""
 
 _INT8, _BYTEA, _TEXT = 20, 17, 25
 _ARRAYS: Mapping[str, tuple[str, int, int]] = {
@@ -667,15 +731,7 @@ class PostgresDatabase:
     for_share = " FOR SHARE"
     table_names = "(SELECT string_agg(tablename::text, ' ') FROM pg_tables WHERE schemaname=current_schema())"
     holds = "position(? IN state)>0"
-    code_names = (
-        "(SELECT string_agg(found.told, ', ' ORDER BY found.told) FROM ("
-        "SELECT 'trigger ' || tgname AS told FROM pg_trigger JOIN pg_class ON pg_class.oid=tgrelid "
-        "WHERE NOT tgisinternal AND relnamespace=current_schema()::regnamespace "
-        "UNION ALL SELECT 'view ' || relname FROM pg_class "
-        "WHERE relkind IN ('v', 'm', 'f') AND relnamespace=current_schema()::regnamespace "
-        "UNION ALL SELECT 'rule ' || rulename FROM pg_rules WHERE schemaname=current_schema() "
-        "UNION ALL SELECT 'policy ' || policyname FROM pg_policies WHERE schemaname=current_schema()) AS found)"
-    )
+    code_names = f"(SELECT string_agg(found.told, ', ' ORDER BY found.told) FROM ({_PLANTED}) AS found)"  # noqa: S608 - a text of ours
 
     def __init__(self, url: str, *, lock_timeout_s: float = DEFAULT_LOCK_TIMEOUT_S, read_only: bool = False) -> None:
         """Raises BookError for a URL that names no database; connects when it is first used."""
@@ -733,6 +789,18 @@ class PostgresDatabase:
         if write and self.read_only:
             raise for_reading_only(self.place)
         return PostgresSession(self, write)
+
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+        """Have the planner of a session's transaction nothing else to choose than the index over some columns."""
+        session.rows(_BY_INDEX)
+        found = False
+        for name, constraint, over in session.rows(_INDEXES, [table]):
+            if constraint not in ("p", "u"):
+                raise damaged(f"The table {table} has an index {name!r}, which the book never made", self.place, DROP)
+            found = found or over == " ".join(columns)
+        if not found:
+            raise damaged(f"The table {table} has no index over {', '.join(columns)} any more", self.place)
+        return ""
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT. Asked again on a new connection if the first one is lost."""
@@ -907,7 +975,7 @@ class PostgresDatabase:
         try:
             connection.execute(
                 sql.SQL(
-                    _ALIVE + "SET search_path TO {}; SET lock_timeout TO {}; SET statement_timeout TO 0; "
+                    _ALIVE + "SET search_path TO {}, pg_temp; SET lock_timeout TO {}; SET statement_timeout TO 0; "
                     "SET idle_in_transaction_session_timeout TO {}; SET client_min_messages TO warning; "
                     "SELECT set_config('synchronous_commit', 'on', false) "
                     "WHERE current_setting('synchronous_commit')='off'"

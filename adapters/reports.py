@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .bulk import rarely_collecting
+from .outputs import new_file, new_folder
 
 
 class Kind(StrEnum):
@@ -96,7 +97,7 @@ class Report:
         return as_html(self)
 
     def csv(self, place: Path) -> list[Path]:
-        """Write the tables into a folder, or an archive `NAME.zip`; the files. Raises OSError."""
+        """Write the tables into a folder, or an archive `NAME.zip`, which are new; the files. Raises BookError."""
         return write_csv(self, place)
 
 
@@ -192,24 +193,26 @@ def as_csv(section: Section) -> str:
 def write_csv(report: Report, place: Path) -> list[Path]:
     """Write the tables: one into a file `NAME.csv`, several into a folder, or into an archive `NAME.zip`; the files.
 
-    Raises OSError; ValueError for several tables and the name of one file.
+    They are new, and for their owner's eyes only. Raises BookError; ValueError for several tables and the name of one
+    file.
     """
     tables = [section for section in report.sections if section.columns]
     if place.suffix == ".csv":
         if len(tables) != 1:
             raise ValueError(f"{place}: the report has {len(tables)} tables; name a folder, or a file ending in .zip.")
-        place.write_bytes(as_csv(tables[0]).encode())
+        with new_file(place) as part:
+            part.write_bytes(as_csv(tables[0]).encode())
         return [place]
     names = [f"{number:02}-{slug(section.title)}.csv" for number, section in enumerate(tables, 1)]
     if place.suffix == ".zip":
-        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        with new_file(place) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, section in zip(names, tables, strict=True):
                 # A time of its own would make each archive of the same report another file.
                 archive.writestr(zipfile.ZipInfo(name), as_csv(section), zipfile.ZIP_DEFLATED)
         return [place]
-    place.mkdir(parents=True, exist_ok=True)
-    for name, section in zip(names, tables, strict=True):
-        (place / name).write_bytes(as_csv(section).encode())
+    with new_folder(place) as part:
+        for name, section in zip(names, tables, strict=True):
+            (part / name).write_bytes(as_csv(section).encode())
     return [place / name for name in names]
 
 

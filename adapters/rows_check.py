@@ -183,12 +183,16 @@ def _copy(session: Session, aside: SQLiteDatabase, table: Table, number: int) ->
     order = f"ORDER BY {key} LIMIT {CHUNK}"
     marks = ", ".join("?" * len(table.key))
     copied = 0
+    seen: set[tuple[Any, ...]] = set()
     rows = session.rows(statement + order)
     while rows:
         with aside.session(write=True) as copying:
             copying.insert(replace(table, name=copy), rows)
         copied += len(rows)
-        last = [rows[-1][place] for place in places]
+        last = tuple(rows[-1][place] for place in places)
+        if last in seen:  # keys may be of any kind, so that they have no order
+            raise _Unsound(f"the rows of {live} do not stand in the order of their keys")
+        seen.add(last)
         rows = session.rows(f"{statement}WHERE ({key}) > ({marks}) {order}", last)
     [(count,)] = session.rows(f"SELECT COUNT(*) FROM {live}")  # noqa: S608 - names of ours
     return int(count) - copied

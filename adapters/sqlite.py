@@ -11,14 +11,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Lock, get_ident
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 from weakref import WeakSet
 
 from tallybook.domain.errors import BookClosed, BookDamaged, BookError, BookFull, BookReadOnly, refusal
 from tallybook.projections.read_models import Table
 
 from . import limits
-from .database import ALTERED, SCRUB_S, Answer, KeyTaken, check_format, damaged, for_reading_only, refused, unexpected
+from .database import (
+    ALTERED,
+    DROP,
+    SCRUB_S,
+    Answer,
+    KeyTaken,
+    Session,
+    check_format,
+    damaged,
+    for_reading_only,
+    refused,
+    unexpected,
+)
 
 DEFAULT_LOCK_TIMEOUT_S = 30
 POLL_S = 0.02
@@ -78,25 +90,41 @@ def translated(error: sqlite3.Error, place: str) -> Exception:
     return unexpected(error, place)
 
 
+FORKED = (
+    'Start the child by "spawn" (multiprocessing.get_context("spawn"), subprocess), or fork first, and open the book '
+    "in each process after that."
+)
+
+
 def check_same_process(pid: int, place: str) -> None:
     """Raises BookError in a process that was forked after a connection was made."""
     if pid != os.getpid():
         raise BookError(
             "The book was opened before this process was forked: SQLite's connections don't survive that.",
             path=place,
-            remedy="Open it again in the child process.",
+            remedy=FORKED,
         )
 
 
-class HoldsConnections(Protocol):
-    """Something open that has connections of the sqlite3 module."""
+def check_not_inherited(path: str | Path) -> None:
+    """Raises BookError in a process that was forked while its parent had the file open.
 
-    def held(self) -> Iterable[sqlite3.Connection]:
-        """The connections that are not in use."""
-        ...
+    SQLite's own table of who has locked what in which file was copied with the process: it would wait for ever for
+    locks that nobody here holds, or take none where it believes to have them.
+    """
+    if _INHERITED and OpenFile.identity(str(path)) in _INHERITED:
+        raise BookError(
+            f"{path} was open when this process was forked: SQLite's locks on it don't survive that.",
+            path=str(path),
+            remedy=FORKED,
+        )
 
 
-IN_THIS_PROCESS: WeakSet[HoldsConnections] = WeakSet()
+_INHERITED: set[tuple[int, int]] = set()
+"""The files that were open when this process was forked, by device and number."""
+
+
+IN_THIS_PROCESS: WeakSet[SQLiteDatabase] = WeakSet()
 """All that is open."""
 
 
@@ -104,6 +132,7 @@ def _leave_to_the_parent() -> None:
     """Let a forked child never close its parent's connections, not even when it ends: it would roll back what the
     parent's threads are in the middle of writing."""
     held = [connection for one in IN_THIS_PROCESS for connection in one.held()]
+    _INHERITED.update(*(one.files() for one in IN_THIS_PROCESS))
     for hold in HOLDS:
         hold.leave()
     if held:
@@ -126,18 +155,18 @@ class OpenFile:
 
     def __init__(self, path: str) -> None:
         self._path, self._log = path, f"{path}-wal"
-        self._was = self._identity(path)
+        self._was = self.identity(path)
         self._log_was: tuple[int, int] | None = None
 
     def check(self) -> None:
         """Raises BookError."""
-        if self._identity(self._path) != self._was:
+        if self.identity(self._path) != self._was:
             raise moved(self._path)
 
     def check_written(self) -> None:
         """The same in a writing transaction, when there is a `-wal` that stays as long as a connection is open."""
         self.check()
-        log = self._identity(self._log)
+        log = self.identity(self._log)
         if self._log_was is None:
             self._log_was = log
         elif log != self._log_was:
@@ -147,8 +176,14 @@ class OpenFile:
                 remedy="Close the book in each process that has it open: that brings the commits home from the `-wal`.",
             )
 
+    @property
+    def opened(self) -> tuple[int, int] | None:
+        """Device and number of the file that was opened."""
+        return self._was
+
     @staticmethod
-    def _identity(path: str) -> tuple[int, int] | None:
+    def identity(path: str) -> tuple[int, int] | None:
+        """Device and number of the file that has a name now; None for none."""
         try:
             found = os.stat(path)
         except OSError:
@@ -346,6 +381,7 @@ class SQLiteDatabase:
         self._poll_lock = Lock()
         self._poll: sqlite3.Connection | None = None  # sees commits by data_version; one for all watches
         self._file: OpenFile | None = None  # known once there is a connection
+        self._connected = False  # from before the first connection until after the last
         IN_THIS_PROCESS.add(self)
         # In memory, the database lives as long as a connection to it.
         self._anchor = self._connect() if self.in_memory else None
@@ -359,6 +395,13 @@ class SQLiteDatabase:
         """The connections that are not in use."""
         return [*self._idle[True], *self._idle[False], *([self._poll] if self._poll else [])]
 
+    def files(self) -> set[tuple[int, int]]:
+        """The file that a process which is forked now must not open: there are connections to it here."""
+        if self.in_memory or not self._connected:
+            return set()
+        found = OpenFile.identity(self.name) if self._file is None else self._file.opened
+        return set() if found is None else {found}
+
     def check_usable(self) -> None:
         """Raises BookClosed, and BookError in a process that was forked after it was opened."""
         check_same_process(self._pid, self.place)
@@ -370,6 +413,19 @@ class SQLiteDatabase:
         if write and self.read_only:
             raise for_reading_only(self.place)
         return SQLiteSession(self, write)
+
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+        """What has a SELECT read by the index over some columns."""
+        found = ""
+        for _, name, unique, origin, partial in session.rows(f"PRAGMA index_list({table})"):
+            over = [column for _, _, column in session.rows(f'PRAGMA index_info("{name}")')]
+            if origin == "c":
+                raise damaged(f"The table {table} has an index {name!r}, which the book never made", self.place, DROP)
+            if unique and not partial and over == list(columns):
+                found = f' INDEXED BY "{name}"'
+        if not found:
+            raise damaged(f"The table {table} has no index over {', '.join(columns)} any more", self.place)
+        return found
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of one SELECT."""
@@ -473,10 +529,14 @@ class SQLiteDatabase:
             if self._poll is not None:
                 self._poll.close()
                 self._poll = None
+        self._connected = False
 
     def _connect(self, *, write: bool = False) -> sqlite3.Connection:
         mode = "ro" if self.read_only else "rwc" if self._create and self._file is None else "rw"
         try:
+            if not self.in_memory:
+                check_not_inherited(self.name)
+            self._connected = True
             if self._file is not None:
                 # Before SQLite looks: it would make an empty file in the place of one that is gone, and delete the
                 # commits in the -wal beside it.

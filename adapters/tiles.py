@@ -14,7 +14,7 @@ from threading import RLock
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import EXAMINE, Session, damaged, sound
+from .database import EXAMINE, Session, damaged, onward, sound
 from .log import LogRecorder
 from .merkle import HASH, TILE, TILE_LEVELS, split
 
@@ -129,7 +129,7 @@ class TileStore:
         ):
             for _, _, tile, hashes in sound(TILES, rows, self._place):
                 yield tile, hashes
-            after = rows[-1][2]
+            after = onward(rows[-1][2], after, self._place)
 
     def held(self, level: int, tile: int) -> bytes:
         """The hashes of a tile; empty where it is not there. Raises BookDamaged."""

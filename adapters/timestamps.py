@@ -15,6 +15,7 @@ try:
     from rfc3161_client import (
         HashAlgorithm,
         TimestampRequestBuilder,
+        TimeStampResponse,
         VerifierBuilder,
         decode_timestamp_response,
     )
@@ -47,7 +48,7 @@ def stamped(note: str, url: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
     if len(token) > ANSWER_BYTES_MAX:
         raise _no_timestamp(url, f"its answer has more than {ANSWER_BYTES_MAX:,} bytes")
     try:
-        found = decode_timestamp_response(token)
+        found = _decoded(token)
         status = found.status
         told = found.tst_info if status in GRANTED else None
     except ValueError as error:
@@ -62,7 +63,7 @@ def stamped(note: str, url: str, *, timeout_s: float = TIMEOUT_S) -> bytes:
 def said_at(token: bytes) -> datetime:
     """The time that a token tells, whoever made it. Raises NoteError."""
     try:
-        return decode_timestamp_response(token).tst_info.gen_time
+        return _decoded(token).tst_info.gen_time
     except ValueError as error:
         raise NoteError(f"What is kept as a timestamp is none: {error}.") from error
 
@@ -83,11 +84,52 @@ def stamped_at(note: str, token: bytes, certificates: Path) -> datetime:
         else:
             builder = builder.add_intermediate_certificate(one)
     try:
-        response = decode_timestamp_response(token)
+        response = _decoded(token)
         builder.build().verify_message(response, note.encode())
     except (VerificationError, ValueError) as error:
         raise NoteError(f"The timestamp does not hold: {error}.") from error
     return response.tst_info.gen_time
+
+
+def _decoded(token: bytes) -> TimeStampResponse:
+    """Raises ValueError."""
+    return decode_timestamp_response(_in_der(token))
+
+
+def _in_der(token: bytes) -> bytes:
+    """An answer with its certificates in the order that DER demands of a set; OpenSSL leaves them as they were given.
+
+    Nothing that is signed is changed. What is no such answer stays as it is.
+    """
+    try:
+        _, start, end = _value(token, 0)
+        for tag in (0x30, 0xA0, 0x30, 0xA0):  # the signed content, its explicit tag, its parts, their certificates
+            start, end = next(part[1:3] for part in reversed(_values(token, start, end)) if part[0] == tag)
+        certificates = [token[begin:after] for _, _, after, begin in _values(token, start, end)]
+    except (IndexError, StopIteration):
+        return token
+    return token[:start] + b"".join(sorted(certificates)) + token[end:]
+
+
+def _values(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:
+    """The values between two places: of each the tag, where its content begins and ends, and where it begins itself."""
+    found = []
+    while start < end:
+        tag, content, after = _value(data, start)
+        found.append((tag, content, after, start))
+        start = after
+    return found
+
+
+def _value(data: bytes, at: int) -> tuple[int, int, int]:
+    """Tag, begin and end of the content of the value at a place. Raises IndexError."""
+    size, content = data[at + 1], at + 2
+    if size & 0x80:
+        content += size & 0x7F
+        size = int.from_bytes(data[at + 2 : content], "big")
+    if content + size > len(data):
+        raise IndexError(at)
+    return data[at], content, content + size
 
 
 def _no_timestamp(url: str, why: str) -> BookError:

@@ -20,6 +20,8 @@ OUTSIDE_HOURS = "outside_hours"
 RELEASED, DENIED = "released", "denied"
 RESEALED = "resealed"
 """The outcome of what the book opened to seal it anew: nobody was shown anything."""
+TOLD = "told"
+"""The outcome of what a refused command told by the way: whether somebody is known by a value that it was given."""
 KEEPING = "erasures.keep"
 """The action of reads by which the book seals anew what stays where a key is destroyed. Nobody is shown anything."""
 WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricted", "no_consent"
@@ -29,8 +31,9 @@ WITHHELD_DENIED, WITHHELD_RESTRICTED, WITHHELD_NO_CONSENT = "denied", "restricte
 class PersonalDataRead(Fact):
     """Personal data was asked for. A bulk read is one record with its list of subjects.
 
-    - `outcome`: `released`, `denied` (nothing was released), or `resealed`: the book itself opened what stays where a
-      key is destroyed, to seal it anew, and showed it to nobody; no policy applies to that;
+    - `outcome`: `released`, `denied` (nothing was released), `told`: a command (`action`) was refused, and so told
+      whether somebody is known by an external id, or an order id recorded; or `resealed`: the book itself opened what
+      stays where a key is destroyed, to seal it anew, and showed it to nobody; no policy applies to that;
     - `subjects`: whose data was asked for;
     - `fields`, `masked`, `withheld`: which fields were released as they are, in part, not at all; one of which every
       value was erased is in none of them;
@@ -38,7 +41,8 @@ class PersonalDataRead(Fact):
     - `restricted`: subjects of whom nothing was released, because their data is restricted;
     - `consents`: where the purpose rests on a consent, the version of its text for each of `subjects`; `-` where there
       is none, and nothing of that subject was released;
-    - `policy`: digest of the access policy that decided, `rules`: ids of its rules that did; nil: none was in force, or
+    - `policy`: digest of the access policy that decided, `rules`: ids of its rules that did (of what was told: the one
+      that allowed the command); nil: none was in force, or
       the outcome is `resealed`;
     - `legal_basis`: of the purpose, as the policy says;
     - `remote_address`: where the request came from, if the host said so.

@@ -12,7 +12,7 @@ from uuid import UUID
 from .aggregate import Aggregate, Appliers, Stamp, applies
 from .calendar import Zone
 from .earning import Rules, compiled
-from .errors import refusal
+from .errors import not_a_document, refusal
 from .events import Code, Fact, stored
 from .rules import RuleSet
 
@@ -118,8 +118,11 @@ class Adopted(NamedTuple):
     zone: Zone
 
     def rules(self) -> Rules:
-        """The rule set, ready to decide."""
-        return compiled(self.document, self.zone)
+        """The rule set, ready to decide. Raises StoredFormError where the document is none."""
+        try:
+            return compiled(self.document, self.zone)
+        except ValueError as error:
+            raise not_a_document("rule set", f"{self.name}@{self.version}", error) from error
 
 
 class Proposed(NamedTuple):

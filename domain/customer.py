@@ -203,6 +203,7 @@ class Customer(DataSubject):
     kind: CustomerKind | None = None
     noted: dict[str, tuple[int, str]]
     """Trait → from when on it is so, and what it is; of two values the one that took effect last."""
+    registered_us: int = 0
     commitments: dict[int, bytes]
     """Id of each data key → the commitment to it."""
     referrer: UUID | None = None
@@ -459,6 +460,7 @@ def traits_of(noted: Mapping[str, tuple[int, str]]) -> Traits:
 @applies(Customer.APPLIERS, CustomerRegistered)
 def _registered(customer: Customer, event: CustomerRegistered) -> None:
     customer.kind = CustomerKind(event.kind)
+    customer.registered_us = event.effective_us
     note_traits(customer.noted, event)
 
 

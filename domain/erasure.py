@@ -144,6 +144,7 @@ def check_erasure(customer: Customer, stamp: Stamp, request_id: UUID | None, eve
     effective_too_early, erasure_held.
     """
     check_erasable(customer)
+    stamp.not_before(customer.registered_us, "the customer was registered")
     if request_id is not None:
         customer.asked_for_erasure(stamp, request_id)
     if customer.holds and even_so is None:
@@ -153,6 +154,19 @@ def check_erasure(customer: Customer, stamp: Stamp, request_id: UUID | None, eve
             customer=customer.id,
             waits_for=", ".join(customer.holds),
         )
+
+
+def check_repeated(customer: Customer, stamp: Stamp, reason: str, request_id: UUID | None, even_so: str | None) -> None:
+    """See that what is said of an erasure could be so, where the customer was erased before: nothing is recorded.
+
+    Refuses: invalid_argument, unknown_request, request_of_other_kind, effective_too_early.
+    """
+    stamp.not_before(customer.registered_us, "the customer was registered")
+    if request_id is not None:
+        customer.asked_for_erasure(stamp, request_id, answered=True)
+    customer.draft([]).record(
+        SubjectErased, stamp, customer.id, reason=reason, key_ids=(), lookups=0, request_id=request_id, even_so=even_so
+    )
 
 
 def erase(

@@ -27,7 +27,16 @@ from dataclasses import dataclass
 
 
 class TallybookError(Exception):
-    """Root of everything that Tallybook raises on purpose."""
+    """Root of everything that Tallybook raises on purpose. Errors can be pickled, whatever they are made from."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[TallybookError], args: tuple[object, ...], state: dict[str, object]) -> TallybookError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class Refused(TallybookError):
@@ -42,9 +51,6 @@ class Refused(TallybookError):
         self.values: dict[str, object] = values or {}
         self.remedy = remedy or REFUSALS[code].remedy
         super().__init__(f"{message} [{code}] {self.remedy}")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.code, self.message, self.values, self.remedy)
 
 
 class InvalidInput(Refused):
@@ -468,6 +474,15 @@ class StoredFormError(TallybookError):
     def __init__(self, message: str, *, where: str) -> None:
         self.where = where
         super().__init__(f"{where}: {message}")
+
+
+def not_a_document(kind: str, label: str, error: ValueError) -> StoredFormError:
+    """For what was adopted as a document, was valid then, and is none now."""
+    return StoredFormError(
+        f"what is stored as its document is none: somebody altered it ({str(error).splitlines()[0]}). "
+        "See what `tallybook doctor` finds, and restore the book from a backup.",
+        where=f"{kind} {label}",
+    )
 
 
 class UnknownStoredName(StoredFormError):

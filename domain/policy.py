@@ -75,6 +75,11 @@ class Purpose(Value):
         for one in self.hours:
             if not _HOURS.fullmatch(one):
                 raise ValueError(f'hours: {one!r} is not of the form "Mon-Fri 08:00-18:00"')
+            if not opens_before_it_closes(one):
+                raise ValueError(
+                    f"hours: {one!r} never come: they end before they begin. A shift over midnight is two: until "
+                    "24:00, and from 00:00"
+                )
         if self.enforce_hours and not self.hours:
             raise ValueError("enforce_hours: give the `hours` that are to be enforced")
         if self.basis == "consent" and self.consent is None:
@@ -86,6 +91,13 @@ class Purpose(Value):
         local = zone.local_us(at_us)
         day, minute = (local // DAY_US + 3) % 7, local % DAY_US // _MINUTE_US  # 1970-01-01 was a Thursday
         return not self.hours or any(_within(one, day, minute) for one in self.hours)
+
+
+def opens_before_it_closes(hours: str) -> bool:
+    """Whether there is a minute within hours of the right form."""
+    _, _, times = hours.rpartition(" ")
+    opens, _, closes = times.partition("-")
+    return _minutes(opens) < _minutes(closes)
 
 
 def _within(hours: str, day: int, minute: int) -> bool:

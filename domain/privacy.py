@@ -461,12 +461,12 @@ class DataSubject(Aggregate, ABC):
             RequestCompleted, stamp, self.id, request_id=request_id, outcome=outcome.value, reason=reason
         )
 
-    def asked_for_erasure(self, stamp: Stamp, request_id: UUID) -> None:
-        """See that a request is this subject's, open, and for erasure.
+    def asked_for_erasure(self, stamp: Stamp, request_id: UUID, *, answered: bool = False) -> None:
+        """See that a request is this subject's, open (but for `answered`), and for erasure.
 
         Refuses: unknown_request, request_completed, request_of_other_kind, effective_too_early.
         """
-        request = self._open_request(stamp, request_id)
+        request = self._open_request(stamp, request_id, answered=answered)
         if request.kind != RequestKind.ERASURE:
             raise refusal(
                 "request_of_other_kind",
@@ -476,11 +476,11 @@ class DataSubject(Aggregate, ABC):
                 kind=request.kind,
             )
 
-    def _open_request(self, stamp: Stamp, request_id: UUID) -> Request:
+    def _open_request(self, stamp: Stamp, request_id: UUID, *, answered: bool = False) -> Request:
         request = next((one for one in self.requests if one.request_id == request_id), None)
         if request is None:
             raise refusal("unknown_request", "The customer has no such request.", customer=self.id, request=request_id)
-        if request.completed_us is not None:
+        if request.completed_us is not None and not answered:
             raise refusal("request_completed", "The request was answered.", customer=self.id, request=request_id)
         stamp.not_before(request.received_us, "the request was received")
         return request

@@ -20,6 +20,7 @@ from tallybook.domain.access import (
     NO_CONSENT,
     RELEASED,
     RESEALED,
+    TOLD,
     CommandDenied,
     Exported,
     PersonalDataRead,
@@ -43,7 +44,7 @@ from tallybook.domain.policy import (
     selects,
 )
 from tallybook.domain.policy import NO_END as NEVER_US
-from tallybook.domain.privacy import Consents
+from tallybook.domain.privacy import ConsentGranted, Consents
 
 HOUR_US = 3_600_000_000
 ANYONE = ""
@@ -203,7 +204,8 @@ class Dealings:
     """What ties actors to subjects, and when; and in which ties others have a part.
 
     Subjects are the bytes of their ids. `by` names who recorded something. A tie that nobody but the actor had a part
-    in is his own.
+    in is his own. All times are those of recording: what somebody writes down later, whatever time he gives it, ties
+    nobody to what was read before, and takes no tie away that there was.
     """
 
     def __init__(self, tie_days: int) -> None:
@@ -212,7 +214,7 @@ class Dealings:
         self._shared = Spans()
         self._vouching: dict[tuple[str, bytes], list[str]] = {}
         self._tickets: dict[bytes, Ticket] = {}
-        self._owners: dict[bytes, list[tuple[int, str, str]]] = {}
+        self._owners: dict[bytes, list[tuple[int, int, str | None, str]]] = {}
         self._requests: dict[bytes, tuple[bytes, int, str]] = {}
         self.registrations: dict[str, list[int]] = {}
         """By actor: when he registered customers."""
@@ -268,9 +270,9 @@ class Dealings:
         if found is not None:
             self._tickets[ticket] = found._replace(ended_us=at_us)
 
-    def owner(self, subject: bytes, owner: str, at_us: int, by: str) -> None:
-        """Somebody, or a team, owns the customer."""
-        self._owners.setdefault(subject, []).append((at_us, owner, by))
+    def owner(self, subject: bytes, owner: str | None, at_us: int, by: str, effective_us: int) -> None:
+        """Somebody, or a team, owns the customer, or nobody does: since `effective_us`, known from `at_us` on."""
+        self._owners.setdefault(subject, []).append((max(at_us, effective_us), effective_us, owner, by))
 
     def settle(self) -> None:
         """All is told."""
@@ -283,18 +285,18 @@ class Dealings:
             if opened_by == ANYONE:
                 self._vouch(ANYONE, subject, ANYONE, opened_us - DAY_US, until_us)
             for place, (at_us, owner, by) in enumerate(owners):
-                from_us = opened_us if place == 0 else at_us
                 ends = [one for one in (ended_us, *(after[0] for after in owners[place + 1 : place + 2])) if one]
-                span = (from_us - margin, min(ends) + margin if ends else NEVER_US)
+                span = (at_us - margin, min(ends) + margin if ends else NEVER_US)
                 self._spans.add((owner, subject), *span)
                 self._vouch(owner, subject, by, *span)
                 self._vouch(owner, subject, opened_by, *span)
         for subject, changes in self._owners.items():
-            changes.sort()
-            for (at_us, owner, by), after in zip(changes, [*changes[1:], None], strict=True):
-                span = (at_us - margin, NEVER_US if after is None else after[0] + margin)
-                self._spans.add((owner, subject), *span)
-                self._vouch(owner, subject, by, *span)
+            held = _in_force(changes)
+            for (at_us, whom, by), after in zip(held, [*held[1:], None], strict=True):
+                if whom is not None:
+                    span = (at_us - margin, NEVER_US if after is None else after[0] + margin)
+                    self._spans.add((whom, subject), *span)
+                    self._vouch(whom, subject, by, *span)
         self._requests, self._tickets, self._owners = {}, {}, {}
 
     def tie(self, actors: Collection[str], roles: Iterable[str], subject: UUID, at_us: int) -> bool:
@@ -318,6 +320,18 @@ class Dealings:
         return False
 
 
+def _in_force(changes: Iterable[tuple[int, int, str | None, str]]) -> list[tuple[int, str | None, str]]:
+    """Of changes (known from, effective from, to whom, by whom), those that came into force as the book knew them: what
+    is recorded later about an earlier time changes nothing."""
+    found: list[tuple[int, str | None, str]] = []
+    latest_us: int | None = None
+    for at_us, effective_us, owner, by in sorted(changes, key=lambda one: one[0]):
+        if latest_us is None or effective_us >= latest_us:
+            latest_us = effective_us
+            found.append((at_us, owner, by))
+    return found
+
+
 def _whom(actors: Iterable[str], roles: Iterable[str]) -> Iterator[str]:
     """By what names a tie can be to these actors: anyone's, their own, their teams'."""
     yield ANYONE
@@ -328,11 +342,10 @@ def _whom(actors: Iterable[str], roles: Iterable[str]) -> Iterator[str]:
 
 def _is(actor: str, subject: bytes) -> bool:
     """Whether the actor is the subject, as in self-service: `customer:` and the id."""
-    _, colon, name = actor.rpartition(":")
-    return bool(colon) and len(name) == UUID_CHARS and name == str(UUID(bytes=subject))
+    return actor.startswith(CUSTOMER) and actor == f"{CUSTOMER}{UUID(bytes=subject)}"
 
 
-UUID_CHARS = 36
+CUSTOMER = "customer:"
 
 
 class ConsentsKnown:
@@ -341,14 +354,18 @@ class ConsentsKnown:
     def __init__(self) -> None:
         self._facts: dict[bytes, list[tuple[int, Event]]] = {}
         self._told: dict[bytes, tuple[int, int, Consents]] = {}
-        self.purposes: set[str] = set()
-        """All that consents were given to."""
+        self._by: dict[UUID, str] = {}
 
     def add(self, recorded_us: int, event: Event) -> None:
         """A fact about a consent, in the order of recording."""
         assert event.subject_id is not None
         self._facts.setdefault(event.subject_id.bytes, []).append((recorded_us, event))
-        self.purposes.update([purpose] if (purpose := getattr(event, "purpose", None)) else [])
+        if isinstance(event, ConsentGranted):
+            self._by[event.event_id] = event.metadata.actor
+
+    def agreed(self, subject: UUID, purpose: str, at_us: int) -> list[str]:
+        """Of the consents of a subject to a purpose that were in force at a time, as known then: who recorded them."""
+        return [self._by[one.consent_id] for one in self.at(subject, at_us).in_force(at_us, purpose)]
 
     def subjects(self) -> list[UUID]:
         """All who were asked for a consent."""
@@ -465,13 +482,17 @@ class Policies:
         """What a read is measured by: the policy that decided it; where none was in force, the last one before, or the
         first one after.
         """
+        found = self.last(at_us, digest)
+        if found is None:
+            found = next((one for one in self._in_force if one is not None), None)
+        return found
+
+    def last(self, at_us: int, digest: str | None = None) -> InForce | None:
+        """The policy that decided a read; where none was in force, the last one before it."""
         if digest is not None and digest in self.by_digest:
             return self.by_digest[digest]
         place = bisect_right(self._times, at_us)
-        for one in [*reversed(self._in_force[:place]), *self._in_force[place:]]:
-            if one is not None:
-                return one
-        return None
+        return next((one for one in reversed(self._in_force[:place]) if one is not None), None)
 
     def any_in_force(self, from_us: int, until_us: int) -> list[InForce]:
         """The policies that were in force at some time of a period, in order."""
@@ -509,7 +530,7 @@ class Policies:
 def released_subjects(event: PersonalDataRead) -> tuple[UUID, ...]:
     """Whom a read showed: also where no sealed field was opened, as of consents or a trail. Not those of whom all was
     erased or withheld, nor whose values the book sealed anew."""
-    if event.outcome != RELEASED:
+    if event.outcome not in (RELEASED, TOLD):
         return ()
     if not event.restricted and not event.erased and NO_CONSENT not in event.consents:
         return event.subjects
@@ -669,7 +690,8 @@ REGISTERS_WITHIN_US = HOUR_US // 2
 
 
 class Guesses:
-    """Who searched within an hour for many who are not there: so one finds out who is.
+    """Who searched within an hour for many who are not there, by `customers.find` or by commands that were refused: so
+    one finds out who is.
 
     `registered`: by actor, when he registered customers. Whoever searches first, and then registers, guesses nothing.
     """
@@ -684,7 +706,7 @@ class Guesses:
 
     def see(self, position: int, event: PersonalDataRead) -> None:
         """A record, in order."""
-        if event.action != SEARCH or event.outcome != RELEASED:
+        if event.outcome != TOLD and (event.action != SEARCH or event.outcome != RELEASED):
             return
         declared = purpose_of(self._policies, event)
         if declared is not None and declared.bulk:
@@ -809,6 +831,15 @@ class Usage:
             for role in self._that_allow(policy, roles, metadata.purpose, event.action, fields):
                 self.used.add((metadata.actor, role))
                 self._read.setdefault((role, metadata.purpose), set()).update(fields)
+
+    def told(self, event: PersonalDataRead) -> None:
+        """A command was allowed, and refused."""
+        metadata = event.metadata
+        roles = self._policies.roles_of(metadata.actor, metadata.recorded_us)
+        policy = self._policies.measure(metadata.recorded_us, event.policy) if roles else None
+        if policy is not None:
+            for role in self._that_allow(policy, roles, metadata.purpose, "", (event.action,)):
+                self.used.add((metadata.actor, role))
 
     def _that_allow(
         self, policy: InForce, roles: frozenset[str], purpose: str, action: str, names: tuple[str, ...]
@@ -950,6 +981,10 @@ class AccessReview:
                 self._usage.read(event)
                 self._released(position, event)
                 self._snooping(position, event, strangers)
+            elif event.outcome == TOLD:  # what the policy says of commands counts for it, and allowed this one
+                self._usage.told(event)
+                self._snooping(position, event, strangers)
+                return
             self._check_consents(position, event)
             if event.outcome == DENIED:
                 self._denied_read(position, event)
@@ -1005,14 +1040,20 @@ class AccessReview:
         subjects = released_subjects(event)
         if not subjects or len(subjects) >= self._limits.bulk_subjects:
             return []  # a list: a matter of bulk, not of looking at somebody
-        declared = purpose_of(self._policies, event)
-        if (declared is not None and declared.bulk) or self._rests_on(declared, metadata.purpose):
+        declared, basis = purpose_of(self._policies, event), self._basis(event)
+        if (declared is not None and declared.bulk) or (basis is not None and basis.consent):
             return []  # where a consent is what counts, it is looked at by itself
         actors = [metadata.actor, *([metadata.on_behalf_of] if metadata.on_behalf_of else [])]
         roles = self._policies.roles_of(metadata.actor, at_us)
-        tied = [one for one in subjects if self._dealings.tie(actors, roles, one, at_us)]
-        own = tuple([one for one in tied if not self._dealings.shared(actors, roles, one, at_us)])
-        self.own_ties.see(position, event, tied, own)
+        tied, own = list[UUID](), list[UUID]()
+        for one in subjects:
+            # Where nobody had said what the purpose rests on, a consent to it is a tie like others.
+            agreed = self._consents.agreed(one, metadata.purpose, at_us) if basis is None else []
+            if agreed or self._dealings.tie(actors, roles, one, at_us):
+                tied.append(one)
+                if set(agreed) <= set(actors) and not self._dealings.shared(actors, roles, one, at_us):
+                    own.append(one)
+        self.own_ties.see(position, event, tied, tuple(own))
         return [one for one in subjects if one not in tied]
 
     def _snooping(self, position: int, event: PersonalDataRead, strangers: Sequence[UUID]) -> None:
@@ -1041,8 +1082,8 @@ class AccessReview:
         if not asked or not event.subjects:
             return
         metadata, at_us = event.metadata, event.metadata.recorded_us
-        declared = purpose_of(self._policies, event)
-        consent = self._rests_on(declared, metadata.purpose)
+        basis = self._basis(event)
+        consent = None if basis is None else basis.consent
         if consent is None:
             return
         whose, gone = set(released_subjects(event)), set(event.erased)
@@ -1063,11 +1104,10 @@ class AccessReview:
                 *sorted(set(reasons.values())),
             )  # fmt: skip
 
-    def _rests_on(self, declared: Purpose | None, purpose: str) -> str | None:
-        """The consent that a purpose rests on: as the policy says, or one by whose name subjects were asked for it."""
-        if declared is not None and declared.consent is not None:
-            return declared.consent
-        return purpose if purpose in self._consents.purposes else None
+    def _basis(self, event: PersonalDataRead) -> Purpose | None:
+        """The purpose of a read, as it was declared by then; None: nobody had declared it."""
+        policy = self._policies.last(event.metadata.recorded_us, event.policy)
+        return None if policy is None else self._policies.decides(policy).purposes.get(event.metadata.purpose)
 
     def _denied_read(self, position: int, event: PersonalDataRead) -> None:
         metadata = event.metadata
@@ -1127,7 +1167,7 @@ class AccessReview:
         declared = None if policy is None else self._policies.decides(policy).purposes.get(purpose)
         day = event.metadata.recorded_us // DAY_US
         if declared is not None and declared.bulk:
-            if self._rests_on(declared, purpose) and (event.metadata.actor, purpose, day) not in self._campaigns:
+            if declared.consent and (event.metadata.actor, purpose, day) not in self._campaigns:
                 rule = f"data left the book for {purpose}, which rests on a consent, on a day without a campaign"
                 self._add(EXPORT, event, rule, lambda details: f"{rule}: {details}", position, (), event.format)
         else:

@@ -72,7 +72,8 @@ class Material:
 
     `control` and `access` are the book's own streams of rule sets and of policies; `policies` tells which one allowed
     a command. `decider_of` makes a policy ready to
-    decide. Up to `whole_to` the history ends with a whole command; what comes after it can't be verified.
+    decide. Up to `whole_to` the history ends with a whole command; what comes after it can't be verified. Up to
+    `pruned_us`, records of reads were pruned; None: none ever were.
     """
 
     subject: UUID
@@ -82,6 +83,7 @@ class Material:
     access: Sequence[Recorded]
     policies: PolicyHistory
     reads: Sequence[Recorded]
+    pruned_us: int | None
     decider_of: Callable[[InForce], Decider]
     whole_to: int
     by_id: Mapping[UUID, Recorded] = field(init=False)
@@ -382,6 +384,7 @@ def _access(material: Material) -> Tree:
     return {
         "policy": _policy(material, acts, policy.in_force),
         "fields": fields,
+        **({} if material.pruned_us is None else {"reads_pruned_up_to": utc_text(material.pruned_us)}),
         "actors": [
             {
                 "actor": actor,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import msgpack
 
@@ -16,8 +19,8 @@ from tallybook.adapters.log import head_key
 from tallybook.adapters.storage import beside, wrapping_key_beside
 from tallybook.adapters.wrapping import FileWrappingKeys
 
-Head = tuple[int, bytes, int, str, bytes]
-"""position, frontier, how many sizes were signed, MAC, digest of what is erased"""
+Head = tuple[int, bytes, int, str, bytes, bytes]
+"""position, frontier, how many sizes were signed, MAC, digest of what is erased, versions of the book's own streams"""
 
 
 def key_of(path: Path) -> bytes:
@@ -27,10 +30,17 @@ def key_of(path: Path) -> bytes:
 
 
 def mac_of(
-    key: bytes, origin: str, table: str, position: int, frontier: bytes, signed: int, erased: bytes = b""
+    key: bytes,
+    origin: str,
+    table: str,
+    position: int,
+    frontier: bytes,
+    signed: int,
+    erased: bytes = b"",
+    own: bytes = b"",
 ) -> str:
     """A head's MAC, made a second time."""
-    told: bytes = msgpack.packb([origin, table, position, frontier, signed, erased])
+    told: bytes = msgpack.packb([origin, table, position, frontier, signed, "", erased, own])
     return hmac.new(key, told, sha256).hexdigest()
 
 
@@ -42,18 +52,28 @@ def erased_in(raw: sqlite3.Connection) -> bytes:
     return digest
 
 
+def own_in(rows: Sequence[tuple[Any, ...]], origin: str) -> bytes:
+    """The versions of the book's own streams, as the rows of its log give them."""
+    book = uuid5(NAMESPACE_OID, origin)
+    own = [book, *(uuid5(book, name) for name in ("operations", "retention", "policy", "signing"))]
+    versions = [max([0, *(version for _, stream, version, *_ in rows if stream == one.bytes)]) for one in own]
+    return bytes(msgpack.packb(versions)) if any(versions) else b""
+
+
 def head_in(file: Path, table: str = "stored_events") -> Head:
     """The head in a log's file."""
     with closing(sqlite3.connect(file)) as raw:
-        [found] = raw.execute("SELECT position, frontier, signed, mac, erased FROM head WHERE log=?", [table])
-        position, frontier, signed, mac, erased = found
-        return position, frontier, signed, mac, erased or b""
+        [found] = raw.execute("SELECT position, frontier, signed, mac, erased, own FROM head WHERE log=?", [table])
+        position, frontier, signed, mac, erased, own = found
+        return position, frontier, signed, mac, erased or b"", own or b""
 
 
 def put_head(file: Path, head: Head, table: str = "stored_events") -> None:
     """Put a head there."""
     with closing(sqlite3.connect(file)) as raw, raw:
-        raw.execute("UPDATE head SET position=?, frontier=?, signed=?, mac=?, erased=? WHERE log=?", [*head, table])
+        raw.execute(
+            "UPDATE head SET position=?, frontier=?, signed=?, mac=?, erased=?, own=? WHERE log=?", [*head, table]
+        )
 
 
 def fit_head(file: Path, key: bytes | None = None, table: str = "stored_events") -> None:
@@ -67,5 +87,7 @@ def fit_head(file: Path, key: bytes | None = None, table: str = "stored_events")
     frontier = merkle.Frontier()
     frontier.append_hashes(merkle.row_hashes(origin, rows))
     packed = frontier.packed()
-    mac = head_in(file, table)[3] if key is None else mac_of(key, origin, table, len(rows), packed, signed, erased)
-    put_head(file, (len(rows), packed, signed, mac, erased), table)
+    was = head_in(file, table)
+    own = own_in(rows, origin) if key is not None else was[5]
+    mac = was[3] if key is None else mac_of(key, origin, table, len(rows), packed, signed, erased, own)
+    put_head(file, (len(rows), packed, signed, mac, erased, own), table)

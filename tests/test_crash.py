@@ -213,7 +213,8 @@ def add(self, keys):
     if len(calls) == 4:
         raw = self.database._take(write=True)
         raw.execute("BEGIN IMMEDIATE")
-        raw.executemany("INSERT INTO data_keys VALUES (?,?,x'',?,0)", [(s.bytes, i, k) for (s, i), k in keys.items()])
+        rows = [(s.bytes, i, k) for (s, i), k in keys.items()]
+        raw.executemany("INSERT INTO data_keys VALUES (?,?,x'',?,0,x'')", rows)
         die()
     real(self, keys)
 FileKeyStore.add = add
@@ -229,7 +230,7 @@ def add(self, keys):
         raw.execute("PRAGMA cache_size=1")
         raw.execute("BEGIN IMMEDIATE")
         more = [(os.urandom(16), bytes(32)) for _ in range(1000)]
-        raw.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0)", more)
+        raw.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0, x'')", more)
         die()
     real(self, keys)
 FileKeyStore.add = add

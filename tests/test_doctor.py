@@ -400,7 +400,7 @@ def test_a_hot_journal_of_the_keys_is_told_and_undone_by_opening(path: Path) -> 
         "raw.execute('PRAGMA journal_mode=TRUNCATE'); raw.execute('PRAGMA cache_size=1')\n"
         "raw.execute('BEGIN IMMEDIATE')\n"
         "rows = [(os.urandom(16), bytes(60)) for _ in range(3000)]\n"
-        "raw.executemany('INSERT INTO data_keys VALUES (?,1,zeroblob(16),?,0)', rows)\n"
+        "raw.executemany('INSERT INTO data_keys VALUES (?,1,zeroblob(16),?,0,zeroblob(0))', rows)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path) + ".keys"], check=False)

@@ -29,14 +29,14 @@ import typer.main
 from tools.reference import DESKS
 
 import tallybook
-from tallybook import Book, BookError, Refused, TallybookError, cli
+from tallybook import Book, BookError, BookFull, Refused, TallybookError, cli
 from tallybook.adapters.gate import Gate
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import LogRecorder
 from tallybook.adapters.notes import Signer, taken_apart
 from tallybook.commands import BoundCommand, Desk, awaitable, command
 from tallybook.customers import PurchaseResult, ReturnResult
-from tallybook.domain.access import DENIED, RELEASED, Exported, PersonalDataRead
+from tallybook.domain.access import DENIED, RELEASED, TOLD, Exported, PersonalDataRead
 from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded, ReturnRecorded
 from tallybook.domain.events import REGISTRY, Decision, Event
 from tallybook.domain.personal import Personal
@@ -1195,6 +1195,141 @@ def test_nobody_is_found_by_an_external_id_without_a_record(kept: Filled, say: S
         assert book.customers.find("crm", "nobody's") is None
     assert reads_of(book)[-1].subjects == ()
     assert STEM not in str([vars(one) for one in reads_of(book)])
+
+
+TILL = {
+    "name": "till",
+    "version": "1",
+    "purposes": {"support": {"text": "Answering", "basis": "contract"}},
+    "rules": [
+        {"id": "admins", "roles": ["admin"], "commands": ["*"]},
+        {"id": "tills", "roles": ["till"], "purposes": ["support"], "commands": ["customers.*"]},
+    ],
+}
+
+
+class Known(NamedTuple):
+    book: Book
+    ada: UUID
+    bob: UUID
+    purchase: UUID
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Iterator[Known]:
+    """A book whose policy lets somebody give commands about customers, and read nothing."""
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book:
+        with book.acting("admin:root", purpose="administration"):
+            ada = book.customers.register(name="Ada", identifiers={"crm": "C-1"})
+            bob = book.customers.register(name="Bob", identifiers={"shop": "S-2"})
+            bought = book.customers.record_purchase(ada, LINES, order_id="O-1")
+            book.policy.grant("admin:root", "admin")
+            book.policy.grant("till:1", "till")
+            book.policy.adopt(TILL)
+        with book.acting("till:1", purpose="support"):
+            yield Known(book, ada, bob, bought.purchase_id)
+
+
+LINES = [{"sku": "lamp", "quantity": 1, "net_minor": 500}]
+REFUSED_SEARCHES: dict[str, tuple[Callable[[Known], object], str, str, Callable[[Known], UUID | None]]] = {
+    "a new customer with a taken id": (
+        lambda it: it.book.customers.register(identifiers={"crm": "C-1"}),
+        "identifier_taken", "identifier.crm", lambda it: it.ada,
+    ),
+    "a taken id for another": (
+        lambda it: it.book.customers.link_identifier(it.bob, "crm", "C-1"),
+        "identifier_taken", "identifier.crm", lambda it: it.ada,
+    ),
+    "a free id for whom has one": (
+        lambda it: it.book.customers.link_identifier(it.bob, "shop", "S-3"),
+        "identifier_linked", "identifier.shop", lambda it: None,
+    ),
+    "a free id with what is refused for another reason": (
+        lambda it: it.book.customers.register(identifiers={"crm": "C-9"}, email="x" * 10_000),
+        "invalid_argument", "identifier.crm", lambda it: None,
+    ),
+    "another's id taken away": (
+        lambda it: it.book.customers.remove_identifier(it.bob, "crm", "C-1"),
+        "unknown_identifier", "identifier.crm", lambda it: None,
+    ),
+    "another's order": (
+        lambda it: it.book.customers.record_purchase(it.bob, LINES, order_id="O-1"),
+        "order_recorded", "order_id", lambda it: None,
+    ),
+    "the same order again": (
+        lambda it: it.book.customers.record_purchase(it.ada, LINES, order_id="O-1"),
+        "order_recorded", "order_id", lambda it: it.ada,
+    ),
+    "a free order with what is refused for another reason": (
+        lambda it: it.book.customers.record_purchase(it.bob, LINES, order_id="O-9", currency="?"),
+        "invalid_argument", "order_id", lambda it: None,
+    ),
+    "a return of another's order": (
+        lambda it: it.book.customers.record_return(it.bob, {1: 1}, order_id="O-1"),
+        "unknown_purchase", "order_id", lambda it: None,
+    ),
+    "a return of an order that is not there": (
+        lambda it: it.book.customers.record_return(it.bob, {1: 1}, order_id="O-9"),
+        "unknown_purchase", "order_id", lambda it: None,
+    ),
+    "a return of more than there was": (
+        lambda it: it.book.customers.record_return(it.ada, {1: 2}, order_id="O-1"),
+        "returned_too_much", "order_id", lambda it: it.ada,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_SEARCHES)
+def test_a_refused_command_tells_nobody_who_is_known_without_a_record(known: Known, name: str) -> None:
+    command, code, field, found = REFUSED_SEARCHES[name]
+    before, position = len(reads_of(known.book)), known.book.position()
+    with pytest.raises(Refused) as caught:
+        command(known)
+    assert caught.value.code == code
+    [record] = reads_of(known.book)[before:]
+    assert (record.outcome, record.fields, record.metadata.actor) == (TOLD, (field,), "till:1")
+    assert record.action in {f"customers.{one}" for one in vars(type(known.book.customers))}
+    assert record.rules == ("tills",)
+    assert record.policy
+    assert record.legal_basis == "contract"
+    whom = found(known)
+    assert record.subjects == (() if whom is None else (whom,))
+    assert known.book.position() == position
+    if "another" in name or "taken" in name:
+        told = f"{caught.value} {caught.value.values}"
+        assert str(known.ada) not in told
+        assert str(known.purchase) not in told
+
+
+def test_what_tells_the_same_says_the_same(known: Known) -> None:
+    """Whether an order is another's or nobody's is not told by a return of it."""
+
+    def said(order: str) -> str:
+        with pytest.raises(Refused) as caught:
+            known.book.customers.record_return(known.bob, {1: 1}, order_id=order)
+        return f"{caught.value} {caught.value.values}"
+
+    assert said("O-1") == said("O-9")
+
+
+@pytest.mark.parametrize("name", REFUSED_SEARCHES)
+def test_no_refusal_tells_who_is_known_that_can_not_be_recorded(
+    known: Known, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise BookFull("full", path="shop.book.reads", remedy="Make room.")
+
+    monkeypatch.setattr(known.book._core.gate._group, "append", full)
+    with pytest.raises(BookFull):
+        REFUSED_SEARCHES[name][0](known)
+
+
+def test_a_command_that_is_carried_out_needs_no_record_of_its_search(known: Known) -> None:
+    before = len(reads_of(known.book))
+    done = known.book.customers.record_purchase(known.bob, LINES, order_id="O-2", command_id="once")
+    known.book.customers.link_identifier(known.bob, "crm", "C-2")
+    assert known.book.customers.record_purchase(known.bob, LINES, order_id="O-2", command_id="once") == done
+    assert len(reads_of(known.book)) == before
 
 
 def test_whoever_searches_names_himself(tmp_path: Path) -> None:

@@ -62,6 +62,58 @@ def book(url: str) -> Iterator[Book]:
         yield opened
 
 
+def test_an_erasure_is_not_dated_before_the_customer_was_there(book: Book) -> None:
+    ada = book.customers.register(name=NAME, effective_at="2024-05-01T09:00:00Z")
+    with pytest.raises(Refused) as refused:
+        book.erasures.erase(ada, reason="gdpr-17", effective_at="2024-05-01T08:59:59Z")
+    assert refused.value.code == "effective_too_early"
+    assert book.profiles.get(ada)["name"] == NAME
+    receipt = book.erasures.erase(ada, reason="gdpr-17", effective_at="2024-05-01T09:00:00Z")
+    assert receipt.erased_at == "2024-05-01T09:00:00Z"
+
+
+def test_what_is_given_with_an_erasure_that_was_carried_out_is_looked_at_all_the_same(book: Book) -> None:
+    ada = book.customers.register(name=NAME, effective_at="2024-05-01T09:00:00Z")
+    bob = book.customers.register(name="Bob")
+    asked = book.customers.record_request(ada, "erasure")
+    other = book.customers.record_request(ada, "access")
+    of_bob = book.customers.record_request(bob, "erasure")
+    given: dict[str, Any] = {"reason": "gdpr-17", "request_id": asked, "even_so": "subject-insists"}
+    receipt = book.erasures.erase(ada, **given)
+    book.customers.complete_request(ada, asked)
+    head = book.position()
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("naive_time", {"effective_at": "2024-06-01T09:00:00"}),
+        ("invalid_argument", {"effective_at": "soon"}),
+        ("effective_in_future", {"effective_at": "8000-01-01T00:00:00Z"}),
+        ("effective_too_early", {"effective_at": "2024-04-01T00:00:00Z"}),
+        ("unknown_request", {"request_id": uuid4()}),
+        ("unknown_request", {"request_id": of_bob}),
+        ("request_of_other_kind", {"request_id": other}),
+        ("invalid_argument", {"request_id": "r"}),
+        ("invalid_argument", {"reason": "no code"}),
+        ("invalid_argument", {"even_so": "no code"}),
+    ]
+    for code, more in wrong:
+        with pytest.raises(Refused) as refused:
+            book.erasures.erase(ada, **{**given, **more})
+        assert refused.value.code == code, more
+    again = book.erasures.erase(ada, **given)
+    assert (again.event_id, again.position, again.reason) == (receipt.event_id, receipt.position, receipt.reason)
+    assert book.position() == head, "nothing was recorded"
+
+
+def test_the_command_line_refuses_what_is_wrong_of_who_is_erased_already(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as opened, opened.acting("agent:lin", purpose="support"):
+        ada = opened.customers.register(name=NAME)
+        opened.erasures.erase(ada, reason="gdpr-17")
+    command = ["erase", str(ada), "--book", url, "--reason", "gdpr-17", "--yes", "--actor", "a", "--purpose", "p"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    for wrong in (["--at", "2024-06-01T09:00:00"], ["--request", str(uuid4())]):
+        assert CliRunner().invoke(app, [*command, *wrong]).exit_code == 1, wrong
+
+
 def test_nothing_personal_can_be_read_after_an_erasure(book: Book) -> None:
     ada = lived(book)
     assert book.profiles.get(ada)["name"] == NAME

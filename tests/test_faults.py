@@ -187,10 +187,74 @@ REFUSED = """
     book.close()
 """
 
-OPENED_AGAIN = """
-    with tallybook.open(url) as mine, mine.acting("agent:lin", purpose="test"):
-        mine.customers.register(name="Eve", identifiers={"crm": "Eve"})
-        assert mine.profiles.get(ada)["name"] == "Ada"
+NOT_OPENED_AGAIN = """
+    path = url.removeprefix("sqlite:///")
+    folder = os.path.dirname(path)
+    os.symlink(folder, folder + "/link")
+    began = time.monotonic()
+    for name, how in ((path, {}), (folder + "/link/shop.book", {}), (path, {"keyless": True})):
+        try:
+            tallybook.open("sqlite:///" + name, **how)
+        except tallybook.BookError as error:
+            assert "forked" in str(error) and "spawn" in error.remedy, error
+        else:
+            raise AssertionError("the child opens what its parent has open")
+    assert time.monotonic() - began < 10
+    assert any(one.state == "failed" and "forked" in one.what for one in tallybook.doctor(url))
+"""
+
+GRANDCHILD = """
+    book.close()
+    again = os.fork()
+    if again == 0:
+        {again}
+        os._exit(0)
+    assert os.waitpid(again, 0)[1] == 0
+"""
+
+EVENTS_HALF_WRITTEN = """
+inside, go = threading.Event(), threading.Event()
+def write():
+    with book._core.storage.events.session(write=True):
+        inside.set()
+        go.wait()
+writer = threading.Thread(target=write)
+writer.start()
+inside.wait()
+"""
+
+OTHERS = """
+closed = url.replace("shop.book", "closed.book")
+with tallybook.open(closed) as other, other.acting("agent:lin", purpose="test"):
+    other.customers.register(name="Bob", identifiers={"crm": "Bob"})
+"""
+
+OPENED_AFTER = """
+    for name in (closed, url.replace("shop.book", "new.book")):
+        with tallybook.open(name) as mine, mine.acting("agent:lin", purpose="test"):
+            eve = mine.customers.register(name="Eve", identifiers={"crm": "Eve"})
+            assert mine.profiles.get(eve)["name"] == "Eve"
+            assert all(one.holds for one in mine.audit.verify())
+"""
+
+FORKED_FIRST = """
+import os, sys, tallybook
+url = sys.argv[1]
+tallybook.open(url).close()
+children = []
+for number in range(3):
+    child = os.fork()
+    if child == 0:
+        with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
+            book.profiles.get(book.customers.register(name="Ada"))
+        os._exit(0)
+    children.append(child)
+with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
+    book.customers.register(name="Bob")
+    assert [os.waitpid(one, 0)[1] for one in children] == [0] * 3
+    assert all(one.holds for one in book.audit.verify())
+    assert book.position() == 8
+print("holds")
 """
 
 KEYS_HALF_WRITTEN = """
@@ -203,7 +267,7 @@ def write():
     writing.execute("PRAGMA cache_size=1")
     writing.execute("BEGIN IMMEDIATE")
     more = [(os.urandom(16), bytes(60)) for _ in range(2000)]
-    writing.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0)", more)
+    writing.executemany("INSERT INTO data_keys VALUES (?, 1, x'', ?, 0, x'')", more)
     written.set()
     go.wait()
     writing.execute("COMMIT")
@@ -236,8 +300,32 @@ def test_a_child_that_was_forked_from_an_open_book_is_told_to_open_its_own(path:
     forked(path, REFUSED)
 
 
-def test_a_child_that_opens_the_book_again_works_beside_its_parent(path: Path) -> None:
-    forked(path, OPENED_AGAIN, after='assert book.customers.find("crm", "Eve") is not None')
+def test_a_child_can_not_open_what_its_parent_had_open(path: Path) -> None:
+    """By no name of it: SQLite's own table of locks was copied with the process."""
+    forked(path, NOT_OPENED_AGAIN)
+
+
+def test_a_grandchild_can_not_either(path: Path) -> None:
+    grandchild = GRANDCHILD.replace("{again}", NOT_OPENED_AGAIN.strip().replace("\n", "\n    "))
+    forked(path, grandchild, "import warnings; warnings.simplefilter('ignore')")
+
+
+def test_a_child_whose_parent_is_writing_is_told_at_once(path: Path) -> None:
+    """It would wait for a lock that nobody gives back in its copy of the table."""
+    forked(path, NOT_OPENED_AGAIN, EVENTS_HALF_WRITTEN, "go.set()\nwriter.join()")
+
+
+def test_a_child_works_beside_its_parent_with_what_was_closed_before_and_what_is_another_s(path: Path) -> None:
+    forked(path, OPENED_AFTER, OTHERS)
+    with tallybook.open(f"sqlite:///{path.parent}/closed.book") as book, book.acting("agent:lin", purpose="test"):
+        assert book.customers.find("crm", "Eve") is not None
+
+
+def test_who_forks_first_opens_the_book_in_each_process(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED_FIRST, url_of(path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("holds\n", 0), done.stderr
 
 
 @pytest.mark.parametrize("child", ["pass", "del book, store", "book.close()"], ids=["ends", "forgets", "closes"])

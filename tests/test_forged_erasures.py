@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,8 +16,9 @@ import pytest
 
 import tallybook
 from tallybook import Book, Erased
-from tallybook.domain.errors import BookDamaged, BookError, Refused
+from tallybook.domain.errors import BookDamaged, BookError, KeyLost, Refused
 from tallybook.domain.events import from_us
+from tallybook.erasing import Erasing
 
 from .postgres import run_sql
 from .test_erasure import NAME, lived
@@ -157,6 +159,133 @@ def test_a_note_that_is_far_ahead_keeps_no_key_from_being_destroyed(path: Path) 
             assert [wrapped for _, wrapped, _ in keys_of(path, one)] == [0]
 
 
+FORGED = [
+    "UPDATE data_keys SET destroyed=3, wrapped=x'' WHERE subject=?",
+    "UPDATE data_keys SET destroyed=1000000, wrapped=x'' WHERE subject=?",
+    "UPDATE data_keys SET destroyed=1000000, wrapped=x'', mac=(SELECT mac FROM data_keys ORDER BY mac DESC LIMIT 1) "
+    "WHERE subject=?",
+]
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_tombstone_that_somebody_else_wrote_erases_nobody(
+    path: Path, forged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        ada, bob = lived(book), book.customers.register(name="Bob", identifiers={"crm": "B-1"})
+        book.erasures.erase(bob, reason="gdpr-17")
+    for name in ("keys", "wrapping-key"):
+        copy2(f"{path}.{name}", f"{path}.{name}.backup")
+    secret = (path.parent / "shop.book.wrapping-key").read_bytes()
+    [(events,)] = run(path, "SELECT COUNT(*) FROM stored_events")
+    held = run(path, "SELECT * FROM claims ORDER BY 1")
+    run(path, (forged, [ada.bytes]), suffix=".keys")
+    run(path, "UPDATE key_notes SET value=1000000", suffix=".keys")
+
+    def look() -> None:
+        with opened(path) as book, book.acting("agent:lin", purpose="support"):
+            assert book.erasures.all() == [bob]
+            assert "keys" in failing(book)
+            book.profiles.get(ada)
+
+    with pytest.raises(BookDamaged, match=f"data key 1 of {ada.hex}"):  # by the opening, or by the read
+        look()
+    assert "keys" in {one.name for one in tallybook.doctor(f"sqlite:///{path}") if one.state == "failed"}
+    assert (path.parent / "shop.book.wrapping-key").read_bytes() == secret
+    assert run(path, "SELECT COUNT(*) FROM stored_events") == [(events,)]
+    assert run(path, "SELECT * FROM claims ORDER BY 1") == held
+    # As the error says: delete the row, and the values are lost; put it back, and they are there.
+    run(path, ("DELETE FROM data_keys WHERE subject=?", [ada.bytes]), suffix=".keys")
+    with opened(path) as book, book.acting("agent:lin", purpose="support"), pytest.raises(KeyLost):
+        book.profiles.get(ada)
+    assert not [one for one in caplog.records if "rotated" in one.message]
+    copy2(f"{path}.keys.backup", f"{path}.keys")
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        assert book.profiles.get(ada)["name"] == NAME
+        assert problem_of(book) is None
+
+
+def test_a_tombstone_that_was_moved_is_made_anew_once_its_row_is_deleted(path: Path) -> None:
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        book.erasures.erase(ada, reason="gdpr-17")
+    [(_, _, at)] = keys_of(path, ada)
+    run(path, "UPDATE data_keys SET destroyed=destroyed+1", suffix=".keys")
+    with pytest.raises(BookDamaged, match="tombstone"):
+        opened(path)
+    run(path, "DELETE FROM data_keys", suffix=".keys")
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        assert isinstance(book.profiles.get(ada)["name"], Erased)
+        assert keys_of(path, ada) == [(1, 0, at)]
+        assert not failing(book)
+
+
+@pytest.mark.server
+def test_nor_does_one_on_a_server(server_book_url: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+        end = book.position()
+    run_sql(f"UPDATE {schema}.data_keys SET destroyed=1000000, wrapped=''")
+    run_sql(f"UPDATE {schema}.key_notes SET value=1000000")
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        assert (book.position(), book.erasures.all()) == (end, [])
+        assert "keys" in failing(book)
+        with pytest.raises(BookDamaged, match=f"data key 1 of {ada.hex}"):
+            book.profiles.get(ada)
+
+
+def test_who_erases_again_and_is_killed_in_between_forgets_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        many = [book.customers.register(name=f"N{one}", identifiers={"crm": f"{one}"}) for one in range(6)]
+    for name in ("", ".reads"):
+        copy2(f"{path}{name}", f"{path}{name}.old")
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        for one in many:
+            book.erasures.erase(one, reason="gdpr-17")
+    for name in ("", ".reads"):
+        copy2(f"{path}{name}.old", f"{path}{name}")
+    real = Erasing._record
+    calls: list[Any] = []
+
+    def killed(self: Erasing, *args: Any, **given: Any) -> Any:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        run_it = real.__get__(self, Erasing)
+        del self.__dict__["_record"]  # where the command keeps itself for the next look-up
+        return run_it(*args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Erasing, "_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(path)
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        assert sorted(book.erasures.all()) == sorted(many)
+        assert run(path, "SELECT * FROM claims") == []
+        assert not failing(book)
+
+
+@pytest.mark.parametrize("note", ["UPDATE key_notes SET value=0", "UPDATE key_notes SET value=1"])
+def test_a_log_that_was_put_back_is_told_by_the_tombstones_whatever_the_note_says(path: Path, note: str) -> None:
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        ada = lived(book)
+    for name in ("", ".reads"):
+        copy2(f"{path}{name}", f"{path}{name}.old")
+    with opened(path) as book, book.acting("agent:lin", purpose="support"):
+        book.erasures.erase(ada, reason="gdpr-17")
+    for name in ("", ".reads"):
+        copy2(f"{path}{name}.old", f"{path}{name}")
+    run(path, note, suffix=".keys")
+    for _ in range(2):
+        with opened(path) as book, book.acting("agent:lin", purpose="support"):
+            assert book.erasures.all() == [ada]
+            assert run(path, "SELECT * FROM claims") == []
+            assert isinstance(book.profiles.get(ada)["name"], Erased)
+            assert (problem_of(book), failing(book)) == (None, set())
+            assert [one.action for one in book.audit.trail(ada)].count("customer.erased") == 1
+
+
 def test_a_forged_erasure_destroys_no_key(path: Path) -> None:
     with opened(path) as book, book.acting("agent:lin", purpose="support"):
         ada = lived(book)
@@ -229,6 +358,57 @@ def test_so_are_triggers_views_rules_and_policies_on_a_server(server_book_url: s
         assert "schema" in failing(book)
     with pytest.raises(BookDamaged, match="planted"):
         tallybook.open(server_book_url)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [("ALTER TABLE {0}.claims ADD CONSTRAINT mine CHECK (length(claim) > 0) NOT VALID", "constraint mine"),
+     ("ALTER TABLE {0}.claims ENABLE ROW LEVEL SECURITY", "row security of claims"),
+     ("CREATE TABLE {0}.mine () INHERITS ({0}.receipts)", "table mine that inherits from receipts"),
+     ("CREATE INDEX mine ON {0}.receipts (length(digest))", "index mine"),
+     ("CREATE INDEX mine ON {0}.receipts (digest) WHERE first_position > 3", "index mine"),
+     ("ALTER TABLE {0}.receipts ALTER result SET DEFAULT decode('00', 'hex')", "default of receipts.result"),
+     ("ALTER TABLE {0}.receipts ALTER first_position TYPE numeric", "type of receipts.first_position"),
+     ("CREATE FUNCTION {0}.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'", "function mine"),
+     ("CREATE OPERATOR {0}.=== (LEFTARG=bytea, RIGHTARG=bytea, FUNCTION=byteaeq)", "operator ===")],
+)  # fmt: skip
+def test_so_is_all_else_that_a_server_calls_by_itself(server_book_url: str, statement: str, told: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    with tallybook.open(server_book_url) as book:
+        assert problem_of(book) is None
+        run_sql(statement.format(schema))
+        assert f"there is a {told} among" in str(problem_of(book))
+        assert "schema" in failing(book)
+    with pytest.raises(BookDamaged, match=re.escape(told)):
+        tallybook.open(server_book_url)
+
+
+@pytest.mark.server
+def test_a_trigger_at_login_is_told_and_puts_no_table_before_the_book_s(server_book_url: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    with tallybook.open(server_book_url) as book, book.acting("agent:lin", purpose="support"):
+        ada = book.customers.register(name="Ada", identifiers={"crm": "1"})
+        run_sql(
+            f"CREATE FUNCTION public.act_{schema}() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN "
+            f"IF to_regclass('{schema}.claims') IS NOT NULL THEN "
+            f"CREATE TEMPORARY TABLE claims AS SELECT * FROM {schema}.claims WHERE false; END IF; END$$"
+        )
+        from tallybook.adapters.postgres import PostgresDatabase
+
+        try:
+            run_sql(f"CREATE EVENT TRIGGER at_login ON login EXECUTE FUNCTION public.act_{schema}()")
+            with pytest.raises(BookDamaged, match="event trigger at_login"):
+                tallybook.open(server_book_url)
+            # A connection that is new, in a book that was open before.
+            database = PostgresDatabase(server_book_url)
+            with closing(database):
+                assert database.rows("SELECT pg_my_temp_schema()") != [(0,)], "it was there"
+                assert [holder for (holder,) in database.rows("SELECT holder FROM claims")] == [ada.bytes]
+            assert "at_login" in str(problem_of(book))
+        finally:
+            run_sql("DROP EVENT TRIGGER IF EXISTS at_login")
+            run_sql(f"DROP FUNCTION public.act_{schema}()")
 
 
 def test_no_receipt_says_that_a_key_is_destroyed_which_is_there(path: Path) -> None:

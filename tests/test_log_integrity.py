@@ -119,6 +119,14 @@ def test_the_position_of_an_altered_row_is_named(path: Path, position: int, chan
     assert f"the event at position {position} was altered" in (problem or "")
 
 
+@pytest.mark.parametrize("position", [1, 100, 256, 600, FEW])
+def test_the_position_of_a_row_that_can_t_be_read_is_named(path: Path, position: int) -> None:
+    tamper(path, f"UPDATE stored_events SET topic=CAST(x'ff' AS TEXT) WHERE position={position}")
+    problem, at = verified(path)
+    assert at == position
+    assert f"the event at position {position} can't be read" in (problem or "")
+
+
 def test_rows_that_changed_places_are_named(path: Path) -> None:
     tamper(
         path,

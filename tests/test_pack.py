@@ -14,16 +14,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
+import msgpack
 import pytest
 
 import tallybook
 from tallybook import Book
 from tallybook.adapters import merkle, outputs, pack
 from tallybook.adapters.clear_form import ClearForm, as_json, schemas
-from tallybook.adapters.notes import Checkpoint, Signer, made, taken_apart
+from tallybook.adapters.notes import Checkpoint, Proof, Signer, encoded, made, taken_apart
 from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.domain.errors import BookDamaged, BookError, BookFull, Refused
 
@@ -56,7 +59,7 @@ class Made:
             self.older = folder / "older"
             self.older.write_text(older.note, encoding="utf-8")
             fill(book)
-            self.vkey = book.audit.vkey
+            self.vkey, self.origin = book.audit.vkey, book.origin
             self.older_size = older.size
             self.sealed = folder / "sealed"
             self.clear = folder / "clear"
@@ -120,6 +123,22 @@ def test_the_pack_s_own_key_proves_nothing_by_itself_and_that_is_said(packs: Mad
     assert done.returncode == 0
     assert "proves only that the pack fits itself" in done.stdout
     assert "no older checkpoint was given" in done.stdout
+
+
+def test_a_checkpoint_of_one_log_says_nothing_of_the_other(packs: Made) -> None:
+    done = run(packs.sealed, "--against", packs.sealed / "reads" / "checkpoint")
+    assert done.returncode == 0
+    assert f"no older checkpoint of {packs.origin} was given" in done.stdout
+    assert f"no older checkpoint of {packs.origin}/reads was given" not in done.stdout
+    done = run(packs.sealed, "--against", packs.older, "--against", packs.sealed / "reads" / "checkpoint")
+    assert "no older checkpoint" not in done.stdout
+
+
+def test_an_older_python_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (files("tallybook") / "data" / "verify.py").read_text(encoding="utf-8")
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or later"):
+        exec(compile(source, "verify.py", "exec"), {"__name__": "verify"})
 
 
 def test_tamperlog_finds_the_root_by_the_readme_s_recipe(packs: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,6 +596,74 @@ class Insider:
             assert keys is not None
             self.signer = keys.signer(self.vkey)
         self.folder = folder
+        self.proofs: list[tuple[str, bytes]] = []
+
+    def leaves(self) -> list[bytes]:
+        """The leaf hashes of the log of events, of which there is less than a tile."""
+        [path] = (self.folder / "tile" / "0" / "000.p").iterdir()
+        return merkle.split(path.read_bytes())
+
+    def forge(
+        self, name: str, position: int, size: int, stream: UUID | str, **fields: Any
+    ) -> tuple[bytes, str, list[Any]]:
+        """An event that never was, in a tree of so many leaves that has it and otherwise what the log holds; signed.
+
+        Its leaf, the proof, and its state.
+        """
+        told = json.loads((self.folder / "schemas.json").read_text(encoding="utf-8"))["events"][name]["fields"]
+        subject = stream.bytes if isinstance(stream, UUID) else None
+        metadata = [1, "agent:lin", "audit", *[None] * 7]
+        state = [1, None, bytes(16), 1, subject, metadata, *[fields.get(one) for one in told], None]
+        where = stream.bytes if isinstance(stream, UUID) else stream
+        leaf = merkle.leaf(self.origin, position, where, 1, name, msgpack.packb(state))
+        hashes = [*self.leaves(), *(os.urandom(32) for _ in range(size))][:size]
+        hashes[position - 1] = merkle.hashes_of([leaf])[0]
+
+        def node(level: int, index: int) -> bytes:
+            return merkle.whole_root(hashes[index << level : (index + 1) << level])
+
+        text = Checkpoint(self.origin, size, merkle.subtree(node, 0, size)).text
+        path = merkle.inclusion(node, position - 1, size)
+        return leaf, Proof(position - 1, path, made(text, [self.signer.sign(text)])).text, state
+
+    def forge_sweep(self, deleted: int, position: int, size: int) -> None:
+        """Leave out the first records of reads, by a sweep that never was."""
+        reads = self.folder / "reads"
+        [tile] = (reads / "tile" / "0" / "000.p").iterdir()
+        root = verifier.tree_hash(merkle.split(tile.read_bytes())[:deleted]).hex()
+        leaf, proof, _ = self.forge(
+            "book.retention_swept", position, size, "retention", reads_pruned=deleted, reads_root=root
+        )
+        pack.write_swept(reads, encoded(leaf), proof)
+        (reads / "events.jsonl").write_bytes(b"".join(map(as_json, lines(reads)[deleted:])))
+        self.seal(lambda text: re.sub(r"reads: \d+", f"reads: {deleted + 1}", text))
+
+    def forge_rotation(self, position: int, size: int) -> str:
+        """A successor of the log's key, who never was; his key."""
+        other = Signer.new(self.origin).vkey
+        leaf, proof, state = self.forge(
+            "book.signing_key_rotated", position, size, "signing", old_vkey=self.vkey, new_vkey=other
+        )
+        step = {"position": position, "leaf": encoded(leaf), "state": encoded(msgpack.packb(state)), "proof": proof}
+        pack.written(self.folder / "rotations" / f"{position}.json", as_json(step))
+        self.seal()
+        return other
+
+    def forge_receipt(self, position: int, size: int) -> UUID:
+        """A receipt of the erasure of somebody who is not erased; his id."""
+        subject = uuid4()
+        leaf, proof, _ = self.forge(
+            "customer.erased", position, size, subject, reason="gdpr-17", key_ids=[], lookups=0, kept=0
+        )
+        at = verifier.utc_text(1)
+        receipt = {
+            "origin": self.origin, "subject": str(subject), "position": position, "event_id": str(UUID(int=0)),
+            "erased_at": at, "recorded_at": at, "actor": "agent:lin", "reason": "gdpr-17", "request_id": None,
+            "even_so": None, "commitments": {}, "lookups": 0, "kept": 0, "kept_until": None, "done": [],
+            "unfinished": [], "leaf": encoded(leaf), "proof": proof,
+        }  # fmt: skip
+        self.proofs.append(("receipt.json", as_json(receipt)))
+        return subject
 
     def seal(self, says: Callable[[str], str] = str) -> None:
         for name in ("manifest", "SHA256SUMS"):
@@ -661,6 +748,54 @@ def test_records_of_reads_that_no_sweep_deleted_can_not_be_left_out(insider: Ins
     done = run(insider.folder, "--vkey", insider.vkey)
     assert done.returncode == 1, done.stdout
     assert "WRONG (reads)" in done.stdout
+
+
+Place = tuple[int, int]
+PLACES: list[Place] = [(1, 1), (2, 2), (1, 50), (40, 50)]
+"""Where forged leaves are said to lie: position and size, in trees smaller and larger than the pack's."""
+
+
+def problems_of(insider: Insider) -> list[str]:
+    found = verifier.check_pack(insider.folder, [verifier.parse_vkey(insider.vkey)], (), insider.proofs)
+    return [str(one) for one in [*found.problems, *(bad for log in found.logs for bad in log.problems)]]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sweep_that_the_pack_s_tree_does_not_hold_deleted_nothing(insider: Insider, place: Place) -> None:
+    insider.forge_sweep(2, *place)
+    told = problems_of(insider)
+    why = {
+        (1, 1): "position 1 of this pack holds another entry",
+        (2, 2): "position 2 of this pack holds another entry",
+        (1, 50): "position 1 of this pack holds another entry",
+        (40, 50): "it leads to a checkpoint of 50 leaves, and this pack's has 3",
+    }[place]
+    assert any(one.startswith(f"reads/swept.tlog-proof: {why}") for one in told), told
+    assert any("no sweep among the events deleted them" in one for one in told)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_change_of_the_key_that_the_pack_s_tree_does_not_hold_is_none(insider: Insider, place: Place) -> None:
+    insider.forge_rotation(*place)
+    told = problems_of(insider)
+    assert len(told) == 1, told
+    assert told[0].startswith(f"rotations/{place[0]}.json: ")
+    assert "of this pack holds another entry" in told[0] or "it shows nothing of the tree that is here" in told[0]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_receipt_for_a_position_of_the_pack_is_held_against_what_is_there(insider: Insider, place: Place) -> None:
+    subject = insider.forge_receipt(*place)
+    told = problems_of(insider)
+    if place[0] <= len(insider.leaves()):
+        [bad] = told
+        assert f"position {place[0]} of this pack holds another entry than the one that it proves" in bad
+    else:
+        # Of a position after its end, a pack shows nothing: the receipt holds by its signature, and that is said.
+        assert told == []
+        done = verifier.check_pack(insider.folder, [verifier.parse_vkey(insider.vkey)], (), insider.proofs)
+        [note] = [one for one in done.notes if str(subject) in one]
+        assert "not proven: done, unfinished, that the log went on from this pack's 3 leaves to the 50" in note
 
 
 def test_a_pack_that_shows_nothing_of_a_log_is_none(insider: Insider, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tallybook.adapters import integrity
 from tallybook.adapters.log import LogRecorder
 from tallybook.cli import app
 from tallybook.data import verify
+from tallybook.times import iso
 
 ADA = UUID(int=1)
 CHANNEL = "a-channel-that-nothing-else-names"
@@ -358,7 +359,10 @@ def test_whoever_asks_who_looked_is_told_that_reads_were_pruned(shop: Shop) -> N
         before = shop.book.audit.subject_report(ADA)
         assert before.data["reads_pruned"] is None
         assert "book.retention_swept" not in {one.action for one in shop.book.audit.trail(ADA)}
-        assert "reads_pruned" not in shop.book.audit.replay(ADA, "2021-06-01").evidence
+        known = shop.book.position()
+        first = shop.book.audit.replay(ADA, "2021-06-01", known_at=known)
+        assert "reads_pruned" not in first.evidence
+        assert "reads_pruned_up_to" not in first.document["access"]
         shop.book.retention.sweep()
         swept_at = next(one.recorded_at for one in shop.book.audit.trail() if one.action == "book.retention_swept")
         report = shop.book.audit.subject_report(ADA)
@@ -371,6 +375,31 @@ def test_whoever_asks_who_looked_is_told_that_reads_were_pruned(shop: Shop) -> N
                 None,
                 True,
             )
-        replayed = shop.book.audit.replay(ADA, "2021-06-01")
+        replayed = shop.book.audit.replay(ADA, "2021-06-01", known_at=known)
         assert replayed.evidence["reads_pruned"] == {"position": 512, "at": swept_at}
-        assert "Records of reads up to 512 were pruned" in replayed.html()
+        # What is digested tells it too: it is not the document of before.
+        [left] = list(shop.book._core.app.decode(shop.reads.iterate(512, stop=513)))
+        until = min(iso(left.event.metadata.recorded_us) or "", "2021-06-01T23:59:59.999999Z")
+        assert replayed.document["access"]["reads_pruned_up_to"] == until
+        assert replayed.digest != first.digest
+        assert f"Records of reads up to {until} were pruned" in replayed.html()
+
+
+def test_a_replay_is_the_same_between_a_sweep_and_its_pruning_and_after_later_sweeps(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was pruned is taken from the events: whoever is cut short before the rows are deleted tells the same."""
+    with shop.acting(shop.book):
+        known = shop.book.position()
+
+        def asked() -> bytes:
+            return shop.book.audit.replay(ADA, "2021-06-01", known_at=known).canonical()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(shop.reads), "prune", lambda *_: None)
+            shop.book.retention.sweep()
+            assert shop.reads.pruned().position == 0
+            between = asked()
+        shop.book.retention.sweep()
+        assert shop.reads.pruned().position == 512
+        assert asked() == between

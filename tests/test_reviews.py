@@ -216,6 +216,146 @@ def test_access_review_of_a_period_and_of_an_actor(story: Story) -> None:
     assert [one["figure"] for one in found["Thresholds"]] == [14, 30, 3, 10, 90, 30, 7, 30]
 
 
+def _found(book: Book, **given: Any) -> list[tuple[str, str]]:
+    """Kinds and actors of the findings about looks."""
+    with book.acting("audit:ann", purpose="audit"):
+        found = tables(book.audit.review("access-review", **given))
+    looks = ("snooping", "own_ties", "no_consent")
+    return [(one["kind"], one["actor"]) for one in found["findings"] if one["kind"] in looks]
+
+
+@pytest.mark.parametrize("how", ["a request", "a ticket", "an old ticket", "the owner", "a consent"])
+def test_what_is_written_down_later_explains_no_look_whatever_time_it_is_given(how: str) -> None:
+    clock = Clock()
+    with tallybook.open("memory:", now_us=clock) as book:
+        clock.set(0, 9)
+        with book.acting("agent:reg", purpose="support"):
+            star = book.customers.register(name="Star", effective_at="2025-12-01T00:00:00Z")
+            old = book.tickets.open(star, subject="old")
+        clock.set(40, 9)
+        with book.acting("agent:eve", purpose="support"):
+            book.profiles.get(star)
+        clock.set(140, 9)
+        assert _found(book) == [("snooping", "agent:eve")]
+        before = "2026-02-01T09:00:00Z"
+        with book.acting("agent:eve", purpose="support"):
+            if how == "a request":
+                book.customers.record_request(star, "access", effective_at=before)
+            elif how == "a ticket":
+                ticket = book.tickets.open(star, subject="call", effective_at=before)
+                book.tickets.assign(ticket, "agent:eve", effective_at=before)
+            elif how == "an old ticket":
+                book.tickets.assign(old, "agent:eve", effective_at=before)
+            elif how == "the owner":
+                book.customers.change(star, owner="agent:eve", effective_at=before)
+            else:
+                book.customers.grant_consent(star, "support", source="web", text_version="v1", effective_at=before)
+        assert _found(book) == [("snooping", "agent:eve")]
+
+
+@pytest.mark.parametrize("how", ["a request", "a ticket", "the owner"])
+def test_what_is_typed_in_late_accuses_nobody_who_looked_before(how: str) -> None:
+    clock = Clock()
+    with tallybook.open("memory:", now_us=clock) as book:
+        clock.set(0, 9)
+        with book.acting("agent:desk", purpose="support"):
+            ada = book.customers.register(name="Ada")
+            clock.set(30, 9)
+            ticket = request = ada
+            if how == "a request":
+                request = book.customers.record_request(ada, "access")
+            elif how == "a ticket":
+                ticket = book.tickets.open(ada, subject="late")
+                book.tickets.assign(ticket, "agent:kim")
+            else:
+                book.customers.change(ada, owner="agent:kim")
+        clock.set(60, 9)
+        with book.acting("agent:kim", purpose="support"):
+            book.profiles.get(ada)  # as far as anybody knew, it was kim's business
+        clock.set(61, 9)
+        ended = "2026-02-05T09:00:00Z"
+        with book.acting("agent:desk", purpose="support"):
+            if how == "a request":
+                book.customers.complete_request(ada, request, effective_at=ended)
+            elif how == "a ticket":
+                book.tickets.resolve(ticket, "solved", effective_at=ended)
+                book.tickets.close(ticket, effective_at=ended)
+            else:
+                book.customers.change(ada, owner="agent:bo", effective_at=ended)
+        assert _found(book) == []
+        clock.set(90, 9)
+        with book.acting("agent:kim", purpose="support"):
+            book.profiles.get(ada)  # now it is over
+        assert _found(book) == [("snooping", "agent:kim")]
+
+
+def test_one_consent_does_not_turn_the_review() -> None:
+    clock = Clock()
+    with tallybook.open("memory:", now_us=clock) as book:
+        tell_roles(book)
+        clock.set(1, 10)
+        with book.acting("agent:lin", purpose="support"):
+            ada, bob, cyd = (book.customers.register(name=name) for name in ("Ada", "Bob", "Cyd"))
+            book.profiles.get(ada)
+        clock.set(60, 10)
+        with book.acting("agent:kim", purpose="support"):
+            book.profiles.get(bob)
+            clock.set(61, 10)
+            book.customers.grant_consent(cyd, "support", source="web", text_version="v1")
+            book.profiles.get(ada)
+        # The policy rests support on a contract, whatever somebody was asked for.
+        assert _found(book) == [("snooping", "agent:kim")]
+
+
+def tell_roles(book: Book, **purposes: Any) -> None:
+    """A book with a policy, and who has which role."""
+    with book.acting("admin:zoe", purpose="administration"):
+        book.policy.grant("admin:zoe", "admin")
+        for one in ("agent:lin", "agent:kim"):
+            book.policy.grant(one, "support")
+        book.policy.grant("mail:mia", "marketing")
+        book.policy.grant("audit:ann", "auditor")
+        book.policy.adopt({**POLICY, "purposes": {**POLICY["purposes"], **purposes}})
+
+
+def test_a_purpose_is_judged_by_consents_from_when_it_was_declared_to_rest_on_one() -> None:
+    clock = Clock()
+    with tallybook.open("memory:", now_us=clock) as book:
+        clock.set(0, 9)
+        with book.acting("agent:lin", purpose="support"):
+            ada, bob = book.customers.register(name="Ada"), book.customers.register(name="Bob")
+            book.customers.grant_consent(bob, "marketing", source="web", text_version="v1")
+        clock.set(30, 9)
+        with book.acting("mail:mia", purpose="marketing"):
+            book.profiles.get(bob)  # nobody had declared anything: bob's consent is what ties mia to him
+        assert _found(book) == []
+        with book.acting("agent:lin", purpose="support"):
+            book.customers.withdraw_consent(bob, "marketing")
+        clock.set(31, 9)
+        with book.acting("mail:mia", purpose="marketing"):
+            book.profiles.get(bob)
+        assert _found(book) == [("snooping", "mail:mia")]
+        clock.set(32, 9)
+        interests = {"text": "Writing", "basis": "legitimate_interests", "bulk": True}
+        tell_roles(book, marketing=interests)
+        before = _found(book)
+        with book.acting("mail:mia", purpose="marketing"):
+            book.profiles.get(ada)
+        assert _found(book) == before  # it rests on an interest
+        with book.acting("admin:zoe", purpose="administration"):
+            book.policy.adopt({**POLICY, "version": "2"})
+            book.policy.withdraw()
+        assert _found(book) == before
+        clock.set(33, 9)
+        with book.acting("mail:mia", purpose="marketing"):
+            book.profiles.get(ada)  # none is in force: by the last, it rests on a consent
+        [*others, last] = _found(book)
+        assert [*others, last] == [*before, ("no_consent", "mail:mia")]
+        with book.acting("audit:ann", purpose="audit"):
+            rows = tables(book.audit.review("access-review"))["findings"]
+        assert [one["count"] for one in rows if one["kind"] == "no_consent"] == [1]
+
+
 def test_whoever_did_nothing_for_long_is_dormant(story: Story) -> None:
     story.clock.set(120, 9)
     found = asked(story, "access-review", thresholds=Thresholds(dormant_days=90))
@@ -460,6 +600,8 @@ def test_what_is_asked_wrongly_is_refused() -> None:
             wrong: list[tuple[str, dict[str, Any]]] = [
                 ("nothing", {}), ("exposure", {}), ("retention", {"actor": "a"}), ("corrections", {"subject": "x"}),
                 ("access-review", {"thresholds": Thresholds(tie_days=0)}), ("consent-at", {"at": "soon"}),
+                ("access-review", {"since": "2026-02-02", "until": "2026-02-01"}),
+                ("exposure", {"actor": "a", "since": "8000-01-01T00:00:00Z"}),
             ]  # fmt: skip
             for name, given in wrong:
                 with pytest.raises(Refused) as refused:
@@ -487,6 +629,36 @@ def test_a_tampered_row_shows_in_the_audit_and_in_the_evidence(tmp_path: Path) -
             rows = asked(story, review)["Logs verified"]
             assert [one["verdict"] for one in rows] == ["ALTERED", "verified"]
             assert "14" in rows[0]["problem"]
+
+
+def test_an_actor_who_occurs_nowhere_is_told(story: Story) -> None:
+    with story.book.acting("audit:ann", purpose="audit"):
+        for name in ("access-review", "exposure"):
+            for actor, there in (("agent:lin", True), ("agent:bo", True), ("agent:li", False), ("agent:linn", False)):
+                about = story.book.audit.review(name, actor=actor).sections[0].text
+                assert (f"NOBODY OF THIS NAME: no record in the book names {actor!r}" in about) is not there, actor
+
+
+def test_an_answer_that_is_typed_in_later_is_not_in_time() -> None:
+    clock = Clock()
+    with tallybook.open("memory:", now_us=clock) as book:
+        with book.acting("agent:lin", purpose="support"):
+            clock.set(0, 9)
+            ada = book.customers.register(name="Ada")
+            clock.set(1, 9)
+            asked = [book.customers.record_request(ada, "rectification") for _ in range(2)]
+            clock.set(20, 9)
+            book.customers.complete_request(ada, asked[0])
+            clock.set(60, 9)
+            book.customers.complete_request(ada, asked[1], effective_at="2026-01-25T09:00:00Z")
+        with book.acting("audit:ann", purpose="audit"):
+            coverage = tables(book.audit.review("compliance-audit"))["Coverage"]
+            rows = tables(book.audit.review("corrections"))["Requests for rectification"]
+    [answered] = [one for one in coverage if one["figure"].startswith("requests answered in time")]
+    assert (answered["covered"], answered["of"]) == (1, 2)
+    assert [(one["in time"], one["completed_at"][:10], one["recorded_at"][:10]) for one in rows] == [
+        ("in time", "2026-01-25", "2026-01-25"), ("late", "2026-01-25", "2026-03-06"),
+    ]  # fmt: skip
 
 
 def test_every_fact_has_the_commands_that_record_it() -> None:

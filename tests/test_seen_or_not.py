@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 import tallybook
-from tallybook import Book
-from tallybook.domain.access import KEEPING, RELEASED, RESEALED, PersonalDataRead
+from tallybook import Book, Refused
+from tallybook.domain.access import KEEPING, RELEASED, RESEALED, TOLD, PersonalDataRead
 from tallybook.projections.access_review import Thresholds
 
 LINES = [{"sku": "lamp", "quantity": 1, "net_minor": 500}]
@@ -184,6 +184,30 @@ def test_whoever_searches_for_many_who_are_not_there_guesses(book: Book) -> None
     given = Thresholds(guesses=20)
     found = [one for one in tables(book, "access-review", thresholds=given)["findings"] if one["kind"] == "guessing"]
     assert {one["actor"] for one in found} == {"agent:eve", "agent:few"}
+
+
+def test_searches_by_commands_that_are_refused_are_searches(book: Book) -> None:
+    ada, bob = buyers(book, 2)
+    with book.acting("agent:lin", purpose="support"):
+        book.customers.link_identifier(ada, "crm", "C-1")
+        book.customers.link_identifier(bob, "crm", "C-2")
+    with book.acting("agent:eve", purpose="support"):
+        for number in range(40):
+            with pytest.raises(Refused, match="identifier_linked"):
+                book.customers.link_identifier(bob, "crm", f"nobody {number}")
+        for _ in range(3):
+            with pytest.raises(Refused, match="identifier_taken"):
+                book.customers.link_identifier(bob, "crm", "C-1")
+    records = [one for one in read_records(book) if one.outcome == TOLD]
+    assert [one.subjects for one in records] == [()] * 40 + [(ada,)] * 3
+    found = [one for one in tables(book, "access-review")["findings"] if one["actor"] == "agent:eve"]
+    assert [(one["kind"], one["subjects"], one["count"]) for one in found] == [
+        ("snooping", (ada,), 3), ("guessing", (), 40),
+    ]  # fmt: skip
+    [row] = tables(book, "exposure", actor="agent:eve")["Subjects"]
+    assert (row["subject"], row["fields"], row["reads"]) == (ada, "identifier.crm", 3)
+    told = [one for one in tables(book, "processing-records")["By purpose"] if one["purpose"] == "support"]
+    assert told[0]["reads"] == 43
 
 
 def test_one_registration_explains_one_search(book: Book) -> None:

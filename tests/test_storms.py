@@ -245,9 +245,15 @@ def test_an_article_in_stock_is_sold_as_often_as_it_is_there(way: str, tmp_path:
 
 @pytest.mark.parametrize("way", ["sqlite", "postgresql"])
 def test_without_claims_more_would_be_sold_than_is_there(way: str, tmp_path: Path) -> None:
-    with place(way, tmp_path) as where:
-        problems = storm_of_stock(way, where, guarded=False)
-    assert any("times" in problem for problem in problems)
+    # On a machine that has much to do, two of them may never be at it at once: so once in a few times.
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with place(way, folder) as where:
+            problems = storm_of_stock(way, where, guarded=False)
+        if any("times" in problem for problem in problems):
+            return
+    pytest.fail("nothing was sold twice, whatever the claims are for")
 
 
 @pytest.mark.server

@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
+import sqlite3
+import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +22,9 @@ import pytest
 from rich.table import Table
 
 import tallybook
-from tallybook import Book, cli
+from tallybook import Book, cli, terminal
 from tallybook.adapters.reports import visible
-from tallybook.terminal import Terminal, show_table
+from tallybook.terminal import Terminal, Told, show_table
 
 HOSTILE = "Ada\x1b]0;root\x07\x1b[2J\x9b31m \u202egpj.\u2066exe\u2069\u202c\x08\r\x7f\u0085\u2028 Lovelace"
 ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -140,7 +145,6 @@ def test_titles_and_columns_of_tables_give_none(capsys: pytest.CaptureFixture[st
 
 def test_a_value_of_many_lines_looks_like_no_other_line(capsys: pytest.CaptureFixture[str], shop: Shop) -> None:
     report = shop.book.audit.subject_report(shop.customer).report()
-    from tallybook import terminal
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(terminal.out, "_width", 40)
@@ -148,6 +152,34 @@ def test_a_value_of_many_lines_looks_like_no_other_line(capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert ORDERS.findall(said) == []
     assert "\nand more" not in said
+
+
+NOTED = "\x1b[31m\u202e/models.db\nevents: verified"
+
+
+@pytest.mark.parametrize("command", [["audit", "verify"], ["audit", "verify", "--keyless"], ["tiers"], ["doctor"]])
+def test_what_is_logged_gives_no_orders_either(tmp_path: Path, command: list[str]) -> None:
+    """The note of where read models live is in no MAC: whoever writes the database writes what is told of it."""
+    url = f"sqlite:///{tmp_path}/shop.book"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        book.customers.register(name="Ada")
+    with closing(sqlite3.connect(tmp_path / "shop.book")) as raw, raw:
+        raw.execute("INSERT OR REPLACE INTO book VALUES ('read_models', ?)", [NOTED])
+    done = subprocess.run(
+        [sys.executable, "-m", "tallybook", *command, "--book", url], capture_output=True, text=True, check=False
+    )
+    assert ORDERS.search(done.stdout + done.stderr) is None
+    assert r"live at \u001b[31m\u202e/models.db" in done.stderr
+    assert "\nevents: verified" not in done.stderr
+
+
+def test_what_can_not_be_logged_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    told = Told(logging.WARNING)
+    told.emit(logging.LogRecord("any", logging.WARNING, "", 1, "%s\x1b[2J\n%s", ("\u202e", "VERIFIED"), None))
+    told.emit(logging.LogRecord("any", logging.WARNING, "", 1, "%d", ("no number",), None))
+    shown = capsys.readouterr().err
+    assert shown.startswith("\\u202e\\u001b[2J\n    VERIFIED\n")
+    assert ORDERS.search(shown) is None
 
 
 def test_the_console_leaves_alone_what_is_no_text() -> None:
@@ -187,3 +219,43 @@ def test_a_page_shows_what_would_turn_the_text_around(shop: Shop) -> None:
     for page in pages:
         assert ORDERS.findall(page) == []
         assert "\\u202egpj.\\u2066exe" in page
+
+
+def test_names_of_little_pictures_stay_as_they_were_written(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.out.print("team:b :smile:", markup=False)
+    terminal.show_table("by :smile:", ["who"], [("team:b",)])
+    printed = capsys.readouterr().out
+    assert printed.count("team:b") == printed.count(":smile:") == 2
+
+
+WRITES: dict[str, tuple[str, list[str], str]] = {
+    "subject-report": ("--html", ["{customer}"], "page.html"),
+    "subject-report as JSON": ("--out", ["{customer}"], "report.json"),
+    "subject-report to carry along": ("--portable", ["{customer}"], "copy.json"),
+    "audit review": ("--html", ["subject-access", "--subject", "{customer}"], "page.html"),
+    "audit review as tables": ("--csv", ["subject-access", "--subject", "{customer}"], "tables.zip"),
+    "audit replay": ("--out", ["--subject", "{customer}", "--at", "{now}"], "replay.json"),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_files_with_personal_data_are_new_and_for_their_owner_alone(
+    shop: Shop, say: Say, tmp_path: Path, name: str
+) -> None:
+    option, given, file = WRITES[name]
+    command = [
+        *name.partition(" as ")[0].partition(" to ")[0].split(),
+        *(one.format(customer=shop.customer, now=datetime.now(UTC).isoformat()) for one in given),
+    ]
+    there = tmp_path / "out" / file
+    there.parent.mkdir()
+    status, _, told = say(*command, option, str(there))
+    assert status == 0, told
+    assert stat.S_IMODE(there.stat().st_mode) == 0o600
+    there.write_text("what was there")
+    there.chmod(0o644)
+    before = shop.book._core.gate.reads.position()
+    status, _, told = say(*command, option, str(there))
+    assert (status, "is there already: name another" in " ".join(told.split())) == (2, True), told
+    assert there.read_text() == "what was there"
+    assert shop.book._core.gate.reads.position() == before, "nothing is opened for a file that can't be written"

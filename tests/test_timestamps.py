@@ -85,9 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         (folder / "request").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.answers == "to another":
             openssl(folder, "ts", "-query", "-data", "config", "-cert", "-sha256", "-out", "request")
+        chain = ("-chain", "root.pem") if self.server.answers == "with its chain" else ()
         openssl(
-            folder, "ts", "-reply", "-queryfile", "request", "-config", "config", "-section", "here", "-out", "answer"
-        )
+            folder, "ts", "-reply", "-queryfile", "request", "-config", "config", "-section", "here", "-out", "answer",
+            *chain,
+        )  # fmt: skip
         body = {"nonsense": b"<html>", "endlessly": bytes(300_000)}.get(
             self.server.answers, (folder / "answer").read_bytes()
         )
@@ -144,6 +146,37 @@ def test_a_checkpoint_is_stamped_kept_and_verified(server: Authority, tmp_path: 
     # And by openssl itself.
     root = str(server.folder / "root.pem")
     openssl(tmp_path, "ts", "-verify", "-data", "checkpoint", "-in", "checkpoint.tsr", "-CAfile", root)
+
+
+def test_an_authority_may_send_the_certificates_that_lead_to_its_root(server: Authority, tmp_path: Path) -> None:
+    server.answers = "with its chain"
+    with tallybook.open("memory:") as book:
+        made = book.audit.timestamp(book.audit.checkpoint(), f"http://127.0.0.1:{server.server_port}/")
+        assert made.token is not None
+        assert made.stamped_at == timestamps.stamped_at(made.note, made.token, server.folder / "root.pem").isoformat()
+    # What is kept is what was sent: openssl does not put the certificates in the order that DER demands.
+    assert made.token == (server.folder / "answer").read_bytes()
+    assert len({made.token, timestamps._in_der(made.token)}) == 2
+    assert timestamps._in_der(timestamps._in_der(made.token)) == timestamps._in_der(made.token)
+    (tmp_path / "note").write_text(made.note)
+    (tmp_path / "token").write_bytes(made.token)
+    openssl(tmp_path, "ts", "-verify", "-data", "note", "-in", "token", "-CAfile", str(server.folder / "root.pem"))
+
+
+@pytest.mark.parametrize("data", [b"", b"0", b"0\x84", b"\x30\x05\x30\x03", bytes(50), b"\x30\x80\x30\x80"])
+def test_what_is_no_answer_stays_as_it_is(data: bytes) -> None:
+    assert timestamps._in_der(data) == data
+
+
+def test_a_checkpoint_whose_timestamp_failed_is_asked_for_again(server: Authority, tmp_path: Path) -> None:
+    env = {"TALLYBOOK_URL": f"sqlite:///{tmp_path}/shop.book"}
+    ask = ["audit", "checkpoint", "--out", str(tmp_path / "checkpoint"), "--timestamp"]
+    tallybook.open(env["TALLYBOOK_URL"]).close()
+    for answers, well in (("not", False), ("rightly", True)):
+        server.answers = answers
+        done = CliRunner().invoke(app, [*ask, f"http://127.0.0.1:{server.server_port}/"], env=env)
+        assert (done.exit_code == 0) is well
+        assert (tmp_path / "checkpoint").exists() is well
 
 
 @pytest.mark.parametrize("answers", ["not", "nonsense", "endlessly", "to another"])

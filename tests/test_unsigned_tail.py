@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,16 +19,18 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from tests.heads import Head, fit_head, head_in, mac_of, put_head
+from tests.heads import Head, fit_head, head_in, key_of, mac_of, put_head
 from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 
 import tallybook
 from tallybook import Book, BookDamaged, ReadsMissing
 from tallybook.adapters import checkpoints as module
 from tallybook.adapters import log as log_module
+from tallybook.adapters import merkle, notes
 from tallybook.adapters.checkpoints import Checkpoints
 from tallybook.adapters.integrity import verify
 from tallybook.adapters.log import LogRecorder, Pruned, head_key
+from tallybook.adapters.notes import Signer, Verifier
 from tallybook.adapters.sqlite import SQLiteDatabase
 from tallybook.adapters.tiles import TileStore
 
@@ -110,8 +113,8 @@ def test_the_mac_is_that_of_a_second_implementation(path: Path) -> None:
         origin = book.origin
     for log in ("events", "reads"):
         file, table = table_of(log, path)
-        position, frontier, signed, mac, erased = head_in(file, table)
-        assert mac == mac_of(key, origin, table, position, frontier, signed, erased)
+        position, frontier, signed, mac, erased, own = head_in(file, table)
+        assert mac == mac_of(key, origin, table, position, frontier, signed, erased, own)
         assert signed > 0
 
 
@@ -135,6 +138,24 @@ def test_an_event_that_was_added_with_a_fitting_head_is_not_taken_for_the_books_
                 book.profiles.get(UUID(bytes=next(iter(book._core.app.log.rows_at([1])))[1]))
     with tallybook.open(url_of(path)) as book:  # nor was it signed at closing
         assert max(one.size for one in book.audit.checkpoints(log)) == size
+
+
+def test_old_copies_of_keys_make_a_head_that_the_book_takes_whatever_was_rotated(path: Path, tmp_path: Path) -> None:
+    """What rotations do not help against: the look-up key, which the MACs come from, stays what it is."""
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("shop.book", "shop.book.keys", "shop.book.wrapping-key"):
+        shutil.copy2(path.with_name(name), old / name)
+    with tallybook.open(url_of(path)) as book, book.acting("admin:root", purpose="administration"):
+        book.rotate_wrapping_key()
+        book.audit.rotate_signing_key()
+        kept = book.audit.checkpoint()
+    forge(path, "stored_events", head=False)
+    fit_head(path, key_of(old / "shop.book"))
+    with tallybook.open(url_of(path)) as book:
+        assert problem_of(book) == ""
+        found = book.audit.checkpoint()
+        assert (found.size, found.size > kept.size) == (book.position(), True)  # signed, as its own
 
 
 def test_it_is_neither_while_the_book_is_open_and_its_tail_unsigned(path: Path) -> None:
@@ -195,7 +216,7 @@ def test_a_log_that_had_events_is_not_set_back_to_an_empty_one(path: Path, mac: 
 
 def test_an_empty_log_s_head_is_authentic_too(tmp_path: Path) -> None:
     tallybook.open(url_of(tmp_path / "shop.book")).close()
-    position, _, signed, mac, _ = head_in(tmp_path / "shop.book")
+    position, _, signed, mac, _, _ = head_in(tmp_path / "shop.book")
     assert (position, signed, len(mac)) == (0, 0, 64)
     run(tmp_path / "shop.book", "UPDATE head SET mac=''")
     with tallybook.open(url_of(tmp_path / "shop.book")) as book, pytest.raises(BookDamaged, match=WRONG_MAC):
@@ -805,3 +826,81 @@ def test_on_a_server_hosts_that_write_and_sign_at_once_agree(schema: str, tmp_pa
     assert [problem_of(book) for book in books] == [""] * 3
     for book in books:
         book.close()
+
+
+# ── rows among the checkpoints that nobody signed ───────────────────────────────────────────────────────────────────
+
+
+def plant(file: Path, table: str) -> int:
+    """Put a row among the checkpoints that tells the true root of now, and that nobody signed; its size."""
+    head = head_in(file, table)
+    root = merkle.Frontier(*head[:2]).root()
+    with closing(sqlite3.connect(file, timeout=10)) as raw, raw:
+        raw.execute(
+            "INSERT INTO checkpoints VALUES (?,?,?,?,'',x'','')", (table, head[0], time.time_ns() // 1000, root)
+        )
+    return head[0]
+
+
+def test_a_row_that_nobody_signed_keeps_nothing_from_being_signed(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(url_of(path)) as book:
+        visit(book)  # is signed at once; what follows, later
+        visit(book)
+        size = plant(path, "stored_events")
+        checkpoints = book._core.checkpoints["events"]
+        last = checkpoints.last()
+        assert last is None or last.size < size
+        assert f"the checkpoint of size {size} that is kept is not what was signed" in problem_of(book)
+    with closing(sqlite3.connect(path)) as raw:
+        rows = raw.execute("SELECT note='' FROM checkpoints WHERE size=?", [size]).fetchall()
+    assert sorted(rows) == [(0,), (1,)], "at closing, that size is signed all the same"
+
+
+def test_a_size_of_which_a_row_was_planted_before_counts(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(url_of(path)) as book:
+        visit(book)
+        visit(book)
+        size = plant(path, "stored_events")
+        assert book.audit.checkpoint().size == size
+        visit(book)
+        book.audit.checkpoint()
+        run(path, "DELETE FROM checkpoints WHERE note=''")
+        assert problem_of(book) == ""
+        run(path, f"DELETE FROM checkpoints WHERE size={size}")
+        assert "1 of its checkpoints were taken out" in problem_of(book)
+
+
+def test_no_row_of_another_tells_since_when_a_key_signs(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    with tallybook.open(url_of(path)) as book:
+        visit(book)
+        for log in ("events", "reads"):
+            book.audit.checkpoint(log)
+        with book.acting("job:it", purpose="upkeep"):
+            new = book.audit.rotate_signing_key()
+        checkpoints = book._core.checkpoints["reads"]
+        first = checkpoints._first_signed(new)
+        line = notes.line(checkpoints.name, Verifier(checkpoints.name, Verifier.parse(new).public).key_id + bytes(64))
+        with closing(sqlite3.connect(path.with_name("shop.book.reads"), timeout=10)) as raw, raw:
+            raw.execute(
+                "INSERT INTO checkpoints VALUES ('access_records', 1, 1, ?, ?, x'', '')",
+                (bytes(32), f"{checkpoints.name}\n1\n{b64encode(bytes(32)).decode()}\n\n{line}"),
+            )
+        assert checkpoints._first_signed(new) == first
+
+
+def test_a_clock_that_stands_still_overwrites_no_checkpoint(tmp_path: Path) -> None:
+    with tallybook.open(url_of(tmp_path / "shop.book"), now_us=lambda: 1_790_000_000_000_000) as book:
+        visit(book)
+        witnesses = []
+        for _ in range(3):
+            one = book.audit.checkpoint()
+            text = notes.taken_apart(one.note)[0]
+            witness = Signer.new("witness.example")
+            book.audit.keep(one.note + witness.cosign(text, 1_790_000_001), witness.vkey)
+            witnesses.append(witness.verifier.public)
+        found = [vkey for one in book.audit.checkpoints() for vkey, _ in one.cosigned]
+        assert [Verifier.parse(one).public for one in found] == witnesses
+        assert problem_of(book) == ""

@@ -290,7 +290,7 @@ class AuditView(Desk):
         checkpoints = self._checkpoints(checkpoint.log)
         head = _head(checkpoints, checkpoint)
         token = stamped(checkpoint.note, url, timeout_s=timeout_s)
-        for stored in checkpoints.stored(head.size - 1):
+        for stored in checkpoints.genuine(head.size - 1):
             if stored.note == checkpoint.note:
                 checkpoints.keep_token(stored, token)
                 return _signed(checkpoint.log, stored._replace(token=token))

@@ -18,6 +18,7 @@ from tallybook.domain.access import PersonalDataRead
 from tallybook.domain.erasure import DESTROYING
 from tallybook.domain.errors import refusal, whole
 from tallybook.domain.personal import Erased, Masked, Withheld
+from tallybook.domain.retention import RetentionSwept
 from tallybook.projections.audit_replay import Material, filled, handles, replayed
 from tallybook.projections.read_models import Recorded
 
@@ -32,7 +33,8 @@ class AuditReplay:
     """How a book stood about one subject at a moment, as it knew it.
 
     `document` holds what the book said: the same question to the same events gives the same bytes (`canonical()`),
-    whose SHA-256 is `digest`. A personal value is a text, or `{"erased": true}`, `{"masked": …}`,
+    whose SHA-256 is `digest`. Two things change it later: an erasure, and a sweep that prunes records of reads; the
+    document tells of both. A personal value is a text, or `{"erased": true}`, `{"masked": …}`,
     `{"withheld": reason}`, `{"sealed": true}`. `evidence` holds what shows that the events are in the log; it may grow
     with time.
     """
@@ -132,6 +134,7 @@ def _material(core: Core, subject: UUID, at_us: int, known_at: When | int, head:
     else:
         whole_to = head
         reads_until_us = min(at_us, as_of_us(known_at, "known_at"))
+    reads, pruned_us = _reads(core, subject, reads_until_us)
     return Material(
         subject,
         at_us,
@@ -139,22 +142,35 @@ def _material(core: Core, subject: UUID, at_us: int, known_at: When | int, head:
         [one for one in core.stream(core.book_id) if known(one)],
         [one for one in core.stream(core.policy_id) if known(one)],
         core.policies(),
-        _reads(core, subject, reads_until_us),
+        reads,
+        pruned_us,
         decider_of,
         whole_to,
     )
 
 
-def _reads(core: Core, subject: UUID, until_us: int) -> list[Recorded]:
-    """The reads of a subject up to a time, from the rows that hold its id."""
-    rows = core.gate.reads.iterate(topics=[PersonalDataRead.stored_name])
-    return [
+def _reads(core: Core, subject: UUID, until_us: int) -> tuple[list[Recorded], int | None]:
+    """The reads of a subject up to a time, from the rows that hold its id; and up to when records were pruned (at most
+    that time), None: none ever were.
+
+    What was pruned, the sweeps on record say: rows that are still to go are gone for everybody.
+    """
+    log = core.gate.reads
+    rows = log.iterate(topics=[PersonalDataRead.stored_name])
+    found = [
         one
         for one in core.app.decode(row for row in rows if subject.bytes in row[-1])
         if isinstance(one.event, PersonalDataRead)
         and subject in one.event.subjects
         and one.event.metadata.recorded_us <= until_us
     ]
+    # Read after the rows: who prunes them meanwhile has recorded it before.
+    swept = [event for _, event in core.history([RetentionSwept.stored_name]) if isinstance(event, RetentionSwept)]
+    pruned = max([one.reads_pruned for one in swept], default=0)
+    if not pruned:
+        return found, None
+    first = next(iter(core.app.decode(log.iterate(pruned, stop=pruned + 1))))  # a sweep leaves one
+    return [one for one in found if one.position > pruned], min(first.event.metadata.recorded_us, until_us)
 
 
 def _whole_to(core: Core, position: int, head: int) -> int:
@@ -226,7 +242,7 @@ def _log_evidence(core: Core, log: str, positions: Sequence[int], covers: int, *
 
 
 def _covering(checkpoints: Checkpoints, position: int) -> Stored:
-    return next(iter(checkpoints.stored(position - 1)), None) or checkpoints.sign()
+    return next(checkpoints.genuine(position - 1), None) or checkpoints.sign()
 
 
 # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -392,10 +408,8 @@ def _sections(document: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[
         ),
         Section(
             "Who saw what",
-            "Records of reads up to {position:,} were pruned at {at}: who looked before, nobody can tell.".format(
-                **evidence["reads_pruned"]
-            )
-            if "reads_pruned" in evidence
+            f"Records of reads up to {access['reads_pruned_up_to']} were pruned: who looked by then, nobody can tell."
+            if "reads_pruned_up_to" in access
             else "",
             _columns(
                 position=count, at=time, actor=text, purpose=text, action=text, fields=text, masked=text, withheld=text,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,6 @@ from typing import Annotated
 import typer
 
 from tallybook.adapters.integrity import Verification
-from tallybook.adapters.outputs import new_file
 from tallybook.adapters.reports import shown
 from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.domain.errors import Refused
@@ -25,7 +23,7 @@ from .terminal import (
     KnownAt,
     Purpose,
     acting_in,
-    check_folders,
+    check_new,
     err,
     known_moment,
     open_to_verify,
@@ -36,6 +34,7 @@ from .terminal import (
     tell,
     the_customer,
     watched,
+    write_new,
 )
 
 
@@ -208,15 +207,15 @@ def audit_replay(
 
     Exit 1 if a recorded decision is not what the facts lead to. One recorded read.
     """
-    check_folders(file, page)
+    check_new(file, page)
     with acting_in(book, actor, purpose) as opened:
         found = opened.audit.replay(
             the_customer(opened, subject), at, known_at=known_moment(known_at), sealed=sealed, proofs=proofs
         )
-    for target, content in ((file, found.json()), (page, found.html().encode())):
-        if target is not None:
-            with new_file(target) as part:
-                part.write_bytes(content)
+    if file is not None:
+        write_new(file, found.json().decode())
+    if page is not None:
+        write_new(page, found.html())
     if as_json:
         print_json(found.json().decode())
     elif file is None and page is None:
@@ -295,7 +294,7 @@ def audit_review(
         "guesses": guesses,
     }  # fmt: skip
     limits = {one: figure for one, figure in given.items() if figure is not None}
-    check_folders(csv, html)
+    check_new(csv, html)
     with acting_in(book, actor, purpose) as opened:
         whose = None if subject is None else the_customer(opened, subject)
         try:
@@ -314,16 +313,13 @@ def audit_review(
             if option is not None:
                 refused.args = (str(refused).replace(f"{argument}:", f"{option}:", 1),)
             raise
-    before = os.umask(0o077)  # for its owner's eyes only: some hold personal data in the clear
     try:
         if csv is not None:
             report.csv(csv)
         if html is not None:
-            html.write_text(report.html(), encoding="utf-8")
+            write_new(html, report.html())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--csv") from None
-    finally:
-        os.umask(before)
     if as_json:
         print_json(report.json())
     elif csv is None and html is None:

@@ -17,7 +17,7 @@ from .terminal import (
     BookUrl,
     Purpose,
     acting_in,
-    check_folders,
+    check_new,
     err,
     in_json,
     open_book,
@@ -25,6 +25,7 @@ from .terminal import (
     show_table,
     tell,
     the_customer,
+    write_new,
 )
 
 erasure_app = typer.Typer()
@@ -55,7 +56,7 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a customer: destroy the key, so that no personal value can be opened again. There is no way back."""
-    check_folders(receipt)
+    check_new(receipt)
     if not (dry_run or yes or at_a_terminal()):
         raise typer.BadParameter("there is no way back, and nobody to ask: give it", param_hint="--yes")
     with acting_in(book, actor, purpose) as opened:
@@ -117,7 +118,7 @@ def erasures_show(
 
 def _answer(receipt: ErasureReceipt, file: Path | None, as_json: bool) -> None:
     if file is not None:
-        file.write_text(in_json(receipt) + "\n", encoding="utf-8")
+        write_new(file, in_json(receipt) + "\n")
 
     def show() -> None:
         out.print(f"{receipt.subject} was erased at {receipt.erased_at} by {receipt.actor}: {receipt.reason}.")

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from tallybook.adapters.notes import Signer
-from tallybook.domain.errors import TallybookError
 
 from .audit import SignedCheckpoint
 from .cli_audit import audit_app
@@ -21,8 +20,7 @@ from .terminal import (
     BookUrl,
     Purpose,
     acting_in,
-    check_folders,
-    err,
+    check_new,
     open_book,
     out,
     say,
@@ -61,23 +59,18 @@ def audit_checkpoint(
     keep one that a witness cosigned."""
     if (cosigned is None) != (witness is None):
         raise typer.BadParameter("--cosigned and --witness belong together", param_hint="--cosigned")
-    check_folders(file)
+    check_new(file)
     with open_book(book, create=False) as opened:
         if cosigned is not None and witness is not None:
             made = opened.audit.keep(cosigned, witness)
         else:
             made = opened.audit.checkpoint(log.value)
-        if file is not None:
-            _write(file, made.note.encode())
         if timestamp is not None:
-            try:
-                made = opened.audit.timestamp(made, timestamp)
-            except TallybookError:
-                if file is not None:
-                    err.print(f"{file} is written, without a timestamp.", markup=False)
-                raise
-    if file is not None and made.token is not None:
-        _write(file.with_name(file.name + ".tsr"), made.token)
+            made = opened.audit.timestamp(made, timestamp)
+    if file is not None:
+        _write(file, made.note.encode())
+        if made.token is not None:
+            _write(file.with_name(file.name + ".tsr"), made.token)
     _tell_checkpoint(made, as_json, file)
 
 

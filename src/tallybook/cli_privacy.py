@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from .terminal import (
     KnownAt,
     Purpose,
     acting_in,
-    check_folders,
+    check_new,
     known_moment,
     open_book,
     out,
@@ -28,6 +27,7 @@ from .terminal import (
     show_table,
     tell,
     the_customer,
+    write_new,
 )
 
 consent_app = typer.Typer(help="What a customer agreed to, and what of it is in force.", no_args_is_help=True)
@@ -342,11 +342,15 @@ def subject_report(
     as_json: AsJson = False,
 ) -> None:
     """All that the book holds about a customer: for access and portability. One recorded read."""
-    check_folders(html, file, portable)
+    check_new(html, file, portable)
     with acting_in(book, actor, purpose) as opened:
         report = opened.audit.subject_report(the_customer(opened, subject))
     wanted = ((html, report.html), (file, report.json), (portable, report.portable))
-    written = [place for place, text in wanted if place is not None and _write(place, text())]
+    written = []
+    for place, text in wanted:
+        if place is not None:
+            write_new(place, text())
+            written.append(place)
     if as_json:
         print_json(report.json())
         return
@@ -354,13 +358,6 @@ def subject_report(
         out.print(f"{place}: {len(report.events):,} events about {report.customer_id}.", markup=False)
     if not written:
         show_report(report.report())
-
-
-def _write(place: Path, text: str) -> bool:
-    """For its owner's eyes only: it holds personal data in the clear."""
-    with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    return True
 
 
 @retention_app.command("declare")

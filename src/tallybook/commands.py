@@ -21,7 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
 from tallybook.adapters.keys import KeyName
-from tallybook.adapters.log import KeyGone, Receipt
+from tallybook.adapters.log import NAMING_BYTES, KeyGone, Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer
@@ -195,6 +195,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 # A repeat that overlaps with the first finds the first's effects: its result is what was asked for.
                 receipt = None if key is None else core.app.log.receipt(key)
                 if receipt is None:
+                    core.gate.told(core.gate_metadata(acting), asked, policy.in_force, rule, work.looked_for)
                     raise _refusal_for(error) from None
                 return self._repeat(core, receipt, digest)
             except IntegrityError:
@@ -232,6 +233,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                 erased=work.erased,
                 about=work.about(),
                 quiet=work.quiet,
+                forgotten=work.forgotten,
                 drafts=work.written(),
             )
         except KeyGone as gone:
@@ -279,7 +281,10 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             given = self._given(args, kwargs)
             canonical = _encode(_decode(to_json(given, fallback=str).decode()))
             name = self.function.__qualname__
-            return keyring.lookup_hash("command", command_id)[:16], keyring.lookup_hash("arguments", name, canonical)
+            # What tells the arguments is forgotten when somebody is erased whom they may be about.
+            digest = keyring.lookup_hash("command name", name)[:NAMING_BYTES]
+            digest += keyring.lookup_hash("arguments", name, canonical)[NAMING_BYTES:]
+            return keyring.lookup_hash("command", command_id)[:16], digest
         except (UnicodeError, PydanticSerializationError):
             raise refusal("invalid_argument", "A text holds a character that is not Unicode.") from None
 
@@ -305,7 +310,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         return b"+" + self._result.dump_json(result)
 
     def _repeat(self, core: Core, receipt: Receipt, digest: bytes) -> R:
-        if receipt.digest != digest:
+        if len(receipt.digest) < NAMING_BYTES or not digest.startswith(receipt.digest):
             raise refusal("command_id_reused", "The command id belongs to a command with other arguments.")
         try:
             if receipt.result.startswith(b"+"):
@@ -381,6 +386,8 @@ class Work:
         self.erased: list[tuple[bytes, int]] = []
         self.quiet: tuple[int, bytes] | None = None
         """A position, and a subject whom nothing after it may be about at the commit."""
+        self.forgotten: list[bytes] = []
+        """Ids of commands whose receipts tell nothing of their arguments from the commit on."""
         self.refused: Refused | None = None
         self.policy_seen: Policy | None = None
         """By which the command was allowed: at the commit, it must stand."""
@@ -390,6 +397,8 @@ class Work:
         self._loaded: set[UUID] = set()
         self._aside: set[UUID] = set()
         self._claimed: dict[bytes, UUID | None] = {}
+        self.looked_for: list[tuple[str, UUID | None]] = []
+        """By which fields, as access policies call them, somebody was looked for, and who was found."""
 
     def at(self, effective_us: int) -> Stamp:
         """A stamp for a fact of another time within the same command. Refuses: effective_in_future."""
@@ -533,6 +542,18 @@ class Work:
             self.look_up([claim])
         return self._claimed[claim]
 
+    def find(self, claim: bytes, field: str, customer: Customer | None = None) -> UUID | None:
+        """Who holds a claim on a value that somebody gave: if the command is refused, that goes on record as a search.
+
+        `field`: what access policies call such values. `customer`: what is told is about nobody else.
+        """
+        holder = self.holder(claim)
+        found = holder
+        if customer is not None:
+            found = customer.id if holder == customer.id or holder in customer.purchases else None
+        self.looked_for.append((field, found))
+        return holder
+
     def look_up(self, claims: Sequence[bytes]) -> None:
         """Look many claims up at once, for `holder` to find."""
         held = self._core.holders(claims)
@@ -564,8 +585,12 @@ class Work:
         return history
 
     def erase(self, subject: UUID, key_ids: Sequence[int]) -> None:
-        """Keys of a subject are to be destroyed once this is committed."""
+        """Keys of a subject are to be destroyed once this is committed. No guess at the arguments of the commands about
+        them is confirmed from then on. The command starts again if another is recorded before the commit."""
         self.erased += [(subject.bytes, key_id) for key_id in key_ids]
+        if self.quiet is None:
+            self.quiet = (self._core.app.position(), subject.bytes)
+        self.forgotten += self._core.commands_about(subject)
 
     # ── for the application's save ──────────────────────────────────────────────────────────────────────────────
 

@@ -15,6 +15,7 @@ def main() -> None:
 
         del rich, typer
         from .cli import run
+        from .terminal import show_log
     except ModuleNotFoundError as error:
         if error.name not in ("rich", "typer"):
             raise
@@ -22,4 +23,5 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:  # nothing has begun
         raise SystemExit(130) from None
+    show_log()
     run()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import groupby
 from typing import Any, NamedTuple
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import UUID
 
 from eventsourcing.persistence import PersistenceError
 
@@ -22,14 +22,13 @@ from tallybook.adapters.checkpoints import (
     Stored,
     TailTimer,
     signed_by,
-    signing_stream,
 )
 from tallybook.adapters.codec import subject_of
 from tallybook.adapters.database import SCRUB_S, Session, damaged
 from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
 from tallybook.adapters.gate import Gate, Told
 from tallybook.adapters.keys import Keyring
-from tallybook.adapters.log import Fresh, check_stream, log_of, missing
+from tallybook.adapters.log import Fresh, OwnStreams, check_stream, log_of, missing
 from tallybook.adapters.policy_files import decider_of
 from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.adapters.storage import READS_TABLE, Storage
@@ -79,10 +78,8 @@ class Core:
     ) -> None:
         self.storage = storage
         self.origin = storage.origin
-        self.book_id = uuid5(NAMESPACE_OID, storage.origin)
-        self.operations_id = uuid5(self.book_id, "operations")
-        self.retention_id = uuid5(self.book_id, "retention")
-        self.policy_id = uuid5(self.book_id, "policy")
+        own = OwnStreams.of(storage.origin)
+        self.book_id, self.operations_id, self.retention_id, self.policy_id, self.signing_id = own
         self.verified: frozenset[UUID] = frozenset()
         """Subjects of whom a sweep that goes on has seen that log and index tell all."""
         self.now_us = now_us
@@ -100,7 +97,6 @@ class Core:
         self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
         if inline:
             self.app.events_inline(Inline(self, inline))
-        self.signing_id = signing_stream(storage.origin)
         self.checkpoints = {
             log: Checkpoints(TileStore(recorder), name, self.signed_by, storage.signing, now_us, checkpoint_s)
             for log, recorder, name in (
@@ -282,7 +278,7 @@ class Core:
         if not all(one.overwrites for one in databases):
             return (
                 "stay in the server's pages, log and backups until it drops them: wrapped keys, which open nothing "
-                "without their wrapping key, and hashes of look-ups",
+                "without their wrapping key, and hashes of look-ups and of arguments of commands",
                 True,
             )
         return "overwritten", True
@@ -424,6 +420,22 @@ class Core:
         # An event holds the ids of those whom it is about as they are.
         found = self.at(self.app.log.holding(subject.bytes))
         return [recorded for recorded in found if subject in recorded.event.subject_ids()]
+
+    def commands_about(self, subject: UUID) -> list[bytes]:
+        """The ids, as receipts have them, of the commands with an id that recorded something about a subject.
+
+        By the trail's index; where that can't be used, from the log itself, which takes longer.
+        """
+
+        def ids(history: Iterable[Recorded]) -> list[bytes]:
+            given = (recorded.event.metadata.command_id for recorded in history)
+            return list(dict.fromkeys(one.bytes for one in given if one is not None))
+
+        try:
+            self.catch_up(self.trail)
+            return ids(self.subject_events(subject))
+        except (BookError, Refused):
+            return ids(self.at(self.app.log.holding(subject.bytes)))
 
     def check_index(self, subjects: Iterable[UUID]) -> None:
         """Raises BookDamaged where the trail's index lacks an event about one of many subjects: in one pass."""

@@ -185,6 +185,10 @@ def identifier_claim(work_or_desk: Work | Desk, system: str, external_id: str) -
     """The claim that an external id's owner holds."""
     text(system, "system", nul=True)
     text(external_id, "external_id", nul=True)
+    try:
+        _CODE.validate_python(system)
+    except ValidationError:
+        raise refusal("invalid_argument", "system: a code is wanted.", argument="system") from None
     return work_or_desk._core.keyring.lookup_hash("identifier", system, external_id)
 
 
@@ -197,7 +201,7 @@ def order_claim(work_or_desk: Work | Desk, order_id: str) -> bytes:
 def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, external_id: str) -> None:
     """Record an external id and claim it. Refuses: identifier_taken, identifier_linked, invalid_argument."""
     claim = identifier_claim(work, system, external_id)
-    holder = work.holder(claim)
+    holder = work.find(claim, f"identifier.{system}")
     if holder is not None and holder != customer.id:
         raise refusal("identifier_taken", f"The external id in {system} belongs to another.", system=system)
     customer.link_identifier(stamp, system, external_id)
@@ -348,7 +352,7 @@ class CustomerDesk(Desk):
         """
         draft = work.customer(as_id(customer, "customer"))
         claim = identifier_claim(work, system, external_id)
-        if work.holder(claim) != draft.id:
+        if work.find(claim, f"identifier.{system}", draft) != draft.id:
             raise refusal("unknown_identifier", "The customer has no such external id.", system=system)
         draft.remove_identifier(work.stamp, system)
         work.release(claim)
@@ -455,8 +459,8 @@ class CustomerDesk(Desk):
         draft = work.new_customer(customer_id)
         draft.check_purchase(result_lines)
         claim = None if order_id is None else order_claim(work, order_id)
-        if claim is not None and work.holder(claim) is not None:
-            raise refusal("order_recorded", "The order id was recorded before.", purchase=work.holder(claim))
+        if claim is not None and work.find(claim, "order_id", draft) is not None:
+            raise refusal("order_recorded", "The order id was recorded before.", customer=customer_id)
         result = record_purchase(
             work,
             work.stamp,
@@ -497,9 +501,9 @@ class CustomerDesk(Desk):
             raise refusal("invalid_argument", "Give either purchase_id or order_id.", argument="purchase_id")
         found = as_id(purchase_id, "purchase_id") if purchase_id is not None else None
         if order_id is not None:
-            found = work.holder(order_claim(work, order_id))
-        if found is None:
-            raise refusal("unknown_purchase", "No purchase has that order id.", customer=customer_id)
+            found = work.find(order_claim(work, order_id), "order_id", draft)
+        if found is None or (order_id is not None and found not in draft.purchases):
+            raise refusal("unknown_purchase", "No purchase of the customer has that order id.", customer=customer_id)
         control = work.control()
         accounts = work.accounts_of(customer_id)
         before = {account.programme: account.reversed for account in accounts}
@@ -773,10 +777,6 @@ class CustomerDesk(Desk):
         core.check_open()
         acting = core.acting_now()
         claim = identifier_claim(self, system, external_id)
-        try:
-            _CODE.validate_python(system)
-        except ValidationError:
-            raise refusal("invalid_argument", "system: a code is wanted.", argument="system") from None
         found = core.customer_of(claim)
         about = [] if found is None else [found]
         core.gate.record(core.gate_metadata(acting), "customers.find", about, [f"identifier.{system}"])

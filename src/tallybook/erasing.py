@@ -19,6 +19,7 @@ from tallybook.domain.erasure import (
     KEPT_KEY,
     ValuesErased,
     check_erasure,
+    check_repeated,
     erase,
     erase_kept,
     erase_values,
@@ -85,9 +86,10 @@ class Erasing(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> None:
-        """The first half of `erase`, for those who erase many: `complete` is due after the last of them."""
-        if self._core.app.load(Customer, customer_id).erased:
-            return
+        """The first half of `erase`, for those who erase many: `complete` is due after the last of them.
+
+        Of a customer who was erased before, it sees that what is given could be so, and records nothing.
+        """
         try:
             self._record(
                 customer_id,
@@ -112,8 +114,11 @@ class Erasing(Desk):
         even_so: str | None = None,
         effective_at: When | None = None,
         command_id: str | None = None,
-    ) -> UUID:
+    ) -> UUID | None:
         draft = work.new_customer(customer)
+        if draft.erased:
+            check_repeated(draft, work.stamp, reason, request_id, even_so)
+            return None
         check_erasure(draft, work.stamp, request_id, even_so)
         lookups = self._core.app.log.claims_of([draft.id.bytes, *(purchase.bytes for purchase in draft.purchases)])
         for claim in lookups:
@@ -289,15 +294,11 @@ class Erasing(Desk):
         """Erase again whom the key store has destroyed keys of, and a log that was put back from before knows nothing.
 
         Without the keys nothing could be read of them, but their look-ups are back. `tallybook.open` does it before it
-        records anything: from then on the log may reach as far as the keys have followed it.
+        records anything. Only the tombstones count, which nobody without the book's keys can make: no note of how far
+        the keys have followed the log, and no row that somebody else wrote: that is told where it is read.
         """
         core = self._core
-        log, keys = core.app.log, core.storage.keys
-        followed = keys.erased_up_to()
-        if not followed or log.log_rows(followed - 1, 1):
-            return []  # the log reaches as far as the keys have followed it
-        log.position()
-        whole, partly, lost = self._unknown()
+        whole, partly = self._unknown()
         with core.acting(Acting(Metadata(recorded_us=0, actor="system:restore", purpose="erasure"), by_book=True)):
             for customer_id in whole:
                 try:
@@ -307,8 +308,6 @@ class Erasing(Desk):
                         raise
             for customer_id, key_id in partly:
                 self._record_lost(customer_id, key_id)
-        # The note is no proof: whoever set it too far would keep keys from being destroyed. All is followed once more.
-        keys.set_erased_up_to(0)
         if whole:
             logger.warning(
                 "The log of %s was put back from before the erasure of %d customers: they were erased again.",
@@ -323,7 +322,7 @@ class Erasing(Desk):
                 core.storage.url,
                 len(partly),
             )
-        if lost:
+        if (whole or partly) and (lost := self._lost()):
             logger.warning(
                 "%d customers of %s have no key in the key store, and nobody erased them; the first is %s.",
                 len(lost),
@@ -332,32 +331,43 @@ class Erasing(Desk):
             )
         return whole
 
-    def _unknown(self) -> tuple[list[UUID], list[tuple[UUID, int]], list[UUID]]:
-        """Of whom the ordinary key is not there, and the log knows nothing of it: those who were erased; those of whom
-        single values were (a later key is there), each with the key that the log has for them; those whose key is lost.
-        """
+    def _unknown(self) -> tuple[list[UUID], list[KeyName]]:
+        """Of whom the ordinary key was destroyed, and the log knows nothing of it: those who were erased; and those of
+        whom single values were (a later key is there), each with the key that the log has for them."""
         core = self._core
-        keys, log = core.storage.keys, core.app.log
         whole: list[UUID] = []
-        partly: list[tuple[UUID, int]] = []
-        lost: list[UUID] = []
-        made = (one.event for one in core.history([KeyCreated.stored_name]))
-        names = (
-            (one.originator_id, one.key_id) for one in made if isinstance(one, KeyCreated) and one.key_id != KEPT_KEY
-        )
-        while some := list(islice(names, 1000)):
-            known = log.erased_keys([subject.bytes for subject, _ in some])
-            held, gone = keys.get(some), keys.destroyed(some)
+        partly: list[KeyName] = []
+        try:
+            core.app.position()
+        except BookDamaged:  # nothing can be recorded; the book is opened to be looked at
+            return whole, partly
+        # All of them, not those alone that are newer than the log: whoever did this before may have been cut short.
+        gone = (name for name, _ in core.storage.keys.tombstones())
+        while some := list(islice(gone, 5000)):
+            known = core.app.log.erased_keys(list({subject.bytes for subject, _ in some}))
             for subject, key_id in some:
-                if (subject, key_id) in held or (subject.bytes, key_id) in known:
+                customer = None if (subject.bytes, key_id) in known else core.app.load(Customer, subject)
+                if customer is None or not customer.version or customer.ordinary_key != key_id:
                     continue
-                if (subject, key_id) not in gone:
-                    lost.append(subject)
-                elif core.keyring.left_over(subject, key_id):
+                if core.keyring.left_over(subject, key_id):
                     partly.append((subject, key_id))
                 else:
                     whole.append(subject)
-        return whole, partly, list(dict.fromkeys(lost))
+        return whole, partly
+
+    def _lost(self) -> list[UUID]:
+        """Of whom a key is neither there nor was destroyed."""
+        core = self._core
+        keys, log = core.storage.keys, core.app.log
+        lost: dict[UUID, None] = {}
+        made = (one.event for one in core.history([KeyCreated.stored_name]))
+        names = ((one.originator_id, one.key_id) for one in made if isinstance(one, KeyCreated))
+        while some := list(islice(names, 1000)):
+            there = keys.get(some).keys() | keys.destroyed(some).keys()
+            known = log.erased_keys([subject.bytes for subject, _ in some])
+            left = (name for name in some if name not in there and (name[0].bytes, name[1]) not in known)
+            lost.update((subject, None) for subject, _ in left)
+        return list(lost)
 
     @command
     def _record_lost(

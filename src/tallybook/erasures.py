@@ -105,7 +105,8 @@ class ErasureDesk(Desk):
         schedule demands to keep is sealed anew under a key of its own, and erased when its time is over. `reason` is a
         code (`gdpr-17`), written in the clear. `request_id`: of this customer's open request for erasure. Who is
         restricted, or waits for an answer to another request, is erased only if `even_so` says why, as a code. Of a
-        customer who was erased before, the work is finished where it was cut short, and the receipt given again.
+        customer who was erased before, what is given is looked at too, the work is finished where it was cut short, and
+        the receipt given again.
         Refuses: acting_required, unknown_customer, unknown_request, request_completed, request_of_other_kind,
         effective_too_early, erasure_held, invalid_argument.
         """

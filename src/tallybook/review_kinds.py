@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from tallybook.adapters import integrity
@@ -21,6 +22,8 @@ from tallybook.domain.privacy import (
     ConsentGranted,
     ConsentWithdrawn,
     Objected,
+    RequestCompleted,
+    RequestReceived,
 )
 from tallybook.projections.access_review import (
     ConsentsKnown,
@@ -31,7 +34,7 @@ from tallybook.projections.read_models import Recorded
 
 from .core import Core
 from .policy_names import ACTIONS
-from .times import iso, moment_us
+from .times import iso
 
 ACTOR, PURPOSE, ON_BEHALF_OF = (list(Metadata.model_fields).index(one) for one in ("actor", "purpose", "on_behalf_of"))
 """Where they stand in the metadata that a scan of the log gives."""
@@ -147,10 +150,26 @@ def erasures_of(core: Core, question: Question) -> dict[UUID, list[Recorded]]:
     return found
 
 
-def in_time(due_at: str, completed_at: str | None, *, overdue: bool) -> str:
-    if completed_at is None:
-        return "overdue" if overdue else "open"
-    return "in time" if moment_us(completed_at, "completed_at") <= moment_us(due_at, "due_at") else "late"
+class Answered(NamedTuple):
+    """Whether a request was answered in time, and when that was recorded: an answer that is typed in later, whatever
+    time it is given, was not shown to be in time."""
+
+    in_time: str
+    recorded_us: int | None
+
+
+def answered(events: Iterable[Event], now_us: int) -> dict[UUID, Answered]:
+    """Of each request among events, how it was answered."""
+    due: dict[UUID, int] = {}
+    found: dict[UUID, Answered] = {}
+    for event in events:
+        if isinstance(event, RequestReceived):
+            due[event.event_id] = event.due_us
+            found[event.event_id] = Answered("overdue" if event.due_us < now_us else "open", None)
+        elif isinstance(event, RequestCompleted):
+            at_us = event.metadata.recorded_us
+            found[event.request_id] = Answered("in time" if at_us <= due[event.request_id] else "late", at_us)
+    return found
 
 
 def keys_of(event: Event) -> tuple[int, ...]:

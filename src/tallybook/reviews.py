@@ -71,6 +71,8 @@ def review(
         now_us if at is None else as_of_us(at, "at"),
         thresholds or Thresholds(),
     )
+    if question.since_us >= question.until_us:
+        raise refusal("invalid_argument", "since: lies after the end of the period.", argument="since")
     if not kind.opens:
         about = [] if question.subject is None else [question.subject]
         core.gate.record(acting, question.action, about, [])
@@ -89,7 +91,22 @@ def review(
         "asked by": acting.actor,
         "purpose": acting.purpose,
     }
-    return Report(kind.title, iso(now_us) or "", made_of, (Section("About", kind.about), *sections))
+    told = kind.about
+    if question.actor is not None and not _occurs(core, question.actor):
+        told += f" NOBODY OF THIS NAME: no record in the book names {question.actor!r} as an actor."
+    return Report(kind.title, iso(now_us) or "", made_of, (Section("About", told), *sections))
+
+
+def _occurs(core: Core, actor: str) -> bool:
+    """Whether anything on record names an actor: who did it, whom he acted for, who got a role."""
+    for checkpoints in core.checkpoints.values():
+        log = checkpoints.log
+        for position in log.holding(actor.encode()):
+            for _, event in core.app.decode(log.iterate(position - 1, stop=position)):
+                told = event.metadata
+                if actor in (told.actor, told.on_behalf_of, getattr(event, "actor", None)):
+                    return True
+    return False
 
 
 def _since_us(since: When) -> int:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
+from tallybook.adapters.form import uuid_from
 from tallybook.adapters.reports import Section
 from tallybook.domain.access import (
     RESEALED,
@@ -51,6 +52,7 @@ from .review_kinds import (
     ID,
     TIME,
     Question,
+    answered,
     answers,
     bars_of,
     columns_of,
@@ -58,7 +60,6 @@ from .review_kinds import (
     erasures_of,
     events_of,
     held_categories,
-    in_time,
     keys_of,
     proofs_of,
     reads_of,
@@ -216,17 +217,18 @@ def _requests(core: Core, question: Question, kind: str | None, title: str) -> S
         for one in request_views(events, question.now_us)
         if one.request_id in received and kind in (None, one.kind) and question.subject in (None, one.customer_id)
     ]
+    how = answered(events, question.now_us)
     return Section(
         title,
-        "",
+        "In time is what was recorded in time: an answer that is typed in later was not shown to be.",
         columns_of(
             ("request", ID), ("subject", ID), "kind", ("received_at", TIME), ("due_at", TIME), ("completed_at", TIME),
-            "outcome", "in time",
+            ("recorded_at", TIME), "outcome", "in time",
         ),
         [
             (
-                one.request_id, one.customer_id, one.kind, one.received_at, one.due_at, one.completed_at, one.outcome,
-                in_time(one.due_at, one.completed_at, overdue=one.overdue),
+                one.request_id, one.customer_id, one.kind, one.received_at, one.due_at, one.completed_at,
+                iso(how[one.request_id].recorded_us), one.outcome, how[one.request_id].in_time,
             )
             for one in views
         ],
@@ -290,8 +292,8 @@ def _erasure_evidence(core: Core, question: Question) -> Iterator[Section]:
     )  # fmt: skip
     yield _values_erased(core, question)
     again = [one for found in asked.values() for one in found if getattr(one.event, "reason", "") == "restored"]
-    followed = keys.erased_up_to()
-    behind = sum(1 for _, _, position in core.app.log.erasures() if position > followed)
+    everything = {(uuid_from(subject), key_id) for subject, key_id in by_table}
+    behind = len(everything - keys.destroyed(everything).keys())
     yield Section(
         "Copies that were put back",
         "A key store or a log that is put back from a copy follows the erasures again when the book is opened.",

@@ -15,6 +15,7 @@ from tallybook.domain.access import (
     DENIED,
     RELEASED,
     RESEALED,
+    TOLD,
     CommandDenied,
     Exported,
     LogClosed,
@@ -49,7 +50,6 @@ from tallybook.projections.access_review import (
 from tallybook.projections.trail import Trail
 
 from .core import RECORDED_US, Core
-from .customers import request_views
 from .retention import RetentionDesk
 from .review_kinds import (
     ACTOR,
@@ -60,6 +60,7 @@ from .review_kinds import (
     SHARE,
     TIME,
     Question,
+    answered,
     answers,
     bars_of,
     columns_of,
@@ -68,7 +69,6 @@ from .review_kinds import (
     erasures_of,
     events_of,
     held_categories,
-    in_time,
     keys_of,
     policies_of,
     proofs_of,
@@ -121,7 +121,7 @@ def _processings(core: Core, question: Question) -> dict[str, _Processing]:
             one.exports[event.format] += 1
         elif event.outcome == DENIED:
             one.denied += 1
-        elif event.outcome == RELEASED:
+        elif event.outcome in (RELEASED, TOLD):
             one.reads += 1
             one.actors.add(told.actor)
             one.subjects.update(released_subjects(event))
@@ -418,8 +418,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
         tally.see(event, question, policies, known)
     requests = [event for _, event in events_of(core, question, RequestReceived, RequestCompleted)]
     in_period = {event.event_id for event in requests if question.within(event.metadata.recorded_us)}
-    views = [one for one in request_views(requests, question.now_us) if one.request_id in in_period]
-    timely = [in_time(one.due_at, one.completed_at, overdue=one.overdue) for one in views]
+    timely = [one.in_time for request, one in answered(requests, question.now_us).items() if request in in_period]
     erased = {
         subject: found
         for subject, found in erasures_of(core, question).items()
@@ -441,7 +440,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
     used = sorted(tally.purposes)
     with_basis = [one for one in used if one in tally.with_basis]
     proved = sum(1 for one in proofs.values() if one.isdecimal())
-    answered = [one for one in timely if one != "open"]
+    due_or_done = [one for one in timely if one != "open"]
     figures: list[tuple[str, tuple[int, int], str, str]] = [
         ("purposes of reads with a declared legal basis", (len(with_basis), len(used)), "GDPR 6; PIPL 13",
          f"without: {', '.join(sorted(set(used) - set(with_basis)))}" if len(with_basis) < len(used) else ""),
@@ -449,7 +448,7 @@ def _compliance_audit(core: Core, question: Question) -> Iterator[Section]:
         ("reads decided by an access policy", (tally.decided, tally.reads), "GDPR 25, 32; PIPL 51", ""),
         ("subjects with a consent in force, each time they were read on one", (tally.consenting, tally.on_consent),
          "GDPR 7; PIPL 14", ""),
-        ("requests answered in time, of those answered or overdue", (timely.count("in time"), len(answered)),
+        ("requests answered in time, of those answered or overdue", (timely.count("in time"), len(due_or_done)),
          "GDPR 12(3); PIPL 50", f"open: {timely.count('open')}, overdue: {timely.count('overdue')}"),
         ("erasures proved to be in the signed log", (proved, len(proofs)), "GDPR 17; PIPL 47", ""),
         ("keys destroyed, of those erased", (len(names) - len(left), len(names)), "GDPR 17; PIPL 47", ""),
@@ -724,24 +723,23 @@ def _dealings(core: Core, question: Question, usage: Usage) -> Dealings:
                 usage.active(actor, at_us)
                 if at_us >= question.since_us:
                     usage.fact(actor, metadata[PURPOSE], name, at_us)
-    for request, subject, at_us, metadata in scanned(
-        RequestReceived, "event_id", "subject_id", "effective_us", "metadata"
-    ):
-        found.request(request, subject, at_us, metadata[ACTOR])
-    for request, at_us in scanned(RequestCompleted, "request_id", "effective_us"):
-        found.answered(request, at_us)
+    for request, subject, metadata in scanned(RequestReceived, "event_id", "subject_id", "metadata"):
+        found.request(request, subject, metadata[RECORDED_US], metadata[ACTOR])
+    for request, metadata in scanned(RequestCompleted, "request_id", "metadata"):
+        found.answered(request, metadata[RECORDED_US])
     for _, event in events_of(core, question, TicketOpened, TicketAssigned, TicketClosed):
-        ticket = event.originator_id.bytes
+        ticket, at_us = event.originator_id.bytes, event.metadata.recorded_us
         if isinstance(event, TicketOpened):
             assert event.subject_id is not None
-            found.opened(ticket, event.subject_id.bytes, event.effective_us, event.metadata.actor)
+            found.opened(ticket, event.subject_id.bytes, at_us, event.metadata.actor)
         elif isinstance(event, TicketAssigned):
-            found.assigned(ticket, event.owner, event.effective_us, event.metadata.actor)
+            found.assigned(ticket, event.owner, at_us, event.metadata.actor)
         else:
-            found.ended(ticket, event.effective_us)
+            found.ended(ticket, at_us)
     for kind in (CustomerRegistered, CustomerChanged):
-        for subject, at_us, owner, metadata in scanned(kind, "subject_id", "effective_us", "owner", "metadata"):
-            if owner is not None:
-                found.owner(subject, owner, at_us, metadata[ACTOR])
+        names = ["subject_id", "owner", "metadata", "effective_us", *(["cleared"] if kind is CustomerChanged else [])]
+        for subject, owner, metadata, effective_us, *cleared in scanned(kind, *names):
+            if owner is not None or any("owner" in one for one in cleared):
+                found.owner(subject, owner, metadata[RECORDED_US], metadata[ACTOR], effective_us)
     found.settle()
     return found

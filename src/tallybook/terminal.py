@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from tallybook.adapters.outputs import new_file
 from tallybook.adapters.reports import NUMERIC, Kind, Report, shown, visible
 from tallybook.adapters.signing import UNSIGNED
 from tallybook.domain.errors import KeysMissing, Refused, SigningKeyMissing, TallybookError, refusal
@@ -36,8 +38,25 @@ class Terminal(Console):
         super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **options)
 
 
-out = Terminal(soft_wrap=True, highlight=False)
-err = Terminal(stderr=True, soft_wrap=True, highlight=False)
+out = Terminal(soft_wrap=True, highlight=False, emoji=False)
+err = Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+class Told(logging.Handler):
+    """Shows what is logged on the terminal, as everything else: it may tell what stands in a book that was altered."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record. What follows its first line is indented, so that it looks like no message of its own."""
+        try:
+            err.print(self.format(record).replace("\n", "\n    "), markup=False)
+        except Exception:  # noqa: BLE001 - to log something stops nothing
+            self.handleError(record)
+
+
+def show_log() -> None:
+    """From here on, show on the terminal what is logged, by other libraries and at the end of the process too."""
+    logging.getLogger().addHandler(Told(logging.WARNING))
+
 
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
 SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
@@ -229,11 +248,21 @@ def acting_as(book: Book, actor: str | None, purpose: str | None) -> AbstractCon
     return book.acting(actor, purpose=purpose, channel="cli")
 
 
-def check_folders(*files: Path | None) -> None:
-    """See that files can be written where they are wanted, before anything is done for their sake."""
+def check_new(*files: Path | None) -> None:
+    """See that files can be written where they are wanted, and replace none, before anything is done for their sake."""
     for file in files:
-        if file is not None and not file.absolute().parent.is_dir():
+        if file is None:
+            continue
+        if not file.absolute().parent.is_dir():
             raise typer.BadParameter(f"{file.parent} is no folder: make it first", param_hint=str(file))
+        if file.is_symlink() or (file.exists() and not (file.is_dir() and not any(file.iterdir()))):
+            raise typer.BadParameter(f"{file} is there already: name another", param_hint=str(file))
+
+
+def write_new(file: Path, text: str) -> None:
+    """Write a file that is not there yet, for its owner's eyes only. Raises BookError."""
+    with new_file(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 @contextmanager

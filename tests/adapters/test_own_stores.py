@@ -84,6 +84,12 @@ class Vault:
         found = self._found(names)
         return {name: int(secret[len(GONE) :]) for name, secret in found.items() if secret.startswith(GONE)}
 
+    def tombstones(self) -> list[tuple[KeyName, int]]:
+        with closing(self._connect()) as connection:
+            held = connection.execute("SELECT name, secret FROM vault WHERE secret LIKE 'gone %'").fetchall()
+        parts = ((*name.split("/"), int(secret[len(GONE) :])) for name, secret in held)
+        return [((UUID(subject), int(key_id)), position) for subject, key_id, position in parts]
+
     def erased_up_to(self) -> int:
         return int(self._secret("erased up to") or 0)
 

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from tests.heads import Head, fit_head, head_in, key_of, put_head
+from tests.hidden import hide
 
 import tallybook
 from tallybook.adapters import merkle
@@ -346,6 +347,27 @@ def take_back(random: Random, folder: Path) -> Attack | None:
     return Attack(f"erased: {told}")
 
 
+def bury(random: Random, folder: Path) -> Attack | None:
+    """Make a key's row a tombstone, or move one: as if the book had destroyed it, and its log knew nothing."""
+    file = folder / KEYS
+    subject, key_id, was = random.choice(rows(file, "SELECT subject, key_id, destroyed FROM data_keys ORDER BY 1, 2"))
+    [(head,)] = rows(folder / BOOK, "SELECT position FROM head WHERE log='stored_events'")
+    at = random.choice([1, random.randrange(1, head + 1), head + 1, head + 1000])
+    if at == was:
+        return None
+    macs = [mac for (mac,) in rows(file, "SELECT DISTINCT mac FROM data_keys ORDER BY 1")]
+    mac = random.choice([b"", random.randbytes(32), *macs])
+    run(
+        file,
+        (
+            "UPDATE data_keys SET destroyed=?, wrapped=x'', mac=? WHERE subject=? AND key_id=?",
+            [at, mac, subject, key_id],
+        ),
+        ("UPDATE key_notes SET value=?", [random.choice([0, head, head + 1_000_000])]),
+    )
+    return Attack(f"data_keys: a tombstone of {subject.hex()} at {at}, which was {was}")
+
+
 def plant(random: Random, folder: Path) -> Attack | None:
     """Have the database itself do something: a trigger on any table, or a view beside them."""
     file = folder / random.choice(DATABASES)
@@ -444,7 +466,7 @@ def insider(random: Random, folder: Path) -> Attack | None:
         try:
             with opened(folder, Clock(NOW_US - 1_000_000), Ids("insider")) as book:
                 book.audit.checkpoint(done.log)
-        except tallybook.BookDamaged:
+        except tallybook.TallybookError:
             sign = False  # the book is not opened any more: the judge will meet the same
     return Attack(f"{done.what}; rewritten{', signed again' if sign else ''}", done.log, insider=True)
 
@@ -489,6 +511,39 @@ def name_another_key(random: Random, folder: Path) -> Attack | None:
     return Attack(f"another vkey noted{', which signed all checkpoints' if sign else ''}", None)
 
 
+def unsigned(random: Random, folder: Path) -> Attack | None:
+    """Put a row among the checkpoints that nobody signed: with a root that is true or not, and a note of another."""
+    name, table = LOGS[random.choice(list(LOGS))]
+    file = folder / name
+    position, frontier, *_ = head_in(file, table)
+    there = rows(file, "SELECT size, signed_us, root, note FROM checkpoints WHERE log=?", table)
+    if not there:
+        return None
+    size, signed_us, root, note = random.choice(there)
+    if random.random() < 0.5:
+        size, root = position, merkle.Frontier(position, frontier).root()
+    signed_us += random.choice([-1, 1]) * random.randrange(1_000_000, 10**12)
+    note = random.choice(["", note])
+    run(file, ("INSERT INTO checkpoints VALUES (?,?,?,?,?,x'','')", [table, size, signed_us, root, note]))
+    return Attack(f"a row for {size} leaves at {signed_us} among the checkpoints of {table}")
+
+
+def unlisted(random: Random, folder: Path) -> Attack | None:
+    """Have the index by which streams are read not lead to some rows, or to others by their name."""
+    log = random.choice(list(LOGS))
+    name, table = LOGS[log]
+    file = folder / name
+    [(least, last)] = rows(file, f"SELECT MIN(position), MAX(position) FROM {table}")
+    if last is None:
+        return None
+    first = random.randint(least, last)
+    which = random.choice([f"position={first}", f"position>={first}"])
+    instead = random.choice([[], ["originator_id=randomblob(16)"]])
+    hide(file, table, which, *instead)
+    by_another = " but by another name" if instead else ""
+    return Attack(f"the index of {table} does not lead to {which}{by_another}", log, first)
+
+
 WAYS: dict[str, tuple[int, Way]] = {
     "alter a row of a log": (16, flip),
     "delete a row of a log": (8, delete),
@@ -503,7 +558,10 @@ WAYS: dict[str, tuple[int, Way]] = {
     "delete rows of a table": (6, delete_rows),
     "forge a row of a table": (8, forged),
     "take an erasure back, or forge one": (6, take_back),
+    "take a key for destroyed": (4, bury),
     "plant a trigger or a view": (4, plant),
+    "hide rows from an index": (4, unlisted),
+    "add a checkpoint that nobody signed": (4, unsigned),
     "alter bytes of a file": (14, page),
     "name another key": (4, name_another_key),
     "rewrite a log without the keys": (6, half_an_insider),

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from tallybook import Book, TallybookError
+from tallybook.domain.control import WrappingKeyRotated
 
 from .attacks import Attack, draw
 from .victim import NOW_US, Clock, Ids, Template, asked, copy, opened, right, short_streams
@@ -16,8 +17,11 @@ from .victim import NOW_US, Clock, Ids, Template, asked, copy, opened, right, sh
 NAMED, FOUND, AGAINST = "verify names it", "verify finds it", "found against a checkpoint kept elsewhere"
 LIMIT = "nothing can tell: what a killed process had not signed is gone"
 DOCTOR, OPENING, REFUSED = "doctor finds it", "the book is not opened", "a question or command is refused"
+AGAIN = "destroyed again: as the book records"
 HARMLESS, MISSED = "harmless: no answer changes", "MISSED"
-OUTCOMES = (NAMED, FOUND, AGAINST, DOCTOR, OPENING, REFUSED, HARMLESS, LIMIT, MISSED)
+TELL_OF_ALL_EVENTS = {"position", "trail", "subject report", "proofs", "follow", "replay", "cloudevents", "ocsf"}
+"""Answers that are others once the book has recorded something."""
+OUTCOMES = (NAMED, FOUND, AGAINST, DOCTOR, OPENING, REFUSED, AGAIN, HARMLESS, LIMIT, MISSED)
 
 
 @dataclass(slots=True)
@@ -75,14 +79,19 @@ def _verdict(book_of: Template, book: Book, ids: Ids, attack: Attack) -> tuple[s
     if findings:
         return DOCTOR, findings[0].what
     refused = ""
+    added = list(book.follow(int(book_of.answers["position"]), timeout_s=0))
+    # A tombstone was gone: the opening destroyed the key once more, and changed what older copies are under.
+    again = bool(added) and all(isinstance(one.event, WrappingKeyRotated) for one in added)
     for name, told, error in asked(book, ids):
+        if again and name in TELL_OF_ALL_EVENTS:
+            continue
         if not right(name, told, book_of.answers[name]):
             if not error:
                 return (
                     (REFUSED, refused) if refused else (MISSED, f"{name}: {_difference(told, book_of.answers[name])}")
                 )
             refused = refused or f"{name}: {told}"
-    return (REFUSED, refused) if refused else (HARMLESS, "")
+    return (REFUSED, refused) if refused else (AGAIN, repr(added)) if again else (HARMLESS, "")
 
 
 def _difference(told: str, right: str) -> str:

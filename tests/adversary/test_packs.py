@@ -96,7 +96,45 @@ def size_altered(drawn: random.Random, insider: Insider) -> str:
     return str(size)
 
 
-KINDS: list[Draw] = [names_swapped, envelope_swapped, value_altered, range_altered, size_altered]
+def _place(drawn: random.Random, insider: Insider, *, beyond: bool) -> tuple[int, int]:
+    """Where a forged leaf is said to lie: position and size, of a tree that is smaller or larger than the pack's."""
+    there = len(insider.leaves())
+    size = drawn.choice([1, there, there + 1, drawn.randint(1, 400)])
+    return drawn.randint(1, size if beyond else min(size, there)), size
+
+
+def sweep_forged(drawn: random.Random, insider: Insider) -> str:
+    """A sweep that never was, with a proof of it; the records that it is to have deleted are left out."""
+    position, size = _place(drawn, insider, beyond=True)
+    deleted = drawn.randint(1, len(lines(insider.folder / "reads")) - 1)
+    insider.forge_sweep(deleted, position, size)
+    return f"{deleted} deleted at position {position} of {size}"
+
+
+def rotation_forged(drawn: random.Random, insider: Insider) -> str:
+    """A key that followed the log's, with a proof of it."""
+    position, size = _place(drawn, insider, beyond=True)
+    insider.forge_rotation(position, size)
+    return f"position {position} of {size}"
+
+
+def receipt_forged(drawn: random.Random, insider: Insider) -> str:
+    """The receipt of an erasure at a position that the pack holds."""
+    position, size = _place(drawn, insider, beyond=False)
+    insider.forge_receipt(position, size)
+    return f"position {position} of {size}"
+
+
+KINDS: list[Draw] = [
+    names_swapped,
+    envelope_swapped,
+    value_altered,
+    range_altered,
+    size_altered,
+    sweep_forged,
+    rotation_forged,
+    receipt_forged,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,8 +147,9 @@ def test_no_pack_that_its_keeper_altered_and_sealed_again_is_verified(kind: Draw
     for _ in range(8):
         shutil.copytree(kept, insider.folder)
         what = kind(drawn, insider)
-        assert not verify.check_pack(insider.folder, keys).holds, f"seed {seed}: {what}"
+        assert not verify.check_pack(insider.folder, keys, (), insider.proofs).holds, f"seed {seed}: {what}"
         shutil.rmtree(insider.folder)
+        insider.proofs.clear()
     shutil.copytree(kept, insider.folder)
     insider.seal()
     assert verify.check_pack(insider.folder, keys).holds, "sealed again as it was"

@@ -14,7 +14,7 @@ from tests.postgres import drop_schema, made_schema, schema_url
 
 from tallybook.adapters.database import Database
 from tallybook.adapters.key_tables import FileKeyStore, WrappedKeyStore
-from tallybook.adapters.keys import KeyStore, MemoryKeyStore
+from tallybook.adapters.keys import KeyName, KeyStore, MemoryKeyStore
 from tallybook.adapters.log import EventStore, LogRecorder
 from tallybook.adapters.postgres import PostgresDatabase
 from tallybook.adapters.read_models import TableReadModelStore
@@ -88,7 +88,17 @@ class TestEventsOnAServer(OnServer, OnDatabase):
         return LogRecorder(same_database(cast("LogRecorder", store).database), origin=ORIGIN)
 
 
-class TestKeysInFiles(KeyStoreSuite):
+class InTables(KeyStoreSuite):
+    def forge(self, store: KeyStore, name: KeyName, position: int) -> None:
+        with cast("WrappedKeyStore", store).database.session(write=True) as session:
+            session.run(
+                "UPDATE data_keys SET destroyed=?, wrapped=?, "
+                "mac=(SELECT mac FROM data_keys ORDER BY mac DESC LIMIT 1) WHERE subject=? AND key_id=?",
+                [position, b"", name[0].bytes, name[1]],
+            )
+
+
+class TestKeysInFiles(InTables):
     def make(self, tmp_path: Path) -> KeyStore:
         return FileKeyStore(tmp_path / "suite.keys", FileWrappingKeys(tmp_path / "suite.wrapping-key"), origin=ORIGIN)
 
@@ -104,7 +114,7 @@ class TestKeysInMemory(KeyStoreSuite):
         return MemoryKeyStore(ORIGIN)
 
 
-class TestKeysOnAServer(OnServer, KeyStoreSuite):
+class TestKeysOnAServer(OnServer, InTables):
     def make(self, tmp_path: Path) -> KeyStore:
         database = self.new_database()
         with database.session(write=True) as session:

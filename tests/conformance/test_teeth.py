@@ -32,6 +32,8 @@ from tallybook.projections.read_models import Generation, Hold, Table
 from tallybook.testing import conformance
 from tallybook.testing.conformance import EventStoreSuite, KeyStoreSuite, ReadModelStoreSuite, WrappingKeysSuite
 
+from .test_ours import InTables
+
 ORIGIN = "tallybook/teeth"
 A_MOMENT_S = 0.02
 SOURCE = str(Path(tallybook.__file__).parent.parent)
@@ -295,6 +297,31 @@ class LooksBeforeItKeepsAReceipt(LogRecorder):
             return self.append_in(session, rows, **kwargs)
 
 
+class ForgetsNoArguments(LogRecorder):
+    def append_in(self, *args: Any, **kwargs: Any) -> Sequence[int]:
+        kwargs.pop("forgotten", ())
+        return super().append_in(*args, **kwargs)
+
+
+class ForgetsAThousandArguments(LogRecorder):
+    def append_in(self, *args: Any, **kwargs: Any) -> Sequence[int]:
+        return super().append_in(*args, **{**kwargs, "forgotten": kwargs.get("forgotten", ())[:1000]})
+
+
+class ForgetsTheReceipt(LogRecorder):
+    def append_in(self, session: Session, *args: Any, **kwargs: Any) -> Sequence[int]:
+        for one in kwargs.pop("forgotten", ()):
+            session.run("DELETE FROM receipts WHERE command_id=?", [one])
+        return super().append_in(session, *args, **kwargs)
+
+
+class ForgetsTheArgumentsOfAll(LogRecorder):
+    def append_in(self, session: Session, *args: Any, **kwargs: Any) -> Sequence[int]:
+        if kwargs.get("erased"):
+            session.run("UPDATE receipts SET digest=substr(digest, 1, 8)")
+        return super().append_in(session, *args, **kwargs)
+
+
 class LooksAtReadsBeforeTheLock(LogRecorder):
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         for stream, version in kwargs.pop("reads", ()):
@@ -403,6 +430,12 @@ EVENT_STORES: dict[str, list[type[LogRecorder]]] = {
     "test_nothing_is_recorded_under_a_key_that_is_to_be_destroyed": [ForgetsWhatIsDestroyed, KnowsTheFirstKeyOnly],
     "test_a_commit_that_must_be_the_next_about_a_subject_is_refused_behind_another": [HearsNothingNew, IsNeverQuiet],
     "test_a_receipt_is_kept_once_with_its_result": [ReplacesReceipts],
+    "test_of_a_command_that_is_forgotten_a_receipt_tells_the_name_and_no_arguments": [
+        ForgetsNoArguments,
+        ForgetsAThousandArguments,
+        ForgetsTheReceipt,
+        ForgetsTheArgumentsOfAll,
+    ],
     "test_what_else_belongs_to_a_commit_fails_with_it_and_leaves_nothing": [
         CallsInlineBehindTheCommit,
         LeavesAGapBehindARollback,
@@ -579,6 +612,29 @@ class MovesTombstones(MemoryKeyStore):
         self._destroyed.update(dict.fromkeys(gone, position))
 
 
+class TellsFiveThousandTombstones(MemoryKeyStore):
+    def tombstones(self) -> list[tuple[KeyName, int]]:
+        return super().tombstones()[:5000]
+
+
+class TellsATombstoneTwice(MemoryKeyStore):
+    def tombstones(self) -> list[tuple[KeyName, int]]:
+        found = super().tombstones()
+        return found + found[-1:]
+
+
+class BelievesEveryTombstone(FileKeyStore):
+    def _made(self, row: Any) -> bool:
+        return True
+
+
+class BelievesAMacOfAnother(FileKeyStore):
+    """Its MACs are good for any position and any key."""
+
+    def _mac(self, *_: Any) -> bytes:
+        return b"made"
+
+
 class DestroysAtAnyPosition(MemoryKeyStore):
     def destroy(self, names: Any, position: int) -> None:
         super().destroy(names, abs(position) + 1)
@@ -717,6 +773,8 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
     ],
     "test_a_key_that_was_destroyed_never_comes_back": [TakesItBack, LeavesNoTombstone, NeedsAKeyToDestroy],
     "test_destroying_again_changes_nothing": [MovesTombstones],
+    "test_all_tombstones_are_told": [TellsFiveThousandTombstones, TellsATombstoneTwice, MovesTombstones],
+    "test_a_tombstone_that_somebody_else_made_is_not_believed": [BelievesEveryTombstone, BelievesAMacOfAnother],
     "test_an_erasure_stands_at_a_position": [DestroysAtAnyPosition],
     "test_of_one_who_adds_and_one_who_destroys_at_once_no_key_outlives_the_tombstone": [BuriesLate],
     "test_how_far_erasures_were_followed_is_noted_as_given": [FollowsOnlyUpwards, FollowsWhatItDestroys],
@@ -748,7 +806,7 @@ KEY_STORES: dict[str, list[type[MemoryKeyStore | FileKeyStore]]] = {
 }
 
 
-class KeyStores(KeyStoreSuite):
+class KeyStores(InTables):
     """The suite with a broken key store."""
 
     def __init__(self, kind: Any) -> None:

@@ -145,6 +145,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (document(EVERYBODY, purposes={"a": {"text": "x", "basis": "because"}}), "purposes.a.basis"),
     (document(EVERYBODY, purposes={"a": {"text": "x", "basis": "consent"}}), "name the consent"),
     (document(EVERYBODY, purposes={"a": {"text": "x", "basis": "contract", "hours": ["always"]}}), "hours"),
+    *(
+        (document(EVERYBODY, purposes={"a": {"text": "x", "basis": "contract", "hours": [never]}}), "never come")
+        for never in ("Mon-Fri 22:00-06:00", "Mon 09:00-09:00", "Sat-Mon 00:00-00:00")
+    ),
     ({**document(), "rules": None}, "give either"),
     (document(EVERYBODY, cedar="permit(principal, action, resource);"), "give either"),
     ({"name": "x"}, "version"),

@@ -76,7 +76,7 @@ def test_a_ticket_ties_its_owner_while_it_is_open_and_shortly_after() -> None:
     def days(actor: str, *roles: str) -> list[int]:
         return [day for day in range(-5, 100) if dealings.tie([actor], roles, ADA, NOON + day * DAY_US)]
 
-    assert days("agent:lin") == [*range(-2, 53)]
+    assert days("agent:lin") == [*range(-1, 53)]  # he got it a day after it was opened
     assert days("agent:kim", "refunds") == [*range(48, 93)]
     assert days("agent:kim", "support") == []
 
@@ -92,6 +92,26 @@ def test_an_open_request_ties_everybody_and_a_subject_is_tied_to_itself() -> Non
     assert dealings.tie(["agent:kim"], [], SUBJECTS[1], NOON + 500 * DAY_US)  # not answered yet
     assert dealings.tie([f"customer:{SUBJECTS[2]}"], [], SUBJECTS[2], NOON)
     assert not dealings.tie([f"customer:{SUBJECTS[2]}"], [], SUBJECTS[3], NOON)
+    for other in (f"agent:{SUBJECTS[2]}", f"x:customer:{SUBJECTS[2]}", str(SUBJECTS[2])):
+        assert not dealings.tie([other], [], SUBJECTS[2], NOON), other
+
+
+def test_a_customer_has_the_owner_whom_the_book_knew() -> None:
+    dealings = Dealings(1)
+    day = [NOON + number * DAY_US for number in range(101)]
+    told = dealings.owner
+    told(ADA.bytes, "agent:lin", day[10], "lead:uma", day[10])
+    told(ADA.bytes, "agent:kim", day[40], "lead:uma", day[30])  # typed in ten days late
+    told(ADA.bytes, "agent:eve", day[60], "agent:eve", day[20])  # about a time before: kim goes on
+    told(ADA.bytes, None, day[80], "lead:uma", day[80])
+    dealings.settle()
+
+    def days(actor: str) -> list[int]:
+        return [number for number, at in enumerate(day) if dealings.tie([actor], [], ADA, at)]
+
+    assert days("agent:lin") == [*range(9, 42)]
+    assert days("agent:kim") == [*range(39, 82)]
+    assert days("agent:eve") == []
 
 
 Told = Callable[[Dealings], None]
@@ -115,7 +135,7 @@ def _ticket(opener: str, assigner: str, owner: str = "agent:lin") -> Told:
 
 
 def _owner(by: str, owner: str = "agent:lin") -> Told:
-    return lambda dealings: dealings.owner(ADA.bytes, owner, NOON - 40 * DAY_US, by)
+    return lambda dealings: dealings.owner(ADA.bytes, owner, NOON - 40 * DAY_US, by, NOON - 40 * DAY_US)
 
 
 def _request(by: str) -> Told:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from random import Random
 from uuid import UUID
 
@@ -32,7 +33,9 @@ from .office import (
     exporting,
     is_weekday,
     looking,
+    moment,
     owning,
+    probing,
     searching,
     spread,
 )
@@ -158,6 +161,47 @@ class Mischief:
                     self.look(clerk, client, at_us(day, self.minute(clerk)))
             self.note("celebrities", clerk.name, {SNOOPING}, whom)
 
+    def the_cover_up(self) -> None:
+        """A clerk looks at some people, and weeks later writes himself reasons, with times of before he looked."""
+        clerk = self.clerk(SUPPORT, SALES, NIGHT)
+        if clerk:
+            start = self.random.randrange(20, 60)
+            days = [one for one in sorted(clerk.days) if start <= one < start + 42]
+            days = sorted(self.random.sample(days, min(len(days), self.random.randrange(3, 8))))
+            whom = self.victims(clerk, days, len(days))
+            covering = self.random.choice(
+                [one for one in sorted(clerk.days) if days[-1] + 40 < one and is_weekday(one)]
+            )
+            for number, (day, client) in enumerate(zip(days, whom, strict=False)):
+                at = at_us(day, self.minute(clerk))
+                self.look(clerk, client, at)
+                since = moment(at - self.random.randrange(1, 120) * MINUTE_US)
+                self.add(
+                    at_us(covering, 1300 if clerk.purpose == NIGHT else 660) + number * MINUTE_US,
+                    clerk.name,
+                    clerk.purpose,
+                    self.random.choice(self._excuses(clerk, client.id, since)),
+                )
+            self.note("the cover-up", clerk.name, {SNOOPING}, whom)
+
+    @staticmethod
+    def _excuses(clerk: Clerk, client: UUID, since: datetime) -> list[Do]:
+        """What a clerk can write down of a time before."""
+
+        def ticket(book: Book) -> None:
+            held = book.tickets.open(client, subject="question", text="asked", kind="enquiry", effective_at=since)
+            book.tickets.assign(held, clerk.name, effective_at=since)
+
+        def request(book: Book) -> None:
+            held = book.customers.record_request(client, "access", effective_at=since)
+            book.customers.complete_request(client, held)
+
+        def call(book: Book) -> None:
+            book.customers.record_interaction(client, "enquiry", text="called", effective_at=since)
+
+        ways: list[Do] = [call, owning(client, clerk.name, since)]
+        return ways if clerk.purpose == SALES else [*ways, ticket, request]
+
     def the_walk(self) -> None:
         """A clerk walks through hundreds of customers in an evening, or over lunch."""
         clerk = self.clerk(SUPPORT, SALES)
@@ -233,13 +277,20 @@ class Mischief:
 
     def the_prober(self) -> None:
         """A clerk tries hundreds of numbers, to learn who is a customer."""
+        self._probe("the prober", searching)
+
+    def the_refused_prober(self) -> None:
+        """The same by commands, none of which can be carried out."""
+        self._probe("the refused prober", probing)
+
+    def _probe(self, deed: str, tries: Callable[[str], Do]) -> None:
         clerk = self.clerk(SUPPORT, SALES, NIGHT)
         if clerk:
             day = self.random.choice([one for one in sorted(clerk.days) if one > 20 and is_weekday(one)])
             start = at_us(day, self.minute(clerk))
             for number in range(self.random.randrange(150, 400)):
-                self.add(start + number * 4_000_000, clerk.name, clerk.purpose, searching(f"guess {number}"))
-            self.note("the prober", clerk.name, {GUESSING})
+                self.add(start + number * 4_000_000, clerk.name, clerk.purpose, tries(f"guess {number}"))
+            self.note(deed, clerk.name, {GUESSING})
 
     def the_peeker(self) -> None:
         """A clerk opens no profile, and looks at consents and objections of customers he has nothing to do with."""
@@ -294,13 +345,27 @@ class Mischief:
             day = self.random.choice([one for one in range(100, DAYS) if is_weekday(one)])
             start = at_us(day, self.random.randrange(540, 960))
             refusing = [one for one in self.office.clients if one.gone_us is None and one.refusing(start, 3 * DAY_US)]
-            pool = [one for one in refusing if meant(one)]
+            pool = [one for one in refusing if meant(one) and one.id not in self.office.asked]
             whom = self.random.sample(pool, min(len(pool), self.random.choice([1, 2, 5, 12])))
             for number, client in enumerate(whom):
                 at, how = start + number * 7_000_000, self.random.choice(["get", "timeline"])
                 denied = self.office.kind == STRICT
                 self.add(at, actor, MARKETING, looking(how, client.id), client.id, denied=denied)
-            self.note("without consent", actor, {DENIED if self.office.kind == STRICT else NO_CONSENT}, whom)
+            self.note("without consent", actor, {DENIED if self.office.kind == STRICT else SNOOPING}, whom)
+
+    def without_consent_in_the_gap(self) -> None:
+        """While no policy is in force for a moment, somebody in marketing looks at customers who don't consent."""
+        actor = self.marketer()
+        if actor:
+            busy = {day for days in self.office.campaign_days.values() for day in days}
+            day = self.random.choice([one for one in range(40, 120) if is_weekday(one) and one not in busy])
+            self.office.gap(day)
+            at = at_us(day, 722)
+            pool = [one for one in self.office.clients if one.gone_us is None and one.refusing(at, 3 * DAY_US)]
+            whom = self.random.sample(pool, self.random.choice([1, 2, 5, 12]))
+            for number, client in enumerate(whom):
+                self.add(at + number * 7_000_000, actor, MARKETING, looking("get", client.id), client.id)
+            self.note("without consent in the gap", actor, {NO_CONSENT}, whom)
 
     def too_late(self) -> None:
         """A clerk looks at customers late at night or on Sunday, with an occasion or without."""
@@ -423,15 +488,18 @@ ANYWHERE = {STRICT, LENIENT, NONE}
 WAYS: dict[Callable[[Mischief], None], set[str]] = {
     Mischief.the_ex: ANYWHERE,
     Mischief.celebrities: ANYWHERE,
+    Mischief.the_cover_up: ANYWHERE,
     Mischief.the_walk: ANYWHERE,
     Mischief.the_covered_walk: ANYWHERE,
     Mischief.the_list: ANYWHERE,
     Mischief.the_prober: ANYWHERE,
+    Mischief.the_refused_prober: ANYWHERE,
     Mischief.the_peeker: ANYWHERE,
     Mischief.the_export: ANYWHERE,
-    Mischief.between_campaigns: ANYWHERE,
-    Mischief.expired: ANYWHERE,
-    Mischief.never_given: ANYWHERE,
+    Mischief.between_campaigns: {STRICT, NONE},
+    Mischief.expired: {STRICT, NONE},
+    Mischief.never_given: {STRICT, NONE},
+    Mischief.without_consent_in_the_gap: {STRICT},
     Mischief.too_late: WITH_POLICY,
     Mischief.night_purpose_by_day: WITH_POLICY,
     Mischief.never_used: WITH_POLICY,

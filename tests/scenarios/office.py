@@ -13,6 +13,8 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import pytest
+
 import tallybook
 from tallybook import Book, BookDamaged, Refused
 
@@ -162,6 +164,8 @@ class Office:
         """Whether somebody from outside wrote in the log of events: nothing more is swept from then on."""
         self.unseen: set[UUID] = set()
         """Customers who were erased before anybody looked at them one by one; clerks tried to later."""
+        self.asked: set[UUID] = set()
+        """Customers with whom the whole desk had business for weeks."""
         self.late: set[str] = {"privacy:noor"}
         """Who opened profiles of erased customers, or erased them."""
         self.gaps: list[int] = []
@@ -178,6 +182,8 @@ class Office:
         self._campaigns()
         self._erasures()
         self._searches()
+        self._typed_in_late()
+        self._letters()
 
     def new_id(self) -> UUID:
         """A drawn id."""
@@ -482,6 +488,83 @@ class Office:
             self.add(at, clerk.name, SALES, searching(f"C{20_000 + number}"))
             self.add(at + 20_000_000, clerk.name, SALES, _register(self.new_id(), 20_000 + number))
 
+    # ── what is written down later than it happened ──────────────────────────────────────────────────────────────
+
+    def _typed_in_late(self) -> None:
+        """Somebody's business with a customer is over, and the book learns of it weeks later, with the time of then:
+        an answer that was sent, a ticket that was solved, a customer who was handed back. Meanwhile a colleague, who
+        knows what the book knows, goes on with it."""
+        random = self.random
+        desk = [one for one in self.clerks if one.role == "support" and len(one.days) > 60]
+        for number in range(random.randrange(4, 8)):
+            worker = random.choice(desk)
+            start = random.choice([one for one in sorted(worker.days) if 7 < one < DAYS - 60 and is_weekday(one)])
+            later = [one for one in sorted(worker.days) if start + 20 < one < start + 40 and is_weekday(one)]
+            client = self.client_at(start)
+            if not later or client.id in self.asked:
+                continue
+            self.asked.add(client.id)
+            begin, over = at_us(start, 610), at_us(start + random.randrange(1, 4), 700)
+            end = at_us(later[-1] + random.randrange(1, 5), 720)
+            way = [self._request_late, self._ticket_late, self._owner_late][number % 3]
+            way(worker, client, begin, over, end)
+            for one in random.sample(later, min(len(later), random.randrange(1, 3))):
+                self.look(worker, client, one, random.randrange(8 * 60 + 15, 17 * 60))
+            for clerk in self.clerks:
+                # All of the desk may have to do with it.
+                clerk.met.setdefault(client.id, []).extend(range(begin, end + 14 * DAY_US, 10 * DAY_US))
+
+    def _request_late(self, worker: Clerk, client: Client, begin: int, over: int, end: int) -> None:
+        held, colleague = dict[str, UUID](), self._colleague(worker)
+
+        def received(book: Book) -> None:
+            held["request"] = book.customers.record_request(client.id, "access", effective_at=moment(begin - DAY_US))
+
+        self.add(begin, colleague, SUPPORT, received)
+        self.add(
+            end,
+            colleague,
+            SUPPORT,
+            lambda book: book.customers.complete_request(client.id, held["request"], effective_at=moment(over)),
+        )
+
+    def _ticket_late(self, worker: Clerk, client: Client, begin: int, over: int, end: int) -> None:
+        held = dict[str, UUID]()
+
+        def opened(book: Book) -> None:
+            held["ticket"] = book.tickets.open(client.id, subject="late", text="where is it?", kind="complaint")
+
+        def solved(book: Book) -> None:
+            book.tickets.resolve(held["ticket"], "solved", effective_at=moment(over))
+            book.tickets.close(held["ticket"], effective_at=moment(over))
+
+        self.add(begin, *_OF_CLIENT(client), opened)
+        self.add(begin + MINUTE_US, worker.name, SUPPORT, lambda book: book.tickets.assign(held["ticket"], worker.name))
+        self.add(end, worker.name, SUPPORT, solved)
+
+    def _owner_late(self, worker: Clerk, client: Client, begin: int, over: int, end: int) -> None:
+        self.add(begin, LEAD, ADMINISTRATION, owning(client.id, worker.name))
+        self.add(end, LEAD, ADMINISTRATION, owning(client.id, "desk:house", moment(over)))
+
+    def _colleague(self, worker: Clerk) -> str:
+        others = [one for one in self.clerks if one.role == "support" and one is not worker and len(one.days) > 60]
+        return self.random.choice(others).name
+
+    def _letters(self) -> None:
+        """Where letters to customers rest on an interest of the house, they go to those too who never consented. And
+        where it is said what each purpose rests on, some customers consent to what needs no consent."""
+        random = self.random
+        if self.kind == LENIENT:
+            for day in random.sample([one for one in range(10, DAYS) if is_weekday(one)], 4):
+                at, actor = at_us(day, random.randrange(540, 960)), random.choice(self.marketers)
+                pool = [one for one in self.clients if one.gone_us is None and one.refusing(at, DAY_US)]
+                for number, client in enumerate(random.sample(pool, random.choice([1, 5, 12]))):
+                    self.add(at + number * 5_000_000, actor, MARKETING, looking("get", client.id), client.id)
+        if self.kind != NONE:
+            for purpose in (SUPPORT, SALES, NIGHT):
+                client = self.client_at(0)
+                self.add(at_us(random.randrange(1, 20), 555), *_OF_CLIENT(client), _consent(client.id, purpose, None))
+
     # ── all else ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _consents(self) -> None:
@@ -661,19 +744,34 @@ def searching(known_as: str) -> Do:
     return search
 
 
+def probing(known_as: str) -> Do:
+    """Try whether somebody is there, by a command that can't be carried out."""
+
+    def probe(book: Book) -> None:
+        with pytest.raises(Refused, match="invalid_argument"):
+            book.customers.register(identifiers={"crm": known_as}, email="x" * 1000)
+
+    return probe
+
+
 def calling(client: UUID) -> Do:
     """Record a call."""
     return lambda book: book.customers.record_interaction(client, "enquiry", text="called")
 
 
-def owning(client: UUID, owner: str) -> Do:
-    """Hand a customer to somebody."""
-    return lambda book: book.customers.change(client, owner=owner)
+def owning(client: UUID, owner: str, since: datetime | None = None) -> Do:
+    """Hand a customer to somebody: now, or as of a time before."""
+    return lambda book: book.customers.change(client, owner=owner, effective_at=since)
+
+
+def moment(us: int) -> datetime:
+    """A time as a host gives it."""
+    return datetime.fromtimestamp(us / 1e6, ZoneInfo("UTC"))
 
 
 def _consent(client: UUID, purpose: str, until: int | None) -> Do:
     def give(book: Book) -> UUID:
-        end = None if until is None else datetime.fromtimestamp(until / 1e6, ZoneInfo("UTC"))
+        end = None if until is None else moment(until)
         return book.customers.grant_consent(client, purpose, source="web", text_version="v1", valid_until=end)
 
     return give

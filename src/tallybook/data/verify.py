@@ -18,7 +18,8 @@ What is checked, in the pack's folder and in its folder `reads`:
 5. every file against SHA256SUMS, and that against `manifest`, which the log's key signed too;
 6. --against: that the log goes on from a checkpoint which was kept elsewhere. Without one, a log that was
    written anew from its beginning, and signed with the real key, looks as good as the true one;
-7. --proof: inclusion proofs (.tlog-proof), and receipts of erasures, each field against the leaf that it proves.
+7. --proof: inclusion proofs (.tlog-proof), and receipts of erasures, each field against the leaf that it proves;
+   of a position that the pack holds, whatever checkpoint it leads to, against what is there.
 
 Exit status: 0 all of that holds, 1 something does not, 2 wrong use. Names the first position that is bad.
 """
@@ -35,6 +36,10 @@ import os
 import stat
 import sys
 import uuid
+
+if sys.version_info < (3, 11):  # noqa: UP036 - an auditor runs this with whatever Python there is
+    sys.exit(f"verify.py needs Python 3.11 or later; this is {sys.version.split()[0]}.")
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -1229,8 +1234,17 @@ def check_receipt(raw: bytes, keys: Sequence[Key], trees: dict[str, Tree], told:
             unproven.append(name)
     of_log = told if tree is not None else Told(set(), told.schemas)
     unproven += _check_commitments(says["commitments"], subject, fields, of_log, what)
-    rest = ", ".join(unproven)
+    rest = ", ".join([*unproven, *beyond(checkpoint, tree)])
     return f"{what} proves the erasure of {subject} at position {position} of {checkpoint.origin}; not proven: {rest}"
+
+
+def beyond(checkpoint: Checkpoint, tree: Tree | None) -> Iterator[str]:
+    """What a proof under a checkpoint that is newer than the pack's leaves open: nothing, where it is not."""
+    if tree is not None and checkpoint.size > tree.checkpoint.size:
+        yield (
+            f"that the log went on from this pack's {tree.checkpoint.size:,} leaves to the {checkpoint.size:,} of the "
+            "checkpoint that it leads to"
+        )
 
 
 def _key_ids(fields: dict[str, Any]) -> list[int]:
@@ -1271,12 +1285,13 @@ def check_proof(
     position = proof.leaf + 1
     inside = tree is not None and tree.checkpoint.origin == checkpoint.origin and position <= tree.checkpoint.size
     entry = proof.extra if entry is None else entry
-    if entry is not None:
-        leaf = leaf_hash(entry)
-    elif tree is not None and inside:
-        leaf = tree.leaves_of(proof.leaf // WIDTH)[proof.leaf % WIDTH]
-    else:
+    # Whatever checkpoint a proof leads to, what the pack holds at a position is what is there.
+    held = tree.leaves_of(proof.leaf // WIDTH)[proof.leaf % WIDTH] if tree is not None and inside else None
+    leaf = held if entry is None else leaf_hash(entry)
+    if leaf is None:
         raise Bad(f"{what}: the entry of position {position} is not here (--entry names its file)", position)
+    if held is not None and held != leaf:
+        raise Bad(f"{what}: position {position} of this pack holds another entry than the one that it proves", position)
     if not check_inclusion(leaf, proof.leaf, checkpoint.size, proof.hashes, checkpoint.root):
         raise Bad(
             f"{what}: it does not lead from the entry of position {position} to the root that was signed", position
@@ -1297,6 +1312,8 @@ class Rotation(NamedTuple):
     new: Key
     position: int
     checkpoint: Checkpoint
+    leaf: bytes
+    proof: bytes
 
 
 def check_rotation(raw: bytes, keys: Sequence[Key], what: str) -> Rotation | None:
@@ -1322,12 +1339,21 @@ def check_rotation(raw: bytes, keys: Sequence[Key], what: str) -> Rotation | Non
         raise Bad(f"{what}: what it proves is no change of the log's key", position)
     if entry.state != state and entry.state_hash != hashlib.sha256(state).digest():
         raise Bad(f"{what}: its state is not that of the entry that it proves", position)
-    return Rotation(named[0], named[1], position, checkpoint)
+    return Rotation(named[0], named[1], position, checkpoint, leaf, proof)
 
 
-def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tuple[list[Key], list[Key]]:
-    """The keys that were given with those that follow them, and those that came before: by the steps in a pack."""
-    trusted, former = list(given), list[Key]()
+class Followed(NamedTuple):
+    """What the steps in a pack lead to: the keys that were given with those that follow them, and those before."""
+
+    trusted: list[Key]
+    former: list[Key]
+    steps: list[tuple[str, Rotation]]
+    """By which steps, with the names of their files: the tree that the keys lead to has to hold them, too."""
+
+
+def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> Followed:
+    """The keys to check by, from those that were given."""
+    trusted, former, taken = followed = Followed(list(given), [], [])
     paths = sorted((folder / ROTATIONS).glob("*.json"), key=lambda path: (len(path.name), path.name))
     steps = []
     for path in paths if given else ():
@@ -1339,6 +1365,7 @@ def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tupl
                 steps.append((name, raw))
             elif step.old in trusted and step.new not in trusted:
                 trusted.append(step.new)
+                taken.append((name, step))
                 report.notes.append(
                     f"the key {step.old.text} was followed by {step.new.text} at position {step.position}: a "
                     f"checkpoint of {step.checkpoint.size:,} leaves that it signed says so"
@@ -1352,9 +1379,10 @@ def follow_rotations(folder: Path, given: Sequence[Key], report: Report) -> tupl
             step = check_rotation(raw, [*given, *former], name)
             if step is not None and step.old not in trusted:
                 former.append(step.old)
+                taken.append((name, step))
         except Bad as error:
             report.problems.append(error)
-    return trusted, former
+    return followed
 
 
 # ── the pack ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1506,7 +1534,7 @@ def check_pack(
     trees: dict[str, Tree] = {}
     keys: list[Key] = []
     manifest = None
-    trusted, former = follow_rotations(folder, given, report)
+    trusted, former, steps = follow_rotations(folder, given, report)
     told = Told(_subjects(proofs))
     spans: dict[str, tuple[int, int]] = {}
     for place, name in ((folder, "events"), (folder / "reads", "reads")):
@@ -1540,8 +1568,13 @@ def check_pack(
         if tree is not None:
             trees[tree.checkpoint.origin] = tree
             spans[name] = (1, tree.checkpoint.size) if span is None else span
+            for file, step in steps if name == "events" else ():
+                try:
+                    check_own_proof(step.proof, [step.old, step.new], tree, step.leaf, file)
+                except Bad as error:
+                    report.problems.append(error)
             if name == "reads":
-                _check_swept(report, found, tree, spans, told, keys)
+                _check_swept(report, found, trees, tree, spans, told, keys)
     # Of a key that a later one followed, what was kept counts; what is signed today does not.
     kept_by = [*keys, *former, *(renamed(key, READS) for key in former)]
     _check_kept(report, trees, kept_by, told, against, proofs, entry)
@@ -1551,10 +1584,12 @@ def check_pack(
             "checked by the pack's own log.vkey: that proves only that the pack fits itself. Get the key from whoever "
             "keeps the log, by another way, and give it with --vkey."
         )
-    if not against:
+    kept = {_origin(raw) for _, raw in against}
+    for name in sorted(trees.keys() - kept) if kept else [""]:
+        of = f" of {name}" if name else ""
         report.notes.append(
-            "no older checkpoint was given (--against): a log that was rewritten before this checkpoint and signed "
-            "with the real key would not be noticed."
+            f"no older checkpoint{of} was given (--against): a log that was rewritten before this checkpoint and "
+            "signed with the real key would not be noticed."
         )
     return report
 
@@ -1562,21 +1597,46 @@ def check_pack(
 SWEPT_PROOF = "swept.tlog-proof"
 
 
-def _see_sweep(path: Path, keys: Sequence[Key], origin: str, told: Told) -> None:
+def check_own_proof(
+    raw: bytes, keys: Sequence[Key], tree: Tree, entry: bytes | None, what: str
+) -> tuple[int, Entry | None]:
+    """A proof that a pack brings of its own log: it must lead to what the pack's checkpoint covers. Raises Bad.
+
+    One that leads elsewhere proves nothing about this log: who signs can sign a tree of a single leaf.
+    """
+    position, checkpoint, proven = check_proof(raw, keys, tree, entry, what)
+    if checkpoint.origin != tree.checkpoint.origin:
+        raise Bad(f"{what}: it is of the log {checkpoint.origin}")
+    if checkpoint.size > tree.checkpoint.size:
+        raise Bad(
+            f"{what}: it leads to a checkpoint of {checkpoint.size:,} leaves, and this pack's has "
+            f"{tree.checkpoint.size:,}: it shows nothing of the tree that is here",
+            position,
+        )
+    return position, proven
+
+
+def _see_sweep(path: Path, keys: Sequence[Key], events: Tree | None, told: Told) -> None:
     """The sweep that a pack proves by itself, since it need not be among the events that are here. Raises Bad."""
     if not path.exists():
         return
     name = f"reads/{SWEPT_PROOF}"
-    position, checkpoint, entry = check_proof(read(path, name, NOTE_BYTES_MAX), keys, None, None, name)
-    if checkpoint.origin != origin:
-        raise Bad(f"{name}: it is of the log {checkpoint.origin}")
+    if events is None:
+        raise Bad(f"{name}: the log of events, which it is of, could not be read")
+    position, entry = check_own_proof(read(path, name, NOTE_BYTES_MAX), keys, events, None, name)
     if entry is not None and entry.name == SWEPT and entry.state is not None:
         with suppress(ValueError):
             told.see(position, entry, parse_msgpack(entry.state))
 
 
 def _check_swept(
-    report: Report, found: Found, tree: Tree, spans: dict[str, tuple[int, int]], told: Told, keys: Sequence[Key]
+    report: Report,
+    found: Found,
+    trees: dict[str, Tree],
+    tree: Tree,
+    spans: dict[str, tuple[int, int]],
+    told: Told,
+    keys: Sequence[Key],
 ) -> None:
     """That records of reads which are not here were deleted by a sweep that is on record."""
     first, last = spans["reads"]
@@ -1586,7 +1646,7 @@ def _check_swept(
         return
     origin = tree.checkpoint.origin.removesuffix(READS)
     try:
-        _see_sweep(tree.folder / SWEPT_PROOF, keys, origin, told)
+        _see_sweep(tree.folder / SWEPT_PROOF, keys, trees.get(origin), told)
     except Bad as error:
         found.problems.append(error)
     root = told.swept.get(first - 1)
@@ -1676,7 +1736,8 @@ def _check_kept(
             tree = trees.get(_origin(raw.partition(b"\n\n")[2]))
             position, checkpoint, proven = check_proof(raw, keys, tree, entry, name)
             what = f" ({proven.name})" if proven else ""
-            report.notes.append(f"{name} proves position {position}{what} of {checkpoint.origin}")
+            rest = "".join(f"; not proven: {one}" for one in beyond(checkpoint, tree))
+            report.notes.append(f"{name} proves position {position}{what} of {checkpoint.origin}{rest}")
         except Bad as error:
             report.problems.append(error)
 
