@@ -53,6 +53,7 @@ from tallybook.projections.replay import derived_by
 from .commands import BoundCommand, Desk, Work, command, command_ahead
 from .core import LOOKING
 from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
+from .loyalty_views import LoyaltyViews
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
@@ -180,7 +181,7 @@ class AccountView:
     coupons: tuple[CouponView, ...] = field(repr=False)
 
 
-class LoyaltyDesk(Desk):
+class LoyaltyDesk(LoyaltyViews):
     """Commands about accounts. Each also has an awaitable form: `await book.loyalty.redeem.aio(…)`."""
 
     _name = "loyalty"
