@@ -5,21 +5,42 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.form import uuid_from
-from tallybook.domain.calendar import DAY_US, Zone, civil_from_days, days_from_civil
+from tallybook.domain.calendar import DAY_US, Zone
 from tallybook.domain.control import Control
-from tallybook.domain.earning import Rules
+from tallybook.domain.earning import Rules, cohort
 from tallybook.domain.errors import refusal, text
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import LoyaltyAccount, inactive_us
 from tallybook.domain.points import BUCKETS, PLACES
 from tallybook.projections.balances import Balances, OpenLot, OutstandingPoints, expiring, open_lots, outstanding
 from tallybook.projections.exclusions import NOBODY, Scored
+from tallybook.projections.programme import (
+    CAMPAIGN_FORMULAS,
+    FORMULAS,
+    Buying,
+    CampaignGroup,
+    Cost,
+    Difference,
+    Gain,
+    Outcome,
+    Participation,
+    PointsFlow,
+    RewardFigures,
+    Share,
+    additional,
+    beside_others,
+    campaign_group,
+    cost,
+    difference,
+    flow,
+    gain,
+)
 from tallybook.projections.read_models import OPEN_END
 from tallybook.projections.replay import FACT_NAMES, derived_by
 from tallybook.projections.tiers import Tiers
@@ -27,10 +48,9 @@ from tallybook.projections.tiers import Tiers
 from .commands import Desk
 from .core import LOOKING
 from .customers import DEFAULT_PROGRAMME
-from .times import EARLIEST_US, LATEST_US, When, as_of_us, iso, moment_us
+from .programme_facts import Day, Facts, Rate, day_of, day_text
+from .times import EARLIEST_US, When, as_of_us, iso, moment_us
 
-Day = date | str
-"""A day as 2025-12-31, in the zone of the programme."""
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -100,6 +120,81 @@ class Expiring(Scored[ExpiringPoints]):
     until: str = ""
     points: int = 0
     by_day: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgrammeFigures:
+    """A programme in a period: what members do beside others, who takes part, points, what they cost.
+
+    `before` is the period that `retention` compares with. `formulas` say how each figure is counted. Of `position`
+    events; `restricted` and `objecting` customers are left out, and `unconverted` purchases in currencies without a
+    rate.
+    """
+
+    programme: str
+    since: str
+    until: str
+    before: tuple[str, str]
+    zone: str
+    rules: str
+    currency: str
+    position: int
+    members: Buying
+    others: Buying
+    participation: Participation
+    points: PointsFlow
+    cost: Cost | None
+    unconverted: int
+    restricted: int
+    objecting: int
+    formulas: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignEffect:
+    """What the accounts that a campaign was for did beside its control group.
+
+    `net_per_account` is in minor units, `buyers` for 10,000 accounts. They, the additional figures and `gain` are None
+    where no control group was drawn. `between`: accounts that some of the campaign's rules leave out and others don't,
+    in neither group. Else as `ProgrammeFigures`.
+    """
+
+    campaign: str
+    programme: str
+    since: str
+    until: str
+    zone: str
+    rules: str
+    currency: str
+    position: int
+    control_percent: int
+    treated: CampaignGroup
+    control: CampaignGroup
+    between: int
+    net_per_account: Difference | None
+    buyers: Difference | None
+    additional_net_minor: int | None
+    additional_points: int | None
+    gain: Gain | None
+    unconverted: int
+    restricted: int
+    objecting: int
+    formulas: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPopularity:
+    """How often each reward was taken in a period, most often first; those of the catalogue that nobody took, too."""
+
+    programme: str
+    since: str | None
+    until: str
+    zone: str
+    rules: str
+    position: int
+    redemptions: int
+    points: int
+    rewards: tuple[RewardFigures, ...]
 
 
 class _Seen(NamedTuple):
@@ -206,6 +301,167 @@ class LoyaltyViews(Desk):
             by_day={day_text(day): points for day, points in by_day.items()},
         )
 
+    def programme_figures(
+        self,
+        since: Day,
+        until: Day,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        margin: Rate | None = None,
+        point_cost: Rate | None = None,
+        known_at: When | int | None = None,
+    ) -> ProgrammeFigures:
+        """A programme from day to day (both included, in its zone): members beside others, who takes part, points, and
+        what they cost beside the margin.
+
+        `margin`: what of the net amount is left after the cost of the goods ("0.35"): no purchase carries it, so that
+        without it there is no `cost`. `point_cost`: what a redeemed point costs, in minor units (default: the rule
+        set's `point_price`). Customers whose data is restricted, and those who object to automated decisions, are left
+        out and counted. Refuses: no_rule_set, naive_time, invalid_argument.
+        """
+        facts = self._facts(programme, known_at, until)
+        period = facts.period(since, until)
+        before = period.before(facts.zone)
+        sales, returned = facts.sales(period)
+        members = facts.members()
+        ours, others = beside_others(sales, returned, members, period, before, facts.zone)
+        earned, redeemed, expired, moved = facts.points(period)
+        points = flow(earned - moved.reversed, redeemed - moved.given_back, expired, moved.earnings)
+        bought = {sale.customer for sale in sales if period.holds(sale.at_us)}
+        at_end = {one for one, membership in members.items() if membership.holds(period.end_us - 1)}
+        registered = facts.registered(period.end_us)
+        everybody = Share.of(ours.buyers, ours.buyers + others.buyers)
+        return ProgrammeFigures(
+            programme,
+            day_text(period.first),
+            day_text(period.last),
+            (day_text(before.first), day_text(before.last)),
+            facts.zone.name,
+            facts.rules.label,
+            facts.rules.rule_set.currency,
+            facts.head,
+            ours,
+            others,
+            Participation(
+                Share.of(len(at_end), len(registered)),
+                Share.of(len(at_end & (bought | moved.customers)), len(at_end)),
+                sum(period.holds(one.from_us) for one in members.values()),
+                sum(period.holds(one.to_us) for one in members.values()),
+                everybody,
+                Share.of(ours.purchases, ours.purchases + others.purchases),
+                Share.of(ours.net_minor, ours.net_minor + others.net_minor, ours.purchases + others.purchases),
+            ),
+            points,
+            None if margin is None else cost(ours, points, *facts.rates(margin, point_cost)),
+            facts.unconverted,
+            len(facts.left_out.restricted),
+            len(facts.left_out.objecting),
+            FORMULAS,
+        )
+
+    def campaign_effect(
+        self,
+        campaign: str,
+        *,
+        since: Day | None = None,
+        until: Day | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        margin: Rate | None = None,
+        point_cost: Rate | None = None,
+        known_at: When | int | None = None,
+    ) -> CampaignEffect:
+        """What a campaign changed, against the control group that its rules (`control_percent`) left out of it.
+
+        From its first day to its last (or to today), unless other days are given. Everybody in a group counts, whatever
+        he did. `margin` and `point_cost` as in `programme_figures`; without `margin` there is no `gain`.
+        Refuses: no_rule_set, naive_time, invalid_argument (no rule is of that campaign).
+        """
+        text(campaign, "campaign")
+        facts = self._facts(programme, known_at, until)
+        ran = facts.ran(campaign)
+        first, last = facts.zone.day(ran.start_us), facts.zone.day(ran.end_us - 1)
+        period = facts.period(first if since is None else since, last if until is None else until)
+        groups: dict[str, list[Outcome]] = {"treated": [], "control": [], "between": []}
+        for account, outcome in facts.outcomes(period, ran.rules).items():
+            drawn = cohort(account, campaign)
+            groups["control" if drawn < ran.least else "treated" if drawn >= ran.most else "between"].append(outcome)
+        treated, control = groups["treated"], groups["control"]
+        net = [one.net_minor for one in treated], [one.net_minor for one in control]
+        buyers = [10_000 * (one.purchases > 0) for one in treated], [10_000 * (one.purchases > 0) for one in control]
+        more_net = additional(*net)
+        more_points = additional([one.points for one in treated], [one.points for one in control])
+        return CampaignEffect(
+            campaign,
+            programme,
+            day_text(period.first),
+            day_text(period.last),
+            facts.zone.name,
+            facts.rules.label,
+            facts.rules.rule_set.currency,
+            facts.head,
+            ran.least,
+            campaign_group(treated),
+            campaign_group(control),
+            len(groups["between"]),
+            difference(*net),
+            difference(*buyers),
+            more_net,
+            more_points,
+            None
+            if margin is None or more_net is None or more_points is None
+            else gain(more_net, more_points, *facts.rates(margin, point_cost)),
+            facts.unconverted,
+            len(facts.left_out.restricted),
+            len(facts.left_out.objecting),
+            CAMPAIGN_FORMULAS,
+        )
+
+    def reward_popularity(
+        self,
+        since: Day | None = None,
+        until: Day | None = None,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        known_at: When | int | None = None,
+    ) -> RewardPopularity:
+        """How often each reward was redeemed, by how many, for how many points, what came back and what was refused;
+        and what became of its coupons.
+
+        From day to day (both included, in the programme's zone; default: all days, to today). All accounts count: it is
+        a sum of the books. Refuses: no_rule_set, naive_time, invalid_argument.
+        """
+        facts = self._facts(programme, known_at, until, everybody=True)
+        first = facts.zone.day(EARLIEST_US) if since is None else since
+        period = facts.period(first, facts.zone.day(facts.at_us) if until is None else until)
+        rewards = facts.rewards(period)
+        return RewardPopularity(
+            programme,
+            None if since is None else day_text(period.first),
+            day_text(period.last),
+            facts.zone.name,
+            facts.rules.label,
+            facts.head,
+            sum(one.redemptions.part for one in rewards),
+            sum(one.points for one in rewards),
+            tuple(rewards),
+        )
+
+    def _facts(
+        self, programme: str, known_at: When | int | None, until: Day | None, *, everybody: bool = False
+    ) -> Facts:
+        """What is counted: of what the book knows at one moment."""
+        core = self._core
+        core.check_open()
+        text(programme, "programme")
+        now_us, head, known = core.now_us(), core.app.position(), core.known_at(known_at)
+        control = core.app.load(Control, core.book_id)
+        at_us = now_us
+        if until is not None:
+            zone = self._rules(control, programme, now_us).zone
+            at_us = min(now_us, zone.utc_us((day_of(until, "until") + 1) * DAY_US) - 1)
+        left_out = NOBODY if everybody else core.left_out(now_us, known)
+        return Facts(core, programme, self._rules(control, programme, at_us), control, at_us, head, known, left_out)
+
     # ── where figures come from ─────────────────────────────────────────────────────────────────────────────────
 
     def _seen(self, programme: str, as_of: When | None, known_at: When | int | None) -> _Seen:
@@ -273,26 +529,6 @@ class LoyaltyViews(Desk):
         core.catch_up(core.tiers)
         where, params = "programme=? AND to_position=?", [seen.programme, OPEN_END]
         return dict(core.store.select(core.tiers, Tiers.memberships, ["account", "tier"], where, params))
-
-
-def day_text(day: int) -> str:
-    """A day as 2025-12-31."""
-    year, month, of_month = civil_from_days(day)
-    return f"{year:04}-{month:02}-{of_month:02}"
-
-
-def day_of(given: Day, name: str) -> int:
-    """A day as days since 1970-01-01. Refuses: invalid_argument."""
-    try:
-        found = date.fromisoformat(given) if isinstance(given, str) else given
-        if isinstance(found, datetime) or not isinstance(found, date):
-            raise ValueError
-        day = days_from_civil(found.year, found.month, found.day)
-    except ValueError:
-        raise refusal("invalid_argument", f"{name}: a day as 2025-12-31 is wanted.", argument=name) from None
-    if not EARLIEST_US <= day * DAY_US < LATEST_US:
-        raise refusal("invalid_argument", f"{name}: a day between the years 1 and 9000 is wanted.", argument=name)
-    return day
 
 
 def _until_us(until: When | Day, zone: Zone) -> int:

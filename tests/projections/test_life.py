@@ -45,11 +45,7 @@ def status_of(book: tallybook.Book, name: str) -> Status:
 
 def all_rows(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
     core = shop.book._core
-    return {
-        table.name: list(shop.rows(model, table))
-        for model in core.projector.models
-        for table in model.tables
-    }
+    return {table.name: list(shop.rows(model, table)) for model in core.projector.models for table in model.tables}
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, model: Any, at: Callable[[Recorded], bool]) -> None:

@@ -69,11 +69,7 @@ def busy(shop: Shop, facts: int = 12, seed: int = 1) -> None:
 def all_rows(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
     """The rows of all read models, by table."""
     core = shop.book._core
-    return {
-        table.name: list(shop.rows(model, table))
-        for model in core.projector.models
-        for table in model.tables
-    }
+    return {table.name: list(shop.rows(model, table)) for model in core.projector.models for table in model.tables}
 
 
 def projector_on(shop: Shop, *models: Any) -> Projector:
