@@ -12,10 +12,13 @@ from tallybook.projections.programme import Difference, Share
 
 from .loyalty_views import CampaignEffect, ProgrammeFigures
 from .terminal import (
+    Actor,
     AsJson,
     AsOf,
     BookUrl,
     KnownAt,
+    Purpose,
+    acting_in,
     known_moment,
     open_book,
     out,
@@ -207,14 +210,16 @@ def rewards(
 @programme_app.command("standing")
 def standing(
     book: BookUrl,
-    customer: Annotated[str, typer.Argument(help="A customer's id")],
+    customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
     programme: Programme = "main",
     as_of: AsOf = None,
     known_at: KnownAt = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
     as_json: AsJson = False,
 ) -> None:
     """A customer's tier, since when, member since when, and the tiers before."""
-    with open_book(book, create=False) as opened:
+    with acting_in(book, actor, purpose) as opened:
         found = opened.tiers.standing(
             the_customer(opened, customer), programme=programme, as_of=as_of, known_at=known_moment(known_at)
         )

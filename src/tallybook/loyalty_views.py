@@ -454,7 +454,15 @@ class LoyaltyViews(Desk):
         core.check_open()
         text(programme, "programme")
         now_us, head, known = core.now_us(), core.app.position(), core.known_at(known_at)
-        control = core.app.load(Control, core.book_id)
+        if known_at is None:
+            control = core.app.load(Control, core.book_id)
+        else:
+            control = Control(core.book_id)
+            for position, event in core.stream(core.book_id):
+                if known(position, event.metadata.recorded_us):
+                    control.apply(event)
+        if isinstance(known_at, int):
+            head = min(head, known_at)
         at_us = now_us
         if until is not None:
             zone = self._rules(control, programme, now_us).zone
