@@ -317,6 +317,7 @@ def _qualify(account: Account, earned_us: int, points: int) -> None:
     if points:
         window = account.window
         had = window.find((earned_us,)) if window and earned_us <= window.last[0] else None
+        # What a return took stays as 0: from when it would have left the window on, grace runs all the same.
         window.put((earned_us, points + had[1] if had else points))
 
 
@@ -350,8 +351,10 @@ def _overridden(account: Account, event: TierOverridden) -> None:
 
 
 @applies(Account.APPLIERS, TierOverrideLifted)
-def _override_lifted(account: Account, _: TierOverrideLifted) -> None:
-    account.override_until_us = None
+def _override_lifted(account: Account, event: TierOverrideLifted) -> None:
+    # What is told later of a time before that still meets the override.
+    if account.override_until_us is not None:
+        account.override_until_us = min(account.override_until_us, max(event.effective_us, account.clock_us))
 
 
 def _new_lot(account: Account, event: PointsEarned) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+INTEGER_MAX = 2**63 - 1
+
 FLOOR, CEIL, HALF_UP, HALF_EVEN = 0, 1, 2, 3
 """Roundings, as codes."""
 
@@ -29,13 +31,31 @@ def quotient(numerator: int, denominator: int, rounding: int) -> int:
     return whole + 1 if twice > denominator else whole
 
 
-def share(amount: int, part: int, whole: int, taken: int) -> int:
-    """The share of `amount` that `part` of `whole` is worth, less what was `taken` of it before.
+def share(amount: int, part: int, whole: int) -> int:
+    """What `part` of `whole` is worth of an amount, rounded down: `amount * part // whole`, in 64 bits whatever it is.
 
-    Cumulative: whoever takes back a whole in parts, taking each time what this gives for the sum of the parts, has
-    taken exactly `amount` in the end, and never more on the way. `whole` is above 0.
+    `part` is at most `whole`, which is above 0 and below 2**62. Whoever takes a whole in parts, each time what this
+    gives for all of them less what was taken, has taken exactly `amount` in the end, and never more on the way.
     """
-    return amount * part // whole - taken
+    if part == 0 or amount <= INTEGER_MAX // part:
+        return amount * part // whole
+    times = amount // whole
+    over = amount - times * whole
+    # over * part // whole, bit by bit of `part` from the highest on: what is over stays below `whole`.
+    found = 0
+    rest = 0
+    for bit in range(61, -1, -1):
+        found *= 2
+        rest *= 2
+        if rest >= whole:
+            rest -= whole
+            found += 1
+        if (part >> bit) & 1:
+            rest += over
+            if rest >= whole:
+                rest -= whole
+                found += 1
+    return times * part + found
 
 
 def room(cap: int, used: int) -> int:
@@ -52,7 +72,7 @@ def allocate(amount: int, weights: Sequence[int], into: list[int]) -> None:
     given = 0
     for index in range(len(weights)):
         before += weights[index]
-        upto = amount * before // whole
+        upto = share(amount, before, whole)
         into[index] += upto - given
         given = upto
 

@@ -12,8 +12,9 @@ from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from . import arithmetic
 from . import lots as lot_book
-from .account import CLOSED, OVERRIDDEN, SUSPENDED, Account, LotState, SpentPart
+from .account import CLOSED, OVERRIDDEN, SUSPENDED, Account, LineState, LotState, SpentPart
 from .aggregate import Appliers, Stamp
 from .calendar import civil_from_days
 from .control import Control, RuleBook
@@ -750,8 +751,8 @@ def _reverse(
         back[place] = min(back[place], line.basis - line.returned)
         if back[place]:
             upto = line.returned + back[place]
-            points += line.points * upto // line.basis - line.points * line.returned // line.basis
-            qualifying += line.qualifying * upto // line.basis - line.qualifying * line.returned // line.basis
+            points += _between(line.points, line, upto)
+            qualifying += _between(line.qualifying, line, upto)
     if not any(back):
         return None
     policy = rules.rule_set.refunds.earning
@@ -784,6 +785,11 @@ def _reverse(
         debt=debt,
         forgiven=rest,
     )
+
+
+def _between(amount: int, line: LineState, upto: int) -> int:
+    """What of an amount goes back with a line, beyond what went before."""
+    return arithmetic.share(amount, upto, line.basis) - arithmetic.share(amount, line.returned, line.basis)
 
 
 # ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -999,6 +1005,8 @@ def _override(account: LoyaltyAccount, fact: TierOverridden, stamp: Stamp, rules
 @reacts(TierOverrideLifted)
 def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
     at_us = max(stamp.effective_us, account.clock_us)
+    if account.override_until_us != at_us:
+        return None  # none was in force
     change = rules.ladder.after_points(account, at_us, reversed_=True)
     if change.tier == account.tier:
         return None

@@ -47,7 +47,6 @@ QUANTITY_MAX = 10**9
 """Largest quantity of a purchase, all lines together, or of an activity."""
 LINES_MAX = 10_000
 """Most lines of a purchase."""
-INTEGER_MAX = 2**63 - 1
 ORDER_POINTS_MAX = 10**15
 """Most points that a rule set may give for one fact: 64-bit sums then hold thousands of them."""
 
@@ -515,7 +514,7 @@ class RuleSet(Document):
                     measured, per = QUANTITY_MAX if rule.per_minor is None else amount, rule.per
                 applied = factors if rule.multiplied else [Fraction(1)]
                 product = rule.points * measured * max(factor.numerator for factor in applied)
-                if max(product, per * max(factor.denominator for factor in applied)) > INTEGER_MAX:
+                if max(product, per * max(factor.denominator for factor in applied)) > arithmetic.INTEGER_MAX:
                     yield (
                         f"earning.{place}",
                         f"its points could be reckoned from {product}, and integers have 64 bits: write points and "

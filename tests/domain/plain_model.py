@@ -316,7 +316,7 @@ class Plain:
             return None
         ends: set[int] = set()
         if tiers["window"] == "rolling":
-            ends |= {self.leaves(lot.earned) for lot in self.lots}
+            ends |= {self.leaves(lot.earned) for lot in self.lots if any(line.qualifying for line in lot.lines)}
         else:
             at = self.enrolled
             while at <= until:
@@ -855,8 +855,9 @@ class Plain:
 
     def lift(self, fact: int, at: int) -> None:
         """The rules decide again."""
-        if self.override is not None:
-            self.override, now = None, max(self.clock, at)
+        now = max(self.clock, at)
+        if self.override is not None and self.override >= now:
+            self.override = now
             self.to_tier(self.worth(self.counted_at(now)), now)
 
     def suspend(self, fact: int, at: int) -> None:

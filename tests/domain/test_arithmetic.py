@@ -53,7 +53,7 @@ def test_shares_that_are_taken_one_by_one_add_up_to_the_whole(amount: int, parts
     whole, taken, upto = sum(parts), 0, 0
     for part in parts:
         upto += part
-        now = share(amount, upto, whole, taken)
+        now = share(amount, upto, whole) - taken
         assert now >= 0
         taken += now
         assert taken == Fraction(amount * upto, whole).__floor__()
@@ -168,6 +168,7 @@ ALLOWED = (
     ast.Expr, ast.Name, ast.Load, ast.Store, ast.Constant, ast.BinOp, ast.UnaryOp, ast.USub, ast.Not, ast.BoolOp,
     ast.And, ast.Or, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.IfExp, ast.Tuple,
     ast.Subscript, ast.Call, ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod,
+    ast.RShift, ast.BitAnd,
 )  # fmt: skip
 TYPES = {"int", "None", "Sequence[int]", "list[int]", "tuple[int, int, int]"}
 
@@ -216,13 +217,53 @@ def test_the_check_sees_what_can_not_be_compiled() -> None:
             test_it_is_made_of_integers_sequences_of_them_and_loops_alone(function)
 
 
+class Int64(int):
+    """An integer that has 64 bits, as those of other executors: what does not fit is a failure."""
+
+    def __add__(self, other: int) -> Int64:
+        return held(int(self) + int(other))
+
+    def __sub__(self, other: int) -> Int64:
+        return held(int(self) - int(other))
+
+    def __mul__(self, other: int) -> Int64:
+        return held(int(self) * int(other))
+
+    def __floordiv__(self, other: int) -> Int64:
+        return held(int(self) // int(other))
+
+    def __rshift__(self, other: int) -> Int64:
+        return held(int(self) >> int(other))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def held(value: int) -> Int64:
+    assert -(2**63) <= value < 2**63, f"{value} has more than 64 bits"
+    return Int64(value)
+
+
+@settings(deadline=None)
+@given(amount=st.integers(0, 10**15), part=st.integers(0, 10**13), rest=st.integers(0, 10**13))
+@example(10**15, 10**13 - 1, 1)
+@example(10**15 + 7, 10**13, 0)
+@example(3, 0, 1)
+def test_a_share_is_exact_and_no_step_of_it_needs_more_than_64_bits(amount: int, part: int, rest: int) -> None:
+    whole = max(1, part + rest)
+    assert share(Int64(amount), Int64(part), Int64(whole)) == amount * part // whole
+
+
 @settings(deadline=None)
 @given(
-    allocated=st.integers(0, 10**9),
-    parts=st.lists(st.integers(0, 10**9), min_size=1, max_size=5).filter(any),
+    amount=st.integers(0, 10**15),
+    weights=st.lists(st.integers(0, 10**12), min_size=1, max_size=5).filter(any),
 )
-def test_an_allocation_is_exact_beyond_64_bits_too(allocated: int, parts: list[int]) -> None:
-    # 10**15 points by lines of 10**12: the one product that a rule set's check does not keep within 64 bits.
-    into = [0] * len(parts)
-    allocate(10**15 + allocated, [part * 1000 for part in parts], into)
-    assert sum(into) == 10**15 + allocated
+def test_an_allocation_stays_within_64_bits(amount: int, weights: list[int]) -> None:
+    into: list[int] = [Int64(0)] * len(weights)
+    allocate(Int64(amount), [Int64(weight) for weight in weights], into)
+    assert sum(map(int, into)) == amount
+
+
+def test_the_check_of_64_bits_has_teeth() -> None:
+    with pytest.raises(AssertionError, match="more than 64 bits"):
+        _ = Int64(10**15) * Int64(10**12) // Int64(10**12)

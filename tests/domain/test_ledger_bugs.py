@@ -726,6 +726,49 @@ def test_a_late_override_counts_from_the_accounts_clock_on(plays: Plays) -> None
     )
 
 
+def test_a_lifted_override_still_meets_what_is_told_later_of_its_time(plays: Plays) -> None:
+    plays(
+        """
+        when        what                       balance  tier    decided
+        2020-01-01  enrol                      0        basic   basic
+        2020-01-02  override basic 2020-06-01  0        basic
+        2020-05-01  lift                       0        basic
+        2020-03-01  buy A 120                  120      basic   +120 for ever
+        2020-05-02  look                       120      silver
+        2020-05-03  sweep                      120      silver  silver on 2020-05-01
+    """,
+        expiry=FOREVER,
+        tiers=ladder(),
+    )
+
+
+def test_a_return_of_what_left_the_window_leaves_the_tier_to_its_grace(plays: Plays) -> None:
+    rolling = ladder(window="rolling", window_months=1, grace_days=60)
+    plays(
+        """
+        when        what      balance  tier    decided
+        2020-01-01  enrol     0        basic   basic
+        2020-01-02  buy A 90  90       basic   +90 for ever
+        2020-01-20  buy B 60  150      silver  +60 for ever, silver
+        2020-02-10  return A  60       silver  back 90 (A 90)
+        2020-04-01  look      60       silver
+        2020-04-20  sweep     60       basic   basic on 2020-04-02
+    """,
+        expiry=FOREVER,
+        tiers=rolling,
+    )
+    plays(
+        """
+        when        what       balance  tier    decided
+        2020-01-01  enrol      0        basic   basic
+        2020-01-02  buy A 120  120      silver  +120 for ever, silver
+        2020-01-20  return A   0        basic   back 120 (A 120), basic
+    """,
+        expiry=FOREVER,
+        tiers=rolling,
+    )
+
+
 def test_a_return_of_what_never_qualified_leaves_the_tier(plays: Plays) -> None:
     plays(
         """
