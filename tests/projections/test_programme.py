@@ -79,7 +79,7 @@ class Plain:
         return since <= at_us < until
 
     def minor(self, event: Any, currency: str) -> int:
-        net = sum(line.net_minor for line in event.lines)
+        net: int = sum(line.net_minor for line in event.lines)
         return net if currency == "EUR" else net * 9 // 10
 
     def group(self, ours: bool, since: date, until: date, before: tuple[date, date]) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def test_programme_figures_are_what_counting_by_hand_gives(
     assert (told.since, told.until) == (since.isoformat(), until.isoformat())
     assert told.before == (before[0].isoformat(), before[1].isoformat())
     assert (told.zone, told.rules, told.currency, told.position) == (ZONE, "shop@1", "EUR", len(events))
-    for ours, group in ((True, told.members), (False, told.others)):
-        assert fields_of(group) == plain.group(ours, since, until, before)
+    for is_ours, group in ((True, told.members), (False, told.others)):
+        assert fields_of(group) == plain.group(is_ours, since, until, before)
     at_end = until + timedelta(days=1)
     end_us = int(datetime(at_end.year, at_end.month, at_end.day, tzinfo=ZoneInfo(ZONE)).timestamp()) * 1_000_000
     members = {who for who in plain.accounts if plain.member(who, end_us - 1)}
