@@ -28,10 +28,10 @@ class Share:
     whole: int
     few: bool
 
-    @classmethod
-    def of(cls, part: int, whole: int, counted: int | None = None) -> Share:
-        """`counted`: how many there were, where `whole` is no count."""
-        return cls(part, whole, (whole if counted is None else counted) < FEW)
+
+def share(part: int, whole: int, counted: int | None = None) -> Share:
+    """`counted`: how many there were, where `whole` is no count."""
+    return Share(part, whole, (whole if counted is None else counted) < FEW)
 
 
 def nearest(value: Fraction) -> int:
@@ -134,8 +134,8 @@ class _Tally:
             self.returned,
             per(net, len(self.buyers)),
             per(net, self.purchases),
-            Share.of(self.again, self.began),
-            Share.of(self.stayed, self.before),
+            share(self.again, self.began),
+            share(self.stayed, self.before),
         )
 
 
@@ -219,7 +219,7 @@ class Cost:
 
 def flow(earned: int, redeemed: int, expired: int, decisions: int) -> PointsFlow:
     """`decisions`: how many earnings there were."""
-    return PointsFlow(earned, redeemed, expired, Share.of(redeemed, earned, decisions))
+    return PointsFlow(earned, redeemed, expired, share(redeemed, earned, decisions))
 
 
 def cost(members: Buying, points: PointsFlow, margin: Fraction, point_cost: Fraction) -> Cost:
@@ -232,7 +232,7 @@ def cost(members: Buying, points: PointsFlow, margin: Fraction, point_cost: Frac
         margin_minor,
         redeemed_minor,
         nearest(points.earned * point_cost),
-        Share.of(redeemed_minor, margin_minor, members.buyers),
+        share(redeemed_minor, margin_minor, members.buyers),
     )
 
 
@@ -295,8 +295,8 @@ def campaign_group(outcomes: Iterable[Outcome]) -> CampaignGroup:
     net = sum(one.net_minor for one in all_of_them)
     return CampaignGroup(
         accounts,
-        Share.of(sum(one.reached for one in all_of_them), accounts),
-        Share.of(sum(one.purchases > 0 for one in all_of_them), accounts),
+        share(sum(one.reached for one in all_of_them), accounts),
+        share(sum(one.purchases > 0 for one in all_of_them), accounts),
         sum(one.purchases for one in all_of_them),
         net,
         per(net, accounts),

@@ -32,7 +32,6 @@ from tallybook.projections.programme import (
     Participation,
     PointsFlow,
     RewardFigures,
-    Share,
     additional,
     beside_others,
     campaign_group,
@@ -40,6 +39,7 @@ from tallybook.projections.programme import (
     difference,
     flow,
     gain,
+    share,
 )
 from tallybook.projections.read_models import OPEN_END
 from tallybook.projections.replay import FACT_NAMES, derived_by
@@ -330,7 +330,7 @@ class LoyaltyViews(Desk):
         bought = {sale.customer for sale in sales if period.holds(sale.at_us)}
         at_end = {one for one, membership in members.items() if membership.holds(period.end_us - 1)}
         registered = facts.registered(period.end_us)
-        everybody = Share.of(ours.buyers, ours.buyers + others.buyers)
+        everybody = share(ours.buyers, ours.buyers + others.buyers)
         return ProgrammeFigures(
             programme,
             day_text(period.first),
@@ -343,13 +343,13 @@ class LoyaltyViews(Desk):
             ours,
             others,
             Participation(
-                Share.of(len(at_end), len(registered)),
-                Share.of(len(at_end & (bought | moved.customers)), len(at_end)),
+                share(len(at_end), len(registered)),
+                share(len(at_end & (bought | moved.customers)), len(at_end)),
                 sum(period.holds(one.from_us) for one in members.values()),
                 sum(period.holds(one.to_us) for one in members.values()),
                 everybody,
-                Share.of(ours.purchases, ours.purchases + others.purchases),
-                Share.of(ours.net_minor, ours.net_minor + others.net_minor, ours.purchases + others.purchases),
+                share(ours.purchases, ours.purchases + others.purchases),
+                share(ours.net_minor, ours.net_minor + others.net_minor, ours.purchases + others.purchases),
             ),
             points,
             None if margin is None else cost(ours, points, *facts.rates(margin, point_cost)),

@@ -40,7 +40,7 @@ from tallybook.projections.programme import (
     Period,
     RewardFigures,
     Sale,
-    Share,
+    share,
 )
 
 from .core import RECORDED_US, Core
@@ -296,7 +296,7 @@ class Facts:
             RewardFigures(
                 name,
                 prices.get(name),
-                Share.of(redeemed[name], all_of_them),
+                share(redeemed[name], all_of_them),
                 len(customers[name]),
                 points[name],
                 returned[name],
