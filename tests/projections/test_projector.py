@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from eventsourcing.persistence import OperationalError
 
 import tallybook
+from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.domain.events import Decision
 from tallybook.domain.points import RedemptionRefused
 from tallybook.projections import projector as projector_module
@@ -250,6 +254,32 @@ def test_a_projection_is_kept_with_the_book(new_shop: NewShop, book_url: str) ->
     assert again.projections.catch_up() == position
     again.close()
     assert all_rows(shop) == rows
+
+
+def test_rows_are_looked_for_by_their_key_and_never_in_the_whole_table(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite scans a table for `(a, b) IN (VALUES …)`: the more rows, the longer each batch took."""
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    asked: list[tuple[str, Sequence[Any]]] = []
+    real = TableReadModelStore._rows
+
+    def rows(self: TableReadModelStore, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if "wanted" in statement:
+            asked.append((statement, params))
+        return real(self, statement, params)
+
+    monkeypatch.setattr(TableReadModelStore, "_rows", rows)
+    monkeypatch.setattr(projector_module, "BATCH", 5)
+    busy(shop, 8)
+    shop.book.projections.catch_up()
+    tables = {statement.split("CROSS JOIN ")[1].partition("__")[0] for statement, _ in asked}
+    assert tables == {"profiles", "tier_current", "tier_memberships", "lot_balances"}
+    with closing(sqlite3.connect(path)) as raw:
+        for statement, params in asked:
+            plan = [step for *_, step in raw.execute(f"EXPLAIN QUERY PLAN {statement}", params)]
+            assert any(step.startswith("SEARCH kept USING PRIMARY KEY") for step in plan), plan
 
 
 def _together(*acts: Callable[[], object]) -> list[BaseException]:
