@@ -6,7 +6,7 @@ expires soon, and what is outstanding by age and tier, are questions to the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -32,7 +32,7 @@ from tallybook.domain.points import (
 from .read_models import Recorded, Rows, Table
 
 Key = tuple[bytes, bytes]
-"""account, lot"""
+"""lot, account: those of one commit stand side by side, since its ids count on from a random one"""
 
 
 class OpenLot(NamedTuple):
@@ -76,8 +76,8 @@ class Balances:
     table = Table(
         "lot_balances",
         (
-            ("account", "blob"),
             ("lot", "blob"),
+            ("account", "blob"),
             ("customer", "blob"),
             ("programme", "text"),
             ("earned_us", "integer"),
@@ -85,7 +85,7 @@ class Balances:
             ("moved_us", "integer"),
             *((bucket, "integer") for bucket in BUCKETS),
         ),
-        ("account", "lot"),
+        ("lot", "account"),
     )
     tables = (table,)
 
@@ -117,27 +117,35 @@ def _touched(event: Any) -> Iterator[Key]:
     """The lots that a decision moves or gives another end."""
     account = event.originator_id.bytes
     for lot_id, _, _, _ in event.moves():
-        yield account, lot_id.bytes
+        yield lot_id.bytes, account
     if isinstance(event, LotsExtended):
         for lot_id in event.lots:
-            yield account, lot_id.bytes
+            yield lot_id.bytes, account
 
 
 def _post(lots: dict[Key, list[Any]], event: Any) -> None:
     """Post a decision to the lots that it moves, brings, or gives another end."""
-    account, at_us = event.originator_id.bytes, event.effective_us
-    for lot_id, earned_us, expires_us in _ages(event):
-        key = (account, lot_id.bytes)
-        if key in lots:
-            lots[key][_EXPIRES_US] = expires_us
-        else:
-            lots[key] = _row(key, event, earned_us, expires_us)
-    moved = isinstance(event, (PointsEarned, PointsRedeemed))
+    account, at_us, kind = event.originator_id.bytes, event.effective_us, type(event)
+    known: UUID | None = None
+    lot: list[Any] = []
+    if kind is PointsEarned:
+        known = event.lot_id
+        key = (known.bytes, account)
+        lot = lots[key] = _row(key, event, at_us, event.expires_us)
+    elif kind in _AGES:
+        for lot_id, earned_us, expires_us in _AGES[kind](event):
+            key = (lot_id.bytes, account)
+            if key in lots:
+                lots[key][_EXPIRES_US] = expires_us
+            else:
+                lots[key] = _row(key, event, earned_us, expires_us)
+    moved = kind is PointsEarned or kind is PointsRedeemed
     for lot_id, source, target, points in event.moves():
-        key = (account, lot_id.bytes)
-        lot = lots.get(key)
-        if lot is None:
-            lot = lots[key] = _row(key, event, at_us, NEVER)
+        if lot_id is not known:
+            known, key = lot_id, (lot_id.bytes, account)
+            if key not in lots:
+                lots[key] = _row(key, event, at_us, NEVER)
+            lot = lots[key]
         place, sign = _LEAVES[source]
         lot[place] += sign * points
         place, sign = _ENTERS[target]
@@ -151,21 +159,17 @@ def _row(key: Key, event: LoyaltyDecision, earned_us: int, expires_us: int) -> l
     return [*key, customer, event.programme, earned_us, expires_us, NOT_MOVED, *_NOTHING]
 
 
-def _ages(event: Any) -> Sequence[tuple[UUID, int, int]]:
-    """Lots that a decision brings or gives another end: their ids, when they were earned, when they expire."""
-    kind = type(event)
-    if kind is PointsEarned:
-        return ((event.lot_id, event.effective_us, event.expires_us),)
-    if kind is LotsExtended:
-        return [(lot_id, event.effective_us, event.expires_us) for lot_id in event.lots]
-    lots: Sequence[NewLot] = ()
-    if kind is PointsActivated or kind is PointsCredited:
-        lots = event.lots
-    elif kind is RedemptionReversed and event.new_lot is not None:
-        lots = (event.new_lot,)
+def _of(lots: Sequence[NewLot]) -> list[tuple[UUID, int, int]]:
     return [(lot.lot_id, lot.earned_us, lot.expires_us) for lot in lots]
 
 
+_AGES: dict[type[Event], Callable[[Any], list[tuple[UUID, int, int]]]] = {
+    PointsActivated: lambda event: _of(event.lots),
+    PointsCredited: lambda event: _of(event.lots),
+    RedemptionReversed: lambda event: [] if event.new_lot is None else _of([event.new_lot]),
+    LotsExtended: lambda event: [(lot_id, event.effective_us, event.expires_us) for lot_id in event.lots],
+}
+"""Lots that a decision brings or gives another end: their ids, when they were earned, when they expire."""
 _TOUCHING: frozenset[type[Event]] = frozenset(
     schema.event_class
     for schema in REGISTRY.values()

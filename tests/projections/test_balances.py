@@ -33,7 +33,7 @@ def rows_of(life: Life) -> list[dict[str, Any]]:
     core = life.book._core
     core.catch_up(core.balances)
     names = [name for name, _ in Balances.table.columns]
-    found = core.store.select(core.balances, Balances.table, ["*"], "1=1 ORDER BY account, lot")
+    found = core.store.select(core.balances, Balances.table, ["*"], "1=1 ORDER BY lot, account")
     return [dict(zip(names, row, strict=True)) for row in found]
 
 

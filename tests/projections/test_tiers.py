@@ -106,7 +106,7 @@ def test_a_standing_tells_the_tier_of_a_moment_and_those_before(shop: Shop) -> N
     )  # fmt: skip
     for asked in ({"as_of": "2019-12-31"}, {"programme": "other"}, {"known_at": 1}):
         with pytest.raises(tallybook.Refused) as refused:
-            standing(ada, **asked)  # type: ignore[arg-type]  # of several types
+            standing(ada, **asked)
         assert refused.value.code == "not_enrolled"
 
 
