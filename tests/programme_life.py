@@ -94,12 +94,13 @@ class Life:
     customers: list[UUID] = field(default_factory=list)
     day: int = 1
     done: list[str] = field(default_factory=list)
+    now: datetime = NOW
 
     def __post_init__(self) -> None:
         numbers = count(1)
         self.book = tallybook.open(
             self.url,
-            now_us=lambda: to_us(NOW),
+            now_us=lambda: to_us(self.now),
             new_id=lambda: UUID(
                 int=((number := next(numbers)) * 0x9E37_79B9_7F4A_7C15 % 2**64) << 64 | 1 << 63 | number
             ),

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.programme_life import KINDS, MAIN, NOW, START, Life, Step, steps
 
@@ -124,6 +124,7 @@ def test_a_programme_at_a_moment_is_the_sum_of_its_accounts_then(
     life.close()
 
 
+@example(what=A_BIT_OF_ALL, ahead=60)
 @settings(max_examples=25, deadline=None, print_blob=True)
 @given(what=steps, ahead=st.integers(1, 200))
 def test_what_is_told_to_expire_is_gone_then_if_nothing_happens(what: list[Step], ahead: int) -> None:
@@ -146,6 +147,7 @@ def test_what_is_told_to_expire_is_gone_then_if_nothing_happens(what: list[Step]
     life.close()
 
 
+@example(what=A_BIT_OF_ALL)
 @settings(max_examples=15, deadline=None, print_blob=True)
 @given(what=steps)
 def test_recorded_and_derived_agree_after_a_sweep(what: list[Step]) -> None:

@@ -35,7 +35,16 @@ from tallybook.domain.points import (
     RedemptionRefused,
     RedemptionReversed,
 )
-from tallybook.projections.programme import Period, additional, difference, gain, nearest
+from tallybook.projections.programme import (
+    Membership,
+    Period,
+    Sale,
+    additional,
+    beside_others,
+    difference,
+    gain,
+    nearest,
+)
 from tallybook.projections.programme import Share as CountedShare
 
 NEVER = datetime(9000, 1, 1, tzinfo=UTC)
@@ -190,31 +199,35 @@ def test_programme_figures_are_what_counting_by_hand_gives(
     life.close()
 
 
-@settings(max_examples=20, deadline=None, print_blob=True)
+@pytest.mark.parametrize("by", ["position", "time"])
+@settings(max_examples=15, deadline=None, print_blob=True)
 @given(what=steps, more=steps)
-def test_figures_as_the_book_knew_them_are_those_that_it_gave_then(what: list[Step], more: list[Step]) -> None:
+def test_figures_as_the_book_knew_them_are_those_that_it_gave_then(by: str, what: list[Step], more: list[Step]) -> None:
     """Late facts, later rule sets and all."""
     life = Life().live(what)
     life.member(0)
+    life.step("buy", 0, 60, 77)
 
-    def told() -> list[object]:
+    def told() -> list[dict[str, Any]]:
         loyalty = life.book.loyalty
-        return [
-            ask(known_at=known)
-            for ask in (
-                lambda known_at: loyalty.programme_figures("2024-03-01", "2024-06-30", margin=1, known_at=known_at),
-                lambda known_at: loyalty.campaign_effect("spring", margin=1, known_at=known_at),
-                lambda known_at: loyalty.reward_popularity("2024-01-01", "2024-12-31", known_at=known_at),
-                lambda known_at: loyalty.balances(as_of=NOW, known_at=known_at),
-                lambda known_at: loyalty.outstanding(as_of=START + timedelta(days=100), known_at=known_at),
-                lambda known_at: loyalty.expiring("2024-06-30", as_of=START + timedelta(days=100), known_at=known_at),
-            )
+        found = [
+            loyalty.programme_figures("2024-03-01", "2024-06-30", margin=1, known_at=known),
+            loyalty.campaign_effect("spring", margin=1, known_at=known),
+            loyalty.reward_popularity("2024-01-01", "2024-12-31", known_at=known),
+            loyalty.balances(as_of=NOW, known_at=known),
+            loyalty.outstanding(as_of=START + timedelta(days=100), known_at=known),
+            loyalty.expiring("2024-06-30", as_of=START + timedelta(days=100), known_at=known),
         ]
+        # As known by a time, positions are counted up to the head.
+        return [{name: value for name, value in fields_of(one).items() if by == "position" or name != "position"}
+                for one in found]  # fmt: skip
 
-    known: int | None = life.book.position()
+    known = life.book.position() if by == "position" else NOW
     before = told()
+    life.now += timedelta(days=1)
     dearer = {**MAIN, "version": "2", "zone": "UTC", "point_price": 5, "rewards": [{**MAIN["rewards"][1], "price": 7}]}
     life.book.rules.adopt(rules_of(dearer), effective_at=START + timedelta(days=2))
+    life.step("buy", 1, -20, 99)
     life.live(more)
     life.book.loyalty.sweep(NOW)
     assert told() == before
@@ -287,7 +300,10 @@ def spring() -> Life:
             life.book.customers.record_return(
                 customer, {1: 1}, purchase_id=bought.purchase_id, effective_at="2024-09-01T12:00:00Z"
             )
-    # Who stays away, closed before, or came after it.
+    # Who closes or joins while it runs, having bought before and after.
+    life.book.loyalty.close(life.customers[20], reason="asked", effective_at="2024-05-01T12:00:00Z")
+    life.book.loyalty.enrol(life.customers[60], effective_at="2024-04-20T12:00:00Z")
+    # Who closed before, or came after it.
     for number in (3, 11):
         life.book.loyalty.close(life.customers[number], reason="asked", effective_at="2024-02-20T12:00:00Z")
     late = life.book.customers.register(name="late", effective_at="2024-07-01T00:00:00Z")
@@ -312,7 +328,8 @@ def by_hand(life: Life, since: date, until: date) -> tuple[list[dict[str, int]],
                 if one.subject_id == customer and plain.member(customer, one.effective_us)]  # fmt: skip
         ids = {one.event_id for one in mine}
         back = sum(one.net_minor for one in plain.within(ReturnRecorded, since, until) if one.purchase_id in ids)
-        earned = [one for one in plain.within(PointsEarned, since, until) if one.subject_id == customer]
+        earned = [one for one in plain.within(PointsEarned, since, until)
+                  if one.subject_id == customer and plain.member(customer, one.effective_us)]  # fmt: skip
         groups[cohort(account, "spring") < 50].append(
             {
                 "net": sum(one.net_minor for one in mine) - back,
@@ -504,6 +521,48 @@ def test_days_and_rates_that_are_none_are_refused(asked: dict[str, Any]) -> None
         life.book.loyalty.programme_figures(**{"since": "2024-04-01", "until": "2024-04-30", **asked})
     assert refused.value.code == "invalid_argument"
     assert refused.value.values["argument"] in (*asked, "until")
+    life.close()
+
+
+def test_who_joins_meanwhile_counts_by_the_time_that_matters() -> None:
+    zone, day = UTC_ZONE, 86_400_000_000
+    before, period = Period.of(0, 9, zone), Period.of(10, 19, zone)
+    # b joins on day 15, c leaves on day 12; d was one in neither period.
+    members = {
+        b"a": Membership(0, 2**62),
+        b"b": Membership(15 * day, 2**62),
+        b"c": Membership(0, 12 * day),
+        b"e": Membership(0, 12 * day),
+    }
+    bought = {b"a": [5, 17, 11], b"b": [3, 16, 12], b"c": [4, 11, 11, 13], b"d": [9, 19, 20], b"e": [4]}
+    sales = [Sale(who, at * day, 100) for who, days in bought.items() for at in days]
+    returned = [Sale(b"b", 12 * day, 30), Sale(b"c", 11 * day, 7)]
+    ours, others = beside_others(sales, returned, members, period, before, zone)
+    assert (ours.buyers, ours.purchases, ours.net_minor, ours.returned_minor) == (3, 5, 493, 7)
+    assert (others.buyers, others.purchases, others.net_minor, others.returned_minor) == (3, 3, 270, 30)
+    # First purchases: a and c as members, b (day 12) and d as others; all but d on two days.
+    assert (ours.repurchase, others.repurchase) == (share(2, 2), share(1, 2))
+    # Members at the end of day 9: a, c and e. All but e came again.
+    assert (ours.retention, others.retention) == (share(2, 3), share(2, 2))
+
+
+def test_a_point_costs_what_the_rule_set_says_unless_told() -> None:
+    life = Life(main={**MAIN, "point_price": "5/2"})
+    for number in range(12):
+        customer = life.member(number)
+        for day in ("2024-02-10", "2024-04-10"):
+            lines = [{"sku": "s", "quantity": 1, "net_minor": 4_000 + number}]
+            life.book.customers.record_purchase(customer, lines, currency="EUR", effective_at=f"{day}T12:00:00Z")
+        if number % 6 != 5:
+            life.book.loyalty.redeem(customer, reward="mug", effective_at="2024-04-11T12:00:00Z")
+    loyalty = life.book.loyalty
+    figures = loyalty.programme_figures("2024-04-01", "2024-04-30", margin=1)
+    assert figures.cost is not None
+    assert (figures.cost.point_cost, figures.cost.redeemed_minor) == ("5/2", 375)
+    effect = loyalty.campaign_effect("spring", margin=1)
+    assert effect.gain is not None
+    assert effect.additional_points == 40 * effect.treated.accounts
+    assert (effect.gain.point_cost, effect.gain.points_minor) == ("5/2", 100 * effect.treated.accounts)
     life.close()
 
 
