@@ -130,7 +130,7 @@ def _post(lots: dict[Key, list[Any]], event: Any) -> None:
     lot: list[Any] = []
     if kind is PointsEarned:
         known = event.lot_id
-        key = (known.bytes, account)
+        key = (event.lot_id.bytes, account)
         lot = lots[key] = _row(key, event, at_us, event.expires_us)
     elif kind in _AGES:
         for lot_id, earned_us, expires_us in _AGES[kind](event):
