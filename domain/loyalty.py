@@ -97,6 +97,22 @@ def account_id(customer_id: UUID, programme: str) -> UUID:
     return uuid5(NAMESPACE_OID, f"{customer_id.hex}/{programme}")
 
 
+def inactive_us(rule_book: RuleBook, programme: str, moved_us: int) -> int | None:
+    """When an account that last earned or redeemed at a moment has been inactive for so long that its points go; None:
+    never, by the rule sets that are known."""
+    starts = [moved_us]
+    if rule_book.count(programme) > 1:
+        starts += rule_book.starts(programme, moved_us, NEVER)
+    for place, start in enumerate(starts):
+        rules = rule_book.in_force(programme, start)
+        months = None if rules is None else rules.rule_set.inactivity_months
+        if rules is not None and months is not None:
+            at_us = max(start, rules.zone.months_after(moved_us, months))
+            if place + 1 == len(starts) or at_us < starts[place + 1]:
+                return at_us
+    return None
+
+
 class LoyaltyAccount(Account):
     """An account: what it is, and what it decides."""
 
@@ -255,9 +271,9 @@ class LoyaltyAccount(Account):
         if self.lots:
             found.append((self.lots.first.expires_us, 3, LoyaltyAccount._expire))
         if self.lots or self.pending:
-            inactive_us = self._inactive_us(rule_book)
-            if inactive_us is not None:
-                found.append((inactive_us, 4, LoyaltyAccount._expire_inactive))
+            gone_us = inactive_us(rule_book, self.programme, self.moved_us)
+            if gone_us is not None:
+                found.append((gone_us, 4, LoyaltyAccount._expire_inactive))
         if self.due_coupons:
             found.append((self.due_coupons.first[0], 5, LoyaltyAccount._expire_coupon))
         first = min(found, key=lambda one: one[:2], default=None)
@@ -470,20 +486,6 @@ class LoyaltyAccount(Account):
             lots=_parts(gone),
             pending=_parts(pending),
         )
-
-    def _inactive_us(self, rule_book: RuleBook) -> int | None:
-        """When the account has neither earned nor redeemed for so long that its points go; None: never so far."""
-        starts = [self.moved_us]
-        if rule_book.count(self.programme) > 1:
-            starts += rule_book.starts(self.programme, self.moved_us, NEVER)
-        for place, start in enumerate(starts):
-            rules = rule_book.in_force(self.programme, start)
-            months = None if rules is None else rules.rule_set.inactivity_months
-            if rules is not None and months is not None:
-                at_us = max(start, rules.zone.months_after(self.moved_us, months))
-                if place + 1 == len(starts) or at_us < starts[place + 1]:
-                    return at_us
-        return None
 
     def _expire_coupon(self, stamp: Stamp, rule_book: RuleBook) -> None:
         _, coupon_id, _ = self.due_coupons.first

@@ -111,6 +111,16 @@ def decisions(filled: Filled) -> list[UUID]:
     return [one.event_id for one in events if isinstance(one, Decision)]
 
 
+def spring(filled: Filled) -> str:
+    """A campaign that runs."""
+    rule_set = filled.book.rules.check(STANDARD)
+    earning = [rule.model_copy(update={"campaign": "spring"}) for rule in rule_set.earning]
+    filled.book.rules.adopt(
+        rule_set.model_copy(update={"version": "2", "earning": earning}), effective_at="2025-01-01T00:00:00Z"
+    )
+    return "spring"
+
+
 def held(filled: Filled, report: Any) -> str:
     """All that a file holds which was written, and what is told of it."""
     del filled
@@ -191,6 +201,13 @@ SHUT: Mapping[str, Call] = {
     "book.loyalty.statement, by effective time": lambda it: it.book.loyalty.statement(it.customer, order="effective"),
     "book.loyalty.liability": lambda it: it.book.loyalty.liability(),
     "Statement.csv": lambda it: it.book.loyalty.statement(it.customer).csv(),
+    "book.loyalty.balances": lambda it: it.book.loyalty.balances(),
+    "book.loyalty.outstanding": lambda it: it.book.loyalty.outstanding(),
+    "book.loyalty.expiring": lambda it: it.book.loyalty.expiring("2100-01-01"),
+    "book.loyalty.programme_figures": lambda it: it.book.loyalty.programme_figures("2025-01-01", "2099-12-31"),
+    "book.loyalty.campaign_effect": lambda it: it.book.loyalty.campaign_effect(spring(it)),
+    "book.loyalty.reward_popularity": lambda it: it.book.loyalty.reward_popularity(),
+    "OutstandingPoints.points": lambda it: [one.points for one in it.book.loyalty.outstanding().rows],
     "book.tickets.get": lambda it: it.book.tickets.get(it.ticket),
     "book.rules.check": lambda it: it.book.rules.check(STANDARD),
     "book.rules.rules_of": lambda it: it.book.rules.rules_of(STANDARD),
@@ -204,6 +221,7 @@ SHUT: Mapping[str, Call] = {
     "book.tiers.members": lambda it: it.book.tiers.members("basic"),
     "book.tiers.counts": lambda it: it.book.tiers.counts(),
     "book.tiers.history": lambda it: it.book.tiers.history(it.customer),
+    "book.tiers.standing": lambda it: it.book.tiers.standing(it.customer),
     "book.audit.verify": lambda it: it.book.audit.verify(),
     "book.audit.verify_read_models": lambda it: it.book.audit.verify_read_models(),
     "book.audit.vkey": lambda it: it.book.audit.vkey,
@@ -350,6 +368,9 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.projections.on_update": {"listener": "is told names and positions"},
     "book.rules.check": {"path": "a document"},
     "book.rules.rules_of": {"rule_set": "a document"},
+    "book.loyalty.expiring": {"everybody": "ids of more customers; see book.tiers.members"},
+    "book.loyalty.programme_figures": dict.fromkeys(["margin", "point_cost"], "a rate"),
+    "book.loyalty.campaign_effect": {"campaign": "whose", "margin": "a rate", "point_cost": "a rate"},
     "book.tiers.members": {"everybody": "ids of more customers; see book.tiers.members"},
     "BoundCommand.aio": {"args": "the command's", "kwargs": "the command's"},
     "Backtest.explain": {"customer_id": "Backtest.explain"},
@@ -840,6 +861,7 @@ CLI_DOORS: Mapping[str, Given] = {
 
 CLI_LOOKS: Mapping[str, Given] = {
     "show account, by an external id": lambda _: [f"crm:{STEM}-77", "--programme", "main"],
+    "programme standing, by an external id": lambda _: [f"crm:{STEM}-77"],
     "backtest, explained by an external id": lambda _: [CANDIDATE, "--explain", f"crm:{STEM}-77"],
     "audit trail": lambda it: ["--subject", it.customer],
     "audit trail, of one actor": lambda _: ["--by", "agent:lin", "--limit", "5"],
@@ -959,6 +981,59 @@ CLI_SHUT: Mapping[str, Given] = {
         "--reported-at",
         "1",
     ],
+    "programme balances": lambda _: ["--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
+    "programme outstanding": lambda _: ["--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
+    "programme expiring": lambda _: [
+        "--until",
+        "2100-01-01",
+        "--programme",
+        "main",
+        "--as-of",
+        "2090-01-01",
+        "--known-at",
+        "9",
+        "--everybody",
+    ],
+    "programme figures": lambda _: [
+        "--since",
+        "2025-01-01",
+        "--until",
+        "2099-12-31",
+        "--margin",
+        "0.3",
+        "--point-cost",
+        "2",
+        "--programme",
+        "main",
+        "--known-at",
+        "9",
+    ],
+    "programme campaign": lambda it: [
+        spring(it),
+        "--since",
+        "2025-01-01",
+        "--until",
+        "2099-12-31",
+        "--margin",
+        "0.3",
+        "--point-cost",
+        "2",
+        "--programme",
+        "main",
+        "--known-at",
+        "999",
+    ],
+    "programme rewards": lambda _: [
+        "--since",
+        "2025-01-01",
+        "--until",
+        "2099-12-31",
+        "--programme",
+        "main",
+        "--known-at",
+        "9",
+    ],
+    "programme standing": lambda it: [it.customer, "--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
     "show ticket": lambda it: [it.ticket],
     "audit verify, without keys": lambda _: ["--keyless", "--log-only"],
     "replay, without keys": lambda _: ["--keyless"],

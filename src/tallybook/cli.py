@@ -29,6 +29,7 @@ from .cli_export import export_app
 from .cli_keys import keys_app
 from .cli_log import audit_app
 from .cli_loyalty import loyalty_app, show_explanation
+from .cli_loyalty_views import programme_app
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .cli_rules import rules_app
@@ -57,6 +58,7 @@ from .terminal import (
     open_to_verify,
     out,
     print_json,
+    show_left_out,
     show_table,
     tell,
     the_customer,
@@ -86,6 +88,7 @@ app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
+app.add_typer(programme_app, name="programme")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 
@@ -251,15 +254,6 @@ def replay(book: BookUrl, keyless: Keyless = False, as_json: AsJson = False) -> 
     tell({"holds": certificate.holds, **asdict(certificate)}, as_json, show)
     if not certificate.holds:
         raise typer.Exit(1)
-
-
-def show_left_out(restricted: int, objecting: int) -> None:
-    """Who is not scored, if anybody."""
-    if restricted or objecting:
-        out.print(
-            f"Left out: {restricted:,} customers whose data is restricted, {objecting:,} who object to automated "
-            "decisions."
-        )
 
 
 def show_backtest(report: Backtest) -> None:

@@ -58,6 +58,7 @@ from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
 from .liability import Liability, liability
 from .liability import issued as points_issued
 from .statements import Explanation, Order, Statement, explain, explain_account, statement
+from .loyalty_views import LoyaltyViews
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
@@ -187,7 +188,7 @@ class AccountView:
     coupons: tuple[CouponView, ...] = field(repr=False)
 
 
-class LoyaltyDesk(Desk):
+class LoyaltyDesk(LoyaltyViews):
     """Commands about accounts. Each also has an awaitable form: `await book.loyalty.redeem.aio(…)`."""
 
     _name = "loyalty"
