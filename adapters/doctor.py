@@ -516,7 +516,7 @@ def claims(patient: Patient) -> Iterator[Word]:
     # In one read: whoever writes meanwhile adds events after `stop` and claims that belong to them.
     with log.database.session(write=False) as session:
         # As they are looked up: a table may hold what its index does not lead to.
-        by = log.database.indexed_by(session, CLAIMS.name, CLAIMS.key)
+        by = log.database.indexed_by(session, CLAIMS.name, CLAIMS.key, {})
         rows = session.rows(f"SELECT claim, holder FROM claims{by} ORDER BY claim")  # noqa: S608 - a name of ours
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
     whole = [holder for claim, holder in sound(CLAIMS, rows, log.database.place) if len(claim) == HASH_BYTES]

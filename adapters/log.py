@@ -47,6 +47,7 @@ NewRow = tuple[bytes | str, int, str, bytes]
 EVENTS_TABLE = "stored_events"
 STREAM = ("originator_id", "originator_version")
 """The columns of the index by which streams are read."""
+ENROLLED_INDEX = f"{EVENTS_TABLE}__enrolled"
 HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
@@ -494,7 +495,7 @@ class LogRecorder(ApplicationRecorder):
             f"CREATE TABLE IF NOT EXISTS {name} (position {{integer}} PRIMARY KEY CHECK (position > 0), "
             "originator_id {blob} NOT NULL, originator_version {integer} NOT NULL, topic {text} NOT NULL, "
             "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
-            *self._indexes(),
+            *self._indexes().values(),
             "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
             "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL, erased {blob} NOT NULL, "
             "own {blob} NOT NULL){compact}",
@@ -515,17 +516,16 @@ class LogRecorder(ApplicationRecorder):
             "witnesses {text} NOT NULL, PRIMARY KEY (log, size, signed_us))",
         ]
 
-    def _indexes(self) -> list[str]:
-        """The accounts, for sweeps, which go through all of them (see `due_index`): nothing else is in that index.
-
-        It has the name too, so that SQLite need not look into the rows.
-        """
+    def _indexes(self) -> dict[str, str]:
+        """What a log of events has beyond its keys, by name: an index of the accounts, for sweeps, which go through all
+        of them (see `due_index`). Nothing else is in it, and it has the name too, so that SQLite need not look into the
+        rows."""
         if self.table.name != EVENTS_TABLE:
-            return []
-        return [
-            f"CREATE INDEX IF NOT EXISTS {EVENTS_TABLE}__enrolled ON {EVENTS_TABLE} (originator_id, topic) "
+            return {}
+        return {
+            ENROLLED_INDEX: f"CREATE INDEX IF NOT EXISTS {ENROLLED_INDEX} ON {EVENTS_TABLE} (originator_id, topic) "
             f"WHERE topic='{Enrolled.stored_name}'"
-        ]
+        }
 
     def create_table(self) -> None:
         """Make the tables that are not there yet."""
@@ -925,7 +925,7 @@ class LogRecorder(ApplicationRecorder):
         where there is no index by which they are."""
         name = self.table.name
         with self.database.session(write=False) as session:
-            by = self.database.indexed_by(session, name, STREAM)
+            by = self.database.indexed_by(session, name, STREAM, self._indexes())
             [(count,)] = session.rows(
                 f"SELECT COUNT(*) FROM {name} AS one WHERE position>? AND position<=? AND (SELECT position FROM {name} "  # noqa: S608 - names of ours
                 f"AS found{by} WHERE found.originator_id=one.originator_id "
@@ -938,13 +938,27 @@ class LogRecorder(ApplicationRecorder):
         """How many rows after a position and up to another the index of streams has."""
         name = self.table.name
         with self.database.session(write=False) as session:
-            by = self.database.indexed_by(session, name, STREAM)
+            by = self.database.indexed_by(session, name, STREAM, self._indexes())
             [(count,)] = session.rows(
                 f"SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE position>? AND position<=? "  # noqa: S608 - names of ours
                 f"ORDER BY {', '.join(STREAM)}) AS entries",
                 (after, stop),
             )
             return int(count)
+
+    def accounts(self, after: int, stop: int) -> tuple[int, int]:
+        """How many accounts were opened after a position and up to another: by the rows, and by the index of them."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, ("originator_id", "topic"), self._indexes())
+            [(count, indexed)] = session.rows(
+                # What is no bare column is looked up in no index.
+                f"SELECT (SELECT COUNT(*) FROM {name} WHERE position>? AND position<=? AND topic||''=?), "  # noqa: S608 - names of ours
+                f"(SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE topic='{Enrolled.stored_name}' "
+                "ORDER BY originator_id) AS entries WHERE position>? AND position<=?)",
+                (after, stop, Enrolled.stored_name, after, stop),
+            )
+            return int(count), int(indexed)
 
     def pruned(self) -> Pruned:
         """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""

@@ -57,8 +57,8 @@ from .core import LOOKING
 from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
 from .liability import Liability, liability
 from .liability import issued as points_issued
-from .statements import Explanation, Order, Statement, explain, explain_account, statement
 from .loyalty_views import LoyaltyViews
+from .statements import Explanation, Order, Statement, explain, explain_account, statement
 from .times import When, as_of_us, iso, moment_us
 
 ACCOUNTS_PER_COMMIT = 500
