@@ -861,7 +861,7 @@ CLI_DOORS: Mapping[str, Given] = {
 
 CLI_LOOKS: Mapping[str, Given] = {
     "show account, by an external id": lambda _: [f"crm:{STEM}-77", "--programme", "main"],
-    "programme standing, by an external id": lambda _: [f"crm:{STEM}-77"],
+    "loyalty standing, by an external id": lambda _: [f"crm:{STEM}-77"],
     "backtest, explained by an external id": lambda _: [CANDIDATE, "--explain", f"crm:{STEM}-77"],
     "audit trail": lambda it: ["--subject", it.customer],
     "audit trail, of one actor": lambda _: ["--by", "agent:lin", "--limit", "5"],
@@ -981,9 +981,9 @@ CLI_SHUT: Mapping[str, Given] = {
         "--reported-at",
         "1",
     ],
-    "programme balances": lambda _: ["--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
-    "programme outstanding": lambda _: ["--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
-    "programme expiring": lambda _: [
+    "loyalty balances": lambda _: ["--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
+    "loyalty outstanding": lambda _: ["--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
+    "loyalty expiring": lambda _: [
         "--until",
         "2100-01-01",
         "--programme",
@@ -994,7 +994,7 @@ CLI_SHUT: Mapping[str, Given] = {
         "9",
         "--everybody",
     ],
-    "programme figures": lambda _: [
+    "loyalty figures": lambda _: [
         "--since",
         "2025-01-01",
         "--until",
@@ -1008,7 +1008,7 @@ CLI_SHUT: Mapping[str, Given] = {
         "--known-at",
         "9",
     ],
-    "programme campaign": lambda it: [
+    "loyalty campaign": lambda it: [
         spring(it),
         "--since",
         "2025-01-01",
@@ -1023,7 +1023,7 @@ CLI_SHUT: Mapping[str, Given] = {
         "--known-at",
         "999",
     ],
-    "programme rewards": lambda _: [
+    "loyalty rewards": lambda _: [
         "--since",
         "2025-01-01",
         "--until",
@@ -1033,7 +1033,7 @@ CLI_SHUT: Mapping[str, Given] = {
         "--known-at",
         "9",
     ],
-    "programme standing": lambda it: [it.customer, "--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
+    "loyalty standing": lambda it: [it.customer, "--programme", "main", "--as-of", "2100-01-01", "--known-at", "9"],
     "show ticket": lambda it: [it.ticket],
     "audit verify, without keys": lambda _: ["--keyless", "--log-only"],
     "replay, without keys": lambda _: ["--keyless"],

@@ -1,4 +1,4 @@
-"""`tallybook programme`: what it shows, and that its JSON is what Python gives."""
+"""`tallybook loyalty`, of whole programmes: what it shows, and that its JSON is what Python gives."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lif
 
     def call(*arguments: object) -> Answer:
         book = [] if "--book" in arguments else ["--book", life.url]
-        monkeypatch.setattr(sys, "argv", ["tallybook", "programme", *map(str, arguments), *book])
+        monkeypatch.setattr(sys, "argv", ["tallybook", "loyalty", *map(str, arguments), *book])
         with pytest.raises(SystemExit) as stop:
             cli.run()
         captured = capsys.readouterr()

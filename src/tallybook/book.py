@@ -34,11 +34,12 @@ from .erasures import ErasureDesk
 from .exports import ExportDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
-from .loyalty import LoyaltyDesk, RulesDesk
+from .loyalty import LoyaltyDesk
 from .policy import PolicyDesk
 from .projecting import ProjectionsDesk
 from .release import RELEASE
 from .retention import RetentionDesk
+from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
 from .tickets import TicketDesk
 from .views import ProfilesView, TiersView

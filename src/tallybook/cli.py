@@ -28,8 +28,8 @@ from .cli_erasure import erasure_app
 from .cli_export import export_app
 from .cli_keys import keys_app
 from .cli_log import audit_app
-from .cli_loyalty import loyalty_app, show_explanation
-from .cli_loyalty_views import programme_app
+from .cli_loyalty import show_explanation
+from .cli_loyalty_views import loyalty_app
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .cli_rules import rules_app
@@ -88,7 +88,6 @@ app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
 app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
-app.add_typer(programme_app, name="programme")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 

@@ -30,10 +30,12 @@ from .terminal import (
 )
 
 loyalty_app = typer.Typer(
-    help="Statements and explanations of accounts; what a programme owes for its points.", no_args_is_help=True
+    help="Statements and explanations of accounts; programmes as a whole: balances, what expires, what is owed for "
+    "points, members beside others, campaigns, rewards.",
+    no_args_is_help=True,
 )
 
-Programme = Annotated[str, typer.Option("--programme")]
+Programme = Annotated[str, typer.Option("--programme", help="Which programme")]
 At = Annotated[str | None, typer.Option("--at", help="From when on it holds (default: now), with a zone")]
 Source = Annotated[str, typer.Option("--source", help="Who or what says so, as a code: actuary, auditor:kpmg")]
 Why = Annotated[str, typer.Option("--reason", help="Why, as a code: year-end")]

@@ -1,4 +1,4 @@
-"""`tallybook programme`: balances, what expires, what is outstanding, and figures of loyalty programmes."""
+"""`tallybook loyalty`, of whole programmes: balances, what expires, what is outstanding, and figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tallybook.adapters.reports import Kind, shown
 from tallybook.domain.points import BUCKETS
 from tallybook.projections.programme import Difference, Share
 
+from .cli_loyalty import Programme, loyalty_app
 from .loyalty_views import CampaignEffect, ProgrammeFigures
 from .terminal import (
     Actor,
@@ -28,12 +29,6 @@ from .terminal import (
     the_customer,
 )
 
-programme_app = typer.Typer(
-    help="Loyalty programmes as a whole: balances, what expires, members beside others, campaigns, rewards.",
-    no_args_is_help=True,
-)
-
-Programme = Annotated[str, typer.Option("--programme", help="Which programme")]
 Since = Annotated[str | None, typer.Option("--since", help="First day, in the programme's zone: 2025-01-01")]
 Until = Annotated[str | None, typer.Option("--until", help="Last day, in the programme's zone: 2025-12-31")]
 Margin = Annotated[
@@ -45,7 +40,7 @@ PointCost = Annotated[
 ]
 
 
-@programme_app.command("balances")
+@loyalty_app.command("balances")
 def balances(
     book: BookUrl,
     programme: Programme = "main",
@@ -61,7 +56,7 @@ def balances(
     tell(found, as_json, lambda: show_table(title, ["bucket", "points"], rows, ["points"]))
 
 
-@programme_app.command("outstanding")
+@loyalty_app.command("outstanding")
 def outstanding(
     book: BookUrl,
     programme: Programme = "main",
@@ -89,7 +84,7 @@ def outstanding(
     tell(found, as_json, show)
 
 
-@programme_app.command("expiring")
+@loyalty_app.command("expiring")
 def expiring(
     book: BookUrl,
     until: Annotated[str, typer.Option("--until", help="By the end of that day in the programme's zone, or by a time")],
@@ -132,7 +127,7 @@ def expiring(
     )
 
 
-@programme_app.command("figures")
+@loyalty_app.command("figures")
 def figures(
     book: BookUrl,
     since: Annotated[str, typer.Option("--since", help="First day, in the programme's zone: 2025-01-01")],
@@ -151,7 +146,7 @@ def figures(
     tell(found, as_json, lambda: _show_figures(found))
 
 
-@programme_app.command("campaign")
+@loyalty_app.command("campaign")
 def campaign(
     book: BookUrl,
     name: Annotated[str, typer.Argument(help="The campaign, as rules name it")],
@@ -177,7 +172,7 @@ def campaign(
     tell(found, as_json, lambda: _show_campaign(found))
 
 
-@programme_app.command("rewards")
+@loyalty_app.command("rewards")
 def rewards(
     book: BookUrl,
     since: Since = None,
@@ -207,7 +202,7 @@ def rewards(
     tell(found, as_json, lambda: show_table(title, ["reward", *numbers, "refused"], rows, numbers))
 
 
-@programme_app.command("standing")
+@loyalty_app.command("standing")
 def standing(
     book: BookUrl,
     customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
@@ -333,3 +328,6 @@ def _difference(found: Difference, currency: str | None) -> str:
 
     verdict = "clear" if found.clear else "could be chance"
     return f"{told(found.estimate)} (from {told(found.low)} to {told(found.high)}: {verdict})"
+
+
+__all__ = ["loyalty_app"]
