@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from .packing import pack, packer
 
@@ -60,17 +59,18 @@ def parent(left: bytes, right: bytes) -> bytes:
     return _sha256(b"\x01" + left + right).digest()
 
 
-def row_hashes(origin: str, rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
+def row_hashes(origin: str, rows: Sequence[tuple[int, bytes | str, int, str, bytes]]) -> list[bytes]:
     """The hashes of the leaves of rows: position, stream, version, stored name, state."""
-    return _leaf_hashes(origin, [(origin, *row) for row in rows])
-
-
-def _leaf_hashes(origin: str, leaves: list[tuple[Any, ...]]) -> list[bytes]:
     if not is_detached(origin):
-        entries = list(map(packer(), leaves))
+        pack_one = packer()
+        # One tuple at a time, here and below: many that live at once have the garbage collector run more often.
+        entries = [
+            pack_one((origin, position, stream, version, name, state))
+            for position, stream, version, name, state in rows
+        ]
         if not entries or max(map(len, entries)) <= ENTRY_BYTES_MAX:
             return hashes_of(entries)
-    return hashes_of([leaf(*one) for one in leaves])
+    return hashes_of([leaf(origin, *row) for row in rows])
 
 
 def split(hashes: bytes) -> list[bytes]:
@@ -198,7 +198,17 @@ class Frontier:
 
         Gives their hashes, and the roots of the tiles that this made whole (see `append_hashes`).
         """
-        added = _leaf_hashes(origin, [(origin, position, *row) for position, row in enumerate(rows, self.size + 1)])
+        first = self.size + 1
+        entries: list[bytes] = []
+        if not is_detached(origin):
+            pack_one = packer()
+            entries = [
+                pack_one((origin, position, stream, version, name, state))
+                for position, (stream, version, name, state) in enumerate(rows, first)
+            ]
+        if not entries or max(map(len, entries)) > ENTRY_BYTES_MAX:
+            entries = [leaf(origin, position, *row) for position, row in enumerate(rows, first)]
+        added = hashes_of(entries)
         return added, self.append_hashes(added)
 
     def packed(self) -> bytes:

@@ -60,8 +60,10 @@ class Measure:
         *,
         rounds: int,
         warmup: int = 1,
+        collecting: bool = True,
     ) -> None:
         """`prepare(folder)` gives the target's arguments, outside of the measured time; what can be closed is.
+        `collecting`: whether garbage collection stays on.
 
         Beside the time that passed, the processor's is kept: it does not depend on the disk and on who else is there.
         """
@@ -74,11 +76,14 @@ class Measure:
             folder = self._folder / f"{key}-{who}-{self._round}"
             folder.mkdir()
             args = prepare(folder)
-            # Garbage collection stays on: each pays for what it makes, and not for what was there before.
+            # Each pays for what it makes, and not for what was there before.
             gc.collect()
+            if not collecting:
+                gc.disable()
             return args, {}
 
         def teardown(*args: Any) -> None:
+            gc.enable()
             for arg in args:
                 if hasattr(arg, "close"):
                     arg.close()

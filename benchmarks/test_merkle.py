@@ -5,6 +5,7 @@ leaves."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,18 @@ def run_till(till: Till, work: Sequence[Sequence[Sale]]) -> None:
         till.book._core.last_checkpoints()
 
 
+def longer(sizes: Sizes) -> list[list[Sale]]:
+    """The commits of `append-100`, more of them: the checkpoint at the end is one of each second, not of each round."""
+    commits = {SIZE: sizes.append_commits[SIZE] * TIMES}
+    return batches(replace(sizes, append_commits=commits), SIZE, order_ids=False)
+
+
 class TestAppend:
     """Purchases on customers that are held in memory, through the application."""
 
     def test_raw(self, measure: Measure, sizes: Sizes) -> None:
         """No tree."""
-        work = batches(sizes, SIZE, order_ids=False)
+        work = longer(sizes)
 
         def prepare(folder: Path) -> tuple[Till, list[list[Sale]]]:
             book = open_book(folder / "bare.book")
@@ -115,18 +122,20 @@ class TestAppend:
             log.__class__, log.key, log.fresh, log.committed = Bare, None, None, None
             return till, work
 
-        measure("merkle-append", RAW, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds)
+        measure("merkle-append", RAW, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds, collecting=False)
 
     def test_ours(self, measure: Measure, sizes: Sizes) -> None:
         """Frontier, tiles and checkpoints."""
-        work = batches(sizes, SIZE, order_ids=False)
+        work = longer(sizes)
 
         def prepare(folder: Path) -> tuple[Till, list[list[Sale]]]:
             book = open_book(folder / "ours.book")
             measure.closing(book)
             return Till(book, registered(book, sizes.customers)), work
 
-        measure("merkle-append", OURS, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds)
+        measure(
+            "merkle-append", OURS, len(work) * SIZE, run_till, prepare, rounds=sizes.append_rounds, collecting=False
+        )
 
 
 class TestRecorder:
