@@ -321,5 +321,5 @@ def _parts(annotation: Any) -> list[Any]:
 
 _FORMS = {
     kind.__name__: StateForm(kind)
-    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention)
+    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention, Stock)
 }

@@ -6,6 +6,7 @@ from typing import ClassVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from .aggregate import Aggregate, Appliers, Stamp, applies
+from .copy_on_write import LayeredDict
 from .errors import refusal, whole
 from .events import Code, Fact, stored
 
@@ -46,12 +47,12 @@ class Stock(Aggregate):
     APPLIERS: ClassVar[Appliers] = {}
 
     there: int = 0
-    taken: set[UUID]
-    """Redemptions that have one."""
+    taken: LayeredDict[UUID, int]
+    """Redemptions that have one, each with how many were there before it."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
-        self.taken = set()
+        self.taken = LayeredDict()
 
     def stock(self, stamp: Stamp, programme: str, reward: str, quantity: int, reason: str) -> RewardStocked:
         """Add to the stock, or take from it. Refuses: invalid_argument, out_of_stock."""
@@ -79,11 +80,11 @@ def _stocked(stock: Stock, event: RewardStocked) -> None:
 
 @applies(Stock.APPLIERS, RewardTaken)
 def _taken(stock: Stock, event: RewardTaken) -> None:
+    stock.taken[event.redemption_id] = stock.there
     stock.there -= 1
-    stock.taken.add(event.redemption_id)
 
 
 @applies(Stock.APPLIERS, RewardReturned)
 def _returned(stock: Stock, event: RewardReturned) -> None:
     stock.there += 1
-    stock.taken.discard(event.redemption_id)
+    del stock.taken[event.redemption_id]
