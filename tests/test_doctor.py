@@ -272,6 +272,24 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
         {("claims", "failed")},
         "1 are held by those to whom the log gives none; 1 that it gives are missing",
     ),
+    "a claim is on something else": (
+        lambda path: altered(
+            path,
+            "UPDATE claims SET claim=CAST(substr(claim, 1, 9) || x'5a' || substr(claim, 11) AS BLOB) "
+            "WHERE claim=(SELECT MIN(claim) FROM claims)",
+        ),
+        {("claims", "failed")},
+        "0 are held by those to whom the log gives none; 1 that it gives are missing",
+    ),
+    "a receipt has the outcome of another command": (
+        lambda path: altered(
+            path,
+            "UPDATE receipts SET result=(SELECT result FROM receipts ORDER BY command_id DESC LIMIT 1) "
+            "WHERE command_id=(SELECT MIN(command_id) FROM receipts)",
+        ),
+        {("receipts", "failed")},
+        "1 of 14 receipts can't be what was written",
+    ),
     "a receipt tells of lost events": (
         lambda path: altered(path, "UPDATE receipts SET last_position=last_position+1000000"),
         {("receipts", "failed")},
@@ -697,3 +715,21 @@ def test_where_there_is_nothing_of_a_book_nothing_is_examined(tmp_path: Path) ->
     with pytest.raises(BookNotFound):
         tallybook.doctor(url_of(tmp_path / "shop.book"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_is_not_answered_with_the_outcome_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    url = f"sqlite:///{path}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
+        first, second = (book.customers.register(command_id=f"c-{number}") for number in (1, 2))
+        assert first != second
+    altered(
+        path,
+        "UPDATE receipts SET result=(SELECT result FROM receipts AS other WHERE other.command_id<>receipts.command_id)",
+    )
+    with (
+        tallybook.open(url) as book,
+        book.acting("agent:lin", purpose="support"),
+        pytest.raises(tallybook.BookDamaged, match="is not what the book wrote"),
+    ):
+        book.customers.register(command_id="c-1")
