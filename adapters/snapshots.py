@@ -32,6 +32,7 @@ from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import Policy
 from tallybook.domain.retention import Retention
+from tallybook.domain.rewards import Stock
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table

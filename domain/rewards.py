@@ -87,4 +87,4 @@ def _taken(stock: Stock, event: RewardTaken) -> None:
 @applies(Stock.APPLIERS, RewardReturned)
 def _returned(stock: Stock, event: RewardReturned) -> None:
     stock.there += 1
-    del stock.taken[event.redemption_id]
+    stock.taken.pop(event.redemption_id, None)
