@@ -22,9 +22,6 @@ from tallybook.domain.personal import Sealed
 
 from .wrapping import KEY_BYTES, NONCE_BYTES
 
-CLAIM_TAG_BYTES = 8
-OUTCOME_TAG_BYTES = 16
-
 KEYS_APPLICATION_ID = 0x7A11B00E
 PUT_BACK = "Put the key file back from its backup."
 HAS_A_KEY = "a subject has this key already, or had it and it was destroyed"
@@ -297,26 +294,6 @@ def secret(lookup_key: bytes, purpose: str) -> bytes:
     return hmac.digest(lookup_key, f"tallybook {purpose}".encode(), sha256)
 
 
-def keyed(lookup_key: bytes, kind: str, *parts: str | bytes) -> bytes:
-    """A keyed hash of what may be personal."""
-    return hmac.digest(lookup_key, msgpack.packb([kind, *parts]), sha256)
-
-
-def _tagged(lookup_key: bytes, hashed: bytes) -> bytes:
-    return hashed + keyed(lookup_key, "claim", hashed)[:CLAIM_TAG_BYTES]
-
-
-def is_claim(lookup_key: bytes, claim: bytes) -> bool:
-    """Whether a claim is one that the book made: each bears a tag, so that an altered one is told from it."""
-    return hmac.compare_digest(_tagged(lookup_key, claim[:-CLAIM_TAG_BYTES]), claim)
-
-
-def outcome_tag(lookup_key: bytes, command_id: bytes, name: bytes, outcome: bytes) -> bytes:
-    """What stands before the outcome of a command in its receipt, so that it is no other command's. `name` is what
-    stays of the receipt's digest."""
-    return keyed(lookup_key, "outcome", command_id, name, outcome)[:OUTCOME_TAG_BYTES]
-
-
 class Keyring:
     """Seals and opens with the keys of a store; caches a cipher for each key, up to a number."""
 
@@ -499,11 +476,7 @@ class Keyring:
 
     def lookup_hash(self, kind: str, *parts: str) -> bytes:
         """A keyed hash by which something personal can be found again without being written."""
-        return keyed(self.store.lookup_key, kind, *parts)
-
-    def claim(self, kind: str, *parts: str) -> bytes:
-        """The same for what somebody claims: see `is_claim`."""
-        return _tagged(self.store.lookup_key, self.lookup_hash(kind, *parts)[:-CLAIM_TAG_BYTES])
+        return hmac.digest(self.store.lookup_key, msgpack.packb([kind, *parts]), sha256)
 
     def _checked_cipher(self, name: KeyName) -> tuple[AESGCM, bytes] | None:
         """What seals and opens under a key; None without it. Raises SealError for another key than the log's."""

@@ -159,10 +159,14 @@ RECEIPTS = Table(
         ("first_position", "integer"),
         ("last_position", "integer"),
         ("result", "blob"),
+        ("mac", "blob"),
     ),
     ("command_id",),
 )
-CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob")), ("claim",))
+CLAIMS = Table("claims", (("claim", "blob"), ("holder", "blob"), ("mac", "blob")), ("claim",))
+ROW_MAC_BYTES = 16
+DIGEST_AT = 3
+"""Where a receipt's digest stands in what its MAC is of."""
 ERASED = Table(
     "erased",
     (("subject", "blob"), ("key_id", "integer"), ("position", "integer")),
@@ -502,8 +506,10 @@ class LogRecorder(ApplicationRecorder):
             f"INSERT INTO head VALUES ('{name}', 0, '', 0, '{self._mac(EMPTY)}', '', '') "  # noqa: S608 - a name of ours
             "ON CONFLICT DO NOTHING",
             "CREATE TABLE IF NOT EXISTS receipts (command_id {blob} PRIMARY KEY, digest {blob} NOT NULL, "
-            "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL){compact}",
-            "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL){compact}",
+            "first_position {integer} NOT NULL, last_position {integer} NOT NULL, result {blob} NOT NULL, "
+            "mac {blob} NOT NULL){compact}",
+            "CREATE TABLE IF NOT EXISTS claims (claim {blob} PRIMARY KEY, holder {blob} NOT NULL, mac {blob} NOT NULL)"
+            "{compact}",
             "CREATE TABLE IF NOT EXISTS erased (subject {blob} NOT NULL, key_id {integer} NOT NULL, "
             "position {integer} NOT NULL, PRIMARY KEY (subject, key_id)){compact}",
             "CREATE INDEX IF NOT EXISTS erased__position ON erased (position)",
@@ -616,9 +622,10 @@ class LogRecorder(ApplicationRecorder):
             chunk = releases[start : start + 500]
             session.run(f"DELETE FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
         if claims:
-            session.insert(CLAIMS, claims)
+            session.insert(CLAIMS, [(*one, self.mac_of(CLAIMS, one)) for one in claims])
         if receipt is not None:
-            session.insert(RECEIPTS, [(receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)])
+            kept = (receipt.command_id, receipt.digest, last + 1, last + len(new), receipt.result)
+            session.insert(RECEIPTS, [(*kept, self.mac_of(RECEIPTS, kept))])
         if gone:
             session.insert(ERASED, gone)
         for start in range(0, len(forgotten), 500):
@@ -1125,7 +1132,7 @@ class LogRecorder(ApplicationRecorder):
     def receipt(self, command_id: bytes) -> Receipt | None:
         """What is kept of a command, if it was recorded."""
         rows = self.database.rows("SELECT * FROM receipts WHERE command_id=?", [command_id])
-        for command, digest, _, _, result in sound(RECEIPTS, rows, self.database.place):
+        for command, digest, _, _, result, _ in self._written(RECEIPTS, rows):
             return Receipt(command, digest, result)
         return None
 
@@ -1134,8 +1141,8 @@ class LogRecorder(ApplicationRecorder):
         found: dict[bytes, bytes] = {}
         for start in range(0, len(claims), 500):
             chunk = claims[start : start + 500]
-            rows = self.database.rows(f"SELECT claim, holder FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
-            found.update(sound(CLAIMS, rows, self.database.place))
+            rows = self.database.rows(f"SELECT * FROM claims WHERE claim IN ({marks(len(chunk))})", chunk)  # noqa: S608 - marks only
+            found.update((claim, holder) for claim, holder, _ in self._written(CLAIMS, rows))
         return found
 
     def holder(self, claim: bytes) -> bytes | None:
@@ -1145,8 +1152,32 @@ class LogRecorder(ApplicationRecorder):
     def claims_of(self, holders: Sequence[bytes]) -> list[bytes]:
         """All claims that some holders have. Goes through all claims of the book."""
         wanted = set(holders)
-        rows = sound(CLAIMS, self.database.rows("SELECT claim, holder FROM claims"), self.database.place)
-        return [claim for claim, holder in rows if holder in wanted]
+        rows = sound(CLAIMS, self.database.rows("SELECT * FROM claims"), self.database.place)
+        return [claim for claim, holder, _ in rows if holder in wanted]
+
+    def mac_of(self, table: Table, row: Sequence[Any]) -> bytes:
+        """What a row of claims or receipts bears, so that it is none that somebody altered; empty without a key. Of the
+        digest in a receipt it counts what stays there when its arguments are forgotten."""
+        if self.key is None:
+            return b""
+        told = [self.origin, table.name, *row]
+        if table is RECEIPTS:
+            told[DIGEST_AT] = told[DIGEST_AT][:NAMING_BYTES]
+        return hmac.digest(self.key, msgpack.packb(told), sha256)[:ROW_MAC_BYTES]
+
+    def is_ours(self, table: Table, row: Sequence[Any]) -> bool:
+        """Whether a row of claims or receipts bears its MAC; without a key, any does."""
+        return self.key is None or hmac.compare_digest(row[-1], self.mac_of(table, row[:-1]))
+
+    def _written(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        """Rows that the book wrote. Raises BookDamaged."""
+        rows = sound(table, rows, self.database.place)
+        for row in rows:
+            if not self.is_ours(table, row):
+                raise damaged(
+                    f"The row {row[0].hex()} of the table {table.name} is not what the book wrote", self.database.place
+                )
+        return rows
 
     def erased_keys(self, subjects: Sequence[bytes]) -> set[tuple[bytes, int]]:
         """Of some subjects, those that were erased, each with the id of a key that is destroyed. Raises BookDamaged."""

@@ -28,6 +28,7 @@ from tallybook.domain.control import Control
 from tallybook.domain.copy_on_write import LayeredDict, SortedAmounts
 from tallybook.domain.customer import Customer
 from tallybook.domain.errors import TallybookError
+from tallybook.domain.liability import Valuation
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import Policy
@@ -322,5 +323,5 @@ def _parts(annotation: Any) -> list[Any]:
 
 _FORMS = {
     kind.__name__: StateForm(kind)
-    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention, Stock)
+    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention, Stock, Valuation)
 }

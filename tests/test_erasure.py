@@ -353,8 +353,8 @@ def needles_of(book: Book, folder: Path, subject: UUID) -> tuple[dict[str, bytes
         "its nonce": wrapped[:NONCE_BYTES],
         "its ciphertext": wrapped[NONCE_BYTES:],
         "the wrapping key of then": b64encode(wrapping),
-        "the look-up of the external id": core.keyring.claim("identifier", "crm", "C-1"),
-        "the look-up of the order": core.keyring.claim("order", ORDER),
+        "the look-up of the external id": core.keyring.lookup_hash("identifier", "crm", "C-1"),
+        "the look-up of the order": core.keyring.lookup_hash("order", ORDER),
     }
     [key] = core.storage.keys.get([(subject, ORDINARY_KEY)]).values()
     never = {secret: secret.encode() for secret in (NAME, MAIL, TEXT, ORDER, "C-1")}

@@ -178,5 +178,6 @@ def test_a_receipt_that_somebody_emptied_gives_its_result_to_nobody(url: str, cl
         events: Database = book._core.app.database
         with events.session(write=True) as session:
             session.run("UPDATE receipts SET digest=?", [b""])
-        assert {answer for pair in answers(book, ada).values() for answer in pair} == {"command_id_reused"}
+        with pytest.raises(tallybook.BookDamaged, match="of the table receipts is not what the book wrote"):
+            answers(book, ada)
         assert "receipts" in {one.name for one in book.doctor() if one.state == "failed"}

@@ -288,8 +288,8 @@ LOG = {
     "checkpoints": "log size signed_us root note token witnesses",
     "erased": "subject key_id position",
     "pruned": "log position root",
-    "receipts": "command_id digest first_position last_position result",
-    "claims": "claim holder",
+    "receipts": "command_id digest first_position last_position result mac",
+    "claims": "claim holder mac",
     "book": "name value",
 }
 EVENTS = "position originator_id originator_version topic state"

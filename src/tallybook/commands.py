@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from tallybook.adapters.database import damaged
 from tallybook.adapters.form import uuid_from, uuid_of
-from tallybook.adapters.keys import OUTCOME_TAG_BYTES, KeyName, outcome_tag
+from tallybook.adapters.keys import KeyName
 from tallybook.adapters.log import NAMING_BYTES, KeyGone, Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
@@ -186,7 +186,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             work.policy_seen = policy
             try:
                 result = self.function(desk, work, *args, **kwargs)
-                kept = None if key is None else Receipt(key, digest, self._outcome(core, work, (key, digest), result))
+                kept = None if key is None else Receipt(key, digest, self._outcome(work, result))
                 self._commit(core, work, kept)
             except (Refused, UnicodeError, ValidationError) as error:
                 if not newest and not core.app.log.stand(work.seen()):
@@ -303,27 +303,23 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
         given.pop("command_id", None)
         return given
 
-    def _outcome(self, core: Core, work: Work, identity: tuple[bytes, bytes], result: R) -> bytes:
+    def _outcome(self, work: Work, result: R) -> bytes:
         if work.refused is not None:
             values = {name: str(value) for name, value in work.refused.values.items()}
-            told = to_json(["refused", work.refused.code, work.refused.message, values])
-        else:
-            told = b"+" + self._result.dump_json(result)
-        command_id, digest = identity
-        return outcome_tag(core.keyring.store.lookup_key, command_id, digest[:NAMING_BYTES], told) + told
+            return to_json(["refused", work.refused.code, work.refused.message, values])
+        return b"+" + self._result.dump_json(result)
 
     def _repeat(self, core: Core, receipt: Receipt, digest: bytes) -> R:
         if len(receipt.digest) < NAMING_BYTES or not digest.startswith(receipt.digest):
             raise refusal("command_id_reused", "The command id belongs to a command with other arguments.")
-        tag, told = receipt.result[:OUTCOME_TAG_BYTES], receipt.result[OUTCOME_TAG_BYTES:]
-        name = receipt.digest[:NAMING_BYTES]
-        if tag != outcome_tag(core.keyring.store.lookup_key, receipt.command_id, name, told):
-            what = f"The row {receipt.command_id.hex()} of the table receipts is not what the book wrote"
-            raise damaged(what, core.app.database.place)
-        if told.startswith(b"+"):
-            return self._result.validate_json(told[1:])
-        _, code, message, values = json.loads(told)
-        refused = REFUSALS[code].error(code, message, {**values})
+        try:
+            if receipt.result.startswith(b"+"):
+                return self._result.validate_json(receipt.result[1:])
+            _, code, message, values = json.loads(receipt.result)
+            refused = REFUSALS[code].error(code, message, {**values})
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"The row {receipt.command_id.hex()} of the table receipts holds no result"
+            raise damaged(what, core.app.database.place) from error
         raise refused
 
 

@@ -189,13 +189,13 @@ def identifier_claim(work_or_desk: Work | Desk, system: str, external_id: str) -
         _CODE.validate_python(system)
     except ValidationError:
         raise refusal("invalid_argument", "system: a code is wanted.", argument="system") from None
-    return work_or_desk._core.keyring.claim("identifier", system, external_id)
+    return work_or_desk._core.keyring.lookup_hash("identifier", system, external_id)
 
 
 def order_claim(work_or_desk: Work | Desk, order_id: str) -> bytes:
     """The claim by which an order is recorded once."""
     text(order_id, "order_id", nul=True)
-    return work_or_desk._core.keyring.claim("order", order_id)
+    return work_or_desk._core.keyring.lookup_hash("order", order_id)
 
 
 def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, external_id: str) -> None:

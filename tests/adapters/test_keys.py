@@ -27,7 +27,6 @@ from tallybook.adapters.keys import (
     KeyStore,
     MemoryKeyStore,
     commitment,
-    is_claim,
     secret,
 )
 from tallybook.adapters.log import LogRecorder, NewRow
@@ -360,18 +359,6 @@ def test_lookup_hashes_tell_kinds_and_parts_apart_and_need_the_key(store: KeySto
     ]
     assert len(set(hashes)) == len(hashes)
     assert keyring.lookup_hash("identifier", "crm", "77") == hashes[0]
-
-
-def test_a_claim_tells_whether_it_was_altered(store: KeyStore) -> None:
-    keyring = ring(store)
-    claim = keyring.claim("identifier", "crm", "77")
-    assert claim == keyring.claim("identifier", "crm", "77") != keyring.claim("order", "crm", "77")
-    assert is_claim(store.lookup_key, claim)
-    assert not is_claim(bytes(32), claim)
-    for place in range(len(claim)):
-        assert not is_claim(store.lookup_key, claim[:place] + bytes([claim[place] ^ 1]) + claim[place + 1 :])
-    assert not is_claim(store.lookup_key, claim[:-1])
-    assert not is_claim(store.lookup_key, b"")
 
 
 # ── keys of commands that did not succeed ─────────────────────────────────────────────────────────────────────────

@@ -173,7 +173,7 @@ class KeepsClaimsOfWhatItRefuses(LogRecorder):
     def append(self, rows: Sequence[NewRow], **kwargs: Any) -> Sequence[int]:
         claims = kwargs.pop("claims", ())
         with self.database.session(write=True) as session:
-            session.insert(CLAIMS, claims)
+            session.insert(CLAIMS, [(*one, self.mac_of(CLAIMS, one)) for one in claims])
         return super().append(rows, **kwargs)
 
 
@@ -282,7 +282,7 @@ class LooksBeforeItClaims(LogRecorder):
             raise IntegrityError
         time.sleep(A_MOMENT_S)
         with self.database.session(write=True) as session:
-            session.upsert(CLAIMS, claims)
+            session.upsert(CLAIMS, [(*one, self.mac_of(CLAIMS, one)) for one in claims])
             return self.append_in(session, rows, **kwargs)
 
 
@@ -293,7 +293,8 @@ class LooksBeforeItKeepsAReceipt(LogRecorder):
             raise IntegrityError
         time.sleep(A_MOMENT_S)
         with self.database.session(write=True) as session:
-            session.upsert(RECEIPTS, [(kept.command_id, kept.digest, 1, 1, kept.result)])
+            row = (kept.command_id, kept.digest, 1, 1, kept.result)
+            session.upsert(RECEIPTS, [(*row, self.mac_of(RECEIPTS, row))])
             return self.append_in(session, rows, **kwargs)
 
 
