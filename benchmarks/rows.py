@@ -129,7 +129,7 @@ ROWS = (
         "through `Application.save`, about as many events a commit. No decisions, identifiers, uniqueness, receipts, "
         "sealing or projections; it counts its own events, which are fewer (see the spread).",
         "The real import, as a host runs it: book opened, rule set adopted, file checked and imported (customers, "
-        "identifiers, enrolment, purchases, points, tiers), sweep to 1998-07-01, three read models caught up.",
+        "identifiers, enrolment, purchases, points, tiers), sweep to 1998-07-01, all read models caught up.",
         least_rate=15_000,
     ),
     Row(
@@ -241,6 +241,13 @@ ROWS = (
         "As above.",
     ),
     Row(
+        "catch-up-all",
+        "Catch up all four read models",
+        "As above.",
+        "",
+        "The same with balances, which have a row of every bucket for each lot.",
+    ),
+    Row(
         "load-long",
         "Load an account of 100,000 events",
         "`SELECT` of the stream's rows, all at once.",
@@ -257,7 +264,7 @@ ROWS = (
     ),
     Row(
         "rebuild",
-        "Rebuild three read models, 2 processes",
+        "Rebuild all read models, 2 processes",
         "",
         "**Not stock:** Tallybook's `projections.rebuild` with one process that writes 20,000 events at once, as each "
         "of the two does; as it comes it writes 2,000, and takes longer.",
