@@ -284,7 +284,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], set[tuple[str, str]], str]] = 
     "a receipt has the outcome of another command": (
         lambda path: altered(
             path,
-            "UPDATE receipts SET result=(SELECT result FROM receipts ORDER BY command_id DESC LIMIT 1) "
+            "UPDATE receipts SET result=(SELECT result FROM receipts AS b WHERE b.result<>receipts.result LIMIT 1) "
             "WHERE command_id=(SELECT MIN(command_id) FROM receipts)",
         ),
         {("receipts", "failed")},
