@@ -34,6 +34,7 @@ import tallybook.domain.operations
 import tallybook.domain.policy
 import tallybook.domain.privacy
 import tallybook.domain.retention
+import tallybook.domain.rewards
 import tallybook.domain.signing
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper
