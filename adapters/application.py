@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, count, groupby, islice
+from operator import itemgetter
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -24,10 +25,11 @@ from tallybook.projections.read_models import Batch, Progress, Recorded, Unreada
 from .bulk import rarely_collecting
 from .codec import EventMapper, subject_of
 from .database import Database, Session
+from .due_index import DUE_INDEX, DueIndex
 from .form import known_uuid
 from .keys import Keyring, NoKeys, secret
-from .log import BookFactory, LogRecorder, check_no_gap, check_stream, log_of
-from .snapshots import EVERY, SNAPSHOTS, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
+from .log import EVENTS_TABLE, BookFactory, LogRecorder, check_no_gap, check_stream, log_of
+from .snapshots import EVERY, EVERY_BY_MANY, SNAPSHOTS, SnapshotReport, SnapshotStore, WrongSnapshot, differing, is_due
 
 PIECE = EVERY
 """How many rows of a stream are read at once. A stream that has fewer events has no snapshot, so none is looked for."""
@@ -149,10 +151,13 @@ class BookApplication(Application[UUID]):
     def __init__(self, database: Database, keyring: Keyring) -> None:
         self.database = database
         self.keyring = keyring
-        # Without keys, nobody can tell which snapshots the book wrote: none is believed, and none is written.
+        # Without keys, nobody can tell which snapshots and notes the book wrote: none is believed, and none is written.
         keyless = isinstance(keyring.store, NoKeys)
-        mark = os.urandom(32) if keyless else secret(keyring.store.lookup_key, SNAPSHOTS.name)
-        self.snapshot_store = SnapshotStore(database, mark)
+        marks = [
+            os.urandom(32) if keyless else secret(keyring.store.lookup_key, one.name) for one in (SNAPSHOTS, DUE_INDEX)
+        ]
+        self.snapshot_store = SnapshotStore(database, marks[0])
+        self.due_index = DueIndex(database, marks[1], EVENTS_TABLE)
         self._due: dict[UUID, Aggregate] = {}
         super().__init__()
 
@@ -272,22 +277,40 @@ class BookApplication(Application[UUID]):
             raise _of_another_kind(stream_id)
         return kind.fold(None, chain([first], events))
 
-    def load_many(self, kind: type[A], stream_ids: Sequence[UUID]) -> dict[UUID, A]:
-        """Many aggregates at once, past the cache: those that have events. Never to be changed."""
-        read = self.codec.read
+    def load_many(self, kind: type[A], stream_ids: Sequence[UUID], *, kept: bool = False) -> dict[UUID, A]:
+        """Many aggregates at once, past the cache: those that have events. Never to be changed.
+
+        `kept`: from the snapshots of short streams too, which `keep_many` wrote.
+        """
         found: dict[UUID, A] = {}
-        for stream, stream_rows in groupby(self.log.streams_rows(stream_ids, PIECE), key=lambda row: row[1]):
-            stream_id, rows = known_uuid(stream), list(stream_rows)
+        snapshots = self.snapshot_store.find_many(stream_ids) if kept else {}
+        seen = [(one.id, one.version) for one in snapshots.values() if isinstance(one, kind)]
+        for stream_id, rows in self._by_stream(self.log.newer_rows(seen)):
+            # From its last event on, so that it shows whether the stream reaches that far.
+            snapshot = snapshots[stream_id]
+            if rows[0][2] == snapshot.version and isinstance(snapshot, kind):
+                check_stream(stream_id, rows[-1][2], snapshot.version + len(rows) - 1, self.database.place)
+                found[stream_id] = cast("A", kind.fold(snapshot, self._read(stream_id, rows[1:])))
+        others = [one for one in stream_ids if one not in found]
+        for stream_id, rows in self._by_stream(self.log.streams_rows(others, PIECE)):
             if len(rows) < PIECE:
                 check_stream(stream_id, rows[-1][2], len(rows), self.database.place)
-                events = [read(stream_id, version, name, state, position) for position, _, version, name, state in rows]
-                aggregate = kind.fold(None, events)
+                aggregate = kind.fold(None, self._read(stream_id, rows))
             else:
                 aggregate = self._from_the_start(kind, stream_id)
             if aggregate is not None:
                 found[stream_id] = aggregate
-                self._note(aggregate)
+        for one in found.values():
+            self._note(one)
         return found
+
+    @staticmethod
+    def _by_stream(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[UUID, list[tuple[Any, ...]]]]:
+        return ((known_uuid(stream), [*of_one]) for stream, of_one in groupby(rows, key=itemgetter(1)))
+
+    def _read(self, stream_id: UUID, rows: Sequence[tuple[Any, ...]]) -> list[Event]:
+        read = self.codec.read
+        return [read(stream_id, version, name, state, position) for position, _, version, name, state in rows]
 
     # ── snapshots ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,9 +324,18 @@ class BookApplication(Application[UUID]):
             with suppress(KeyError), rarely_collecting():  # KeyError: another thread was faster
                 self.snapshot_store.write(self._due.popitem()[1])
 
+    def keep_many(self, aggregates: Iterable[Aggregate]) -> None:
+        """Write snapshots of what was loaded with many others, and has moved on, if that can be done."""
+        due = [one for one in aggregates if is_due(one, EVERY_BY_MANY)]
+        if due:
+            self.snapshot_store.write(*due)
+
     def drop_snapshots(self) -> None:
-        """Drop all snapshots, and what was loaded from them. Changes nothing that the book says. Refuses: busy."""
+        """Drop all snapshots, what was loaded from them, and the notes of when something is due. Changes nothing that
+        the book says. Refuses: busy.
+        """
         self.snapshot_store.drop_all()
+        self.due_index.drop_all()
         self._due.clear()
         self.repository.cache = LRUCache(self.CACHED_AGGREGATES)
 

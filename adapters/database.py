@@ -159,10 +159,10 @@ class Database(Protocol):
         """A transaction: committed at the end of a block that writes, rolled back at an exception."""
         ...
 
-    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str], made: Mapping[str, str]) -> str:
         """What follows a table's name in a SELECT that looks up some columns, by its index over them and by nothing
         else. It counts for one session. Raises BookDamaged, where there is no such index, or where the table has one
-        beyond its keys: what is read by that may be another.
+        beyond its keys and those that the book `made` (name → statement): what is read by that may be another.
         """
         ...
 

@@ -22,9 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
-from tallybook.domain.control import WrappingKeyRotated
+from tallybook.domain.control import Control, RuleBook, WrappingKeyRotated
 from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, PurchaseRecorded
 from tallybook.domain.erasure import DESTROYING, KEPT_KEY, ORDINARY_KEY, SubjectErased, ValuesErased
 from tallybook.domain.errors import (
@@ -36,6 +36,7 @@ from tallybook.domain.errors import (
     UnknownStoredName,
 )
 from tallybook.domain.events import REGISTRY, utc_text
+from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.projections.projector import DIVERGED, FAILED, Status, remedy_for
 from tallybook.projections.read_models import Progress
 
@@ -45,6 +46,7 @@ from .backup import kept_of, keys_in
 from .checkpoints import CHECKPOINTS, Stored, signed_by
 from .codec import EventMapper
 from .database import DROP, FORMAT, Database, marks, onward, planted, sound
+from .due_index import DUE_INDEX, DueIndex
 from .form import known_uuid
 from .integrity import outline, unsigned_openings, verify
 from .key_tables import FileKeyStore, WrappedKeyStore
@@ -514,7 +516,7 @@ def claims(patient: Patient) -> Iterator[Word]:
     # In one read: whoever writes meanwhile adds events after `stop` and claims that belong to them.
     with log.database.session(write=False) as session:
         # As they are looked up: a table may hold what its index does not lead to.
-        by = log.database.indexed_by(session, CLAIMS.name, CLAIMS.key)
+        by = log.database.indexed_by(session, CLAIMS.name, CLAIMS.key, {})
         rows = session.rows(f"SELECT * FROM claims{by} ORDER BY claim")  # noqa: S608 - a name of ours
         [(stop,)] = session.rows("SELECT position FROM head WHERE log=?", [log.table.name])
     ours = [row for row in sound(CLAIMS, rows, log.database.place) if log.is_ours(CLAIMS, row)]
@@ -831,6 +833,38 @@ def snapshots(patient: Patient) -> Iterator[Word]:
         yield ok(f"{report.compared:,} snapshots agree with their events, {report.skipped:,} are out of use")
 
 
+def due(patient: Patient) -> Iterator[Word]:
+    """Notes of when something is next due to an account: written by this book, and as its events tell."""
+    if patient.log is None:
+        return
+    if patient.keys is None:
+        yield warning("not checked: only the look-up key tells which notes the book wrote", KEYS_BACK)
+        return
+    log, events = patient.log, BookEventStore(patient.mapper, patient.log)
+    try:
+        control = Control.fold(None, events.get(uuid5(NAMESPACE_OID, log.origin)))
+    except (BookDamaged, StoredFormError):  # the check of streams, or of events, tells what is wrong
+        return
+    index = DueIndex(log.database, secret(patient.keys().lookup_key, DUE_INDEX.name), EVENTS_TABLE)
+    report = index.check(
+        lambda account: LoyaltyAccount.fold(None, events.get(account)) or LoyaltyAccount(account),
+        RuleBook() if control is None else control.rule_book,
+    )
+    if report.foreign:
+        yield warning(
+            f"{report.foreign:,} notes are not as the book wrote them; their accounts are loaded by the next sweep",
+            "Find out who writes to the database. `book.drop_snapshots()` removes them.",
+        )
+    if report.wrong:
+        yield failed(
+            f"{len(report.wrong):,} of {report.compared:,} notes say that nothing is due where something is; "
+            f"first: of the account {report.wrong[0]}",
+            "Call `book.drop_snapshots()`, and sweep again. `tallybook replay` tells what was left out.",
+        )
+    else:
+        yield ok(f"{report.compared:,} notes agree with what is due, {report.skipped:,} are out of use")
+
+
 def server(patient: Patient) -> Iterator[Word]:
     """Settings of a PostgreSQL server on which it depends whether a commit lasts."""
     settings = getattr(patient.log.database, "settings", None) if patient.log else None
@@ -868,6 +902,7 @@ CHECKS: Sequence[Check] = (
     Check("erasures", erasures, deep=True),
     Check("read models", read_models),
     Check("snapshots", snapshots, deep=True),
+    Check("sweep notes", due, deep=True),
 )
 
 

@@ -510,20 +510,21 @@ class _Check:
             since = f"; what follows position {self.good} may have been added or replaced" if self.good else ""
             self.say(f"its head {self.flaw}{since}")
 
-    def _look_up(self) -> tuple[int, int | None]:
+    def _look_up(self) -> tuple[int, int | None, tuple[int, int]]:
         """Look up all rows by stream and version, as who reads a stream does: how many entries the index has of them,
-        and after which position one of the next 50,000 is not found; None: all are. In another thread: the database
-        does all of it, while this one hashes."""
-        stop = self.head.position
-        for start in range(self.pruned.position, stop, INDEX_CHUNK):
+        and after which position one of the next 50,000 is not found; None: all are. And how many accounts there are,
+        by the rows and by the index of those. In another thread: the database does all of it, while this one hashes."""
+        first, stop = self.pruned.position, self.head.position
+        for start in range(first, stop, INDEX_CHUNK):
             if self.log.looked_up(start, min(stop, start + INDEX_CHUNK)) != min(stop - start, INDEX_CHUNK):
-                return 0, start
-        return self.log.indexed(self.pruned.position, stop), None
+                return 0, start, (0, 0)
+        accounts = self.log.accounts(first, stop) if self.log.table.name == EVENTS_TABLE else (0, 0)
+        return self.log.indexed(first, stop), None, accounts
 
-    def _compare_streams(self, looked_up: Future[tuple[int, int | None]]) -> None:
+    def _compare_streams(self, looked_up: Future[tuple[int, int | None, tuple[int, int]]]) -> None:
         """Streams are read by their index, and what was hashed was read by position: both must be the same."""
         try:
-            count, after = looked_up.result()
+            count, after, (accounts, found_accounts) = looked_up.result()
         except BookDamaged as error:
             self.say(f"{MISLED}: {error.message}")
             return
@@ -536,6 +537,8 @@ class _Check:
             self.say(f"{MISLED}: who reads its stream does not find the event at position {position}", position)
         elif count != stop - first:
             self.say(f"{MISLED}: it has {count:,} entries for {stop - first:,} events")
+        elif accounts != found_accounts:
+            self.say(f"its rows are sound, and the index of accounts leads to {found_accounts:,} of {accounts:,}")
 
     def _compare_erased(self) -> None:
         """The head holds a digest of the table of erasures: of all of its rows."""

@@ -29,6 +29,7 @@ from eventsourcing.persistence import (
 from eventsourcing.utils import Environment, EnvType, resolve_topic, strtobool
 
 from tallybook.domain.errors import BookClosed, BookDamaged, KeysMissing
+from tallybook.domain.points import Enrolled
 from tallybook.projections.read_models import Table
 
 from . import merkle
@@ -46,6 +47,7 @@ NewRow = tuple[bytes | str, int, str, bytes]
 EVENTS_TABLE = "stored_events"
 STREAM = ("originator_id", "originator_version")
 """The columns of the index by which streams are read."""
+ENROLLED_INDEX = f"{EVENTS_TABLE}__enrolled"
 HEARTBEAT_S = 5.0
 """How long a tail waits for a wake-up before it looks by itself."""
 TAIL_ROWS = 500
@@ -497,6 +499,7 @@ class LogRecorder(ApplicationRecorder):
             f"CREATE TABLE IF NOT EXISTS {name} (position {{integer}} PRIMARY KEY CHECK (position > 0), "
             "originator_id {blob} NOT NULL, originator_version {integer} NOT NULL, topic {text} NOT NULL, "
             "state {blob} NOT NULL, UNIQUE (originator_id, originator_version))",
+            *self._indexes().values(),
             "CREATE TABLE IF NOT EXISTS head (log {text} PRIMARY KEY, position {integer} NOT NULL, "
             "frontier {blob} NOT NULL, signed {integer} NOT NULL, mac {text} NOT NULL, erased {blob} NOT NULL, "
             "own {blob} NOT NULL){compact}",
@@ -518,6 +521,17 @@ class LogRecorder(ApplicationRecorder):
             "signed_us {integer} NOT NULL, root {blob} NOT NULL, note {text} NOT NULL, token {blob} NOT NULL, "
             "witnesses {text} NOT NULL, PRIMARY KEY (log, size, signed_us))",
         ]
+
+    def _indexes(self) -> dict[str, str]:
+        """What a log of events has beyond its keys, by name: an index of the accounts, for sweeps, which go through all
+        of them (see `due_index`). Nothing else is in it, and it has the name too, so that SQLite need not look into the
+        rows."""
+        if self.table.name != EVENTS_TABLE:
+            return {}
+        return {
+            ENROLLED_INDEX: f"CREATE INDEX IF NOT EXISTS {ENROLLED_INDEX} ON {EVENTS_TABLE} (originator_id, topic) "
+            f"WHERE topic='{Enrolled.stored_name}'"
+        }
 
     def create_table(self) -> None:
         """Make the tables that are not there yet."""
@@ -768,6 +782,18 @@ class LogRecorder(ApplicationRecorder):
                 [*chunk, lte],
             )
 
+    def newer_rows(self, seen: Sequence[tuple[UUID, int]]) -> Iterator[tuple[Any, ...]]:
+        """The rows of many streams, stream by stream, each from a version on."""
+        for start in range(0, len(seen), 100):
+            chunk = seen[start : start + 100]
+            yield from self.database.rows(
+                f"SELECT position, originator_id, originator_version, topic, state "  # noqa: S608 - names of ours
+                f"FROM (VALUES {','.join(['(?,?)'] * len(chunk))}) AS seen CROSS JOIN {self.table.name} "
+                "WHERE originator_id=seen.column1 AND originator_version>=seen.column2 "
+                "ORDER BY originator_id, originator_version",
+                [value for stream, version in chunk for value in (stream.bytes, version)],
+            )
+
     def select_notifications(
         self,
         start: int | None,
@@ -906,7 +932,7 @@ class LogRecorder(ApplicationRecorder):
         where there is no index by which they are."""
         name = self.table.name
         with self.database.session(write=False) as session:
-            by = self.database.indexed_by(session, name, STREAM)
+            by = self.database.indexed_by(session, name, STREAM, self._indexes())
             [(count,)] = session.rows(
                 f"SELECT COUNT(*) FROM {name} AS one WHERE position>? AND position<=? AND (SELECT position FROM {name} "  # noqa: S608 - names of ours
                 f"AS found{by} WHERE found.originator_id=one.originator_id "
@@ -919,13 +945,27 @@ class LogRecorder(ApplicationRecorder):
         """How many rows after a position and up to another the index of streams has."""
         name = self.table.name
         with self.database.session(write=False) as session:
-            by = self.database.indexed_by(session, name, STREAM)
+            by = self.database.indexed_by(session, name, STREAM, self._indexes())
             [(count,)] = session.rows(
                 f"SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE position>? AND position<=? "  # noqa: S608 - names of ours
                 f"ORDER BY {', '.join(STREAM)}) AS entries",
                 (after, stop),
             )
             return int(count)
+
+    def accounts(self, after: int, stop: int) -> tuple[int, int]:
+        """How many accounts were opened after a position and up to another: by the rows, and by the index of them."""
+        name = self.table.name
+        with self.database.session(write=False) as session:
+            by = self.database.indexed_by(session, name, ("originator_id", "topic"), self._indexes())
+            [(count, indexed)] = session.rows(
+                # What is no bare column is looked up in no index.
+                f"SELECT (SELECT COUNT(*) FROM {name} WHERE position>? AND position<=? AND topic||''=?), "  # noqa: S608 - names of ours
+                f"(SELECT COUNT(*) FROM (SELECT position FROM {name}{by} WHERE topic='{Enrolled.stored_name}' "
+                "ORDER BY originator_id) AS entries WHERE position>? AND position<=?)",
+                (after, stop, Enrolled.stored_name, after, stop),
+            )
+            return int(count), int(indexed)
 
     def pruned(self) -> Pruned:
         """Up to where rows were deleted, as it is noted. Raises BookDamaged for a note that can't be one."""

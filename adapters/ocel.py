@@ -174,10 +174,11 @@ class _Writer:
             self._run("INSERT OR IGNORE INTO event_object VALUES (?,?,?)", (event_id, object_id, qualifier))
 
     def _refer(self, event_id: str, object_id: str, qualifier: str) -> None:
-        # Not every id is an object's: of contact points and lots nothing else is known.
+        # Not every id is an object's: of contact points and lots nothing else is known. A lot may have its fact's id.
         self._run(
-            "INSERT OR IGNORE INTO event_object SELECT ?, ocel_id, ? FROM object WHERE ocel_id=?",
-            (event_id, qualifier, object_id),
+            "INSERT OR IGNORE INTO event_object SELECT ?, ocel_id, ? FROM object WHERE ocel_id=? "
+            "AND NOT EXISTS (SELECT 1 FROM event_object WHERE ocel_event_id=? AND ocel_object_id=ocel_id)",
+            (event_id, qualifier, object_id, event_id),
         )
 
     def _objects(self, event: Event, kind: str) -> list[tuple[str, str]]:

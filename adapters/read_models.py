@@ -330,12 +330,14 @@ class TableReadModelStore:
         names = [name for name, _ in table.columns]
         places = [names.index(name) for name in table.key]
         mark = f"({marks(len(table.key))})"
+        # A join, since SQLite scans the whole table for `(a, b) IN (VALUES …)`.
+        same = " AND ".join(f"kept.{name}=wanted.column{place}" for place, name in enumerate(table.key, 1))
         for start in range(0, len(keys), 250):
             chunk = keys[start : start + 250]
             try:
                 rows = self._rows(
-                    f"SELECT * FROM {_built(build, table).name} WHERE ({', '.join(table.key)}) "  # noqa: S608 - names of ours
-                    f"IN (VALUES {', '.join([mark] * len(chunk))})",
+                    f"SELECT kept.* FROM (VALUES {', '.join([mark] * len(chunk))}) AS wanted "  # noqa: S608 - names of ours
+                    f"CROSS JOIN {_built(build, table).name} AS kept WHERE {same}",
                     [value for key in chunk for value in key],
                 )
             except (PersistenceError, BookDamaged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 import zoneinfo
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from tallybook.domain.calendar import UTC_ZONE, Zone
 from tallybook.domain.errors import RuleSetError
@@ -19,43 +21,66 @@ FROZEN_FROM = 1970
 FROZEN_TO = 2100
 
 
-PACKAGED = ("standard", "candidate")
+PACKAGED = {
+    "standard": "standard.toml",
+    "candidate": "candidate.toml",
+    "stars": "programmes/stars.toml",
+    "miles": "programmes/miles.toml",
+    "retail": "programmes/retail.toml",
+    "growth": "programmes/growth.toml",
+}
 """Rule sets that ship with the package: named without a path, unless a file of that name is there."""
 
 
 def load_rule_set(path: str | Path) -> RuleSet:
-    """Read and validate a TOML file, or one of `PACKAGED`. Raises RuleSetError, which names each problem's path."""
+    """Read and validate a TOML or JSON (`.json`) file, or one of `PACKAGED`.
+
+    Raises RuleSetError, which names each problem's path.
+    """
     path = Path(path)
     try:
         if str(path) in PACKAGED and not path.exists():
-            text = files("tallybook").joinpath("data", f"{path}.toml").read_text(encoding="utf-8")
+            text = files("tallybook").joinpath("data", PACKAGED[str(path)]).read_text(encoding="utf-8")
         else:
             text = path.read_bytes().decode("utf-8-sig")
-        document = tomllib.loads(text)
+        document = _from_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        rule_set = parse_rule_set(document, str(path))
     except FileNotFoundError:
-        raise RuleSetError(str(path), ["the file is not there"]) from None
+        known = f"; the rule sets that ship are called {', '.join(PACKAGED)}" if path.parent == Path() else ""
+        raise RuleSetError(str(path), [f"the file is not there{known}"]) from None
     except IsADirectoryError:
         raise RuleSetError(str(path), ["this is a folder, not a file"]) from None
+    except UnicodeDecodeError as error:
+        raise RuleSetError(str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise RuleSetError(str(path), [f"this is not TOML: {error}"]) from None
+    except json.JSONDecodeError as error:
+        raise RuleSetError(str(path), [f"this is not JSON: {error}"]) from None
     except (OSError, ValueError) as error:
-        if isinstance(error, (UnicodeDecodeError, tomllib.TOMLDecodeError)):
-            raise _unreadable(path, error) from None
         raise RuleSetError(
             str(path), [f"the file can't be read: {getattr(error, 'strerror', None) or error}"]
         ) from None
     except RecursionError:
-        raise RuleSetError(str(path), ["conditions or lists are nested too deep"]) from None
-    try:
-        rule_set = parse_rule_set(document, str(path))
-    except RecursionError:
-        raise RuleSetError(str(path), ["conditions or lists are nested too deep"]) from None
+        raise RuleSetError(str(path), ["lists or tables are nested too deep"]) from None
     frozen_zone(rule_set.zone, str(path))
     return rule_set
 
 
-def _unreadable(path: Path, error: UnicodeDecodeError | tomllib.TOMLDecodeError) -> RuleSetError:
-    if isinstance(error, UnicodeDecodeError):
-        return RuleSetError(str(path), [f"the file is not UTF-8 (byte {error.start}); save it as UTF-8"])
-    return RuleSetError(str(path), [f"this is not TOML: {error}"])
+def _from_json(text: str) -> object:
+    """As TOML would be read: a key that is there twice is a mistake, and so is what is no number of JSON."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {twice!r} is there twice in one object")
+        return found
+
+    def no_number(sign: str) -> object:
+        raise ValueError(f"{sign} is no number of JSON")
+
+    return json.loads(text, object_pairs_hook=once, parse_constant=no_number)
 
 
 @lru_cache(maxsize=64)

@@ -28,20 +28,24 @@ from tallybook.domain.control import Control
 from tallybook.domain.copy_on_write import LayeredDict, SortedAmounts
 from tallybook.domain.customer import Customer
 from tallybook.domain.errors import TallybookError
+from tallybook.domain.liability import Valuation
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import Policy
 from tallybook.domain.retention import Retention
+from tallybook.domain.rewards import Stock
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table
 
-from .database import Database
+from .database import Database, marks
 from .form import Source, plain, uuid_from
 from .packing import pack
 
 EVERY = 1024
 """How many events a stream has before it gets a snapshot, and at least from one to the next."""
+EVERY_BY_MANY = 16
+"""The same for those who load many aggregates at once, and write the snapshots of many in one transaction."""
 
 SNAPSHOTS = Table(
     "snapshots",
@@ -59,7 +63,8 @@ _DEFINITION = (
     "CREATE TABLE IF NOT EXISTS snapshots (stream {blob} PRIMARY KEY, version {integer} NOT NULL, "
     "kind {text} NOT NULL, form {blob} NOT NULL, state {blob} NOT NULL, checksum {blob} NOT NULL)"
 )
-_FIND = "SELECT stream, version, kind, form, state, checksum FROM snapshots WHERE stream=? AND form=?"
+_SELECT = "SELECT stream, version, kind, form, state, checksum FROM snapshots WHERE "
+_FIND = _SELECT + "stream=? AND form=?"
 
 _FAILURES = (PersistenceError, TallybookError)
 """With these, a snapshot is not written, or taken for none: what the book says does not depend on it."""
@@ -91,13 +96,13 @@ class SnapshotReport:
     foreign: tuple[UUID, ...] = ()
 
 
-def is_due(aggregate: Aggregate) -> bool:
+def is_due(aggregate: Aggregate, every: int | None = None) -> bool:
     """Whether an aggregate has moved on far enough since its last snapshot.
 
     By an eighth of its stream, where that is more than EVERY: so the snapshots of a state that grows with its stream
     cost the same for each event, however long the stream is.
     """
-    return aggregate.version - aggregate.snapshot_version >= max(EVERY, aggregate.version // 8)
+    return aggregate.version - aggregate.snapshot_version >= max(every or EVERY, aggregate.version // 8)
 
 
 class SnapshotStore:
@@ -113,23 +118,47 @@ class SnapshotStore:
             if not self._database.has_table(SNAPSHOTS.name):
                 return None
             for row in self._database.rows(_FIND, [stream_id.bytes, current_form()]):
-                *parts, checksum = row
-                if self._is_ours(parts, checksum):
-                    _, version, kind, _, state = parts
-                    return restored(kind, stream_id, version, state) if version > 0 else None
+                return self._restored(stream_id, row)
         return None
 
-    def write(self, aggregate: Aggregate) -> None:
-        """Keep a snapshot in the place of the one before, if it can be written."""
-        aggregate.snapshot_version = aggregate.version  # if it can't, not again before the next one is due
-        with suppress(*_FAILURES, OverflowError):
-            kind, state = packed(aggregate)
-            row = [aggregate.id.bytes, aggregate.version, kind, current_form(), state]
+    def find_many(self, stream_ids: Sequence[UUID]) -> dict[UUID, Aggregate]:
+        """Of many streams, those with a snapshot, as `find` gives each."""
+        found: dict[UUID, Aggregate] = {}
+        with suppress(*_FAILURES):
+            if not self._database.has_table(SNAPSHOTS.name):
+                return found
+            for start in range(0, len(stream_ids), 100):
+                chunk = {one.bytes: one for one in stream_ids[start : start + 100]}
+                asked = f"{_SELECT}stream IN ({marks(len(chunk))}) AND form=?"
+                for row in self._database.rows(asked, [*chunk, current_form()]):
+                    snapshot = self._restored(chunk[row[0]], row)
+                    if snapshot is not None:
+                        found[snapshot.id] = snapshot
+        return found
+
+    def _restored(self, stream_id: UUID, row: Sequence[Any]) -> Aggregate | None:
+        *parts, checksum = row
+        if not self._is_ours(parts, checksum):
+            return None
+        _, version, kind, _, state = parts
+        return restored(kind, stream_id, version, state) if version > 0 else None
+
+    def write(self, *aggregates: Aggregate) -> None:
+        """Keep snapshots in the place of those before, if they can be written."""
+        for one in aggregates:
+            one.snapshot_version = one.version  # if it can't, not again before the next one is due
+        rows = []
+        for one in aggregates:
+            with suppress(OverflowError):
+                kind, state = packed(one)
+                row = [one.id.bytes, one.version, kind, current_form(), state]
+                rows.append((*row, self._checksum(row)))
+        with suppress(*_FAILURES):
             missing = not self._database.has_table(SNAPSHOTS.name)
             with self._database.session(write=True) as session:
                 if missing:
                     session.define(_DEFINITION)
-                session.upsert(SNAPSHOTS, [(*row, self._checksum(row))])
+                session.upsert(SNAPSHOTS, rows)
 
     def streams(self) -> list[UUID]:
         """The streams that have one, whether it can be used or not."""
@@ -294,5 +323,5 @@ def _parts(annotation: Any) -> list[Any]:
 
 _FORMS = {
     kind.__name__: StateForm(kind)
-    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention)
+    for kind in (Customer, LoyaltyAccount, Ticket, Control, Operations, Policy, Signing, Retention, Stock, Valuation)
 }

@@ -414,14 +414,16 @@ class SQLiteDatabase:
             raise for_reading_only(self.place)
         return SQLiteSession(self, write)
 
-    def indexed_by(self, session: Session, table: str, columns: Sequence[str]) -> str:
+    def indexed_by(self, session: Session, table: str, columns: Sequence[str], made: Mapping[str, str]) -> str:
         """What has a SELECT read by the index over some columns."""
         found = ""
         for _, name, unique, origin, partial in session.rows(f"PRAGMA index_list({table})"):
             over = [column for _, _, column in session.rows(f'PRAGMA index_info("{name}")')]
-            if origin == "c":
+            if origin == "c" and session.rows("SELECT sql FROM sqlite_master WHERE name=?", [name]) != [
+                (made.get(name, "").replace("IF NOT EXISTS ", ""),)
+            ]:
                 raise damaged(f"The table {table} has an index {name!r}, which the book never made", self.place, DROP)
-            if unique and not partial and over == list(columns):
+            if over == list(columns) and (origin == "c" or (unique and not partial)):
                 found = f' INDEXED BY "{name}"'
         if not found:
             raise damaged(f"The table {table} has no index over {', '.join(columns)} any more", self.place)

@@ -18,6 +18,7 @@ from .rows import BY_KEY, BYTES_MAX, OURS, RAW, ROWS, STOCK, WHO, Row
 NOT_PLAIN = (
     *("load-plain", "catch-up", "catch-up-stock", "import"),
     *("rebuild", "inline-tiers", "inline-all", "inline-ask"),
+    *("sweep-5", "sweep-20", "sweep-all", "redeem-lots"),
 )
 """Rows whose stock column needs its explanation beside it."""
 

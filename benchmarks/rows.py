@@ -61,6 +61,21 @@ def _inline(key: str, title: str, ours: str) -> Row:
     return Row(key, title, "", stock, ours, unit="commands")
 
 
+def _sweep(key: str, title: str, due: str, least_rate: float | None) -> Row:
+    return Row(
+        key,
+        title,
+        "",
+        "**Not stock:** Tallybook's own sweep without its notes of when something is next due: every account is "
+        "loaded.",
+        f"`book.loyalty.sweep` to a month's end, after that of the night before: {due} 1 % bought in between. "
+        "All accounts, divided by the time of the whole sweep: the notes of all of them read and checked, by their "
+        "MACs and against the accounts' versions; those due loaded, decided, recorded and noted anew.",
+        unit="accounts",
+        least_rate=least_rate,
+    )
+
+
 def _postgres(key: str, title: str, least_ratio: float | None, least_raw_ratio: float | None) -> Row:
     return Row(
         key,
@@ -114,7 +129,7 @@ ROWS = (
         "through `Application.save`, about as many events a commit. No decisions, identifiers, uniqueness, receipts, "
         "sealing or projections; it counts its own events, which are fewer (see the spread).",
         "The real import, as a host runs it: book opened, rule set adopted, file checked and imported (customers, "
-        "identifiers, enrolment, purchases, points, tiers), sweep to 1998-07-01, three read models caught up.",
+        "identifiers, enrolment, purchases, points, tiers), sweep to 1998-07-01, all read models caught up.",
         least_rate=15_000,
     ),
     Row(
@@ -226,6 +241,13 @@ ROWS = (
         "As above.",
     ),
     Row(
+        "catch-up-all",
+        "Catch up all four read models",
+        "As above.",
+        "",
+        "The same with balances, which have a row of every bucket for each lot.",
+    ),
+    Row(
         "load-long",
         "Load an account of 100,000 events",
         "`SELECT` of the stream's rows, all at once.",
@@ -242,7 +264,7 @@ ROWS = (
     ),
     Row(
         "rebuild",
-        "Rebuild three read models, 2 processes",
+        "Rebuild all read models, 2 processes",
         "",
         "**Not stock:** Tallybook's `projections.rebuild` with one process that writes 20,000 events at once, as each "
         "of the two does; as it comes it writes 2,000, and takes longer.",
@@ -320,6 +342,39 @@ ROWS = (
         "",
         "`Gate.open` of the external ids of 10,000 subjects, read from the log before: one record with the list.",
         unit="subjects",
+    ),
+    Row(
+        "expressions",
+        "Conditions of rule sets",
+        "The same condition as a Python function written by hand, of the same rows.",
+        "",
+        "A compiled expression on three fields of a purchase, of rows that are ready: two comparisons and one `in`.",
+        unit="evaluations",
+        least_raw_ratio=0.8,
+        raw_is_floor=False,
+    ),
+    Row(
+        "expressions-lines",
+        "The same over the lines of a purchase",
+        "As above, with `any` and `sum` over generators.",
+        "",
+        "`lines.exists` and `lines.sum` of three lines.",
+        unit="evaluations",
+        least_raw_ratio=0.8,
+        raw_is_floor=False,
+    ),
+    _sweep("sweep-5", "Month end, 5 % of the accounts due", "the points of 5 % of the accounts expire.", 20_000),
+    _sweep("sweep-20", "Month end, 20 % due", "those of 20 %.", 20_000),
+    _sweep("sweep-all", "Month end, all due", "those of every account, so that all are loaded either way.", None),
+    Row(
+        "redeem-lots",
+        "Redemption with 5,000 open lots",
+        "",
+        "**Not stock:** the same commands on an account with 5 open lots.",
+        "`book.loyalty.redeem` on an account with 5,000 open lots, again and again: due decisions looked for, lots "
+        "chosen, request and decision recorded in one transaction. Both accounts are in memory, as after any command.",
+        unit="commands",
+        least_ratio=1 / 3,
     ),
     _postgres("postgres-1", "PostgreSQL, 4 writers, 1 a commit", 1.0, None),
     _postgres("postgres-100", "PostgreSQL, 4 writers, 100 a commit", None, 0.8),

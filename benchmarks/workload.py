@@ -49,6 +49,9 @@ class Sizes:
     reads_alone: int
     bulk_subjects: int
     reads_rounds: int
+    members: int
+    sweep_rounds: int
+    open_lots: int
 
 
 FULL = Sizes(
@@ -73,6 +76,9 @@ FULL = Sizes(
     reads_alone=1_000,
     bulk_subjects=10_000,
     reads_rounds=3,
+    members=100_000,
+    sweep_rounds=2,
+    open_lots=5_000,
 )
 """One pass; a full run makes several."""
 
@@ -98,6 +104,9 @@ QUICK = Sizes(
     reads_alone=20,
     bulk_subjects=100,
     reads_rounds=1,
+    members=600,
+    sweep_rounds=1,
+    open_lots=200,
 )
 
 SIZES = QUICK if os.environ.get(QUICK_VARIABLE) else FULL

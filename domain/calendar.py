@@ -121,6 +121,18 @@ class Zone(Value):
         year, month = (year + 1, 1) if month == 12 else (year, month + 1)
         return self.utc_us(days_from_civil(year, month, 1) * DAY_US)
 
+    def year_end(self, utc_us: int) -> int:
+        """Local midnight at which the year of that time ends: the first instant of the next year."""
+        return self.utc_us(days_from_civil(civil_from_days(self.day(utc_us))[0] + 1, 1, 1) * DAY_US)
+
+    def period(self, utc_us: int, period: str) -> int:
+        """The number of the local day (since 1970-01-01), month (year × 12 + month − 1) or year of that time."""
+        day = self.day(utc_us)
+        if period == "day":
+            return day
+        year, month, _ = civil_from_days(day)
+        return year * 12 + month - 1 if period == "month" else year
+
     def month(self, utc_us: int) -> int:
         """The local month, 1 to 12."""
         return civil_from_days(self.day(utc_us))[1]

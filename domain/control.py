@@ -11,14 +11,18 @@ from uuid import UUID
 
 from .aggregate import Aggregate, Appliers, Stamp, applies
 from .calendar import Zone
+from .earning import Rules, compiled
 from .errors import not_a_document, refusal
 from .events import Code, Fact, stored
-from .rules import Rules, RuleSet, compiled
+from .rules import RuleSet
 
 
 @stored("book.rule_set_adopted")
 class RuleSetAdopted(Fact):
-    """A rule set is in force for its programme from `effective_us` on. Holds all that it depends on."""
+    """A rule set is in force for its programme from `effective_us` on. Holds all that it depends on.
+
+    `backtest` is the report on it that the adoption rests on, by its SHA-256; `reason` is why.
+    """
 
     programme: Code
     name: Code
@@ -29,6 +33,50 @@ class RuleSetAdopted(Fact):
     tzdata: str
     zone_starts_us: tuple[int, ...]
     zone_offsets_s: tuple[int, ...]
+    reason: Code | None = None
+    backtest: str | None = None
+
+
+@stored("book.rule_set_proposed")
+class RuleSetProposed(Fact):
+    """A rule set is put forward for adoption, with the reason. It decides nothing yet."""
+
+    programme: Code
+    name: Code
+    version: Code
+    digest: str
+    document: str
+    reason: Code
+
+
+@stored("book.rule_set_backtested")
+class RuleSetBacktested(Fact):
+    """A candidate was tried on the book's facts up to a position; `report` is the SHA-256 of what came out, in hex."""
+
+    programme: Code
+    name: Code
+    version: Code
+    digest: str
+    report: str
+    position: int
+
+
+@stored("book.rule_set_withdrawn")
+class RuleSetWithdrawn(Fact):
+    """A proposal is no longer put forward, with the reason."""
+
+    programme: Code
+    digest: str
+    reason: Code
+
+
+@stored("book.adoption_guarded")
+class AdoptionGuarded(Fact):
+    """From now on, a rule set of the programme is adopted only with a backtest of it on record; or without, again."""
+
+    programme: Code
+    backtest: bool
+    reason: Code
 
 
 @stored("book.swept")
@@ -75,6 +123,16 @@ class Adopted(NamedTuple):
             return compiled(self.document, self.zone)
         except ValueError as error:
             raise not_a_document("rule set", f"{self.name}@{self.version}", error) from error
+
+
+class Proposed(NamedTuple):
+    """A rule set that was put forward."""
+
+    programme: str
+    name: str
+    version: str
+    digest: str
+    document: str
 
 
 class Finished(NamedTuple):
@@ -126,6 +184,7 @@ class RuleBook:
 class Control(Aggregate):
     """The fold of the book's own stream."""
 
+    CONTAINERS = ("backtested",)
     APPLIERS: ClassVar[Appliers] = {}
 
     horizon_us: int | None = None
@@ -133,12 +192,19 @@ class Control(Aggregate):
     """How many adoptions the last sweep knew."""
     finished: Finished | None = None
     adopted: tuple[Adopted, ...] = ()
+    proposed: tuple[Proposed, ...] = ()
+    """Rule sets that are put forward and neither adopted nor withdrawn, in the order of their proposal."""
+    backtested: dict[str, str]
+    """Digest of a rule set → the last report on it."""
+    guarded: tuple[str, ...] = ()
+    """Programmes whose rule sets are adopted with a backtest only."""
     wrapping: str | None = None
     """Fingerprint of the wrapping key that the last rotation led to; None where there was none."""
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
         self.rule_book = RuleBook()
+        self.backtested = {}
 
     def derive(self) -> None:
         """The rule book, from the adoptions."""
@@ -155,13 +221,51 @@ class Control(Aggregate):
             return None
         return self.record(SweepFinished, stamp, None, until_us=self.horizon_us, accounts=accounts, decisions=decisions)
 
-    def adopt(self, stamp: Stamp, rule_set: RuleSet, zone: Zone) -> RuleSetAdopted | None:
-        """Put a rule set in force from the stamp's effective time on. None if it is already, unchanged, from then.
-
-        Not while a sweep is under way: all accounts follow it under the same rules. Refuses: rule_set_adopted,
-        sweep_unfinished.
-        """
+    def propose(self, stamp: Stamp, rule_set: RuleSet, reason: str) -> RuleSetProposed | None:
+        """Put a rule set forward. None if it is already. Refuses: rule_set_adopted, with other content."""
         digest = rule_set.digest()
+        self._must_be_the_same(rule_set, digest)
+        if any(one.digest == digest for one in self.proposed):
+            return None
+        return self.record(
+            RuleSetProposed,
+            stamp,
+            None,
+            programme=rule_set.programme,
+            name=rule_set.name,
+            version=rule_set.version,
+            digest=digest,
+            document=rule_set.canonical(),
+            reason=reason,
+        )
+
+    def withdraw(self, stamp: Stamp, programme: str, digest: str, reason: str) -> RuleSetWithdrawn:
+        """A proposal is put forward no longer. Refuses: not_proposed."""
+        if not any((one.programme, one.digest) == (programme, digest) for one in self.proposed):
+            raise refusal("not_proposed", "No such rule set is put forward.", digest=digest)
+        return self.record(RuleSetWithdrawn, stamp, None, programme=programme, digest=digest, reason=reason)
+
+    def backtest(self, stamp: Stamp, rule_set: RuleSet, report: str, position: int) -> RuleSetBacktested:
+        """A candidate was tried."""
+        return self.record(
+            RuleSetBacktested,
+            stamp,
+            None,
+            programme=rule_set.programme,
+            name=rule_set.name,
+            version=rule_set.version,
+            digest=rule_set.digest(),
+            report=report,
+            position=position,
+        )
+
+    def guard(self, stamp: Stamp, programme: str, backtest: bool, reason: str) -> AdoptionGuarded | None:
+        """Demand a backtest before an adoption, or not any more. None if it is so."""
+        if (programme in self.guarded) == backtest:
+            return None
+        return self.record(AdoptionGuarded, stamp, None, programme=programme, backtest=backtest, reason=reason)
+
+    def _must_be_the_same(self, rule_set: RuleSet, digest: str) -> None:
         named = (rule_set.programme, rule_set.name, rule_set.version)
         for adopted in self.adopted:
             if (adopted.programme, adopted.name, adopted.version) == named and adopted.digest != digest:
@@ -172,6 +276,26 @@ class Control(Aggregate):
                     adopted=adopted.digest,
                     given=digest,
                 )
+
+    def adopt(
+        self, stamp: Stamp, rule_set: RuleSet, zone: Zone, *, reason: str | None = None, backtest: str | None = None
+    ) -> RuleSetAdopted | None:
+        """Put a rule set in force from the stamp's effective time on. None if it is already, unchanged, from then.
+
+        Not while a sweep is under way: all accounts follow it under the same rules. Refuses: rule_set_adopted,
+        sweep_unfinished, backtest_required.
+        """
+        digest = rule_set.digest()
+        self._must_be_the_same(rule_set, digest)
+        known = self.backtested.get(digest, "")
+        if (rule_set.programme in self.guarded and not backtest) or (backtest and backtest != known):
+            raise refusal(
+                "backtest_required",
+                f"A backtest of {rule_set.label} on this book is wanted, by its digest.",
+                rule_set=rule_set.label,
+                given=backtest,
+                known=known or None,
+            )
         in_force = [
             adopted
             for adopted in self.adopted
@@ -194,6 +318,8 @@ class Control(Aggregate):
             tzdata=zone.tzdata,
             zone_starts_us=zone.starts_us,
             zone_offsets_s=zone.offsets_s,
+            reason=reason,
+            backtest=backtest,
         )
 
     def rotated_wrapping_key(self, stamp: Stamp, old: str, new: str) -> WrappingKeyRotated:
@@ -225,7 +351,30 @@ def _adopted(control: Control, event: RuleSetAdopted) -> None:
         event.effective_us, event.programme, event.name, event.version, event.digest, event.document, zone
     )
     control.adopted = (*control.adopted, adopted)
+    control.proposed = tuple(one for one in control.proposed if one.digest != event.digest)
     control.rule_book = control.rule_book.adding(event.effective_us, event.programme, adopted.rules())
+
+
+@applies(Control.APPLIERS, RuleSetProposed)
+def _proposed(control: Control, event: RuleSetProposed) -> None:
+    one = Proposed(event.programme, event.name, event.version, event.digest, event.document)
+    control.proposed = (*control.proposed, one)
+
+
+@applies(Control.APPLIERS, RuleSetWithdrawn)
+def _withdrawn(control: Control, event: RuleSetWithdrawn) -> None:
+    control.proposed = tuple(one for one in control.proposed if one.digest != event.digest)
+
+
+@applies(Control.APPLIERS, RuleSetBacktested)
+def _backtested(control: Control, event: RuleSetBacktested) -> None:
+    control.backtested[event.digest] = event.report
+
+
+@applies(Control.APPLIERS, AdoptionGuarded)
+def _guarded(control: Control, event: AdoptionGuarded) -> None:
+    others = tuple(one for one in control.guarded if one != event.programme)
+    control.guarded = (*others, event.programme) if event.backtest else others
 
 
 @applies(Control.APPLIERS, Swept)

@@ -111,10 +111,14 @@ class SortedAmounts(Generic[E]):
     __slots__ = ("_runs", "_totals", "total")
 
     def __init__(self, entries: Iterable[E] = ()) -> None:
-        rest = iter(entries)
-        self._runs: list[tuple[E, ...]] = list(iter(lambda: tuple(islice(rest, RUN_MAX)), ()))
-        self._totals = [sum(map(_last, run)) for run in self._runs]
-        self.total: int = sum(self._totals)
+        self._runs: list[tuple[E, ...]] = []
+        self._totals: list[int] = []
+        self.total: int = 0
+        if entries:
+            rest = iter(entries)
+            self._runs.extend(iter(lambda: tuple(islice(rest, RUN_MAX)), ()))
+            self._totals.extend(sum(map(_last, run)) for run in self._runs)
+            self.total = sum(self._totals)
 
     def __len__(self) -> int:
         return sum(map(len, self._runs))
@@ -182,15 +186,32 @@ class SortedAmounts(Generic[E]):
             self._totals[at : at + 1] = [sum(map(_last, run[:half])), sum(map(_last, run[half:]))]
             self.put(entry)
 
+    def add(self, entry: E) -> None:
+        """Add an amount, which may be negative, to the entry with the same key; it goes where nothing is left."""
+        by: int = entry[-1]
+        runs, key = self._runs, entry[:-1]
+        if not by:
+            return
+        if not runs or runs[-1][-1][:-1] < key:
+            self.put(entry)
+            return
+        at, index = self._place(key)
+        run = runs[at]
+        had = run[index]
+        if had[:-1] != key:
+            self.put(entry)
+        elif had[-1] + by:
+            made: E = tuple.__new__(type(entry), (*key, had[-1] + by))
+            self._change(at, (*run[:index], made, *run[index + 1 :]), by)
+        else:
+            self._drop(at, index)
+
     def remove(self, key: tuple[Any, ...]) -> None:
         """Remove the entry with a key. KeyError if there is none."""
         at, index = self._place(key)
         if at == len(self._runs) or self._runs[at][index][:-1] != key:
             raise KeyError(key)
-        run = self._runs[at]
-        self._change(at, (*run[:index], *run[index + 1 :]), -run[index][-1])
-        if len(run) == 1:
-            del self._runs[at], self._totals[at]
+        self._drop(at, index)
 
     def after(self, bound: Any, key: Callable[[E], Any]) -> Place:
         """The place of the first entry whose `key` lies above a bound. `key` must never fall from entry to entry."""
@@ -221,6 +242,12 @@ class SortedAmounts(Generic[E]):
             return len(runs), 0
         at = bisect_left(runs, key, key=_last)
         return at, bisect_left(runs[at], key)
+
+    def _drop(self, at: int, index: int) -> None:
+        run = self._runs[at]
+        self._change(at, (*run[:index], *run[index + 1 :]), -run[index][-1])
+        if len(run) == 1:
+            del self._runs[at], self._totals[at]
 
     def _change(self, at: int, run: tuple[E, ...], by: int) -> None:
         self._runs[at] = run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -15,7 +15,7 @@ from .copy_on_write import LayeredDict
 from .errors import refusal, whole
 from .events import Code, Fact, Minor, Value, stored
 from .privacy import DataSubject
-from .rules import ORDER_MINOR_MAX
+from .rules import LINES_MAX, ORDER_MINOR_MAX, QUANTITY_MAX
 
 Quantity = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -26,6 +26,15 @@ class CustomerKind(StrEnum):
     PERSON = "person"
     ORGANISATION = "organisation"
     INTERNAL = "internal"
+
+
+class Traits(NamedTuple):
+    """What conditions of rule sets may read of a customer: clear and coarse. "" and 0 stand for what is not known."""
+
+    kind: str = CustomerKind.PERSON.value
+    country: str = ""
+    source: str = ""
+    birth_month: int = 0
 
 
 class Line(Value):
@@ -147,6 +156,14 @@ class Referred(Fact):
     ] = None
 
 
+@stored("customer.referred_by")
+class ReferredBy(Fact):
+    """The customer was brought by another. `referral_id` is what says so on the other's stream."""
+
+    referrer: UUID
+    referral_id: UUID
+
+
 @stored("customer.purchase_recorded")
 class PurchaseRecorded(Fact):
     """The customer bought. `source_ref` tells where an imported purchase stood."""
@@ -180,13 +197,19 @@ class ReturnRecorded(Fact):
 class Customer(DataSubject):
     """A customer's own stream, folded: what the guards of commands ask for. What a customer is like is in profiles."""
 
-    CONTAINERS = ("commitments", "identifiers", "contact_points", "purchases", "returned")
+    CONTAINERS = ("noted", "commitments", "identifiers", "contact_points", "purchases", "returned")
     APPLIERS: ClassVar[Appliers] = {**DataSubject.APPLIERS}
 
     kind: CustomerKind | None = None
+    noted: dict[str, tuple[int, str]]
+    """Trait → from when on it is so, and what it is; of two values the one that took effect last."""
     registered_us: int = 0
     commitments: dict[int, bytes]
     """Id of each data key → the commitment to it."""
+    referrer: UUID | None = None
+    """Who brought the customer."""
+    brought: int = 0
+    """How many customers this one brought."""
     ordinary_key: int = 1
     """Id of the data key under which new values are sealed."""
     erased_keys: tuple[int, ...] = ()
@@ -202,6 +225,7 @@ class Customer(DataSubject):
 
     def __init__(self, stream_id: UUID) -> None:
         super().__init__(stream_id)
+        self.noted = {}
         self.commitments = {}
         self.identifiers = {}
         self.contact_points = {}
@@ -212,6 +236,11 @@ class Customer(DataSubject):
     def registered(self) -> bool:
         """Whether the customer is in the book."""
         return self.kind is not None
+
+    @property
+    def traits(self) -> Traits:
+        """What conditions of rule sets may read."""
+        return traits_of(self.noted)
 
     @property
     def erased(self) -> bool:
@@ -296,12 +325,16 @@ class Customer(DataSubject):
         )
 
     def refer(self, stamp: Stamp, referred: Customer, note: str | None, relation: str | None) -> Referred:
-        """Refuses: unknown_customer, invalid_argument."""
+        """A fact on each of the two. Refuses: unknown_customer, invalid_argument, already_referred."""
         self.must_be_registered()
         referred.must_be_registered()
         if referred.id == self.id:
             raise refusal("invalid_argument", "referred: nobody refers themselves.", argument="referred")
-        return self.record(Referred, stamp, self.id, referred=referred.id, note=note, relation=relation)
+        if referred.referrer is not None:
+            raise refusal("already_referred", "The customer was referred before.", customer=referred.id)
+        fact = self.record(Referred, stamp, self.id, referred=referred.id, note=note, relation=relation)
+        referred.record(ReferredBy, stamp, referred.id, referrer=self.id, referral_id=fact.event_id)
+        return fact
 
     def record_purchase(
         self,
@@ -328,10 +361,18 @@ class Customer(DataSubject):
 
     def check_purchase(self, lines: Sequence[Line]) -> None:
         """The guards of a purchase. Refuses: invalid_argument, unknown_customer, no_lines."""
-        if sum([line.net_minor for line in lines]) > ORDER_MINOR_MAX:
-            raise refusal(
-                "invalid_argument", f"lines: a purchase has at most {ORDER_MINOR_MAX} minor units.", argument="lines"
-            )
+        # Rule sets are checked against these bounds when they are published.
+        for found, most, what in (
+            (len(lines), LINES_MAX, "lines"),
+            (
+                sum([one.net_minor + one.tax_minor + one.shipping_minor for one in lines]),
+                ORDER_MINOR_MAX,
+                "minor units",
+            ),
+            (sum([line.quantity for line in lines]), QUANTITY_MAX, "pieces"),
+        ):
+            if found > most:
+                raise refusal("invalid_argument", f"lines: a purchase has at most {most} {what}.", argument="lines")
         self.must_be_registered()
         if not lines:
             raise refusal("no_lines", "The purchase has no lines.", customer=self.id)
@@ -391,10 +432,41 @@ def _key_created(customer: Customer, event: KeyCreated) -> None:
     customer.commitments[event.key_id] = event.commitment
 
 
+def note_traits(noted: dict[str, tuple[int, str]], event: ProfileFact) -> None:
+    """Fold a fact about the profile into traits."""
+    at_us = event.effective_us
+    given = {name: getattr(event, name) for name in ("country", "source", "birth_month")}
+    values = {name: str(value) for name, value in given.items() if value is not None}
+    if isinstance(event, CustomerRegistered):
+        values["kind"] = event.kind
+    if isinstance(event, CustomerChanged):
+        values |= {name: "" for name in event.cleared if name in given}
+    for name, value in values.items():
+        if name not in noted or noted[name][0] <= at_us:
+            noted[name] = (at_us, value)
+
+
+def traits_of(noted: Mapping[str, tuple[int, str]]) -> Traits:
+    """The traits that were noted."""
+    known = {name: value for name, (_, value) in noted.items() if value}
+    return Traits(
+        known.get("kind", Traits().kind),
+        known.get("country", ""),
+        known.get("source", ""),
+        int(known.get("birth_month", 0)),
+    )
+
+
 @applies(Customer.APPLIERS, CustomerRegistered)
 def _registered(customer: Customer, event: CustomerRegistered) -> None:
     customer.kind = CustomerKind(event.kind)
     customer.registered_us = event.effective_us
+    note_traits(customer.noted, event)
+
+
+@applies(Customer.APPLIERS, CustomerChanged)
+def _changed(customer: Customer, event: CustomerChanged) -> None:
+    note_traits(customer.noted, event)
 
 
 @applies(Customer.APPLIERS, IdentifierLinked)
@@ -415,6 +487,16 @@ def _contact_point_added(customer: Customer, event: ContactPointAdded) -> None:
 @applies(Customer.APPLIERS, ContactPointRemoved)
 def _contact_point_removed(customer: Customer, event: ContactPointRemoved) -> None:
     customer.contact_points.pop(event.point_id, None)
+
+
+@applies(Customer.APPLIERS, Referred)
+def _referred(customer: Customer, _: Referred) -> None:
+    customer.brought += 1
+
+
+@applies(Customer.APPLIERS, ReferredBy)
+def _referred_by(customer: Customer, event: ReferredBy) -> None:
+    customer.referrer = event.referrer
 
 
 @applies(Customer.APPLIERS, PurchaseRecorded)

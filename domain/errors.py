@@ -239,6 +239,67 @@ REFUSALS: dict[str, Refusal] = {
         "fewer active points than the redemption asks for; the attempt is recorded",
         "Redeem at most the balance.",
     ),
+    "account_closed": Refusal(
+        NotAllowed, "a command about a closed account", "Enrol the customer in another programme."
+    ),
+    "account_suspended": Refusal(
+        NotAllowed,
+        "earning or spending on a suspended account; an attempt to spend is recorded",
+        "Resume the account: `book.loyalty.resume(…)`.",
+    ),
+    "unknown_reward": Refusal(
+        NotFound, "a reward that the rule set in force does not have", "See `tallybook rules show` for its rewards."
+    ),
+    "tier_required": Refusal(NotAllowed, "the reward is for other tiers", "See `tallybook rules show` for which."),
+    "segment_required": Refusal(
+        NotAllowed, "the reward is for other segments", "See `tallybook rules show` for which."
+    ),
+    "out_of_stock": Refusal(
+        NotAllowed,
+        "no piece of the reward is left, or fewer than are taken out",
+        "Stock it: `book.loyalty.stock_reward(…)`.",
+    ),
+    "limit_exceeded": Refusal(
+        NotAllowed,
+        "a limit of the rule set against fraud is reached; the attempt is recorded",
+        "Wait for the next period.",
+    ),
+    "transfers_not_allowed": Refusal(
+        NotAllowed, "the rule set in force allows no transfers", "Adopt one that has transfers.allowed."
+    ),
+    "unknown_redemption": Refusal(
+        NotFound, "the account paid for no such redemption", "Give the id that `redeem` returned."
+    ),
+    "unknown_earning": Refusal(
+        NotFound, "the account earned nothing for that fact", "Give the id of the purchase or the activity."
+    ),
+    "unknown_decision": Refusal(
+        NotFound, "no decision about an account has that id", "`book.loyalty.explain_account(…)` names them all."
+    ),
+    "mixed_currencies": Refusal(
+        NotAllowed,
+        "the programme's rule sets have different currencies, so that no figure tells what its points are worth",
+        "Allocate what was sold before the change by hand: `book.loyalty.allocate(…)`.",
+    ),
+    "unknown_hold": Refusal(NotFound, "the account holds nothing under that id", "Give the id that `hold` returned."),
+    "unknown_tier": Refusal(NotFound, "a tier that the rule set in force does not have", "See `tallybook rules show`."),
+    "no_override": Refusal(NotAllowed, "no override of the tier is in force", "Nothing is to be lifted."),
+    "not_suspended": Refusal(NotAllowed, "the account is not suspended", "Nothing is to be resumed."),
+    "unknown_coupon": Refusal(NotFound, "the account has no such coupon", "Give its id, or its code."),
+    "coupon_used": Refusal(NotAllowed, "the coupon was used", "It is good once."),
+    "coupon_voided": Refusal(NotAllowed, "the coupon was taken back", "Issue another."),
+    "coupon_expired": Refusal(NotAllowed, "the coupon's time is over", "Issue another."),
+    "not_proposed": Refusal(NotFound, "a rule set that is not put forward", "See `book.rules.proposals()`."),
+    "backtest_required": Refusal(
+        NotAllowed,
+        "the programme's rule sets are adopted with a backtest on record only, named by its digest",
+        "Run `book.backtest(candidate, record=True)`, and give its `digest()` as `backtest=`.",
+    ),
+    "already_referred": Refusal(Conflict, "the customer was referred before", "A customer is brought once."),
+    "referral_circle": Refusal(
+        NotAllowed, "the referrer was brought, directly or not, by the customer", "Nobody brings whoever brought them."
+    ),
+    "code_taken": Refusal(Conflict, "another coupon has that code", "Draw another code."),
     "owner_required": Refusal(NotAllowed, "a complaint needs a named owner before it is resolved", "Assign it first."),
     "not_resolved": Refusal(NotAllowed, "the ticket is not resolved yet", "Resolve it first."),
     "sweep_goes_back": Refusal(

@@ -1,154 +1,87 @@
 """LoyaltyAccount: points in lots, tiers by qualifying points, every decision derived from facts by a rule set.
 
-The account's state is a fold of its own stream alone: a fact from elsewhere (a purchase) touches it through the
-decisions that it caused. `LoyaltyAccount.receive` is the one place where a fact meets the rules: commands, the
-certificate and the backtest all call it.
+`LoyaltyAccount.receive` is the one place where a fact meets the rules: commands, the certificate and the backtest all
+call it. `settle` records what time alone makes due, dated when it was due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from . import arithmetic
 from . import lots as lot_book
-from .aggregate import Aggregate, Appliers, Stamp, applies
+from .account import CLOSED, OVERRIDDEN, SUSPENDED, Account, LineState, LotState, SpentPart
+from .aggregate import Appliers, Stamp
+from .calendar import civil_from_days
 from .control import Control, RuleBook
-from .copy_on_write import LayeredDict, Place, SortedAmounts
-from .customer import Line, PurchaseRecorded, ReturnRecorded
+from .customer import PurchaseRecorded, ReturnRecorded, Traits
+from .earning import Measured, NewPoints, Rules
 from .errors import refusal, whole
-from .events import Code, Decision, Event, Fact, Points, Value, stored
-from .lots import NEVER, Lot, Lots
-from .rules import Reader, Rules, Share
+from .events import Event
+from .lots import NEVER
+from .points import (
+    ADJUSTED_UP,
+    REINSTATED,
+    TRANSFERRED_IN,
+    AccountClosed,
+    ActivityRecorded,
+    CorrectionRecorded,
+    CouponClosed,
+    CouponIssued,
+    CouponRefused,
+    CouponUsed,
+    CouponVoided,
+    EarningConfirmed,
+    EarningRefused,
+    EarningReversed,
+    EarningWithdrawn,
+    Enrolled,
+    ExtensionGranted,
+    GoodwillGranted,
+    HoldRefused,
+    HoldReleased,
+    HoldReleaseRequested,
+    HoldRequested,
+    LotPart,
+    LotsExtended,
+    LoyaltyDecision,
+    NewLot,
+    PointsActivated,
+    PointsCorrected,
+    PointsCredited,
+    PointsEarned,
+    PointsExpired,
+    PointsHeld,
+    PointsRedeemed,
+    PointsTransferred,
+    RedemptionRefused,
+    RedemptionRequested,
+    RedemptionReturned,
+    RedemptionReversed,
+    ReferralCredited,
+    ReinstatementGranted,
+    TierChanged,
+    TierOverridden,
+    TierOverrideLifted,
+    TransferReceived,
+    TransferRefused,
+    TransferRequested,
+    Use,
+    lot_of,
+)
+from .tiers import Change
+
+D = TypeVar("D", bound=LoyaltyDecision)
 
 NO_RULES = "none@0"
 """What a decision names that falls when no rule set is in force."""
 
 
-class LotPart(Value):
-    """So many points of one lot. A lot is named by the fact that it was earned for."""
-
-    lot_id: UUID
-    points: int
-
-
-@stored("loyalty.enrolled")
-class Enrolled(Fact):
-    """The customer takes part in a programme."""
-
-    programme: Code
-
-
-@stored("loyalty.redemption_requested")
-class RedemptionRequested(Fact):
-    """The customer wants to spend points. Whether the account can pay is a decision."""
-
-    points: Points
-    reward: Code
-
-
-@stored("loyalty.goodwill_granted")
-class GoodwillGranted(Fact):
-    """Points given for a reason outside of the earning rules; they don't qualify for a tier."""
-
-    points: Points
-    reason: Code
-    ticket_id: UUID | None = None
-
-
-@stored("loyalty.points_earned")
-class PointsEarned(Decision):
-    """A new lot, named by the fact in `facts`. `basis` is what of each line earned, by which a return is reckoned.
-
-    It counts in `basis_unit`: `minor` (net amount), or `pieces` where all that earned was free of charge.
-    `debt_paid` of the points went into an older debt; the rest is the lot.
-    """
-
-    programme: Code
-    points: int
-    qualifying: int
-    expires_us: int
-    rule_ids: tuple[Code, ...]
-    basis: tuple[int, ...]
-    basis_unit: Code
-    tier: Code
-    debt_paid: int
-
-
-@stored("loyalty.points_redeemed")
-class PointsRedeemed(Decision):
-    """The account paid; the lots that it used, in the order of use."""
-
-    programme: Code
-    points: int
-    reward: Code
-    lots: tuple[LotPart, ...]
-
-
-@stored("loyalty.redemption_refused")
-class RedemptionRefused(Decision):
-    """The account could not pay."""
-
-    programme: Code
-    points: int
-    reward: Code
-    code: Code
-    active: int
-
-
-@stored("loyalty.points_expired")
-class PointsExpired(Decision):
-    """Lots reached their end. Dated when that was due."""
-
-    programme: Code
-    points: int
-    lots: tuple[LotPart, ...]
-
-
-@stored("loyalty.earning_reversed")
-class EarningReversed(Decision):
-    """A return took back what its lines had earned: from the lot itself, then from others, then as debt or not at all.
-
-    `points` = lots + `debt` + `forgiven`. What expired before is forgiven: it can't be lost twice. `qualifying` leaves
-    the tier window's sum, dated as it was earned. `basis` counts in the earning's unit.
-    """
-
-    programme: Code
-    lot_id: UUID
-    points: int
-    qualifying: int
-    basis: int
-    lots: tuple[LotPart, ...]
-    debt: int
-    forgiven: int
-
-
-@stored("loyalty.tier_changed")
-class TierChanged(Decision):
-    """The account holds another tier. `qualifying` points in the window decided."""
-
-    programme: Code
-    previous: Code | None
-    tier: Code
-    reason: Code
-    qualifying: int
-
-
-class Earning(NamedTuple):
-    """What an account remembers of one earning, to reverse it. `basis` is empty where no return can reverse it."""
-
-    points: int
-    qualifying: int
-    basis: tuple[int, ...]
-    in_pieces: bool
-    earned_us: int
-    expires_us: int
-    returned: int = 0
-    reversed_points: int = 0
-    reversed_qualifying: int = 0
-    expired: int = 0
+NOBODY = Traits()
 
 
 class Redemption(NamedTuple):
@@ -164,71 +97,89 @@ def account_id(customer_id: UUID, programme: str) -> UUID:
     return uuid5(NAMESPACE_OID, f"{customer_id.hex}/{programme}")
 
 
-class LoyaltyAccount(Aggregate):
-    """An account's stream, folded.
+def inactive_us(rule_book: RuleBook, programme: str, moved_us: int) -> int | None:
+    """When an account that last earned or redeemed at a moment has been inactive for so long that its points go; None:
+    never, by the rule sets that are known."""
+    starts = [moved_us]
+    if rule_book.count(programme) > 1:
+        starts += rule_book.starts(programme, moved_us, NEVER)
+    for place, start in enumerate(starts):
+        rules = rule_book.in_force(programme, start)
+        months = None if rules is None else rules.rule_set.inactivity_months
+        if rules is not None and months is not None:
+            at_us = max(start, rules.zone.months_after(moved_us, months))
+            if place + 1 == len(starts) or at_us < starts[place + 1]:
+                return at_us
+    return None
 
-    earned + debt = active + spent + expired + reversed − forgiven, always.
-    """
 
-    CONTAINERS = ("lots", "earnings", "window")
-    APPLIERS: ClassVar[Appliers] = {}
+class LoyaltyAccount(Account):
+    """An account: what it is, and what it decides."""
 
-    customer_id: UUID | None = None
-    programme: str = ""
-    tier: str | None = None
-    tier_since_us: int = 0
-    enrolled_us: int = 0
-    clock_us: int = 0
-    earned: int = 0
-    spent: int = 0
-    expired: int = 0
-    reversed: int = 0
-    forgiven: int = 0
-    debt: int = 0
-    lots: Lots
-    earnings: LayeredDict[UUID, Earning]
-    """By lot, while points of it are left or a return may reverse it: a purchase may come back at any time."""
-    window: SortedAmounts[tuple[int, int]]
-    """(earned_us, qualifying). None leaves: a rule set that is adopted later may look back further."""
-
-    def __init__(self, stream_id: UUID) -> None:
-        super().__init__(stream_id)
-        self.lots = SortedAmounts()
-        self.earnings = LayeredDict()
-        self.window = SortedAmounts()
-
-    @property
-    def enrolled(self) -> bool:
-        """Whether the account exists."""
-        return self.customer_id is not None
-
-    @property
-    def active(self) -> int:
-        """Points that can be spent now."""
-        return self.lots.total
+    APPLIERS: ClassVar[Appliers] = Account.APPLIERS
 
     # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def enrol(self, stamp: Stamp, customer_id: UUID, programme: str, control: Control) -> Enrolled:
+    def enrol(
+        self, stamp: Stamp, customer_id: UUID, programme: str, control: Control, traits: Traits = NOBODY
+    ) -> Enrolled:
         """Open the account in its first tier. Refuses: already_enrolled, no_rule_set."""
         if self.enrolled:
             raise refusal("already_enrolled", "The customer has an account.", customer=customer_id)
         if control.rule_book.in_force(programme, stamp.effective_us) is None:
             raise refusal("no_rule_set", f"No rule set is in force for {programme} at that time.", programme=programme)
         fact = self.record(Enrolled, stamp, customer_id, programme=programme)
-        self.receive(fact, stamp, control)
+        self.receive(fact, stamp, control, traits)
         return fact
 
-    def redeem(self, stamp: Stamp, points: int, reward: str, control: Control) -> Redemption:
-        """Spend points. What the balance can't pay is recorded, and then told by the outcome.
+    def tell(
+        self, event_class: type[Any], stamp: Stamp, control: Control, traits: Traits = NOBODY, **fields: Any
+    ) -> tuple[Any, Event | None]:
+        """Record a fact on the account, and what it decides; both.
 
-        Refuses: invalid_argument, effective_too_early, no_rule_set.
+        Refuses: effective_too_early, no_rule_set, account_closed.
+        """
+        stamp.not_before(self.enrolled_us, "the account was opened")
+        if control.rule_book.in_force(self.programme, stamp.effective_us) is None:
+            raise refusal(
+                "no_rule_set",
+                f"No rule set is in force for {self.programme} at that time.",
+                programme=self.programme,
+            )
+        if self.status == CLOSED:
+            raise refusal("account_closed", "The account is closed.", account=self.id)
+        self.settle(stamp, stamp.effective_us, control)
+        fact = self.record(event_class, stamp, self.customer_id, **fields)
+        return fact, self.receive(fact, stamp, control, traits)
+
+    def redeem(
+        self,
+        stamp: Stamp,
+        points: int,
+        reward: str,
+        control: Control,
+        *,
+        stock: int | None = None,
+        segments: Sequence[str] = (),
+        hold_id: UUID | None = None,
+        code: str | None = None,
+    ) -> Redemption:
+        """Spend points. What the account can't pay is recorded, and then told by the outcome.
+
+        Refuses: invalid_argument, effective_too_early, no_rule_set, account_closed.
         """
         whole(points, "points")
-        self._must_be_open(stamp, control)
-        self.settle(stamp, stamp.effective_us, control)
-        request = self.record(RedemptionRequested, stamp, self.customer_id, points=points, reward=reward)
-        outcome = self.receive(request, stamp, control)
+        request, outcome = self.tell(
+            RedemptionRequested,
+            stamp,
+            control,
+            points=points,
+            reward=reward,
+            stock=stock,
+            segments=tuple(segments),
+            hold_id=hold_id,
+            code=code,
+        )
         assert isinstance(outcome, (PointsRedeemed, RedemptionRefused))
         return Redemption(request, outcome)
 
@@ -237,27 +188,16 @@ class LoyaltyAccount(Aggregate):
     ) -> GoodwillGranted:
         """Add points for a reason outside of the earning rules.
 
-        Refuses: invalid_argument, effective_too_early, no_rule_set.
+        Refuses: invalid_argument, effective_too_early, no_rule_set, account_closed.
         """
         whole(points, "points")
-        self._must_be_open(stamp, control)
-        self.settle(stamp, stamp.effective_us, control)
-        fact = self.record(GoodwillGranted, stamp, self.customer_id, points=points, reason=reason, ticket_id=ticket_id)
-        self.receive(fact, stamp, control)
+        fact, _ = self.tell(GoodwillGranted, stamp, control, points=points, reason=reason, ticket_id=ticket_id)
+        assert isinstance(fact, GoodwillGranted)
         return fact
-
-    def _must_be_open(self, stamp: Stamp, control: Control) -> None:
-        stamp.not_before(self.enrolled_us, "the account was opened")
-        if control.rule_book.in_force(self.programme, stamp.effective_us) is None:
-            raise refusal(
-                "no_rule_set",
-                f"No rule set is in force for {self.programme} at that time.",
-                programme=self.programme,
-            )
 
     # ── where facts meet rules ────────────────────────────────────────────────────────────────────────────────────
 
-    def receive(self, fact: Event, stamp: Stamp, control: Control) -> Event | None:
+    def receive(self, fact: Event, stamp: Stamp, control: Control, traits: Traits = NOBODY) -> Event | None:
         """Derive and record what a fact decides; the decision about the fact itself, if there is one.
 
         What is due by then must be settled first. Facts that say nothing to an account change nothing.
@@ -268,10 +208,19 @@ class LoyaltyAccount(Aggregate):
         rules = control.rule_book.in_force(self.programme, fact.effective_us)
         if rules is None:
             return None
-        decision = reaction(self, fact, stamp, rules)
+        active, at_us = self.active, max(fact.effective_us, self.clock_us)
+        then = control.rule_book.in_force(self.programme, at_us) if isinstance(fact, TAKING) else None
+        counted = None if then is None else then.ladder.qualifying(self, at_us)
+        decision = reaction(self, fact, stamp.at(fact.effective_us), rules, traits)
         reason = None if decision is None else EVALUATED.get(type(decision))
+        if then is not None and then.ladder.qualifying(self, at_us) == counted:
+            # What was taken did not count for the tier any more.
+            reason = None
+        moved = self.active != active
+        if reason is None and moved:
+            reason = BALANCE_CHANGED
         if reason is not None:
-            self._evaluate_tier(fact, stamp, control.rule_book, reason)
+            self._evaluate_tier((fact.event_id,), fact.effective_us, stamp, control.rule_book, reason, moved=moved)
         horizon = control.horizon_us
         if horizon is not None:
             # A late fact may bring a lot or a tier that is over already by the last sweep.
@@ -285,156 +234,432 @@ class LoyaltyAccount(Aggregate):
         self.settle_until(stamp, until_us, control.rule_book)
 
     def settle_until(self, stamp: Stamp, until_us: int, rule_book: RuleBook) -> None:
-        """Record every decision that time alone makes due by a moment, under one rule book."""
+        """Record every decision that time alone makes due by a moment, under one rule book.
+
+        In order of time; at one moment points are activated first, then tiers evaluated, holds released, points
+        expired: so a tier counts what is there before it goes, and no hold outlives its lot.
+        """
         if not self.enrolled:
             return
         while True:
-            # At the same moment, the tier is evaluated before points go.
-            tier_due = self._next_tier_change(until_us, rule_book)
-            expiry_us = self.lots.first.expires_us if self.lots else NEVER
-            if tier_due is not None and tier_due[0] <= expiry_us:
-                at_us, rules, tier, qualifying, reason = tier_due
-                self._change_tier(stamp.at(at_us), rules, (), tier, qualifying, reason)
-            elif expiry_us <= until_us:
-                self._expire(stamp.at(expiry_us), rule_book)
-            else:
+            due = self._due(until_us, rule_book)
+            if due is None:
                 return
+            at_us, _, decide = due
+            active = self.active
+            decide(self, stamp.at(at_us), rule_book)
+            if self.active != active:
+                self._evaluate_tier((), at_us, stamp, rule_book, BALANCE_CHANGED, moved=True)
 
-    def _next_tier_change(self, until_us: int, rule_book: RuleBook) -> tuple[int, Rules, str, int, str] | None:
+    def quiet_until_us(self, rule_book: RuleBook, look_us: int) -> int:
+        """Up to this moment, exclusive, time alone makes no decision due under a rule book; looks no further than
+        `look_us`. Commands may bring it on.
+        """
+        due = self._due(look_us, rule_book) if self.enrolled else None
+        return look_us if due is None else due[0]
+
+    def _due(self, until_us: int, rule_book: RuleBook) -> tuple[int, int, Timely] | None:
+        """What is due first, up to a moment: when, its place among what is due then, and how it is decided."""
+        found: list[tuple[int, int, Timely]] = []
+        if self.pending:
+            found.append(self._next_of_pending())
+        change = self._next_tier_change(until_us, rule_book)
+        if change is not None:
+            found.append((change[0], 1, lambda account, stamp, _: account._change_tier(stamp, (), *change[1:])))
+        if self.held:
+            found.append((self.held.first[0], 2, LoyaltyAccount._end_hold))
+        if self.lots:
+            found.append((self.lots.first.expires_us, 3, LoyaltyAccount._expire))
+        if self.lots or self.pending:
+            gone_us = inactive_us(rule_book, self.programme, self.moved_us)
+            if gone_us is not None:
+                found.append((gone_us, 4, LoyaltyAccount._expire_inactive))
+        if self.due_coupons:
+            found.append((self.due_coupons.first[0], 5, LoyaltyAccount._expire_coupon))
+        first = min(found, key=lambda one: one[:2], default=None)
+        return None if first is None or first[0] > until_us or first[0] >= NEVER else first
+
+    # ── tiers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _next_tier_change(self, until_us: int, rule_book: RuleBook) -> tuple[int, Rules, Change, str] | None:
         """The first moment from the account's clock up to `until_us` at which time alone changes the tier."""
-        if self.clock_us > until_us:
+        clock_us = self.clock_us
+        if clock_us > until_us:
             return None
         moments: dict[int, str] = {}
+        free_us = clock_us
+        if self.override_until_us is not None and self.override_until_us >= clock_us:
+            free_us = self.override_until_us
+            moments[free_us] = OVERRIDE_ENDED
+        starts = [clock_us]
         if rule_book.count(self.programme) > 1:
             # Rules that were adopted since, from before the account's clock, hold from the clock on.
-            starts = rule_book.starts(self.programme, self.clock_us, until_us)
-            moments = dict.fromkeys([self.clock_us, *starts], "rules_changed")
-        if self.window:
-            for index, start in enumerate(sorted({self.clock_us, *moments})):
-                rules = rule_book.in_force(self.programme, start)
-                if rules is None or (index == 0 and self.tier == rules.base_tier):
-                    continue
-                for leaves_us in self._leaving(rules, self.clock_us):
-                    if leaves_us > until_us:
-                        break
-                    moments.setdefault(leaves_us, "window_moved")
+            starts += rule_book.starts(self.programme, clock_us, until_us)
+            for start in starts:
+                moments.setdefault(start, RULES_CHANGED)
+        for start in starts:
+            rules = rule_book.in_force(self.programme, start)
+            if rules is not None:
+                for at_us in rules.ladder.moments(self, clock_us, until_us):
+                    moments.setdefault(at_us, "window_moved")
         for at_us in sorted(moments):
+            if at_us > until_us:
+                return None
             rules = rule_book.in_force(self.programme, at_us)
-            if rules is None:
+            if rules is None or at_us < free_us:
                 continue
-            qualifying = self.qualifying(at_us, rules)
-            tier = rules.rule_set.tiers.level_for(qualifying)
-            if tier != self.tier:
-                return at_us, rules, tier, qualifying, moments[at_us]
+            change = self._by_time(rules, at_us, moments[at_us])
+            if change.tier != self.tier:
+                return at_us, rules, change, moments[at_us]
         return None
 
-    def qualifying(self, at_us: int, rules: Rules) -> int:
-        """Qualifying points in the rolling window at a moment."""
-        window = self.window
-        points = window.total_from(self._first_in_window(rules, at_us))
-        if window and window.last[0] > at_us:
-            points -= window.total_from(window.after(at_us, lambda entry: entry[0]))
-        return points
+    def _by_time(self, rules: Rules, at_us: int, reason: str) -> Change:
+        ladder = rules.ladder
+        if reason == OVERRIDE_ENDED:
+            return ladder.after_points(self, at_us, reversed_=True)
+        if reason == RULES_CHANGED and ladder.yearly:
+            return ladder.after_points(self, at_us, reversed_=False)
+        return ladder.by_time(self, at_us)
 
-    def in_window(self, at_us: int, rules: Rules) -> list[tuple[int, int]]:
-        """What counts in the rolling window at a moment: when it was earned, and how many qualifying points."""
-        first = self._first_in_window(rules, at_us)
-        return list(takewhile(lambda entry: entry[0] <= at_us, self.window.from_place(first)))
-
-    def _first_in_window(self, rules: Rules, at_us: int) -> Place:
-        zone, months = rules.zone, rules.window_months
-        if not self.window or zone.months_after(self.window.first[0], months) > at_us:
-            return 0, 0
-        return self.window.after(at_us, lambda entry: zone.months_after(entry[0], months))
-
-    def _leaving(self, rules: Rules, after_us: int) -> Iterator[int]:
-        """Moments after another at which points leave the window, rising."""
-        for earned_us, _ in self.window.from_place(self._first_in_window(rules, after_us)):
-            yield rules.zone.months_after(earned_us, rules.window_months)
+    def _evaluate_tier(
+        self,
+        facts: tuple[UUID, ...],
+        effective_us: int,
+        stamp: Stamp,
+        rule_book: RuleBook,
+        reason: str,
+        *,
+        moved: bool,
+    ) -> None:
+        """Where the tier goes after points came or went; `moved`: whether the balance is another."""
+        # Tiers follow one another in time: a late fact changes the tier from the account's clock on, by the rules of
+        # that moment.
+        at_us = max(effective_us, self.clock_us)
+        rules = rule_book.in_force(self.programme, at_us)
+        if rules is None or (self.override_until_us is not None and self.override_until_us > at_us):
+            return
+        by_balance = rules.rule_set.tiers.basis == "balance"
+        if not moved if by_balance else reason == BALANCE_CHANGED:
+            return
+        change = rules.ladder.after_points(self, at_us, reversed_=reason == "earning_reversed")
+        if change.tier != self.tier:
+            self._change_tier(stamp.at(at_us), facts, rules, change, reason)
 
     def _change_tier(
         self,
         stamp: Stamp,
-        rules: Rules,
         facts: tuple[UUID, ...],
-        tier: str,
-        qualifying: int,
+        rules: Rules,
+        change: Change,
         reason: str,
-    ) -> None:
-        self.record(
+        until_us: int | None = None,
+    ) -> TierChanged:
+        before = rules.ladder.rank(self.tier)
+        changed = self._decide(
             TierChanged,
             stamp,
-            self.customer_id,
-            rules=rules.label,
-            facts=facts,
-            programme=self.programme,
+            rules,
+            facts,
             previous=self.tier,
-            tier=tier,
+            tier=change.tier,
             reason=reason,
-            qualifying=qualifying,
+            qualifying=max(change.points, 0),
+            until_us=until_us,
+        )
+        rank = rules.ladder.rank(change.tier)
+        if rank > before >= 0 and reason != OVERRIDDEN:
+            for reward in rules.rule_set.tiers.levels[rank].grants:
+                self._grant(stamp, rules, facts, reward, change.tier)
+        return changed
+
+    def _grant(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], reward: str, tier: str) -> None:
+        """A coupon for reaching a tier: once a year, however often it is reached."""
+        year = rules.zone.period(stamp.effective_us, "year")
+        coupon_id = uuid5(self.id, f"{tier} {reward} {year}")
+        if coupon_id not in self.coupons:
+            self._issue(stamp, rules, facts, coupon_id, reward, f"tier:{tier}"[:64])
+
+    def qualifying(self, at_us: int, rules: Rules) -> int:
+        """Qualifying points that count at a moment."""
+        return rules.ladder.qualifying(self, at_us)
+
+    # ── what time alone does ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _rules_then(self, stamp: Stamp, rule_book: RuleBook) -> Rules | None:
+        return rule_book.in_force(self.programme, stamp.effective_us)
+
+    def _activate(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        at_us = stamp.effective_us
+        due = [
+            (lot_id, points)
+            for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)
+            if self.known[lot_id].activates_us <= at_us
+        ]
+        self._activated(stamp, self._rules_then(stamp, rule_book), self._facts_of(due), due)
+
+    def _activated(
+        self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...], due: Sequence[tuple[UUID, int]]
+    ) -> PointsActivated:
+        return self._decide(
+            PointsActivated,
+            stamp,
+            rules,
+            facts,
+            lots=tuple(
+                NewLot(
+                    lot_id=lot_id,
+                    points=points,
+                    earned_us=self.known[lot_id].earned_us,
+                    expires_us=self._new_age(self.known[lot_id], stamp.effective_us, rules),
+                )
+                for lot_id, points in due
+            ),
+            debt_paid=self._into_debt(due),
         )
 
-    def _evaluate_tier(self, fact: Event, stamp: Stamp, rule_book: RuleBook, reason: str) -> None:
-        # Tiers follow one another in time: a late fact changes the tier from the account's clock on, by the rules of
-        # that moment.
-        at_us = max(fact.effective_us, self.clock_us)
-        rules = rule_book.in_force(self.programme, at_us)
-        assert rules is not None
-        qualifying = self.qualifying(at_us, rules)
-        tier = rules.rule_set.tiers.level_for(qualifying)
-        if tier != self.tier:
-            self._change_tier(stamp.at(at_us), rules, (fact.event_id,), tier, qualifying, reason)
+    @staticmethod
+    def _new_age(lot: LotState, at_us: int, rules: Rules | None) -> int:
+        """When a lot expires that is activated at a moment."""
+        expiry = None if rules is None else rules.expiry_of(lot.rule)
+        if rules is None or expiry is None or expiry.counted_from != "activated":
+            return lot.expires_us
+        return rules.expires_us(expiry, at_us)
+
+    def _end_hold(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        _, hold_id, _ = self.held.first
+        self._release(stamp, self._rules_then(stamp, rule_book), (hold_id,), hold_id, "expired")
+
+    def _release(
+        self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...], hold_id: UUID, reason: str
+    ) -> HoldReleased:
+        parts = [(part.lot_id, part.points) for part in self.holds[hold_id].parts]
+        return self._decide(
+            HoldReleased,
+            stamp,
+            rules,
+            facts,
+            hold_id=hold_id,
+            reason=reason,
+            lots=_parts(parts),
+            debt_paid=self._into_debt(parts),
+        )
+
+    def _next_of_pending(self) -> tuple[int, int, Timely]:
+        """The first moment at which points cease to be pending: active, or gone, where their time is over before."""
+        due_us = self.pending.first[0]
+        for _, lot_id, _ in takewhile(lambda entry: entry[0] == due_us, self.pending):
+            if self.known[lot_id].activates_us == due_us:
+                return due_us, 0, LoyaltyAccount._activate
+        return due_us, 3, LoyaltyAccount._expire_pending
+
+    def _expire_pending(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        at_us = stamp.effective_us
+        pending = [(lot_id, points) for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)]
+        self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(pending), "expiry", (), pending)
 
     def _expire(self, stamp: Stamp, rule_book: RuleBook) -> None:
-        rules = rule_book.in_force(self.programme, stamp.effective_us)
         gone = lot_book.take_expired(self.lots.copy(), stamp.effective_us)
-        self.record(
+        self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(gone), "expiry", gone)
+
+    def _expire_inactive(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        gone = [(lot.lot_id, lot.points) for lot in self.lots]
+        pending = [(lot_id, points) for _, lot_id, points in self.pending]
+        facts = self._facts_of((*gone, *pending))
+        self._expired(stamp, self._rules_then(stamp, rule_book), facts, "inactivity", gone, pending)
+
+    def _expired(
+        self,
+        stamp: Stamp,
+        rules: Rules | None,
+        facts: tuple[UUID, ...],
+        reason: str,
+        gone: Sequence[tuple[UUID, int]],
+        pending: Sequence[tuple[UUID, int]] = (),
+    ) -> PointsExpired:
+        return self._decide(
             PointsExpired,
+            stamp,
+            rules,
+            facts,
+            points=sum(points for _, points in (*gone, *pending)),
+            reason=reason,
+            lots=_parts(gone),
+            pending=_parts(pending),
+        )
+
+    def _expire_coupon(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        _, coupon_id, _ = self.due_coupons.first
+        self._decide(
+            CouponClosed,
+            stamp,
+            self._rules_then(stamp, rule_book),
+            (coupon_id,),
+            coupon_id=coupon_id,
+            outcome="expired",
+        )
+
+    # ── what reactions share ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _decide(
+        self, event_class: type[D], stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...], **fields: Any
+    ) -> D:
+        """Record a decision."""
+        return self.record(
+            event_class,
             stamp,
             self.customer_id,
             rules=rules.label if rules else NO_RULES,
-            facts=tuple(lot_id for lot_id, _ in gone),
+            facts=facts,
             programme=self.programme,
-            points=sum(points for _, points in gone),
-            lots=_parts(gone),
+            **fields,
         )
 
-    def _earn(
+    def _facts_of(self, parts: Iterable[tuple[UUID, int]]) -> tuple[UUID, ...]:
+        """The facts that lots were earned for."""
+        return tuple(dict.fromkeys(self.known[lot_id].fact for lot_id, _ in parts))
+
+    def _into_debt(self, coming: Iterable[tuple[UUID, int]]) -> tuple[LotPart, ...]:
+        """What of points that become active goes into a debt at once."""
+        debt, paid = self.debt, []
+        for lot_id, points in coming:
+            part = min(debt, points)
+            if part:
+                paid.append((lot_id, part))
+                debt -= part
+        return _parts(paid)
+
+    def _limited(self, on: str, points: int, at_us: int, rules: Rules) -> tuple[str, tuple[Use, ...]]:
+        """Why a limit does not let so many points through (empty: none does), and what they count against limits."""
+        uses: dict[tuple[str, str], int] = {}
+        for limit in rules.rule_set.limits:
+            if limit.on != on:
+                continue
+            number = rules.zone.period(at_us, limit.period)
+            for counter, most, amount in (
+                (f"limit:{on}:times", limit.count, 1),
+                (f"limit:{on}:points", limit.points, points),
+            ):
+                if most is not None:
+                    if self.used(counter, limit.period, number) + amount > most:
+                        return "limit_exceeded", ()
+                    uses[counter, limit.period] = amount
+        return "", tuple(
+            Use(counter=counter, period=period, number=rules.zone.period(at_us, period), amount=amount)
+            for (counter, period), amount in uses.items()
+        )
+
+    def _earn(self, fact: Event, stamp: Stamp, rules: Rules, measured: Measured) -> Event | None:
+        """Record what a fact earns: a lot for each age that rules give."""
+        if self.status == CLOSED or measured.at_us < self.enrolled_us:
+            return None
+        found = [
+            lot
+            for lot in rules.earn(measured, self.tier, self.id, self.used)
+            if lot.points or lot.qualifying or lot.capped
+        ]
+        if not found:
+            return None
+        points = sum(lot.points for lot in found)
+        code, uses = self._limited("earn", points, measured.at_us, rules)
+        if self.status == SUSPENDED:
+            code = "account_suspended"
+        if code:
+            return self._decide(EarningRefused, stamp, rules, (fact.event_id,), points=points, code=code)
+        lots = [
+            self._earned(fact, stamp, rules, measured, number, lot, uses if number == 0 else ())
+            for number, lot in enumerate(found)
+        ]
+        return lots[0]
+
+    def _earned(
         self,
         fact: Event,
         stamp: Stamp,
         rules: Rules,
-        points: int,
-        qualifying: int,
-        basis: Sequence[int],
-        basis_unit: str,
-        rule_ids: Sequence[str],
+        measured: Measured,
+        number: int,
+        lot: NewPoints,
+        uses: tuple[Use, ...],
     ) -> PointsEarned:
-        expires_us = rules.rule_set.expiry.expires_us(fact.effective_us, rules.zone)
-        return self.record(
+        at_once = lot.activates_us <= measured.at_us
+        return self._decide(
             PointsEarned,
-            stamp.at(fact.effective_us),
-            self.customer_id,
-            rules=rules.label,
-            facts=(fact.event_id,),
-            programme=self.programme,
-            points=points,
-            qualifying=qualifying,
-            expires_us=NEVER if expires_us is None else expires_us,
-            rule_ids=tuple(rule_ids),
-            basis=tuple(basis),
-            basis_unit=basis_unit,
+            stamp,
+            rules,
+            (fact.event_id,),
+            lot_id=lot_of(fact.event_id, number),
+            points=lot.points,
+            qualifying=lot.qualifying,
+            activates_us=lot.activates_us,
+            expires_us=lot.expires_us,
+            rule_ids=lot.rule_ids,
+            lines=lot.lines,
+            basis_unit=lot.basis_unit,
             tier=self.tier,
-            debt_paid=min(self.debt, points),
+            debt_paid=min(self.debt, lot.points) if at_once else 0,
+            capped=lot.capped,
+            uses=(*lot.uses, *uses),
+            inputs=measured.inputs,
+        )
+
+    def _issue(
+        self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], coupon_id: UUID, reward: str, reason: str
+    ) -> None:
+        days = rules.rewards[reward].coupon_days or 0
+        expires_us = rules.zone.add_days(stamp.effective_us, days)
+        self._decide(
+            CouponIssued, stamp, rules, facts, coupon_id=coupon_id, reward=reward, expires_us=expires_us, reason=reason
+        )
+
+    def _give_back(self, fact: Event, stamp: Stamp, rules: Rules, redemption_id: UUID, points: int) -> Event | None:
+        """Points of a redemption come back, those that were used last first."""
+        state = self.redemptions.get(redemption_id)
+        points = 0 if state is None else min(points, state.points)
+        if state is None or not points:
+            return None
+        at_us, left = stamp.effective_us, points
+        restored: list[tuple[UUID, int]] = []
+        lapsed: list[tuple[UUID, int]] = []
+        new_lot: NewLot | None = None
+        if rules.rule_set.refunds.redemption == "new_lot":
+            expires_us = rules.expires_us(rules.rule_set.expiry, at_us)
+            new_lot = NewLot(lot_id=fact.event_id, points=points, earned_us=at_us, expires_us=expires_us)
+        else:
+            for part in reversed(state.parts):
+                back = min(left, part.points)
+                left -= back
+                if back:
+                    over = self.known[part.lot_id].expires_us <= at_us
+                    (lapsed if over else restored).append((part.lot_id, back))
+        return self._decide(
+            RedemptionReversed,
+            stamp,
+            rules,
+            (fact.event_id,),
+            redemption_id=redemption_id,
+            points=points,
+            restored=_parts(restored),
+            lapsed=_parts(lapsed),
+            new_lot=new_lot,
+            debt_paid=self._into_debt(restored if new_lot is None else [(new_lot.lot_id, points)]),
         )
 
 
-Reaction = Callable[[LoyaltyAccount, Any, Stamp, Rules], Event | None]
+Timely = Callable[[LoyaltyAccount, Stamp, RuleBook], Any]
+Reaction = Callable[[LoyaltyAccount, Any, Stamp, Rules, Traits], Event | None]
 REACTIONS: dict[type[Event], Reaction] = {}
-"""What an account does about each kind of fact."""
+"""What an account does about each kind of fact. The stamp is dated as the fact is."""
 
-EVALUATED: dict[type[Event], str] = {PointsEarned: "points_earned", EarningReversed: "earning_reversed"}
+BALANCE_CHANGED = "balance_changed"
+OVERRIDE_ENDED = "override_ended"
+RULES_CHANGED = "rules_changed"
+EVALUATED: dict[type[Event], str] = {
+    PointsEarned: "points_earned",
+    EarningReversed: "earning_reversed",
+}
 """Decisions after which the tier is evaluated, and the reason that a change then names."""
+TAKING = (ReturnRecorded, EarningWithdrawn)
+"""Facts that take back what was earned."""
 
 
 def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
@@ -447,246 +672,473 @@ def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
     return mark
 
 
+# ── earning ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @reacts(Enrolled)
-def _start(account: LoyaltyAccount, fact: Enrolled, stamp: Stamp, rules: Rules) -> None:
-    account._change_tier(stamp.at(fact.effective_us), rules, (fact.event_id,), rules.base_tier, 0, "enrolled")
+def _start(account: LoyaltyAccount, fact: Enrolled, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
+    account._change_tier(stamp, (fact.event_id,), rules, Change(rules.ladder.base, 0), "enrolled")
+    return _give(account, fact, stamp, rules, traits)
 
 
 @reacts(PurchaseRecorded)
-def _earn_for_purchase(
-    account: LoyaltyAccount, fact: PurchaseRecorded, stamp: Stamp, rules: Rules
-) -> PointsEarned | None:
-    if fact.currency != rules.rule_set.currency or fact.effective_us < account.enrolled_us:
-        return None
-    points, basis, rule_ids = rules.earn(*_readers(fact, account.tier or "", rules))
-    if points == 0:
-        return None
-    unit = "minor"
-    if not any(basis):
-        basis, unit = [line.quantity for line in fact.lines], "pieces"
-    return account._earn(fact, stamp, rules, points, points, basis, unit, rule_ids)
+@reacts(ActivityRecorded)
+@reacts(ReferralCredited)
+def _give(account: LoyaltyAccount, fact: Event, stamp: Stamp, rules: Rules, traits: Traits) -> Event | None:
+    seen = measured_of(account, fact, rules, traits)
+    return None if seen is None else account._earn(fact, stamp, rules, seen)
 
 
-@reacts(GoodwillGranted)
-def _earn_goodwill(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules: Rules) -> PointsEarned:
-    return account._earn(fact, stamp, rules, fact.points, 0, (), "minor", ("goodwill",))
+@reacts(EarningConfirmed)
+def _confirm(account: LoyaltyAccount, fact: EarningConfirmed, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    due = [(lot_id, lot.pending) for lot_id, lot in _lots_of(account, fact.fact_id) if lot.pending]
+    return account._activated(stamp, rules, (fact.event_id,), due) if due else None
+
+
+def _lots_of(account: LoyaltyAccount, fact_id: UUID) -> Iterator[tuple[UUID, LotState]]:
+    number = 0
+    while (lot := account.known.get(lot_id := lot_of(fact_id, number))) is not None:
+        yield lot_id, lot
+        number += 1
+
+
+@reacts(ReturnRecorded)
+def _return(account: LoyaltyAccount, fact: ReturnRecorded, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    decisions = []
+    for lot_id, lot in list(_lots_of(account, fact.purchase_id)):
+        back = [0] * len(lot.lines)
+        for given in fact.lines:
+            back[given.line - 1] += given.quantity if lot.in_pieces else given.net_minor
+        decisions.append(_reverse(account, fact, stamp, rules, lot_id, back))
+    return next((one for one in decisions if one is not None), None)
+
+
+@reacts(EarningWithdrawn)
+def _withdraw(account: LoyaltyAccount, fact: EarningWithdrawn, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    decisions = [
+        _reverse(account, fact, stamp, rules, lot_id, [line.basis for line in lot.lines])
+        for lot_id, lot in list(_lots_of(account, fact.fact_id))
+    ]
+    return next((one for one in decisions if one is not None), None)
+
+
+def _reverse(
+    account: LoyaltyAccount, fact: Event, stamp: Stamp, rules: Rules, lot_id: UUID, back: list[int]
+) -> EarningReversed | None:
+    """Take back what the lines of a lot earned that came `back`, at most what is left; cumulative, so that parts add
+    up to the whole.
+    """
+    lot = account.known[lot_id]
+    points = qualifying = 0
+    for place, line in enumerate(lot.lines):
+        back[place] = min(back[place], line.basis - line.returned)
+        if back[place]:
+            upto = line.returned + back[place]
+            points += _between(line.points, line, upto)
+            qualifying += _between(line.qualifying, line, upto)
+    if not any(back):
+        return None
+    policy = rules.rule_set.refunds.earning
+    pending = min(points, lot.pending)
+    rest = points - pending
+    taken: list[tuple[UUID, int]] = []
+    debt = 0
+    if policy != "pending_only":
+        remaining = account.lots.copy()
+        own = lot_book.take_from(remaining, lot.expires_us, lot.earned_us, lot_id, rest)
+        taken = [(lot_id, own)] if own else []
+        rest -= own
+        lost = min(rest, lot.expired)
+        others = lot_book.take(remaining, rest - lost)
+        taken += others
+        rest -= sum(part for _, part in others)
+        if policy == "debt":
+            debt, rest = rest - lost, lost
+    return account._decide(
+        EarningReversed,
+        stamp,
+        rules,
+        (fact.event_id,),
+        lot_id=lot_id,
+        points=points,
+        qualifying=qualifying,
+        returned=tuple(back),
+        pending=pending,
+        lots=_parts(taken),
+        debt=debt,
+        forgiven=rest,
+    )
+
+
+def _between(amount: int, line: LineState, upto: int) -> int:
+    """What of an amount goes back with a line, beyond what went before."""
+    return arithmetic.share(amount, upto, line.basis) - arithmetic.share(amount, line.returned, line.basis)
+
+
+# ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @reacts(RedemptionRequested)
 def _pay(
-    account: LoyaltyAccount, fact: RedemptionRequested, stamp: Stamp, rules: Rules
+    account: LoyaltyAccount, fact: RedemptionRequested, stamp: Stamp, rules: Rules, _: Traits
 ) -> PointsRedeemed | RedemptionRefused:
-    active = account.active
-    if fact.points > active:
-        return account.record(
-            RedemptionRefused,
-            stamp.at(fact.effective_us),
-            account.customer_id,
-            rules=rules.label,
-            facts=(fact.event_id,),
-            programme=account.programme,
-            points=fact.points,
-            reward=fact.reward,
-            code="insufficient_points",
-            active=active,
+    reward = rules.rewards.get(fact.reward)
+    points = fact.points if reward is None else reward.price
+    hold = None if fact.hold_id is None else account.holds.get(fact.hold_id)
+    there = account.active if fact.hold_id is None else (0 if hold is None else hold.points)
+    code, uses = account._limited("redeem", points, stamp.effective_us, rules)
+    if account.status == SUSPENDED:
+        code = "account_suspended"
+    elif reward is None and rules.rewards:
+        code = "unknown_reward"
+    elif reward is not None and reward.tiers and account.tier not in reward.tiers:
+        code = "tier_required"
+    elif reward is not None and reward.segments and not set(reward.segments).intersection(fact.segments):
+        code = "segment_required"
+    elif reward is not None and reward.counted and fact.stock is not None and fact.stock < 1:
+        code = "out_of_stock"
+    elif points > there:
+        code = "insufficient_points"
+    facts = (fact.event_id,)
+    if code:
+        return account._decide(
+            RedemptionRefused, stamp, rules, facts, points=points, reward=fact.reward, code=code, active=there
         )
-    return account.record(
+    used = lot_book.take(account.lots.copy(), points) if hold is None else _first_of(hold.parts, points)
+    paid = account._decide(
         PointsRedeemed,
-        stamp.at(fact.effective_us),
-        account.customer_id,
-        rules=rules.label,
-        facts=(fact.event_id,),
-        programme=account.programme,
-        points=fact.points,
-        reward=fact.reward,
-        lots=_parts(lot_book.take(account.lots.copy(), fact.points)),
-    )
-
-
-@reacts(ReturnRecorded)
-def _reverse_earning(
-    account: LoyaltyAccount, fact: ReturnRecorded, stamp: Stamp, rules: Rules
-) -> EarningReversed | None:
-    earning = account.earnings.get(fact.purchase_id)
-    if earning is None:
-        return None
-    total = sum(earning.basis)
-    back = sum(
-        line.quantity if earning.in_pieces else line.net_minor for line in fact.lines if earning.basis[line.line - 1]
-    )
-    returned = earning.returned + back
-    if back == 0:
-        return None
-    # Cumulative, so that parts add up: after the last piece, everything is reversed.
-    points = earning.points * returned // total - earning.reversed_points
-    qualifying = earning.qualifying * returned // total - earning.reversed_qualifying
-    remaining = account.lots.copy()
-    own = lot_book.take_from(remaining, earning.expires_us, earning.earned_us, fact.purchase_id, points)
-    taken = [(fact.purchase_id, own)] if own else []
-    lost = min(points - own, earning.expired)
-    taken += lot_book.take(remaining, points - own - lost)
-    short = points - lost - sum(part for _, part in taken)
-    in_debt = rules.rule_set.refunds.policy == "debt"
-    return account.record(
-        EarningReversed,
-        stamp.at(fact.effective_us),
-        account.customer_id,
-        rules=rules.label,
-        facts=(fact.event_id,),
-        programme=account.programme,
-        lot_id=fact.purchase_id,
+        stamp,
+        rules,
+        facts,
         points=points,
-        qualifying=qualifying,
-        basis=back,
-        lots=_parts(taken),
-        debt=short if in_debt else 0,
-        forgiven=lost if in_debt else lost + short,
+        reward=fact.reward,
+        lots=_parts(used),
+        hold_id=fact.hold_id,
+        uses=uses,
     )
+    if fact.hold_id is not None and fact.hold_id in account.holds:
+        account._release(stamp, rules, facts, fact.hold_id, "captured")
+    if reward is not None and reward.coupon_days is not None:
+        account._issue(stamp, rules, facts, fact.event_id, reward.id, "redeemed")
+    return paid
 
 
-def _parts(taken: Sequence[tuple[UUID, int]]) -> tuple[LotPart, ...]:
-    return tuple(LotPart(lot_id=lot_id, points=points) for lot_id, points in taken)
-
-
-def shares_of(fact: PurchaseRecorded, tier: str, rules: Rules) -> list[Share]:
-    """What each earning rule gives for a purchase to an account in a tier."""
-    return rules.shares(*_readers(fact, tier, rules))
-
-
-def _readers(fact: PurchaseRecorded, tier: str, rules: Rules) -> tuple[Reader, list[Reader], list[int]]:
-    return (
-        _order_reader(fact, tier, rules),
-        [_line_reader(line) for line in fact.lines],
-        [line.net_minor for line in fact.lines],
-    )
-
-
-def _order_reader(fact: PurchaseRecorded, tier: str, rules: Rules) -> Reader:
-    def read(field: str) -> Any:
-        match field:
-            case "order.net_minor":
-                return fact.net_minor
-            case "order.quantity":
-                return sum(line.quantity for line in fact.lines)
-            case "order.lines":
-                return len(fact.lines)
-            case "order.month":
-                return rules.zone.month(fact.effective_us)
-            case "order.channel":
-                return fact.metadata.channel or ""
-            case "order.store":
-                return fact.store or ""
-            case "account.tier":
-                return tier
-            case _:
-                raise KeyError(field)
-
-    return read
-
-
-def _line_reader(line: Line) -> Reader:
-    def read(field: str) -> Any:
-        return getattr(line, field.removeprefix("line.")) or ("" if field in ("line.category", "line.sku") else 0)
-
-    return read
-
-
-# ── how events change the account ─────────────────────────────────────────────────────────────────────────────────
-
-
-@applies(LoyaltyAccount.APPLIERS, Enrolled)
-def _enrolled(account: LoyaltyAccount, event: Enrolled) -> None:
-    account.customer_id = event.subject_id
-    account.programme = event.programme
-    account.enrolled_us = account.clock_us = event.effective_us
-
-
-@applies(LoyaltyAccount.APPLIERS, PointsEarned)
-def _points_earned(account: LoyaltyAccount, event: PointsEarned) -> None:
-    lot_id = event.facts[0]
-    _tick(account, event)
-    account.earned += event.points
-    account.debt -= event.debt_paid
-    if event.points > event.debt_paid:
-        account.lots.put(Lot(event.expires_us, event.effective_us, lot_id, event.points - event.debt_paid))
-    if event.basis or event.points > event.debt_paid:
-        account.earnings[lot_id] = Earning(
-            event.points,
-            event.qualifying,
-            event.basis,
-            event.basis_unit == "pieces",
-            event.effective_us,
-            event.expires_us,
-        )
-    _qualify(account, event.effective_us, event.qualifying)
-
-
-@applies(LoyaltyAccount.APPLIERS, PointsRedeemed)
-def _points_redeemed(account: LoyaltyAccount, event: PointsRedeemed) -> None:
-    _tick(account, event)
-    account.spent += event.points
-    _remove(account, event.lots)
-
-
-@applies(LoyaltyAccount.APPLIERS, RedemptionRefused)
-def _redemption_refused(account: LoyaltyAccount, event: RedemptionRefused) -> None:
-    _tick(account, event)
-
-
-@applies(LoyaltyAccount.APPLIERS, PointsExpired)
-def _points_expired(account: LoyaltyAccount, event: PointsExpired) -> None:
-    _tick(account, event)
-    account.expired += event.points
-    _remove(account, event.lots)
-    for part in event.lots:
-        earning = account.earnings.get(part.lot_id)
-        if earning is not None:
-            account.earnings[part.lot_id] = earning._replace(expired=earning.expired + part.points)
-
-
-@applies(LoyaltyAccount.APPLIERS, EarningReversed)
-def _earning_reversed(account: LoyaltyAccount, event: EarningReversed) -> None:
-    _tick(account, event)
-    account.reversed += event.points
-    account.debt += event.debt
-    account.forgiven += event.forgiven
-    _remove(account, event.lots)
-    earning = account.earnings[event.lot_id]
-    if earning.returned + event.basis == sum(earning.basis):
-        del account.earnings[event.lot_id]  # all is back: nothing can be reversed again, and nothing of it is left
-    else:
-        account.earnings[event.lot_id] = earning._replace(
-            returned=earning.returned + event.basis,
-            reversed_points=earning.reversed_points + event.points,
-            reversed_qualifying=earning.reversed_qualifying + event.qualifying,
-            expired=max(0, earning.expired - event.forgiven),
-        )
-    _qualify(account, earning.earned_us, -event.qualifying)
-
-
-@applies(LoyaltyAccount.APPLIERS, TierChanged)
-def _tier_changed(account: LoyaltyAccount, event: TierChanged) -> None:
-    _tick(account, event)
-    account.tier = event.tier
-    account.tier_since_us = event.effective_us
-
-
-def _remove(account: LoyaltyAccount, parts: Sequence[LotPart]) -> None:
-    # What was recorded counts, not what today's order of use would take.
+def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]:
+    used = []
     for part in parts:
-        earning = account.earnings[part.lot_id]
-        key = (earning.expires_us, earning.earned_us, part.lot_id)
-        lot_book.take_from(account.lots, *key, part.points)
-        if not earning.basis and account.lots.find(key) is None:
-            del account.earnings[part.lot_id]  # goodwill that is used up: no return asks for it
+        take = min(points, part.points)
+        if take:
+            used.append((part.lot_id, take))
+        points -= take
+    return used
 
 
-def _qualify(account: LoyaltyAccount, earned_us: int, points: int) -> None:
-    if points:
-        window = account.window
-        had = window.find((earned_us,)) if window and earned_us <= window.last[0] else None
-        window.put((earned_us, points + had[1] if had else points))
+@reacts(RedemptionReturned)
+def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    coupon = account.coupons.get(fact.redemption_id)
+    if coupon is not None and coupon.outcome == "used":
+        return None
+    back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
+    left = account.redemptions.get(fact.redemption_id)
+    if back is not None and coupon is not None and not coupon.outcome and left is not None and not left.points:
+        # Nobody keeps what the points were paid for, and the points.
+        account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.redemption_id, outcome="voided")
+    return back
 
 
-def _tick(account: LoyaltyAccount, event: Event) -> None:
-    account.clock_us = max(account.clock_us, event.effective_us)
+@reacts(HoldRequested)
+def _hold(account: LoyaltyAccount, fact: HoldRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event:
+    active, facts = account.active, (fact.event_id,)
+    code = "account_suspended" if account.status == SUSPENDED else ""
+    code = code or ("insufficient_points" if fact.points > active else "")
+    if code:
+        return account._decide(HoldRefused, stamp, rules, facts, points=fact.points, code=code, active=active)
+    used = lot_book.take(account.lots.copy(), fact.points)
+    ends = [account.known[lot_id].expires_us for lot_id, _ in used]
+    return account._decide(
+        PointsHeld, stamp, rules, facts, points=fact.points, until_us=min(fact.until_us, *ends), lots=_parts(used)
+    )
+
+
+@reacts(HoldReleaseRequested)
+def _unhold(account: LoyaltyAccount, fact: HoldReleaseRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    if fact.hold_id not in account.holds:
+        return None
+    return account._release(stamp, rules, (fact.event_id,), fact.hold_id, "released")
+
+
+@reacts(TransferRequested)
+def _send(account: LoyaltyAccount, fact: TransferRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event:
+    active, facts = account.active, (fact.event_id,)
+    code, uses = account._limited("transfer", fact.points, stamp.effective_us, rules)
+    if not rules.rule_set.transfers.allowed:
+        code = "transfers_not_allowed"
+    elif account.status == SUSPENDED:
+        code = "account_suspended"
+    elif fact.points > active:
+        code = "insufficient_points"
+    if code:
+        return account._decide(TransferRefused, stamp, rules, facts, points=fact.points, code=code, active=active)
+    lots = tuple(
+        NewLot(
+            lot_id=lot_id,
+            points=points,
+            earned_us=account.known[lot_id].earned_us,
+            expires_us=account.known[lot_id].expires_us,
+        )
+        for lot_id, points in lot_book.take(account.lots.copy(), fact.points)
+    )
+    return account._decide(
+        PointsTransferred, stamp, rules, facts, to_account=fact.to_account, points=fact.points, lots=lots, uses=uses
+    )
+
+
+@reacts(TransferReceived)
+def _get(account: LoyaltyAccount, fact: TransferReceived, stamp: Stamp, rules: Rules, _: Traits) -> Event:
+    at_us = stamp.effective_us
+    aged = rules.rule_set.transfers.keep_ages
+    lots = [
+        NewLot(
+            lot_id=lot_of(fact.event_id, number),
+            points=lot.points,
+            earned_us=lot.earned_us if aged else at_us,
+            expires_us=lot.expires_us if aged else rules.expires_us(rules.rule_set.expiry, at_us),
+        )
+        for number, lot in enumerate(fact.lots)
+    ]
+    return _credit(account, fact, stamp, rules, TRANSFERRED_IN, lots)
+
+
+# ── by hand ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _credit(
+    account: LoyaltyAccount, fact: Event, stamp: Stamp, rules: Rules, source: str, lots: Sequence[NewLot]
+) -> Event:
+    return account._decide(
+        PointsCredited,
+        stamp,
+        rules,
+        (fact.event_id,),
+        source=source,
+        lots=tuple(lots),
+        debt_paid=account._into_debt((lot.lot_id, lot.points) for lot in lots),
+    )
+
+
+@reacts(GoodwillGranted)
+def _please(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event:
+    at_us = stamp.effective_us
+    expires_us = rules.expires_us(rules.rule_set.expiry, at_us)
+    lot = NewLot(lot_id=fact.event_id, points=fact.points, earned_us=at_us, expires_us=expires_us)
+    return _credit(account, fact, stamp, rules, ADJUSTED_UP, [lot])
+
+
+@reacts(ReinstatementGranted)
+def _reinstate(
+    account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits
+) -> Event | None:
+    points = min(fact.points, account.expired - account.given_back)
+    if points < 1:
+        return None
+    lot = NewLot(lot_id=fact.event_id, points=points, earned_us=stamp.effective_us, expires_us=fact.until_us)
+    return _credit(account, fact, stamp, rules, REINSTATED, [lot])
+
+
+@reacts(CorrectionRecorded)
+def _correct(account: LoyaltyAccount, fact: CorrectionRecorded, stamp: Stamp, rules: Rules, _: Traits) -> Event:
+    taken = lot_book.take(account.lots.copy(), fact.points)
+    short = fact.points - sum(points for _, points in taken)
+    return account._decide(
+        PointsCorrected,
+        stamp,
+        rules,
+        (fact.event_id,),
+        points=fact.points,
+        lots=_parts(taken),
+        debt=short if fact.into_debt else 0,
+        debt_lot=fact.event_id,
+        missing=0 if fact.into_debt else short,
+    )
+
+
+@reacts(ExtensionGranted)
+def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    there = [lot.lot_id for lot in account.lots]
+    there += [part.lot_id for _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
+    found = tuple(
+        lot_id
+        for lot_id in dict.fromkeys(there)
+        if fact.lot_id in (None, lot_id) and account.known[lot_id].expires_us < fact.until_us
+    )
+    if not found:
+        return None
+    return account._decide(LotsExtended, stamp, rules, (fact.event_id,), lots=found, expires_us=fact.until_us)
+
+
+@reacts(TierOverridden)
+def _override(account: LoyaltyAccount, fact: TierOverridden, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    at_us = max(stamp.effective_us, account.clock_us)
+    if fact.tier == account.tier or fact.until_us <= at_us:
+        return None
+    change = Change(fact.tier, rules.ladder.qualifying(account, at_us))
+    return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDDEN, fact.until_us)
+
+
+@reacts(TierOverrideLifted)
+def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    at_us = max(stamp.effective_us, account.clock_us)
+    if account.override_until_us != at_us:
+        return None  # none was in force
+    change = rules.ladder.after_points(account, at_us, reversed_=True)
+    if change.tier == account.tier:
+        return None
+    return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDE_ENDED)
+
+
+@reacts(AccountClosed)
+def _close(account: LoyaltyAccount, fact: AccountClosed, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    facts = (fact.event_id,)
+    for hold_id in [hold_id for _, hold_id, _ in account.held]:
+        account._release(stamp, rules, facts, hold_id, "closed")
+    gone = [(lot.lot_id, lot.points) for lot in account.lots]
+    pending = [(lot_id, points) for _, lot_id, points in account.pending]
+    if not gone and not pending:
+        return None
+    return account._expired(stamp, rules, facts, "closed", gone, pending)
+
+
+# ── coupons ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired"}
+"""How a coupon ended → why it is not good."""
+
+
+@reacts(CouponUsed)
+def _present(account: LoyaltyAccount, fact: CouponUsed, stamp: Stamp, rules: Rules, _: Traits) -> Event:
+    coupon = account.coupons.get(fact.coupon_id)
+    code = "unknown_coupon" if coupon is None else OVER.get(coupon.outcome, "")
+    if account.status == SUSPENDED:
+        code = "account_suspended"
+    facts = (fact.event_id,)
+    if code:
+        return account._decide(CouponRefused, stamp, rules, facts, coupon_id=fact.coupon_id, code=code)
+    return account._decide(CouponClosed, stamp, rules, facts, coupon_id=fact.coupon_id, outcome="used")
+
+
+@reacts(CouponVoided)
+def _void(account: LoyaltyAccount, fact: CouponVoided, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    coupon = account.coupons.get(fact.coupon_id)
+    if coupon is None or coupon.outcome:
+        return None
+    closed = account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.coupon_id, outcome="voided")
+    reward = rules.rewards.get(coupon.reward)
+    state = account.redemptions.get(fact.coupon_id)
+    if state is not None and (reward is None or reward.voided == "returned"):
+        account._give_back(fact, stamp, rules, fact.coupon_id, state.points)
+    return closed
+
+
+# ── what rules see of a fact ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def measured_of(account: LoyaltyAccount, fact: Event, rules: Rules, traits: Traits) -> Measured | None:
+    """A fact that may earn, as the rules see it; None for a purchase in a currency without a rate."""
+    if isinstance(fact, PurchaseRecorded):
+        return measured_purchase(account, fact, rules, traits)
+    if isinstance(fact, ActivityRecorded):
+        values: dict[str, Any] = {
+            "activity.code": fact.activity,
+            "activity.partner": fact.partner or "",
+            "activity.quantity": fact.quantity,
+        }
+        return measured(account, fact, rules, traits, "activity", values)._replace(quantity=fact.quantity)
+    if isinstance(fact, ReferralCredited):
+        values = {
+            "referral.occasion": fact.occasion,
+            "referral.role": fact.role,
+            "referral.number": fact.number,
+        }
+        return measured(account, fact, rules, traits, "referral", values)
+    return measured(account, fact, rules, traits, "enrolment")
+
+
+def measured(
+    account: LoyaltyAccount,
+    fact: Event,
+    rules: Rules,
+    traits: Traits,
+    on: str,
+    values: dict[str, Any] | None = None,
+) -> Measured:
+    """A fact as the rules see it: the values that their conditions read."""
+    names = rules.layouts[on].fact
+    if not names:
+        return Measured(on, fact.effective_us, ())
+    values = {} if values is None else values
+    day = rules.zone.day(fact.effective_us)
+    row: list[Any] = []
+    inputs: list[str] = []
+    for name in names:
+        scope, _, part = name.partition(".")
+        if scope == "customer":
+            value = getattr(traits, part)
+            inputs.append(f"{name}={value}")
+        elif scope == "fact":
+            value = _of_time(part, day) if part != "channel" else fact.metadata.channel or ""
+        elif name == "account.tier":
+            value = account.tier or ""
+        elif name == "account.member_days":
+            value = max(0, day - rules.zone.day(account.enrolled_us))
+        else:
+            value = values[name]
+        row.append(value)
+    return Measured(on, fact.effective_us, tuple(row), inputs=tuple(inputs))
+
+
+def _of_time(part: str, day: int) -> int:
+    year, month, of_month = civil_from_days(day)
+    # 1970-01-01 was a Thursday.
+    return {"year": year, "month": month, "day": of_month, "weekday": (day + 3) % 7 + 1}[part]
+
+
+def measured_purchase(account: LoyaltyAccount, fact: PurchaseRecorded, rules: Rules, traits: Traits) -> Measured | None:
+    """A purchase as the rules see it; None in a currency without a rate."""
+    rate = rules.converted(0, fact.currency)
+    if rate is None:
+        return None
+    nets = tuple(line.net_minor for line in fact.lines)
+    converted = [rules.converted(net, fact.currency) or 0 for net in nets]
+    values: dict[str, Any] = {}
+    rows: list[tuple[Any, ...]] = []
+    amounts: list[int] = []
+    for line, net in zip(fact.lines, converted, strict=True):
+        of_line = {
+            "line.sku": line.sku,
+            "line.category": line.category or "",
+            "line.quantity": line.quantity,
+            "line.net_minor": net,
+        }
+        row = tuple(of_line[name] for name in rules.layouts["purchase"].line)
+        rows.append(row)
+        counted = 0
+        if not rules.excluded(row):
+            parts = {"net": line.net_minor, "tax": line.tax_minor, "shipping": line.shipping_minor}
+            whole_amount = sum(parts[name] for name in rules.rule_set.amount.include)
+            counted = net if whole_amount == line.net_minor else rules.converted(whole_amount, fact.currency) or 0
+        amounts.append(counted)
+    values = {
+        "order.net_minor": sum(converted),
+        "order.amount_minor": sum(amounts),
+        "order.quantity": sum(line.quantity for line in fact.lines),
+        "order.currency": fact.currency,
+        "order.store": fact.store or "",
+    }
+    seen = measured(account, fact, rules, traits, "purchase", values)
+    pieces = tuple(0 if rules.excluded(row) else line.quantity for row, line in zip(rows, fact.lines, strict=True))
+    return seen._replace(lines=tuple(rows), amounts=tuple(amounts), pieces=pieces, nets=nets)
+
+
+def _parts(taken: Iterable[tuple[UUID, int]]) -> tuple[LotPart, ...]:
+    return tuple(LotPart(lot_id=lot_id, points=points) for lot_id, points in taken)

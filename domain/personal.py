@@ -165,5 +165,6 @@ ContactValue = Annotated[Personal[ShortText] | None, PersonalData(Category.CONTA
 ExternalId = Annotated[Personal[ShortText] | None, PersonalData(Category.IDENTITY, known_as="identifier.{system}")]
 OrderId = Annotated[Personal[ShortText] | None, PersonalData(Category.TRANSACTION)]
 FreeText = Annotated[Personal[Text] | None, PersonalData(Category.COMMUNICATION, Sensitivity.HIGH)]
+CouponCode = Annotated[Personal[ShortText] | None, PersonalData(Category.TRANSACTION)]
 Preference = Annotated[Personal[ShortText] | None, PersonalData(Category.PREFERENCE)]
 ResealedValue = Annotated[Personal[Text] | None, PersonalData(Category.TRANSACTION, known_as="{known_as}")]

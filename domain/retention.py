@@ -19,8 +19,8 @@ from .calendar import DAY_US, UTC_ZONE, days_from_civil
 from .customer import CustomerRegistered, InteractionRecorded, PurchaseRecorded, ReturnRecorded
 from .errors import refusal
 from .events import Code, Event, Fact, stored
-from .loyalty import Enrolled, RedemptionRequested
 from .personal import Category
+from .points import Enrolled, RedemptionRequested
 from .privacy import ConsentConfirmed, ConsentGranted, RelationEnded
 from .ticket import Author, SatisfactionRecorded, TicketOpened, TicketReplied
 

@@ -1,122 +1,80 @@
 """Rule sets: what earns points, when points expire, how refunds and tiers work. Written once, as data.
 
-A rule set is a document (TOML). All its arithmetic is on integers and fractions; every rounding has a name.
+A rule set is a document (TOML). All its arithmetic is on integers and fractions; every rounding has a name. What it
+gives for a fact is in `earning`, how tiers move in `tiers`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
 from fractions import Fraction
-from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
-from .calendar import Zone
+from . import arithmetic
+from .calendar import Zone, days_from_civil
 from .errors import RuleSetError
 from .events import Code, Value
+from .expressions import Booleans, Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
 
-FIELDS: dict[str, type] = {
-    "order.net_minor": int,
-    "order.quantity": int,
-    "order.lines": int,
-    "order.month": int,
-    "order.channel": str,
-    "order.store": str,
-    "account.tier": str,
-    "line.sku": str,
-    "line.category": str,
-    "line.net_minor": int,
-    "line.quantity": int,
-}
-"""What a predicate may read, and its type. `line.*` only where a predicate picks lines; a text not given is ""."""
-
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">=": operator.ge,
-    ">": operator.gt,
-    "<=": operator.le,
-    "<": operator.lt,
-    "in": lambda value, options: value in options,
-}
-
-Reader = Callable[[str], Any]
 Whole = Annotated[int, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
 YesNo = Annotated[bool, Field(strict=True)]
-NotEmpty = Field(min_length=1)
+PointsGiven = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
+CapSize = Annotated[Whole, Field(ge=0, le=10**15)]
+CONDITION_CHARS_MAX = 4000
+Condition = Annotated[str, Field(strict=True, min_length=1, max_length=CONDITION_CHARS_MAX)]
+"""An expression (docs/expressions.md) that is true or false."""
 
 ORDER_MINOR_MAX = 10**12
-"""Largest net amount of one purchase, in minor units."""
+"""Most that one purchase comes to, with tax and shipping, in minor units."""
+QUANTITY_MAX = 10**9
+"""Largest quantity of a purchase, all lines together, or of an activity."""
+LINES_MAX = 10_000
+"""Most lines of a purchase."""
 ORDER_POINTS_MAX = 10**15
-"""Most points that a rule set may give for one purchase: 64-bit sums then hold thousands of them."""
+"""Most points that a rule set may give for one fact: 64-bit sums then hold thousands of them."""
+
+
+def _date(value: object) -> object:
+    # A number would be read as seconds since 1970, a time as its date.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("write a day as 2025-12-24")
+    if not isinstance(value, (date, str)) or isinstance(value, datetime):
+        raise ValueError("write a day as 2025-12-24, without a time")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_date)]
+
+
+class Misplaced(ValueError):
+    """What is wrong within a part of a document, each with its path from there."""
+
+    def __init__(self, *problems: tuple[str, str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{path}: {message}" for path, message in problems))
 
 
 class Document(Value):
     """A part of a rule set: unknown keys are refused."""
 
     model_config = ConfigDict(strict=False)
-
-
-class Predicate(Document):
-    """A condition on one field, or all / any / not of conditions."""
-
-    field: str | None = None
-    op: Literal["==", "!=", ">=", ">", "<=", "<", "in"] | None = None
-    value: Whole | Text | Annotated[list[Whole], NotEmpty] | Annotated[list[Text], NotEmpty] | None = None
-    all: Annotated[list[Predicate], NotEmpty] | None = None
-    any: Annotated[list[Predicate], NotEmpty] | None = None
-    negated: Annotated[Predicate | None, Field(alias="not")] = None
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Predicate:
-        forms = [self.field is not None, self.all is not None, self.any is not None, self.negated is not None]
-        if sum(forms) != 1:
-            raise ValueError("a condition is either field/op/value, or one of all, any, not")
-        if self.field is None:
-            if self.op is not None or self.value is not None:
-                raise ValueError("op and value belong to a condition with a field")
-            return self
-        if self.field not in FIELDS:
-            raise ValueError(f"unknown field {self.field!r}; known: {', '.join(FIELDS)}")
-        if self.op is None or self.value is None:
-            raise ValueError("a condition on a field needs op and value")
-        wanted = FIELDS[self.field]
-        values = self.value if isinstance(self.value, list) else [self.value]
-        if (self.op == "in") != isinstance(self.value, list):
-            raise ValueError("`in` takes a list, and the other operators take one value")
-        if wanted is str and self.op not in ("==", "!=", "in"):
-            raise ValueError(f"{self.field} is a text: use ==, != or in")
-        if any(type(value) is not wanted for value in values):
-            raise ValueError(
-                f"{self.field} is {'a whole number' if wanted is int else 'a text'}, {self.value!r} is not"
-            )
-        return self
-
-    def fields(self) -> set[str]:
-        """Names of all fields that it reads."""
-        found = {self.field} if self.field else set[str]()
-        for part in (*(self.all or ()), *(self.any or ()), *((self.negated,) if self.negated else ())):
-            found |= part.fields()
-        return found
-
-    def compile(self) -> Callable[[Reader], bool]:
-        """The condition as a function of a field reader."""
-        if self.field is not None and self.op is not None:
-            name, test, value = self.field, OPERATORS[self.op], self.value
-            return lambda read: test(read(name), value)
-        if self.negated is not None:
-            inner = self.negated.compile()
-            return lambda read: not inner(read)
-        parts = [part.compile() for part in (self.all if self.all is not None else self.any or ())]
-        if self.all is not None:
-            return lambda read: all(part(read) for part in parts)
-        return lambda read: any(part(read) for part in parts)
 
 
 _FACTOR = re.compile(r"\d{1,6}(/\d{1,6}|\.\d{1,6})?", re.ASCII)
@@ -141,127 +99,337 @@ Factor = Annotated[
 ]
 
 Rounding = Literal["floor", "ceil", "half_up", "half_even"]
+ROUNDINGS: dict[str, int] = {
+    "floor": arithmetic.FLOOR,
+    "ceil": arithmetic.CEIL,
+    "half_up": arithmetic.HALF_UP,
+    "half_even": arithmetic.HALF_EVEN,
+}
 
 
 def rounded(numerator: int, denominator: int, rounding: Rounding) -> int:
     """A quotient of non-negative integers as an integer, by a named rounding. `denominator` is above 0."""
-    quotient, rest = divmod(numerator, denominator)
-    if rounding == "floor" or rest == 0:
-        return quotient
-    if rounding == "ceil":
-        return quotient + 1
-    if 2 * rest == denominator:
-        return quotient + 1 if rounding == "half_up" else quotient + quotient % 2
-    return quotient + 1 if 2 * rest > denominator else quotient
+    return arithmetic.quotient(numerator, denominator, ROUNDINGS[rounding])
 
 
-class PerAmount(Document):
-    """`points` for each `per_minor` of the net amount of the lines that `lines` picks (default: all)."""
+ALL_RULES = "all"
+"""The counter of a programme's own caps: no rule may be called so."""
 
-    id: Code
-    kind: Literal["per_amount"]
-    points: Annotated[Whole, Field(ge=1, le=1_000_000)]
-    per_minor: Annotated[Whole, Field(ge=1, le=10**12)]
-    when: Predicate | None = None
-    lines: Predicate | None = None
+Period = Literal["day", "month", "year"]
 
 
-class Fixed(Document):
-    """`points` for a purchase, whatever its amount."""
+class Caps(Document):
+    """Most points for one fact, and in one day, month or year of the programme's zone, by effective time.
 
-    id: Code
-    kind: Literal["fixed"]
-    points: Annotated[Whole, Field(ge=1, le=1_000_000_000)]
-    when: Predicate | None = None
+    What a return takes back does not make room again: else buying and returning would farm points.
+    """
 
+    event: CapSize | None = None
+    day: CapSize | None = None
+    month: CapSize | None = None
+    year: CapSize | None = None
 
-class Multiplier(Document):
-    """Multiplies what the other rules give. Where several apply, the greatest alone counts."""
+    @property
+    def periods(self) -> list[tuple[str, int]]:
+        """The periods that are capped, with their caps."""
+        named = {"day": self.day, "month": self.month, "year": self.year}
+        return [(period, cap) for period, cap in named.items() if cap is not None]
 
-    id: Code
-    kind: Literal["multiplier"]
-    factor: Factor
-    when: Predicate | None = None
-
-
-EarningRule = Annotated[PerAmount | Fixed | Multiplier, Field(discriminator="kind")]
+    def idle(self, path: str) -> Iterator[tuple[str, str]]:
+        """Caps that a narrower one keeps from ever being reached; those of 0, which let nothing through."""
+        longer: int | None = None
+        for period, cap in reversed([("event", self.event), *self.periods]):
+            if cap is None:
+                continue
+            if cap == 0:
+                yield f"{path}.{period}", "this lets nothing through"
+            elif longer is not None and cap >= longer:
+                yield f"{path}.{period}", f"the cap of {longer} over a longer time is reached first"
+            longer = cap if longer is None else min(cap, longer)
 
 
 class Expiry(Document):
-    """Points expire so many months or days after they were earned, or never.
+    """Points expire so many months or days after they were earned (or activated), or never.
 
     `until = "month_end"` extends to the midnight at which that month ends (earned 6 July with 12 months: 1 August
-    of the next year).
+    of the next year), `"year_end"` to that of the year. `inactivity_months`: all of an account's points expire where
+    it neither earned nor redeemed for so long.
     """
 
     months: Annotated[Whole, Field(ge=0, le=1200)] | None = None
     days: Annotated[Whole, Field(ge=1, le=36_500)] | None = None
     never: YesNo = False
-    until: Literal["exact", "month_end"] = "exact"
+    until: Literal["exact", "month_end", "year_end"] = "exact"
+    counted_from: Annotated[Literal["earned", "activated"], Field(alias="from")] = "earned"
 
     @model_validator(mode="after")
     def _one_form(self) -> Expiry:
         if (self.months is not None) + (self.days is not None) + self.never != 1:
             raise ValueError("give exactly one of months, days, never = true")
         if self.until == "exact" and self.months == 0:
-            raise ValueError('months = 0 needs until = "month_end"')
+            raise ValueError('months = 0 needs until = "month_end" or "year_end"')
         return self
 
-    def expires_us(self, earned_us: int, zone: Zone) -> int | None:
-        """When points earned then expire: the first instant at which they are gone. None: never."""
+    def expires_us(self, from_us: int, zone: Zone) -> int | None:
+        """When points that count from a moment expire: the first instant at which they are gone. None: never."""
         if self.never:
             return None
         if self.days is not None:
-            moment = zone.add_days(earned_us, self.days)
+            moment = zone.add_days(from_us, self.days)
         else:
-            moment = zone.add_months(earned_us, self.months or 0)
-        return zone.month_end(moment) if self.until == "month_end" else moment
+            moment = zone.add_months(from_us, self.months or 0)
+        if self.until == "exact":
+            return moment
+        return zone.month_end(moment) if self.until == "month_end" else zone.year_end(moment)
+
+
+class Pending(Document):
+    """When points that were earned can be spent: after `days`, or once it is `confirmed` that nothing will come back
+    (delivered, the time to return is over), and then after `days` at the latest, if given.
+    """
+
+    days: Annotated[Whole, Field(ge=1, le=3650)] | None = None
+    confirmed: YesNo = False
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Pending:
+        if self.days is None and not self.confirmed:
+            raise ValueError("give days, or confirmed = true")
+        return self
+
+
+class _Earning(Document):
+    """What all earning rules have. `on`: which facts. From the local day `starts` until the day `ends` (included)."""
+
+    id: Code
+    on: Literal["purchase", "activity", "enrolment", "referral"] = "purchase"
+    when: Condition | None = None
+    starts: Day | None = None
+    ends: Day | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _Earning:
+        if self.starts and self.ends and self.ends < self.starts:
+            raise ValueError("ends lies before starts")
+        return self
+
+    @property
+    def days(self) -> tuple[int, int]:
+        """First and last local day, as days since 1970-01-01."""
+        first = -(2**40) if self.starts is None else _day(self.starts)
+        return first, 2**40 if self.ends is None else _day(self.ends)
+
+
+def _day(of: date) -> int:
+    return days_from_civil(of.year, of.month, of.day)
+
+
+class _Giving(_Earning):
+    """What all rules have that give points.
+
+    `gives`: points to spend, points that qualify for a tier, or both. `group`: of the rules of a group only the best,
+    or the first, counts, as the rule set's `groups` says; without one it is added. `multiplied`: whether
+    multipliers apply. `campaign` names the campaign that it belongs to; `control_percent` of the accounts, drawn by
+    their ids, are its control group and don't get it.
+    """
+
+    points: PointsGiven
+    gives: Literal["both", "points", "qualifying"] = "both"
+    group: Code | None = None
+    multiplied: YesNo = True
+    caps: Caps = Caps()
+    expiry: Expiry | None = None
+    pending: Pending | None = None
+    campaign: Code | None = None
+    control_percent: Annotated[Whole, Field(ge=0, le=99)] = 0
+
+    @model_validator(mode="after")
+    def _control(self) -> _Giving:
+        if self.control_percent and self.campaign is None:
+            raise ValueError("a control group belongs to a campaign: name it")
+        return self
+
+
+class PerAmount(_Giving):
+    """`points` for each `per_minor` of the amount of the lines that `lines` picks (default: all), or for each
+    `per_quantity` of their pieces (of an activity: of its quantity). `whole`: for whole multiples of it only.
+    """
+
+    kind: Literal["per_amount"]
+    per_minor: Annotated[Whole, Field(ge=1, le=10**12)] | None = None
+    per_quantity: Annotated[Whole, Field(ge=1, le=10**9)] | None = None
+    whole: YesNo = False
+    lines: Condition | None = None
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> PerAmount:
+        if (self.per_minor is None) == (self.per_quantity is None):
+            raise ValueError("give per_minor or per_quantity, one of them")
+        if self.on == "activity" and self.per_minor is not None:
+            raise ValueError("an activity has a quantity and no amount: give per_quantity")
+        if self.on in ("enrolment", "referral"):
+            raise ValueError(f"{'an' if self.on == 'enrolment' else 'a'} {self.on} has no amount: use kind = fixed")
+        if self.lines is not None and self.on != "purchase":
+            raise ValueError("only a purchase has lines")
+        return self
+
+    @property
+    def per(self) -> int:
+        """How much of amount or quantity gives `points`."""
+        return self.per_minor or self.per_quantity or 1
+
+
+class Fixed(_Giving):
+    """`points` for a fact, whatever its amount."""
+
+    kind: Literal["fixed"]
+
+
+class Multiplier(_Earning):
+    """Multiplies what the other rules give. Where several apply, the greatest alone counts; a level's comes on top."""
+
+    kind: Literal["multiplier"]
+    factor: Factor
+
+
+EarningRule = Annotated[PerAmount | Fixed | Multiplier, Field(discriminator="kind")]
+
+
+class Amount(Document):
+    """What of a line counts: net, tax, shipping; nothing of lines that `exclude` picks (gift cards)."""
+
+    include: Annotated[tuple[Literal["net", "tax", "shipping"], ...], Field(min_length=1)] = ("net",)
+    exclude: Condition | None = None
+
+
+def _some(rate: Fraction) -> Fraction:
+    if not rate:
+        raise ValueError("a rate is above 0; orders in a currency without one earn nothing")
+    return rate
+
+
+class Currency(Document):
+    """A currency that orders may have beside the programme's: `rate` of its minor units make one of the programme's
+    times `rate`. `name` says where the rate is from.
+    """
+
+    code: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    rate: Annotated[Factor, AfterValidator(_some)]
+    name: Code
 
 
 class Level(Document):
-    """A tier, held with at least `threshold` qualifying points in the window."""
+    """A tier, reached with at least `threshold` qualifying points, and kept with `keep` (default: the same).
+
+    `multiplier` on points earned while it is held. `benefits` are for the host (priority-service); `grants` are
+    rewards given as coupons when the level is reached.
+    """
 
     name: Code
     threshold: Annotated[Whole, Field(ge=0, le=10**12)]
+    keep: Annotated[Whole, Field(ge=0, le=10**12)] | None = None
+    multiplier: Factor = Fraction(1)
+    benefits: tuple[Code, ...] = ()
+    grants: tuple[Code, ...] = ()
+
+    @property
+    def keeps(self) -> int:
+        """Points that keep it."""
+        return self.threshold if self.keep is None else self.keep
 
 
 class Tiers(Document):
-    """Tiers by qualifying points in a rolling window of months, in the programme's zone.
+    """Tiers by qualifying points in a window of the programme's zone, or by the balance.
 
-    A point counts from when it was earned until the same day `window_months` later begins. Upgrades are immediate; a
-    downgrade goes, at the moment when points leave the window, straight to what is earned.
+    `window`: `rolling` (a point counts from when it was earned until the same day `window_months` later begins),
+    `calendar_year`, `membership_year` (from the day of enrolment), `lifetime`. Of a calendar or membership year, what
+    was earned in it holds a level until the end of the next.
+
+    Upgrades are immediate. Down it goes when points leave the rolling window, or when a year ends: straight to what is
+    earned, one level, or never (`downgrade`); `grace_days` later, if it is still so; not before a level was held for
+    `hold_months`. A return that takes qualifying points away lowers the tier at once, straight.
     """
 
-    window_months: Annotated[Whole, Field(ge=1, le=1200)]
+    window: Literal["rolling", "calendar_year", "membership_year", "lifetime"] = "rolling"
+    window_months: Annotated[Whole, Field(ge=1, le=1200)] | None = None
+    basis: Literal["qualifying", "balance"] = "qualifying"
+    qualify: Literal["points", "base"] = "points"
+    downgrade: Literal["straight", "one_step", "never"] = "straight"
+    grace_days: Annotated[Whole, Field(ge=0, le=3650)] = 0
+    hold_months: Annotated[Whole, Field(ge=0, le=1200)] = 0
     levels: Annotated[list[Level], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _ascending(self) -> Tiers:
-        thresholds = [level.threshold for level in self.levels]
-        if thresholds[0] != 0:
-            raise ValueError("the first level is where everybody starts: its threshold is 0")
-        if thresholds != sorted(set(thresholds)):
-            raise ValueError("levels stand in order of rising thresholds")
-        if len({level.name for level in self.levels}) != len(self.levels):
-            raise ValueError("two levels have the same name")
+    def _consistent(self) -> Tiers:
+        found = list(_twice("levels", "name", [level.name for level in self.levels]))
+        if self.levels[0].threshold != 0:
+            found.append(("levels.0.threshold", "the first level is where everybody starts: its threshold is 0"))
+        before: Level | None = None
+        for place, level in enumerate(self.levels):
+            if before is not None and level.threshold <= before.threshold:
+                found.append((f"levels.{place}.threshold", "levels stand in order of rising thresholds"))
+            if level.keeps > level.threshold:
+                found.append((f"levels.{place}.keep", "a level is kept with at most the points that reach it"))
+            elif before is not None and level.keeps < before.keeps:
+                found.append((f"levels.{place}.keep", "keep never falls from level to level"))
+            before = level
+        if found:
+            raise Misplaced(*found)
+        if (self.window == "rolling") != (self.window_months is not None):
+            raise ValueError("window_months belongs to a rolling window, which needs it")
+        if self.basis == "balance" and (self.window, self.grace_days, self.hold_months) != ("lifetime", 0, 0):
+            raise ValueError('tiers by the balance have no window: give window = "lifetime", no grace, no hold')
+        if self.downgrade == "one_step" and self.window == "rolling" and not self.hold_months:
+            raise ValueError("one_step in a rolling window needs hold_months: else all steps come at once")
         return self
-
-    def level_for(self, qualifying: int) -> str:
-        """The name of the highest level that so many qualifying points hold."""
-        name = self.levels[0].name
-        for level in self.levels:
-            if qualifying >= level.threshold:
-                name = level.name
-        return name
 
 
 class Refunds(Document):
-    """What a return takes back when the points are spent already.
+    """What a return takes back of what was earned: `pending_only` (only points that are pending still),
+    `within_balance` (at most what is there), `debt` (the rest becomes a debt that the next points pay).
 
-    `within_balance`: at most what is there; `debt`: the rest becomes a debt that the next earnings pay.
+    What a redemption gives back that is taken back: the `original` lots with their ages, or a `new_lot`.
     """
 
-    policy: Literal["within_balance", "debt"] = "debt"
+    earning: Literal["pending_only", "within_balance", "debt"] = "debt"
+    redemption: Literal["original", "new_lot"] = "original"
+
+
+class Transfers(Document):
+    """Whether points may go from account to account, and whether they keep their ages there."""
+
+    allowed: YesNo = False
+    keep_ages: YesNo = True
+
+
+class Limit(Document):
+    """At most so many times, or so many points, in a day, month or year: against fraud."""
+
+    on: Literal["earn", "redeem", "transfer"]
+    period: Period
+    count: Annotated[Whole, Field(ge=1, le=10**9)] | None = None
+    points: Annotated[Whole, Field(ge=1, le=10**15)] | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Limit:
+        if self.count is None and self.points is None:
+            raise ValueError("give count or points")
+        return self
+
+
+class Reward(Document):
+    """Something to be had for points. `tiers`, `segments`: for whom (default: for all). `counted`: it has a stock.
+
+    `coupon_days`: paid with a coupon that lives so long. `voided`: whether points come back with a voided coupon.
+    """
+
+    id: Code
+    price: Annotated[Whole, Field(ge=1, le=10**12)]
+    tiers: tuple[Code, ...] = ()
+    segments: tuple[Code, ...] = ()
+    counted: YesNo = False
+    coupon_days: Annotated[Whole, Field(ge=1, le=36_500)] | None = None
+    voided: Literal["returned", "forfeited"] = "returned"
 
 
 class RuleSet(Document):
@@ -272,46 +440,157 @@ class RuleSet(Document):
     programme: Code = "main"
     description: str = ""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    currencies: tuple[Currency, ...] = ()
     zone: str = "UTC"
     rounding: Rounding = "floor"
+    amount: Amount = Amount()
     earning: Annotated[list[EarningRule], Field(min_length=1)]
+    groups: dict[Code, Literal["best", "first"]] = Field(default_factory=dict)
+    caps: Caps = Caps()
     expiry: Expiry
+    inactivity_months: Annotated[Whole, Field(ge=1, le=1200)] | None = None
+    pending: Pending | None = None
     refunds: Refunds = Refunds()
+    holds_days: Annotated[Whole, Field(ge=1, le=3650)] = 30
+    transfers: Transfers = Transfers()
+    limits: tuple[Limit, ...] = ()
+    rewards: tuple[Reward, ...] = ()
     tiers: Tiers
+    point_price: Factor = Fraction(1)
+    """What a point is worth when it is sold by itself, in minor units: IFRS 15 allocates by it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RuleSet:
-        ids = [rule.id for rule in self.earning]
-        if len(set(ids)) != len(ids):
-            raise ValueError("two earning rules have the same id")
+        """Names are there once and name what is there; every condition can be evaluated on every fact."""
+        found = [
+            *_twice("earning", "id", [rule.id for rule in self.earning]),
+            *_twice("rewards", "id", [reward.id for reward in self.rewards]),
+            *_twice("currencies", "code", [one.code for one in self.currencies], [self.currency]),
+        ]
         if all(isinstance(rule, Multiplier) for rule in self.earning):
-            raise ValueError("no rule gives points: add one of kind per_amount or fixed")
-        names = {level.name for level in self.tiers.levels}
-        for rule in self.earning:
-            if rule.when and any(field.startswith("line.") for field in rule.when.fields()):
-                raise ValueError(f"earning rule {rule.id}: `when` is about the whole order; use `lines` for lines")
-            if isinstance(rule, PerAmount) and rule.lines:
-                strange = [field for field in sorted(rule.lines.fields()) if not field.startswith("line.")]
-                if strange:
-                    raise ValueError(f"earning rule {rule.id}: `lines` is about one line, it can't read {strange[0]}")
-            for part in _parts(rule.when):
-                if part.field == "account.tier":
-                    options = part.value if isinstance(part.value, list) else [part.value]
-                    unknown = [option for option in options if option not in names]
-                    if unknown:
-                        raise ValueError(f"earning rule {rule.id}: no tier is called {unknown[0]!r}")
-        factor = max([Fraction(1), *(rule.factor for rule in self.earning if isinstance(rule, Multiplier))])
-        most = sum(
-            rule.points * ORDER_MINOR_MAX // rule.per_minor if isinstance(rule, PerAmount) else rule.points
-            for rule in self.earning
-            if not isinstance(rule, Multiplier)
-        )
-        if most * factor > ORDER_POINTS_MAX:
-            raise ValueError(
-                f"an order of {ORDER_MINOR_MAX} minor units could earn {int(most * factor)} points; at most "
-                f"{ORDER_POINTS_MAX} can be counted: raise per_minor, or lower points or factors"
-            )
+            found.append(("earning", "no rule gives points: add one of kind per_amount or fixed"))
+        named: set[str] = set()
+        for place, rule in enumerate(self.earning):
+            if rule.id == ALL_RULES:
+                found.append((f"earning.{place}.id", f"{ALL_RULES!r} counts for all rules: choose another name"))
+            if isinstance(rule, Multiplier) or rule.group is None:
+                continue
+            named.add(rule.group)
+            if rule.group not in self.groups:
+                found.append((f"earning.{place}.group", f'say what counts: groups = {{ {rule.group} = "best" }}'))
+        found += [(f"groups.{group}", "no rule is of this group") for group in self.groups if group not in named]
+        tiers = [level.name for level in self.tiers.levels]
+        coupons = [reward.id for reward in self.rewards if reward.coupon_days is not None]
+        for place, reward in enumerate(self.rewards):
+            for number, tier in enumerate(reward.tiers):
+                if tier not in tiers:
+                    found.append((f"rewards.{place}.tiers.{number}", f"no tier is called {tier!r}"))
+        for place, level in enumerate(self.tiers.levels):
+            for number, grant in enumerate(level.grants):
+                if grant not in coupons:
+                    path = f"tiers.levels.{place}.grants.{number}"
+                    found.append((path, f"no reward with coupon_days is called {grant!r}"))
+        found += self._parsed[1]
+        if not found:
+            found += self._overflowing()
+        if found:
+            raise Misplaced(*found)
         return self
+
+    def _overflowing(self) -> Iterator[tuple[str, str]]:
+        """Rules whose arithmetic could leave 64 bits, and facts for which more could be given than can be counted."""
+        rate = max([Fraction(1), *(one.rate for one in self.currencies)])
+        levels = [Fraction(1), *(level.multiplier for level in self.tiers.levels)]
+        for on in ON:
+            multipliers = [rule.factor for rule in self.earning if isinstance(rule, Multiplier) and rule.on == on]
+            factors = [one * other for one in (Fraction(1), *multipliers) for other in levels]
+            most = Fraction(0)
+            for place, rule in enumerate(self.earning):
+                if isinstance(rule, Multiplier) or rule.on != on:
+                    continue
+                measured, per = 1, 1
+                if isinstance(rule, PerAmount):
+                    amount = int(ORDER_MINOR_MAX * rate)
+                    measured, per = QUANTITY_MAX if rule.per_minor is None else amount, rule.per
+                applied = factors if rule.multiplied else [Fraction(1)]
+                product = rule.points * measured * max(factor.numerator for factor in applied)
+                if max(product, per * max(factor.denominator for factor in applied)) > arithmetic.INTEGER_MAX:
+                    yield (
+                        f"earning.{place}",
+                        f"its points could be reckoned from {product}, and integers have 64 bits: write points and "
+                        "factors with smaller numbers",
+                    )
+                most += Fraction(rule.points * measured, per) * max(applied)
+            if most > ORDER_POINTS_MAX:
+                yield (
+                    "earning",
+                    f"one {on} could earn {int(most)} points, and at most {ORDER_POINTS_MAX} can be counted: raise "
+                    "per_minor or per_quantity, or lower points, factors or rates",
+                )
+
+    @property
+    def conditions(self) -> Mapping[str, Expression]:
+        """The conditions by their path in the document (`earning.0.when`)."""
+        return self._parsed[0]
+
+    @cached_property
+    def _parsed(self) -> tuple[Mapping[str, Expression], tuple[tuple[str, str], ...]]:
+        """The conditions by their path, and what is wrong with those that can't be read."""
+        found: dict[str, Expression] = {}
+        wrong: list[tuple[str, str]] = []
+        fields = fields_of(self)
+        for path, condition, of in self._written():
+            try:
+                found[path] = parse(condition, fields[of])
+            except ExpressionError as error:
+                wrong.append((path, str(error)))
+            else:
+                if len(str(found[path])) > CONDITION_CHARS_MAX:
+                    wrong.append((path, f"written out, this has more than {CONDITION_CHARS_MAX} characters"))
+        return found, tuple(wrong)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and does nothing, each with its path: conditions that never change, caps that never bind."""
+        return tuple(f"{path}: {message}" for path, message in self._idle())
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        for path, condition in self.conditions.items():
+            for finding in condition.warnings:
+                yield path, str(finding)
+            if isinstance(condition.gives, Booleans) and condition.gives.true != condition.gives.false:
+                yield path, f"this is {'always' if condition.gives.true else 'never'} true"
+        multiplied = {rule.on for rule in self.earning if not isinstance(rule, Multiplier) and rule.multiplied}
+        for place, rule in enumerate(self.earning):
+            if isinstance(rule, Multiplier):
+                if rule.on not in multiplied:
+                    yield f"earning.{place}", f"no rule that is multiplied gives points for a {rule.on}"
+            else:
+                yield from rule.caps.idle(f"earning.{place}.caps")
+        yield from self.caps.idle("caps")
+        for group in self.groups:
+            if sum(not isinstance(rule, Multiplier) and rule.group == group for rule in self.earning) == 1:
+                yield f"groups.{group}", "one rule alone is of this group"
+        for place, limit in enumerate(self.limits):
+            if limit.on == "transfer" and not self.transfers.allowed:
+                yield f"limits.{place}", "transfers are not allowed at all"
+        if self.refunds.earning == "pending_only" and not self._ever_pending():
+            yield "refunds.earning", "no points are ever pending, so a return takes nothing back"
+        if self.tiers.basis == "balance" and self.tiers.qualify != "points":
+            yield "tiers.qualify", "tiers by the balance count no qualifying points"
+
+    def _ever_pending(self) -> bool:
+        rules = [rule for rule in self.earning if not isinstance(rule, Multiplier)]
+        return self.pending is not None or any(rule.pending is not None for rule in rules)
+
+    def _written(self) -> Iterator[tuple[str, str, str]]:
+        if self.amount.exclude is not None:
+            yield "amount.exclude", self.amount.exclude, "exclude"
+        for place, rule in enumerate(self.earning):
+            if rule.when is not None:
+                yield f"earning.{place}.when", rule.when, rule.on
+            if isinstance(rule, PerAmount) and rule.lines is not None:
+                yield f"earning.{place}.lines", rule.lines, "lines"
 
     @property
     def label(self) -> str:
@@ -319,134 +598,107 @@ class RuleSet(Document):
         return f"{self.name}@{self.version}"
 
     def canonical(self) -> str:
-        """The document as canonical JSON: what is adopted, digested and stored."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude_none=True, by_alias=True),
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        """The document as canonical JSON, defaults and conditions spelt out: what is adopted, digested and stored."""
+        document = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        for path, condition in self.conditions.items():
+            *within, key = path.split(".")
+            part: Any = document
+            for step in within:
+                part = part[int(step) if isinstance(part, list) else step]
+            part[key] = str(condition)
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical document, in hex."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
-def _parts(predicate: Predicate | None) -> list[Predicate]:
-    if predicate is None:
-        return []
-    found = [predicate]
-    for part in (
-        *(predicate.all or ()),
-        *(predicate.any or ()),
-        *((predicate.negated,) if predicate.negated else ()),
-    ):
-        found += _parts(part)
-    return found
+ON = ("purchase", "activity", "enrolment", "referral")
+"""Kinds of facts that earn."""
+_WEEK = 7
+_FACT: dict[str, Possible] = {
+    "fact.year": Integers(1, 9999),
+    "fact.month": Integers(1, 12),
+    "fact.day": Integers(1, 31),
+    "fact.weekday": Integers(1, _WEEK),
+    "fact.channel": Codes(),
+    "account.member_days": Integers(0, 4_000_000),
+    "customer.kind": Codes(("person", "organisation", "internal")),
+    "customer.country": Codes(),
+    "customer.source": Codes(),
+    "customer.birth_month": Integers(0, 12),
+}
+_LINE: dict[str, Possible] = {
+    "line.sku": Codes(),
+    "line.category": Codes(),
+    "line.quantity": Integers(1, QUANTITY_MAX),
+}
+_OF: dict[str, dict[str, Possible]] = {
+    "purchase": {
+        "order.quantity": Integers(1, QUANTITY_MAX),
+        "order.currency": Codes(),
+        "order.store": Codes(),
+        **_LINE,
+    },
+    "activity": {
+        "activity.code": Codes(),
+        "activity.partner": Codes(),
+        "activity.quantity": Integers(1, QUANTITY_MAX),
+    },
+    "enrolment": {},
+    "referral": {
+        "referral.occasion": Codes(("registration", "first_purchase", "every_purchase")),
+        "referral.role": Codes(("referrer", "referred")),
+        "referral.number": Integers(1, 10**9),
+    },
+}
+
+
+def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
+    """What conditions may read: those on each kind of fact, those that pick `lines`, those that `exclude` some.
+
+    A code that is not given is ""; a birth month, 0. What is excluded depends on the line alone: the order's amounts
+    are reckoned from it.
+
+    Amounts are in the programme's currency. `fact.*` is the time and the channel of the fact, in the programme's zone
+    (`weekday` 1 is Monday); `account.*` the account before it.
+    """
+    known: dict[str, Possible] = {**_FACT, "account.tier": Codes(tuple(level.name for level in rule_set.tiers.levels))}
+    # Lines are converted one by one: each may be rounded up.
+    rate = max([Fraction(1), *(one.rate for one in rule_set.currencies)])
+    amount = Integers(0, int(ORDER_MINOR_MAX * rate) + LINES_MAX)
+    amounts = dict.fromkeys(("order.net_minor", "order.amount_minor", "line.net_minor"), amount)
+    purchase = Fields({**known, **_OF["purchase"], **amounts}, Integers(1, LINES_MAX))
+    return {
+        **{on: Fields({**known, **_OF[on]}) for on in ON},
+        "purchase": purchase,
+        "lines": purchase.of_line(),
+        "exclude": Fields({**_LINE, "line.net_minor": amount}),
+    }
+
+
+def _twice(where: str, key: str, names: list[str], taken: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    for place, name in enumerate(names):
+        if name in taken or name in names[:place]:
+            yield f"{where}.{place}.{key}", f"{name!r} is there twice"
 
 
 def parse_rule_set(document: object, source: str) -> RuleSet:
-    """Validate a document; every problem names its path within the document."""
+    """Validate a document; every problem names its path within the document. Raises RuleSetError."""
     try:
         return RuleSet.model_validate(document)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            path = ".".join(str(part) for part in problem["loc"] if part not in ("per_amount", "fixed", "multiplier"))
-            problems.append(f"{path or 'document'}: {problem['msg'].removeprefix('Value error, ')}")
-        raise RuleSetError(source, problems) from None
+        raise RuleSetError(source, [told for problem in error.errors() for told in _problems(problem)]) from None
 
 
-class Share(NamedTuple):
-    """What one earning rule gives for a purchase. `amount_minor` is what it counted (0: a fixed number of points)."""
-
-    rule: PerAmount | Fixed
-    amount_minor: int
-    factor: Fraction
-    multiplier: str | None
-    """The rule that the factor is from; None: no rule multiplies."""
-    points: int
-
-
-class Rules:
-    """A rule set ready to decide: predicates compiled, its zone frozen."""
-
-    def __init__(self, rule_set: RuleSet, zone: Zone) -> None:
-        self.rule_set = rule_set
-        self.zone = zone
-        self.label = rule_set.label
-        self.window_months = rule_set.tiers.window_months
-        self.base_tier = rule_set.tiers.levels[0].name
-        self._whens = [rule.when.compile() if rule.when else None for rule in rule_set.earning]
-        self._picks = [
-            rule.lines.compile() if isinstance(rule, PerAmount) and rule.lines else None for rule in rule_set.earning
-        ]
-
-    def earn(
-        self, order: Reader, lines: Sequence[Reader], net_minor: Sequence[int]
-    ) -> tuple[int, list[int], list[str]]:
-        """Points for a purchase, the part of each line's net amount that earned, and the ids of the rules that gave.
-
-        Each rule's points are its base times the greatest factor, rounded as the rule set says, and then added up.
-        `order` reads `order.*` and `account.*`, each of `lines` reads `line.*` of one line.
-        """
-        factor, chosen, bases, basis = self._bases(order, lines, net_minor)
-        rounding = self.rule_set.rounding
-        points = sum(
-            [
-                rounded(numerator * factor.numerator, denominator * factor.denominator, rounding)
-                for _, numerator, denominator in bases
-            ]
-        )
-        used = [rule.id for rule, _, _ in bases]
-        if chosen is not None and used:
-            used.append(chosen)
-        return points, basis, used
-
-    def shares(self, order: Reader, lines: Sequence[Reader], net_minor: Sequence[int]) -> list[Share]:
-        """What each rule gives for a purchase: the parts that `earn` adds up."""
-        factor, chosen, bases, _ = self._bases(order, lines, net_minor)
-        rounding = self.rule_set.rounding
-        return [
-            Share(
-                rule,
-                numerator // rule.points if isinstance(rule, PerAmount) else 0,
-                factor,
-                chosen,
-                rounded(numerator * factor.numerator, denominator * factor.denominator, rounding),
-            )
-            for rule, numerator, denominator in bases
-        ]
-
-    def _bases(
-        self, order: Reader, lines: Sequence[Reader], net_minor: Sequence[int]
-    ) -> tuple[Fraction, str | None, list[tuple[PerAmount | Fixed, int, int]], list[int]]:
-        """The factor and its rule, each giving rule's base as a quotient, the part of each line that earned."""
-        factor = Fraction(1)
-        chosen: str | None = None
-        bases: list[tuple[PerAmount | Fixed, int, int]] = []
-        basis = [0] * len(net_minor)
-        for rule, when, pick in zip(self.rule_set.earning, self._whens, self._picks, strict=True):
-            if when is not None and not when(order):
-                continue
-            if isinstance(rule, Multiplier):
-                if chosen is None or rule.factor > factor:
-                    factor, chosen = rule.factor, rule.id
-                continue
-            if isinstance(rule, Fixed):
-                bases.append((rule, rule.points, 1))
-                basis = [max(had, net) for had, net in zip(basis, net_minor, strict=True)]
-                continue
-            amount = 0
-            for index, net in enumerate(net_minor):
-                if pick is None or pick(lines[index]):
-                    amount += net
-                    basis[index] = net
-            if amount:
-                bases.append((rule, rule.points * amount, rule.per_minor))
-        return factor, chosen, bases, basis
-
-
-@lru_cache(maxsize=256)
-def compiled(document: str, zone: Zone) -> Rules:
-    """The rules of a canonical document and its frozen zone."""
-    return Rules(RuleSet.model_validate_json(document), zone)
+def _problems(problem: ErrorDetails) -> Iterator[str]:
+    place = list(problem["loc"])
+    if len(place) > 2 and place[0] == "earning":
+        del place[2]  # the kind, by which pydantic chose the form of the rule
+    path = ".".join(str(part) for part in place)
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, Misplaced):
+        for inner, message in cause.problems:
+            yield f"{path}.{inner}: {message}" if path else f"{inner}: {message}"
+    else:
+        yield f"{path or 'document'}: {problem['msg'].removeprefix('Value error, ')}"

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from tallybook.domain.access import KEEPING, NO_CONSENT, OUTSIDE_HOURS, PersonalDataRead
-from tallybook.domain.control import Control, RuleSetAdopted
+from tallybook.domain.control import RuleSetAdopted
 from tallybook.domain.customer import Customer, Referred
 from tallybook.domain.erasure import DESTROYING
 from tallybook.domain.events import Decision, Event, Value, utc_text
@@ -41,7 +41,7 @@ from tallybook.domain.ticket import Ticket, TicketOpened, TicketReplied
 
 from .profiles import CLEAR, PERSONAL, Entry, Profile, handle_of, profile_of
 from .read_models import Recorded
-from .reasons import reason_of
+from .reasons import explained
 from .replay import DECISION_NAMES, FACT_NAMES, Derivation, certify, derived_by, describe
 
 READ_ACTIONS = (
@@ -545,33 +545,19 @@ def _decisions(material: Material) -> tuple[list[Tree], Tree]:
         ),
         agreed=agreed.add,
     )
-    accounts: dict[UUID, LoyaltyAccount] = {}
-    control = Control(UUID(int=0))
-    facts = {event_id: one.event for event_id, one in material.by_id.items()}
-    found = []
-    for position, event in merged:
-        if type(event) in Control.APPLIERS:
-            control.apply(event)
-            continue
-        if type(event) not in LoyaltyAccount.APPLIERS:
-            continue
-        account = accounts.setdefault(event.originator_id, LoyaltyAccount(event.originator_id))
-        if isinstance(event, Decision) and event.effective_us <= material.at_us:
-            # What the book knew then: adoptions that came later can't have decided.
-            rules = control.rule_book.in_force(account.programme, event.effective_us)
-            reason = reason_of(event, account, rules, facts)
-            found.append(
-                {
-                    **_said(material, Recorded(position, event)),
-                    "account_id": str(account.id),
-                    "rules": event.rules,
-                    "facts": [_said(material, material.by_id[one]) for one in event.facts if one in material.by_id],
-                    "inputs": reason.inputs,
-                    "why": reason.steps,
-                    "agrees": None if position > material.whole_to else position in agreed,
-                }
-            )
-        account.apply(event)
+    found = [
+        {
+            **_said(material, one.recorded),
+            "account_id": str(one.account_id),
+            "rules": one.recorded.event.rules,  # type: ignore[attr-defined]  # it is a decision
+            "facts": [_said(material, fact) for fact in one.facts],
+            "inputs": one.reason.inputs,
+            "arithmetic": [line._asdict() for line in one.reason.sums],
+            "why": one.reason.steps,
+            "agrees": None if one.recorded.position > material.whole_to else one.recorded.position in agreed,
+        }
+        for one in explained(merged, lambda recorded: recorded.event.effective_us <= material.at_us)
+    ]
     first = certificate.first
     return found, {
         "holds": certificate.holds,

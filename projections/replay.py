@@ -8,26 +8,32 @@ that was refused then and can be funded now is paid (and counted).
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFinished, Swept
-from tallybook.domain.customer import PurchaseRecorded, ReturnRecorded
+from tallybook.domain.customer import (
+    CustomerChanged,
+    CustomerRegistered,
+    ProfileFact,
+    PurchaseRecorded,
+    ReturnRecorded,
+    Traits,
+    note_traits,
+    traits_of,
+)
+from tallybook.domain.earning import Rules
 from tallybook.domain.events import REGISTRY, Decision, Event, Fact, Metadata, from_us
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import (
-    Enrolled,
-    GoodwillGranted,
-    LoyaltyAccount,
-    PointsRedeemed,
-    RedemptionRefused,
-    RedemptionRequested,
-)
-from tallybook.domain.rules import Rules
+from tallybook.domain.loyalty import NOBODY as NO_TRAITS
+from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.domain.points import Enrolled, PointsRedeemed, RedemptionRefused, RedemptionRequested
 
 from .exclusions import NOBODY, Exclusions
 from .read_models import Progress, Recorded
@@ -36,10 +42,17 @@ _NO_ID = UUID(int=0)
 _STAMP = Stamp(Metadata(recorded_us=0, actor="system:replay", purpose="replay"), 0, lambda: _NO_ID)
 _ALWAYS = -(2**62)
 
-ACCOUNT_FACTS = (Enrolled, RedemptionRequested, GoodwillGranted)
-SUBJECT_FACTS = (PurchaseRecorded, ReturnRecorded)
-CONTROL_FACTS = (RuleSetAdopted, Swept, SweepFinished)
-FACT_NAMES = tuple(kind.stored_name for kind in (*ACCOUNT_FACTS, *SUBJECT_FACTS, *CONTROL_FACTS))
+ACCOUNT_FACTS: tuple[type[Event], ...] = tuple(
+    schema.event_class
+    for name, schema in REGISTRY.items()
+    if name.startswith("loyalty.") and issubclass(schema.event_class, Fact)
+)
+"""What happens to an account."""
+PROFILE_FACTS: tuple[type[Event], ...] = (CustomerRegistered, CustomerChanged)
+"""What conditions of rule sets read of a customer."""
+SUBJECT_FACTS: tuple[type[Event], ...] = (PurchaseRecorded, ReturnRecorded)
+CONTROL_FACTS: tuple[type[Event], ...] = (RuleSetAdopted, Swept, SweepFinished)
+FACT_NAMES = tuple(kind.stored_name for kind in (*ACCOUNT_FACTS, *PROFILE_FACTS, *SUBJECT_FACTS, *CONTROL_FACTS))
 """Stored names of the facts that an account can react to: all that a backtest reads."""
 DECISION_NAMES = tuple(name for name, schema in REGISTRY.items() if issubclass(schema.event_class, Decision))
 """Stored names of decisions: the certificate compares them."""
@@ -60,6 +73,7 @@ class Derivation:
         self.accounts: dict[UUID, LoyaltyAccount] = {}
         self._by_subject: defaultdict[UUID, list[LoyaltyAccount]] = defaultdict(list)
         self._journal: list[Event] = []
+        self._noted: defaultdict[UUID, dict[str, tuple[int, str]]] = defaultdict(dict)
 
     def feed(self, event: Event) -> list[tuple[LoyaltyAccount, list[Event]]]:
         """Feed the next event; the accounts that it concerns, with the decisions derived for each."""
@@ -69,9 +83,17 @@ class Derivation:
             self.control.apply(event)
             return derived
         if isinstance(event, CONTROL_FACTS):
-            replaced = isinstance(event, RuleSetAdopted) and self.candidate is not None
-            if not (replaced and event.programme == self.candidate.rule_set.programme):  # type: ignore[union-attr]  # replaced says that there is one
+            replaced = (
+                isinstance(event, RuleSetAdopted)
+                and self.candidate is not None
+                and event.programme == self.candidate.rule_set.programme
+            )
+            if not replaced:
                 self.control.apply(event)
+            return []
+        if isinstance(event, ProfileFact):
+            if event.subject_id is not None:
+                note_traits(self._noted[event.subject_id], event)
             return []
         if isinstance(event, ACCOUNT_FACTS):
             account = self.accounts.get(event.originator_id)
@@ -82,16 +104,21 @@ class Derivation:
                     self._by_subject[event.subject_id].append(account)
             account.settle(_STAMP, event.effective_us, self.control)
             account.apply(event)
-            account.receive(event, _STAMP, self.control)
+            account.receive(event, _STAMP, self.control, self._traits(event))
             return [(account, self._drain())]
         if isinstance(event, SUBJECT_FACTS) and event.subject_id is not None:
             derived = []
+            traits = self._traits(event)
             for account in self._by_subject.get(event.subject_id, ()):
                 account.settle(_STAMP, event.effective_us, self.control)
-                account.receive(event, _STAMP, self.control)
+                account.receive(event, _STAMP, self.control, traits)
                 derived.append((account, self._drain()))
             return derived
         return []
+
+    def _traits(self, event: Event) -> Traits:
+        noted = None if event.subject_id is None else self._noted.get(event.subject_id)
+        return NO_TRAITS if noted is None else traits_of(noted)
 
     def follow_sweep(self) -> Iterator[tuple[LoyaltyAccount, list[Event]]]:
         """What the last sweep made due and no fact brought up."""
@@ -119,7 +146,9 @@ def derived_by(history: Iterable[Recorded], at_us: int) -> Derivation:
         if isinstance(event, (Swept, SweepFinished)):
             due = event.until_us <= at_us
         else:
-            due = isinstance(event, RuleSetAdopted) or (event.subject_id is not None and event.effective_us <= at_us)
+            due = isinstance(event, (RuleSetAdopted, ProfileFact)) or (
+                event.subject_id is not None and event.effective_us <= at_us
+            )
         if due:
             derivation.feed(event)
     return derivation
@@ -269,7 +298,7 @@ def certify(
         if isinstance(event, Decision):
             comparison.recorded(position, event)
         elif isinstance(event, Fact):
-            certificate.facts += 1
+            certificate.facts += not isinstance(event, ProfileFact)
             for account, decisions in derivation.feed(event):
                 comparison.derived(position, event, account, decisions)
         if progress and position % 10_000 == 0:
@@ -321,6 +350,8 @@ class Backtest:
 
     candidate: str
     baseline: str
+    candidate_digest: str = ""
+    baseline_digest: str = ""
     position: int = 0
     facts: int = 0
     accounts: int = 0
@@ -338,6 +369,17 @@ class Backtest:
     before: Totals = field(default_factory=Totals)
     after: Totals = field(default_factory=Totals)
     first: dict[UUID, FirstDifference] = field(default_factory=dict, repr=False)
+
+    def digest(self) -> str:
+        """SHA-256 of the report in hex: the same rule sets on the same facts give the same, wherever the log ends."""
+        told = {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if one.name not in ("position", "before", "after", "first")
+        }
+        told |= {"before": asdict(self.before), "after": asdict(self.after)}
+        told["first"] = {str(customer): asdict(one) for customer, one in self.first.items()}
+        return sha256(json.dumps(told, sort_keys=True, default=str, separators=(",", ":")).encode()).hexdigest()
 
     def explain(self, customer_id: UUID) -> FirstDifference | None:
         """The first fact at which the candidate decides otherwise for a customer; None: nowhere."""
@@ -357,7 +399,12 @@ def backtest(
     Facts about customers who are left out of scoring are not replayed.
     """
     old, new = Derivation(baseline), Derivation(candidate)
-    report = Backtest(candidate.label, baseline.label if baseline else "as recorded")
+    report = Backtest(
+        candidate.label,
+        baseline.label if baseline else "as recorded",
+        candidate.rule_set.digest(),
+        baseline.rule_set.digest() if baseline else "",
+    )
     excluded = left_out.restricted | left_out.objecting
     members: set[UUID] = set()
     for position, event in history:
@@ -368,7 +415,7 @@ def backtest(
             if isinstance(event, Enrolled) and event.programme == candidate.rule_set.programme:
                 members.add(event.subject_id)
             continue
-        report.facts += 1
+        report.facts += not isinstance(event, ProfileFact)
         _compare(report, position, event, old.feed(event), new.feed(event))
         if progress and position % 10_000 == 0:
             progress(position, total)

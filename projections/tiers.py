@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tallybook.domain.loyalty import TierChanged
+from tallybook.domain.points import TierChanged
 
 from .read_models import OPEN_END, Recorded, Rows, Table
 

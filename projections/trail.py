@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tallybook.domain.customer import PROFILE_FIELDS, CustomerChanged, ProfileFact
 from tallybook.domain.events import Decision, Event
-from tallybook.domain.loyalty import RedemptionRefused
+from tallybook.domain.points import RedemptionRefused
 from tallybook.domain.retention import RetentionSwept
 
 from .read_models import Recorded, Rows, Table

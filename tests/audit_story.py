@@ -33,7 +33,7 @@ MAIN: dict[str, Any] = {
             "id": "large",
             "kind": "multiplier",
             "factor": "3/2",
-            "when": {"field": "order.net_minor", "op": ">=", "value": 5000},
+            "when": "order.net_minor >= 5000",
         },
     ],
     "expiry": {"months": 12},
@@ -48,7 +48,7 @@ CLUB: dict[str, Any] = {
     "programme": "club",
     "earning": [{"id": "welcome", "kind": "fixed", "points": 7}],
     "expiry": {"never": True},
-    "refunds": {"policy": "within_balance"},
+    "refunds": {"earning": "within_balance"},
 }
 POLICY: dict[str, Any] = {
     "name": "story",

@@ -25,7 +25,10 @@ def hide(file: Path, table: str, which: str, *instead: str) -> None:
         raw.execute("PRAGMA writable_schema=ON")
         pages = dict(raw.execute("SELECT tbl_name, rootpage FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_%'"))
         for name, other in ((table, "twin"), ("twin", table)):
-            raw.execute("UPDATE sqlite_master SET rootpage=? WHERE type='index' AND tbl_name=?", (pages[other], name))
+            raw.execute(
+                "UPDATE sqlite_master SET rootpage=? WHERE name LIKE 'sqlite_autoindex_%' AND tbl_name=?",
+                (pages[other], name),
+            )
         raw.execute("PRAGMA writable_schema=OFF")
     with closing(sqlite3.connect(file, isolation_level=None)) as raw:
         raw.execute("DROP TABLE twin")

@@ -182,7 +182,7 @@ def test_a_restored_book_is_the_book_and_goes_on(made: Place, tmp_path: Path) ->
     assert stat.S_IMODE((tmp_path / "new.book.keys").stat().st_mode) == 0o600
     with tallybook.open(url_of(tmp_path / "new.book"), create=False) as again:
         assert rows(again) == before
-        assert [one.lag for one in again.projections.status()] == [0, 0, 0]
+        assert [one.lag for one in again.projections.status()] == [0, 0, 0, 0]
         assert [(customer, again.loyalty.balance(customer)) for customer in people(again)] == pairs
         with again.acting("agent:lin", purpose="test"):
             assert again.profiles.get(pairs[3][0])["name"] == "Ada 3"

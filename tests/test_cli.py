@@ -256,8 +256,79 @@ def test_rules_check_names_each_problem_and_its_path(tmp_path: Path, run: Run) -
     assert "per_minor" in run("rules", "check", wrong).out
 
 
+def test_rules_check_warns_of_what_does_nothing(tmp_path: Path, run: Run) -> None:
+    idle = tmp_path / "idle.toml"
+    idle.write_text(
+        STANDARD.read_text(encoding="utf-8").replace("order.net_minor >= 5000", "order.net_minor >= 0"),
+        encoding="utf-8",
+    )
+    checked = run("rules", "check", idle, "--json")
+    assert checked.status == 0
+    assert [told.partition(": line")[0] for told in checked.json["warnings"]] == [
+        "earning.1.when",
+        "earning.1.when: this is always true",
+    ]
+    told = run("rules", "check", idle).out
+    assert f"{idle}: warning: earning.1.when: line 1, column 17: this is always true" in told
+    assert "standard@1 is valid" in told
+    assert run("rules", "check", STANDARD, "--json").json["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("stars", ["never expire", "at most 200 in a year", "merchandise", "counted", "times 17/10", "not multiplied"]),
+        ("miles", ["expire all", "18 months", "the best of flight", "with their ages", "down one step", "100,000",
+                   "multipliers don't qualify", "first-class", "gold, platinum"]),
+        ("retail", ["net + tax, but nothing where", "times 17/20 (card-terms-2024)", "until confirmed, for 30 days at",
+                    "campaign autumn-2024, 10 % of accounts left out", "from 2024-10-01", "until 2024-10-31", "800",
+                    "5,000 in a day", "points forfeited", "for each whole 100", "pending for 1 day"]),
+        ("growth", ["qualifying points only", "points to spend only", "at the end of that year", "as a new lot",
+                    "free-shipping, priority-service", "coupon-20", "times 2"]),
+    ],
+)  # fmt: skip
+def test_rules_show_tells_all_parts_of_a_rule_set(
+    name: str, parts: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = run("rules", "show", name).out
+    assert [part for part in parts if part not in shown] == []
+
+
+def test_rules_adopt_a_programme_by_its_name(tmp_path: Path, run: Run) -> None:
+    book = f"sqlite:///{tmp_path}/cafe.book"
+    assert run("rules", "adopt", "stars", "--book", book, *WHO).out.startswith("stars@1 is adopted")
+    assert "stars@1 of programme main, USD, America/New_York" in run("rules", "show", "--book", book).out
+
+
+def test_rules_are_put_forward_tried_and_adopted_with_their_backtest(tmp_path: Path, url: str, run: Run) -> None:
+    candidate = tmp_path / "second.toml"
+    candidate.write_text(Path(STANDARD).read_text().replace('version = "1"', 'version = "2"', 1))
+    digest = run("rules", "propose", candidate, "--book", url, "--reason", "autumn", *WHO, "--json").json["digest"]
+    assert [one["digest"] for one in run("rules", "proposals", "--book", url, "--json").json] == [digest]
+    assert "standard@2" in run("rules", "proposals", "--book", url).out
+    demand = run("rules", "require-backtest", "--book", url, "--reason", "policy", *WHO)
+    assert demand.out.strip() == "Rule sets of main are adopted only with a backtest on record."
+    refused = run("rules", "adopt", candidate, "--book", url, *WHO)
+    assert (refused.status, "backtest_required" in refused.err) == (2, True)
+    assert run("backtest", candidate, "--book", url, "--record", *WHO).status == 0
+    [proposed] = run("rules", "proposals", "--book", url, "--json").json
+    adopted = run(
+        "rules", "adopt", candidate, "--book", url, "--reason", "autumn", "--backtest", proposed["backtest"], *WHO
+    )
+    assert adopted.out.startswith("standard@2 is adopted from now on.")
+    assert run("rules", "proposals", "--book", url, "--json").json == []
+    assert run("rules", "require-backtest", "--no", "--book", url, "--reason", "policy", *WHO).status == 0
+    third = tmp_path / "third.toml"
+    third.write_text(Path(STANDARD).read_text().replace('version = "1"', 'version = "3"', 1))
+    again = run("rules", "propose", third, "--book", url, "--reason", "winter", *WHO, "--json").json["digest"]
+    assert run("rules", "withdraw", again, "--book", url, "--reason", "too-dear", *WHO).out.strip() == "Withdrawn."
+    assert run("rules", "withdraw", again, "--book", url, "--reason", "too-dear", *WHO).status == 2
+    assert run("rules", "adopt", third, "--book", url, *WHO).status == 0
+
+
 def test_rules_show_and_adopt_twice(url: str, run: Run) -> None:
-    assert "Tiers by the qualifying points of 12 months" in run("rules", "show", STANDARD).out
+    assert "Tiers by the qualifying points of the last 12 months" in run("rules", "show", STANDARD).out
     assert "standard@1" in run("rules", "show", "--book", url).out
     assert run("rules", "show", STANDARD, "--json").json["name"] == "standard"
     again = run("rules", "adopt", STANDARD, "--book", url, "--from", "1997-01-01T00:00:00Z", *WHO)
@@ -268,7 +339,7 @@ def test_rules_show_and_adopt_twice(url: str, run: Run) -> None:
 
 def test_projections_catch_up_and_rebuild(url: str, run: Run) -> None:
     caught = run("projections", "catch-up", "--book", url, "--json").json
-    assert [one["lag"] for one in run("projections", "status", "--book", url, "--json").json] == [0, 0, 0]
+    assert [one["lag"] for one in run("projections", "status", "--book", url, "--json").json] == [0, 0, 0, 0]
     assert run("projections", "rebuild", "profiles", "--book", url, "--json").json["position"] == caught["position"]
     assert "rebuilt up to position" in run("projections", "rebuild", "--book", url).out
     assert "The read models that are not stopped are at position" in run("projections", "catch-up", "--book", url).out

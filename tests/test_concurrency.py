@@ -23,7 +23,7 @@ from tallybook import commands
 from tallybook.adapters.log import LogRecorder, Receipt
 from tallybook.domain.customer import IdentifierLinked
 from tallybook.domain.errors import Refused, TallybookError
-from tallybook.domain.loyalty import Enrolled, PointsRedeemed, RedemptionRefused, RedemptionRequested
+from tallybook.domain.points import Enrolled, PointsRedeemed, RedemptionRefused, RedemptionRequested
 
 RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"
 ADOPTED = "1996-01-01T00:00:00Z"

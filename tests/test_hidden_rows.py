@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import tallybook
 from tallybook import Book, BookDamaged
 from tallybook.domain.errors import Refused
 
+from .conftest import STANDARD
 from .hidden import hide, hide_on_server
 from .postgres import run_sql
 from .test_unsigned_tail import run
@@ -159,3 +162,46 @@ def test_doctor_tells_of_claims_that_an_index_hides(server_book_url: str) -> Non
         book.customers.register(name="Ada", identifiers={"crm": "1"})
         hide_on_server(schema, "claims", "true", key="claim")
         assert [one.name for one in book.doctor() if one.state == "failed"] == ["claims"]
+
+
+def test_an_account_that_its_index_lacks_is_missed_as_is_an_index_of_other_accounts(tmp_path: Path) -> None:
+    path = tmp_path / "shop.book"
+    index = "stored_events__enrolled"
+    with tallybook.open(f"sqlite:///{path}") as book, book.acting("till:1", purpose="fulfilment"):
+        book.rules.adopt(STANDARD)
+        book.loyalty.enrol(book.customers.register(name="Ada"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        [(made,)] = raw.execute("SELECT sql FROM sqlite_master WHERE name=?", [index])
+        raw.execute("CREATE TABLE twin (originator_id, topic)")
+        raw.execute("CREATE INDEX empty ON twin (originator_id, topic)")
+        pages = dict(raw.execute("SELECT name, rootpage FROM sqlite_master WHERE name IN (?, 'empty')", [index]))
+        raw.execute("PRAGMA writable_schema=ON")
+        raw.execute("UPDATE sqlite_master SET rootpage=? WHERE name=?", (pages["empty"], index))
+        raw.execute("UPDATE sqlite_master SET rootpage=? WHERE name='empty'", (pages[index],))
+    with tallybook.open(f"sqlite:///{path}") as book:
+        assert problems(book) == ["events: its rows are sound, and the index of accounts leads to 0 of 1"]
+    run(path, f"DROP INDEX {index}")
+    run(path, made.replace("loyalty.enrolled", "loyalty.closed"))
+    with tallybook.open(f"sqlite:///{path}") as book:
+        assert repr(index) in problems(book)[0]
+    run(path, f"DROP INDEX {index}")
+    with tallybook.open(f"sqlite:///{path}") as book:
+        assert "has no index over originator_id, topic any more" in problems(book)[0]
+    run(path, made)
+    with tallybook.open(f"sqlite:///{path}") as book:
+        assert problems(book) == []
+
+
+@pytest.mark.server
+def test_so_it_is_on_a_server(server_book_url: str) -> None:
+    schema = server_book_url.rpartition("schema=")[2].partition("&")[0]
+    index = f"{schema}.stored_events__enrolled"
+    with tallybook.open(server_book_url) as book, book.acting("till:1", purpose="fulfilment"):
+        book.rules.adopt(STANDARD)
+        book.loyalty.enrol(book.customers.register(name="Ada"))
+        assert problems(book) == []
+        run_sql(f"DROP INDEX {index}")
+        run_sql(
+            f"CREATE INDEX stored_events__enrolled ON {schema}.stored_events (originator_id, topic) WHERE topic='none'"
+        )
+        assert "stored_events__enrolled" in problems(book)[0]

@@ -23,7 +23,8 @@ from tallybook.customers import CustomerDesk
 from tallybook.domain.aggregate import Aggregate
 from tallybook.domain.errors import Refused
 from tallybook.imports import ImportDesk
-from tallybook.loyalty import LoyaltyDesk, RulesDesk
+from tallybook.loyalty import LoyaltyDesk
+from tallybook.rules import RulesDesk
 from tallybook.tickets import TicketDesk
 
 RULES = Path(tallybook.__file__).parent / "data" / "standard.toml"

@@ -564,7 +564,7 @@ def live_through_everything(book: tallybook.Book, folder: Path, results: list[ob
         )
     )
     keep(book.customers.record_return(ada, {1: 1}, order_id=secret("order_id"), command_id=secret("command-return")))
-    keep(book.loyalty.redeem(ada, 10, reward="R1", command_id=secret("command-redeem")))
+    keep(book.loyalty.redeem(ada, 10, reward="R1", code=secret("coupon-code"), command_id=secret("command-redeem")))
     case = book.tickets.open(
         ada, subject=secret("subject"), text=secret("text"), kind="complaint", command_id=secret("command-open")
     )

@@ -19,13 +19,15 @@ from tallybook.adapters import read_models, rows_check
 from tallybook.adapters.rows_check import ReadModelVerification, RowDifference
 from tallybook.cli import app
 from tallybook.projections import projector
+from tallybook.projections.balances import Balances
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.read_models import Table
 from tallybook.projections.tiers import Tiers
 from tallybook.projections.trail import Trail
 
 ADA, BOB, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
-TABLES = {table.name: (model.name, table) for model in (Profiles(), Tiers(), Trail()) for table in model.tables}
+MODELS = (Profiles(), Tiers(), Trail(), Balances())
+TABLES = {table.name: (model.name, table) for model in MODELS for table in model.tables}
 
 
 def fill(book: Book) -> None:
@@ -175,6 +177,7 @@ def test_one_that_is_stopped_or_behind_is_no_error_and_compared_where_it_stands(
         "profiles": ("paused", before, head, None),
         "tiers": ("retired", 0, head, None),
         "trail": ("failed", before, head, None),
+        "balances": ("live", head, head, None),
     }
     assert checks["profiles"].rows == 2
     assert checks["tiers"].rows == 0
@@ -201,7 +204,7 @@ def test_an_event_that_was_left_out_is_left_out_here_too(shop: Book, monkeypatch
 def test_a_fold_that_fails_now_is_told_of_its_read_model_alone(shop: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trail, "fold", lambda *_: 1 // 0)
     checks = found(shop)
-    assert [one.holds for one in checks.values()] == [True, True, False]
+    assert [one.holds for one in checks.values()] == [True, True, False, True]
     assert "ZeroDivisionError" in (checks["trail"].problem or "")
 
 
@@ -221,7 +224,7 @@ def test_writers_projectors_and_rebuilds_beside_give_no_false_finding(
     monkeypatch.setattr(projector, "BATCH", 5)
     done = threading.Event()
     failed: list[BaseException] = []
-    kept = ["profiles", "tiers", "trail"] if inline else []
+    kept = [one.name for one in MODELS] if inline else []
     with tallybook.open(book_url, inline=kept) as shop:
         with shop.acting("agent:lin", purpose="support"):
             fill(shop)
@@ -317,7 +320,7 @@ def test_builds_that_cannot_be_read_are_told_of(tmp_path: Path, monkeypatch: pyt
     with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as shop, shop.acting("agent:lin", purpose="support"):
         fill(shop)
         monkeypatch.setattr(rows_check, "_live", _damaged)
-        assert ["no builds" in (one.problem or "") for one in found(shop).values()] == [True] * 3
+        assert ["no builds" in (one.problem or "") for one in found(shop).values()] == [True] * len(MODELS)
 
 
 def _damaged(*_: object) -> None:

@@ -29,10 +29,11 @@ from tallybook.erasures import ErasureDesk
 from tallybook.exports import ExportDesk
 from tallybook.follow import Follower
 from tallybook.imports import ImportDesk
-from tallybook.loyalty import LoyaltyDesk, RulesDesk
+from tallybook.loyalty import LoyaltyDesk
 from tallybook.policy import PolicyDesk
 from tallybook.projecting import ProjectionsDesk
 from tallybook.retention import RetentionDesk
+from tallybook.rules import RulesDesk
 from tallybook.tickets import TicketDesk
 from tallybook.views import ProfilesView, TiersView
 from tools import forms

@@ -34,11 +34,12 @@ from .erasures import ErasureDesk
 from .exports import ExportDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
-from .loyalty import LoyaltyDesk, RulesDesk
+from .loyalty import LoyaltyDesk
 from .policy import PolicyDesk
 from .projecting import ProjectionsDesk
 from .release import RELEASE
 from .retention import RetentionDesk
+from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
 from .tickets import TicketDesk
 from .views import ProfilesView, TiersView
@@ -146,10 +147,12 @@ class Book:
         candidate: RuleSet | str | Path,
         *,
         baseline: RuleSet | str | Path | None = None,
+        record: bool = False,
         progress: Progress | None = None,
     ) -> Backtest:
         """Replay all facts under a candidate and compare with the recorded rule sets (or `baseline`).
 
+        `record`: put on record that the candidate was tried, with the report's digest, for its adoption to name.
         Customers whose data is restricted, and those who object to automated decisions, are left out and counted.
         Raises RuleSetError.
         """
@@ -159,7 +162,10 @@ class Book:
         against = None if baseline is None else self.rules.rules_of(baseline)
         with rarely_collecting():
             left_out = core.left_out(core.now_us(), core.known_at(None))
-            return backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
+            report = backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
+        if record:
+            self.rules._note_backtest(rules.rule_set, report.digest(), report.position)
+        return report
 
     def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
@@ -228,7 +234,8 @@ class Book:
             return examine_open(core.storage, logs, core.projector.status, quick=quick, progress=progress)
 
     def drop_snapshots(self) -> None:
-        """Drop all snapshots of long streams: it changes nothing that the book says, only how fast it is loaded.
+        """Drop all snapshots of long streams, and the notes of sweeps: it changes nothing that the book says, only how
+        fast it is loaded and swept.
 
         For a book in which `doctor` found a wrong one. Other processes forget what they loaded when they open the book
         again. Refuses: busy.

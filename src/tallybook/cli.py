@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import signal
 import sqlite3
@@ -20,10 +19,8 @@ from eventsourcing.persistence import PersistenceError
 from pydantic_core import to_json
 
 from tallybook.adapters.reports import visible
-from tallybook.adapters.rule_files import load_rule_set
-from tallybook.domain.errors import RuleSetError, TallybookError, refusal
+from tallybook.domain.errors import TallybookError, refusal
 from tallybook.domain.events import from_us
-from tallybook.domain.rules import RuleSet
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
@@ -31,8 +28,11 @@ from .cli_erasure import erasure_app
 from .cli_export import export_app
 from .cli_keys import keys_app
 from .cli_log import audit_app
+from .cli_loyalty import show_explanation
+from .cli_loyalty_views import loyalty_app
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
+from .cli_rules import rules_app
 from .demo import run_demo
 from .terminal import (
     DETACHED,
@@ -58,6 +58,7 @@ from .terminal import (
     open_to_verify,
     out,
     print_json,
+    show_left_out,
     show_table,
     tell,
     the_customer,
@@ -76,12 +77,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 show_app = typer.Typer(help="Current or past state, with the event that set each field.", no_args_is_help=True)
-rules_app = typer.Typer(help="Check, show and adopt rule sets.", no_args_is_help=True)
 projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.", no_args_is_help=True)
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
 app.add_typer(show_app, name="show")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
+app.add_typer(loyalty_app, name="loyalty")
 app.add_typer(policy_app, name="policy")
 app.add_typer(rules_app, name="rules")
 app.add_typer(projections_app, name="projections")
@@ -254,15 +255,6 @@ def replay(book: BookUrl, keyless: Keyless = False, as_json: AsJson = False) -> 
         raise typer.Exit(1)
 
 
-def show_left_out(restricted: int, objecting: int) -> None:
-    """Who is not scored, if anybody."""
-    if restricted or objecting:
-        out.print(
-            f"Left out: {restricted:,} customers whose data is restricted, {objecting:,} who object to automated "
-            "decisions."
-        )
-
-
 def show_backtest(report: Backtest) -> None:
     """A backtest as tables."""
     out.print(
@@ -317,6 +309,7 @@ def backtest(
     explain: Annotated[
         str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
     ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Put it on record, for `rules adopt --backtest`")] = False,
     keyless: Keyless = False,
     actor: Actor = None,
     purpose: Purpose = None,
@@ -328,7 +321,7 @@ def backtest(
         acting_as(opened, actor, purpose),
         watched("backtest", as_json) as progress,
     ):
-        report = opened.backtest(file, baseline=baseline, progress=progress)
+        report = opened.backtest(file, baseline=baseline, progress=progress, record=record)
         difference = report.explain(the_customer(opened, explain)) if explain else None
 
     def show() -> None:
@@ -530,6 +523,7 @@ def show_account(
     customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
     book: BookUrl,
     programme: Annotated[str, typer.Option("--programme")] = "main",
+    explain: Annotated[bool, typer.Option("--explain", help="Also why each decision about it fell")] = False,
     as_of: AsOf = None,
     known_at: KnownAt = None,
     actor: Actor = None,
@@ -538,8 +532,10 @@ def show_account(
 ) -> None:
     """A loyalty account: balance, tier and lots. By an external id, a recorded search."""
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
-        account = opened.loyalty.account(
-            the_customer(opened, customer), programme=programme, as_of=as_of, known_at=known_moment(known_at)
+        found, known = the_customer(opened, customer), known_moment(known_at)
+        account = opened.loyalty.account(found, programme=programme, as_of=as_of, known_at=known)
+        explained = (
+            opened.loyalty.explain_account(found, programme=programme, as_of=as_of, known_at=known) if explain else []
         )
 
     def show() -> None:
@@ -554,8 +550,14 @@ def show_account(
             [(f"{lot.points:,}", lot.earned_at, lot.expires_at or "never", lot.lot_id) for lot in account.lots],
             ["points"],
         )
+        for one in explained:
+            out.print()
+            show_explanation(one)
 
-    tell(account, as_json, show)
+    answer = asdict(account)
+    if explain:
+        answer["decisions"] = [asdict(one) for one in explained]
+    tell(answer, as_json, show)
 
 
 @show_app.command("ticket")
@@ -723,120 +725,6 @@ def follow(
                 fields = to_json(clear, fallback=str, bytes_mode="hex").decode()
                 who = event.subject_id or "-"
                 print(position, line["effective_at"], event.stored_name, who, visible(fields), flush=True)
-
-
-# ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-RuleFile = Annotated[Path, typer.Argument(help="A rule set: a TOML file, or standard, candidate")]
-
-
-@rules_app.command("check")
-def rules_check(file: RuleFile, as_json: AsJson = False) -> None:
-    """Validate a rule set. Exit 1 with each problem and its path."""
-    try:
-        rule_set = load_rule_set(file)
-    except RuleSetError as error:
-        problems = error.problems
-
-        def show() -> None:
-            for problem in problems:
-                out.print(f"{file}: {problem}", markup=False)
-
-        tell({"valid": False, "problems": problems}, as_json, show)
-        raise typer.Exit(1) from None
-    tell(
-        {"valid": True, "rule_set": rule_set.label, "digest": rule_set.digest()},
-        as_json,
-        lambda: out.print(f"{rule_set.label} is valid; sha256 {rule_set.digest()}"),
-    )
-
-
-def show_rule_set(rule_set: RuleSet) -> None:
-    """A rule set in words."""
-    out.print(f"{rule_set.label} of programme {rule_set.programme}, {rule_set.currency}, {rule_set.zone}", markup=False)
-    if rule_set.description:
-        out.print(rule_set.description, markup=False)
-    rows = []
-    for rule in rule_set.earning:
-        if rule.kind == "per_amount":
-            gives = f"{rule.points} for each {rule.per_minor} minor units"
-        elif rule.kind == "fixed":
-            gives = f"{rule.points} for the purchase"
-        else:
-            gives = f"times {rule.factor}"
-        when = rule.when.model_dump_json(exclude_none=True, by_alias=True) if rule.when else "always"
-        rows.append((rule.id, gives, when))
-    show_table("Earning", ["rule", "gives", "when"], rows)
-    expiry = rule_set.expiry
-    life = "never" if expiry.never else f"after {expiry.days} days" if expiry.days else f"after {expiry.months} months"
-    out.print(
-        f"Points expire {life} ({expiry.until}); rounding {rule_set.rounding}; refunds: {rule_set.refunds.policy}"
-    )
-    show_table(
-        f"Tiers by the qualifying points of {rule_set.tiers.window_months} months",
-        ["tier", "from"],
-        [(level.name, f"{level.threshold:,}") for level in rule_set.tiers.levels],
-        ["from"],
-    )
-
-
-@rules_app.command("show")
-def rules_show(
-    file: Annotated[
-        Path | None, typer.Argument(help="A rule set (TOML); without it, those that the book adopted")
-    ] = None,
-    book: Annotated[str | None, typer.Option("--book", envvar="TALLYBOOK_URL", help="The book")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Explain a rule set, or list the adoptions of a book."""
-    if file is not None:
-        rule_set = load_rule_set(file)
-        tell(json.loads(rule_set.canonical()), as_json, lambda: show_rule_set(rule_set))
-        return
-    if book is None:
-        raise typer.BadParameter("Name a rule set file, or a book with --book.")
-    with open_book(book, create=False) as opened:
-        adopted = opened.rules.adopted()
-        now = opened.rules.in_force()
-
-    def show() -> None:
-        show_table(
-            "Adopted",
-            ["rule set", "programme", "in force from", "by", "position", "sha256"],
-            [(one.label, one.programme, one.effective_at, one.actor, one.position, one.digest[:16]) for one in adopted],
-        )
-        if now is not None:
-            show_rule_set(now)
-
-    tell(adopted, as_json, show)
-
-
-@rules_app.command("adopt")
-def rules_adopt(
-    file: RuleFile,
-    book: BookUrl,
-    effective_at: Annotated[
-        str | None, typer.Option("--from", help="From when on it is in force (default: now), with a zone")
-    ] = None,
-    actor: Actor = None,
-    purpose: Purpose = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put a rule set in force: an event that names who and from when on."""
-    with open_book(book) as opened, acting_as(opened, actor, purpose):
-        before = opened.position()
-        label = opened.rules.adopt(file, effective_at=effective_at)
-        recorded = opened.position() > before
-    start = effective_at or "now"
-    tell(
-        {"rule_set": label, "recorded": recorded},
-        as_json,
-        lambda: out.print(
-            f"{label} is adopted from {start} on."
-            if recorded
-            else f"Nothing new: {label} was adopted from then before."
-        ),
-    )
 
 
 # ── projections ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,11 +28,13 @@ from tallybook.domain.customer import Customer
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import CODE_CHARS_MAX, Event, Fact, Metadata
+from tallybook.domain.liability import Valuation, valuation_id
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.operations import Operations
 from tallybook.domain.policy import ALLOW, Policy
 from tallybook.domain.privacy import RequestCompleted
 from tallybook.domain.retention import Retention
+from tallybook.domain.rewards import Stock, stock_id
 from tallybook.domain.signing import Signing
 from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Recorded
@@ -492,11 +494,19 @@ class Work:
 
     def accounts(self, stream_ids: Sequence[UUID]) -> list[LoyaltyAccount]:
         """Drafts of the accounts of many streams."""
-        for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids).items():
+        for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids, kept=True).items():
             self._versions[stream_id] = loaded.version
             self._drafts[stream_id] = loaded.draft(self.journal)
             self._aside.add(stream_id)
         return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
+
+    def valuation(self, programme: str) -> Valuation:
+        """A draft of what people gave to value a programme's points."""
+        return self._draft(Valuation, valuation_id(self._core.book_id, programme))
+
+    def stock(self, programme: str, reward: str) -> Stock:
+        """A draft of a reward's stock."""
+        return self._draft(Stock, stock_id(self._core.book_id, programme, reward))
 
     def ticket(self, ticket_id: UUID) -> Ticket:
         """A draft of a ticket, which may not be there."""

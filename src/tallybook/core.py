@@ -44,6 +44,7 @@ from tallybook.domain.personal import Personal
 from tallybook.domain.policy import ALLOW, DENY, InForce, Policy, PolicyHistory, Verdict, out_of_hours
 from tallybook.domain.privacy import Objected, ObjectionTo, Restricted, RestrictionLifted
 from tallybook.domain.retention import RetentionSwept
+from tallybook.projections.balances import Balances
 from tallybook.projections.exclusions import EXCLUDING, Exclusions, Notice, exclusions
 from tallybook.projections.profiles import Profiles
 from tallybook.projections.projector import Projector
@@ -93,8 +94,9 @@ class Core:
             self.told,
         )  # fmt: skip
         self.store = TableReadModelStore(storage.models)
-        self.profiles, self.tiers, self.trail = Profiles(), Tiers(), Trail()
-        self.projector = Projector(self.app, self.store, [self.profiles, self.tiers, self.trail], self.operations)
+        self.profiles, self.tiers, self.trail, self.balances = Profiles(), Tiers(), Trail(), Balances()
+        models: list[ReadModel] = [self.profiles, self.tiers, self.trail, self.balances]
+        self.projector = Projector(self.app, self.store, models, self.operations)
         if inline:
             self.app.events_inline(Inline(self, inline))
         self.checkpoints = {

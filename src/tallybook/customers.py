@@ -11,12 +11,13 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
+from tallybook.domain.account import CLOSED
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.calendar import days_in_month
 from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
 from tallybook.domain.errors import refusal, text
 from tallybook.domain.events import Code, Event
-from tallybook.domain.loyalty import PointsEarned
+from tallybook.domain.points import ReferralCredited
 from tallybook.domain.privacy import (
     Consent,
     ObjectionTo,
@@ -207,6 +208,30 @@ def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, e
     work.claim(claim, customer.id)
 
 
+def credit_referral(work: Work, stamp: Stamp, referred: Customer, programme: str, occasion: str, fact_id: UUID) -> None:
+    """Tell the accounts of a referrer and of the referred that the referral came to something, if rules ask for it."""
+    if referred.referrer is None:
+        return
+    control = work.control()
+    rules = control.rule_book.in_force(programme, stamp.effective_us)
+    if rules is None or not any(rule.on == "referral" for rule in rules.rule_set.earning):
+        return
+    referrer = work.new_customer(referred.referrer)
+    for customer, role in ((referrer, "referrer"), (referred, "referred")):
+        account = work.account(customer.id, programme)
+        if account.enrolled and account.status != CLOSED and account.enrolled_us <= stamp.effective_us:
+            account.tell(
+                ReferralCredited,
+                stamp,
+                control,
+                customer.traits,
+                occasion=occasion,
+                role=role,
+                fact_id=fact_id,
+                number=max(referrer.brought, 1),
+            )
+
+
 def record_purchase(
     work: Work, stamp: Stamp, customer: Customer, lines: Sequence[Line], **details: Any
 ) -> PurchaseResult:
@@ -218,8 +243,11 @@ def record_purchase(
     fact = customer.record_purchase(stamp, lines, **details)
     earned: dict[str, int] = {}
     for account in accounts:
-        decision = account.receive(fact, stamp, control)
-        earned[account.programme] = decision.points if isinstance(decision, PointsEarned) else 0
+        before = account.earned
+        account.receive(fact, stamp, control, customer.traits)
+        earned[account.programme] = account.earned - before
+        for occasion in ("first_purchase", "every_purchase") if len(customer.purchases) == 1 else ("every_purchase",):
+            credit_referral(work, stamp, customer, account.programme, occasion, fact.event_id)
     return PurchaseResult(fact.event_id, earned, {one.programme: one.tier or "" for one in accounts})
 
 
@@ -392,11 +420,21 @@ class CustomerDesk(Desk):
         """Record that a customer brought another; the event's id. `note` is about the first, `relation` (friend,
         colleague, …) about the other, each sealed under their own key.
 
-        Refuses: unknown_customer, invalid_argument.
+        Where the rule set in force has rules on referrals, both accounts are credited, once both are there: now, when
+        the other enrols, and for what the other buys. Refuses: unknown_customer, invalid_argument, already_referred,
+        referral_circle.
         """
         draft = work.customer(as_id(referrer, "referrer"))
         other = work.customer(as_id(referred, "referred"))
-        return draft.refer(work.stamp, other, note, relation).event_id
+        above: Customer | None = draft
+        while above is not None and above.referrer is not None:
+            if above.referrer == other.id:
+                raise refusal("referral_circle", "The referrer was brought by the customer.", customer=other.id)
+            above = work.new_customer(above.referrer)
+        fact = draft.refer(work.stamp, other, note, relation)
+        for account in work.accounts_of(other.id):
+            credit_referral(work, work.stamp, other, account.programme, "registration", fact.event_id)
+        return fact.event_id
 
     @command
     def record_purchase(
@@ -474,7 +512,7 @@ class CustomerDesk(Desk):
             account.settle(work.stamp, work.stamp.effective_us, control)
         fact = draft.record_return(work.stamp, found, lines, reason)
         for account in accounts:
-            account.receive(fact, work.stamp, control)
+            account.receive(fact, work.stamp, control, draft.traits)
         return ReturnResult(
             fact.event_id,
             fact.net_minor,

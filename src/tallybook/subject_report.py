@@ -33,8 +33,9 @@ from tallybook.domain.customer import (
 from tallybook.domain.erasure import SubjectErased, ValueResealed, ValuesErased
 from tallybook.domain.errors import refusal
 from tallybook.domain.events import ENVELOPE, Decision, Event, Fact
-from tallybook.domain.loyalty import Enrolled, GoodwillGranted, LoyaltyAccount
+from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.personal import Masked, Personal, Withheld
+from tallybook.domain.points import Enrolled, GoodwillGranted
 from tallybook.domain.privacy import Restricted, RestrictionLifted
 from tallybook.domain.retention import Retention
 from tallybook.domain.ticket import (

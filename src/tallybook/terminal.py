@@ -76,8 +76,8 @@ Actor = Annotated[
     str | None, typer.Option("--actor", envvar="TALLYBOOK_ACTOR", help="Who acts: a surrogate such as agent:lin")
 ]
 Purpose = Annotated[str | None, typer.Option("--purpose", envvar="TALLYBOOK_PURPOSE", help="Why: support, audit, …")]
-ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers or trail")]
-ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers or trail (default: each)")]
+ReadModelName = Annotated[str, typer.Argument(help="profiles, tiers, trail or balances")]
+ReadModelOrAll = Annotated[str | None, typer.Argument(help="profiles, tiers, trail or balances (default: each)")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for machines")]
 Keyless = Annotated[
     bool, typer.Option("--keyless", help="Open the book without its data keys, to be read only; nothing is recorded")
@@ -203,6 +203,15 @@ def show_report(report: Report) -> None:
             show_table(section.title, names, rows, [one.name for one in section.columns if one.kind in NUMERIC])
         else:
             _show_lines(section.title, names, rows)  # too many columns for the terminal
+
+
+def show_left_out(restricted: int, objecting: int) -> None:
+    """Who is not scored, if anybody."""
+    if restricted or objecting:
+        out.print(
+            f"Left out: {restricted:,} customers whose data is restricted, {objecting:,} who object to automated "
+            "decisions."
+        )
 
 
 COLUMN_CHARS = 14

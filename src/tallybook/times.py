@@ -46,6 +46,13 @@ def as_of_us(when: When, name: str = "as_of") -> int:
     return moment_us(when, name)
 
 
+def since_us(when: When, name: str = "since") -> int:
+    """The same for the beginning of a period: a plain date means from the beginning of that day on, in UTC."""
+    if isinstance(when, str) and _DATE.fullmatch(when):
+        return moment_us(f"{when}T00:00:00Z", name)
+    return moment_us(when, name)
+
+
 def iso(us: int | None) -> str | None:
     """ISO 8601 in UTC, as short as exact allows."""
     return None if us is None else utc_text(us)

@@ -13,6 +13,7 @@ from tallybook.domain.customer import IdentifierLinked, IdentifierRemoved, Line,
 from tallybook.domain.erasure import ValueResealed
 from tallybook.domain.errors import refusal, text, whole
 from tallybook.domain.events import Metadata
+from tallybook.domain.loyalty import account_id
 from tallybook.domain.personal import Erased, Personal
 from tallybook.projections.exclusions import Scored
 from tallybook.projections.profiles import CLEAR, PERSONAL, Entry, Profile, Profiles, handle_of, profile_of
@@ -278,6 +279,21 @@ class Membership:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class TierStanding:
+    """The tier that an account holds at a moment. `member_since` is its enrolment; `previous` tiers are in order."""
+
+    customer_id: UUID
+    programme: str
+    tier: str
+    since: str
+    member_since: str
+    reason: str
+    rules: str
+    qualifying: int
+    previous: tuple[Membership, ...]
+
+
 class Members(Scored[Membership]):
     """Who holds a tier; and how many who hold it are left out of the list, by the reason."""
 
@@ -343,6 +359,41 @@ class TiersView(Desk):
         self._core.catch_up(self._core.tiers)
         return self._select("customer=? ORDER BY programme, from_position", [as_id(customer, "customer").bytes])
 
+    def standing(
+        self,
+        customer: UUID | str,
+        *,
+        programme: str = DEFAULT_PROGRAMME,
+        as_of: When | None = None,
+        known_at: When | int | None = None,
+    ) -> TierStanding:
+        """The tier that a customer holds, since when, member since when, and the tiers before it.
+
+        Refuses: not_enrolled, naive_time, invalid_argument.
+        """
+        customer_id = as_id(customer, "customer")
+        text(programme, "programme")
+        where, params = self._filter(as_of, known_at)
+        account = account_id(customer_id, programme).bytes
+        held = self._select(f"{where} AND account=? ORDER BY from_position DESC LIMIT 1", [*params, account])
+        if not held:
+            raise refusal(
+                "not_enrolled", f"The customer has no account in {programme}, or not by then.", customer=customer_id
+            )
+        now = held[0]
+        before = self._select("account=? AND from_position<? ORDER BY from_position", [account, now.position])
+        return TierStanding(
+            customer_id,
+            programme,
+            now.tier,
+            now.since,
+            before[0].since if before else now.since,
+            now.reason,
+            now.rules,
+            now.qualifying,
+            tuple(before),
+        )
+
     def _filter(self, as_of: When | None, known_at: When | int | None) -> tuple[str, list[Any]]:
         core = self._core
         core.check_open()
@@ -375,5 +426,6 @@ __all__ = [
     "Membership",
     "ProfileView",
     "ProfilesView",
+    "TierStanding",
     "TiersView",
 ]

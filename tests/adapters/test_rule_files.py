@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tallybook
-from tallybook.adapters.rule_files import FROZEN_FROM, FROZEN_TO, frozen_zone, load_rule_set
+from tallybook.adapters.rule_files import FROZEN_FROM, FROZEN_TO, PACKAGED, frozen_zone, load_rule_set
 from tallybook.domain.calendar import UTC_ZONE
 from tallybook.domain.errors import RuleSetError
 from tallybook.domain.events import from_us, to_us
 
 DATA = Path(tallybook.__file__).parent / "data"
-SHIPPED = sorted(set(DATA.glob("*.toml")) - set(DATA.glob("*.policy.toml")))
+SHIPPED = sorted(set(DATA.rglob("*.toml")) - set(DATA.rglob("*.policy.toml")))
 STANDARD = Path(tallybook.__file__).parent / "data" / "standard.toml"
 
 
@@ -43,7 +43,12 @@ def test_the_rule_sets_that_ship_with_the_package_load(path: Path) -> None:
     assert load_rule_set(str(path)).digest() == rule_set.digest()
 
 
-@pytest.mark.parametrize("name", ["standard", "candidate"])
+def test_every_rule_set_that_ships_has_a_name() -> None:
+    assert sorted(PACKAGED.values()) == sorted(str(path.relative_to(DATA)) for path in SHIPPED)
+    assert {name: Path(file).stem for name, file in PACKAGED.items()} == {name: name for name in PACKAGED}
+
+
+@pytest.mark.parametrize("name", PACKAGED)
 def test_a_rule_set_that_ships_is_named_without_a_path_unless_a_file_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -52,7 +57,7 @@ def test_a_rule_set_that_ships_is_named_without_a_path_unless_a_file_is_called_s
     for called in (name, Path(name)):
         assert load_rule_set(called).digest() == load_rule_set(shipped).digest()
     Path(name).write_text(
-        STANDARD.read_text(encoding="utf-8").replace('version = "1"', 'version = "mine"'), encoding="utf-8"
+        shipped.read_text(encoding="utf-8").replace('version = "1"', 'version = "mine"'), encoding="utf-8"
     )
     assert load_rule_set(name).label.endswith("@mine")
     Path(name).write_text("")
@@ -112,18 +117,22 @@ def test_an_empty_file_names_all_that_is_missing(file: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "path"),
     [
-        ("points = 1\n", "points = 1.5\n", "earning"),
-        ("points = 1\n", "points = 0\n", "earning"),
-        ("per_minor = 100", 'per_minor = "100 cents"', "earning"),
-        ('"3/2"', "1.5", "earning"),
-        ('"3/2"', '"3/0"', "earning"),
+        ("points = 1\n", "points = 1.5\n", "earning.0.points: "),
+        ("points = 1\n", "points = 0\n", "earning.0.points: "),
+        ("per_minor = 100", 'per_minor = "100 cents"', "earning.0.per_minor: "),
+        ('"3/2"', "1.5", "earning.1.factor: "),
+        ('"3/2"', '"3/0"', "earning.1.factor: "),
         ('rounding = "floor"', 'rounding = "down"', "rounding"),
         ('currency = "USD"', 'currency = "dollars"', "currency"),
-        ("threshold = 100", "threshold = 500", "tiers"),
-        ('id = "large-basket"', 'id = "base"', "same id"),
+        ("threshold = 100", "threshold = 500", "tiers.levels.2.threshold: "),
+        ('id = "large-basket"', 'id = "base"', "earning.1.id: 'base' is there twice"),
         ("months = 12\n", "months = 12\nnever = true\n", "expiry"),
-        ('policy = "debt"', 'policy = "debt"\nsurprise = 1', "surprise"),
-        ('field = "order.net_minor"', 'field = "order.colour"', "order.colour"),
+        ('earning = "debt"', 'earning = "debt"\nsurprise = 1', "refunds.surprise: "),
+        (
+            "order.net_minor >=",
+            "order.colour >=",
+            "earning.1.when: line 1, column 1: no field is called `order.co",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_rule_set_is_named_by_its_path(file: Path, old: str, new: str, path: str) -> None:
@@ -165,14 +174,50 @@ def test_nesting_without_end_is_a_rule_set_error(file: Path, depth: int) -> None
     file.write_text("x = " + "[" * depth + "]" * depth)
     problems(file)
     file.write_text(
-        STANDARD.read_text(encoding="utf-8").replace(
-            'when = { field = "order.net_minor", op = ">=", value = 5000 }',
-            "when = " + "{ not = " * depth + '{ field = "order.lines", op = ">=", value = 5 }' + " }" * depth,
-        ),
+        STANDARD.read_text(encoding="utf-8").replace("order.net_minor >= 5000", "(" * depth + "true" + ")" * depth),
         encoding="utf-8",
     )
-    if depth > 100:
-        problems(file)
+    assert "earning.1.when: " in problems(file)
+
+
+# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_what_is_written_as_json_is_the_same_rule_set(tmp_path: Path, name: str) -> None:
+    wanted = load_rule_set(name)
+    for called in ("rules.json", "RULES.JSON"):
+        (tmp_path / called).write_text(wanted.canonical(), encoding="utf-8")
+        assert load_rule_set(tmp_path / called) == wanted
+        assert load_rule_set(tmp_path / called).digest() == wanted.digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "not JSON"),
+        ('{"name": }', "not JSON: Expecting value: line 1 column 10"),
+        ("name = 1", "not JSON"),
+        ('{"name": "a", "name": "b"}', "the key 'name' is there twice"),
+        ('{"tiers": {"levels": [{"a": 1, "a": 2}]}}', "the key 'a' is there twice"),
+        ('{"holds_days": NaN}', "NaN is no number of JSON"),
+        ('{"holds_days": -Infinity}', "-Infinity is no number of JSON"),
+        ("[]", "document: "),
+        ('{"holds_days": 1e2}', "holds_days: "),
+        ("[" * 100_000, "nested too deep"),
+        ("{" * 10, "not JSON"),
+    ],
+)
+def test_what_is_wrong_in_json_is_named(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text(text, encoding="utf-8")
+    assert told in problems(file)
+
+
+def test_a_name_that_is_neither_file_nor_shipped_is_told_what_ships(tmp_path: Path) -> None:
+    with pytest.raises(RuleSetError, match="the rule sets that ship are called standard, candidate, stars"):
+        load_rule_set("starz")
+    assert "ship" not in problems(tmp_path / "starz")
 
 
 # ── frozen zones ──────────────────────────────────────────────────────────────────────────────────────────────────

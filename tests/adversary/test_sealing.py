@@ -211,12 +211,14 @@ def test_each_part_of_an_event_about_two_opens_under_its_own_subjects_key_alone(
         opened = book._core.gate.open(metadata, "test", handles)
         assert opened == {"note": "in her own words", "relation": Erased(bob)}
         assert event.subject_ids() == (ada, bob)
-        alone = book.customers.refer(bob, ada, relation="brother")
+        alone = book.customers.refer(bob, book.customers.register(), relation="brother")
         [_, second] = book._core.history(["customer.referred"])
         other: Any = second.event
         assert (other.event_id, other.note) == (alone, None)
         assert ring.open(other.relation.sealed) == {"relation": "brother"}
+        cy = book.customers.register()
+        ring.destroy([(cy, 1)], book.position())
         with pytest.raises(tallybook.Refused, match="customer_erased"):
-            book.customers.refer(ada, bob, relation="sister")
+            book.customers.refer(ada, cy, relation="sister")
         with pytest.raises(tallybook.Refused, match=re.escape("refers themselves")):
             book.customers.refer(ada, ada)

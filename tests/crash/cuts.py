@@ -135,7 +135,7 @@ def _work(disk: Disk, url: str, ledger: Ledger, chance: random.Random, now_us: w
             if chance.random() < 0.05:
                 book.projections.catch_up()
             if chance.random() < 0.02:
-                book.projections.rebuild(chance.choice(("profiles", "tiers", "trail")))
+                book.projections.rebuild(chance.choice(("profiles", "tiers", "trail", "balances")))
             if chance.random() < 0.03:
                 # Closed and opened: the last connection brings the log into the file, and removes it.
                 book.close()

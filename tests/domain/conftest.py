@@ -19,17 +19,51 @@ from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer, CustomerKind, Line, PurchaseRecorded
 from tallybook.domain.events import Decision, Event, Metadata, to_us
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import (
+from tallybook.domain.loyalty import LoyaltyAccount, Redemption, account_id
+from tallybook.domain.points import (
+    AccountClosed,
+    AccountResumed,
+    AccountSuspended,
+    ActivityRecorded,
+    CorrectionRecorded,
+    CouponClosed,
+    CouponIssued,
+    CouponRefused,
+    CouponUsed,
+    CouponVoided,
+    EarningConfirmed,
+    EarningRefused,
     EarningReversed,
+    EarningWithdrawn,
+    ExtensionGranted,
+    HoldRefused,
+    HoldReleased,
+    HoldReleaseRequested,
+    HoldRequested,
     LotPart,
-    LoyaltyAccount,
+    LotsExtended,
+    NewLot,
+    PointsActivated,
+    PointsCorrected,
+    PointsCredited,
     PointsEarned,
     PointsExpired,
+    PointsHeld,
     PointsRedeemed,
-    Redemption,
+    PointsTransferred,
     RedemptionRefused,
+    RedemptionRequested,
+    RedemptionReturned,
+    RedemptionReversed,
+    ReferralCredited,
+    ReinstatementGranted,
     TierChanged,
-    account_id,
+    TierOverridden,
+    TierOverrideLifted,
+    TransferReceived,
+    TransferRefused,
+    TransferRequested,
+    lot_of,
 )
 from tallybook.domain.rules import RuleSet, parse_rule_set
 from tallybook.projections.read_models import Recorded
@@ -200,6 +234,32 @@ class World:
         stamp = self.stamp(at)
         self._on_account(name, lambda account: account.grant_goodwill(stamp, points, "sorry", None, self.control))
 
+    def tell(
+        self, at: str | int, kind: type[Event], *, ref: str = "", name: str = "ada", **fields: Any
+    ) -> tuple[Event, Event | None]:
+        """A fact on the account, and what it decides."""
+        stamp = self.stamp(at)
+        found: list[tuple[Event, Event | None]] = []
+        self._on_account(name, lambda account: found.append(account.tell(kind, stamp, self.control, **fields)))
+        if ref:
+            self.purchases[ref] = found[0][0].event_id
+        return found[0]
+
+    def transfer(self, at: str | int, points: int, to: str, name: str = "ada") -> Event | None:
+        """Points go to another account: a fact on each. What the first decides."""
+        there = self.accounts[to].id
+        request, sent = self.tell(at, TransferRequested, points=points, to_account=there, name=name)
+        if isinstance(sent, PointsTransferred):
+            self.tell(
+                at,
+                TransferReceived,
+                name=to,
+                transfer_id=request.event_id,
+                from_account=self.accounts[name].id,
+                lots=sent.lots,
+            )
+        return sent
+
     def look(self, at: str | int, name: str = "ada") -> LoyaltyAccount:
         """The account as it stands at a moment, with what is due by then. Records nothing."""
         draft = self.accounts[name].draft([])
@@ -236,8 +296,15 @@ class World:
 class Ledger:
     """Dated commands and what the account decides and holds after each, as a table.
 
-    Columns stand two or more spaces apart: `when` (effective), `what`, `balance`, `debt`, `tier`, `decided`. Rows stand
-    in the order of recording, so that a late fact is a row with an earlier date. `=` in a column: as in the row above.
+    Columns stand two or more spaces apart and are named by the first row: `when` (effective), `what`, then any of
+    `balance`, `pending`, `held`, `debt`, `tier`, `status`, and `decided` as the last. Rows stand in the order of
+    recording, so that a late fact is a row with an earlier date. `=` in a column: as in the row above.
+
+    Commands: enrol · buy REF AMOUNT… · return REF [LINExPIECES…] · redeem POINTS [REF [REWARD]] · unredeem REF POINTS ·
+    hold REF POINTS UNTIL · capture HOLD POINTS [REF] · release HOLD · visit REF QUANTITY · refer REF NUMBER ·
+    confirm REF · withdraw REF · goodwill POINTS · adjust -POINTS [debt] · extend REF|all UNTIL · reinstate POINTS
+    UNTIL · transfer POINTS NAME · override TIER UNTIL · lift · use REF · void REF ·
+    suspend · resume · close · sweep · look.
     """
 
     def __init__(self, world: World) -> None:
@@ -246,20 +313,23 @@ class Ledger:
     def plays(self, table: str) -> None:
         """Run the table; on a difference, show both tables."""
         wanted, found = [], []
-        above = ["", "", "0", "0", "none"]
-        for text in table.strip().splitlines()[1:]:
+        head, *texts = table.strip().splitlines()
+        columns = _ROUGH.split(head.strip())
+        above = [""] * len(columns)
+        for text in texts:
             row = _ROUGH.split(text.strip())
-            row += [""] * (6 - len(row))
-            row[2:5] = [above[i] if row[i] == "=" else row[i] for i in range(2, 5)]
-            above = row[:5]
+            row += [""] * (len(columns) - len(row))
+            row = [above[place] if cell == "=" else cell for place, cell in enumerate(row)]
+            above = row
             wanted.append(tuple(row))
-            found.append((row[0], row[1], *self._after(row[0], row[1])))
+            after = self._after(row[0], row[1])
+            found.append((row[0], row[1], *(after[column] for column in columns[2:])))
         shown = ["\n" + "\n".join("  ".join(f"{cell:<12}" for cell in row).rstrip() for row in rows) for rows in
                  (wanted, found)]  # fmt: skip
         assert shown[1] == shown[0]
 
-    def _after(self, when: str, what: str) -> tuple[str, str, str, str]:
-        world = self.world
+    def _after(self, when: str, what: str) -> dict[str, str]:
+        world, refs = self.world, self.world.purchases
         verb, *words = what.split()
         before = len(world.log)
         account: LoyaltyAccount | None = None
@@ -272,7 +342,54 @@ class Ledger:
                 pieces = {int(line): int(many) for line, _, many in (word.partition("x") for word in words[1:])}
                 world.give_back(when, words[0], pieces or None)
             case "redeem":
-                world.redeem(when, int(words[0]))
+                points, ref, reward = [*words, "", ""][:3]
+                world.tell(when, RedemptionRequested, ref=ref, points=int(points), reward=reward or "R1")
+            case "unredeem":
+                back: dict[str, Any] = {"redemption_id": refs[words[0]], "points": int(words[1])}
+                world.tell(when, RedemptionReturned, **back, reason="cancelled")
+            case "hold":
+                world.tell(
+                    when, HoldRequested, ref=words[0], points=int(words[1]), until_us=us(words[2]), purpose="booking"
+                )
+            case "capture":
+                hold, ref = refs[words[0]], [*words, ""][2]
+                world.tell(when, RedemptionRequested, ref=ref, points=int(words[1]), reward="R1", hold_id=hold)
+            case "release":
+                world.tell(when, HoldReleaseRequested, hold_id=refs[words[0]])
+            case "visit":
+                world.tell(when, ActivityRecorded, ref=words[0], activity="visit", quantity=int(words[1]))
+            case "refer":
+                came: dict[str, Any] = {"occasion": "registration", "role": "referrer", "fact_id": UUID(int=7)}
+                world.tell(when, ReferralCredited, ref=words[0], number=int(words[1]), **came)
+            case "confirm":
+                world.tell(when, EarningConfirmed, fact_id=refs[words[0]])
+            case "withdraw":
+                world.tell(when, EarningWithdrawn, fact_id=refs[words[0]], reason="undone")
+            case "adjust":
+                debt = "debt" in words
+                world.tell(when, CorrectionRecorded, points=-int(words[0]), into_debt=debt, reason="mistake")
+            case "extend":
+                lot = None if words[0] == "all" else refs[words[0]]
+                world.tell(when, ExtensionGranted, lot_id=lot, until_us=us(words[1]), reason="sorry")
+            case "reinstate":
+                until = us(words[1])
+                world.tell(when, ReinstatementGranted, points=int(words[0]), until_us=until, reason="sorry")
+            case "transfer":
+                world.transfer(when, int(words[0]), words[1])
+            case "override":
+                world.tell(when, TierOverridden, tier=words[0], until_us=us(words[1]), reason="vip")
+            case "lift":
+                world.tell(when, TierOverrideLifted, reason="over")
+            case "use":
+                world.tell(when, CouponUsed, coupon_id=refs[words[0]])
+            case "void":
+                world.tell(when, CouponVoided, coupon_id=refs[words[0]], reason="lost")
+            case "suspend":
+                world.tell(when, AccountSuspended, reason="fraud")
+            case "resume":
+                world.tell(when, AccountResumed, reason="cleared")
+            case "close":
+                world.tell(when, AccountClosed, reason="left")
             case "goodwill":
                 world.goodwill(when, int(words[0]))
             case "sweep":
@@ -282,8 +399,20 @@ class Ledger:
             case _:
                 raise AssertionError(f"no such command: {what}")
         account = account or world.accounts["ada"]
-        decided = [self._told(event, when) for event in world.log[before:] if isinstance(event, Decision)]
-        return str(account.active), str(account.debt), account.tier or "none", ", ".join(decided)
+        decided = [
+            self._told(event, when)
+            for event in world.log[before:]
+            if isinstance(event, Decision) and event.originator_id == account.id
+        ]
+        return {
+            "balance": str(account.active),
+            "pending": str(account.bucket("pending")),
+            "held": str(account.bucket("held")),
+            "debt": str(account.debt),
+            "tier": account.tier or "none",
+            "status": account.status,
+            "decided": ", ".join(decided),
+        }
 
     def _told(self, event: Decision, when: str) -> str:
         match event:
@@ -291,15 +420,57 @@ class Ledger:
                 text = f"+{event.points}"
                 if event.debt_paid:
                     text += f" (debt {event.debt_paid})"
+                if event.pending:
+                    text += " pending"
+                    text += "" if event.activates_us == NEVER else f" to {day(event.activates_us)}"
                 text += " for ever" if event.expires_us == NEVER else f" until {day(event.expires_us)}"
             case PointsRedeemed():
                 text = f"-{event.points} ({self._lots(event.lots)})"
-            case RedemptionRefused():
+            case PointsCredited():
+                text = f"+{sum(lot.points for lot in event.lots)}"
+                if event.debt_paid:
+                    text += f" (debt {sum(part.points for part in event.debt_paid)})"
+                expires_us = event.lots[0].expires_us
+                text += " for ever" if expires_us == NEVER else f" until {day(expires_us)}"
+            case RedemptionRefused() | HoldRefused() | TransferRefused():
                 text = f"refused {event.points} of {event.active}"
-            case PointsExpired():
-                text = f"expired {event.points} ({self._lots(event.lots)})"
-            case EarningReversed():
+                text += "" if event.code == "insufficient_points" else f" {event.code}"
+            case EarningRefused():
+                text = f"no +{event.points} {event.code}"
+            case PointsActivated():
+                text = f"active {self._lots(event.lots)}{self._paid(event.debt_paid)}"
+            case RedemptionReversed():
+                parts = [self._lots(event.restored)] if event.restored else []
+                parts += [f"lapsed {self._lots(event.lapsed)}"] if event.lapsed else []
+                parts += [f"new until {day(event.new_lot.expires_us)}"] if event.new_lot else []
+                text = f"again {event.points} ({' '.join(parts)}){self._paid(event.debt_paid)}"
+            case PointsHeld():
+                text = f"held {event.points} ({self._lots(event.lots)}) until {day(event.until_us)}"
+            case HoldReleased():
+                text = f"{event.reason} {self._lots(event.lots)}{self._paid(event.debt_paid)}"
+            case PointsTransferred():
+                text = f"sent {event.points} ({self._lots(event.lots)})"
+            case PointsCorrected():
                 parts = [self._lots(event.lots)] if event.lots else []
+                parts += [f"debt {event.debt}"] if event.debt else []
+                parts += [f"missing {event.missing}"] if event.missing else []
+                text = f"taken {event.points} ({' '.join(parts)})"
+            case LotsExtended():
+                text = f"extended until {day(event.expires_us)}"
+            case CouponIssued():
+                text = f"coupon {event.reward} until {day(event.expires_us)}"
+            case CouponClosed():
+                text = f"coupon {event.outcome}"
+            case CouponRefused():
+                text = f"refused {event.code}"
+            case PointsExpired():
+                parts = [self._lots(event.lots)] if event.lots else []
+                parts += [f"pending {self._lots(event.pending)}"] if event.pending else []
+                text = f"expired {event.points} ({' '.join(parts)})"
+                text += "" if event.reason == "expiry" else f" {event.reason}"
+            case EarningReversed():
+                parts = [f"pending {event.pending}"] if event.pending else []
+                parts += [self._lots(event.lots)] if event.lots else []
                 parts += [f"debt {event.debt}"] if event.debt else []
                 parts += [f"forgiven {event.forgiven}"] if event.forgiven else []
                 text = f"back {event.points} ({' '.join(parts)})"
@@ -310,8 +481,13 @@ class Ledger:
         dated = day(event.effective_us)
         return text if dated == when else f"{text} on {dated}"
 
-    def _lots(self, parts: tuple[LotPart, ...]) -> str:
-        names = {purchase: ref for ref, purchase in self.world.purchases.items()}
+    def _paid(self, parts: tuple[LotPart, ...]) -> str:
+        return f" (debt {sum(part.points for part in parts)})" if parts else ""
+
+    def _lots(self, parts: tuple[LotPart, ...] | tuple[NewLot, ...]) -> str:
+        names: dict[UUID, str] = {}
+        for ref, fact in self.world.purchases.items():
+            names |= {fact: ref, **{lot_of(fact, number): f"{ref}/{number}" for number in range(1, 4)}}
         return " ".join(f"{names.get(part.lot_id, 'goodwill')} {part.points}" for part in parts)
 
 

@@ -14,7 +14,9 @@ from tallybook.domain.copy_on_write import LayeredDict, SortedAmounts
 
 _acts = st.lists(
     st.tuples(
-        st.sampled_from(["put", "put", "put", "remove", "copy", "settle"]), st.integers(0, 40), st.integers(-9, 9)
+        st.sampled_from(["put", "put", "add", "add", "remove", "copy", "settle"]),
+        st.integers(0, 40),
+        st.integers(-9, 9),
     ),
     max_size=60,
 )
@@ -36,7 +38,7 @@ def test_a_layered_dict_is_a_dict_and_its_copies_stay_as_they_were(
     model = dict(start)
     copies: list[tuple[LayeredDict[int, int], dict[int, int]]] = []
     for act, key, value in acts:
-        if act == "put":
+        if act in ("put", "add"):
             held[key] = model[key] = value
         elif act == "remove":
             if key in model:
@@ -78,6 +80,13 @@ def test_sorted_amounts_are_a_sorted_list_and_their_copies_stay_as_they_were(
             model = [entry for entry in model if entry[:2] != key]
             insort(model, (*key, amount))
             held.put((*key, amount))
+        elif act == "add":
+            sum_ = amount + sum(entry[-1] for entry in there)
+            if amount:
+                model = [entry for entry in model if entry[:2] != key]
+                if sum_:
+                    insort(model, (*key, sum_))
+            held.add((*key, amount))
         elif act == "remove":
             if there:
                 held.remove(key)

@@ -32,7 +32,7 @@ from tallybook.domain.customer import (
 )
 from tallybook.domain.errors import REFUSALS, Refused
 from tallybook.domain.events import Event, Metadata
-from tallybook.domain.rules import ORDER_MINOR_MAX
+from tallybook.domain.rules import LINES_MAX, ORDER_MINOR_MAX, QUANTITY_MAX
 
 CUSTOMER = UUID(int=77)
 UNKNOWN = UUID(int=5)
@@ -172,6 +172,25 @@ def test_a_currency_has_three_capitals(currency: str) -> None:
 def test_a_line_is_exact(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Line.model_validate({"sku": "a", "quantity": 1, "net_minor": 1, **wrong})
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [line(1, 0)] * LINES_MAX,
+        [line(QUANTITY_MAX - 1, 0), line(1, 0)],
+        [Line(sku="a", quantity=1, net_minor=ORDER_MINOR_MAX - 2, tax_minor=1, shipping_minor=1)],
+    ],
+    ids=["lines", "pieces", "minor units"],
+)
+def test_a_purchase_is_within_what_rule_sets_are_checked_against(lines: list[Line]) -> None:
+    customer = registered()
+    customer.record_purchase(stamp(), lines, currency="USD")
+    more = Line(sku="b", quantity=1, net_minor=0, tax_minor=1)
+    error = refused(
+        "invalid_argument", lambda: customer.record_purchase(stamp(), [*lines, more], currency="USD"), customer
+    )
+    assert "lines: a purchase has at most" in str(error)
 
 
 # ── returns ───────────────────────────────────────────────────────────────────────────────────────────────────────

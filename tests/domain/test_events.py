@@ -27,8 +27,8 @@ from tallybook.domain.events import (
     stored,
     to_us,
 )
-from tallybook.domain.loyalty import PointsEarned, RedemptionRefused, RedemptionRequested
 from tallybook.domain.personal import Category, Erased, Personal, Sealed
+from tallybook.domain.points import LoyaltyDecision, PointsEarned, RedemptionRefused, RedemptionRequested
 
 SECRET = "Ada Lovelace of St James's Square"
 ONE = UUID(int=1)
@@ -57,7 +57,7 @@ def event_classes() -> set[type[Event]]:
     def below(parent: type[Event]) -> set[type[Event]]:
         return {found for child in parent.__subclasses__() for found in {child, *below(child)}}
 
-    bases = {Fact, Decision, ProfileFact}
+    bases = {Fact, Decision, ProfileFact, LoyaltyDecision}
     return {found for found in below(Event) if found.__module__.startswith("tallybook.")} - bases
 
 
@@ -77,7 +77,7 @@ def test_every_stored_event_is_a_fact_or_a_decision_and_never_both() -> None:
 def test_a_stored_name_tells_no_module_path() -> None:
     for name, schema in REGISTRY.items():
         area, _, what = name.partition(".")
-        assert area in ("access", "book", "customer", "log", "loyalty", "policy", "ticket")
+        assert area in ("access", "book", "customer", "liability", "log", "loyalty", "policy", "reward", "ticket")
         assert what.isidentifier()
         assert schema.event_class.stored_name == schema.event_class.TOPIC == name
 
@@ -115,7 +115,7 @@ def test_the_names_that_free_text_hides_in_are_personal() -> None:
     sealed = {"name", "text", "value", "external_id", "order_id", "birth_date", "address", "note", "source_ref"}
     for schema in REGISTRY.values():
         leaked = sealed & set(schema.event_class.clear_fields)
-        if schema.event_class.stored_name in ("book.rule_set_adopted", "policy.adopted"):
+        if schema.event_class.stored_name.startswith(("book.rule_set_", "policy.adopted")):
             leaked -= {"name"}  # of the rule set, of the policy
         assert not leaked, schema.event_class
 
@@ -259,7 +259,8 @@ def test_equal_decisions_have_equal_substance_whatever_their_ids() -> None:
     def earned(**fields: Any) -> PointsEarned:
         given: dict[str, Any] = {
             "rules": "a@1", "facts": (ONE,), "programme": "main", "points": 5, "qualifying": 5, "expires_us": 9,
-            "rule_ids": ("base",), "basis": (500,), "basis_unit": "minor", "tier": "basic", "debt_paid": 0,
+            "rule_ids": ("base",), "lines": ({"basis": 500, "points": 5, "qualifying": 5},), "basis_unit": "minor",
+            "tier": "basic", "debt_paid": 0, "lot_id": ONE, "activates_us": 0,
         }  # fmt: skip
         return PointsEarned(**{**envelope(), **given, **fields})
 
@@ -267,7 +268,7 @@ def test_equal_decisions_have_equal_substance_whatever_their_ids() -> None:
     same = earned(event_id=UUID(int=9), originator_version=4, metadata=other_metadata)
     assert same.substance() == earned().substance()
     for name, value in [("points", 6), ("effective_us", 6), ("rules", "a@2"), ("facts", ()), ("expires_us", 8),
-                        ("basis", (499,)), ("basis_unit", "pieces")]:  # fmt: skip
+                        ("lines", ()), ("basis_unit", "pieces")]:  # fmt: skip
         assert earned(**{name: value}).substance() != earned().substance()
 
 

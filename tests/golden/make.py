@@ -28,11 +28,13 @@ import tallybook.domain.access
 import tallybook.domain.control
 import tallybook.domain.customer
 import tallybook.domain.erasure
+import tallybook.domain.liability
 import tallybook.domain.loyalty
 import tallybook.domain.operations
 import tallybook.domain.policy
 import tallybook.domain.privacy
 import tallybook.domain.retention
+import tallybook.domain.rewards
 import tallybook.domain.signing
 import tallybook.domain.ticket  # noqa: F401 - each registers its events
 from tallybook.adapters.codec import EventMapper

@@ -34,7 +34,7 @@ from tallybook.domain.customer import (
     ReturnRecorded,
 )
 from tallybook.domain.events import Event, from_us, to_us
-from tallybook.domain.loyalty import Enrolled, RedemptionRequested, TierChanged
+from tallybook.domain.points import Enrolled, RedemptionRequested, TierChanged
 from tallybook.domain.rules import RuleSet, parse_rule_set
 from tallybook.domain.ticket import TicketOpened, TicketResolved
 from tallybook.loyalty import AccountView

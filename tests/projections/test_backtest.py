@@ -99,7 +99,7 @@ def test_the_first_fact_at_which_the_candidate_decides_otherwise_is_named(shop: 
     big = shop.buy(ada, "2020-02-03", 6_000)
     shop.buy(ada, "2020-02-04", 7_000)
     bonus = {"id": "big", "kind": "multiplier", "factor": 2,
-             "when": {"field": "order.net_minor", "op": ">=", "value": 5_000}}  # fmt: skip
+             "when": "order.net_minor >= 5000"}  # fmt: skip
     report = shop.book.backtest(rules_with(version="2", earning=[*per_amount(1), bonus]))
     assert report.changed == 1
     assert report.explain(bob) is None

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from eventsourcing.persistence import OperationalError
 
 import tallybook
+from tallybook.adapters.read_models import TableReadModelStore
 from tallybook.domain.events import Decision
-from tallybook.domain.loyalty import RedemptionRefused
+from tallybook.domain.points import RedemptionRefused
 from tallybook.projections import projector as projector_module
 from tallybook.projections.projector import Projector
 from tallybook.projections.read_models import Recorded, Rows, Table
@@ -67,13 +71,9 @@ def busy(shop: Shop, facts: int = 12, seed: int = 1) -> None:
 
 
 def all_rows(shop: Shop) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of the three read models, by table."""
+    """The rows of all read models, by table."""
     core = shop.book._core
-    return {
-        table.name: list(shop.rows(model, table))
-        for model in (core.profiles, core.tiers, core.trail)
-        for table in model.tables
-    }
+    return {table.name: list(shop.rows(model, table)) for model in core.projector.models for table in model.tables}
 
 
 def projector_on(shop: Shop, *models: Any) -> Projector:
@@ -143,7 +143,7 @@ def test_the_trail_shows_what_stands_in_the_log(shop: Shop) -> None:
 
 def test_status_tells_the_lag_and_catching_up_takes_it_away(shop: Shop) -> None:
     book = shop.book
-    assert {one.name for one in book.projections.status()} == {"profiles", "tiers", "trail"}
+    assert {one.name for one in book.projections.status()} == {"profiles", "tiers", "trail", "balances"}
     busy(shop, 4)
     head = book.position()
     assert all((one.position, one.head, one.lag) == (0, head, head) for one in book.projections.status())
@@ -167,7 +167,7 @@ def test_only_the_named_read_models_catch_up(shop: Shop) -> None:
     busy(shop, 2)
     shop.book._core.projector.catch_up(names=["tiers"])
     assert {one.name: one.lag == 0 for one in shop.book.projections.status()} == {
-        "profiles": False, "tiers": True, "trail": False,
+        "profiles": False, "tiers": True, "trail": False, "balances": False,
     }  # fmt: skip
 
 
@@ -250,10 +250,36 @@ def test_a_projection_is_kept_with_the_book(new_shop: NewShop, book_url: str) ->
     shop.book.projections.catch_up()
     rows, position = all_rows(shop), shop.book.position()
     again = tallybook.open(book_url)
-    assert [one.position for one in again.projections.status()] == [position] * 3
+    assert {one.position for one in again.projections.status()} == {position}
     assert again.projections.catch_up() == position
     again.close()
     assert all_rows(shop) == rows
+
+
+def test_rows_are_looked_for_by_their_key_and_never_in_the_whole_table(
+    new_shop: NewShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite scans a table for `(a, b) IN (VALUES …)`: the more rows, the longer each batch took."""
+    path = tmp_path / "shop.book"
+    shop = new_shop(f"sqlite:///{path}")
+    asked: list[tuple[str, Sequence[Any]]] = []
+    real = TableReadModelStore._rows
+
+    def rows(self: TableReadModelStore, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        if "wanted" in statement:
+            asked.append((statement, params))
+        return real(self, statement, params)
+
+    monkeypatch.setattr(TableReadModelStore, "_rows", rows)
+    monkeypatch.setattr(projector_module, "BATCH", 5)
+    busy(shop, 8)
+    shop.book.projections.catch_up()
+    tables = {statement.split("CROSS JOIN ")[1].partition("__")[0] for statement, _ in asked}
+    assert tables == {"profiles", "tier_current", "tier_memberships", "lot_balances"}
+    with closing(sqlite3.connect(path)) as raw:
+        for statement, params in asked:
+            plan = [step for *_, step in raw.execute(f"EXPLAIN QUERY PLAN {statement}", params)]
+            assert any(step.startswith("SEARCH kept USING PRIMARY KEY") for step in plan), plan
 
 
 def _together(*acts: Callable[[], object]) -> list[BaseException]:

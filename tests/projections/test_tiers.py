@@ -6,11 +6,13 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tallybook
 from tallybook.domain.events import from_us
-from tallybook.domain.loyalty import TierChanged
+from tallybook.domain.points import TierChanged
 from tallybook.projections.read_models import OPEN_END
 from tallybook.projections.tiers import Tiers
 
@@ -79,6 +81,35 @@ def test_a_membership_that_ended_later_lasts_as_the_book_knew_it(shop: Shop) -> 
     assert list(shop.book.tiers.members("silver", as_of="2021-12-31")) == []
 
 
+def test_a_standing_tells_the_tier_of_a_moment_and_those_before(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-02-01", 15_000)
+    known = shop.book.position()
+    shop.buy(ada, "2020-04-01", 20_000)
+    shop.sweep("2022-01-01")
+    standing = shop.book.tiers.standing
+    now = standing(ada)
+    assert (now.customer_id, now.programme, now.tier, now.reason) == (ada, "main", "basic", "window_moved")
+    assert (now.member_since, now.rules) == ("2020-01-01T00:00:00Z", "standard@1")
+    assert [(one.tier, one.until) for one in now.previous] == [
+        ("basic", "2020-02-01T00:00:00Z"), ("silver", "2020-04-01T00:00:00Z"), ("gold", "2021-02-01T00:00:00Z"),
+        ("silver", "2021-04-01T00:00:00Z"),
+    ]  # fmt: skip
+    assert now.since == now.previous[-1].until
+    then = standing(ada, as_of="2020-05-01")
+    assert (then.tier, then.since, then.qualifying, len(then.previous)) == ("gold", "2020-04-01T00:00:00Z", 350, 2)
+    then = standing(ada, as_of="2020-05-01", known_at=known)
+    assert (then.tier, then.since, then.qualifying, len(then.previous)) == ("silver", "2020-02-01T00:00:00Z", 150, 1)
+    first = standing(ada, as_of="2020-01-15")
+    assert (first.tier, first.since, first.member_since, first.previous) == (
+        "basic", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z", (),
+    )  # fmt: skip
+    for asked in ({"as_of": "2019-12-31"}, {"programme": "other"}, {"known_at": 1}):
+        with pytest.raises(tallybook.Refused) as refused:
+            standing(ada, **asked)
+        assert refused.value.code == "not_enrolled"
+
+
 def test_two_customers_do_not_disturb_each_other(shop: Shop) -> None:
     ada, bob = shop.member(), shop.member()
     shop.buy(ada, "2020-02-01", 15_000)
@@ -124,4 +155,7 @@ def test_memberships_of_an_account_follow_one_another_without_gap_or_overlap(
                    if isinstance(event, TierChanged) and at <= known and event.effective_us <= at_us]  # fmt: skip
         wanted = {changes[-1].tier: 1} if changes else {}
         assert shop.book.tiers.counts(as_of=from_us(at_us), known_at=known) == wanted
+        if changes:
+            standing = shop.book.tiers.standing(ada, as_of=from_us(at_us), known_at=known)
+            assert [one.tier for one in standing.previous] + [standing.tier] == [one.tier for one in changes]
     shop.close()

@@ -11,8 +11,10 @@ from tallybook.adapters.rows_check import ReadModelVerification
 from tallybook.audit import TrailEntry, Verification
 from tallybook.customers import PurchaseResult, ReturnResult
 from tallybook.domain.events import Event
+from tallybook.liability import Liability
 from tallybook.loyalty import AccountView, RedemptionResult, SweepResult
 from tallybook.projections.replay import Backtest, Certificate
+from tallybook.statements import Explanation, Statement
 from tallybook.tickets import TicketView
 from tallybook.views import Members, Membership, ProfileView
 
@@ -37,6 +39,14 @@ def synchronous(book: Book) -> None:
     assert_type(book.tiers.members("gold")[0], Membership)
     assert_type(book.loyalty.balance(ada), int)
     assert_type(book.loyalty.account(ada), AccountView)
+    statement = book.loyalty.statement(ada, start="2024-01-01", order="effective")
+    assert_type(statement, Statement)
+    assert_type(statement.csv(), str)
+    assert_type(book.loyalty.explain(ada), Explanation)
+    assert_type(book.loyalty.explain_account(ada), list[Explanation])
+    assert_type(book.loyalty.estimate(90, 100, source="actuary", reason="year-end"), UUID)
+    assert_type(book.loyalty.allocate(5_000, source="ledger", reason="takeover"), UUID)
+    assert_type(book.loyalty.liability("main", at="2024-12-31"), Liability)
     assert_type(book.audit.verify(), list[Verification])
     assert_type(book.audit.verify_read_models(), list[ReadModelVerification])
     assert_type(book.replay(), Certificate)

@@ -1,0 +1,354 @@
+"""What a rule set gives for a fact: conditions, amounts, multipliers, groups, caps; then what each line earned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+from zlib import crc32
+
+from . import arithmetic
+from .calendar import Zone
+from .expressions import Compiled, Layout, layout_of
+from .lots import NEVER
+from .points import LineShare, Use
+from .rules import ALL_RULES, ON, ROUNDINGS, Caps, Expiry, Fixed, Multiplier, Pending, PerAmount, Reward, RuleSet
+from .tiers import Ladder
+
+Row = Sequence[Any]
+Used = Callable[[str, str, int], int]
+"""What was counted against a cap: by counter, period, number of the period."""
+
+
+class Measured(NamedTuple):
+    """A fact as rules see it: what conditions read (rows in the order of `Rules.layouts`), and what of lines counts.
+
+    `amounts` are in minor units of the programme's currency, `pieces` quantities; `nets` what a return names, in the
+    order's currency. All empty where the fact is no purchase; `quantity` is that of an activity.
+    """
+
+    on: str
+    at_us: int
+    row: Row
+    lines: Sequence[Row] = ()
+    amounts: Sequence[int] = ()
+    pieces: Sequence[int] = ()
+    nets: Sequence[int] = ()
+    quantity: int = 0
+    inputs: tuple[str, ...] = ()
+    """What of the row is of the customer, as `name=value`."""
+
+
+class Room(NamedTuple):
+    """A cap that a share was held against: of `cap`, `used` was taken before. `period` is empty for one fact's."""
+
+    counter: str
+    period: str
+    cap: int
+    used: int
+
+
+class Share(NamedTuple):
+    """What one rule gives for a fact: `measured` (amount or quantity) × factor; `points` is what caps leave of it."""
+
+    rule: PerAmount | Fixed
+    measured: int
+    factor: Fraction
+    multiplier: str | None
+    """The rule that multiplied; None: none did, or a level alone."""
+    uncapped: int
+    points: int
+    qualifying: int
+    weights: tuple[int, ...]
+    """What of each line counted."""
+    cut: int = 0
+    """What caps took of it."""
+    rooms: tuple[Room, ...] = ()
+    """The caps that did, or could have."""
+
+
+class Tried(NamedTuple):
+    """What became of a rule for a fact: `outcome` is counts, multiplies, or why it did neither: out_of_time, condition,
+    greater_multiplier, control_group, nothing_counts, group.
+    """
+
+    rule: PerAmount | Fixed | Multiplier
+    outcome: str
+    share: Share | None = None
+    """What it gave, where it counts; what it would have given, where another of its group does."""
+
+
+class NewPoints(NamedTuple):
+    """Points of one age that a fact brings: one lot."""
+
+    points: int
+    qualifying: int
+    activates_us: int
+    expires_us: int
+    rule_ids: tuple[str, ...]
+    lines: tuple[LineShare, ...]
+    basis_unit: str
+    capped: int
+    uses: tuple[Use, ...]
+    shares: tuple[Share, ...]
+    """What each rule gave of it."""
+
+
+class Rules:
+    """A rule set ready to decide: conditions compiled, its zone frozen."""
+
+    def __init__(self, rule_set: RuleSet, zone: Zone) -> None:
+        self.rule_set = rule_set
+        self.zone = zone
+        self.label = rule_set.label
+        self.ladder = Ladder(rule_set, zone)
+        self.rewards: Mapping[str, Reward] = {reward.id: reward for reward in rule_set.rewards}
+        self.multipliers = {level.name: level.multiplier for level in rule_set.tiers.levels}
+        self._giving = {rule.id: rule for rule in rule_set.earning if not isinstance(rule, Multiplier)}
+        self._rounding = ROUNDINGS[rule_set.rounding]
+        self._rates = {one.code: one.rate for one in rule_set.currencies} | {rule_set.currency: Fraction(1)}
+        found = rule_set.conditions
+        about_lines = [path for path in found if not path.endswith(".when")]
+        self.layouts: dict[str, Layout] = {}
+        """What conditions on each kind of fact read, and in which order."""
+        self._conditions: dict[str, Compiled] = {}
+        for on in ON:
+            places = [place for place, rule in enumerate(rule_set.earning) if rule.on == on]
+            paths = [path for path in (f"earning.{place}.when" for place in places) if path in found]
+            paths += about_lines if on == "purchase" else []
+            self.layouts[on] = layout_of(found[path] for path in paths)
+            self._conditions |= {path: found[path].compile(self.layouts[on]) for path in paths}
+
+    def converted(self, minor: int, currency: str) -> int | None:
+        """An amount in the programme's currency, rounded; None for a currency without a rate."""
+        rate = self._rates.get(currency)
+        if rate is None:
+            return None
+        return arithmetic.quotient(minor * rate.numerator, rate.denominator, self._rounding)
+
+    def excluded(self, line: Row) -> bool:
+        """Whether nothing of a line counts."""
+        exclude = self._conditions.get("amount.exclude")
+        return exclude is not None and bool(exclude((), line))
+
+    # ── earning ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def shares(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Share]:
+        """What each rule gives for a fact to an account in a tier, after groups and caps."""
+        day = self.zone.day(fact.at_us)
+        factor, multiplier = self._factor(fact, day, account_id)
+        level = self.multipliers.get(tier or "", Fraction(1))
+        found: list[Share] = []
+        for place, rule in enumerate(self.rule_set.earning):
+            if isinstance(rule, Multiplier) or self._bar(place, rule, fact, day, account_id):
+                continue
+            share = self._share(place, rule, fact, factor * level, multiplier)
+            if share is not None:
+                found.append(share)
+        return self._capped(self._chosen(found), fact.at_us, used)
+
+    def earn(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[NewPoints]:
+        """The lots that a fact brings to an account in a tier: one for each age that rules give."""
+        lots: dict[tuple[int, int, Expiry | None], list[Share]] = {}
+        for share in self.shares(fact, tier, account_id, used):
+            lots.setdefault(self._age(share.rule, fact.at_us), []).append(share)
+        return [self._lot(fact, age[:2], shares) for age, shares in lots.items()]
+
+    def tried(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Tried]:
+        """What became of each rule that is about such facts, in their order: for whoever asks why."""
+        day = self.zone.day(fact.at_us)
+        factor, multiplier = self._factor(fact, day, account_id)
+        level = self.multipliers.get(tier or "", Fraction(1))
+        found: list[tuple[PerAmount | Fixed | Multiplier, str, Share | None]] = []
+        for place, rule in enumerate(self.rule_set.earning):
+            if rule.on != fact.on:
+                continue
+            bar, share = self._bar(place, rule, fact, day, account_id), None
+            if isinstance(rule, Multiplier):
+                bar = bar or ("multiplies" if rule.id == multiplier else "greater_multiplier")
+            elif not bar:
+                share = self._share(place, rule, fact, factor * level, multiplier)
+                bar = "" if share is not None else "nothing_counts"
+            found.append((rule, bar, share))
+        given = [share for _, _, share in found if share is not None]
+        counting = {share.rule.id: share for share in self._capped(self._chosen(given), fact.at_us, used)}
+        return [
+            Tried(rule, bar or ("counts" if rule.id in counting else "group"), counting.get(rule.id, share))
+            for rule, bar, share in found
+        ]
+
+    def _bar(self, place: int, rule: PerAmount | Fixed | Multiplier, fact: Measured, day: int, account_id: UUID) -> str:
+        """Why a rule is not asked about a fact; empty: it is."""
+        if rule.on != fact.on:
+            return "another_fact"
+        first, last = rule.days
+        if not first <= day <= last:
+            return "out_of_time"
+        when = self._conditions.get(f"earning.{place}.when")
+        if when is not None and not when(fact.row, fact.lines):
+            return "condition"
+        if isinstance(rule, Multiplier) or not rule.control_percent:
+            return ""
+        return "control_group" if cohort(account_id, rule.campaign or "") < rule.control_percent else ""
+
+    def _factor(self, fact: Measured, day: int, account_id: UUID) -> tuple[Fraction, str | None]:
+        factor, chosen = Fraction(1), None
+        for place, rule in enumerate(self.rule_set.earning):
+            if not isinstance(rule, Multiplier) or self._bar(place, rule, fact, day, account_id):
+                continue
+            if chosen is None or rule.factor > factor:
+                factor, chosen = rule.factor, rule.id
+        return factor, chosen
+
+    def _share(
+        self, place: int, rule: PerAmount | Fixed, fact: Measured, factor: Fraction, multiplier: str | None
+    ) -> Share | None:
+        if not rule.multiplied:
+            factor, multiplier = Fraction(1), None
+        if isinstance(rule, Fixed):
+            # Of no line in particular: it goes back with the order, each line by what counts of it.
+            weights = tuple(fact.amounts if any(fact.amounts) else fact.pieces)
+            if fact.on == "purchase" and not any(weights):
+                return None
+            measured, numerator, denominator = 0, rule.points, 1
+        else:
+            of = fact.amounts if rule.per_minor is not None else fact.pieces
+            pick = self._conditions.get(f"earning.{place}.lines")
+            weights = tuple(
+                amount if pick is None or pick(fact.row, line) else 0
+                for line, amount in zip(fact.lines, of, strict=True)
+            )
+            measured = fact.quantity if fact.on == "activity" else sum(weights)
+            if not measured:
+                return None
+            whole = measured // rule.per * rule.per if rule.whole else measured
+            numerator, denominator = rule.points * whole, rule.per
+        points = arithmetic.quotient(numerator * factor.numerator, denominator * factor.denominator, self._rounding)
+        base = arithmetic.quotient(numerator, denominator, self._rounding)
+        qualifying = base if self.rule_set.tiers.qualify == "base" else points
+        return Share(rule, measured, factor, multiplier, points, points, qualifying, weights)
+
+    def _chosen(self, shares: list[Share]) -> list[Share]:
+        """Of each group the best or the first; of two that give the same, the first."""
+        winners: dict[str, Share] = {}
+        for share in shares:
+            group = share.rule.group
+            if group is not None and (
+                group not in winners
+                or (self.rule_set.groups[group] == "best" and share.uncapped > winners[group].uncapped)
+            ):
+                winners[group] = share
+        return [share for share in shares if share.rule.group is None or winners[share.rule.group] is share]
+
+    def _capped(self, shares: list[Share], at_us: int, used: Used) -> list[Share]:
+        """In the order of the rules, each cut by its own caps and then by what the programme's leave."""
+        spent: dict[tuple[str, str], int] = {}
+        capped = []
+        for share in shares:
+            left, rooms = share.uncapped, []
+            for counter, caps in ((share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)):
+                if caps.event is not None:
+                    rooms.append(Room(counter, "", caps.event, spent.get((counter, ""), 0)))
+                for period, cap in caps.periods:
+                    before = used(counter, period, self.zone.period(at_us, period)) + spent.get((counter, period), 0)
+                    rooms.append(Room(counter, period, cap, before))
+            for room in rooms:
+                left = min(left, arithmetic.room(room.cap, room.used))
+            for counter, caps in ((share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)):
+                for period in ("", *(period for period, _ in caps.periods)):
+                    spent[counter, period] = spent.get((counter, period), 0) + left
+            gives = share.rule.gives
+            capped.append(
+                share._replace(
+                    cut=share.uncapped - left,
+                    points=0 if gives == "qualifying" else left,
+                    qualifying=0 if gives == "points" else min(share.qualifying, left),
+                    rooms=tuple(rooms),
+                )
+            )
+        return capped
+
+    def _age(self, rule: PerAmount | Fixed, at_us: int) -> tuple[int, int, Expiry | None]:
+        """When points that a rule gives become active, and when they expire; by what, if that is known only then."""
+        activates_us = self.activates_us(rule.pending or self.rule_set.pending, at_us)
+        expiry = rule.expiry or self.rule_set.expiry
+        if expiry.counted_from == "earned":
+            return activates_us, self.expires_us(expiry, at_us), None
+        if activates_us <= at_us:
+            return activates_us, self.expires_us(expiry, activates_us), None
+        return activates_us, NEVER if activates_us >= NEVER else self.expires_us(expiry, activates_us), expiry
+
+    def expiry_of(self, rule_id: str) -> Expiry:
+        """How points of a rule expire; of one that these rules don't know, as the programme's."""
+        rule = self._giving.get(rule_id)
+        return self.rule_set.expiry if rule is None or rule.expiry is None else rule.expiry
+
+    def expires_us(self, expiry: Expiry, from_us: int) -> int:
+        """When points that count from a moment expire; NEVER: they don't."""
+        moment = expiry.expires_us(from_us, self.zone)
+        return NEVER if moment is None else moment
+
+    def activates_us(self, pending: Pending | None, at_us: int) -> int:
+        """When points earned at a moment can be spent; NEVER: once that is confirmed."""
+        if pending is None:
+            return at_us
+        return NEVER if pending.days is None else self.zone.add_days(at_us, pending.days)
+
+    def _lot(self, fact: Measured, age: tuple[int, int], shares: list[Share]) -> NewPoints:
+        activates_us, expires_us = age
+        points, qualifying = [0] * len(fact.nets), [0] * len(fact.nets)
+        for share in shares:
+            if share.weights and any(share.weights):
+                arithmetic.allocate(share.points, share.weights, points)
+                arithmetic.allocate(share.qualifying, share.weights, qualifying)
+        if not fact.nets:
+            # No lines: it comes back whole, or not at all.
+            points, qualifying = [sum(one.points for one in shares)], [sum(one.qualifying for one in shares)]
+        earning = [bool(one or other) for one, other in zip(points, qualifying, strict=True)]
+        in_minor = bool(fact.nets) and all(net for net, earns in zip(fact.nets, earning, strict=True) if earns)
+        basis = fact.nets if in_minor else fact.pieces or (1,)
+        rule_ids = [share.rule.id for share in shares if share.points or share.qualifying]
+        rule_ids += [share.multiplier for share in shares if share.multiplier and share.rule.id in rule_ids]
+        return NewPoints(
+            sum(share.points for share in shares),
+            sum(share.qualifying for share in shares),
+            activates_us,
+            expires_us,
+            tuple(dict.fromkeys(rule_ids)),
+            tuple(
+                LineShare(basis=amount if earns else 0, points=one, qualifying=other)
+                for amount, earns, one, other in zip(basis, earning, points, qualifying, strict=True)
+            ),
+            "minor" if in_minor else "pieces",
+            sum(share.cut for share in shares),
+            self._uses(shares, fact.at_us),
+            tuple(shares),
+        )
+
+    def _uses(self, shares: list[Share], at_us: int) -> tuple[Use, ...]:
+        """What counts against caps: of each rule that has some, and of the programme."""
+        counted: dict[tuple[str, str], int] = {}
+        caps: list[tuple[str, Caps]]
+        for share in shares:
+            caps = [(share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)]
+            for counter, one in caps:
+                for period, _ in one.periods:
+                    counted[counter, period] = counted.get((counter, period), 0) + max(share.points, share.qualifying)
+        return tuple(
+            Use(counter=counter, period=period, number=self.zone.period(at_us, period), amount=amount)
+            for (counter, period), amount in counted.items()
+            if amount
+        )
+
+
+def cohort(account_id: UUID, campaign: str) -> int:
+    """0 to 99: which part of all accounts an account is in, for a campaign. Drawn by the ids alone, for ever."""
+    return (int.from_bytes(account_id.bytes[:4], "big") ^ crc32(campaign.encode())) % 100
+
+
+@lru_cache(maxsize=256)
+def compiled(document: str, zone: Zone) -> Rules:
+    """The rules of a canonical document and its frozen zone."""
+    return Rules(RuleSet.model_validate_json(document), zone)
