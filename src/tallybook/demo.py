@@ -72,7 +72,10 @@ def run_demo(directory: Path, say: Callable[[str], None], progress: Progress | N
         with stage("project"):
             position = book.projections.catch_up()
         rate = position / (seconds["import"] + seconds["sweep"] + seconds["project"])
-        say(f"Projected profiles, tiers, balances and audit trail up to position {position:,} ({rate:,.0f} events/s, all in).")
+        say(
+            f"Projected profiles, tiers, balances and audit trail up to position {position:,} ({rate:,.0f} events/s, "
+            "all in)."
+        )
 
         figures["tiers"] = {}
         for date in TIER_DATES:
