@@ -42,6 +42,7 @@ from .points import (
     PointsRedeemed,
     PointsTransferred,
     RedemptionReversed,
+    ReferralCredited,
     TierChanged,
     TierOverridden,
     TierOverrideLifted,
@@ -115,6 +116,7 @@ class CouponState(NamedTuple):
     """A coupon. `outcome` is empty while it is good."""
 
     reward: str
+    issued_us: int
     expires_us: int
     outcome: str = ""
 
@@ -131,6 +133,7 @@ class Account(Aggregate):
         "redemptions",
         "coupons",
         "due_coupons",
+        "referrals",
         "window",
         "counted",
     )
@@ -174,6 +177,8 @@ class Account(Aggregate):
     coupons: LayeredDict[UUID, CouponState]
     due_coupons: SortedAmounts[tuple[int, UUID, int]]
     """(expires_us, coupon, 1) of those that are good."""
+    referrals: LayeredDict[UUID, tuple[UUID, ...]]
+    """Purchase that referrals were credited for → the credits. None leaves: it may come back at any time."""
     window: Window
     """(earned_us, qualifying). None leaves: a rule set that is adopted later may look back further."""
     counted: LayeredDict[str, int]
@@ -189,6 +194,7 @@ class Account(Aggregate):
         self.redemptions = LayeredDict()
         self.coupons = LayeredDict()
         self.due_coupons = SortedAmounts()
+        self.referrals = LayeredDict()
         self.window = SortedAmounts()
         self.counted = LayeredDict()
 
@@ -346,6 +352,12 @@ def _override_lifted(account: Account, event: TierOverrideLifted) -> None:
         account.override_until_us = min(account.override_until_us, max(event.effective_us, account.clock_us))
 
 
+@applies(Account.APPLIERS, ReferralCredited)
+def _referral_credited(account: Account, event: ReferralCredited) -> None:
+    if event.lines:
+        account.referrals[event.fact_id] = (*account.referrals.get(event.fact_id, ()), event.event_id)
+
+
 def _new_lot(account: Account, event: PointsEarned) -> None:
     account.known[event.lot_id] = LotState(
         event.facts[0],
@@ -468,7 +480,7 @@ def _tier_changed(account: Account, event: TierChanged) -> None:
 
 @_after_moves(CouponIssued)
 def _coupon_issued(account: Account, event: CouponIssued) -> None:
-    account.coupons[event.coupon_id] = CouponState(event.reward, event.expires_us)
+    account.coupons[event.coupon_id] = CouponState(event.reward, event.effective_us, event.expires_us)
     account.due_coupons.put((event.expires_us, event.coupon_id, 1))
 
 

@@ -240,7 +240,9 @@ REFUSALS: dict[str, Refusal] = {
         "Redeem at most the balance.",
     ),
     "account_closed": Refusal(
-        NotAllowed, "a command about a closed account", "Enrol the customer in another programme."
+        NotAllowed,
+        "a command about a closed account; an attempt to spend is recorded",
+        "Enrol the customer in another programme.",
     ),
     "account_suspended": Refusal(
         NotAllowed,
@@ -267,6 +269,16 @@ REFUSALS: dict[str, Refusal] = {
     "transfers_not_allowed": Refusal(
         NotAllowed, "the rule set in force allows no transfers", "Adopt one that has transfers.allowed."
     ),
+    "receiver_closed": Refusal(
+        NotAllowed,
+        "the account that points are to go to is closed; the attempt is recorded",
+        "Give them to an account that is open.",
+    ),
+    "receiver_suspended": Refusal(
+        NotAllowed,
+        "the account that points are to go to is suspended; the attempt is recorded",
+        "Resume that account first: `book.loyalty.resume(…)`.",
+    ),
     "unknown_redemption": Refusal(
         NotFound, "the account paid for no such redemption", "Give the id that `redeem` returned."
     ),
@@ -282,13 +294,25 @@ REFUSALS: dict[str, Refusal] = {
         "Allocate what was sold before the change by hand: `book.loyalty.allocate(…)`.",
     ),
     "unknown_hold": Refusal(NotFound, "the account holds nothing under that id", "Give the id that `hold` returned."),
+    "unknown_lot": Refusal(
+        NotFound, "the account never had such a lot of points", "See `book.loyalty.account(…)` for its lots."
+    ),
     "unknown_tier": Refusal(NotFound, "a tier that the rule set in force does not have", "See `tallybook rules show`."),
     "no_override": Refusal(NotAllowed, "no override of the tier is in force", "Nothing is to be lifted."),
     "not_suspended": Refusal(NotAllowed, "the account is not suspended", "Nothing is to be resumed."),
-    "unknown_coupon": Refusal(NotFound, "the account has no such coupon", "Give its id, or its code."),
+    "unknown_coupon": Refusal(
+        NotFound,
+        "the account has no such coupon; an attempt to use it is recorded, without the code",
+        "Give its id, or its code.",
+    ),
     "coupon_used": Refusal(NotAllowed, "the coupon was used", "It is good once."),
     "coupon_voided": Refusal(NotAllowed, "the coupon was taken back", "Issue another."),
     "coupon_expired": Refusal(NotAllowed, "the coupon's time is over", "Issue another."),
+    "coupon_whole": Refusal(
+        NotAllowed,
+        "a part of the points is to come back that a coupon was paid with",
+        "A coupon goes back whole: leave `points` out.",
+    ),
     "not_proposed": Refusal(NotFound, "a rule set that is not put forward", "See `book.rules.proposals()`."),
     "backtest_required": Refusal(
         NotAllowed,

@@ -31,6 +31,7 @@ from .points import (
     ActivityRecorded,
     CorrectionRecorded,
     CouponClosed,
+    CouponGranted,
     CouponIssued,
     CouponRefused,
     CouponUsed,
@@ -63,6 +64,7 @@ from .points import (
     RedemptionReturned,
     RedemptionReversed,
     ReferralCredited,
+    ReferralReduced,
     ReinstatementGranted,
     TierChanged,
     TierOverridden,
@@ -82,6 +84,15 @@ NO_RULES = "none@0"
 
 
 NOBODY = Traits()
+
+ATTEMPTS = (RedemptionRequested, HoldRequested, TransferRequested, CouponUsed)
+"""Facts that are recorded of a closed account too, and then refused."""
+BARRED = {SUSPENDED: "account_suspended", CLOSED: "account_closed"}
+"""Status of an account → why it spends nothing."""
+TAKES_NOTHING = {SUSPENDED: "receiver_suspended", CLOSED: "receiver_closed"}
+"""Status of an account → why nothing is transferred to it."""
+OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired"}
+"""How a coupon ended → why it is not good."""
 
 
 class Redemption(NamedTuple):
@@ -135,7 +146,7 @@ class LoyaltyAccount(Account):
     def tell(
         self, event_class: type[Any], stamp: Stamp, control: Control, traits: Traits = NOBODY, **fields: Any
     ) -> tuple[Any, Event | None]:
-        """Record a fact on the account, and what it decides; both.
+        """Record a fact on the account, and what it decides; both. An attempt to spend is recorded of a closed one too.
 
         Refuses: effective_too_early, no_rule_set, account_closed.
         """
@@ -146,7 +157,7 @@ class LoyaltyAccount(Account):
                 f"No rule set is in force for {self.programme} at that time.",
                 programme=self.programme,
             )
-        if self.status == CLOSED:
+        if self.status == CLOSED and event_class not in ATTEMPTS:
             raise refusal("account_closed", "The account is closed.", account=self.id)
         self.settle(stamp, stamp.effective_us, control)
         fact = self.record(event_class, stamp, self.customer_id, **fields)
@@ -166,7 +177,7 @@ class LoyaltyAccount(Account):
     ) -> Redemption:
         """Spend points. What the account can't pay is recorded, and then told by the outcome.
 
-        Refuses: invalid_argument, effective_too_early, no_rule_set, account_closed.
+        Refuses: invalid_argument, effective_too_early, no_rule_set.
         """
         whole(points, "points")
         request, outcome = self.tell(
@@ -194,6 +205,27 @@ class LoyaltyAccount(Account):
         fact, _ = self.tell(GoodwillGranted, stamp, control, points=points, reason=reason, ticket_id=ticket_id)
         assert isinstance(fact, GoodwillGranted)
         return fact
+
+    def why_not_good(self, coupon_id: UUID | None, at_us: int) -> str:
+        """Why a coupon is not good at a moment; empty: it is. What is due by then must be settled."""
+        coupon = None if coupon_id is None else self.coupons.get(coupon_id)
+        if coupon is None:
+            return "unknown_coupon"
+        if coupon.outcome:
+            return OVER[coupon.outcome]
+        return "effective_too_early" if at_us < coupon.issued_us else ""
+
+    def why_not_returned(self, redemption_id: UUID, points: int, at_us: int) -> str:
+        """Why so many points of a redemption can't be given back at a moment; empty: they can, so far as they are left.
+
+        Nobody keeps what the points were paid for, and points: a coupon goes back while it is good, and whole.
+        """
+        state = self.redemptions.get(redemption_id)
+        if state is None:
+            return "unknown_redemption"
+        if redemption_id not in self.coupons:
+            return ""
+        return self.why_not_good(redemption_id, at_us) or ("coupon_whole" if points < state.points else "")
 
     # ── where facts meet rules ────────────────────────────────────────────────────────────────────────────────────
 
@@ -604,10 +636,10 @@ class LoyaltyAccount(Account):
 
     def _issue(
         self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], coupon_id: UUID, reward: str, reason: str
-    ) -> None:
+    ) -> CouponIssued:
         days = rules.rewards[reward].coupon_days or 0
         expires_us = rules.zone.add_days(stamp.effective_us, days)
-        self._decide(
+        return self._decide(
             CouponIssued, stamp, rules, facts, coupon_id=coupon_id, reward=reward, expires_us=expires_us, reason=reason
         )
 
@@ -658,7 +690,7 @@ EVALUATED: dict[type[Event], str] = {
     EarningReversed: "earning_reversed",
 }
 """Decisions after which the tier is evaluated, and the reason that a change then names."""
-TAKING = (ReturnRecorded, EarningWithdrawn)
+TAKING = (ReturnRecorded, EarningWithdrawn, ReferralReduced)
 """Facts that take back what was earned."""
 
 
@@ -718,6 +750,15 @@ def _withdraw(account: LoyaltyAccount, fact: EarningWithdrawn, stamp: Stamp, rul
     decisions = [
         _reverse(account, fact, stamp, rules, lot_id, [line.basis for line in lot.lines])
         for lot_id, lot in list(_lots_of(account, fact.fact_id))
+    ]
+    return next((one for one in decisions if one is not None), None)
+
+
+@reacts(ReferralReduced)
+def _reduce(account: LoyaltyAccount, fact: ReferralReduced, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    decisions = [
+        _reverse(account, fact, stamp, rules, lot_id, list(fact.returned))
+        for lot_id, _ in list(_lots_of(account, fact.credit_id))
     ]
     return next((one for one in decisions if one is not None), None)
 
@@ -787,8 +828,8 @@ def _pay(
     hold = None if fact.hold_id is None else account.holds.get(fact.hold_id)
     there = account.active if fact.hold_id is None else (0 if hold is None else hold.points)
     code, uses = account._limited("redeem", points, stamp.effective_us, rules)
-    if account.status == SUSPENDED:
-        code = "account_suspended"
+    if account.status in BARRED:
+        code = BARRED[account.status]
     elif reward is None and rules.rewards:
         code = "unknown_reward"
     elif reward is not None and reward.tiers and account.tier not in reward.tiers:
@@ -835,13 +876,12 @@ def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]
 
 @reacts(RedemptionReturned)
 def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    coupon = account.coupons.get(fact.redemption_id)
-    if coupon is not None and coupon.outcome == "used":
+    state = account.redemptions.get(fact.redemption_id)
+    points = state.points if state is not None and fact.whole else fact.points
+    if account.why_not_returned(fact.redemption_id, points, stamp.effective_us):
         return None
-    back = account._give_back(fact, stamp, rules, fact.redemption_id, fact.points)
-    left = account.redemptions.get(fact.redemption_id)
-    if back is not None and coupon is not None and not coupon.outcome and left is not None and not left.points:
-        # Nobody keeps what the points were paid for, and the points.
+    back = account._give_back(fact, stamp, rules, fact.redemption_id, points)
+    if back is not None and fact.redemption_id in account.coupons:
         account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.redemption_id, outcome="voided")
     return back
 
@@ -849,8 +889,7 @@ def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, ru
 @reacts(HoldRequested)
 def _hold(account: LoyaltyAccount, fact: HoldRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event:
     active, facts = account.active, (fact.event_id,)
-    code = "account_suspended" if account.status == SUSPENDED else ""
-    code = code or ("insufficient_points" if fact.points > active else "")
+    code = BARRED.get(account.status) or ("insufficient_points" if fact.points > active else "")
     if code:
         return account._decide(HoldRefused, stamp, rules, facts, points=fact.points, code=code, active=active)
     used = lot_book.take(account.lots.copy(), fact.points)
@@ -871,10 +910,12 @@ def _unhold(account: LoyaltyAccount, fact: HoldReleaseRequested, stamp: Stamp, r
 def _send(account: LoyaltyAccount, fact: TransferRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event:
     active, facts = account.active, (fact.event_id,)
     code, uses = account._limited("transfer", fact.points, stamp.effective_us, rules)
-    if not rules.rule_set.transfers.allowed:
+    if account.status in BARRED:
+        code = BARRED[account.status]
+    elif not rules.rule_set.transfers.allowed:
         code = "transfers_not_allowed"
-    elif account.status == SUSPENDED:
-        code = "account_suspended"
+    elif fact.barred is not None:
+        code = fact.barred
     elif fact.points > active:
         code = "insufficient_points"
     if code:
@@ -1011,16 +1052,24 @@ def _close(account: LoyaltyAccount, fact: AccountClosed, stamp: Stamp, rules: Ru
 # ── coupons ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired"}
-"""How a coupon ended → why it is not good."""
+@reacts(CouponGranted)
+def _award(
+    account: LoyaltyAccount, fact: CouponGranted, stamp: Stamp, rules: Rules, _: Traits
+) -> CouponIssued | CouponRefused:
+    reward = rules.rewards.get(fact.reward)
+    code, facts = "", (fact.event_id,)
+    if reward is None or reward.coupon_days is None:
+        code = "unknown_reward"
+    elif reward.counted and fact.stock is not None and fact.stock < 1:
+        code = "out_of_stock"
+    if code:
+        return account._decide(CouponRefused, stamp, rules, facts, coupon_id=fact.event_id, code=code)
+    return account._issue(stamp, rules, facts, fact.event_id, fact.reward, "granted")
 
 
 @reacts(CouponUsed)
 def _present(account: LoyaltyAccount, fact: CouponUsed, stamp: Stamp, rules: Rules, _: Traits) -> Event:
-    coupon = account.coupons.get(fact.coupon_id)
-    code = "unknown_coupon" if coupon is None else OVER.get(coupon.outcome, "")
-    if account.status == SUSPENDED:
-        code = "account_suspended"
+    code = BARRED.get(account.status) or account.why_not_good(fact.coupon_id, stamp.effective_us)
     facts = (fact.event_id,)
     if code:
         return account._decide(CouponRefused, stamp, rules, facts, coupon_id=fact.coupon_id, code=code)
@@ -1029,11 +1078,10 @@ def _present(account: LoyaltyAccount, fact: CouponUsed, stamp: Stamp, rules: Rul
 
 @reacts(CouponVoided)
 def _void(account: LoyaltyAccount, fact: CouponVoided, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    coupon = account.coupons.get(fact.coupon_id)
-    if coupon is None or coupon.outcome:
+    if account.why_not_good(fact.coupon_id, stamp.effective_us):
         return None
     closed = account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.coupon_id, outcome="voided")
-    reward = rules.rewards.get(coupon.reward)
+    reward = rules.rewards.get(account.coupons[fact.coupon_id].reward)
     state = account.redemptions.get(fact.coupon_id)
     if state is not None and (reward is None or reward.voided == "returned"):
         account._give_back(fact, stamp, rules, fact.coupon_id, state.points)
@@ -1060,7 +1108,9 @@ def measured_of(account: LoyaltyAccount, fact: Event, rules: Rules, traits: Trai
             "referral.role": fact.role,
             "referral.number": fact.number,
         }
-        return measured(account, fact, rules, traits, "referral", values)
+        seen = measured(account, fact, rules, traits, "referral", values)
+        # What it earns goes back with the lines of the purchase, as that of the purchase does.
+        return seen._replace(amounts=fact.lines, nets=fact.lines) if any(fact.lines) else seen
     return measured(account, fact, rules, traits, "enrolment")
 
 
@@ -1110,18 +1160,9 @@ def measured_purchase(account: LoyaltyAccount, fact: PurchaseRecorded, rules: Ru
         return None
     nets = tuple(line.net_minor for line in fact.lines)
     converted = [rules.converted(net, fact.currency) or 0 for net in nets]
-    values: dict[str, Any] = {}
-    rows: list[tuple[Any, ...]] = []
+    rows = _line_rows(fact, rules, converted)
     amounts: list[int] = []
-    for line, net in zip(fact.lines, converted, strict=True):
-        of_line = {
-            "line.sku": line.sku,
-            "line.category": line.category or "",
-            "line.quantity": line.quantity,
-            "line.net_minor": net,
-        }
-        row = tuple(of_line[name] for name in rules.layouts["purchase"].line)
-        rows.append(row)
+    for line, net, row in zip(fact.lines, converted, rows, strict=True):
         counted = 0
         if not rules.excluded(row):
             parts = {"net": line.net_minor, "tax": line.tax_minor, "shipping": line.shipping_minor}
@@ -1138,6 +1179,28 @@ def measured_purchase(account: LoyaltyAccount, fact: PurchaseRecorded, rules: Ru
     seen = measured(account, fact, rules, traits, "purchase", values)
     pieces = tuple(0 if rules.excluded(row) else line.quantity for row, line in zip(rows, fact.lines, strict=True))
     return seen._replace(lines=tuple(rows), amounts=tuple(amounts), pieces=pieces, nets=nets)
+
+
+def counted_nets(fact: PurchaseRecorded, rules: Rules) -> tuple[int, ...]:
+    """The net amount of each line of a purchase, in minor units of its currency; 0, where nothing of it counts."""
+    if rules.converted(0, fact.currency) is None:
+        return (0,) * len(fact.lines)
+    rows = _line_rows(fact, rules, [rules.converted(line.net_minor, fact.currency) or 0 for line in fact.lines])
+    return tuple(0 if rules.excluded(row) else line.net_minor for line, row in zip(fact.lines, rows, strict=True))
+
+
+def _line_rows(fact: PurchaseRecorded, rules: Rules, converted: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The lines of a purchase as conditions read them."""
+    rows: list[tuple[Any, ...]] = []
+    for line, net in zip(fact.lines, converted, strict=True):
+        of_line = {
+            "line.sku": line.sku,
+            "line.category": line.category or "",
+            "line.quantity": line.quantity,
+            "line.net_minor": net,
+        }
+        rows.append(tuple(of_line[name] for name in rules.layouts["purchase"].line))
+    return rows
 
 
 def _parts(taken: Iterable[tuple[UUID, int]]) -> tuple[LotPart, ...]:

@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import Field
 
 from . import personal
-from .events import Code, Decision, Fact, Points, Value, stored
+from .events import Code, Decision, Fact, Minor, Points, Value, stored
 
 PENDING = "pending"
 ACTIVE = "active"
@@ -153,11 +153,12 @@ class RedemptionRequested(Fact):
 
 @stored("loyalty.redemption_returned")
 class RedemptionReturned(Fact):
-    """A redemption is taken back, in whole or in part: `points` of it."""
+    """A redemption is taken back, in whole or in part: `points` of it; `whole`: all that was left."""
 
     redemption_id: UUID
     points: Points
     reason: Code
+    whole: bool = False
 
 
 @stored("loyalty.hold_requested")
@@ -178,10 +179,14 @@ class HoldReleaseRequested(Fact):
 
 @stored("loyalty.transfer_requested")
 class TransferRequested(Fact):
-    """The customer wants to give points to another account."""
+    """The customer wants to give points to another account.
+
+    What was observed of that one: `barred` is why it takes none (receiver_closed, receiver_suspended), or None.
+    """
 
     to_account: UUID
     points: Points
+    barred: Code | None = None
 
 
 @stored("loyalty.transfer_received")
@@ -249,19 +254,46 @@ class TierOverrideLifted(Fact):
 class ReferralCredited(Fact):
     """A referral came to something: `occasion` registration, first_purchase or every_purchase; this account's `role` in
     it referrer or referred; `fact_id` is what happened.
+
+    What was observed of that: `lines`, the net amount of each line of a purchase, in minor units of its currency (0: of
+    that line nothing counts).
     """
 
     occasion: Code
     role: Code
     fact_id: UUID
     number: Annotated[int, Field(ge=1)]
+    lines: tuple[Minor, ...] = ()
+
+
+@stored("loyalty.referral_reduced")
+class ReferralReduced(Fact):
+    """Of a purchase that a referral was credited for (`credit_id`), something came back: `returned` of each line, in
+    minor units, by the return `return_id`.
+    """
+
+    credit_id: UUID
+    return_id: UUID
+    returned: tuple[Minor, ...]
+
+
+@stored("loyalty.coupon_granted")
+class CouponGranted(Fact):
+    """A coupon for a reward is to be given by hand. What was observed beside the account: `stock` of the reward (None:
+    not counted). `code` is the secret of the coupon.
+    """
+
+    reward: Code
+    reason: Code
+    stock: int | None = None
+    code: personal.CouponCode = None
 
 
 @stored("loyalty.coupon_used")
 class CouponUsed(Fact):
-    """A coupon was presented."""
+    """A coupon was presented; None: by a code that no coupon has."""
 
-    coupon_id: UUID
+    coupon_id: UUID | None
 
 
 @stored("loyalty.coupon_voided")
@@ -577,7 +609,7 @@ class TierChanged(LoyaltyDecision):
 
 @stored("loyalty.coupon_issued")
 class CouponIssued(LoyaltyDecision):
-    """The account has a coupon, named by what brought it: a redemption, or a tier that grants one."""
+    """The account has a coupon, named by what brought it: a redemption, a grant by hand, or a tier that grants one."""
 
     coupon_id: UUID
     reward: Code
@@ -595,7 +627,8 @@ class CouponClosed(LoyaltyDecision):
 
 @stored("loyalty.coupon_refused")
 class CouponRefused(LoyaltyDecision):
-    """A coupon was presented that is not good: used, voided, expired, or not this account's."""
+    """A coupon was presented that is not good (used, voided, expired, not this account's; None: nobody's), or could not
+    be given by hand."""
 
-    coupon_id: UUID
+    coupon_id: UUID | None
     code: Code

@@ -23,14 +23,14 @@ class RewardStocked(Fact):
 
 @stored("reward.taken")
 class RewardTaken(Fact):
-    """One was taken for a redemption."""
+    """One was taken for a redemption, or for a coupon that was given by hand (`redemption_id` is its id)."""
 
     redemption_id: UUID
 
 
 @stored("reward.returned")
 class RewardReturned(Fact):
-    """One came back: the redemption was taken back, or its coupon voided."""
+    """One came back: the redemption was taken back, or the coupon voided."""
 
     redemption_id: UUID
 
@@ -56,7 +56,7 @@ class Stock(Aggregate):
 
     def stock(self, stamp: Stamp, programme: str, reward: str, quantity: int, reason: str) -> RewardStocked:
         """Add to the stock, or take from it. Refuses: invalid_argument, out_of_stock."""
-        whole(abs(quantity), "quantity")
+        whole(abs(quantity) if type(quantity) is int else quantity, "quantity")
         if self.there + quantity < 0:
             raise refusal("out_of_stock", f"{self.there} are there.", reward=reward, there=self.there)
         return self.record(
@@ -64,7 +64,7 @@ class Stock(Aggregate):
         )
 
     def take(self, stamp: Stamp, redemption_id: UUID) -> None:
-        """One is taken. That there was one, the redemption has seen."""
+        """One is taken. That there was one, the request has seen."""
         self.record(RewardTaken, stamp, None, redemption_id=redemption_id)
 
     def give_back(self, stamp: Stamp, redemption_id: UUID) -> None:

@@ -24,6 +24,7 @@ from tallybook.domain.points import (
     TRANSFERRED_IN,
     CorrectionRecorded,
     CouponClosed,
+    CouponGranted,
     CouponIssued,
     CouponRefused,
     EarningRefused,
@@ -49,6 +50,7 @@ from tallybook.domain.points import (
     RedemptionRequested,
     RedemptionReturned,
     RedemptionReversed,
+    ReferralReduced,
     ReinstatementGranted,
     TierChanged,
     TransferReceived,
@@ -655,8 +657,8 @@ def _refused(decision: RedemptionRefused | HoldRefused | TransferRefused, of: Co
         _limits(reason, on, points, decision.effective_us, of)
     reward = None if not isinstance(fact, RedemptionRequested) else of.known_rules.rewards.get(fact.reward)
     match decision.code:
-        case "account_suspended":
-            reason.steps.append("The account is suspended.")
+        case "account_suspended" | "account_closed":
+            reason.steps.append(f"The account is {before.status}.")
         case "unknown_reward":
             reason.steps.append(f"The rule set has these rewards: {', '.join(of.known_rules.rewards)}.")
         case "tier_required" if reward is not None:
@@ -666,6 +668,8 @@ def _refused(decision: RedemptionRefused | HoldRefused | TransferRefused, of: Co
             reason.steps.append(f"It is for segments {', '.join(reward.segments)}; the customer was in: {seen}.")
         case "out_of_stock" if isinstance(fact, RedemptionRequested):
             reason.steps.append(f"{fact.stock} were in stock.")
+        case "receiver_closed" | "receiver_suspended":
+            reason.steps.append(f"The account that they were to go to is {decision.code.removeprefix('receiver_')}.")
         case "transfers_not_allowed":
             reason.steps.append("The rule set allows no transfers.")
     reason.steps.append(f"{points} points were asked for, and {there} were there: {decision.code}.")
@@ -675,7 +679,7 @@ def _redemption_reversed(decision: RedemptionReversed, of: Context, reason: Reas
     before, fact = of.before, of.facts.get(decision.facts[0])
     state = before.redemptions[decision.redemption_id]
     reason.inputs["left"] = state.points
-    asked = fact.points if isinstance(fact, RedemptionReturned) else state.points
+    asked = fact.points if isinstance(fact, RedemptionReturned) and not fact.whole else state.points
     points = _sum(reason, "points", least(asked, state.points))
     reason.steps.append(
         f"{points} of {state.points} points come back that the redemption had used, the last used first."
@@ -775,9 +779,12 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
         for given in fact.lines:
             asked[given.line - 1] += given.quantity if lot.in_pieces else given.net_minor
         lines = " (" + ", ".join(f"line {line.line}: {line.quantity} pieces" for line in fact.lines) + ")"
+    elif isinstance(fact, ReferralReduced):
+        asked = list(fact.returned)
+        lines = " of the purchase that a referral was credited for"
     reason.steps.append(
         f"A return{lines} takes back what its lines had earned, in proportion, all parts together never more:"
-        if isinstance(fact, ReturnRecorded)
+        if lines
         else "What the fact had earned is withdrawn:"
     )
     told, parts = [], {"points": list[Part](), "qualifying": list[Part]()}
@@ -875,7 +882,9 @@ def _key(before: LoyaltyAccount, lot_id: UUID) -> tuple[int, int, UUID]:
 
 def _coupon_issued(decision: CouponIssued, of: Context, reason: Reason) -> None:
     days = of.known_rules.rewards[decision.reward].coupon_days
-    why = "was paid for" if decision.reason == "redeemed" else f"comes with reaching a tier ({decision.reason})"
+    why = {"redeemed": "was paid for", "granted": "was given by hand"}.get(
+        decision.reason, f"comes with reaching a tier ({decision.reason})"
+    )
     reason.steps.append(
         f"A coupon for {decision.reward} {why}: good for {days} days, until {utc_text(decision.expires_us)}."
     )
@@ -889,7 +898,12 @@ def _coupon_closed(decision: CouponClosed, of: Context, reason: Reason) -> None:
 
 
 def _coupon_refused(decision: CouponRefused, of: Context, reason: Reason) -> None:
-    coupon = of.before.coupons.get(decision.coupon_id)
+    fact = of.facts.get(decision.facts[0])
+    if isinstance(fact, CouponGranted):
+        reason.inputs["stock"] = fact.stock
+        reason.steps.append(f"The coupon for {fact.reward} is not given: {decision.code}.")
+        return
+    coupon = None if decision.coupon_id is None else of.before.coupons.get(decision.coupon_id)
     reason.inputs |= {"status": of.before.status, "outcome": None if coupon is None else coupon.outcome or "good"}
     reason.steps.append(f"The coupon is not taken: {decision.code}.")
 

@@ -14,10 +14,19 @@ from pydantic import TypeAdapter, ValidationError
 from tallybook.domain.account import CLOSED
 from tallybook.domain.aggregate import Stamp
 from tallybook.domain.calendar import days_in_month
-from tallybook.domain.customer import PROFILE_FIELDS, Customer, CustomerKind, Line
+from tallybook.domain.customer import (
+    PROFILE_FIELDS,
+    Customer,
+    CustomerKind,
+    Line,
+    PurchaseRecorded,
+    ReturnRecorded,
+)
+from tallybook.domain.earning import Rules
 from tallybook.domain.errors import refusal, text
-from tallybook.domain.events import Code, Event
-from tallybook.domain.points import ReferralCredited
+from tallybook.domain.events import CODE_CHARS_MAX, Code, Event
+from tallybook.domain.loyalty import LoyaltyAccount, counted_nets
+from tallybook.domain.points import ReferralCredited, ReferralReduced
 from tallybook.domain.privacy import (
     Consent,
     ObjectionTo,
@@ -165,6 +174,18 @@ def as_id(value: UUID | str, name: str) -> UUID:
         ) from None
 
 
+def as_code(value: object, name: str) -> str:
+    """A code as given by a host. Refuses: invalid_argument."""
+    try:
+        return _CODE.validate_python(value, strict=True)
+    except ValidationError:
+        raise refusal(
+            "invalid_argument",
+            f"{name}: a code is wanted: up to {CODE_CHARS_MAX} letters, digits and . : / + - _, without spaces.",
+            argument=name,
+        ) from None
+
+
 def _check_mapping(value: object, name: str) -> None:
     if not isinstance(value, Mapping):
         raise refusal("invalid_argument", f"{name}: a mapping is wanted.", argument=name)
@@ -183,12 +204,8 @@ def _lines(lines: object) -> list[Line]:
 
 def identifier_claim(work_or_desk: Work | Desk, system: str, external_id: str) -> bytes:
     """The claim that an external id's owner holds."""
-    text(system, "system", nul=True)
     text(external_id, "external_id", nul=True)
-    try:
-        _CODE.validate_python(system)
-    except ValidationError:
-        raise refusal("invalid_argument", "system: a code is wanted.", argument="system") from None
+    as_code(system, "system")
     return work_or_desk._core.keyring.lookup_hash("identifier", system, external_id)
 
 
@@ -208,18 +225,29 @@ def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, e
     work.claim(claim, customer.id)
 
 
-def credit_referral(work: Work, stamp: Stamp, referred: Customer, programme: str, occasion: str, fact_id: UUID) -> None:
-    """Tell the accounts of a referrer and of the referred that the referral came to something, if rules ask for it."""
+def credit_referral(
+    work: Work,
+    stamp: Stamp,
+    referred: Customer,
+    programme: str,
+    occasion: str,
+    fact_id: UUID,
+    lines: tuple[int, ...] = (),
+) -> None:
+    """Tell the accounts of a referrer and of the referred that the referral came to something, if rules ask for it.
+
+    `lines`: of a purchase, what counts of each line. A closed account and whoever was erased get nothing more.
+    """
     if referred.referrer is None:
         return
     control = work.control()
     rules = control.rule_book.in_force(programme, stamp.effective_us)
-    if rules is None or not any(rule.on == "referral" for rule in rules.rule_set.earning):
+    if rules is None or not _has_referrals(rules):
         return
     referrer = work.new_customer(referred.referrer)
     for customer, role in ((referrer, "referrer"), (referred, "referred")):
         account = work.account(customer.id, programme)
-        if account.enrolled and account.status != CLOSED and account.enrolled_us <= stamp.effective_us:
+        if _takes_referrals(customer, account) and account.enrolled_us <= stamp.effective_us:
             account.tell(
                 ReferralCredited,
                 stamp,
@@ -229,7 +257,56 @@ def credit_referral(work: Work, stamp: Stamp, referred: Customer, programme: str
                 role=role,
                 fact_id=fact_id,
                 number=max(referrer.brought, 1),
+                lines=lines,
             )
+
+
+def _has_referrals(rules: Rules) -> bool:
+    return any(rule.on == "referral" for rule in rules.rule_set.earning)
+
+
+def _takes_referrals(customer: Customer, account: LoyaltyAccount) -> bool:
+    return account.enrolled and account.status != CLOSED and not customer.erased
+
+
+def _credit_purchase(
+    work: Work, stamp: Stamp, customer: Customer, account: LoyaltyAccount, fact: PurchaseRecorded
+) -> None:
+    """Tell what a purchase comes to for a referral: nothing, if all of it is free or excluded from what earns."""
+    rules = work.control().rule_book.in_force(account.programme, stamp.effective_us)
+    if customer.referrer is None or rules is None or not _has_referrals(rules):
+        return
+    lines = counted_nets(fact, rules)
+    if not any(lines):
+        return
+    # Whether an earlier one counts, the credit for it tells; where there is none, what was bought.
+    first = len(customer.purchases) == 1 or not (
+        any(one in account.referrals for one in customer.purchases)
+        or any(any(counted_nets(one, rules)) for one in work.purchases_of(customer) if one.event_id != fact.event_id)
+    )
+    for occasion in ("first_purchase", "every_purchase") if first else ("every_purchase",):
+        credit_referral(work, stamp, customer, account.programme, occasion, fact.event_id, lines)
+
+
+def _reduce_referrals(work: Work, stamp: Stamp, customer: Customer, fact: ReturnRecorded) -> None:
+    """Tell the accounts that got something because the customer, who was brought, bought what comes back."""
+    if customer.referrer is None:
+        return
+    control = work.control()
+    for other in (work.new_customer(customer.referrer), customer):
+        for account in work.accounts_of(other.id):
+            for credit_id in account.referrals.get(fact.purchase_id, ()) if _takes_referrals(other, account) else ():
+                returned = [0] * len(customer.purchases[fact.purchase_id][1])
+                for line in fact.lines:
+                    returned[line.line - 1] += line.net_minor
+                account.tell(
+                    ReferralReduced,
+                    stamp,
+                    control,
+                    credit_id=credit_id,
+                    return_id=fact.event_id,
+                    returned=tuple(returned),
+                )
 
 
 def record_purchase(
@@ -246,8 +323,7 @@ def record_purchase(
         before = account.earned
         account.receive(fact, stamp, control, customer.traits)
         earned[account.programme] = account.earned - before
-        for occasion in ("first_purchase", "every_purchase") if len(customer.purchases) == 1 else ("every_purchase",):
-            credit_referral(work, stamp, customer, account.programme, occasion, fact.event_id)
+        _credit_purchase(work, stamp, customer, account, fact)
     return PurchaseResult(fact.event_id, earned, {one.programme: one.tier or "" for one in accounts})
 
 
@@ -421,7 +497,8 @@ class CustomerDesk(Desk):
         colleague, …) about the other, each sealed under their own key.
 
         Where the rule set in force has rules on referrals, both accounts are credited, once both are there: now, when
-        the other enrols, and for what the other buys. Refuses: unknown_customer, invalid_argument, already_referred,
+        the other enrols, and for what the other buys, so far as it counts. The first purchase is the first of which
+        something counts, though it may come back. Refuses: unknown_customer, invalid_argument, already_referred,
         referral_circle.
         """
         draft = work.customer(as_id(referrer, "referrer"))
@@ -487,7 +564,8 @@ class CustomerDesk(Desk):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> ReturnResult:
-        """Record what came back of a purchase, and take the points for it back.
+        """Record what came back of a purchase, and take the points for it back; those too that it brought, as a
+        referral, to the customer and to whoever brought them.
 
         `lines`: line number (from 1) → pieces. Name the purchase by its id or its order id.
         Refuses: invalid_argument, unknown_customer, no_lines, unknown_purchase, unknown_line, returned_too_much,
@@ -513,6 +591,7 @@ class CustomerDesk(Desk):
         fact = draft.record_return(work.stamp, found, lines, reason)
         for account in accounts:
             account.receive(fact, work.stamp, control, draft.traits)
+        _reduce_referrals(work, work.stamp, draft, fact)
         return ReturnResult(
             fact.event_id,
             fact.net_minor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import merge
 from uuid import UUID
@@ -14,9 +15,9 @@ from tallybook.adapters.form import uuid_from
 from tallybook.domain.account import SUSPENDED
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.control import Control
-from tallybook.domain.errors import Refused, refusal, text, whole
+from tallybook.domain.errors import Refused, listed, refusal, text, whole
 from tallybook.domain.lots import NEVER
-from tallybook.domain.loyalty import OVER, LoyaltyAccount, account_id
+from tallybook.domain.loyalty import TAKES_NOTHING, LoyaltyAccount, account_id
 from tallybook.domain.points import (
     BUCKETS,
     AccountClosed,
@@ -24,6 +25,7 @@ from tallybook.domain.points import (
     AccountSuspended,
     ActivityRecorded,
     CorrectionRecorded,
+    CouponGranted,
     CouponRefused,
     CouponUsed,
     CouponVoided,
@@ -45,13 +47,13 @@ from tallybook.domain.points import (
     TransferRefused,
     TransferRequested,
 )
-from tallybook.domain.rules import QUANTITY_MAX
+from tallybook.domain.rules import QUANTITY_MAX, Reward
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import derived_by
 
 from .commands import BoundCommand, Work, command
 from .core import LOOKING
-from .customers import DEFAULT_PROGRAMME, as_id, credit_referral
+from .customers import DEFAULT_PROGRAMME, as_code, as_id, credit_referral
 from .liability import Liability, liability
 from .liability import issued as points_issued
 from .loyalty_views import LoyaltyViews
@@ -97,12 +99,24 @@ class HoldResult:
 _WHY_NOT = {
     "insufficient_points": "{points} points asked for, {active} are there.",
     "account_suspended": "The account is suspended.",
+    "account_closed": "The account is closed.",
+    "receiver_suspended": "The account that they are for is suspended.",
+    "receiver_closed": "The account that they are for is closed.",
     "unknown_reward": "The rule set in force has no such reward.",
     "tier_required": "The reward is for other tiers.",
     "segment_required": "The reward is for other segments.",
     "out_of_stock": "None of the reward is left.",
     "limit_exceeded": "A limit of the rule set is reached.",
     "transfers_not_allowed": "The rule set allows no transfers.",
+}
+
+
+_WHY_NOT_BACK = {
+    "unknown_redemption": "The account paid for no such redemption.",
+    "coupon_used": "The coupon that was paid for is used.",
+    "coupon_voided": "The coupon that was paid for was taken back.",
+    "coupon_expired": "The time of the coupon that was paid for is over.",
+    "coupon_whole": "A coupon was paid for, which goes back whole.",
 }
 
 
@@ -202,6 +216,7 @@ class LoyaltyDesk(LoyaltyViews):
         command_id: str | None = None,
     ) -> UUID:
         """Open an account in its first tier; its id. Refuses: unknown_customer, no_rule_set, already_enrolled."""
+        as_code(programme, "programme")
         member = work.customer(as_id(customer, "customer"))
         account = work.account(member.id, programme)
         fact = account.enrol(work.stamp, member.id, programme, work.control(), member.traits)
@@ -228,13 +243,15 @@ class LoyaltyDesk(LoyaltyViews):
         `points` may be left out where the rule set has the reward in its catalogue. `segments`: those of the customer
         that the reward may ask for. `code`: the secret of the coupon that the reward brings, sealed. An attempt that
         fails is recorded, then refused. Refuses: invalid_argument, unknown_customer, not_enrolled,
-        effective_too_early, no_rule_set, account_closed, unknown_hold, insufficient_points, account_suspended,
+        effective_too_early, no_rule_set, account_closed, code_taken, insufficient_points, account_suspended,
         unknown_reward, tier_required, segment_required, out_of_stock, limit_exceeded.
         """
-        text(reward, "reward")
+        if points is not None:
+            whole(points, "points")
+        for segment in listed(segments, "segments", "segments"):
+            as_code(segment, "segments")
         account, control = self._opened(work, customer, programme)
-        rules = control.rule_book.in_force(programme, work.stamp.effective_us)
-        known = None if rules is None else rules.rewards.get(reward)
+        known = self._reward(work, programme, reward)
         if points is None and known is None:
             raise refusal("invalid_argument", "points: the reward has no price in the rule set.", argument="points")
         if points is not None and known is not None and points != known.price:
@@ -282,24 +299,30 @@ class LoyaltyDesk(LoyaltyViews):
         """Take a redemption back, whole or in part; how many points came back to the balance.
 
         By the rule set they come back to their own lots, with their ages (what is over by now is lost), or as a new
-        lot; a debt is paid first. Refuses: unknown_redemption, returned_too_much, invalid_argument, and as `redeem`.
+        lot; a debt is paid first. What brought a coupon goes back whole, and with it, while that is good. Refuses:
+        unknown_redemption, returned_too_much, coupon_used, coupon_voided, coupon_expired, coupon_whole,
+        invalid_argument, and as `record_activity`.
         """
+        if points is not None:
+            whole(points, "points")
         account, control = self._opened(work, customer, programme)
         found = as_id(redemption_id, "redemption_id")
+        self._not_before_issue(work, account, found)
+        account.settle(work.stamp, work.stamp.effective_us, control)
         state = account.redemptions.get(found)
-        if state is None:
-            raise refusal("unknown_redemption", "The account paid for no such redemption.", redemption=found)
-        coupon = account.coupons.get(found)
-        if coupon is not None and coupon.outcome == "used":
-            raise refusal("coupon_used", "The coupon that was paid for is used.", coupon=found)
-        asked = state.points if points is None else whole(points, "points")
-        if not 0 < asked <= state.points:
-            raise refusal(
-                "returned_too_much", f"{state.points} points of it can be given back.", asked=asked, left=state.points
-            )
+        left = 0 if state is None else state.points
+        asked = left if points is None else points
+        code = account.why_not_returned(found, asked, work.stamp.effective_us)
+        if state is None or code:
+            raise refusal(code, _WHY_NOT_BACK[code], redemption=found)
+        if not 0 < asked <= left:
+            raise refusal("returned_too_much", f"{left} points of it can be given back.", asked=asked, left=left)
         before = account.active
-        account.tell(RedemptionReturned, work.stamp, control, redemption_id=found, points=asked, reason=reason)
-        if not account.redemptions[found].points:
+        all_of_it = asked == left
+        _, back = account.tell(
+            RedemptionReturned, work.stamp, control, redemption_id=found, points=asked, reason=reason, whole=all_of_it
+        )
+        if back is not None and all_of_it:
             self._restock(work, programme, state.reward, found)
         return account.active - before
 
@@ -441,15 +464,19 @@ class LoyaltyDesk(LoyaltyViews):
     ) -> UUID:
         """Give points to another customer's account, with their ages if the rule set keeps them; the transfer's id.
 
-        Refuses: insufficient_points, transfers_not_allowed, limit_exceeded, account_suspended, invalid_argument, and as
+        An attempt that fails is recorded, then refused. Refuses: insufficient_points, transfers_not_allowed,
+        limit_exceeded, account_suspended, receiver_suspended, receiver_closed, invalid_argument, and as
         `record_activity`.
         """
         whole(points, "points")
-        source, control = self._opened(work, sender, programme)
-        target, _ = self._opened(work, receiver, programme)
+        source, control = self._opened(work, sender, programme, "sender")
+        target, _ = self._opened(work, receiver, programme, "receiver")
         if source.id == target.id:
             raise refusal("invalid_argument", "receiver: an account gives nothing to itself.", argument="receiver")
-        fact, decision = source.tell(TransferRequested, work.stamp, control, to_account=target.id, points=points)
+        barred = TAKES_NOTHING.get(target.status)
+        fact, decision = source.tell(
+            TransferRequested, work.stamp, control, to_account=target.id, points=points, barred=barred
+        )
         if isinstance(decision, PointsTransferred):
             target.tell(
                 TransferReceived,
@@ -483,11 +510,13 @@ class LoyaltyDesk(LoyaltyViews):
         `reason` is a code. What can't be taken becomes a debt, if `into_debt`, or is left. They count for no tier.
         Refuses: invalid_argument, and as `record_activity`.
         """
+        whole(abs(points) if type(points) is int else points, "points")
+        if type(into_debt) is not bool:
+            raise refusal("invalid_argument", "into_debt: True or False is wanted.", argument="into_debt")
         account, control = self._opened(work, customer, programme)
         if points > 0:
             account.grant_goodwill(work.stamp, points, reason, None, control)
         else:
-            whole(-points if type(points) is int else points, "points")
             account.tell(CorrectionRecorded, work.stamp, control, points=-points, reason=reason, into_debt=into_debt)
         return account.active
 
@@ -506,10 +535,12 @@ class LoyaltyDesk(LoyaltyViews):
     ) -> int:
         """Let points live until a moment: those of a lot, or all that are there; how many lots.
 
-        Refuses: invalid_argument, and as `record_activity`.
+        Refuses: unknown_lot, invalid_argument, and as `record_activity`.
         """
         account, control = self._opened(work, customer, programme)
         lot = None if lot_id is None else as_id(lot_id, "lot_id")
+        if lot is not None and lot not in account.known:
+            raise refusal("unknown_lot", "The account never had such a lot.", lot=lot)
         _, decision = account.tell(
             ExtensionGranted, work.stamp, control, lot_id=lot, until_us=moment_us(until, "until"), reason=reason
         )
@@ -561,6 +592,7 @@ class LoyaltyDesk(LoyaltyViews):
         """Let the account hold a tier until a moment, whatever it earns. Refuses: unknown_tier, invalid_argument, and
         as `record_activity`.
         """
+        as_code(tier, "tier")
         account, control = self._opened(work, customer, programme)
         rules = control.rule_book.in_force(programme, work.stamp.effective_us)
         if rules is not None and rules.ladder.rank(tier) < 0:
@@ -646,6 +678,42 @@ class LoyaltyDesk(LoyaltyViews):
         return account.expired - before
 
     @command
+    def issue_coupon(
+        self,
+        work: Work,
+        customer: UUID | str,
+        reward: str,
+        *,
+        reason: str,
+        code: str | None = None,
+        programme: str = DEFAULT_PROGRAMME,
+        effective_at: When | None = None,
+        command_id: str | None = None,
+    ) -> UUID:
+        """Give a coupon for a reward by hand (goodwill, a campaign); its id. It lives as the rule set has it.
+
+        Of a reward that is counted, one is taken. `code`: its secret, sealed. What can't be given is recorded, then
+        refused. Refuses: unknown_reward (or one without coupons), out_of_stock, code_taken, invalid_argument, and as
+        `record_activity`.
+        """
+        account, control = self._opened(work, customer, programme)
+        known = self._reward(work, programme, reward)
+        stock = work.stock(programme, reward) if known is not None and known.counted else None
+        there = None if stock is None else stock.there
+        fact, decision = account.tell(
+            CouponGranted, work.stamp, control, reward=reward, reason=reason, stock=there, code=code
+        )
+        coupon_id: UUID = fact.event_id
+        if isinstance(decision, CouponRefused):
+            work.refuse(refusal(decision.code, "No such coupon can be given.", reward=reward))
+            return coupon_id
+        if stock is not None:
+            stock.take(work.stamp, coupon_id)
+        if code is not None:
+            self._claim_code(work, code, coupon_id)
+        return coupon_id
+
+    @command
     def use_coupon(
         self,
         work: Work,
@@ -656,17 +724,18 @@ class LoyaltyDesk(LoyaltyViews):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> UUID:
-        """A coupon is presented, by its id or its code; its id. What is not good is recorded, then refused.
+        """A coupon is presented, by its id or its code; its id. What is not good is recorded, then refused; so is a
+        code that no coupon has, without the code.
 
         Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, account_suspended, and as
         `record_activity`.
         """
         account, control = self._opened(work, customer, programme)
-        coupon_id = self._coupon(work, coupon)
-        _, decision = account.tell(CouponUsed, work.stamp, control, coupon_id=coupon_id)
+        coupon_id = self._coupon(work, account, coupon)
+        fact, decision = account.tell(CouponUsed, work.stamp, control, coupon_id=coupon_id)
         if isinstance(decision, CouponRefused):
             work.refuse(refusal(decision.code, "The coupon is not good.", coupon=coupon_id))
-        return coupon_id
+        return coupon_id or fact.event_id
 
     @command
     def void_coupon(
@@ -685,15 +754,15 @@ class LoyaltyDesk(LoyaltyViews):
         Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, and as `record_activity`.
         """
         account, control = self._opened(work, customer, programme)
+        coupon_id = self._coupon(work, account, coupon)
         account.settle(work.stamp, work.stamp.effective_us, control)
-        coupon_id = self._coupon(work, coupon)
-        state = account.coupons.get(coupon_id)
-        if state is None or state.outcome:
-            code = "unknown_coupon" if state is None else OVER[state.outcome]
+        code = account.why_not_good(coupon_id, work.stamp.effective_us)
+        if coupon_id is None or code:
             raise refusal(code, "The coupon is not good.", coupon=coupon_id)
         before = account.active
-        account.tell(CouponVoided, work.stamp, control, coupon_id=coupon_id, reason=reason)
-        self._restock(work, programme, state.reward, coupon_id)
+        _, closed = account.tell(CouponVoided, work.stamp, control, coupon_id=coupon_id, reason=reason)
+        if closed is not None:
+            self._restock(work, programme, account.coupons[coupon_id].reward, coupon_id)
         return account.active - before
 
     @command
@@ -711,16 +780,25 @@ class LoyaltyDesk(LoyaltyViews):
         """So many more of a reward are there (fewer, below 0); how many then. Refuses: unknown_reward, out_of_stock,
         invalid_argument.
         """
-        rules = work.control().rule_book.in_force(programme, work.stamp.effective_us)
-        known = None if rules is None else rules.rewards.get(reward)
+        as_code(programme, "programme")
+        known = self._reward(work, programme, reward)
         if known is None or not known.counted:
             raise refusal("unknown_reward", f"No rule set in force counts a reward {reward}.", reward=reward)
         stock = work.stock(programme, reward)
         stock.stock(work.stamp, programme, reward, quantity, reason)
         return stock.there
 
-    def _opened(self, work: Work, customer: UUID | str, programme: str) -> tuple[LoyaltyAccount, Control]:
-        return work.enrolled_account(work.customer(as_id(customer, "customer")).id, programme), work.control()
+    def _opened(
+        self, work: Work, customer: UUID | str, programme: str, name: str = "customer"
+    ) -> tuple[LoyaltyAccount, Control]:
+        as_code(programme, "programme")
+        return work.enrolled_account(work.customer(as_id(customer, name)).id, programme), work.control()
+
+    @staticmethod
+    def _reward(work: Work, programme: str, reward: str) -> Reward | None:
+        """A reward of the rule set in force at the command's time."""
+        rules = work.control().rule_book.in_force(programme, work.stamp.effective_us)
+        return None if rules is None else rules.rewards.get(as_code(reward, "reward"))
 
     @staticmethod
     def _earning(account: LoyaltyAccount, fact_id: UUID | str) -> UUID:
@@ -735,21 +813,33 @@ class LoyaltyDesk(LoyaltyViews):
         stock.give_back(work.stamp, redemption_id)
 
     @staticmethod
-    def _code_claim(work: Work, code: str) -> bytes:
-        return work._core.keyring.lookup_hash("coupon", text(code, "code", nul=True))
+    def _code_claim(work: Work, code: str, name: str) -> bytes:
+        return work._core.keyring.lookup_hash("coupon", text(code, name, nul=True))
 
     def _claim_code(self, work: Work, code: str, coupon_id: UUID) -> None:
-        claim = self._code_claim(work, code)
+        claim = self._code_claim(work, code, "code")
         if work.holder(claim) is not None:
             raise refusal("code_taken", "Another coupon has that code.")
         work.claim(claim, coupon_id)
 
-    def _coupon(self, work: Work, coupon: UUID | str) -> UUID:
-        """A coupon by its id, or by its code."""
-        if isinstance(coupon, UUID):
-            return coupon
-        found = work.holder(self._code_claim(work, coupon))
-        return as_id(coupon, "coupon") if found is None else found
+    def _coupon(self, work: Work, account: LoyaltyAccount, coupon: UUID | str) -> UUID | None:
+        """A coupon by its id, or by its code; None: no coupon has that code."""
+        found: UUID | None = None
+        if isinstance(coupon, str):
+            found = work.holder(self._code_claim(work, coupon, "coupon"))
+            if found is None:
+                with suppress(ValueError):
+                    found = UUID(coupon)
+        else:
+            found = as_id(coupon, "coupon")
+        self._not_before_issue(work, account, found)
+        return found
+
+    @staticmethod
+    def _not_before_issue(work: Work, account: LoyaltyAccount, coupon_id: UUID | None) -> None:
+        coupon = None if coupon_id is None else account.coupons.get(coupon_id)
+        if coupon is not None:
+            work.stamp.not_before(coupon.issued_us, "the coupon was issued")
 
     @property
     def sweep(self) -> BoundCommand[..., SweepResult]:

@@ -114,8 +114,13 @@ class FakeCoupon:
     """A coupon."""
 
     reward: str
+    issued: int
     expires: int
     outcome: str = ""
+
+    def good(self, at: int) -> bool:
+        """Whether it is taken."""
+        return not self.outcome and at >= self.issued
 
 
 class Plain:
@@ -374,7 +379,7 @@ class Plain:
             key = ("grant", rank, reward, *self.calendar.period(at, "year"))
             if key not in self.coupons:
                 ends = self.calendar.later(at, days=self.rewards[reward]["coupon_days"])
-                self.coupons[key] = FakeCoupon(reward, ends)
+                self.coupons[key] = FakeCoupon(reward, at, ends)
 
     # ── earning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -616,10 +621,15 @@ class Plain:
         self.earn(fact, at, "activity", {"quantity": quantity})
         self.points_came()
 
-    def refer(self, fact: int, at: int, number: int) -> None:
-        """A referral."""
-        self.earn(fact, at, "referral", {"number": number})
+    def refer(self, fact: int, at: int, number: int, nets: tuple[int, ...] = ()) -> None:
+        """A referral, for the lines of a purchase where it was one."""
+        line = {"quantity": 1, "tax_minor": 0, "shipping_minor": 0, "category": "food"}
+        self.earn(fact, at, "referral", {"number": number}, [{**line, "net_minor": net} for net in nets] or None)
         self.points_came()
+
+    def reduce(self, fact: int, at: int, of: int, nets: tuple[int, ...]) -> None:
+        """Lines come back of the purchase that a referral was credited for."""
+        self.give_back(fact, at, of, {number: (0, net) for number, net in enumerate(nets, 1)})
 
     def confirm(self, fact: int, at: int, of: int) -> None:
         """What pending points wait for has happened."""
@@ -737,13 +747,23 @@ class Plain:
         if hold is not None:
             self.free(hold)
         if known.get("coupon_days"):
-            self.coupons[fact] = FakeCoupon(reward, self.calendar.later(at, days=known["coupon_days"]))
+            self.coupons[fact] = FakeCoupon(reward, at, self.calendar.later(at, days=known["coupon_days"]))
 
-    def unredeem(self, fact: int, at: int, of: int, points: int) -> None:
-        """Points of a redemption come back, what was used last first."""
-        if of not in self.paid or (of in self.coupons and self.coupons[of].outcome == "used"):
+    def unredeem(self, fact: int, at: int, of: int, points: int, whole: bool = False) -> None:
+        """Points of a redemption come back, what was used last first; with a coupon, all of them or none."""
+        if of not in self.paid:
             return
         _, parts = self.paid[of]
+        left = sum(many for _, many in parts)
+        points = left if whole else points
+        if of in self.coupons:
+            if not self.coupons[of].good(at) or points < left:
+                return
+            self.close_coupon(of, "voided")
+        self.bring_back(fact, at, parts, points)
+
+    def bring_back(self, fact: int, at: int, parts: list[list[Any]], points: int) -> None:
+        """So many points of what was paid."""
         back: list[tuple[FakeLot, int]] = []
         while points and parts:
             many = min(points, parts[-1][1])
@@ -756,8 +776,6 @@ class Plain:
             return
         self.decided(at)
         self.sums["reinstated"] += sum(many for _, many in back)
-        if of in self.coupons and not self.coupons[of].outcome and not parts:
-            self.close_coupon(of, "voided")
         if self.rules["refunds"]["redemption"] == "new_lot":
             lot = FakeLot((fact, 0), at, at, self.expires(dict(self.rules["expiry"]), at))
             self.lots.append(lot)
@@ -785,11 +803,12 @@ class Plain:
             self.decided(at)
             self.free(of)
 
-    def send(self, fact: int, at: int, points: int) -> None:
-        """Points leave for another account."""
+    def send(self, fact: int, at: int, points: int, barred: bool = False) -> None:
+        """Points leave for another account, if that takes them."""
         self.decided(at)
         if (
-            not self.rules["transfers"]["allowed"]
+            barred
+            or not self.rules["transfers"]["allowed"]
             or self.status != "open"
             or points > self.active()
             or not self.within("transfer", points, at)
@@ -884,19 +903,28 @@ class Plain:
     def use_coupon(self, fact: int, at: int, of: Any) -> None:
         """A coupon is presented."""
         self.decided(at)
-        if of not in self.coupons or self.coupons[of].outcome or self.status != "open":
+        if of not in self.coupons or not self.coupons[of].good(at) or self.status != "open":
             self.refused = "coupon"
             return
         self.close_coupon(of, "used")
 
+    def award(self, fact: int, at: int, reward: str, stock: int | None) -> None:
+        """A coupon is given by hand."""
+        self.decided(at)
+        known = self.rewards.get(reward, {})
+        if not known.get("coupon_days") or (known["counted"] and stock == 0):
+            self.refused = "award"
+            return
+        self.coupons[fact] = FakeCoupon(reward, at, self.calendar.later(at, days=known["coupon_days"]))
+
     def void_coupon(self, fact: int, at: int, of: Any) -> None:
         """A coupon is taken back; points return where the reward's rule says so."""
-        if of not in self.coupons or self.coupons[of].outcome:
+        if of not in self.coupons or not self.coupons[of].good(at):
             return
         self.decided(at)
         self.close_coupon(of, "voided")
         if self.rewards[self.coupons[of].reward]["voided"] == "returned" and of in self.paid:
-            self.unredeem(fact, at, of, 10**18)
+            self.bring_back(fact, at, self.paid[of][1], 10**18)
 
 
 CONDITIONS: dict[str, Any] = {

@@ -30,7 +30,7 @@ from tallybook.domain.calendar import DAY_US
 from tallybook.domain.customer import Line
 from tallybook.domain.earning import cohort
 from tallybook.domain.errors import Refused
-from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.domain.loyalty import ATTEMPTS, LoyaltyAccount
 from tallybook.domain.points import (
     BUCKETS,
     DEBT,
@@ -42,6 +42,7 @@ from tallybook.domain.points import (
     AccountSuspended,
     ActivityRecorded,
     CorrectionRecorded,
+    CouponGranted,
     CouponUsed,
     CouponVoided,
     EarningConfirmed,
@@ -55,6 +56,7 @@ from tallybook.domain.points import (
     RedemptionRequested,
     RedemptionReturned,
     ReferralCredited,
+    ReferralReduced,
     ReinstatementGranted,
     TierOverridden,
     TierOverrideLifted,
@@ -171,6 +173,7 @@ REWARDS: list[dict[str, Any]] = [
     {"id": "pen", "price": 10, "coupon_days": 5, "voided": "forfeited"},
     {"id": "lounge", "price": 30, "tiers": ["silver", "gold"]},
     {"id": "vip", "price": 15, "segments": ["best"], "counted": True},
+    {"id": "print", "price": 15, "coupon_days": 20, "counted": True},
 ]
 
 
@@ -268,6 +271,7 @@ class AccountMachine(RuleBasedStateMachine):
         self.bought: dict[UUID, list[dict[str, Any]]] = {}
         self.facts: list[int] = []
         self.redeemed: list[int] = []
+        self.credited: list[tuple[int, list[int]]] = []
         self.held: list[int] = []
         self.number = 0
         if start:
@@ -287,7 +291,7 @@ class AccountMachine(RuleBasedStateMachine):
         """One fact on both accounts; its id."""
         found: list[Any] = []
         world = self.world
-        if self.plain.status == "closed":
+        if self.plain.status == "closed" and kind not in ATTEMPTS:
             with pytest.raises(Refused) as closed:
                 world._on_account("ada", lambda account: account.tell(kind, world.stamp(at), world.control, **fields))
             assert closed.value.code == "account_closed"
@@ -346,6 +350,26 @@ class AccountMachine(RuleBasedStateMachine):
         told = {"number": self.number}
         self.facts.append(self.says(ReferralCredited, "refer", self.at(gap), told, **fields, number=self.number))
 
+    @rule(gap=gaps, nets=st.lists(st.sampled_from([0, 1, 99, 5_000]), min_size=1, max_size=3).filter(any))
+    def brings_a_buyer(self, gap: int, nets: list[int]) -> None:
+        self.number += 1
+        fields = {"occasion": "every_purchase", "role": "referrer", "fact_id": UUID(int=self.number)}
+        told = {"number": self.number, "nets": tuple(nets)}
+        fact = self.says(ReferralCredited, "refer", self.at(gap), told, **fields, number=self.number, lines=tuple(nets))
+        self.facts.append(fact)
+        self.credited.append((fact, nets))
+
+    @precondition(lambda self: self.credited)
+    @rule(gap=gaps, which=which, many=st.lists(st.sampled_from([0, 1, 50, 5_000]), min_size=3, max_size=3))
+    def sees_the_buyer_return(self, gap: int, which: int, many: list[int]) -> None:
+        of, nets = self.credited[which % len(self.credited)]
+        back = tuple(min(one, net) for one, net in zip(many, nets, strict=False))
+        if self.plain.status != "closed":
+            self.says(
+                ReferralReduced, "reduce", self.at(gap), {"of": of, "nets": back},
+                credit_id=UUID(int=of), return_id=UUID(int=8), returned=back,
+            )  # fmt: skip
+
     @precondition(lambda self: self.facts)
     @rule(gap=gaps, which=which)
     def confirms(self, gap: int, which: int) -> None:
@@ -364,7 +388,7 @@ class AccountMachine(RuleBasedStateMachine):
         self.redeemed.append(self.says(RedemptionRequested, "redeem", self.at(gap), told, **told))
 
     @precondition(lambda self: self.plain.rewards)
-    @rule(gap=gaps, place=st.integers(0, 3), stock=st.integers(0, 1), segments=st.sampled_from([(), ("best",)]))
+    @rule(gap=gaps, place=st.integers(0, 4), stock=st.integers(0, 1), segments=st.sampled_from([(), ("best",)]))
     def redeems_a_reward(self, gap: int, place: int, stock: int, segments: tuple[str, ...]) -> None:
         reward = REWARDS[place]
         told = {
@@ -387,13 +411,13 @@ class AccountMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.redeemed)
-    @rule(gap=gaps, which=which, points=some_points)
-    def unredeems(self, gap: int, which: int, points: int) -> None:
+    @rule(gap=gaps, which=which, points=some_points, whole=st.booleans())
+    def unredeems(self, gap: int, which: int, points: int, whole: bool) -> None:
         of = self.redeemed[which % len(self.redeemed)]
-        told = {"of": of, "points": points}
+        told = {"of": of, "points": points, "whole": whole}
         self.says(
             RedemptionReturned, "unredeem", self.at(gap), told,
-            redemption_id=UUID(int=of), points=points, reason="cancelled",
+            redemption_id=UUID(int=of), points=points, reason="cancelled", whole=whole,
         )  # fmt: skip
 
     @rule(gap=gaps, points=some_points, life=LATER)
@@ -437,9 +461,12 @@ class AccountMachine(RuleBasedStateMachine):
         elif points:
             self.releases(0, len(self.held) - 1)
 
-    @rule(gap=gaps, points=some_points)
-    def sends(self, gap: int, points: int) -> None:
-        self.says(TransferRequested, "send", self.at(gap), {"points": points}, points=points, to_account=UUID(int=7))
+    @rule(gap=gaps, points=some_points, barred=st.sampled_from([None, None, "receiver_closed"]))
+    def sends(self, gap: int, points: int, barred: str | None) -> None:
+        self.says(
+            TransferRequested, "send", self.at(gap), {"points": points, "barred": barred is not None},
+            points=points, to_account=UUID(int=7), barred=barred,
+        )  # fmt: skip
 
     @rule(gap=gaps, many=st.lists(st.tuples(some_points, LATER), min_size=1, max_size=2, unique_by=lambda one: one[1]))
     def receives(self, gap: int, many: list[tuple[int, int]]) -> None:
@@ -507,6 +534,16 @@ class AccountMachine(RuleBasedStateMachine):
     def is_closed(self, gap: int, sure: int) -> None:
         if not sure:
             self.says(AccountClosed, "close", self.at(gap), {}, reason="left")
+
+    @rule(gap=gaps, place=st.integers(0, 5), stock=st.integers(0, 1))
+    def is_given_a_coupon(self, gap: int, place: int, stock: int) -> None:
+        reward = [*REWARDS, {"id": "none"}][place]
+        told = {"reward": reward["id"], "stock": stock if reward.get("counted") else None}
+        self.says(CouponGranted, "award", self.at(gap), told, **told, reason="sorry")
+
+    @rule(gap=gaps)
+    def guesses_a_code(self, gap: int) -> None:
+        self.says(CouponUsed, "use_coupon", self.at(gap), {"of": None}, coupon_id=None)
 
     @precondition(lambda self: self.plain.coupons)
     @rule(gap=gaps, which=which, voided=st.booleans())

@@ -947,8 +947,8 @@ def test_nobody_keeps_a_coupon_and_its_price(plays: Plays) -> None:
         2020-01-01  enrol            0        basic
         2020-01-02  buy A 90         90       +90 until 2021-02-01
         2020-01-03  redeem 20 R mug  70       -20 (A 20), coupon mug until 2020-01-13
-        2020-01-04  unredeem R 5     75       again 5 (A 5)
-        2020-01-05  unredeem R 15    90       again 15 (A 15), coupon voided
+        2020-01-04  unredeem R 5     70
+        2020-01-05  unredeem R 20    90       again 20 (A 20), coupon voided
         2020-01-06  use R            90       refused coupon_voided
     """,
         rewards=REWARDS,
