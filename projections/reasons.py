@@ -202,7 +202,20 @@ def _reason(event: LoyaltyDecision, of: Context, late: Recorded | None) -> Reaso
 # ── what a decision says ──────────────────────────────────────────────────────────────────────────────────────────
 
 _AMOUNTS = frozenset(
-    ["points", "qualifying", "capped", "debt_paid", "debt", "forgiven", "missing", "pending", "active", "amount"]
+    [
+        "points",
+        "qualifying",
+        "capped",
+        "debt_paid",
+        "debt",
+        "forgiven",
+        "expired",
+        "recoverable",
+        "missing",
+        "pending",
+        "active",
+        "amount",
+    ]
 )
 
 
@@ -590,7 +603,9 @@ def _credited(decision: PointsCredited, of: Context, reason: Reason) -> None:
     elif isinstance(fact, TransferReceived):
         amounts = [lot.points for lot in fact.lots]
     elif isinstance(fact, ReinstatementGranted):
-        amounts = [least(fact.points, minus(before.expired, before.given_back))]
+        lost = before.lost(decision.effective_us)
+        _use(reason, before, fact.points, lost, "expired")
+        amounts = [least(fact.points, plus(points for _, points in lost))]
     coming = []
     for number, (lot, amount) in enumerate(zip(decision.lots, amounts, strict=False), 1):
         _lot(reason, before, f"lots.{number}", lot.lot_id, 0)
@@ -680,29 +695,43 @@ def _redemption_reversed(decision: RedemptionReversed, of: Context, reason: Reas
     reason.steps.append(
         f"{points} of {state.points} points come back that the redemption had used, the last used first."
     )
-    if of.known_rules.rule_set.refunds.redemption == "new_lot":
-        _sum(reason, "new_lot.points", points)
-        expires_us = NEVER if decision.new_lot is None else decision.new_lot.expires_us
-        reason.steps.append(f"By the rule set, as a new lot, {_until(expires_us)}.")
-        _into_debt(reason, before.debt, [(decision.facts[0], points)])
-        return
-    back: dict[str, list[There]] = {"restored": [], "lapsed": []}
+    came: list[There] = []
     left = points
     for part in reversed(state.parts):
-        over_by_now = before.known[part.lot_id].expires_us <= decision.effective_us
-        came = min(left, part.points)
-        if came:
-            to = back["lapsed" if over_by_now else "restored"]
-            to.append((part.lot_id, came))
-            place = f"{'lapsed' if over_by_now else 'restored'}.{len(to)}"
-            _lot(reason, before, place, part.lot_id, part.points)
+        if left:
             wish: Part = minus(points, points - left) if left != points else points
-            _sum(reason, f"{place}.points", least(wish, part.points))
-        left -= came
+            came.append((part.lot_id, _sum(reason, f"back: {len(came) + 1}", least(wish, part.points))))
+            left -= came[-1][1]
+    free = _recovered(reason, before, came)
+    if of.known_rules.rule_set.refunds.redemption == "new_lot":
+        if free:
+            whole_lot = _sum(reason, "new_lot.points", plus(points for _, points in free))
+            expires_us = NEVER if decision.new_lot is None else decision.new_lot.expires_us
+            reason.steps.append(f"By the rule set, as a new lot, {_until(expires_us)}.")
+            _into_debt(reason, before.debt, [(decision.facts[0], whole_lot)])
+        return
+    debt = before.debt
+    back: dict[str, list[There]] = {"restored": [], "lapsed": []}
+    over_by_now = [one for one in free if before.known[one[0]].expires_us <= decision.effective_us]
+    for lot_id, there in over_by_now:
+        pays = min(debt, there)
+        for name, much, how in (("restored", pays, least(debt, there)), ("lapsed", there - pays, minus(there, pays))):
+            if much:
+                back[name].append((lot_id, much))
+                _lot(reason, before, f"{name}.{len(back[name])}", lot_id, there)
+                _sum(reason, f"{name}.{len(back[name])}.points", how if pays else there)
+        debt -= pays
+    for lot_id, there in free:
+        if (lot_id, there) not in over_by_now:
+            back["restored"].append((lot_id, there))
+            _lot(reason, before, f"restored.{len(back['restored'])}", lot_id, there)
+            _sum(reason, f"restored.{len(back['restored'])}.points", there)
     reason.steps.append(
         f"Into their own lots: {_parts_text(reason, 'restored')}; into lots that are over: "
         f"{_parts_text(reason, 'lapsed')}."
     )
+    if debt != before.debt:
+        reason.steps.append("Lots that are over pay the debt before their points are lost.")
     _into_debt(reason, before.debt, back["restored"])
 
 
@@ -722,6 +751,7 @@ _RELEASED = {
     "released": "It was released",
     "captured": "What it was for was paid out of it, and this is the rest",
     "expired": "Its time was over",
+    "inactivity": "All points of the account expired, for it was not in use",
     "closed": "The account was closed",
 }
 
@@ -729,9 +759,30 @@ _RELEASED = {
 def _released(decision: HoldReleased, of: Context, reason: Reason) -> None:
     hold = of.before.holds[decision.hold_id]
     reason.inputs |= {"held": hold.points, "until": utc_text(hold.until_us)}
-    _whole_lots(reason, of.before, hold.parts)
+    free = _recovered(reason, of.before, hold.parts)
+    _whole_lots(reason, of.before, free)
     reason.steps.append(f"The hold ended. {_RELEASED[decision.reason]}; free again: {_parts_text(reason)}.")
-    _into_debt(reason, of.before.debt, hold.parts)
+    _into_debt(reason, of.before.debt, free)
+
+
+def _recovered(reason: Reason, before: LoyaltyAccount, coming: Iterable[There]) -> list[There]:
+    """Points come back to their lots: what a return could not take of these before; the others."""
+    free: list[There] = []
+    number = 0
+    for lot_id, points in coming:
+        due = before.known[lot_id].recoverable
+        part = min(points, due)
+        if part:
+            number += 1
+            _lot(reason, before, f"reversed.{number}", lot_id, points)
+            _sum(reason, f"reversed.{number}.points", least(points, due))
+        if points > part:
+            free.append((lot_id, points - part))
+    if number:
+        reason.steps.append(
+            f"A return could not take these before, and takes them now: {_parts_text(reason, 'reversed')}."
+        )
+    return free
 
 
 def _expired(decision: PointsExpired, of: Context, reason: Reason) -> None:
@@ -754,9 +805,7 @@ def _expired(decision: PointsExpired, of: Context, reason: Reason) -> None:
         ]
     elif decision.reason == "inactivity":
         months = None if of.rules is None else of.rules.rule_set.inactivity_months
-        reason.steps.append(
-            f"The account last earned or redeemed at {utc_text(before.moved_us)}: {months} months without either."
-        )
+        reason.steps.append(f"The account was last in use at {utc_text(before.moved_us)}: {months} months before.")
     else:
         reason.steps.append("The account was closed.")
     reason.inputs["active"] = before.active
@@ -788,9 +837,11 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
         upto = line.returned + came
         for name, of_parts in parts.items():
             earned = getattr(line, name)
-            to_here = whole(over(times(earned, upto), line.basis))
-            before_it = whole(over(times(earned, line.returned), line.basis))
-            of_parts.append(minus(to_here, before_it) if line.returned else to_here)
+            left_before = (
+                whole(over(times(earned, line.basis - line.returned), line.basis)) if line.returned else earned
+            )
+            left = whole(over(times(earned, line.basis - upto), line.basis))
+            of_parts.append(minus(left_before, left))
         told.append(
             {
                 "line": number,
@@ -801,9 +852,9 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
             }
         )
         reason.steps.append(
-            f"Line {number} had earned {line.points} points for {line.basis} {unit}; {upto} of them came back: "
-            f"{line.points} × {upto} / {line.basis}, rounded down, less what was taken back before: "
-            f"{line.points * upto // line.basis - line.points * line.returned // line.basis}."
+            f"Line {number} had earned {line.points} points for {line.basis} {unit}; {upto} of them came back. "
+            f"{line.points} × {line.basis - upto} / {line.basis}, rounded down, are left; the rest is taken, less what "
+            "was before."
         )
     points = _sum(reason, "points", plus(parts["points"]))
     _sum(reason, "qualifying", plus(parts["qualifying"]))
@@ -816,7 +867,7 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
         if own_lot is not None and own:
             _use(reason, before, rest, [(decision.lot_id, own_lot.points)])
         rest -= own
-        lost = _sum(reason, "lost: expired before", least(rest, lot.expired))
+        lost = _sum(reason, "expired", least(rest, lot.expired))
         others = ((lot_id, there) for lot_id, there in _active(before) if lot_id != decision.lot_id)
         rest -= _use(reason, before, rest - lost, others, given=1 if own else 0)
         debt = rest - lost if policy == "debt" else 0
@@ -824,11 +875,16 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
     short = minus(points, pending, taken)
     _sum(reason, "debt", minus(points, pending, taken, lost) if policy == "debt" else 0)
     _sum(reason, "forgiven", lost if policy == "debt" else short)
+    if policy == "pending_only":
+        _sum(reason, "expired", 0)
+    _sum(reason, "recoverable", minus(points, pending, taken, lost) if policy == "within_balance" else 0)
     reason.inputs |= {"lines": told, "expired_before": lot.expired, "policy": policy}
     reason.steps.append(
         f"Of these {points}, taken from what is pending: {pending}; from lots: {_parts_text(reason)}; as a debt: "
         f"{debt}; forgiven: {rest - debt} (policy {policy}; what expired before is not lost twice)."
     )
+    if policy == "within_balance" and rest > lost:
+        reason.steps.append(f"{rest - lost} of them are taken when points of the lot come back.")
 
 
 def _transferred(decision: PointsTransferred, of: Context, reason: Reason) -> None:

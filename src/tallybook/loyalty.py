@@ -536,7 +536,7 @@ class LoyaltyDesk(LoyaltyViews):
         whole(points, "points")
         account, control = self._opened(work, customer, programme)
         account.settle(work.stamp, work.stamp.effective_us, control)
-        left = account.expired - account.given_back
+        left = sum(there for _, there in account.lost(work.stamp.effective_us))
         if points > left:
             raise refusal("returned_too_much", f"{left} points expired.", asked=points, left=left)
         until_us = moment_us(until, "until")

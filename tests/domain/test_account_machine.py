@@ -287,6 +287,13 @@ class AccountMachine(RuleBasedStateMachine):
         """One fact on both accounts; its id."""
         found: list[Any] = []
         world = self.world
+        earliest = self._rests_on(what, fields if told is None else told)
+        if at < earliest:
+            with pytest.raises(Refused) as early:
+                world._on_account("ada", lambda account: account.tell(kind, world.stamp(at), world.control, **fields))
+            assert early.value.code == "effective_too_early"
+            at = earliest
+            self.now = max(self.now, at)
         if self.plain.status == "closed":
             with pytest.raises(Refused) as closed:
                 world._on_account("ada", lambda account: account.tell(kind, world.stamp(at), world.control, **fields))
@@ -301,6 +308,23 @@ class AccountMachine(RuleBasedStateMachine):
         refused = outcome is not None and "refused" in outcome.stored_name
         assert refused == bool(self.plain.refused), (outcome, self.plain.refused)
         return key
+
+    def _rests_on(self, what: str, told: dict[str, Any]) -> int:
+        """When that was which a fact answers."""
+        plain, of = self.plain, told.get("of")
+        match what:
+            case "confirm" | "withdraw":
+                return max([lot.earned for lot in plain.lots if lot.lines and lot.key[0] == of], default=0)
+            case "release" | "redeem":
+                hold = plain.holds.get(told.get("hold", of) or 0)
+                return 0 if hold is None else hold.since
+            case "unredeem":
+                return plain.paid[of][0] if of in plain.paid else 0
+            case "use_coupon" | "void_coupon":
+                return plain.coupons[of].since
+            case "extend":
+                return max([max(lot.since, lot.earned) for lot in plain.lots if lot.key == of], default=0)
+        return 0
 
     @rule(gap=gaps, lines=st.lists(a_line, min_size=1, max_size=3))
     def buys(self, gap: int, lines: list[dict[str, Any]]) -> None:
