@@ -62,6 +62,7 @@ from tallybook.domain.points import (
     TransferRequested,
     lot_of,
 )
+from tallybook.projections.reasons import explained
 from tallybook.projections.replay import certify
 
 START = 18_262 * DAY_US
@@ -647,6 +648,8 @@ class AccountMachine(RuleBasedStateMachine):
         assert differing(resumed, account) == ()
         certificate = certify(self.world.history())
         assert certificate.holds, certificate.first
+        for one in explained(self.world.history()):
+            assert one.reason.agrees, (one.recorded.event, one.reason)
 
 
 LIVES = settings(
