@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.domain.conftest import us
 
 from tallybook.adapters.rule_files import frozen_zone
 from tallybook.adapters.snapshots import differing, packed, restored
@@ -977,3 +979,27 @@ def test_an_account_knows_every_lot_that_there_was(
         for lot_id in ([event.lot_id] if isinstance(event, PointsEarned) else [lot.lot_id for lot in event.lots])
     }
     assert len(account.window) == len({earned_us for earned_us, _ in account.window})
+
+
+def test_a_late_settle_of_many_lots_costs_each_the_same(new_world: NewWorld) -> None:
+    def calls(lots: int) -> int:
+        rolling = {"window": "rolling", **tiers(12, 100, 300)}
+        world = new_world(expiry={"days": lots + 10}, tiers=rolling)
+        world.enrol("2010-01-01")
+        start = us("2010-01-02")
+        for number in range(lots):
+            world.buy(start + number * DAY_US, 1000)
+        counted = [0]
+
+        def count(*_: object) -> None:
+            counted[0] += 1
+
+        sys.setprofile(count)
+        try:
+            settled = world.look(start + 3 * lots * DAY_US)
+        finally:
+            sys.setprofile(None)
+        assert len(settled.journal or ()) > lots
+        return counted[0]
+
+    assert calls(1200) < 5 * calls(300)
