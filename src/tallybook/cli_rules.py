@@ -19,7 +19,7 @@ rules_app = typer.Typer(help="Check, show, propose and adopt rule sets.", no_arg
 NONE = "-"
 
 RuleFile = Annotated[
-    Path, typer.Argument(help="A rule set: a TOML or JSON file, or one that ships: " + ", ".join(PACKAGED))
+    Path, typer.Argument(help="A rule set: a TOML, JSON or YAML file, or one that ships: " + ", ".join(PACKAGED))
 ]
 
 
