@@ -20,6 +20,8 @@ from tallybook.domain.rules import RuleSet, parse_rule_set
 
 FROZEN_FROM = 1970
 FROZEN_TO = 2100
+FILE_BYTES_MAX = 4_000_000
+"""How long a file may be: so much holds a document of the longest canonical form, in characters of four bytes."""
 
 
 PACKAGED = {
@@ -43,7 +45,11 @@ def load_rule_set(path: str | Path) -> RuleSet:
         if str(path) in PACKAGED and not path.exists():
             text = files("tallybook").joinpath("data", PACKAGED[str(path)]).read_text(encoding="utf-8")
         else:
-            text = path.read_bytes().decode("utf-8-sig")
+            with path.open("rb") as file:
+                read = file.read(FILE_BYTES_MAX + 1)
+            if len(read) > FILE_BYTES_MAX:
+                raise RuleSetError(str(path), [f"the file has more than {FILE_BYTES_MAX} bytes: is it a rule set?"])
+            text = read.decode("utf-8-sig")
         document = _READERS.get(path.suffix.lower(), tomllib.loads)(text)
         if not isinstance(document, dict):
             raise RuleSetError(
@@ -62,9 +68,10 @@ def load_rule_set(path: str | Path) -> RuleSet:
     except json.JSONDecodeError as error:
         raise RuleSetError(str(path), [f"this is not JSON: {error}"]) from None
     except (OSError, ValueError) as error:
-        raise RuleSetError(
-            str(path), [f"the file can't be read: {getattr(error, 'strerror', None) or error}"]
-        ) from None
+        why = getattr(error, "strerror", None) or error
+        if "integer string conversion" in str(error):
+            why = "a number in it has thousands of digits"
+        raise RuleSetError(str(path), [f"the file can't be read: {why}"]) from None
     except RecursionError:
         raise RuleSetError(str(path), ["lists or tables are nested too deep"]) from None
     frozen_zone(rule_set.zone, str(path))

@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from tallybook.domain.control import Control
+from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
 from tallybook.domain.earning import Measured, NewPoints, Rules, Share, Tried, cohort
 from tallybook.domain.events import Decision, Event, utc_text
@@ -58,6 +58,7 @@ from tallybook.domain.points import (
 )
 from tallybook.domain.rules import ALL_RULES, Expiry, Multiplier, PerAmount
 
+from .corrections import Corrections, Late
 from .read_models import Recorded
 from .reckoning import Part, Sum, least, minus, most, over, plus, reckoned, term, times, whole
 
@@ -83,6 +84,7 @@ class Context(NamedTuple):
     before: LoyaltyAccount
     start: LoyaltyAccount
     rules: Rules | None
+    rule_book: RuleBook
     facts: Mapping[UUID, Event]
     traits: Traits
 
@@ -101,8 +103,8 @@ class Explained(NamedTuple):
     reason: Reason
     rules: Rules | None
     facts: tuple[Recorded, ...]
-    late: Recorded | None
-    """The fact of the same command that took effect before what was decided already: this is a correction."""
+    late: Late | None
+    """The late fact that this is a correction by."""
 
 
 def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = lambda _: True) -> Iterator[Explained]:
@@ -113,15 +115,14 @@ def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = 
     accounts: dict[UUID, LoyaltyAccount] = {}
     starts: dict[UUID, tuple[UUID, LoyaltyAccount]] = {}
     control = Control(UUID(int=0))
-    facts: dict[UUID, Recorded] = {}
+    corrections = Corrections()
     noted: dict[str, tuple[int, str]] = {}
     for recorded in history:
         event = recorded.event
+        late = corrections.late(recorded)
         if type(event) in Control.APPLIERS:
             control.apply(event)
             continue
-        if not isinstance(event, Decision):
-            facts[event.event_id] = recorded
         if isinstance(event, ProfileFact):
             note_traits(noted, event)
         if type(event) not in LoyaltyAccount.APPLIERS:
@@ -132,7 +133,7 @@ def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = 
             if not isinstance(event, PointsEarned) or fact != event.facts[0]:
                 start = account
             if wanted(recorded):
-                yield _explained(recorded, event, account, start, control, facts, noted)
+                yield _explained(recorded, event, account, start, control, corrections.facts, noted, late)
             if isinstance(event, PointsEarned) and start is account:
                 # Further lots of the fact are reckoned from here: what was is kept, and a draft goes on.
                 starts[account.id] = event.facts[0], account
@@ -148,11 +149,12 @@ def _explained(
     control: Control,
     facts: Mapping[UUID, Recorded],
     noted: Mapping[str, tuple[int, str]],
+    late: Late | None,
 ) -> Explained:
     named = [facts[one] for one in event.facts if one in facts]
     rules = _in_force(event, control, named)
-    context = Context(account, start, rules, {one.event.event_id: one.event for one in named}, traits_of(noted))
-    late = _late(event, account, named)
+    by_id = {one.event.event_id: one.event for one in named}
+    context = Context(account, start, rules, control.rule_book, by_id, traits_of(noted))
     return Explained(recorded, account.id, _reason(event, context, late), rules, tuple(named), late)
 
 
@@ -167,14 +169,7 @@ def _label(rules: Rules | None) -> str:
     return NO_RULES if rules is None else rules.label
 
 
-def _late(event: LoyaltyDecision, account: LoyaltyAccount, named: Sequence[Recorded]) -> Recorded | None:
-    for one in named:
-        if one.event.metadata == event.metadata and one.event.effective_us < account.clock_us:
-            return one
-    return None
-
-
-def _reason(event: LoyaltyDecision, of: Context, late: Recorded | None) -> Reason:
+def _reason(event: LoyaltyDecision, of: Context, late: Late | None) -> Reason:
     if _label(of.rules) != event.rules:
         text = f"The decision names the rule set {event.rules}, and {_label(of.rules)} was in force."
         return Reason(steps=[text], agrees=False)
@@ -186,9 +181,10 @@ def _reason(event: LoyaltyDecision, of: Context, late: Recorded | None) -> Reaso
         reason.agrees = False
         return reason
     if late is not None:
+        fact = late.fact.event
         reason.steps.append(
-            f"The fact took effect at {utc_text(late.event.effective_us)}, and the book learned of it at "
-            f"{utc_text(late.event.metadata.recorded_us)}, after it had decided up to {utc_text(of.before.clock_us)}: "
+            f"The fact took effect at {utc_text(fact.effective_us)}, and the book learned of it at "
+            f"{utc_text(fact.metadata.recorded_us)}, after it had decided up to {utc_text(late.decided_us)}: "
             "this is a correction. What was recorded stays; what follows from the fact was decided anew from there."
         )
     derived = {one.what: one.gives for one in reason.sums if ": " not in one.what}
@@ -804,12 +800,36 @@ def _expired(decision: PointsExpired, of: Context, reason: Reason) -> None:
             for lot in reason.inputs.get("lots", ())
         ]
     elif decision.reason == "inactivity":
-        months = None if of.rules is None else of.rules.rule_set.inactivity_months
-        reason.steps.append(f"The account was last in use at {utc_text(before.moved_us)}: {months} months before.")
+        _inactive(reason, of, at_us)
     else:
         reason.steps.append("The account was closed.")
     reason.inputs["active"] = before.active
     reason.steps.append(f"Together {total} points, gone at {utc_text(at_us)}.")
+
+
+def _inactive(reason: Reason, of: Context, at_us: int) -> None:
+    """Since when an account was inactive, how many months were too many, by which rule set, and when they were over."""
+    before, rule_book = of.before, of.rule_book
+    moved_us = before.moved_us
+    starts = [moved_us, *rule_book.starts(before.programme, moved_us, at_us)]
+    for start, end in zip(starts, [*starts[1:], NEVER], strict=True):
+        rules = rule_book.in_force(before.programme, start)
+        months = None if rules is None else rules.rule_set.inactivity_months
+        if rules is None or months is None:
+            continue
+        over_us = rules.zone.months_after(moved_us, months)
+        due_us = max(start, over_us)
+        if due_us < end and due_us <= at_us:
+            reason.inputs["inactive"] = {"since": utc_text(moved_us), "months": months, "rules": rules.label}
+            text = (
+                f"The account was last in use at {utc_text(moved_us)}; by {rules.label}, points go when it was not for "
+                f"{months} month{'s' if months > 1 else ''}, which ended at {utc_text(over_us)}"
+            )
+            text += f"; that rule set is in force from {utc_text(start)} on" if start > over_us else ""
+            later = f"; the account had been decided up to {utc_text(at_us)} by then" if at_us > due_us else ""
+            reason.steps.append(f"{text}{later}.")
+            return
+    reason.steps.append(f"The account was last in use at {utc_text(moved_us)}, and no rule set ends that.")
 
 
 def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:

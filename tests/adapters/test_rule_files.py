@@ -174,6 +174,12 @@ def test_any_bytes_give_a_rule_set_or_a_rule_set_error(data: bytes, at: int, gon
         assert found
 
 
+def test_a_file_without_end_and_a_number_without_end_are_rule_set_errors(file: Path) -> None:
+    assert "more than 4000000 bytes" in problems(Path("/dev/zero"))
+    file.write_text("points = " + "9" * 5000)
+    assert "a number in it has thousands of digits" in problems(file)
+
+
 @pytest.mark.parametrize("depth", [100, 2000, 100_000])
 def test_nesting_without_end_is_a_rule_set_error(file: Path, depth: int) -> None:
     file.write_text("x = " + "[" * depth + "]" * depth)
