@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 import zoneinfo
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib import metadata
@@ -19,6 +20,8 @@ from tallybook.domain.rules import RuleSet, parse_rule_set
 
 FROZEN_FROM = 1970
 FROZEN_TO = 2100
+FILE_BYTES_MAX = 4_000_000
+"""How long a file may be: so much holds a document of the longest canonical form, in characters of four bytes."""
 
 
 PACKAGED = {
@@ -33,17 +36,25 @@ PACKAGED = {
 
 
 def load_rule_set(path: str | Path) -> RuleSet:
-    """Read and validate a TOML or JSON (`.json`) file, or one of `PACKAGED`.
+    """Read and validate a file in TOML, JSON (`.json`) or YAML (`.yaml`, `.yml`), or one of `PACKAGED`.
 
-    Raises RuleSetError, which names each problem's path.
+    Raises RuleSetError, which names each problem's path; MissingExtra.
     """
     path = Path(path)
     try:
         if str(path) in PACKAGED and not path.exists():
             text = files("tallybook").joinpath("data", PACKAGED[str(path)]).read_text(encoding="utf-8")
         else:
-            text = path.read_bytes().decode("utf-8-sig")
-        document = _from_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+            with path.open("rb") as file:
+                read = file.read(FILE_BYTES_MAX + 1)
+            if len(read) > FILE_BYTES_MAX:
+                raise RuleSetError(str(path), [f"the file has more than {FILE_BYTES_MAX} bytes: is it a rule set?"])
+            text = read.decode("utf-8-sig")
+        document = _READERS.get(path.suffix.lower(), tomllib.loads)(text)
+        if not isinstance(document, dict):
+            raise RuleSetError(
+                str(path), ["the file holds no table: write keys with their values, such as name: standard"]
+            )
         rule_set = parse_rule_set(document, str(path))
     except FileNotFoundError:
         known = f"; the rule sets that ship are called {', '.join(PACKAGED)}" if path.parent == Path() else ""
@@ -57,9 +68,10 @@ def load_rule_set(path: str | Path) -> RuleSet:
     except json.JSONDecodeError as error:
         raise RuleSetError(str(path), [f"this is not JSON: {error}"]) from None
     except (OSError, ValueError) as error:
-        raise RuleSetError(
-            str(path), [f"the file can't be read: {getattr(error, 'strerror', None) or error}"]
-        ) from None
+        why = getattr(error, "strerror", None) or error
+        if "integer string conversion" in str(error):
+            why = "a number in it has thousands of digits"
+        raise RuleSetError(str(path), [f"the file can't be read: {why}"]) from None
     except RecursionError:
         raise RuleSetError(str(path), ["lists or tables are nested too deep"]) from None
     frozen_zone(rule_set.zone, str(path))
@@ -81,6 +93,16 @@ def _from_json(text: str) -> object:
         raise ValueError(f"{sign} is no number of JSON")
 
     return json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+
+
+def _from_yaml(text: str) -> object:
+    from .yaml_files import from_yaml  # an extra
+
+    return from_yaml(text)
+
+
+_READERS: dict[str, Callable[[str], object]] = {".json": _from_json, ".yaml": _from_yaml, ".yml": _from_yaml}
+"""By the end of a file's name; all others are TOML."""
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,6 @@ from .points import (
     HELD,
     PENDING,
     PLACES,
-    REINSTATED,
     AccountClosed,
     AccountResumed,
     AccountSuspended,
@@ -65,17 +64,22 @@ class LineState(NamedTuple):
 
 
 class LotState(NamedTuple):
-    """What an account remembers of a lot. `lines` is empty where no return can take anything back."""
+    """What an account remembers of a lot. `lines` is empty where no return can take anything back.
+
+    `since_us` is when it came to the account, which is later than `earned_us` where it kept its age. `expired` points
+    of it were lost, at `expired_us` the last of them, and not given back; `recoverable` ones a return could not take.
+    """
 
     fact: UUID
+    since_us: int
     earned_us: int
     activates_us: int
     expires_us: int
     lines: tuple[LineState, ...] = ()
     in_pieces: bool = False
     expired: int = 0
-    reversed: int = 0
-    reversed_qualifying: int = 0
+    expired_us: int = 0
+    recoverable: int = 0
     pending: int = 0
     rule: str = ""
     """The first of the rules that gave it."""
@@ -91,6 +95,7 @@ class SpentPart(NamedTuple):
 class HoldState(NamedTuple):
     """Points that are set aside."""
 
+    since_us: int
     until_us: int
     parts: tuple[SpentPart, ...]
 
@@ -103,6 +108,7 @@ class HoldState(NamedTuple):
 class RedemptionState(NamedTuple):
     """A redemption that was paid, as far as it can be taken back: what is left of it."""
 
+    since_us: int
     reward: str
     parts: tuple[SpentPart, ...]
 
@@ -115,8 +121,8 @@ class RedemptionState(NamedTuple):
 class CouponState(NamedTuple):
     """A coupon. `outcome` is empty while it is good."""
 
+    since_us: int
     reward: str
-    issued_us: int
     expires_us: int
     outcome: str = ""
 
@@ -148,7 +154,7 @@ class Account(Aggregate):
     enrolled_us: int = 0
     clock_us: int = 0
     moved_us: int = 0
-    """When the account last earned or redeemed."""
+    """When the account was last in use: points came to it, or were spent or given away."""
     earned: int = 0
     transferred_in: int = 0
     adjusted_up: int = 0
@@ -159,10 +165,8 @@ class Account(Aggregate):
     transferred_out: int = 0
     adjusted_down: int = 0
     debt: int = 0
-    given_back: int = 0
-    """Points that had expired and were reinstated by people."""
     forgiven: int = 0
-    """Points that returns could not take back; in no bucket."""
+    """Points that returns could not take back, so far; in no bucket."""
     lots: Lots
     """Active points, in the order of use."""
     pending: SortedAmounts[tuple[int, UUID, int]]
@@ -214,6 +218,15 @@ class Account(Aggregate):
             return {PENDING: self.pending.total, ACTIVE: self.lots.total, HELD: self.held.total}[name]
         points: int = getattr(self, name)
         return points
+
+    def lost(self, at_us: int) -> list[tuple[UUID, int]]:
+        """Points that had expired by a moment and were not given back: of which lots, the last to expire first."""
+        found = [
+            (-state.expired_us, lot_id, state.expired)
+            for lot_id, state in self.known.items()
+            if state.expired and state.expired_us <= at_us
+        ]
+        return [(lot_id, points) for _, lot_id, points in sorted(found)]
 
     def used(self, counter: str, period: str, number: int) -> int:
         """What was counted for a counter in a period."""
@@ -267,6 +280,8 @@ class Account(Aggregate):
 def _decided(account: Account, event: LoyaltyDecision) -> None:
     """What all decisions do: the account's clock goes on, and points move."""
     account.clock_us = max(account.clock_us, event.effective_us)
+    if event.resets_inactivity:
+        account.moved_us = max(account.moved_us, event.effective_us)
     for move in event.moves():
         account._move(move)
 
@@ -297,9 +312,11 @@ def _after_moves(event_class: type[Any], *, before: Step | None = None) -> Calla
     return mark
 
 
-def _know(account: Account, lot: NewLot, fact: UUID) -> None:
+def _know(account: Account, lot: NewLot, event: LoyaltyDecision) -> None:
     if lot.lot_id not in account.known:
-        account.known[lot.lot_id] = LotState(fact, lot.earned_us, lot.earned_us, lot.expires_us)
+        account.known[lot.lot_id] = LotState(
+            event.facts[0], event.effective_us, lot.earned_us, lot.earned_us, lot.expires_us
+        )
 
 
 def _count(account: Account, uses: Sequence[Use]) -> None:
@@ -362,6 +379,7 @@ def _new_lot(account: Account, event: PointsEarned) -> None:
     account.known[event.lot_id] = LotState(
         event.facts[0],
         event.effective_us,
+        event.effective_us,
         event.activates_us,
         event.expires_us,
         tuple(LineState(line.basis, line.points, line.qualifying) for line in event.lines),
@@ -372,8 +390,6 @@ def _new_lot(account: Account, event: PointsEarned) -> None:
 
 @_after_moves(PointsEarned, before=_new_lot)
 def _points_earned(account: Account, event: PointsEarned) -> None:
-    if event.points or event.qualifying:
-        account.moved_us = max(account.moved_us, event.effective_us)
     _qualify(account, event.effective_us, event.qualifying)
     _count(account, event.uses)
 
@@ -388,13 +404,14 @@ _folds(PointsActivated, before=_new_ages)
 
 def _new_lots(account: Account, event: PointsCredited) -> None:
     for lot in event.lots:
-        _know(account, lot, event.facts[0])
+        _know(account, lot, event)
 
 
 @_after_moves(PointsCredited, before=_new_lots)
 def _points_credited(account: Account, event: PointsCredited) -> None:
-    if event.source == REINSTATED:
-        account.given_back += sum(lot.points for lot in event.lots)
+    for part in event.expired:
+        state = account.known[part.lot_id]
+        account.known[part.lot_id] = state._replace(expired=state.expired - part.points)
 
 
 def _out_of_hold(account: Account, event: PointsRedeemed) -> None:
@@ -404,19 +421,19 @@ def _out_of_hold(account: Account, event: PointsRedeemed) -> None:
 
 @_after_moves(PointsRedeemed, before=_out_of_hold)
 def _points_redeemed(account: Account, event: PointsRedeemed) -> None:
-    account.moved_us = max(account.moved_us, event.effective_us)
-    account.redemptions[event.facts[0]] = RedemptionState(event.reward, _spent(event.lots))
+    account.redemptions[event.facts[0]] = RedemptionState(event.effective_us, event.reward, _spent(event.lots))
     _count(account, event.uses)
 
 
 def _restored_lot(account: Account, event: RedemptionReversed) -> None:
     if event.new_lot is not None:
-        _know(account, event.new_lot, event.facts[0])
+        _know(account, event.new_lot, event)
 
 
 @_after_moves(RedemptionReversed, before=_restored_lot)
 def _redemption_reversed(account: Account, event: RedemptionReversed) -> None:
-    _lost(account, event.lapsed)
+    _lost(account, event.lapsed, event.effective_us)
+    _recovered(account, event.reversed)
     state = account.redemptions[event.redemption_id]
     left = event.points
     parts: list[SpentPart] = []
@@ -432,16 +449,22 @@ def _redemption_reversed(account: Account, event: RedemptionReversed) -> None:
 @_after_moves(PointsHeld)
 def _points_held(account: Account, event: PointsHeld) -> None:
     hold_id = event.facts[0]
-    account.holds[hold_id] = HoldState(event.until_us, _spent(event.lots))
+    account.holds[hold_id] = HoldState(event.effective_us, event.until_us, _spent(event.lots))
     account.held.put((event.until_us, hold_id, event.points))
 
 
-_folds(HoldReleased, before=lambda account, event: _take_from_hold(account, event.hold_id, event.lots))
+def _out_of_release(account: Account, event: HoldReleased) -> None:
+    _take_from_hold(account, event.hold_id, (*event.reversed, *event.lots))
+
+
+@_after_moves(HoldReleased, before=_out_of_release)
+def _hold_released(account: Account, event: HoldReleased) -> None:
+    _recovered(account, event.reversed)
 
 
 @_after_moves(PointsExpired)
 def _points_expired(account: Account, event: PointsExpired) -> None:
-    _lost(account, (*event.lots, *event.pending))
+    _lost(account, (*event.lots, *event.pending), event.effective_us)
 
 
 @_after_moves(EarningReversed)
@@ -452,9 +475,8 @@ def _earning_reversed(account: Account, event: EarningReversed) -> None:
         lines=tuple(
             line._replace(returned=line.returned + back) for line, back in zip(state.lines, event.returned, strict=True)
         ),
-        reversed=state.reversed + event.points,
-        reversed_qualifying=state.reversed_qualifying + event.qualifying,
-        expired=max(0, state.expired - event.forgiven),
+        expired=state.expired - event.expired,
+        recoverable=state.recoverable + event.recoverable,
     )
     _qualify(account, state.earned_us, -event.qualifying)
 
@@ -480,7 +502,7 @@ def _tier_changed(account: Account, event: TierChanged) -> None:
 
 @_after_moves(CouponIssued)
 def _coupon_issued(account: Account, event: CouponIssued) -> None:
-    account.coupons[event.coupon_id] = CouponState(event.reward, event.effective_us, event.expires_us)
+    account.coupons[event.coupon_id] = CouponState(event.effective_us, event.reward, event.expires_us)
     account.due_coupons.put((event.expires_us, event.coupon_id, 1))
 
 
@@ -496,11 +518,21 @@ for _schema in REGISTRY.values():
         Account.APPLIERS.setdefault(_schema.event_class, _decided)
 
 
-def _lost(account: Account, parts: Sequence[LotPart]) -> None:
+def _lost(account: Account, parts: Sequence[LotPart], at_us: int) -> None:
     """Points of lots expired: a return that would take them back later finds them lost already."""
     for part in parts:
         state = account.known[part.lot_id]
-        account.known[part.lot_id] = state._replace(expired=state.expired + part.points)
+        account.known[part.lot_id] = state._replace(
+            expired=state.expired + part.points, expired_us=max(state.expired_us, at_us)
+        )
+
+
+def _recovered(account: Account, parts: Sequence[LotPart]) -> None:
+    """Points that a return could not take, and had forgiven, came back and were taken."""
+    for part in parts:
+        state = account.known[part.lot_id]
+        account.known[part.lot_id] = state._replace(recoverable=state.recoverable - part.points)
+        account.forgiven -= part.points
 
 
 def _spent(lots: Sequence[LotPart]) -> tuple[SpentPart, ...]:
@@ -509,7 +541,9 @@ def _spent(lots: Sequence[LotPart]) -> tuple[SpentPart, ...]:
 
 def _take_from_hold(account: Account, hold_id: UUID, lots: Sequence[LotPart]) -> None:
     hold = account.holds[hold_id]
-    gone = {part.lot_id: part.points for part in lots}
+    gone: dict[UUID, int] = {}
+    for part in lots:
+        gone[part.lot_id] = gone.get(part.lot_id, 0) + part.points
     parts = tuple(
         part._replace(points=part.points - gone.get(part.lot_id, 0))
         for part in hold.parts

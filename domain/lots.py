@@ -5,6 +5,7 @@ The order of use: soonest expiry first, then oldest, lots without expiry last.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple
 from uuid import UUID
@@ -58,6 +59,17 @@ def take_expired(lots: Lots, at_us: int) -> list[tuple[UUID, int]]:
     for lot in gone:
         lots.remove(lot[:-1])
     return [(lot.lot_id, lot.points) for lot in gone]
+
+
+def split(parts: Iterable[tuple[UUID, int]], points: int) -> tuple[list[tuple[UUID, int]], list[tuple[UUID, int]]]:
+    """The first so many points of parts of lots, and the rest."""
+    first, rest = [], []
+    for lot_id, there in parts:
+        part = min(points, there)
+        points -= part
+        first += [(lot_id, part)] if part else []
+        rest += [(lot_id, there - part)] if there > part else []
+    return first, rest
 
 
 def _use(lots: Lots, lot: Lot, points: int) -> None:

@@ -6,7 +6,7 @@ call it. `settle` records what time alone makes due, dated when it was due.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -14,7 +14,17 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from . import arithmetic
 from . import lots as lot_book
-from .account import CLOSED, OVERRIDDEN, SUSPENDED, Account, LineState, LotState, SpentPart
+from .account import (
+    CLOSED,
+    OVERRIDDEN,
+    SUSPENDED,
+    Account,
+    CouponState,
+    HoldState,
+    LineState,
+    LotState,
+    RedemptionState,
+)
 from .aggregate import Appliers, Stamp
 from .calendar import civil_from_days
 from .control import Control, RuleBook
@@ -109,8 +119,8 @@ def account_id(customer_id: UUID, programme: str) -> UUID:
 
 
 def inactive_us(rule_book: RuleBook, programme: str, moved_us: int) -> int | None:
-    """When an account that last earned or redeemed at a moment has been inactive for so long that its points go; None:
-    never, by the rule sets that are known."""
+    """When an account that was last in use at a moment has been inactive for so long that its points go; None: never,
+    by the rule sets that are known."""
     starts = [moved_us]
     if rule_book.count(programme) > 1:
         starts += rule_book.starts(programme, moved_us, NEVER)
@@ -151,6 +161,11 @@ class LoyaltyAccount(Account):
         Refuses: effective_too_early, no_rule_set, account_closed.
         """
         stamp.not_before(self.enrolled_us, "the account was opened")
+        answered = ANSWERED.get(event_class)
+        if answered is not None:
+            at_us = answered(self, fields)
+            if at_us is not None:
+                stamp.not_before(at_us, "that of what it rests on")
         if control.rule_book.in_force(self.programme, stamp.effective_us) is None:
             raise refusal(
                 "no_rule_set",
@@ -213,7 +228,7 @@ class LoyaltyAccount(Account):
             return "unknown_coupon"
         if coupon.outcome:
             return OVER[coupon.outcome]
-        return "effective_too_early" if at_us < coupon.issued_us else ""
+        return "effective_too_early" if at_us < coupon.since_us else ""
 
     def why_not_returned(self, redemption_id: UUID, points: int, at_us: int) -> str:
         """Why so many points of a redemption can't be given back at a moment; empty: they can, so far as they are left.
@@ -295,21 +310,22 @@ class LoyaltyAccount(Account):
         found: list[tuple[int, int, Timely]] = []
         if self.pending:
             found.append(self._next_of_pending())
-        change = self._next_tier_change(until_us, rule_book)
-        if change is not None:
-            found.append((change[0], 1, lambda account, stamp, _: account._change_tier(stamp, (), *change[1:])))
         if self.held:
             found.append((self.held.first[0], 2, LoyaltyAccount._end_hold))
         if self.lots:
             found.append((self.lots.first.expires_us, 3, LoyaltyAccount._expire))
-        if self.lots or self.pending:
+        if self.lots or self.pending or self.held:
             gone_us = inactive_us(rule_book, self.programme, self.moved_us)
             if gone_us is not None:
                 found.append((gone_us, 4, LoyaltyAccount._expire_inactive))
         if self.due_coupons:
             found.append((self.due_coupons.first[0], 5, LoyaltyAccount._expire_coupon))
-        first = min(found, key=lambda one: one[:2], default=None)
-        return None if first is None or first[0] > until_us or first[0] >= NEVER else first
+        first = min(found, key=lambda one: one[:2], default=(NEVER, 0, LoyaltyAccount._activate))
+        # Beyond what is due anyway, tiers are not looked at: that is done again after each decision.
+        change = self._next_tier_change(min(until_us, first[0]), rule_book)
+        if change is not None and (change[0], 1) < first[:2]:
+            return change[0], 1, lambda account, stamp, _: account._change_tier(stamp, (), *change[1:])
+        return None if first[0] > until_us or first[0] >= NEVER else first
 
     # ── tiers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -464,7 +480,7 @@ class LoyaltyAccount(Account):
     def _release(
         self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...], hold_id: UUID, reason: str
     ) -> HoldReleased:
-        parts = [(part.lot_id, part.points) for part in self.holds[hold_id].parts]
+        recovered, free = self._recovered((part.lot_id, part.points) for part in self.holds[hold_id].parts)
         return self._decide(
             HoldReleased,
             stamp,
@@ -472,8 +488,9 @@ class LoyaltyAccount(Account):
             facts,
             hold_id=hold_id,
             reason=reason,
-            lots=_parts(parts),
-            debt_paid=self._into_debt(parts),
+            reversed=_parts(recovered),
+            lots=_parts(free),
+            debt_paid=self._into_debt(free),
         )
 
     def _next_of_pending(self) -> tuple[int, int, Timely]:
@@ -494,10 +511,20 @@ class LoyaltyAccount(Account):
         self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(gone), "expiry", gone)
 
     def _expire_inactive(self, stamp: Stamp, rule_book: RuleBook) -> None:
+        self._expire_all(stamp, self._rules_then(stamp, rule_book), None, "inactivity")
+
+    def _expire_all(
+        self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...] | None, reason: str
+    ) -> Event | None:
+        """All points go, those that are held too. `facts`: why; None: those that brought them."""
+        for hold_id in [hold_id for _, hold_id, _ in self.held]:
+            self._release(stamp, rules, (hold_id,) if facts is None else facts, hold_id, reason)
         gone = [(lot.lot_id, lot.points) for lot in self.lots]
         pending = [(lot_id, points) for _, lot_id, points in self.pending]
-        facts = self._facts_of((*gone, *pending))
-        self._expired(stamp, self._rules_then(stamp, rule_book), facts, "inactivity", gone, pending)
+        if not gone and not pending:
+            return None
+        named = self._facts_of((*gone, *pending)) if facts is None else facts
+        return self._expired(stamp, rules, named, reason, gone, pending)
 
     def _expired(
         self,
@@ -549,6 +576,17 @@ class LoyaltyAccount(Account):
     def _facts_of(self, parts: Iterable[tuple[UUID, int]]) -> tuple[UUID, ...]:
         """The facts that lots were earned for."""
         return tuple(dict.fromkeys(self.known[lot_id].fact for lot_id, _ in parts))
+
+    def _recovered(self, coming: Iterable[tuple[UUID, int]]) -> tuple[list[tuple[UUID, int]], list[tuple[UUID, int]]]:
+        """Of points that come back to their lots: what a return could not take of these before, and the others."""
+        taken: dict[UUID, int] = {}
+        recovered, free = [], []
+        for lot_id, points in coming:
+            part = min(points, self.known[lot_id].recoverable - taken.get(lot_id, 0))
+            taken[lot_id] = taken.get(lot_id, 0) + part
+            recovered += [(lot_id, part)] if part else []
+            free += [(lot_id, points - part)] if points > part else []
+        return recovered, free
 
     def _into_debt(self, coming: Iterable[tuple[UUID, int]]) -> tuple[LotPart, ...]:
         """What of points that become active goes into a debt at once."""
@@ -644,25 +682,28 @@ class LoyaltyAccount(Account):
         )
 
     def _give_back(self, fact: Event, stamp: Stamp, rules: Rules, redemption_id: UUID, points: int) -> Event | None:
-        """Points of a redemption come back, those that were used last first."""
+        """Points of a redemption come back, those that were used last first: to what a return could not take of their
+        lots, to a debt (first those that would lapse), and then to the customer.
+        """
         state = self.redemptions.get(redemption_id)
         points = 0 if state is None else min(points, state.points)
         if state is None or not points:
             return None
-        at_us, left = stamp.effective_us, points
+        at_us = stamp.effective_us
+        recovered, free = self._recovered(lot_book.split(reversed(state.parts), points)[0])
         restored: list[tuple[UUID, int]] = []
         lapsed: list[tuple[UUID, int]] = []
         new_lot: NewLot | None = None
         if rules.rule_set.refunds.redemption == "new_lot":
+            left = sum(part for _, part in free)
             expires_us = rules.expires_us(rules.rule_set.expiry, at_us)
-            new_lot = NewLot(lot_id=fact.event_id, points=points, earned_us=at_us, expires_us=expires_us)
+            if left:
+                new_lot = NewLot(lot_id=fact.event_id, points=left, earned_us=at_us, expires_us=expires_us)
+                restored = [(new_lot.lot_id, left)]
         else:
-            for part in reversed(state.parts):
-                back = min(left, part.points)
-                left -= back
-                if back:
-                    over = self.known[part.lot_id].expires_us <= at_us
-                    (lapsed if over else restored).append((part.lot_id, back))
+            over = [part for part in free if self.known[part[0]].expires_us <= at_us]
+            restored, lapsed = lot_book.split(over, self.debt)
+            restored += [part for part in free if self.known[part[0]].expires_us > at_us]
         return self._decide(
             RedemptionReversed,
             stamp,
@@ -670,10 +711,11 @@ class LoyaltyAccount(Account):
             (fact.event_id,),
             redemption_id=redemption_id,
             points=points,
-            restored=_parts(restored),
+            reversed=_parts(recovered),
+            restored=() if new_lot is not None else _parts(restored),
             lapsed=_parts(lapsed),
             new_lot=new_lot,
-            debt_paid=self._into_debt(restored if new_lot is None else [(new_lot.lot_id, points)]),
+            debt_paid=self._into_debt(restored),
         )
 
 
@@ -692,6 +734,26 @@ EVALUATED: dict[type[Event], str] = {
 """Decisions after which the tier is evaluated, and the reason that a change then names."""
 TAKING = (ReturnRecorded, EarningWithdrawn, ReferralReduced)
 """Facts that take back what was earned."""
+
+
+def _since(found: LotState | HoldState | RedemptionState | CouponState | None) -> int | None:
+    return None if found is None else found.since_us
+
+
+ANSWERED: dict[type[Event], Callable[[LoyaltyAccount, Mapping[str, Any]], int | None]] = {
+    EarningConfirmed: lambda account, fields: _since(account.known.get(fields["fact_id"])),
+    EarningWithdrawn: lambda account, fields: _since(account.known.get(fields["fact_id"])),
+    RedemptionRequested: lambda account, fields: (
+        None if fields.get("hold_id") is None else _since(account.holds.get(fields["hold_id"]))
+    ),
+    RedemptionReturned: lambda account, fields: _since(account.redemptions.get(fields["redemption_id"])),
+    HoldReleaseRequested: lambda account, fields: _since(account.holds.get(fields["hold_id"])),
+    ExtensionGranted: lambda account, fields: _since(account.known.get(fields["lot_id"])),
+    ReferralReduced: lambda account, fields: _since(account.known.get(fields["credit_id"])),
+    CouponUsed: lambda account, fields: _since(account.coupons.get(fields["coupon_id"])),
+    CouponVoided: lambda account, fields: _since(account.coupons.get(fields["coupon_id"])),
+}
+"""Facts that answer something of the account, and when that was: they can't lie before it."""
 
 
 def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:
@@ -783,7 +845,7 @@ def _reverse(
     pending = min(points, lot.pending)
     rest = points - pending
     taken: list[tuple[UUID, int]] = []
-    debt = 0
+    debt = lost = recoverable = 0
     if policy != "pending_only":
         remaining = account.lots.copy()
         own = lot_book.take_from(remaining, lot.expires_us, lot.earned_us, lot_id, rest)
@@ -795,6 +857,8 @@ def _reverse(
         rest -= sum(part for _, part in others)
         if policy == "debt":
             debt, rest = rest - lost, lost
+        else:
+            recoverable = rest - lost
     return account._decide(
         EarningReversed,
         stamp,
@@ -808,12 +872,15 @@ def _reverse(
         lots=_parts(taken),
         debt=debt,
         forgiven=rest,
+        expired=lost,
+        recoverable=recoverable,
     )
 
 
 def _between(amount: int, line: LineState, upto: int) -> int:
-    """What of an amount goes back with a line, beyond what went before."""
-    return arithmetic.share(amount, upto, line.basis) - arithmetic.share(amount, line.returned, line.basis)
+    """What of an amount goes back with a line, beyond what went before: what is left is rounded down."""
+    left = arithmetic.share(amount, line.basis - line.returned, line.basis)
+    return left - arithmetic.share(amount, line.basis - upto, line.basis)
 
 
 # ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -845,7 +912,7 @@ def _pay(
         return account._decide(
             RedemptionRefused, stamp, rules, facts, points=points, reward=fact.reward, code=code, active=there
         )
-    used = lot_book.take(account.lots.copy(), points) if hold is None else _first_of(hold.parts, points)
+    used = lot_book.take(account.lots.copy(), points) if hold is None else lot_book.split(hold.parts, points)[0]
     paid = account._decide(
         PointsRedeemed,
         stamp,
@@ -862,16 +929,6 @@ def _pay(
     if reward is not None and reward.coupon_days is not None:
         account._issue(stamp, rules, facts, fact.event_id, reward.id, "redeemed")
     return paid
-
-
-def _first_of(parts: Sequence[SpentPart], points: int) -> list[tuple[UUID, int]]:
-    used = []
-    for part in parts:
-        take = min(points, part.points)
-        if take:
-            used.append((part.lot_id, take))
-        points -= take
-    return used
 
 
 @reacts(RedemptionReturned)
@@ -954,7 +1011,13 @@ def _get(account: LoyaltyAccount, fact: TransferReceived, stamp: Stamp, rules: R
 
 
 def _credit(
-    account: LoyaltyAccount, fact: Event, stamp: Stamp, rules: Rules, source: str, lots: Sequence[NewLot]
+    account: LoyaltyAccount,
+    fact: Event,
+    stamp: Stamp,
+    rules: Rules,
+    source: str,
+    lots: Sequence[NewLot],
+    expired: Sequence[tuple[UUID, int]] = (),
 ) -> Event:
     return account._decide(
         PointsCredited,
@@ -964,6 +1027,7 @@ def _credit(
         source=source,
         lots=tuple(lots),
         debt_paid=account._into_debt((lot.lot_id, lot.points) for lot in lots),
+        expired=_parts(expired),
     )
 
 
@@ -979,11 +1043,12 @@ def _please(account: LoyaltyAccount, fact: GoodwillGranted, stamp: Stamp, rules:
 def _reinstate(
     account: LoyaltyAccount, fact: ReinstatementGranted, stamp: Stamp, rules: Rules, _: Traits
 ) -> Event | None:
-    points = min(fact.points, account.expired - account.given_back)
-    if points < 1:
+    parts, _left = lot_book.split(account.lost(stamp.effective_us), fact.points)
+    if not parts:
         return None
+    points = sum(part for _, part in parts)
     lot = NewLot(lot_id=fact.event_id, points=points, earned_us=stamp.effective_us, expires_us=fact.until_us)
-    return _credit(account, fact, stamp, rules, REINSTATED, [lot])
+    return _credit(account, fact, stamp, rules, REINSTATED, [lot], parts)
 
 
 @reacts(CorrectionRecorded)
@@ -1039,14 +1104,7 @@ def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules
 
 @reacts(AccountClosed)
 def _close(account: LoyaltyAccount, fact: AccountClosed, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    facts = (fact.event_id,)
-    for hold_id in [hold_id for _, hold_id, _ in account.held]:
-        account._release(stamp, rules, facts, hold_id, "closed")
-    gone = [(lot.lot_id, lot.points) for lot in account.lots]
-    pending = [(lot_id, points) for _, lot_id, points in account.pending]
-    if not gone and not pending:
-        return None
-    return account._expired(stamp, rules, facts, "closed", gone, pending)
+    return account._expire_all(stamp, rules, (fact.event_id,), "closed")
 
 
 # ── coupons ───────────────────────────────────────────────────────────────────────────────────────────────────────

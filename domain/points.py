@@ -333,6 +333,11 @@ class LoyaltyDecision(Decision):
 
     programme: Code
 
+    @property
+    def resets_inactivity(self) -> bool:
+        """Whether the account is in use by it: points came, or were spent or given away."""
+        return False
+
     def moves(self) -> Iterator[Move]:
         """What it moves between buckets."""
         return iter(())
@@ -376,6 +381,11 @@ class PointsEarned(LoyaltyDecision):
         """Whether the points can't be spent yet."""
         return self.activates_us > self.effective_us
 
+    @property
+    def resets_inactivity(self) -> bool:
+        """Not where caps left nothing."""
+        return bool(self.points or self.qualifying)
+
     def moves(self) -> Iterator[Move]:
         """From outside into the lot; of what is active at once, a debt is paid first."""
         yield Move(self.lot_id, EARNED, PENDING if self.pending else ACTIVE, self.points)
@@ -405,11 +415,20 @@ class PointsActivated(LoyaltyDecision):
 
 @stored("loyalty.points_credited")
 class PointsCredited(LoyaltyDecision):
-    """Points that no earning rule gave: `source` is transferred_in, adjusted_up or reinstated. They don't qualify."""
+    """Points that no earning rule gave: `source` is transferred_in, adjusted_up or reinstated. They don't qualify.
+
+    `expired` are the lots that reinstated points had expired of.
+    """
 
     source: Code
     lots: tuple[NewLot, ...]
     debt_paid: tuple[LotPart, ...]
+    expired: tuple[LotPart, ...] = ()
+
+    @property
+    def resets_inactivity(self) -> bool:
+        """Always."""
+        return True
 
     def moves(self) -> Iterator[Move]:
         """From outside into the lots, and from there into a debt."""
@@ -427,6 +446,11 @@ class PointsRedeemed(LoyaltyDecision):
     lots: tuple[LotPart, ...]
     hold_id: UUID | None = None
     uses: tuple[Use, ...] = ()
+
+    @property
+    def resets_inactivity(self) -> bool:
+        """Always."""
+        return True
 
     def moves(self) -> Iterator[Move]:
         """Active, or held, to spent."""
@@ -447,18 +471,26 @@ class RedemptionRefused(LoyaltyDecision):
 class RedemptionReversed(LoyaltyDecision):
     """Points of a redemption came back: into the lots that they were of (`restored`), or as a new one.
 
-    `lapsed` came back to lots whose time was over, and are gone with them. `debt_paid` went into an older debt.
+    `reversed` are those that a return of what had earned them could not take before. `lapsed` came back to lots whose
+    time was over, and are gone with them. `debt_paid` went into an older debt, of what would have lapsed first.
     """
 
     redemption_id: UUID
     points: Count
+    reversed: tuple[LotPart, ...]
     restored: tuple[LotPart, ...]
     lapsed: tuple[LotPart, ...]
     new_lot: NewLot | None
     debt_paid: tuple[LotPart, ...]
 
+    @property
+    def resets_inactivity(self) -> bool:
+        """Always."""
+        return True
+
     def moves(self) -> Iterator[Move]:
-        """Reinstated, into lots; what lapsed goes on to expired."""
+        """Reinstated, into lots; what lapsed goes on to expired, what was due to reversed."""
+        yield from _each(self.reversed, REINSTATED, REVERSED)
         yield from _each(self.restored, REINSTATED, ACTIVE)
         yield from _each(self.lapsed, REINSTATED, EXPIRED)
         if self.new_lot is not None:
@@ -490,18 +522,22 @@ class HoldRefused(LoyaltyDecision):
 
 @stored("loyalty.hold_released")
 class HoldReleased(LoyaltyDecision):
-    """What is left of a hold is free again: `reason` is released, captured (the rest of it), expired or closed.
+    """What is left of a hold is free again: `reason` is released, captured (the rest of it), expired, inactivity or
+    closed.
 
-    `debt_paid` went into a debt that came about meanwhile.
+    `reversed` are points that a return of what had earned them could not take while they were held. `debt_paid` went
+    into a debt that came about meanwhile.
     """
 
     hold_id: UUID
     reason: Code
+    reversed: tuple[LotPart, ...]
     lots: tuple[LotPart, ...]
     debt_paid: tuple[LotPart, ...]
 
     def moves(self) -> Iterator[Move]:
-        """Held to active, and from there into a debt."""
+        """Held to reversed, or to active, and from there into a debt."""
+        yield from _each(self.reversed, HELD, REVERSED)
         yield from _each(self.lots, HELD, ACTIVE)
         yield from _each(self.debt_paid, ACTIVE, DEBT)
 
@@ -525,7 +561,8 @@ class PointsExpired(LoyaltyDecision):
 class EarningReversed(LoyaltyDecision):
     """A return took back what its lines had earned: from the lot itself, then from others, then as debt or not at all.
 
-    `points` = `pending` + `lots` + `debt` + `forgiven`. What expired before is forgiven: it can't be lost twice.
+    `points` = `pending` + `lots` + `debt` + `forgiven`. Of the forgiven, `expired` had expired before, and can't be
+    lost twice; `recoverable` are taken when points of the lot come back out of a hold or a redemption.
     `qualifying` leaves the tier window's sum, dated as it was earned. `returned` is what came back of each line, in the
     earning's unit.
     """
@@ -538,6 +575,8 @@ class EarningReversed(LoyaltyDecision):
     lots: tuple[LotPart, ...]
     debt: Count
     forgiven: Count
+    expired: Count
+    recoverable: Count
 
     def moves(self) -> Iterator[Move]:
         """To reversed."""
@@ -556,6 +595,11 @@ class PointsTransferred(LoyaltyDecision):
     points: Count
     lots: tuple[NewLot, ...]
     uses: tuple[Use, ...] = ()
+
+    @property
+    def resets_inactivity(self) -> bool:
+        """Always."""
+        return True
 
     def moves(self) -> Iterator[Move]:
         """Active to transferred out."""

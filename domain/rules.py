@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from fractions import Fraction
@@ -29,7 +30,7 @@ from pydantic_core import ErrorDetails
 from . import arithmetic
 from .calendar import Zone, days_from_civil
 from .errors import RuleSetError
-from .events import Code, Value
+from .events import CODE_CHARS_MAX, Code, Value
 from .expressions import Booleans, Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
 
 Whole = Annotated[int, Field(strict=True)]
@@ -49,6 +50,9 @@ LINES_MAX = 10_000
 """Most lines of a purchase."""
 ORDER_POINTS_MAX = 10**15
 """Most points that a rule set may give for one fact: 64-bit sums then hold thousands of them."""
+CURRENCY = r"^[A-Z]{3}$"
+DOCUMENT_CHARS_MAX = 1_000_000
+"""How long a rule set may be, in its canonical form."""
 
 
 def _date(value: object) -> object:
@@ -71,6 +75,23 @@ class Misplaced(ValueError):
         super().__init__("; ".join(f"{path}: {message}" for path, message in problems))
 
 
+def _twice(where: str, key: str, names: Sequence[str], taken: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    known = set(taken)
+    for place, name in enumerate(names):
+        if name in known:
+            yield f"{where}.{place}.{key}".removesuffix("."), f"{name!r} is there twice"
+        known.add(name)
+
+
+def _shown(text: str) -> str:
+    if any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in "\n\t" for sign in text):
+        raise ValueError("a text has no control characters but line ends and tabs: take them out")
+    return text
+
+
+Description = Annotated[str, Field(strict=True, max_length=10_000), AfterValidator(_shown)]
+
+
 class Document(Value):
     """A part of a rule set: unknown keys are refused."""
 
@@ -80,17 +101,20 @@ class Document(Value):
 _FACTOR = re.compile(r"\d{1,6}(/\d{1,6}|\.\d{1,6})?", re.ASCII)
 
 
-def _fraction(text: object) -> Fraction:
-    if isinstance(text, Fraction):
-        return text
-    if not isinstance(text, (str, int)) or isinstance(text, bool) or not _FACTOR.fullmatch(str(text)):
+def _fraction(given: object) -> Fraction:
+    if isinstance(given, str) and _FACTOR.fullmatch(given):
+        try:
+            value = Fraction(given)
+        except ZeroDivisionError:
+            raise ValueError(f'{given!r} is no factor: write 2, "3/2" or "1.5"') from None
+    elif isinstance(given, (int, Fraction)) and not isinstance(given, bool):
+        value = Fraction(given)
+    else:
         raise ValueError('write a factor as a whole number or as a text like "3/2" or "1.5"')
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f'{text!r} is no factor: write 2, "3/2" or "1.5"') from None
     if not 0 <= value <= 1000 or value.denominator > 10_000:
         raise ValueError("a factor lies between 0 and 1000, with a denominator of at most 10000")
+    if value.numerator > 999_999:
+        raise ValueError(f"as a fraction this is {value}, and a factor has six digits at most: round it")
     return value
 
 
@@ -114,6 +138,8 @@ def rounded(numerator: int, denominator: int, rounding: Rounding) -> int:
 
 ALL_RULES = "all"
 """The counter of a programme's own caps: no rule may be called so."""
+LIMITS = "limit:"
+"""Counters of limits begin so: no rule may be called so either."""
 
 Period = Literal["day", "month", "year"]
 
@@ -301,6 +327,12 @@ class Amount(Document):
     include: Annotated[tuple[Literal["net", "tax", "shipping"], ...], Field(min_length=1)] = ("net",)
     exclude: Condition | None = None
 
+    @model_validator(mode="after")
+    def _once(self) -> Amount:
+        if found := list(_twice("include", "", self.include)):
+            raise Misplaced(*found)
+        return self
+
 
 def _some(rate: Fraction) -> Fraction:
     if not rate:
@@ -313,7 +345,7 @@ class Currency(Document):
     times `rate`. `name` says where the rate is from.
     """
 
-    code: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    code: Annotated[str, Field(pattern=CURRENCY)]
     rate: Annotated[Factor, AfterValidator(_some)]
     name: Code
 
@@ -438,8 +470,8 @@ class RuleSet(Document):
     name: Code
     version: Code
     programme: Code = "main"
-    description: str = ""
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    description: Description = ""
+    currency: Annotated[str, Field(pattern=CURRENCY)]
     currencies: tuple[Currency, ...] = ()
     zone: str = "UTC"
     rounding: Rounding = "floor"
@@ -466,6 +498,7 @@ class RuleSet(Document):
             *_twice("earning", "id", [rule.id for rule in self.earning]),
             *_twice("rewards", "id", [reward.id for reward in self.rewards]),
             *_twice("currencies", "code", [one.code for one in self.currencies], [self.currency]),
+            *self._limits_twice(),
         ]
         if all(isinstance(rule, Multiplier) for rule in self.earning):
             found.append(("earning", "no rule gives points: add one of kind per_amount or fixed"))
@@ -473,6 +506,10 @@ class RuleSet(Document):
         for place, rule in enumerate(self.earning):
             if rule.id == ALL_RULES:
                 found.append((f"earning.{place}.id", f"{ALL_RULES!r} counts for all rules: choose another name"))
+            if rule.id.startswith(LIMITS):
+                found.append(
+                    (f"earning.{place}.id", f"what begins with {LIMITS!r} counts for limits: choose another name")
+                )
             if isinstance(rule, Multiplier) or rule.group is None:
                 continue
             named.add(rule.group)
@@ -480,26 +517,44 @@ class RuleSet(Document):
                 found.append((f"earning.{place}.group", f'say what counts: groups = {{ {rule.group} = "best" }}'))
         found += [(f"groups.{group}", "no rule is of this group") for group in self.groups if group not in named]
         tiers = [level.name for level in self.tiers.levels]
-        coupons = [reward.id for reward in self.rewards if reward.coupon_days is not None]
+        rewards = {reward.id: reward for reward in self.rewards}
         for place, reward in enumerate(self.rewards):
+            found += _twice(f"rewards.{place}.tiers", "", reward.tiers)
+            found += _twice(f"rewards.{place}.segments", "", reward.segments)
             for number, tier in enumerate(reward.tiers):
                 if tier not in tiers:
                     found.append((f"rewards.{place}.tiers.{number}", f"no tier is called {tier!r}"))
         for place, level in enumerate(self.tiers.levels):
+            found += _twice(f"tiers.levels.{place}.benefits", "", level.benefits)
+            found += _twice(f"tiers.levels.{place}.grants", "", level.grants)
             for number, grant in enumerate(level.grants):
-                if grant not in coupons:
-                    path = f"tiers.levels.{place}.grants.{number}"
+                path, granted = f"tiers.levels.{place}.grants.{number}", rewards.get(grant)
+                if granted is None or granted.coupon_days is None:
                     found.append((path, f"no reward with coupon_days is called {grant!r}"))
+                elif granted.counted:
+                    found.append((path, f"{grant!r} has a stock, which a grant does not look at: take counted from it"))
         found += self._parsed[1]
         if not found:
             found += self._overflowing()
+        if not found and len(self.canonical()) > DOCUMENT_CHARS_MAX:
+            found.append(("", f"written out, this has more than {DOCUMENT_CHARS_MAX} characters: take parts out of it"))
         if found:
             raise Misplaced(*found)
         return self
 
+    def _limits_twice(self) -> Iterator[tuple[str, str]]:
+        known: set[tuple[str, str, str]] = set()
+        for place, limit in enumerate(self.limits):
+            for key in ("count", "points"):
+                named = (limit.on, limit.period, key)
+                if getattr(limit, key) is not None and named in known:
+                    yield f"limits.{place}.{key}", f"{limit.on} has such a limit in a {limit.period} already: give one"
+                if getattr(limit, key) is not None:
+                    known.add(named)
+
     def _overflowing(self) -> Iterator[tuple[str, str]]:
         """Rules whose arithmetic could leave 64 bits, and facts for which more could be given than can be counted."""
-        rate = max([Fraction(1), *(one.rate for one in self.currencies)])
+        amount = self.amount_max
         levels = [Fraction(1), *(level.multiplier for level in self.tiers.levels)]
         for on in ON:
             multipliers = [rule.factor for rule in self.earning if isinstance(rule, Multiplier) and rule.on == on]
@@ -510,14 +565,15 @@ class RuleSet(Document):
                     continue
                 measured, per = 1, 1
                 if isinstance(rule, PerAmount):
-                    amount = int(ORDER_MINOR_MAX * rate)
                     measured, per = QUANTITY_MAX if rule.per_minor is None else amount, rule.per
                 applied = factors if rule.multiplied else [Fraction(1)]
                 product = rule.points * measured * max(factor.numerator for factor in applied)
-                if max(product, per * max(factor.denominator for factor in applied)) > arithmetic.INTEGER_MAX:
+                # To round, twice the rest is compared, which is below the divisor.
+                reckoned = max(product, 2 * per * max(factor.denominator for factor in applied))
+                if reckoned > arithmetic.INTEGER_MAX:
                     yield (
                         f"earning.{place}",
-                        f"its points could be reckoned from {product}, and integers have 64 bits: write points and "
+                        f"its points could be reckoned from {reckoned}, and integers have 64 bits: write points and "
                         "factors with smaller numbers",
                     )
                 most += Fraction(rule.points * measured, per) * max(applied)
@@ -527,6 +583,12 @@ class RuleSet(Document):
                     f"one {on} could earn {int(most)} points, and at most {ORDER_POINTS_MAX} can be counted: raise "
                     "per_minor or per_quantity, or lower points, factors or rates",
                 )
+
+    @property
+    def amount_max(self) -> int:
+        """Most that a purchase comes to in the programme's currency: lines are converted, and rounded, one by one."""
+        rates = [Fraction(1), *(one.rate for one in self.currencies)]
+        return max(int(ORDER_MINOR_MAX * rate) + (0 if rate.denominator == 1 else LINES_MAX) for rate in rates)
 
     @property
     def conditions(self) -> Mapping[str, Expression]:
@@ -576,6 +638,11 @@ class RuleSet(Document):
                 yield f"limits.{place}", "transfers are not allowed at all"
         if self.refunds.earning == "pending_only" and not self._ever_pending():
             yield "refunds.earning", "no points are ever pending, so a return takes nothing back"
+        for place, level in enumerate(self.tiers.levels):
+            if not level.multiplier:
+                yield f"tiers.levels.{place}.multiplier", "by this, what is multiplied earns nothing while it is held"
+        if self.tiers.levels[0].grants:
+            yield "tiers.levels.0.grants", "nobody reaches the first level from another, so these are never given"
         if self.tiers.basis == "balance" and self.tiers.qualify != "points":
             yield "tiers.qualify", "tiers by the balance count no qualifying points"
 
@@ -664,9 +731,7 @@ def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
     (`weekday` 1 is Monday); `account.*` the account before it.
     """
     known: dict[str, Possible] = {**_FACT, "account.tier": Codes(tuple(level.name for level in rule_set.tiers.levels))}
-    # Lines are converted one by one: each may be rounded up.
-    rate = max([Fraction(1), *(one.rate for one in rule_set.currencies)])
-    amount = Integers(0, int(ORDER_MINOR_MAX * rate) + LINES_MAX)
+    amount = Integers(0, rule_set.amount_max)
     amounts = dict.fromkeys(("order.net_minor", "order.amount_minor", "line.net_minor"), amount)
     purchase = Fields({**known, **_OF["purchase"], **amounts}, Integers(1, LINES_MAX))
     return {
@@ -677,12 +742,6 @@ def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
     }
 
 
-def _twice(where: str, key: str, names: list[str], taken: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    for place, name in enumerate(names):
-        if name in taken or name in names[:place]:
-            yield f"{where}.{place}.{key}", f"{name!r} is there twice"
-
-
 def parse_rule_set(document: object, source: str) -> RuleSet:
     """Validate a document; every problem names its path within the document. Raises RuleSetError."""
     try:
@@ -691,14 +750,45 @@ def parse_rule_set(document: object, source: str) -> RuleSet:
         raise RuleSetError(source, [told for problem in error.errors() for told in _problems(problem)]) from None
 
 
+_IN_WORDS = {
+    "missing": "this is required",
+    "extra_forbidden": "there is no such key here: take it out, or correct its spelling",
+    "string_type": "write a text",
+    "string_unicode": "a text has characters of Unicode only: write it anew",
+    "string_too_short": "write at least {min_length} character",
+    "string_too_long": "write at most {max_length} characters",
+    "int_type": "write a whole number",
+    "int_from_float": "write a whole number",
+    "bool_type": "write true or false",
+    "greater_than_equal": "write {ge} or more",
+    "less_than_equal": "write {le} or less",
+    "literal_error": "write {expected}",
+    "too_short": "at least {min_length} has to be there",
+    **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "write a table: keys with values"),
+    "union_tag_not_found": "name its kind: kind = per_amount, fixed or multiplier",
+    "union_tag_invalid": "its kind is one of {expected_tags}",
+}
+"""What pydantic finds, by its type, as whoever wrote the document is told how to mend it."""
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    kind, values = problem["type"], problem.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        if values["pattern"] == CURRENCY:
+            return "write three capital letters, such as EUR"
+        return f"a code is wanted: up to {CODE_CHARS_MAX} letters, digits and . : / + - _, without spaces"
+    if kind.startswith("date_"):
+        return "there is no such day: write a day as 2025-12-24"
+    return _IN_WORDS.get(kind, problem["msg"].removeprefix("Value error, ")).format(**values)
+
+
 def _problems(problem: ErrorDetails) -> Iterator[str]:
-    place = list(problem["loc"])
+    place = [part for part in problem["loc"] if part != "[key]"]
     if len(place) > 2 and place[0] == "earning":
         del place[2]  # the kind, by which pydantic chose the form of the rule
     path = ".".join(str(part) for part in place)
     cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, Misplaced):
-        for inner, message in cause.problems:
-            yield f"{path}.{inner}: {message}" if path else f"{inner}: {message}"
-    else:
-        yield f"{path or 'document'}: {problem['msg'].removeprefix('Value error, ')}"
+    told = cause.problems if isinstance(cause, Misplaced) else (("", _in_words(problem)),)
+    for inner, message in told:
+        yield f"{'.'.join(one for one in (path, inner) if one) or 'document'}: {message}"

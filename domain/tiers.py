@@ -140,8 +140,10 @@ class Ladder:
             self.yearly and account.tier_since_us >= self.year_start(account, at_us, 0)
         ):  # what was decided in a year holds until it ends
             return Change(self.names[held], points)
-        if tiers.grace_days and not self._warranted(account, self.zone.add_days(at_us, -tiers.grace_days), held):
-            return Change(self.names[held], points)
+        if tiers.grace_days:
+            most = self._most_since(account, self.zone.add_days(at_us, -tiers.grace_days), at_us)
+            if self.rank(self.reached(most, held)) >= held:
+                return Change(self.names[held], points)
         return Change(self.names[arithmetic.level_after(held, earned, self._downgrade)], points)
 
     def moments(self, account: Standing, after_us: int, until_us: int) -> Iterator[int]:
@@ -184,9 +186,11 @@ class Ladder:
             return -(2**62)
         return self.zone.months_after(account.tier_since_us, self.tiers.hold_months)
 
-    def _warranted(self, account: Standing, at_us: int, held: int) -> bool:
-        """Whether what counted at a moment was less than the tier that is held needs."""
-        return self.rank(self.reached(self.qualifying(account, at_us), held)) < held
+    def _most_since(self, account: Standing, since_us: int, at_us: int) -> int:
+        """The most that counted at any moment from one to another: it rises where something was earned only."""
+        earned = takewhile(lambda entry: entry[0] <= at_us, account.window.from_place(_from(account.window, since_us)))
+        moments = (earned_us for earned_us, points in earned if points)
+        return max(self.qualifying(account, moment) for moment in (since_us, *moments))
 
 
 class Change(NamedTuple):

@@ -25,7 +25,6 @@ from tallybook.domain.points import (
     PointsActivated,
     PointsCredited,
     PointsEarned,
-    PointsRedeemed,
     RedemptionReversed,
 )
 
@@ -60,14 +59,14 @@ class OpenLot(NamedTuple):
 
 
 NOT_MOVED = -NEVER
-"""When a lot was earned or spent that came by neither: transferred in, adjusted, reinstated."""
+"""When a lot was moved that earned nothing but qualifying points, or is a debt alone."""
 
 
 class Balances:
     """The read model of lots with their buckets.
 
-    `moved_us` is when the lot was earned, or points of it were last redeemed: the latest of an account's lots is when
-    its inactivity began. A debt that stands on no lot (`PointsCorrected`) has a row of its own.
+    `moved_us` is when points last came to the lot, or were spent or given away of it: the latest of an account's lots
+    is when its inactivity began. A debt that stands on no lot (`PointsCorrected`) has a row of its own.
     """
 
     name = "balances"
@@ -139,7 +138,7 @@ def _post(lots: dict[Key, list[Any]], event: Any) -> None:
                 lots[key][_EXPIRES_US] = expires_us
             else:
                 lots[key] = _row(key, event, earned_us, expires_us)
-    moved = kind is PointsEarned or kind is PointsRedeemed
+    moved = event.resets_inactivity
     for lot_id, source, target, points in event.moves():
         if lot_id is not known:
             known, key = lot_id, (lot_id.bytes, account)

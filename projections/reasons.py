@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from tallybook.domain.control import Control
+from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
 from tallybook.domain.earning import Measured, NewPoints, Rules, Share, Tried, cohort
 from tallybook.domain.events import Decision, Event, utc_text
@@ -60,6 +60,7 @@ from tallybook.domain.points import (
 )
 from tallybook.domain.rules import ALL_RULES, Expiry, Multiplier, PerAmount
 
+from .corrections import Corrections, Late
 from .read_models import Recorded
 from .reckoning import Part, Sum, least, minus, most, over, plus, reckoned, term, times, whole
 
@@ -85,6 +86,7 @@ class Context(NamedTuple):
     before: LoyaltyAccount
     start: LoyaltyAccount
     rules: Rules | None
+    rule_book: RuleBook
     facts: Mapping[UUID, Event]
     traits: Traits
 
@@ -103,8 +105,8 @@ class Explained(NamedTuple):
     reason: Reason
     rules: Rules | None
     facts: tuple[Recorded, ...]
-    late: Recorded | None
-    """The fact of the same command that took effect before what was decided already: this is a correction."""
+    late: Late | None
+    """The late fact that this is a correction by."""
 
 
 def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = lambda _: True) -> Iterator[Explained]:
@@ -115,15 +117,14 @@ def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = 
     accounts: dict[UUID, LoyaltyAccount] = {}
     starts: dict[UUID, tuple[UUID, LoyaltyAccount]] = {}
     control = Control(UUID(int=0))
-    facts: dict[UUID, Recorded] = {}
+    corrections = Corrections()
     noted: dict[str, tuple[int, str]] = {}
     for recorded in history:
         event = recorded.event
+        late = corrections.late(recorded)
         if type(event) in Control.APPLIERS:
             control.apply(event)
             continue
-        if not isinstance(event, Decision):
-            facts[event.event_id] = recorded
         if isinstance(event, ProfileFact):
             note_traits(noted, event)
         if type(event) not in LoyaltyAccount.APPLIERS:
@@ -134,7 +135,7 @@ def explained(history: Iterable[Recorded], wanted: Callable[[Recorded], bool] = 
             if not isinstance(event, PointsEarned) or fact != event.facts[0]:
                 start = account
             if wanted(recorded):
-                yield _explained(recorded, event, account, start, control, facts, noted)
+                yield _explained(recorded, event, account, start, control, corrections.facts, noted, late)
             if isinstance(event, PointsEarned) and start is account:
                 # Further lots of the fact are reckoned from here: what was is kept, and a draft goes on.
                 starts[account.id] = event.facts[0], account
@@ -150,11 +151,12 @@ def _explained(
     control: Control,
     facts: Mapping[UUID, Recorded],
     noted: Mapping[str, tuple[int, str]],
+    late: Late | None,
 ) -> Explained:
     named = [facts[one] for one in event.facts if one in facts]
     rules = _in_force(event, control, named)
-    context = Context(account, start, rules, {one.event.event_id: one.event for one in named}, traits_of(noted))
-    late = _late(event, account, named)
+    by_id = {one.event.event_id: one.event for one in named}
+    context = Context(account, start, rules, control.rule_book, by_id, traits_of(noted))
     return Explained(recorded, account.id, _reason(event, context, late), rules, tuple(named), late)
 
 
@@ -169,14 +171,7 @@ def _label(rules: Rules | None) -> str:
     return NO_RULES if rules is None else rules.label
 
 
-def _late(event: LoyaltyDecision, account: LoyaltyAccount, named: Sequence[Recorded]) -> Recorded | None:
-    for one in named:
-        if one.event.metadata == event.metadata and one.event.effective_us < account.clock_us:
-            return one
-    return None
-
-
-def _reason(event: LoyaltyDecision, of: Context, late: Recorded | None) -> Reason:
+def _reason(event: LoyaltyDecision, of: Context, late: Late | None) -> Reason:
     if _label(of.rules) != event.rules:
         text = f"The decision names the rule set {event.rules}, and {_label(of.rules)} was in force."
         return Reason(steps=[text], agrees=False)
@@ -188,9 +183,10 @@ def _reason(event: LoyaltyDecision, of: Context, late: Recorded | None) -> Reaso
         reason.agrees = False
         return reason
     if late is not None:
+        fact = late.fact.event
         reason.steps.append(
-            f"The fact took effect at {utc_text(late.event.effective_us)}, and the book learned of it at "
-            f"{utc_text(late.event.metadata.recorded_us)}, after it had decided up to {utc_text(of.before.clock_us)}: "
+            f"The fact took effect at {utc_text(fact.effective_us)}, and the book learned of it at "
+            f"{utc_text(fact.metadata.recorded_us)}, after it had decided up to {utc_text(late.decided_us)}: "
             "this is a correction. What was recorded stays; what follows from the fact was decided anew from there."
         )
     derived = {one.what: one.gives for one in reason.sums if ": " not in one.what}
@@ -204,7 +200,20 @@ def _reason(event: LoyaltyDecision, of: Context, late: Recorded | None) -> Reaso
 # ── what a decision says ──────────────────────────────────────────────────────────────────────────────────────────
 
 _AMOUNTS = frozenset(
-    ["points", "qualifying", "capped", "debt_paid", "debt", "forgiven", "missing", "pending", "active", "amount"]
+    [
+        "points",
+        "qualifying",
+        "capped",
+        "debt_paid",
+        "debt",
+        "forgiven",
+        "expired",
+        "recoverable",
+        "missing",
+        "pending",
+        "active",
+        "amount",
+    ]
 )
 
 
@@ -592,7 +601,9 @@ def _credited(decision: PointsCredited, of: Context, reason: Reason) -> None:
     elif isinstance(fact, TransferReceived):
         amounts = [lot.points for lot in fact.lots]
     elif isinstance(fact, ReinstatementGranted):
-        amounts = [least(fact.points, minus(before.expired, before.given_back))]
+        lost = before.lost(decision.effective_us)
+        _use(reason, before, fact.points, lost, "expired")
+        amounts = [least(fact.points, plus(points for _, points in lost))]
     coming = []
     for number, (lot, amount) in enumerate(zip(decision.lots, amounts, strict=False), 1):
         _lot(reason, before, f"lots.{number}", lot.lot_id, 0)
@@ -684,29 +695,43 @@ def _redemption_reversed(decision: RedemptionReversed, of: Context, reason: Reas
     reason.steps.append(
         f"{points} of {state.points} points come back that the redemption had used, the last used first."
     )
-    if of.known_rules.rule_set.refunds.redemption == "new_lot":
-        _sum(reason, "new_lot.points", points)
-        expires_us = NEVER if decision.new_lot is None else decision.new_lot.expires_us
-        reason.steps.append(f"By the rule set, as a new lot, {_until(expires_us)}.")
-        _into_debt(reason, before.debt, [(decision.facts[0], points)])
-        return
-    back: dict[str, list[There]] = {"restored": [], "lapsed": []}
+    came: list[There] = []
     left = points
     for part in reversed(state.parts):
-        over_by_now = before.known[part.lot_id].expires_us <= decision.effective_us
-        came = min(left, part.points)
-        if came:
-            to = back["lapsed" if over_by_now else "restored"]
-            to.append((part.lot_id, came))
-            place = f"{'lapsed' if over_by_now else 'restored'}.{len(to)}"
-            _lot(reason, before, place, part.lot_id, part.points)
+        if left:
             wish: Part = minus(points, points - left) if left != points else points
-            _sum(reason, f"{place}.points", least(wish, part.points))
-        left -= came
+            came.append((part.lot_id, _sum(reason, f"back: {len(came) + 1}", least(wish, part.points))))
+            left -= came[-1][1]
+    free = _recovered(reason, before, came)
+    if of.known_rules.rule_set.refunds.redemption == "new_lot":
+        if free:
+            whole_lot = _sum(reason, "new_lot.points", plus(points for _, points in free))
+            expires_us = NEVER if decision.new_lot is None else decision.new_lot.expires_us
+            reason.steps.append(f"By the rule set, as a new lot, {_until(expires_us)}.")
+            _into_debt(reason, before.debt, [(decision.facts[0], whole_lot)])
+        return
+    debt = before.debt
+    back: dict[str, list[There]] = {"restored": [], "lapsed": []}
+    over_by_now = [one for one in free if before.known[one[0]].expires_us <= decision.effective_us]
+    for lot_id, there in over_by_now:
+        pays = min(debt, there)
+        for name, much, how in (("restored", pays, least(debt, there)), ("lapsed", there - pays, minus(there, pays))):
+            if much:
+                back[name].append((lot_id, much))
+                _lot(reason, before, f"{name}.{len(back[name])}", lot_id, there)
+                _sum(reason, f"{name}.{len(back[name])}.points", how if pays else there)
+        debt -= pays
+    for lot_id, there in free:
+        if (lot_id, there) not in over_by_now:
+            back["restored"].append((lot_id, there))
+            _lot(reason, before, f"restored.{len(back['restored'])}", lot_id, there)
+            _sum(reason, f"restored.{len(back['restored'])}.points", there)
     reason.steps.append(
         f"Into their own lots: {_parts_text(reason, 'restored')}; into lots that are over: "
         f"{_parts_text(reason, 'lapsed')}."
     )
+    if debt != before.debt:
+        reason.steps.append("Lots that are over pay the debt before their points are lost.")
     _into_debt(reason, before.debt, back["restored"])
 
 
@@ -726,6 +751,7 @@ _RELEASED = {
     "released": "It was released",
     "captured": "What it was for was paid out of it, and this is the rest",
     "expired": "Its time was over",
+    "inactivity": "All points of the account expired, for it was not in use",
     "closed": "The account was closed",
 }
 
@@ -733,9 +759,30 @@ _RELEASED = {
 def _released(decision: HoldReleased, of: Context, reason: Reason) -> None:
     hold = of.before.holds[decision.hold_id]
     reason.inputs |= {"held": hold.points, "until": utc_text(hold.until_us)}
-    _whole_lots(reason, of.before, hold.parts)
+    free = _recovered(reason, of.before, hold.parts)
+    _whole_lots(reason, of.before, free)
     reason.steps.append(f"The hold ended. {_RELEASED[decision.reason]}; free again: {_parts_text(reason)}.")
-    _into_debt(reason, of.before.debt, hold.parts)
+    _into_debt(reason, of.before.debt, free)
+
+
+def _recovered(reason: Reason, before: LoyaltyAccount, coming: Iterable[There]) -> list[There]:
+    """Points come back to their lots: what a return could not take of these before; the others."""
+    free: list[There] = []
+    number = 0
+    for lot_id, points in coming:
+        due = before.known[lot_id].recoverable
+        part = min(points, due)
+        if part:
+            number += 1
+            _lot(reason, before, f"reversed.{number}", lot_id, points)
+            _sum(reason, f"reversed.{number}.points", least(points, due))
+        if points > part:
+            free.append((lot_id, points - part))
+    if number:
+        reason.steps.append(
+            f"A return could not take these before, and takes them now: {_parts_text(reason, 'reversed')}."
+        )
+    return free
 
 
 def _expired(decision: PointsExpired, of: Context, reason: Reason) -> None:
@@ -757,14 +804,36 @@ def _expired(decision: PointsExpired, of: Context, reason: Reason) -> None:
             for lot in reason.inputs.get("lots", ())
         ]
     elif decision.reason == "inactivity":
-        months = None if of.rules is None else of.rules.rule_set.inactivity_months
-        reason.steps.append(
-            f"The account last earned or redeemed at {utc_text(before.moved_us)}: {months} months without either."
-        )
+        _inactive(reason, of, at_us)
     else:
         reason.steps.append("The account was closed.")
     reason.inputs["active"] = before.active
     reason.steps.append(f"Together {total} points, gone at {utc_text(at_us)}.")
+
+
+def _inactive(reason: Reason, of: Context, at_us: int) -> None:
+    """Since when an account was inactive, how many months were too many, by which rule set, and when they were over."""
+    before, rule_book = of.before, of.rule_book
+    moved_us = before.moved_us
+    starts = [moved_us, *rule_book.starts(before.programme, moved_us, at_us)]
+    for start, end in zip(starts, [*starts[1:], NEVER], strict=True):
+        rules = rule_book.in_force(before.programme, start)
+        months = None if rules is None else rules.rule_set.inactivity_months
+        if rules is None or months is None:
+            continue
+        over_us = rules.zone.months_after(moved_us, months)
+        due_us = max(start, over_us)
+        if due_us < end and due_us <= at_us:
+            reason.inputs["inactive"] = {"since": utc_text(moved_us), "months": months, "rules": rules.label}
+            text = (
+                f"The account was last in use at {utc_text(moved_us)}; by {rules.label}, points go when it was not for "
+                f"{months} month{'s' if months > 1 else ''}, which ended at {utc_text(over_us)}"
+            )
+            text += f"; that rule set is in force from {utc_text(start)} on" if start > over_us else ""
+            later = f"; the account had been decided up to {utc_text(at_us)} by then" if at_us > due_us else ""
+            reason.steps.append(f"{text}{later}.")
+            return
+    reason.steps.append(f"The account was last in use at {utc_text(moved_us)}, and no rule set ends that.")
 
 
 def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
@@ -795,9 +864,11 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
         upto = line.returned + came
         for name, of_parts in parts.items():
             earned = getattr(line, name)
-            to_here = whole(over(times(earned, upto), line.basis))
-            before_it = whole(over(times(earned, line.returned), line.basis))
-            of_parts.append(minus(to_here, before_it) if line.returned else to_here)
+            left_before = (
+                whole(over(times(earned, line.basis - line.returned), line.basis)) if line.returned else earned
+            )
+            left = whole(over(times(earned, line.basis - upto), line.basis))
+            of_parts.append(minus(left_before, left))
         told.append(
             {
                 "line": number,
@@ -808,9 +879,9 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
             }
         )
         reason.steps.append(
-            f"Line {number} had earned {line.points} points for {line.basis} {unit}; {upto} of them came back: "
-            f"{line.points} × {upto} / {line.basis}, rounded down, less what was taken back before: "
-            f"{line.points * upto // line.basis - line.points * line.returned // line.basis}."
+            f"Line {number} had earned {line.points} points for {line.basis} {unit}; {upto} of them came back. "
+            f"{line.points} × {line.basis - upto} / {line.basis}, rounded down, are left; the rest is taken, less what "
+            "was before."
         )
     points = _sum(reason, "points", plus(parts["points"]))
     _sum(reason, "qualifying", plus(parts["qualifying"]))
@@ -823,7 +894,7 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
         if own_lot is not None and own:
             _use(reason, before, rest, [(decision.lot_id, own_lot.points)])
         rest -= own
-        lost = _sum(reason, "lost: expired before", least(rest, lot.expired))
+        lost = _sum(reason, "expired", least(rest, lot.expired))
         others = ((lot_id, there) for lot_id, there in _active(before) if lot_id != decision.lot_id)
         rest -= _use(reason, before, rest - lost, others, given=1 if own else 0)
         debt = rest - lost if policy == "debt" else 0
@@ -831,11 +902,16 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
     short = minus(points, pending, taken)
     _sum(reason, "debt", minus(points, pending, taken, lost) if policy == "debt" else 0)
     _sum(reason, "forgiven", lost if policy == "debt" else short)
+    if policy == "pending_only":
+        _sum(reason, "expired", 0)
+    _sum(reason, "recoverable", minus(points, pending, taken, lost) if policy == "within_balance" else 0)
     reason.inputs |= {"lines": told, "expired_before": lot.expired, "policy": policy}
     reason.steps.append(
         f"Of these {points}, taken from what is pending: {pending}; from lots: {_parts_text(reason)}; as a debt: "
         f"{debt}; forgiven: {rest - debt} (policy {policy}; what expired before is not lost twice)."
     )
+    if policy == "within_balance" and rest > lost:
+        reason.steps.append(f"{rest - lost} of them are taken when points of the lot come back.")
 
 
 def _transferred(decision: PointsTransferred, of: Context, reason: Reason) -> None:

@@ -12,6 +12,7 @@ import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,7 @@ from tallybook.domain.customer import (
     traits_of,
 )
 from tallybook.domain.earning import Rules
+from tallybook.domain.errors import TallybookError
 from tallybook.domain.events import REGISTRY, Decision, Event, Fact, Metadata, from_us
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import NOBODY as NO_TRAITS
@@ -41,6 +43,7 @@ from .read_models import Progress, Recorded
 _NO_ID = UUID(int=0)
 _STAMP = Stamp(Metadata(recorded_us=0, actor="system:replay", purpose="replay"), 0, lambda: _NO_ID)
 _ALWAYS = -(2**62)
+Failed = Callable[[UUID, UUID | None, Exception], None]
 
 ACCOUNT_FACTS: tuple[type[Event], ...] = tuple(
     schema.event_class
@@ -63,10 +66,15 @@ class Derivation:
 
     Without `candidate`, each fact meets the rule sets that were in force and known at its position. With it, the
     candidate takes the place of every rule set of its programme.
+
+    A history that no command has made may be one that the rules can't follow. `failed` is told of the stream and the
+    customer where that is found out, and of the error; nothing more is derived there. Without it, that is raised.
     """
 
-    def __init__(self, candidate: Rules | None = None) -> None:
+    def __init__(self, candidate: Rules | None = None, failed: Failed | None = None) -> None:
         self.candidate = candidate
+        self._failed = failed
+        self._given_up: set[UUID] = set()
         self.control = Control(_NO_ID)
         if candidate is not None:
             self.control.rule_book = RuleBook().adding(_ALWAYS, candidate.rule_set.programme, candidate)
@@ -89,7 +97,7 @@ class Derivation:
                 and event.programme == self.candidate.rule_set.programme
             )
             if not replaced:
-                self.control.apply(event)
+                self._try(event.originator_id, None, lambda: self.control.apply(event))
             return []
         if isinstance(event, ProfileFact):
             if event.subject_id is not None:
@@ -102,19 +110,38 @@ class Derivation:
                 account.journal = self._journal
                 if event.subject_id is not None:
                     self._by_subject[event.subject_id].append(account)
-            account.settle(_STAMP, event.effective_us, self.control)
-            account.apply(event)
-            account.receive(event, _STAMP, self.control, self._traits(event))
-            return [(account, self._drain())]
+            return self._derived(account, event)
         if isinstance(event, SUBJECT_FACTS) and event.subject_id is not None:
-            derived = []
-            traits = self._traits(event)
-            for account in self._by_subject.get(event.subject_id, ()):
-                account.settle(_STAMP, event.effective_us, self.control)
-                account.receive(event, _STAMP, self.control, traits)
-                derived.append((account, self._drain()))
-            return derived
+            accounts = self._by_subject.get(event.subject_id, ())
+            return [one for account in accounts for one in self._derived(account, event)]
         return []
+
+    def _derived(self, account: LoyaltyAccount, event: Event) -> list[tuple[LoyaltyAccount, list[Event]]]:
+        """What an account decides about an event, of its own stream or of its customer's."""
+
+        def decide() -> None:
+            account.settle(_STAMP, event.effective_us, self.control)
+            if event.originator_id == account.id:
+                account.apply(event)
+            account.receive(event, _STAMP, self.control, self._traits(event))
+
+        return [(account, self._drain())] if self._try(account.id, account.customer_id, decide) else []
+
+    def _try(self, stream: UUID, customer: UUID | None, step: Callable[[], None]) -> bool:
+        """Go a step further with a stream; False where that can't be done, or could not before."""
+        if stream in self._given_up:
+            return False
+        try:
+            step()
+        except Exception as error:  # what a foreign history holds may fail anywhere
+            if self._failed is None:
+                raise
+            self._journal.clear()
+            if customer is not None:
+                self._given_up.add(stream)
+            self._failed(stream, customer, error)
+            return False
+        return True
 
     def _traits(self, event: Event) -> Traits:
         noted = None if event.subject_id is None else self._noted.get(event.subject_id)
@@ -124,8 +151,9 @@ class Derivation:
         """What the last sweep made due and no fact brought up."""
         if self.control.horizon_us is not None and not self.control.sweep_is_finished:
             for account in self.accounts.values():
-                account.settle(_STAMP, _ALWAYS, self.control)
-                yield account, self._drain()
+                settle = partial(account.settle, _STAMP, _ALWAYS, self.control)
+                if self._try(account.id, account.customer_id, settle):
+                    yield account, self._drain()
 
     def due(self, at_us: int) -> list[Event]:
         """What is due by a moment and was not derived yet, of all accounts."""
@@ -156,7 +184,10 @@ def derived_by(history: Iterable[Recorded], at_us: int) -> Derivation:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where what was recorded and what the rules derive part for the first time."""
+    """Where what was recorded and what the rules derive part for the first time.
+
+    Where a rule set itself can't be read, `account_id` names the book's own stream.
+    """
 
     kind: str
     account_id: UUID
@@ -236,6 +267,13 @@ class _Comparison:
             self.certificate.matched += 1
             self._agreed(found_at)
 
+    def failed(self, position: int, event: Event | None, stream: UUID, customer: UUID | None, error: Exception) -> None:
+        """The rules can't follow a history beyond an event (None: beyond a sweep)."""
+        why = str(error) if isinstance(error, TallybookError) else type(error).__name__
+        what = "a sweep" if event is None else f"{event.stored_name} on {_moment(event.effective_us)}"
+        found = f"{what}, by which they can't go on: {why}"
+        self._name("a history that the rules can't follow", stream, customer, position, "what the rules derive", found)
+
     def finish(self, sweep_unfinished: bool, tail: dict[UUID, int]) -> None:
         for account_id, queue in self._derived.items():
             if queue and account_id not in self._divergent:
@@ -253,13 +291,15 @@ class _Comparison:
     def _diverge(
         self, kind: str, account_id: UUID, position: int, expected: Decision | None, found: Decision | None
     ) -> None:
-        self._divergent.add(account_id)
         one = expected or found
+        if one is not None:
+            self._name(kind, account_id, one.subject_id, position, describe(expected), describe(found))
+
+    def _name(self, kind: str, stream: UUID, customer: UUID | None, position: int, expected: str, found: str) -> None:
+        self._divergent.add(stream)
         first = self.certificate.first
-        if one is not None and (first is None or position < first.position):
-            self.certificate.first = Divergence(
-                kind, account_id, one.subject_id, position, describe(expected), describe(found)
-            )
+        if first is None or position < first.position:
+            self.certificate.first = Divergence(kind, stream, customer, position, expected, found)
 
 
 def describe(decision: Event | None) -> str:
@@ -271,12 +311,20 @@ def describe(decision: Event | None) -> str:
         for name in decision.clear_fields
         if name not in ("facts", "programme", "lots", "basis", "basis_unit", "lot_id")
     ]
-    return f"{decision.stored_name} on {from_us(decision.effective_us):%Y-%m-%dT%H:%M:%SZ} ({', '.join(parts)})"
+    return f"{decision.stored_name} on {_moment(decision.effective_us)} ({', '.join(parts)})"
+
+
+def _moment(us: int) -> str:
+    """A time; one that no calendar has, as the number that stands there."""
+    try:
+        return f"{from_us(us):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        return f"{us} µs"
 
 
 def _shown(name: str, value: Any) -> Any:
     if name.endswith("_us") and isinstance(value, int):
-        return "never" if value >= NEVER else f"{from_us(value):%Y-%m-%dT%H:%M:%SZ}"
+        return "never" if value >= NEVER else _moment(value)
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
@@ -290,11 +338,14 @@ def certify(
 
     `agreed` is told the position of each recorded decision that the facts lead to.
     """
-    derivation = Derivation()
     comparison = _Comparison(agreed)
     certificate = comparison.certificate
+    fed: Event | None = None
+    derivation = Derivation(
+        failed=lambda stream, customer, error: comparison.failed(certificate.position, fed, stream, customer, error)
+    )
     for position, event in history:
-        certificate.position = position
+        certificate.position, fed = position, event
         if isinstance(event, Decision):
             comparison.recorded(position, event)
         elif isinstance(event, Fact):
@@ -303,6 +354,7 @@ def certify(
                 comparison.derived(position, event, account, decisions)
         if progress and position % 10_000 == 0:
             progress(position, total)
+    fed = None
     tail: dict[UUID, int] = {}
     for account, decisions in derivation.follow_sweep():
         tail[account.id] = len(decisions)

@@ -14,10 +14,14 @@ from tallybook.domain.points import BUCKETS, DEBT, SINKS, SOURCES, LoyaltyDecisi
 
 
 class Booked(NamedTuple):
-    """A decision with its place in the log; one that is due and not recorded yet has none."""
+    """A decision with its place in the log; one that is due and not recorded yet has none.
+
+    `correction`: it rests on a late fact, as `corrections` has it.
+    """
 
     position: int | None
     decision: LoyaltyDecision
+    correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,6 @@ class Movement:
     into: int
     out_of: int
     after: Mapping[str, int]
-    correction: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,7 @@ class Stated:
 def stated(decisions: Iterable[Booked], start_us: int, end_us: int, now_us: int, *, by_effective: bool) -> Stated:
     """The statement of a period, both ends included. `decisions`: all of an account, in order; due ones come last.
 
-    By the time of recording, what is due and not recorded belongs to now; a movement that took effect before the period
-    is a correction of an earlier one. By effective time, one that was recorded after the period is a late one.
+    By the time of recording, what is due and not recorded belongs to now.
     """
 
     def booked_us(one: Booked) -> int:
@@ -65,12 +67,7 @@ def stated(decisions: Iterable[Booked], start_us: int, end_us: int, now_us: int,
         into, out_of = move(balances, one.decision)
         if into is None or out_of is None:
             continue
-        decision = one.decision
-        if by_effective:
-            correction = one.position is not None and decision.metadata.recorded_us > end_us
-        else:
-            correction = decision.effective_us < start_us
-        movements.append(Movement(one, into, out_of, dict(balances), correction))
+        movements.append(Movement(one, into, out_of, dict(balances)))
     return Stated(opening, tuple(movements), dict(balances))
 
 

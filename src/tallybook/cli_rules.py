@@ -19,7 +19,7 @@ rules_app = typer.Typer(help="Check, show, propose and adopt rule sets.", no_arg
 NONE = "-"
 
 RuleFile = Annotated[
-    Path, typer.Argument(help="A rule set: a TOML or JSON file, or one that ships: " + ", ".join(PACKAGED))
+    Path, typer.Argument(help="A rule set: a TOML, JSON or YAML file, or one that ships: " + ", ".join(PACKAGED))
 ]
 
 
@@ -241,7 +241,7 @@ def _points(rule_set: RuleSet) -> list[tuple[str, str]]:
     rows.append(("pending", _pending(rule_set.pending)))
     rows.append(("expire", _expiry(rule_set.expiry)))
     if rule_set.inactivity_months is not None:
-        rows.append(("expire all", f"{rule_set.inactivity_months} months after the account last earned or redeemed"))
+        rows.append(("expire all", f"{rule_set.inactivity_months} months after the account was last in use"))
     if capped := _caps(rule_set.caps):
         rows.append(("at most", capped))
     back = {

@@ -567,7 +567,7 @@ class LoyaltyDesk(LoyaltyViews):
         whole(points, "points")
         account, control = self._opened(work, customer, programme)
         account.settle(work.stamp, work.stamp.effective_us, control)
-        left = account.expired - account.given_back
+        left = sum(there for _, there in account.lost(work.stamp.effective_us))
         if points > left:
             raise refusal("returned_too_much", f"{left} points expired.", asked=points, left=left)
         until_us = moment_us(until, "until")
@@ -839,7 +839,7 @@ class LoyaltyDesk(LoyaltyViews):
     def _not_before_issue(work: Work, account: LoyaltyAccount, coupon_id: UUID | None) -> None:
         coupon = None if coupon_id is None else account.coupons.get(coupon_id)
         if coupon is not None:
-            work.stamp.not_before(coupon.issued_us, "the coupon was issued")
+            work.stamp.not_before(coupon.since_us, "the coupon was issued")
 
     @property
     def sweep(self) -> BoundCommand[..., SweepResult]:

@@ -25,6 +25,8 @@ from tallybook.domain.points import (
     CouponIssued,
     EarningReversed,
     Enrolled,
+    HoldReleased,
+    LotPart,
     PointsEarned,
     PointsExpired,
     PointsRedeemed,
@@ -53,6 +55,7 @@ Rate = Fraction | str | int
 
 # Where they stand in what a scan of the log gives.
 _NET_MINOR = list(Line.model_fields).index("net_minor")
+_PART_POINTS = list(LotPart.model_fields).index("points")
 _BACK_MINOR = list(ReturnLine.model_fields).index("net_minor")
 
 
@@ -225,8 +228,12 @@ class Facts:
             expired += points if period.holds(at_us) else 0
         for _, at_us, points, forgiven in self._ours(EarningReversed, "points", "forgiven"):
             reversed_ += points - forgiven if period.holds(at_us) else 0
-        for _, at_us, points in self._ours(RedemptionReversed, "points"):
-            given_back += points if period.holds(at_us) else 0
+        for _, at_us, points, taken in self._ours(RedemptionReversed, "points", "reversed"):
+            if period.holds(at_us):
+                given_back += points
+                reversed_ += sum([part[_PART_POINTS] for part in taken])
+        for _, at_us, taken in self._ours(HoldReleased, "reversed"):
+            reversed_ += sum([part[_PART_POINTS] for part in taken]) if period.holds(at_us) else 0
         return earned, redeemed, expired, Moved(earnings, reversed_, given_back, frozenset(customers))
 
     def outcomes(self, period: Period, rules: frozenset[str]) -> dict[UUID, Outcome]:

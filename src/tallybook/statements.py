@@ -16,6 +16,7 @@ from tallybook.domain.errors import refusal, text
 from tallybook.domain.events import Event
 from tallybook.domain.loyalty import LoyaltyAccount, account_id
 from tallybook.domain.points import Enrolled, LoyaltyDecision, PointsEarned
+from tallybook.projections.corrections import Corrections
 from tallybook.projections.read_models import Recorded
 from tallybook.projections.reasons import Explained, explained
 from tallybook.projections.statement import Booked, Movement, stated
@@ -68,7 +69,7 @@ class ArithmeticLine:
 class Explanation:
     """Why a decision fell: the facts, the rule set that was in force, what each rule gave, the arithmetic, the lots.
 
-    `correction`: the fact took effect before what had been decided already. `agrees`: the arithmetic, made from the
+    `correction`: it rests on a late fact (docs/loyalty-statements.md). `agrees`: the arithmetic, made from the
     account as it stood, gives the amounts that were recorded.
     """
 
@@ -97,8 +98,8 @@ class Explanation:
 class StatementLine:
     """A movement: `points_in` came from outside, `points_out` went there; balances are those after it.
 
-    `recorded_at`, `position` and `decision_id` are None for what is due and not recorded yet. `correction`: it belongs
-    to another period by its other date (`Statement.order`).
+    `recorded_at`, `position` and `decision_id` are None for what is due and not recorded yet. `correction`: it rests on
+    a late fact, as its explanation says.
     """
 
     effective_at: str
@@ -303,15 +304,20 @@ def statement(
     end_us = now_us if end is None else as_of_us(end, "end")
     if end_us < start_us:
         raise refusal("invalid_argument", "end: it lies before the start.", argument="end")
-    recorded = [one for one in core.stream(found.account_id) if known(one)]
-    control = Control.fold(None, (event for at, event in core.stream(core.book_id) if known(Recorded(at, event))))
-    account = LoyaltyAccount.fold(None, (event for _, event in recorded))
+    told = list(filter(known, history(core, found.customer_id, found.account_id)))
+    control = Control.fold(None, (event for _, event in told if event.originator_id == core.book_id))
+    account = LoyaltyAccount.fold(None, (event for _, event in told if event.originator_id == found.account_id))
     if account is None or control is None:
         raise refusal("not_enrolled", "The book did not know of that account by then.", customer=found.customer_id)
-    decisions = [Booked(at, event) for at, event in recorded if isinstance(event, LoyaltyDecision)]
+    corrections = Corrections()
+    decisions = []
+    for one in told:
+        late = corrections.late(one)
+        if isinstance(one.event, LoyaltyDecision):
+            decisions.append(Booked(one.position, one.event, late is not None))
     if end_us >= now_us or order == "effective":
         decisions += _due(account, control, min(end_us, now_us))
-    told = stated(decisions, start_us, end_us, now_us, by_effective=order == "effective")
+    period = stated(decisions, start_us, end_us, now_us, by_effective=order == "effective")
     return Statement(
         found.account_id,
         found.customer_id,
@@ -319,9 +325,9 @@ def statement(
         None if start is None else iso(start_us),
         _time(end_us),
         order,
-        told.opening,
-        tuple(_line(one) for one in told.movements),
-        told.closing,
+        period.opening,
+        tuple(_line(one) for one in period.movements),
+        period.closing,
     )
 
 
@@ -335,7 +341,7 @@ def _due(account: Account, control: Control, until_us: int) -> Iterator[Booked]:
 
 
 def _line(movement: Movement) -> StatementLine:
-    position, decision = movement.booked
+    position, decision, correction = movement.booked
     after = movement.after
     return StatementLine(
         _time(decision.effective_us),
@@ -354,7 +360,7 @@ def _line(movement: Movement) -> StatementLine:
         after["pending"],
         after["held"],
         after["debt"],
-        movement.correction,
+        correction,
     )
 
 

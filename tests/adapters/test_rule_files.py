@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
+import tomllib
 import zoneinfo
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +18,9 @@ from hypothesis import strategies as st
 import tallybook
 from tallybook.adapters.rule_files import FROZEN_FROM, FROZEN_TO, PACKAGED, frozen_zone, load_rule_set
 from tallybook.domain.calendar import UTC_ZONE
-from tallybook.domain.errors import RuleSetError
+from tallybook.domain.errors import MissingExtra, RuleSetError
 from tallybook.domain.events import from_us, to_us
+from tallybook.domain.rules import parse_rule_set
 
 DATA = Path(tallybook.__file__).parent / "data"
 SHIPPED = sorted(set(DATA.rglob("*.toml")) - set(DATA.rglob("*.policy.toml")))
@@ -169,6 +174,12 @@ def test_any_bytes_give_a_rule_set_or_a_rule_set_error(data: bytes, at: int, gon
         assert found
 
 
+def test_a_file_without_end_and_a_number_without_end_are_rule_set_errors(file: Path) -> None:
+    assert "more than 4000000 bytes" in problems(Path("/dev/zero"))
+    file.write_text("points = " + "9" * 5000)
+    assert "a number in it has thousands of digits" in problems(file)
+
+
 @pytest.mark.parametrize("depth", [100, 2000, 100_000])
 def test_nesting_without_end_is_a_rule_set_error(file: Path, depth: int) -> None:
     file.write_text("x = " + "[" * depth + "]" * depth)
@@ -202,7 +213,7 @@ def test_what_is_written_as_json_is_the_same_rule_set(tmp_path: Path, name: str)
         ('{"tiers": {"levels": [{"a": 1, "a": 2}]}}', "the key 'a' is there twice"),
         ('{"holds_days": NaN}', "NaN is no number of JSON"),
         ('{"holds_days": -Infinity}', "-Infinity is no number of JSON"),
-        ("[]", "document: "),
+        ("[]", "no table"),
         ('{"holds_days": 1e2}', "holds_days: "),
         ("[" * 100_000, "nested too deep"),
         ("{" * 10, "not JSON"),
@@ -291,3 +302,51 @@ def test_an_adopted_rule_set_decides_by_the_zone_that_was_frozen(monkeypatch: py
         ada = book.customers.register(name="Ada")
         book.loyalty.enrol(ada)
         assert book.replay().holds
+
+
+def as_yaml(value: Any, indent: str = "") -> str:
+    """YAML in block style, of what TOML holds."""
+    if isinstance(value, dict):
+        return "".join(f"\n{indent}{key}:{as_yaml(one, indent + '  ')}" for key, one in value.items())
+    if isinstance(value, list) and value:
+        return "".join(f"\n{indent}-{as_yaml(one, indent + '  ')}" for one in value)
+    return " " + (json.dumps(value) if not isinstance(value, date) else value.isoformat())
+
+
+@pytest.mark.parametrize("name", ["x.yaml", "x.yml", "x.YAML"])
+def test_yaml_gives_the_same_rule_set(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    for shipped in SHIPPED:
+        document = tomllib.loads(shipped.read_text(encoding="utf-8"))
+        file.write_text("# rules\n" + as_yaml(document), encoding="utf-8")
+        assert load_rule_set(file).digest() == parse_rule_set(document, "as TOML").digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: a\nname: b", 'not YAML: found duplicate key "name" with value "b" (original value: "a") (line 2'),
+        ("earning: [", "not YAML: expected the node content, but found '<stream end>' (line 1, column 11)"),
+        ("name: &x standard\nversion: *x", "line 2: aliases (*) are not read"),
+        ("name: !!python/object:os.system x", "not YAML: could not determine a constructor"),
+        ("name: a\n---\nname: b", "not YAML: "),
+        ("\tname: a", "not YAML: found character"),
+        ("name: \x07", "not YAML: "),
+        ("", "no table"),
+        ("- name", "no table"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deep"),
+    ],
+)
+def test_what_is_no_yaml_is_named_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(text)
+    assert told in problems(file)
+
+
+def test_without_the_extra_yaml_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("name: a")
+    monkeypatch.delitem(sys.modules, "tallybook.adapters.yaml_files", raising=False)
+    monkeypatch.setitem(sys.modules, "ruamel.yaml", None)
+    with pytest.raises(MissingExtra, match=r"tallybook\[yaml\]"):
+        load_rule_set(file)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -288,6 +289,24 @@ def test_no_wrapped_key_is_left_of_what_was_destroyed_and_no_key_in_clear(
     assert [subject for subject, one in before.items() if one in content] == []
     assert not any(form in content for key in keys.values() for form in (key, key.hex().encode(), b64encode(key)))
     assert store.lookup_key not in content
+
+
+@pytest.mark.parametrize("seed", [0, 12, 15, 24])
+def test_a_row_of_a_key_stays_where_it_is_so_that_sqlite_leaves_no_copy_of_it(
+    store: FileKeyStore, tmp_path: Path, seed: int
+) -> None:
+    """SQLite overwrites what is deleted, and not the copies that stay in a page when it moves rows to another."""
+    chance = Random(seed)
+    for _ in range(3):
+        store.add({(UUID(int=chance.getrandbits(128)), 1): os.urandom(KEY_BYTES) for _ in range(200)})
+        before = wrapped_in(store)
+        places = store.database.rows("SELECT rowid, subject, key_id FROM data_keys ORDER BY rowid")
+        store.destroy([(subject, 1) for subject in chance.sample(sorted(before), len(before) // 3)], 7)
+        store.rotate()
+        content = all_files(tmp_path)
+        assert [subject for subject, one in before.items() if one in content] == []
+        assert [subject for subject, one in wrapped_in(store).items() if content.count(one) != 1] == []
+        assert store.database.rows("SELECT rowid, subject, key_id FROM data_keys ORDER BY rowid") == places
 
 
 def test_the_old_wrapping_key_is_overwritten_where_it_lay(source: FileWrappingKeys) -> None:

@@ -427,9 +427,8 @@ class Ledger:
             case PointsRedeemed():
                 text = f"-{event.points} ({self._lots(event.lots)})"
             case PointsCredited():
-                text = f"+{sum(lot.points for lot in event.lots)}"
-                if event.debt_paid:
-                    text += f" (debt {sum(part.points for part in event.debt_paid)})"
+                text = f"+{sum(lot.points for lot in event.lots)}{self._paid(event.debt_paid)}"
+                text += f" of {self._lots(event.expired)}" if event.expired else ""
                 expires_us = event.lots[0].expires_us
                 text += " for ever" if expires_us == NEVER else f" until {day(expires_us)}"
             case RedemptionRefused() | HoldRefused() | TransferRefused():
@@ -440,14 +439,17 @@ class Ledger:
             case PointsActivated():
                 text = f"active {self._lots(event.lots)}{self._paid(event.debt_paid)}"
             case RedemptionReversed():
-                parts = [self._lots(event.restored)] if event.restored else []
+                parts = [f"reversed {self._lots(event.reversed)}"] if event.reversed else []
+                parts += [self._lots(event.restored)] if event.restored else []
                 parts += [f"lapsed {self._lots(event.lapsed)}"] if event.lapsed else []
                 parts += [f"new until {day(event.new_lot.expires_us)}"] if event.new_lot else []
                 text = f"again {event.points} ({' '.join(parts)}){self._paid(event.debt_paid)}"
             case PointsHeld():
                 text = f"held {event.points} ({self._lots(event.lots)}) until {day(event.until_us)}"
             case HoldReleased():
-                text = f"{event.reason} {self._lots(event.lots)}{self._paid(event.debt_paid)}"
+                parts = [f"reversed {self._lots(event.reversed)}"] if event.reversed else []
+                parts += [self._lots(event.lots)] if event.lots else []
+                text = f"{event.reason} {' '.join(parts)}{self._paid(event.debt_paid)}"
             case PointsTransferred():
                 text = f"sent {event.points} ({self._lots(event.lots)})"
             case PointsCorrected():

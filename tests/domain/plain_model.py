@@ -85,18 +85,21 @@ class FakeLine:
 
 @dataclass
 class FakeLot:
-    """Points with one age."""
+    """Points with one age. `expired` may be reinstated; `owed` are taken when points of it come back."""
 
     key: tuple[int, int]
     earned: int
     activates: int
     expires: int
     rule: str = ""
+    since: int = 0
     lines: list[FakeLine] = field(default_factory=list)
     in_pieces: bool = False
     active: int = 0
     pending: int = 0
     expired: int = 0
+    lost_at: int = 0
+    owed: int = 0
     qualifying: int = 0
     by: set[int] = field(default_factory=set)
 
@@ -107,6 +110,7 @@ class FakeHold:
 
     until: int
     parts: list[list[Any]]
+    since: int
 
 
 @dataclass
@@ -114,13 +118,13 @@ class FakeCoupon:
     """A coupon."""
 
     reward: str
-    issued: int
     expires: int
+    since: int
     outcome: str = ""
 
     def good(self, at: int) -> bool:
         """Whether it is taken."""
-        return not self.outcome and at >= self.issued
+        return not self.outcome and at >= self.since
 
 
 class Plain:
@@ -135,7 +139,7 @@ class Plain:
         self.rewards = {reward["id"]: reward for reward in rules["rewards"]}
         self.lots: list[FakeLot] = []
         self.holds: dict[int, FakeHold] = {}
-        self.paid: dict[int, tuple[str, list[list[Any]]]] = {}
+        self.paid: dict[int, tuple[int, list[list[Any]]]] = {}
         self.coupons: dict[Any, FakeCoupon] = {}
         self.sums: defaultdict[str, int] = defaultdict(int)
         self.uses: defaultdict[Any, int] = defaultdict(int)
@@ -143,7 +147,7 @@ class Plain:
         self.clock = self.enrolled = self.moved = self.since = 0
         self.tier: int = -1
         self.override: int | None = None
-        self.debt = self.forgiven = self.given_back = 0
+        self.debt = self.forgiven = 0
         self.refused = ""
         self.horizon = -(2**62)
 
@@ -211,9 +215,9 @@ class Plain:
             if not coupon.outcome:
                 found.append((coupon.expires, 5, 0, lambda at, key=key: self.close_coupon(key, "expired")))
         months = self.rules.get("inactivity_months")
-        if months and (self.active() or any(lot.pending for lot in self.lots)):
+        if months and (self.active() or self.holds or any(lot.pending for lot in self.lots)):
             at = self.calendar.midnight(months_on(self.calendar.local(self.moved).date(), months))
-            found.append((at, 4, 0, lambda at: self.expire_all()))
+            found.append((at, 4, 0, self.expire_all))
         fall = self.next_fall(until)
         if fall is not None:
             found.append((fall[0], 1, 0, lambda at, fall=fall: self.to_tier(fall[1], at)))
@@ -245,24 +249,40 @@ class Plain:
         """Points whose time is over."""
         for lot in self.lots:
             if lot.expires <= at:
-                self.expire(lot)
+                self.expire(lot, at, lot.active + lot.pending)
+                lot.active = lot.pending = 0
 
-    def expire(self, lot: FakeLot) -> None:
-        """All that is left of a lot."""
-        gone = lot.active + lot.pending
-        lot.active = lot.pending = 0
-        lot.expired += gone
-        self.sums["expired"] += gone
+    def expire(self, lot: FakeLot, at: int, points: int) -> None:
+        """Points of a lot are lost."""
+        if points:
+            lot.lost_at = max(lot.lost_at, at)
+        lot.expired += points
+        self.sums["expired"] += points
 
-    def expire_all(self) -> None:
+    def expire_all(self, at: int) -> None:
         """The account was not used for too long, or is closed."""
+        for key in sorted(self.holds, key=lambda key: (self.holds[key].until, key)):
+            self.free(key)
         for lot in self.lots:
-            self.expire(lot)
+            self.expire(lot, at, lot.active + lot.pending)
+            lot.active = lot.pending = 0
 
     def free(self, key: int) -> None:
         """A hold ends; its points can be spent again."""
         for lot, points in self.holds.pop(key).parts:
-            self.into(lot, points)
+            self.into(lot, points - self.taken_late(lot, points))
+
+    def taken_late(self, lot: FakeLot, points: int) -> int:
+        """What a return could not take is taken of points that come back."""
+        taken = min(lot.owed, points)
+        lot.owed -= taken
+        self.forgiven -= taken
+        self.sums["reversed"] += taken
+        return taken
+
+    def used(self, at: int) -> None:
+        """The account is in use."""
+        self.moved = max(self.moved, at)
 
     # ── tiers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -336,7 +356,8 @@ class Plain:
                 continue
             then = graced.get(at, self.calendar.later(at, days=-tiers["grace_days"]))
             rank = self.worth(self.counted_at(at))
-            if rank < self.tier and self.worth(self.counted_at(then)) < self.tier:
+            between = [lot.earned for lot in self.lots if then <= lot.earned <= at]
+            if all(self.worth(self.counted_at(moment)) < self.tier for moment in (then, *between, at)):
                 return at, rank if tiers["downgrade"] == "straight" else self.tier - 1
         return None
 
@@ -379,7 +400,7 @@ class Plain:
             key = ("grant", rank, reward, *self.calendar.period(at, "year"))
             if key not in self.coupons:
                 ends = self.calendar.later(at, days=self.rewards[reward]["coupon_days"])
-                self.coupons[key] = FakeCoupon(reward, at, ends)
+                self.coupons[key] = FakeCoupon(reward, ends, at)
 
     # ── earning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -468,7 +489,7 @@ class Plain:
         self.count("earn", spendable, at)
         self.bring(fact, at, gives, lines)
         if any(one["gets"] or one["counts"] for one in gives):
-            self.moved = max(self.moved, at)
+            self.used(at)
 
     def best_of_groups(self, gives: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Of each group one."""
@@ -668,8 +689,9 @@ class Plain:
             if not line.basis:
                 continue
             was, line.back = line.back, min(line.basis, line.back + many)
-            due += line.points * line.back // line.basis - line.points * was // line.basis
-            lot.qualifying -= line.qualifying * line.back // line.basis - line.qualifying * was // line.basis
+            now, then = Fraction(line.basis - line.back, line.basis), Fraction(line.basis - was, line.basis)
+            due += rounded(line.points * then, "floor") - rounded(line.points * now, "floor")
+            lot.qualifying -= rounded(line.qualifying * then, "floor") - rounded(line.qualifying * now, "floor")
         if backs != [line.back for line in lot.lines]:
             self.decided(at)
         policy = self.rules["refunds"]["earning"]
@@ -692,6 +714,7 @@ class Plain:
             self.sums["reversed"] += due
         else:
             self.forgiven += due
+            lot.owed += due
 
     def take_active(self, lot: FakeLot, due: int) -> int:
         """Take points of a lot back; what is still due."""
@@ -741,13 +764,13 @@ class Plain:
                 left -= many
             self.holds[hold].parts = [part for part in self.holds[hold].parts if part[1]]
         self.sums["spent"] += points
-        self.paid[fact] = (reward, [list(part) for part in used])
+        self.paid[fact] = (at, [list(part) for part in used])
         self.count("redeem", points, at)
-        self.moved = max(self.moved, at)
+        self.used(at)
         if hold is not None:
             self.free(hold)
         if known.get("coupon_days"):
-            self.coupons[fact] = FakeCoupon(reward, at, self.calendar.later(at, days=known["coupon_days"]))
+            self.coupons[fact] = FakeCoupon(reward, self.calendar.later(at, days=known["coupon_days"]), at)
 
     def unredeem(self, fact: int, at: int, of: int, points: int, whole: bool = False) -> None:
         """Points of a redemption come back, what was used last first; with a coupon, all of them or none."""
@@ -775,17 +798,22 @@ class Plain:
         if not back:
             return
         self.decided(at)
+        self.used(at)
         self.sums["reinstated"] += sum(many for _, many in back)
+        back = [(lot, many - self.taken_late(lot, many)) for lot, many in back]
         if self.rules["refunds"]["redemption"] == "new_lot":
             lot = FakeLot((fact, 0), at, at, self.expires(dict(self.rules["expiry"]), at))
-            self.lots.append(lot)
-            self.into(lot, sum(many for _, many in back))
+            if any(many for _, many in back):
+                self.lots.append(lot)
+                self.into(lot, sum(many for _, many in back))
             return
         for lot, many in back:
             if lot.expires <= at:
-                self.sums["expired"] += many
-                lot.expired += many
-            else:
+                pays = min(many, self.debt)
+                self.debt -= pays
+                self.expire(lot, at, many - pays)
+        for lot, many in back:
+            if lot.expires > at:
                 self.into(lot, many)
 
     def hold(self, fact: int, at: int, points: int, until: int) -> None:
@@ -795,7 +823,7 @@ class Plain:
             self.refused = "hold"
             return
         used = self.take(points)
-        self.holds[fact] = FakeHold(min([until, *(part[0].expires for part in used)]), used)
+        self.holds[fact] = FakeHold(min([until, *(part[0].expires for part in used)]), used, at)
 
     def release(self, fact: int, at: int, of: int) -> None:
         """What was set aside is free."""
@@ -816,6 +844,7 @@ class Plain:
             self.refused = "transfer"
             return
         self.count("transfer", points, at)
+        self.used(at)
         self.take(points)
         self.sums["transferred_out"] += points
 
@@ -823,21 +852,21 @@ class Plain:
         """Points come from another account: (points, earned, expires)."""
         if not self.rules["transfers"]["keep_ages"]:
             lots = [(points, at, self.expires(dict(self.rules["expiry"]), at)) for points, _, _ in lots]
-        self.decided(at)
         for number, (points, earned, expires) in enumerate(lots):
-            self.credit((fact, number), "transferred_in", points, earned, expires)
+            self.credit((fact, number), "transferred_in", points, earned, expires, at)
 
-    def credit(self, key: tuple[int, int], source: str, points: int, earned: int, expires: int) -> None:
+    def credit(self, key: tuple[int, int], source: str, points: int, earned: int, expires: int, at: int) -> None:
         """Points from outside."""
-        lot = FakeLot(key, earned, earned, expires)
+        self.decided(at)
+        self.used(at)
+        lot = FakeLot(key, earned, earned, expires, since=at)
         self.lots.append(lot)
         self.sums[source] += points
         self.into(lot, points)
 
     def goodwill(self, fact: int, at: int, points: int) -> None:
         """Points that no rule gave."""
-        self.decided(at)
-        self.credit((fact, 0), "adjusted_up", points, at, self.expires(dict(self.rules["expiry"]), at))
+        self.credit((fact, 0), "adjusted_up", points, at, self.expires(dict(self.rules["expiry"]), at), at)
 
     def correct(self, fact: int, at: int, points: int, into_debt: bool) -> None:
         """Points taken by hand."""
@@ -857,11 +886,14 @@ class Plain:
 
     def reinstate(self, fact: int, at: int, points: int, until: int) -> None:
         """Expired points come back as a new lot."""
-        points = min(points, self.sums["expired"] - self.given_back)
-        if points > 0:
-            self.given_back += points
-            self.decided(at)
-            self.credit((fact, 0), "reinstated", points, at, until)
+        given = 0
+        lost = [lot for lot in self.lots if lot.expired and lot.lost_at <= at]
+        for lot in sorted(lost, key=lambda lot: (-lot.lost_at, self.tie(lot.key))):
+            part = min(points - given, lot.expired)
+            lot.expired -= part
+            given += part
+        if given:
+            self.credit((fact, 0), "reinstated", given, at, until, at)
 
     def override_tier(self, fact: int, at: int, tier: str, until: int) -> None:
         """People decide on the tier."""
@@ -891,9 +923,7 @@ class Plain:
         """For good: what it held expires."""
         if self.holds or self.active() or any(lot.pending for lot in self.lots):
             self.decided(at)
-        for key in sorted(self.holds, key=lambda key: (self.holds[key].until, key)):
-            self.free(key)
-        self.expire_all()
+        self.expire_all(at)
         self.status = "closed"
 
     def close_coupon(self, key: Any, outcome: str) -> None:
@@ -915,7 +945,7 @@ class Plain:
         if not known.get("coupon_days") or (known["counted"] and stock == 0):
             self.refused = "award"
             return
-        self.coupons[fact] = FakeCoupon(reward, at, self.calendar.later(at, days=known["coupon_days"]))
+        self.coupons[fact] = FakeCoupon(reward, self.calendar.later(at, days=known["coupon_days"]), at)
 
     def void_coupon(self, fact: int, at: int, of: Any) -> None:
         """A coupon is taken back; points return where the reward's rule says so."""

@@ -64,6 +64,7 @@ from tallybook.domain.points import (
     TransferRequested,
     lot_of,
 )
+from tallybook.projections.reasons import explained
 from tallybook.projections.replay import certify
 
 START = 18_262 * DAY_US
@@ -291,6 +292,13 @@ class AccountMachine(RuleBasedStateMachine):
         """One fact on both accounts; its id."""
         found: list[Any] = []
         world = self.world
+        earliest = self._rests_on(what, fields if told is None else told)
+        if at < earliest:
+            with pytest.raises(Refused) as early:
+                world._on_account("ada", lambda account: account.tell(kind, world.stamp(at), world.control, **fields))
+            assert early.value.code == "effective_too_early"
+            at = earliest
+            self.now = max(self.now, at)
         if self.plain.status == "closed" and kind not in ATTEMPTS:
             with pytest.raises(Refused) as closed:
                 world._on_account("ada", lambda account: account.tell(kind, world.stamp(at), world.control, **fields))
@@ -305,6 +313,23 @@ class AccountMachine(RuleBasedStateMachine):
         refused = outcome is not None and "refused" in outcome.stored_name
         assert refused == bool(self.plain.refused), (outcome, self.plain.refused)
         return key
+
+    def _rests_on(self, what: str, told: dict[str, Any]) -> int:
+        """When that was which a fact answers."""
+        plain, of = self.plain, told.get("of")
+        match what:
+            case "confirm" | "withdraw" | "reduce":
+                return max([lot.earned for lot in plain.lots if lot.lines and lot.key[0] == of], default=0)
+            case "release" | "redeem":
+                hold = plain.holds.get(told.get("hold", of) or 0)
+                return 0 if hold is None else hold.since
+            case "unredeem":
+                return plain.paid[of][0] if of in plain.paid else 0
+            case "use_coupon" | "void_coupon":
+                return plain.coupons[of].since if of in plain.coupons else 0
+            case "extend":
+                return max([max(lot.since, lot.earned) for lot in plain.lots if lot.key == of], default=0)
+        return 0
 
     @rule(gap=gaps, lines=st.lists(a_line, min_size=1, max_size=3))
     def buys(self, gap: int, lines: list[dict[str, Any]]) -> None:
@@ -660,6 +685,8 @@ class AccountMachine(RuleBasedStateMachine):
         assert differing(resumed, account) == ()
         certificate = certify(self.world.history())
         assert certificate.holds, certificate.first
+        for one in explained(self.world.history()):
+            assert one.reason.agrees, (one.recorded.event, one.reason)
 
 
 LIVES = settings(

@@ -9,6 +9,7 @@ import pytest
 
 from tallybook.adapters.rule_files import frozen_zone
 from tallybook.domain.customer import Line
+from tallybook.domain.errors import Refused
 from tallybook.domain.points import EarningReversed
 from tallybook.projections.replay import certify
 
@@ -478,8 +479,8 @@ def test_expired_points_are_reinstated_and_no_more_than_expired(plays: Plays) ->
         2020-01-02  buy A 50                 50       +50 until 2021-02-01
         2020-01-03  reinstate 10 2021-06-01  50
         2021-02-01  sweep                    0        expired 50 (A 50)
-        2021-02-02  reinstate 30 2021-06-01  30       +30 until 2021-06-01
-        2021-02-03  reinstate 30 2021-07-01  50       +20 until 2021-07-01
+        2021-02-02  reinstate 30 2021-06-01  30       +30 of A 30 until 2021-06-01
+        2021-02-03  reinstate 30 2021-07-01  50       +20 of A 20 until 2021-07-01
         2021-02-04  reinstate 30 2021-07-01  50
     """)
 
@@ -527,9 +528,9 @@ def test_an_account_that_rests_for_too_long_loses_all_its_points(plays: Plays) -
         when              what          balance  decided
         2020-01-01        enrol         0        basic
         2020-01-31 15:00  buy A 50      50       +50 for ever
-        2020-04-29        goodwill 5    55       +5 for ever
+        2020-04-29        look          50
         2020-04-30        look          0
-        2020-05-15        buy B 10      10       expired 55 (A 50 goodwill 5) inactivity on 2020-04-30, +10 for ever
+        2020-05-15        buy B 10      10       expired 50 (A 50) inactivity on 2020-04-30, +10 for ever
         2020-08-14        redeem 4      6        -4 (B 4)
         2020-11-13        look          6
         2020-11-14        look          0
@@ -537,6 +538,174 @@ def test_an_account_that_rests_for_too_long_loses_all_its_points(plays: Plays) -
         expiry=FOREVER,
         inactivity_months=3,
     )
+
+
+def test_points_that_come_to_an_account_that_rested_stay_as_long_as_any_others(plays: Plays) -> None:
+    plays(
+        """
+        when        what            balance  decided
+        2020-01-01  enrol           0        basic
+        2020-01-02  buy A 50        50       +50 for ever
+        2020-01-03  redeem 50 R     0        -50 (A 50)
+        2020-05-05  goodwill 5      5        +5 for ever
+        2020-07-05  unredeem R 20   25       again 20 (A 20)
+        2020-10-04  look            25
+        2020-10-05  sweep           0        expired 25 (A 20 goodwill 5) inactivity
+        2020-12-05  reinstate 3 2022-01-01  3  +3 of A 3 until 2022-01-01
+        2021-03-04  look            3
+        2021-03-05  look            0
+    """,
+        expiry=FOREVER,
+        inactivity_months=3,
+    )
+
+
+def test_an_account_that_rests_loses_what_is_held_too(plays: Plays) -> None:
+    plays(
+        """
+        when        what                  balance  held  debt  decided
+        2020-01-01  enrol                 0        0     0     basic
+        2020-01-02  buy A 50              50       0     0     +50 for ever
+        2020-01-03  hold H 30 2021-01-01  20       30    0     held 30 (A 30) until 2021-01-01
+        2020-04-02  sweep                 0        0     0     inactivity A 30, expired 50 (A 50) inactivity
+        2020-06-02  buy B 40              40       0     0     +40 for ever
+        2020-06-03  hold I 40 2021-01-01  0        40    0     held 40 (B 40) until 2021-01-01
+        2020-06-04  return B              0        40    40    back 40 (debt 40)
+        2020-12-01  look                  0        0     0
+        2020-12-01  sweep                 0        0     0     inactivity B 40 (debt 40) on 2020-09-02
+    """,
+        expiry=FOREVER,
+        inactivity_months=3,
+    )
+
+
+# ── what comes back ───────────────────────────────────────────────────────────────────────────────────────────────
+
+WITHIN = {"earning": "within_balance"}
+
+
+def test_points_that_were_held_while_their_purchase_went_back_go_when_they_are_free(plays: Plays) -> None:
+    ledger = plays(
+        """
+        when        what                   balance  held  decided
+        2020-01-01  enrol                  0        0     basic
+        2020-01-02  buy A 60 40            100      0     +100 until 2021-02-01
+        2020-01-03  hold H 90 2020-06-01   10       90    held 90 (A 90) until 2020-06-01
+        2020-01-04  return A 1x1           0        90    back 60 (A 10 forgiven 50)
+        2020-01-05  release H              40       0     released reversed A 50 A 40
+        2020-01-06  return A 2x1           0        0     back 40 (A 40)
+    """,
+        refunds=WITHIN,
+    )
+    account = ledger.world.accounts["ada"]
+    assert (account.reversed, account.forgiven) == (100, 0)
+
+
+def test_points_that_were_spent_while_their_purchase_went_back_go_when_they_return(plays: Plays) -> None:
+    ledger = plays(
+        """
+        when        what            balance  decided
+        2020-01-01  enrol           0        basic
+        2020-01-02  buy A 100       100      +100 until 2021-02-01
+        2020-01-03  goodwill 30     130      +30 until 2021-02-01
+        2020-01-04  redeem 120 R    10       -120 (A 100 goodwill 20)
+        2020-01-05  return A        0        back 100 (goodwill 10 forgiven 90)
+        2020-01-06  unredeem R 50   20       again 50 (reversed A 30 goodwill 20)
+        2020-01-07  unredeem R 70   30       again 70 (reversed A 60 A 10)
+    """,
+        refunds=WITHIN,
+    )
+    account = ledger.world.accounts["ada"]
+    # 130 came; 100 of them for a purchase that went back.
+    assert (account.active, account.reversed, account.forgiven) == (30, 100, 0)
+
+
+def test_a_new_lot_holds_only_what_no_return_is_owed(plays: Plays) -> None:
+    plays(
+        """
+        when        what            balance  decided
+        2020-01-01  enrol           0        basic
+        2020-01-02  buy A 100       100      +100 until 2021-02-01
+        2020-01-04  redeem 70 R     30       -70 (A 70)
+        2020-01-04  redeem 20 S     10       -20 (A 20)
+        2020-01-05  return A        0        back 100 (A 10 forgiven 90)
+        2020-01-06  unredeem R 70   0        again 70 (reversed A 70)
+        2020-01-07  unredeem S 20   0        again 20 (reversed A 20)
+    """,
+        refunds={**WITHIN, "redemption": "new_lot"},
+    )
+
+
+def test_points_of_lots_that_are_over_pay_a_debt_before_they_lapse(plays: Plays) -> None:
+    plays(
+        """
+        when        what            balance  debt  decided
+        2020-01-01  enrol           0        0     basic
+        2020-01-02  buy A 100       100      0     +100 until 2021-02-01
+        2020-12-02  buy B 30        130      0     +30 until 2022-01-01
+        2020-12-04  redeem 130 R    0        0     -130 (A 100 B 30)
+        2020-12-05  return B        0        30    back 30 (debt 30)
+        2021-03-01  unredeem R 130  30       0     again 130 (A 30 B 30 lapsed A 70) (debt 30)
+    """,
+    )
+
+
+def test_points_that_were_given_back_after_their_expiry_go_with_their_purchase(plays: Plays) -> None:
+    ledger = plays(
+        """
+        when        what                      balance  decided
+        2020-01-01  enrol                     0        basic
+        2020-01-02  buy A 100                 100      +100 until 2021-02-01
+        2020-02-02  buy B 50                  150      +50 until 2021-03-01
+        2021-02-01  sweep                     50       expired 100 (A 100)
+        2021-03-01  sweep                     0        expired 50 (B 50)
+        2021-04-02  reinstate 120 2022-01-01  120      +120 of B 50 A 70 until 2022-01-01
+        2021-04-03  return A                  50       back 100 (goodwill 70 forgiven 30)
+        2021-04-04  return B                  0        back 50 (goodwill 50)
+        2021-04-05  reinstate 30 2022-01-01   0
+    """,
+    )
+    assert (ledger.world.accounts["ada"].forgiven, ledger.world.accounts["ada"].debt) == (30, 0)
+
+
+def test_what_is_given_back_had_expired_by_then(plays: Plays) -> None:
+    plays("""
+        when        what                     balance  decided
+        2020-01-01  enrol                    0        basic
+        2020-01-02  buy A 100                100      +100 until 2021-02-01
+        2020-02-02  buy B 50                 150      +50 until 2021-03-01
+        2021-04-01  sweep                    0        expired 100 (A 100) on 2021-02-01, expired 50 (B 50) on 2021-03-01
+        2021-02-10  reinstate 120 2022-01-01  100     +100 of A 100 until 2022-01-01
+    """)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["confirm A", "withdraw A", "release H", "capture H 10", "unredeem R 5", "extend A 2030-01-01"],
+)
+def test_a_fact_can_not_lie_before_what_it_answers(new_ledger: NewLedger, what: str) -> None:
+    ledger = new_ledger(tiers=FAR)
+    ledger.plays("""
+        when        what                   balance  decided
+        2020-01-01  enrol                  0        basic
+        2020-01-05  buy A 100              100      +100 until 2021-02-01
+        2020-01-05  hold H 10 2020-06-01   90       held 10 (A 10) until 2020-06-01
+        2020-01-05  redeem 10 R            80       -10 (A 10)
+    """)
+    with pytest.raises(Refused) as early:
+        ledger._after("2020-01-04", what)
+    assert early.value.code == "effective_too_early"
+    ledger._after("2020-01-05", what)
+
+
+def test_the_rounding_of_parts_leaves_the_customer_nothing_of_many_small_ones(new_ledger: NewLedger) -> None:
+    world = new_ledger(tiers=FAR).world
+    world.enrol("2020-01-01")
+    bought = [world.buy_lines("2020-01-02", [Line(sku="a", quantity=100, net_minor=100)]) for _ in range(50)]
+    assert world.accounts["ada"].active == 50
+    for purchase in bought:
+        world.give_back("2020-01-03", purchase, {1: 99})
+    assert world.accounts["ada"].active == 0
 
 
 def test_pending_points_go_with_an_account_that_rests(plays: Plays) -> None:
@@ -644,6 +813,23 @@ def test_a_tier_is_kept_with_less_than_it_was_reached_with(plays: Plays) -> None
     """,
         expiry=FOREVER,
         tiers=ladder(levels=levels),
+    )
+
+
+def test_grace_begins_anew_where_the_tier_was_warranted_meanwhile(plays: Plays) -> None:
+    plays(
+        """
+        when        what        balance  tier    decided
+        2020-01-01  enrol       0        basic   basic
+        2020-01-10  buy A 60    60       basic   +60 for ever
+        2020-01-20  buy B 60    120      silver  +60 for ever, silver
+        2020-02-15  buy C 50    170      silver  +50 for ever
+        2020-03-11  look        170      silver
+        2020-03-19  look        170      silver
+        2020-04-20  sweep       170      basic   basic on 2020-03-20
+    """,
+        expiry=FOREVER,
+        tiers=ladder(window="rolling", window_months=1, grace_days=29, levels=SILVER_GOLD[:2]),
     )
 
 

@@ -32,6 +32,7 @@ from tallybook.domain.points import (
     HoldRequested,
     LotPart,
     PointsEarned,
+    PointsExpired,
     PointsRedeemed,
     RedemptionRequested,
     RedemptionReturned,
@@ -308,6 +309,54 @@ def test_a_tier_that_falls_is_told_with_its_window_its_hold_and_its_grace() -> N
     assert "40 points counted already, too few for silver: the grace is over." in steps(told)
 
 
+@pytest.mark.parametrize(
+    ("changes", "since", "at", "told"),
+    [
+        ({}, "2000-01-01", "2020-04-10", "standard@1, points go when it was not for 3 months, which ended at "
+         "2020-04-10T00:00:00Z."),
+        ({"inactivity_months": 1}, "2020-02-20", "2020-02-20", "standard@2, points go when it was not for 1 month, "
+         "which ended at 2020-02-10T00:00:00Z; that rule set is in force from 2020-02-20T00:00:00Z on."),
+        ({"inactivity_months": 2}, "2020-01-20", "2020-03-10", "standard@2, points go when it was not for 2 months, "
+         "which ended at 2020-03-10T00:00:00Z."),
+    ],
+)  # fmt: skip
+def test_inactivity_is_told_with_its_months_its_beginning_and_the_rule_set(
+    changes: dict[str, Any], since: str, at: str, told: str
+) -> None:
+    never = {"expiry": {"never": True}}
+    world = World(rule_set(**never, inactivity_months=3))
+    if changes:
+        world.adopt(rule_set(version="2", **never, **changes), since)
+    world.enrol("2020-01-01")
+    world.buy("2020-01-10", 10_000)
+    world.sweep("2020-06-01")
+    gone = last(world, PointsExpired)
+    assert gone.recorded.event.effective_us == us(at)
+    assert gone.reason.agrees
+    assert f"The account was last in use at 2020-01-10T00:00:00Z; by {told}" in steps(gone)
+
+
+def test_inactivity_that_is_found_at_the_accounts_clock_is_told_with_what_it_is_by() -> None:
+    never = {"expiry": {"never": True}}
+    world = World(rule_set(**never, inactivity_months=3))
+    world.enrol("2020-01-01")
+    world.buy("2020-01-10", 10_000)
+    world.goodwill("2020-01-09", 5)
+    world.sweep("2020-06-01")
+    [gone] = [one for one in world.history() if isinstance(one.event, PointsExpired)]
+    # Decided later than the months were over, and by then another rule set is in force, which knows of no inactivity.
+    later = gone.event.model_copy(update={"effective_us": us("2020-05-01"), "rules": "standard@2"})
+    world.adopt(rule_set(version="2", **never), "2020-05-01")
+    adopted = world.history()[-1]
+    history = [*world.history()[: gone.position - 1], adopted, Recorded(gone.position, later)]
+    told = list(explained(history))[-1]
+    assert told.reason.agrees
+    assert (
+        "by standard@1, points go when it was not for 3 months, which ended at 2020-04-10T00:00:00Z; the account "
+        "had been decided up to 2020-05-01T00:00:00Z by then."
+    ) in steps(told)
+
+
 def test_a_tier_by_years_is_told_with_both_sums() -> None:
     levels = [{"name": "basic", "threshold": 0}, {"name": "silver", "threshold": 100}]
     world = World(rule_set(tiers={"window": "calendar_year", "levels": levels}))
@@ -344,7 +393,7 @@ def test_a_late_fact_decides_by_the_rules_of_its_own_time_and_the_tier_by_those_
     assert [one.rules.label if one.rules else "" for one in (earned, tier)] == ["standard@1", "standard@2"]
     for one in (earned, tier):
         assert one.late is not None
-        assert one.late.event.stored_name == "customer.purchase_recorded"
+        assert one.late.fact.event.stored_name == "customer.purchase_recorded"
         assert "this is a correction" in one.reason.steps[-1]
     assert tier.recorded.event.effective_us == us("2020-07-01")
 

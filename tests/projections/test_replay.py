@@ -21,11 +21,13 @@ from tallybook.domain.events import Decision, Event, Fact, from_us
 from tallybook.domain.points import (
     EarningReversed,
     Enrolled,
+    NewLot,
     PointsEarned,
     PointsExpired,
     PointsRedeemed,
     RedemptionRequested,
     TierChanged,
+    TransferReceived,
 )
 from tallybook.domain.rules import RuleSet
 from tallybook.loyalty import AccountView
@@ -241,6 +243,101 @@ def test_of_several_divergences_the_first_in_the_book_is_named_and_all_accounts_
     assert certificate.first is not None
     assert (certificate.first.position, certificate.first.customer_id) == (his, bob)
     assert certificate.divergent_accounts == 2
+
+
+def test_a_history_that_the_rules_can_not_follow_is_named_and_the_rest_is_compared(
+    two: tuple[Shop, UUID, UUID],
+) -> None:
+    shop, ada, _ = two
+    history = shop.history()
+    returned = positions(history, ReturnRecorded, ada)[0]
+    event = history[returned - 1].event
+    assert isinstance(event, ReturnRecorded)
+    [line] = event.lines
+    planted = replaced(history, returned, lines=(line.model_copy(update={"line": 7}),))
+    certificate = certify(planted)
+    assert certificate.first is not None
+    assert str(certificate.first).startswith(
+        f"a history that the rules can't follow at position {returned}, account {certificate.first.account_id} of "
+        f"customer {ada}: expected what the rules derive, found customer.return_recorded on 2020-02-04T00:00:00Z, by"
+    )
+    assert "IndexError" in certificate.first.found
+    untouched = certify(history)
+    assert (certificate.accounts, certificate.divergent_accounts) == (2, 1)
+    assert certificate.decisions == untouched.decisions
+    his = [one for at, one in history if isinstance(one, Decision) and one.subject_id != ada]
+    hers = [at for at in positions(history, Decision, ada) if at < returned]
+    assert certificate.matched == len(his) + len(hers)
+
+
+def planted_purchase(history: Sequence[Recorded], customer: UUID) -> list[Recorded]:
+    """More is bought than any book takes, so that no rule set promises 64 bits."""
+    position = positions(history, PurchaseRecorded, customer)[0]
+    event = history[position - 1].event
+    assert isinstance(event, PurchaseRecorded)
+    lines = tuple(line.model_copy(update={"net_minor": 2**80}) for line in event.lines)
+    return replaced(history, position, lines=lines)
+
+
+def planted_rules(history: Sequence[Recorded], customer: UUID) -> list[Recorded]:
+    """The rule set that all decisions name is none."""
+    return replaced(history, positions(history, RuleSetAdopted)[0], document="{}")
+
+
+def planted_sweep(history: Sequence[Recorded], customer: UUID) -> list[Recorded]:
+    """Points that a sweep has to take: more than a decision may hold."""
+    position = positions(history, RedemptionRequested, customer)[0]
+    event = history[position - 1].event
+    lots = tuple(NewLot(lot_id=UUID(int=n), points=2**62, earned_us=0, expires_us=START + 700 * DAY) for n in (1, 2))
+    fields = {name: getattr(event, name) for name in Event.model_fields}
+    received = TransferReceived(**fields, transfer_id=UUID(int=3), from_account=UUID(int=4), lots=lots)
+    return [Recorded(at, received if at == position else one) for at, one in history]
+
+
+def planted_redemption(history: Sequence[Recorded], customer: UUID) -> list[Recorded]:
+    """A redemption that nobody asked for, of points that are not there, at a time that no calendar has."""
+    paid = history[positions(history, PointsRedeemed, customer)[0] - 1].event
+    planted = paid.model_copy(update={"effective_us": 2**61, "facts": (UUID(int=9),), "points": 2**61})
+    return [*history, Recorded(len(history) + 1, planted)]
+
+
+def planted_label(history: Sequence[Recorded], customer: UUID) -> list[Recorded]:
+    """A decision by a rule set that nobody knows."""
+    return replaced(history, positions(history, PointsEarned, customer)[0], rules="unknown@9")
+
+
+PLANTED = {
+    planted_purchase: "a history that the rules can't follow",
+    planted_rules: "a history that the rules can't follow",
+    planted_sweep: "another decision",
+    planted_redemption: "a decision that nothing derives",
+    planted_label: "another decision",
+}
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda one: one.__name__)
+def test_whatever_is_planted_the_certificate_names_it_and_never_raises(
+    two: tuple[Shop, UUID, UUID], plant: Callable[[Sequence[Recorded], UUID], list[Recorded]]
+) -> None:
+    shop, ada, bob = two
+    history = plant(shop.history(), ada)
+    certificate = certify(history)
+    assert certificate.first is not None
+    assert certificate.first.kind == PLANTED[plant]
+    assert certificate.position == len(history)
+    assert str(certificate.first)
+    assert certificate.decisions == len(positions(history, Decision))
+    if plant is planted_rules:
+        book = shop.book._core.book_id
+        assert (certificate.first.position, certificate.first.account_id) == (
+            positions(history, RuleSetAdopted)[0],
+            book,
+        )
+        assert (certificate.matched, certificate.divergent_accounts) == (0, 3)
+    else:
+        assert certificate.first.customer_id == ada
+        assert certificate.divergent_accounts == 1
+        assert certificate.matched >= len(positions(history, Decision, bob))
 
 
 def test_two_customers_do_not_disturb_each_other(two: tuple[Shop, UUID, UUID]) -> None:
