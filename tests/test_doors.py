@@ -43,7 +43,7 @@ from tallybook.domain.personal import Personal
 from tallybook.domain.points import LoyaltyDecision, PointsEarned
 from tallybook.domain.policy import PolicyDocument
 from tallybook.domain.retention import Schedule
-from tallybook.domain.rules import RuleSet
+from tallybook.domain.rules import Reward, RuleSet
 from tallybook.policy_names import ACTIONS
 from tallybook.reviews import REVIEWS
 from tallybook.views import ProfilesView
@@ -905,6 +905,10 @@ CLI_ACTS: Mapping[str, Given] = {
         "90", "--issued", "100", "--source", "actuary", "--reason", "year-end", "--programme", "main", "--at",
         "2021-01-01T00:00:00Z",
     ],
+    "loyalty issue-coupon": lambda it: [
+        it.customer, "mug", "--reason", "sorry", "--code", f"{STEM}-{next(_NUMBERS)}", "--programme", "main", "--at",
+        datetime.now(UTC).isoformat(),
+    ],
     "loyalty allocate": lambda _: [
         "90", "--source", "actuary", "--reason", "year-end", "--programme", "main", "--at", "2021-01-01T00:00:00Z"
     ],
@@ -1152,6 +1156,9 @@ def kept(filled: Filled) -> Filled:
     )
     book.customers.record_request(filled.customer, "access")
     book.retention.declare("old", "all", purpose="support", legal_basis="GDPR:17", period=90, unit="years")
+    rewards = (Reward(id="mug", price=20, coupon_days=30),)
+    rule_set = book.rules.check(STANDARD).model_copy(update={"version": "1c", "rewards": rewards})
+    book.rules.adopt(rule_set, effective_at="2020-01-01T00:00:00Z")
     return filled
 
 

@@ -1,4 +1,4 @@
-"""`tallybook loyalty`: statements and explanations of accounts, what a programme owes for its points."""
+"""`tallybook loyalty`: statements and explanations of accounts, coupons, what a programme owes for its points."""
 
 from __future__ import annotations
 
@@ -281,3 +281,26 @@ def loyalty_allocate(
             allocated_minor, source=source, reason=reason, programme=programme, effective_at=at
         )
     say({"fact_id": fact_id}, as_json, f"Allocation {fact_id}: {allocated_minor:,}.")
+
+
+@loyalty_app.command("issue-coupon")
+def loyalty_issue_coupon(
+    customer: Annotated[str, typer.Argument(help="The customer's id, or system:external_id")],
+    reward: Annotated[str, typer.Argument(help="What the coupon is for, as the rule set calls it")],
+    book: BookUrl,
+    reason: Why,
+    code: Annotated[
+        str | None, typer.Option("--code", help="The coupon's secret, by which it may be presented: kept sealed")
+    ] = None,
+    programme: Programme = "main",
+    at: At = None,
+    actor: Actor = None,
+    purpose: Purpose = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a customer a coupon by hand: goodwill, a campaign. Of a reward that is counted, one is taken."""
+    with acting_in(book, actor, purpose) as opened:
+        coupon_id = opened.loyalty.issue_coupon(
+            the_customer(opened, customer), reward, reason=reason, code=code, programme=programme, effective_at=at
+        )
+    say({"coupon_id": coupon_id}, as_json, f"Coupon {coupon_id} for {visible(reward)}.")

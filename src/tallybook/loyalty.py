@@ -248,9 +248,11 @@ class LoyaltyDesk(LoyaltyViews):
         """
         if points is not None:
             whole(points, "points")
+        if code is not None:
+            text(code, "code", nul=True)
         for segment in listed(segments, "segments", "segments"):
             as_code(segment, "segments")
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reward=reward)
         known = self._reward(work, programme, reward)
         if points is None and known is None:
             raise refusal("invalid_argument", "points: the reward has no price in the rule set.", argument="points")
@@ -305,7 +307,7 @@ class LoyaltyDesk(LoyaltyViews):
         """
         if points is not None:
             whole(points, "points")
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         found = as_id(redemption_id, "redemption_id")
         self._not_before_issue(work, account, found)
         account.settle(work.stamp, work.stamp.effective_us, control)
@@ -389,7 +391,7 @@ class LoyaltyDesk(LoyaltyViews):
         """Take back what a fact had earned, whole, as a return does; how many points. For what did not hold: a flight
         that was not flown, a referral undone. Refuses: unknown_earning, and as `record_activity`.
         """
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         fact = self._earning(account, fact_id)
         before = account.reversed + account.forgiven
         account.tell(EarningWithdrawn, work.stamp, control, fact_id=fact, reason=reason)
@@ -513,7 +515,7 @@ class LoyaltyDesk(LoyaltyViews):
         whole(abs(points) if type(points) is int else points, "points")
         if type(into_debt) is not bool:
             raise refusal("invalid_argument", "into_debt: True or False is wanted.", argument="into_debt")
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         if points > 0:
             account.grant_goodwill(work.stamp, points, reason, None, control)
         else:
@@ -537,13 +539,12 @@ class LoyaltyDesk(LoyaltyViews):
 
         Refuses: unknown_lot, invalid_argument, and as `record_activity`.
         """
-        account, control = self._opened(work, customer, programme)
+        until_us = moment_us(until, "until")
         lot = None if lot_id is None else as_id(lot_id, "lot_id")
+        account, control = self._opened(work, customer, programme, reason=reason)
         if lot is not None and lot not in account.known:
             raise refusal("unknown_lot", "The account never had such a lot.", lot=lot)
-        _, decision = account.tell(
-            ExtensionGranted, work.stamp, control, lot_id=lot, until_us=moment_us(until, "until"), reason=reason
-        )
+        _, decision = account.tell(ExtensionGranted, work.stamp, control, lot_id=lot, until_us=until_us, reason=reason)
         return len(decision.lots) if isinstance(decision, LotsExtended) else 0
 
     @command
@@ -565,12 +566,12 @@ class LoyaltyDesk(LoyaltyViews):
         `record_activity`.
         """
         whole(points, "points")
-        account, control = self._opened(work, customer, programme)
+        until_us = moment_us(until, "until")
+        account, control = self._opened(work, customer, programme, reason=reason)
         account.settle(work.stamp, work.stamp.effective_us, control)
         left = sum(there for _, there in account.lost(work.stamp.effective_us))
         if points > left:
             raise refusal("returned_too_much", f"{left} points expired.", asked=points, left=left)
-        until_us = moment_us(until, "until")
         if until_us <= work.stamp.effective_us:
             raise refusal("invalid_argument", "until: it lies before the points come.", argument="until")
         account.tell(ReinstatementGranted, work.stamp, control, points=points, until_us=until_us, reason=reason)
@@ -592,8 +593,7 @@ class LoyaltyDesk(LoyaltyViews):
         """Let the account hold a tier until a moment, whatever it earns. Refuses: unknown_tier, invalid_argument, and
         as `record_activity`.
         """
-        as_code(tier, "tier")
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, tier=tier, reason=reason)
         rules = control.rule_book.in_force(programme, work.stamp.effective_us)
         if rules is not None and rules.ladder.rank(tier) < 0:
             known = ", ".join(rules.ladder.names)
@@ -615,7 +615,7 @@ class LoyaltyDesk(LoyaltyViews):
         command_id: str | None = None,
     ) -> str:
         """Let the tier follow the rules again; the tier. Refuses: no_override, and as `record_activity`."""
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         until_us = account.override_until_us
         if until_us is None or until_us <= work.stamp.effective_us:
             raise refusal("no_override", "No override of the tier is in force.", account=account.id)
@@ -637,7 +637,7 @@ class LoyaltyDesk(LoyaltyViews):
 
         Refuses: account_suspended, and as `record_activity`.
         """
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         if account.status == SUSPENDED:
             raise refusal("account_suspended", "The account is suspended already.", account=account.id)
         account.tell(AccountSuspended, work.stamp, control, reason=reason)
@@ -654,7 +654,7 @@ class LoyaltyDesk(LoyaltyViews):
         command_id: str | None = None,
     ) -> None:
         """Let a suspended account earn and spend again. Refuses: not_suspended, and as `record_activity`."""
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         if account.status != SUSPENDED:
             raise refusal("not_suspended", "The account is not suspended.", account=account.id)
         account.tell(AccountResumed, work.stamp, control, reason=reason)
@@ -671,7 +671,7 @@ class LoyaltyDesk(LoyaltyViews):
         command_id: str | None = None,
     ) -> int:
         """Close the account for good; how many points expired with it. Refuses: as `record_activity`."""
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         account.settle(work.stamp, work.stamp.effective_us, control)
         before = account.expired
         account.tell(AccountClosed, work.stamp, control, reason=reason)
@@ -696,7 +696,9 @@ class LoyaltyDesk(LoyaltyViews):
         refused. Refuses: unknown_reward (or one without coupons), out_of_stock, code_taken, invalid_argument, and as
         `record_activity`.
         """
-        account, control = self._opened(work, customer, programme)
+        if code is not None:
+            text(code, "code", nul=True)
+        account, control = self._opened(work, customer, programme, reward=reward, reason=reason)
         known = self._reward(work, programme, reward)
         stock = work.stock(programme, reward) if known is not None and known.counted else None
         there = None if stock is None else stock.there
@@ -753,7 +755,7 @@ class LoyaltyDesk(LoyaltyViews):
 
         Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, and as `record_activity`.
         """
-        account, control = self._opened(work, customer, programme)
+        account, control = self._opened(work, customer, programme, reason=reason)
         coupon_id = self._coupon(work, account, coupon)
         account.settle(work.stamp, work.stamp.effective_us, control)
         code = account.why_not_good(coupon_id, work.stamp.effective_us)
@@ -781,7 +783,7 @@ class LoyaltyDesk(LoyaltyViews):
         invalid_argument.
         """
         as_code(programme, "programme")
-        known = self._reward(work, programme, reward)
+        known = self._reward(work, programme, as_code(reward, "reward"))
         if known is None or not known.counted:
             raise refusal("unknown_reward", f"No rule set in force counts a reward {reward}.", reward=reward)
         stock = work.stock(programme, reward)
@@ -789,16 +791,20 @@ class LoyaltyDesk(LoyaltyViews):
         return stock.there
 
     def _opened(
-        self, work: Work, customer: UUID | str, programme: str, name: str = "customer"
+        self, work: Work, customer: UUID | str, programme: str, whose: str = "customer", **codes: str
     ) -> tuple[LoyaltyAccount, Control]:
-        as_code(programme, "programme")
-        return work.enrolled_account(work.customer(as_id(customer, name)).id, programme), work.control()
+        """An account, once it is sure that `codes`, named by their arguments, are such. `whose`: what is said to be the
+        customer.
+        """
+        for name, value in {"programme": programme, **codes}.items():
+            as_code(value, name)
+        return work.enrolled_account(work.customer(as_id(customer, whose)).id, programme), work.control()
 
     @staticmethod
     def _reward(work: Work, programme: str, reward: str) -> Reward | None:
         """A reward of the rule set in force at the command's time."""
         rules = work.control().rule_book.in_force(programme, work.stamp.effective_us)
-        return None if rules is None else rules.rewards.get(as_code(reward, "reward"))
+        return None if rules is None else rules.rewards.get(reward)
 
     @staticmethod
     def _earning(account: LoyaltyAccount, fact_id: UUID | str) -> UUID:
@@ -1017,7 +1023,7 @@ class LoyaltyDesk(LoyaltyViews):
     @staticmethod
     def _programme_known(work: Work, programme: str) -> str:
         """The currency of a programme."""
-        text(programme, "programme")
+        as_code(programme, "programme")
         rules = work.control().rule_book.in_force(programme, work.stamp.effective_us)
         if rules is None:
             raise refusal("no_rule_set", f"No rule set is in force for {programme} at that time.", programme=programme)

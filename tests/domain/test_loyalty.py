@@ -18,14 +18,18 @@ from tallybook.domain.aggregate import Aggregate
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.control import Control
 from tallybook.domain.customer import Customer, Line
+from tallybook.domain.earning import Rules
 from tallybook.domain.errors import Refused
-from tallybook.domain.events import Fact
+from tallybook.domain.events import Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.points import (
     BUCKETS,
     PLACES,
     SINKS,
     SOURCES,
+    CouponClosed,
+    CouponRefused,
+    CouponUsed,
     EarningReversed,
     PointsCredited,
     PointsEarned,
@@ -33,10 +37,11 @@ from tallybook.domain.points import (
     PointsRedeemed,
     RedemptionRefused,
     RedemptionRequested,
+    RedemptionReturned,
     TierChanged,
 )
 from tallybook.domain.rules import RuleSet
-from tallybook.projections.replay import backtest, certify
+from tallybook.projections.replay import Derivation, backtest, certify
 
 if TYPE_CHECKING:
     from tests.domain.conftest import Ledger, World
@@ -838,6 +843,49 @@ def test_the_books_balance_and_the_certificate_holds_whatever_happens(
         assert certificate.holds, certificate.first
         assert certificate.pending == 0
         assert certificate.matched == certificate.decisions == len(world.decisions()) + len(world.decisions("bob"))
+
+
+def under(world: World, candidate: RuleSet) -> tuple[LoyaltyAccount, list[Event]]:
+    """The account that the facts lead to under another rule set, and what is decided."""
+    derivation = Derivation(Rules(candidate, world.zone))
+    derived = [one for event in world.log for _, events in derivation.feed(event) for one in events]
+    return derivation.accounts[world.accounts["ada"].id], derived
+
+
+@pytest.mark.parametrize("price", [10, 20, 30])
+def test_a_coupon_that_went_back_whole_goes_back_whole_at_another_price(
+    new_world: NewWorld, rules_with: RulesWith, price: int
+) -> None:
+    mug = {"id": "mug", "price": 20, "coupon_days": 10}
+    world = new_world(rewards=[mug])
+    world.enrol("2020-01-01")
+    world.buy("2020-01-02", 9_000)
+    paid, _ = world.tell("2020-01-03", RedemptionRequested, points=20, reward="mug")
+    world.tell("2020-01-04", RedemptionReturned, redemption_id=paid.event_id, points=20, reason="unwanted", whole=True)
+    account, derived = under(world, rules_with(version="2", rewards=[{**mug, "price": price}]))
+    assert account.active == 90
+    [closed] = [one for one in derived if isinstance(one, CouponClosed)]
+    assert closed.outcome == "voided"
+
+
+def test_a_coupon_is_not_good_where_another_rule_set_grants_it_only_later(
+    new_world: NewWorld, rules_with: RulesWith
+) -> None:
+    def silver(threshold: int) -> dict[str, object]:
+        levels = [{"name": "basic", "threshold": 0}, {"name": "silver", "threshold": threshold, "grants": ["mug"]}]
+        return {"rewards": [{"id": "mug", "price": 20, "coupon_days": 90}], "tiers": {"levels": levels}}
+
+    world = new_world(**silver(100))
+    world.enrol("2020-01-01")
+    world.buy("2020-01-02", 10_000)
+    world.buy("2020-01-10", 10_000)
+    [coupon] = world.accounts["ada"].coupons
+    world.tell("2020-01-04", CouponUsed, coupon_id=coupon)
+    assert world.accounts["ada"].coupons[coupon].outcome == "used"
+    account, derived = under(world, rules_with(version="2", **silver(200)))
+    [refused] = [one for one in derived if isinstance(one, CouponRefused)]
+    assert refused.code == "effective_too_early"
+    assert account.coupons[coupon].outcome == ""
 
 
 @settings(max_examples=60, deadline=None, print_blob=True)
