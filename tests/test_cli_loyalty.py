@@ -138,3 +138,25 @@ def test_the_liability_is_told_after_an_estimate_and_a_given_price(run: Run) -> 
 def test_wrong_use_ends_with_2_or_is_refused(run: Run, url: str, words: list[str]) -> None:
     answer = CliRunner().invoke(cli.app, [*words, "--book", url, "--actor", "agent:lin", "--purpose", "sales"])
     assert answer.exit_code == 2 or isinstance(answer.exception, tallybook.Refused)
+
+
+def test_a_coupon_is_given_by_hand_and_what_can_not_be_given_is_told(run: Run, url: str) -> None:
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="sales"):
+        rewards = [{"id": "pen", "price": 5, "coupon_days": 9}]
+        rules = rule_set(version="2", expiry={"never": True}, rewards=rewards)
+        book.rules.adopt(rules, effective_at="2024-04-01T00:00:00Z")
+    words = ("loyalty", "issue-coupon", "crm:C-7", "pen", "--reason", "goodwill", "--code", "SORRY-1")
+    found = told(run(*words, "--json"))
+    shown = told(run("show", "account", str(ADA), "--json"))
+    assert [one["coupon_id"] for one in shown["coupons"]] == [found["coupon_id"]]
+    assert "[code_taken]" in str(run(*words, status=1).exception)
+    assert "Coupon " in run(*words[:4], "--reason", "goodwill").stdout
+    unknown = run("loyalty", "issue-coupon", str(ADA), "mug", "--reason", "x", status=1)
+    assert "[unknown_reward]" in str(unknown.exception)
+    assert "reason: a code is wanted" in str(run(*words[:4], "--reason", "so sorry", status=1).exception)
+
+
+def test_what_was_asked_for_wrongly_is_named(run: Run) -> None:
+    liability = ("loyalty", "liability", "--since", "2024-01-01", "--reported-at", "never")
+    assert str(run(*liability, status=1).exception).startswith("reported_at: ")
+    assert "--csv" in run("loyalty", "statement", str(ADA), "--csv", "--json", status=2).stderr

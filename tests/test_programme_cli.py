@@ -137,6 +137,8 @@ def test_points_that_are_over_and_not_recorded_are_told(run: Run, tmp_path: Path
     [
         (("figures", "--since", "2024-02-30", "--until", "2024-03-01"), "invalid_argument"),
         (("figures", "--since", "2024-02-01", "--until", "2024-03-01", "--margin", "much"), "invalid_argument"),
+        (("figures", "--since", "2024-02-01", "--until", "2024-03-01", "--point-cost", "1/0"), "invalid_argument"),
+        (("campaign", "spring", "--point-cost", "3/2"), "invalid_argument"),
         (("campaign", "autumn"), "invalid_argument"),
         (("balances", "--programme", "none"), "no_rule_set"),
         (("expiring", "--until", "2024-02-01T00:00:00"), "naive_time"),

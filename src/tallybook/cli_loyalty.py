@@ -30,8 +30,8 @@ from .terminal import (
 )
 
 loyalty_app = typer.Typer(
-    help="Statements and explanations of accounts; programmes as a whole: balances, what expires, what is owed for "
-    "points, members beside others, campaigns, rewards.",
+    help="Statements and explanations of accounts, coupons by hand; programmes as a whole: balances, what expires, "
+    "what is owed for points, members beside others, campaigns, rewards.",
     no_args_is_help=True,
 )
 
@@ -61,6 +61,8 @@ def loyalty_statement(
     by: Order = "effective" if order == "effective" else "recorded"
     if order != by:
         raise typer.BadParameter("recorded or effective is wanted", param_hint="--order")
+    if as_csv and as_json:
+        raise typer.BadParameter("give one of --csv and --json", param_hint="--csv")
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         found = opened.loyalty.statement(
             the_customer(opened, customer),

@@ -326,19 +326,19 @@ class Core:
         for model in models:
             self.projector.require(model)
 
-    def known(self, known_at: When | int | None) -> Callable[[Recorded], bool]:
+    def known(self, known_at: When | int | None, name: str = "known_at") -> Callable[[Recorded], bool]:
         """Whether the book knew an event by a time or a position (default: the head)."""
-        known = self.known_at(known_at)
+        known = self.known_at(known_at, name)
         return lambda recorded: known(recorded.position, recorded.event.metadata.recorded_us)
 
-    def known_at(self, known_at: When | int | None) -> Callable[[int, int], bool]:
+    def known_at(self, known_at: When | int | None, name: str = "known_at") -> Callable[[int, int], bool]:
         """The same by the event's position and the time when it was recorded."""
         if known_at is None:
             return lambda position, recorded_us: True  # noqa: ARG005 - everything is known
         if isinstance(known_at, int):
-            last = whole(known_at, "known_at", 0, 2**62)
+            last = whole(known_at, name, 0, 2**62)
             return lambda position, recorded_us: position <= last  # noqa: ARG005 - the place decides
-        until_us = as_of_us(known_at, "known_at")
+        until_us = as_of_us(known_at, name)
         return lambda position, recorded_us: recorded_us <= until_us  # noqa: ARG005 - the time decides
 
     def time_of(self, known_at: When | int | None) -> int:

@@ -97,7 +97,8 @@ def liability(
     now = _moment(core, programme, core.time_of(known_at) if at is None else as_of_us(at, "at"), known_at)
     moments = [now]
     if since is not None:
-        before = _moment(core, programme, as_of_us(since, "since"), known_at if reported_at is None else reported_at)
+        known = (known_at, "known_at") if reported_at is None else (reported_at, "reported_at")
+        before = _moment(core, programme, as_of_us(since, "since"), *known)
         if before.at_us > now.at_us:
             raise refusal("invalid_argument", "since: it lies after the end of the period.", argument="since")
         moments.append(before)
@@ -134,8 +135,8 @@ def issued(core: Core, programme: str, at_us: int) -> int:
     return pool.issued
 
 
-def _moment(core: Core, programme: str, at_us: int, known_at: When | int | None) -> _Moment:
-    known = core.known(known_at)
+def _moment(core: Core, programme: str, at_us: int, known_at: When | int | None, name: str = "known_at") -> _Moment:
+    known = core.known(known_at, name)
     return _Moment(at_us, known, [one for one in core.stream(valuation_id(core.book_id, programme)) if known(one)])
 
 

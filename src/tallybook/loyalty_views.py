@@ -319,6 +319,7 @@ class LoyaltyViews(Desk):
         set's `point_price`). Customers whose data is restricted, and those who object to automated decisions, are left
         out and counted. Refuses: no_rule_set, naive_time, invalid_argument.
         """
+        _must_go_with(margin, point_cost)
         facts = self._facts(programme, known_at, until)
         period = facts.period(since, until)
         before = period.before(facts.zone)
@@ -376,6 +377,7 @@ class LoyaltyViews(Desk):
         he did. `margin` and `point_cost` as in `programme_figures`; without `margin` there is no `gain`.
         Refuses: no_rule_set, naive_time, invalid_argument (no rule is of that campaign).
         """
+        _must_go_with(margin, point_cost)
         text(campaign, "campaign")
         facts = self._facts(programme, known_at, until)
         ran = facts.ran(campaign)
@@ -537,6 +539,11 @@ class LoyaltyViews(Desk):
         core.catch_up(core.tiers)
         where, params = "programme=? AND to_position=?", [seen.programme, OPEN_END]
         return dict(core.store.select(core.tiers, Tiers.memberships, ["account", "tier"], where, params))
+
+
+def _must_go_with(margin: Rate | None, point_cost: Rate | None) -> None:
+    if margin is None and point_cost is not None:
+        raise refusal("invalid_argument", "point_cost: it is set against a margin: give one.", argument="point_cost")
 
 
 def _until_us(until: When | Day, zone: Zone) -> int:

@@ -873,7 +873,10 @@ def test_a_coupon_is_not_good_where_another_rule_set_grants_it_only_later(
 ) -> None:
     def silver(threshold: int) -> dict[str, object]:
         levels = [{"name": "basic", "threshold": 0}, {"name": "silver", "threshold": threshold, "grants": ["mug"]}]
-        return {"rewards": [{"id": "mug", "price": 20, "coupon_days": 90}], "tiers": {"levels": levels}}
+        return {
+            "rewards": [{"id": "mug", "price": 20, "coupon_days": 90}],
+            "tiers": {"window_months": 12, "levels": levels},
+        }
 
     world = new_world(**silver(100))
     world.enrol("2020-01-01")
