@@ -50,6 +50,9 @@ CHECKSUM_BYTES = 16
 CHUNK = 10_000
 """How many accounts are looked at in one statement."""
 
+LOOKED_UP = 500
+"""How many versions are looked up in one statement."""
+
 _FAILURES = (PersistenceError, TallybookError)
 """With these, notes are not written, or taken for none: their accounts are loaded once more."""
 
@@ -107,6 +110,10 @@ class DueIndex:
             f"WHERE originator_id=enrolled.originator_id){{}} FROM {events_table} AS enrolled{{}} "
             f"WHERE topic='{Enrolled.stored_name}' AND originator_id>? ORDER BY originator_id LIMIT {CHUNK}"
         )
+        self._versions = (
+            f"SELECT column1, (SELECT MAX(originator_version) FROM {events_table} "  # noqa: S608 - names of ours
+            "WHERE originator_id=column1) FROM (VALUES {}) AS streams"
+        )
         self._select_plain = enrolled.format("", "")
         self._select = enrolled.format(
             ", version, adoptions, quiet_until_us, checksum",
@@ -131,15 +138,23 @@ class DueIndex:
         return self._database.rows(self._select_plain, [after])
 
     def write(self, notes: Iterable[Note]) -> None:
-        """Keep notes in the place of those before, if they can be written."""
-        sealed, form = self._sealed, _form()
-        rows = [(*note[:4], form, sealed(note)) for note in notes]
+        """Keep notes in the place of those before, if they can be written.
+
+        Not of accounts that have not come so far: a server that took over may have lost what a note is about, and what
+        comes in its place would be taken for that.
+        """
+        sealed, form, noted = self._sealed, _form(), list(notes)
         with suppress(*_FAILURES):
             missing = not self._database.has_table(DUE_INDEX.name)
             with self._database.session(write=True) as session:
                 if missing:
                     session.define(_DEFINITION)
-                session.upsert(DUE_INDEX, rows)
+                for start in range(0, len(noted), LOOKED_UP):
+                    some = noted[start : start + LOOKED_UP]
+                    asked = self._versions.format(", ".join(["(?)"] * len(some)))
+                    there = dict(session.rows(asked, [one.account for one in some]))
+                    rows = [(*one[:4], form, sealed(one)) for one in some if one.version <= (there[one.account] or 0)]
+                    session.upsert(DUE_INDEX, rows)
 
     def drop_all(self) -> None:
         """Drop all notes. Refuses: busy."""

@@ -20,6 +20,7 @@ from .points import (
     HELD,
     PENDING,
     PLACES,
+    SOURCES,
     AccountClosed,
     AccountResumed,
     AccountSuspended,
@@ -49,6 +50,11 @@ from .points import (
 )
 from .tiers import Window
 
+POINTS_MAX = 2**61
+"""Most points that ever come to one account, and most that count for its tier: so every sum of it has 64 bits.
+
+What returns make a debt comes on top, and is never more than what was earned.
+"""
 OPEN, SUSPENDED, CLOSED = "open", "suspended", "closed"
 OVERRIDDEN = "overridden"
 """Why a tier changed that people decided."""
@@ -227,6 +233,11 @@ class Account(Aggregate):
             if state.expired and state.expired_us <= at_us
         ]
         return [(lot_id, points) for _, lot_id, points in sorted(found)]
+
+    def fits(self, points: int, qualifying: int = 0) -> bool:
+        """Whether so many points can come still."""
+        came = sum(map(self.bucket, SOURCES))
+        return came + points <= POINTS_MAX and self.window.total + qualifying <= POINTS_MAX
 
     def used(self, counter: str, period: str, number: int) -> int:
         """What was counted for a counter in a period."""

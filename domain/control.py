@@ -6,6 +6,7 @@ itself tells which rule sets were known when the decisions about it were made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 from uuid import UUID
 
@@ -91,11 +92,14 @@ class Swept(Fact):
 
 @stored("book.sweep_finished")
 class SweepFinished(Fact):
-    """Every account followed a sweep: `decisions` were recorded. Without it, a sweep may have been cut short."""
+    """Every account followed a sweep, but for those that could not be settled and were `passed_over`: the next sweep
+    tries again. `decisions` were recorded. Without it, a sweep may have been cut short.
+    """
 
     until_us: int
     accounts: int
     decisions: int
+    passed_over: tuple[UUID, ...] = ()
 
 
 @stored("book.wrapping_key_rotated")
@@ -140,6 +144,8 @@ class Finished(NamedTuple):
 
     accounts: int
     decisions: int
+    passed_over: tuple[UUID, ...] = ()
+    """Accounts that could not be settled."""
 
 
 class RuleBook:
@@ -212,14 +218,29 @@ class Control(Aggregate):
 
     @property
     def sweep_is_finished(self) -> bool:
-        """Whether every account followed the last sweep. True too where none ran."""
+        """Whether every account followed the last sweep that can be settled. True too where none ran."""
         return self.horizon_us is None or self.finished is not None
 
-    def finish_sweep(self, stamp: Stamp, accounts: int, decisions: int) -> SweepFinished | None:
-        """Every account followed the last sweep. None if that is known, or there was none."""
+    @property
+    def passed_over(self) -> tuple[UUID, ...]:
+        """Accounts that have not followed the last sweep, though it is finished: they could not be settled."""
+        return () if self.finished is None else self.finished.passed_over
+
+    def finish_sweep(
+        self, stamp: Stamp, accounts: int, decisions: int, passed_over: Sequence[UUID] = ()
+    ) -> SweepFinished | None:
+        """Every account followed the last sweep, but for some. None if that is known, or there was none."""
         if self.horizon_us is None or self.sweep_is_finished:
             return None
-        return self.record(SweepFinished, stamp, None, until_us=self.horizon_us, accounts=accounts, decisions=decisions)
+        return self.record(
+            SweepFinished,
+            stamp,
+            None,
+            until_us=self.horizon_us,
+            accounts=accounts,
+            decisions=decisions,
+            passed_over=tuple(passed_over),
+        )
 
     def propose(self, stamp: Stamp, rule_set: RuleSet, reason: str) -> RuleSetProposed | None:
         """Put a rule set forward. None if it is already. Refuses: rule_set_adopted, with other content."""
@@ -327,14 +348,15 @@ class Control(Aggregate):
         return self.record(WrappingKeyRotated, stamp, None, old=old, new=new)
 
     def sweep(self, stamp: Stamp, until_us: int) -> Swept | None:
-        """Make time-driven decisions due up to a moment. None if they are already, up to exactly that moment.
+        """Make time-driven decisions due up to a moment. None if they are already, up to exactly that moment, and no
+        account was passed over.
 
         Refuses: sweep_goes_back.
         """
         horizon = self.horizon_us
         if horizon is not None and until_us < horizon:
             raise refusal("sweep_goes_back", "An earlier sweep went further.", until_us=until_us, horizon_us=horizon)
-        if horizon == until_us and self.swept_under == len(self.rule_book):
+        if horizon == until_us and self.swept_under == len(self.rule_book) and not self.passed_over:
             return None  # a sweep that was cut short goes on
         return self.record(Swept, stamp, None, until_us=until_us)
 
@@ -386,7 +408,7 @@ def _swept(control: Control, event: Swept) -> None:
 
 @applies(Control.APPLIERS, SweepFinished)
 def _sweep_finished(control: Control, event: SweepFinished) -> None:
-    control.finished = Finished(event.accounts, event.decisions)
+    control.finished = Finished(event.accounts, event.decisions, event.passed_over)
 
 
 @applies(Control.APPLIERS, WrappingKeyRotated)

@@ -249,6 +249,11 @@ REFUSALS: dict[str, Refusal] = {
         "earning or spending on a suspended account; an attempt to spend is recorded",
         "Resume the account: `book.loyalty.resume(…)`.",
     ),
+    "account_full": Refusal(
+        NotAllowed,
+        "more points than one account ever takes, 2^61; an earning of them is recorded as refused",
+        "Give them to another account. See `tallybook show account` for what came to this one.",
+    ),
     "unknown_reward": Refusal(
         NotFound, "a reward that the rule set in force does not have", "See `tallybook rules show` for its rewards."
     ),

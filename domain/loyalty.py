@@ -158,7 +158,7 @@ class LoyaltyAccount(Account):
     ) -> tuple[Any, Event | None]:
         """Record a fact on the account, and what it decides; both. An attempt to spend is recorded of a closed one too.
 
-        Refuses: effective_too_early, no_rule_set, account_closed.
+        Refuses: effective_too_early, no_rule_set, account_closed, account_full.
         """
         stamp.not_before(self.enrolled_us, "the account was opened")
         answered = ANSWERED.get(event_class)
@@ -175,6 +175,8 @@ class LoyaltyAccount(Account):
         if self.status == CLOSED and event_class not in ATTEMPTS:
             raise refusal("account_closed", "The account is closed.", account=self.id)
         self.settle(stamp, stamp.effective_us, control)
+        if self._is_full(event_class, fields):
+            raise refusal("account_full", "So many points don't fit into the account.", account=self.id)
         fact = self.record(event_class, stamp, self.customer_id, **fields)
         return fact, self.receive(fact, stamp, control, traits)
 
@@ -253,7 +255,7 @@ class LoyaltyAccount(Account):
         if reaction is None:
             return None
         rules = control.rule_book.in_force(self.programme, fact.effective_us)
-        if rules is None:
+        if rules is None or self._is_full(type(fact), fact.__dict__):
             return None
         active, at_us = self.active, max(fact.effective_us, self.clock_us)
         then = control.rule_book.in_force(self.programme, at_us) if isinstance(fact, TAKING) else None
@@ -273,6 +275,11 @@ class LoyaltyAccount(Account):
             # A late fact may bring a lot or a tier that is over already by the last sweep.
             self.settle_until(stamp, horizon, control.rule_book)
         return decision
+
+    def _is_full(self, event_class: type[Event], fields: Mapping[str, Any]) -> bool:
+        """Whether a fact brings more than fits. What an earning rule gives is looked at when it is known."""
+        brings = BRINGING.get(event_class)
+        return brings is not None and not self.fits(brings(self, fields))
 
     def settle(self, stamp: Stamp, until_us: int, control: Control) -> None:
         """Record every decision that is due by a moment, or that a sweep made due, dated when it was due."""
@@ -631,6 +638,8 @@ class LoyaltyAccount(Account):
             return None
         points = sum(lot.points for lot in found)
         code, uses = self._limited("earn", points, measured.at_us, rules)
+        if not self.fits(points, sum(lot.qualifying for lot in found)):
+            code = "account_full"
         if self.status == SUSPENDED:
             code = "account_suspended"
         if code:
@@ -754,6 +763,24 @@ ANSWERED: dict[type[Event], Callable[[LoyaltyAccount, Mapping[str, Any]], int | 
     CouponVoided: lambda account, fields: _since(account.coupons.get(fields["coupon_id"])),
 }
 """Facts that answer something of the account, and when that was: they can't lie before it."""
+
+Brings = Callable[[LoyaltyAccount, Mapping[str, Any]], int]
+
+
+def _voided(account: LoyaltyAccount, fields: Mapping[str, Any]) -> int:
+    state = account.redemptions.get(fields["coupon_id"])
+    return 0 if state is None else state.points
+
+
+BRINGING: dict[type[Event], Brings] = {
+    GoodwillGranted: lambda _, fields: fields["points"],
+    ReinstatementGranted: lambda _, fields: fields["points"],
+    CorrectionRecorded: lambda _, fields: fields["points"] if fields["into_debt"] else 0,
+    TransferReceived: lambda _, fields: sum(lot.points for lot in fields["lots"]),
+    RedemptionReturned: lambda _, fields: fields["points"],
+    CouponVoided: _voided,
+}
+"""Facts that bring points, or a debt, without an earning rule: how many, by their fields."""
 
 
 def reacts(event_class: type[Event]) -> Callable[[Reaction], Reaction]:

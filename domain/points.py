@@ -394,7 +394,7 @@ class PointsEarned(LoyaltyDecision):
 
 @stored("loyalty.earning_refused")
 class EarningRefused(LoyaltyDecision):
-    """A fact would have earned points, and did not: the account is suspended, or a limit is reached."""
+    """A fact would have earned points, and did not: the account is suspended or full, or a limit is reached."""
 
     points: Count
     code: Code

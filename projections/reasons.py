@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from tallybook.domain.account import POINTS_MAX
 from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
 from tallybook.domain.earning import Measured, NewPoints, Rules, Share, Tried, cohort
@@ -574,7 +575,10 @@ def _earning_refused(decision: EarningRefused, of: Context, reason: Reason) -> N
     points = _sum(reason, "points", plus(lot.points for lot in lots))
     reason.inputs["status"] = of.before.status
     _limits(reason, "earn", points, decision.effective_us, of)
-    why = f"The account is {of.before.status}" if decision.code == "account_suspended" else "A limit is reached"
+    why = {
+        "account_suspended": f"The account is {of.before.status}",
+        "account_full": f"Of all sources, at most {POINTS_MAX} points come to one account",
+    }.get(decision.code, "A limit is reached")
     reason.steps.append(f"{why}: {points} points were not earned ({decision.code}).")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from hashlib import sha256
@@ -86,8 +86,8 @@ class Derivation:
     def feed(self, event: Event) -> list[tuple[LoyaltyAccount, list[Event]]]:
         """Feed the next event; the accounts that it concerns, with the decisions derived for each."""
         if isinstance(event, SweepFinished):
-            # Every account followed by now, under the rules of this moment.
-            derived = list(self.follow_sweep())
+            # Every other account followed by now, under the rules of this moment.
+            derived = list(self.follow_sweep(passing_over=event.passed_over))
             self.control.apply(event)
             return derived
         if isinstance(event, CONTROL_FACTS):
@@ -147,10 +147,13 @@ class Derivation:
         noted = None if event.subject_id is None else self._noted.get(event.subject_id)
         return NO_TRAITS if noted is None else traits_of(noted)
 
-    def follow_sweep(self) -> Iterator[tuple[LoyaltyAccount, list[Event]]]:
+    def follow_sweep(self, passing_over: Container[UUID] = ()) -> Iterator[tuple[LoyaltyAccount, list[Event]]]:
         """What the last sweep made due and no fact brought up."""
-        if self.control.horizon_us is not None and not self.control.sweep_is_finished:
-            for account in self.accounts.values():
+        control = self.control
+        left = self.accounts if not control.sweep_is_finished else control.passed_over
+        for account_id in left if control.horizon_us is not None else ():
+            account = self.accounts.get(account_id)
+            if account is not None and account_id not in passing_over:
                 settle = partial(account.settle, _STAMP, _ALWAYS, self.control)
                 if self._try(account.id, account.customer_id, settle):
                     yield account, self._drain()
@@ -208,7 +211,8 @@ class Certificate:
     """The outcome of `replay`: the recorded decisions against the derived ones.
 
     `facts` counts those that an account can react to; `position` is that of the book's head.
-    `pending`: decisions that a sweep, cut short, has made due and not recorded; no divergence.
+    `pending`: decisions that a sweep has made due and not recorded, since it was cut short or passed accounts over; no
+    divergence.
     """
 
     position: int = 0
@@ -274,10 +278,11 @@ class _Comparison:
         found = f"{what}, by which they can't go on: {why}"
         self._name("a history that the rules can't follow", stream, customer, position, "what the rules derive", found)
 
-    def finish(self, sweep_unfinished: bool, tail: dict[UUID, int]) -> None:
+    def finish(self, tail: Mapping[UUID, int]) -> None:
+        """Compare what is left over. `tail`: how many decisions of accounts a sweep made due, and did not record."""
         for account_id, queue in self._derived.items():
             if queue and account_id not in self._divergent:
-                if sweep_unfinished and len(queue) <= tail.get(account_id, 0):
+                if len(queue) <= tail.get(account_id, 0):
                     self.certificate.pending += len(queue)
                     continue
                 position, _, expected = queue[0]
@@ -360,8 +365,7 @@ def certify(
         tail[account.id] = len(decisions)
         comparison.derived(certificate.position, None, account, decisions)
     certificate.position = max(certificate.position, total)
-    control = derivation.control
-    comparison.finish(not control.sweep_is_finished, tail)
+    comparison.finish(tail)
     certificate.accounts = len(derivation.accounts)
     return certificate
 

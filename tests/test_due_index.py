@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +20,7 @@ from tests.test_concurrency import at_once, refusals
 import tallybook
 from tallybook import Book, Refused, loyalty
 from tallybook.adapters import application
-from tallybook.adapters.due_index import DueIndex
+from tallybook.adapters.due_index import DUE_INDEX, DueIndex, Note
 from tallybook.adapters.form import uuid_from
 from tallybook.adapters.snapshots import differing
 from tallybook.domain.customer import Customer
@@ -221,6 +221,8 @@ STEPS = st.lists(
         *[st.tuples(st.just("pass"), st.integers(1, 60))] * 3,
         *[st.tuples(st.just("sweep"), st.sampled_from([0, 0, 1, 30]))] * 3,
         st.tuples(st.just("cut"), WHO, st.integers(0, 4)),
+        st.tuples(st.sampled_from(["keep_notes", "put_back"])),
+        st.tuples(st.sampled_from(["amid", "amid_adoption"]), WHO),
     ),
     min_size=12,
     max_size=40,
@@ -232,16 +234,18 @@ class Story:
 
     def __init__(self, *, forgetful: bool) -> None:
         self.forgetful = forgetful
+        self.begun = 0
+        self.kept: Sequence[tuple[Any, ...]] = ()
         self.now = at("2020-06-01")
-        self.begin("opened")
+        self.begin()
         self.book = tallybook.open("memory:", now_us=lambda: to_us(self.now), new_id=lambda: next(self.ids))
         with self.book.acting("agent:test", purpose="test"):
-            for number, document in enumerate((DOCUMENTS[0], DOCUMENTS[3])):
-                self.begin(f"adopt {number}")
+            for document in (DOCUMENTS[0], DOCUMENTS[3]):
+                self.begin()
                 self.book.rules.adopt(rule_set(version="0", **document), effective_at=at("2018-01-01"))
             self.members = []
             for number in range(4):
-                self.begin(f"member {number}")
+                self.begin()
                 self.members.append(self.book.customers.register(effective_at=at("2019-01-01")))
                 self.book.loyalty.enrol(self.members[-1], effective_at=at("2019-01-01"))
                 for month in range(1, 13, 2 + number):
@@ -251,12 +255,14 @@ class Story:
                 if number % 2:
                     self.book.loyalty.enrol(self.members[-1], programme="other", effective_at=at("2019-01-01"))
 
-    def begin(self, what: str) -> None:
-        """From here on ids count on from what is being done, whatever was done before."""
-        self.ids = (uuid5(NAMESPACE_OID, f"{what} {number}") for number in count())
+    def begin(self) -> None:
+        """From here on ids are greater than all before, and depend on how often this was called alone: what falls due
+        at one moment goes by ids, and a command that is tried twice takes some more."""
+        self.begun += 1
+        self.ids = (UUID(int=(self.begun << 96) | (number << 64) | 0x4000_8000_0000_0000) for number in count())
 
     def step(self, number: int, what: str, *values: Any) -> None:
-        self.begin(f"{number} {what}")
+        self.begin()
         self.now += timedelta(minutes=1)  # lots of one moment go by their ids
         with self.book.acting("agent:test", purpose="test"), suppress(Refused):
             getattr(self, what)(number, *values)
@@ -323,12 +329,68 @@ class Story:
             patch.setattr(loyalty, "ACCOUNTS_PER_COMMIT", 1)
             patch.setattr(loyalty.LoyaltyDesk, "_settle", Cut())
             self.sweep_to(until)
-        self.begin(f"{number} buys")
+        self.begin()
         self.now += timedelta(minutes=1)
         with suppress(Refused):
             self.buy(number, who, 0, 5000)
-        self.begin(f"{number} goes on")
+        self.begin()
         self.sweep_to(until)
+
+    def keep_notes(self, number: int) -> None:
+        """What is noted now is kept, to be put back."""
+        database = self.book._core.app.database
+        if database.has_table("due_index"):
+            self.kept = database.rows("SELECT * FROM due_index")
+
+    def put_back(self, number: int) -> None:
+        """Old notes stand where new ones stood: each was written by the book."""
+        with self.book._core.app.database.session(write=True) as session:
+            if self.kept:
+                session.upsert(DUE_INDEX, self.kept)
+
+    def amid(self, number: int, who: int) -> None:
+        """Somebody buys after a sweep has looked at the notes, and again before it notes anew what it found."""
+        self._sweep_amid(number, lambda: self.buy(number, who, 0, 5_000), ["read", "write"])
+
+    def amid_adoption(self, number: int, which: int) -> None:
+        """A rule set is adopted, in force from before, while one sweep is under way that another has finished."""
+        document = rule_set(version=f"{number}.1", **DOCUMENTS[which])
+
+        def adopted() -> None:
+            self.book.loyalty.sweep(self.now - timedelta(minutes=1))
+            self.book.rules.adopt(document, effective_at=self.now - timedelta(days=40))
+
+        self._sweep_amid(number, adopted, ["read"])
+
+    def _sweep_amid(self, number: int, what: Callable[[], None], places: list[str]) -> None:
+        """A sweep, and something else at its weakest moments: after it read the notes, and before it writes them."""
+        until = self.now
+
+        def once(place: str) -> None:
+            if place in places:
+                places.remove(place)
+                self.begin()
+                self.now += timedelta(minutes=1)
+                with suppress(Refused):
+                    what()
+                self.begin()
+
+        real_write, real_enrolments = DueIndex.write, DueIndex.enrolments
+
+        def enrolments(index: DueIndex) -> Iterator[Any]:
+            found = list(real_enrolments(index))
+            once("read")
+            return iter(found)
+
+        def write(index: DueIndex, noted: Any) -> None:
+            once("write")
+            real_write(index, noted)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DueIndex, "enrolments", enrolments)
+            patch.setattr(DueIndex, "write", write)
+            self.sweep_to(until)
+        once("write")  # where nobody was noted
 
     def told(self) -> dict[UUID, list[Any]]:
         """What the accounts' streams say. Events are named by their places: a command's second try has other ids."""
@@ -362,7 +424,7 @@ def test_with_notes_and_without_the_same_is_decided(steps: list[tuple[Any, ...]]
         for number, (what, *values) in enumerate([*steps, ("sweep", 0)]):
             for story in (noting, forgetful):
                 story.step(number, what, *values)
-            if what in ("sweep", "cut"):
+            if what in ("sweep", "cut", "amid", "amid_adoption"):
                 assert noting.told() == forgetful.told()
         certificate = noting.book.replay()
         assert certificate.holds, certificate.first
@@ -624,6 +686,46 @@ def test_a_sweep_finishes_itself_and_no_other_that_was_begun_meanwhile(shop: Sho
     assert book.replay().pending == 0
     assert len(list(book._core.history(["loyalty.points_expired"]))) == 3
     assert book.replay().holds
+
+
+def test_a_sweep_that_another_has_finished_decides_nothing_by_rules_that_came_since(shop: Shop) -> None:
+    members = [shop.member() for _ in range(3)]
+    for member in members:
+        shop.buy(member, "2020-06-10", 50_00)
+    book = shop.book
+    shop.sweep("2021-01-01")
+    for member in members:
+        shop.buy(member, "2020-07-10", 50_00)
+
+    def begun(done: int, total: int) -> None:
+        """Another process finishes the sweep; by what is adopted then, points are gone since March."""
+        if not done:
+            book.loyalty.sweep(at("2021-05-01"))
+            book.rules.adopt(rule_set(version="2", inactivity_months=8), effective_at=at("2020-06-01"))
+
+    book.loyalty.sweep(at("2021-05-01"), progress=begun)
+    assert list(book._core.history(["loyalty.points_expired"])) == []
+    book.rules.adopt(rule_set(version="3", inactivity_months=24), effective_at=at("2020-06-01"))
+    shop.sweep("2021-05-02")
+    assert list(book._core.history(["loyalty.points_expired"])) == []
+    assert book.replay().holds
+    assert book.replay().pending == 0
+
+
+def test_a_note_about_what_the_server_has_lost_is_not_written(shop: Shop) -> None:
+    ada = shop.member()
+    shop.buy(ada, "2020-03-10", 500_00)
+    shop.sweep("2020-12-30")
+    index = shop.book._core.app.due_index
+    [(version, adoptions, until_us)] = notes(shop.book).values()
+    # What comes up to that version here says something else.
+    index.write([Note(account(ada).bytes, version + 1, adoptions, NEVER)])
+    index.write([Note(account(customer).bytes, 0, adoptions, NEVER) for customer in (UUID(int=5), UUID(int=6))])
+    assert notes(shop.book)[account(ada)] == (version, adoptions, until_us)
+    shop.buy(ada, "2020-03-10", 500_00)
+    assert shop.book._core.app.load(LoyaltyAccount, account(ada)).version >= version + 1
+    assert loaded_by(shop.book, "2021-04-01") == {account(ada)}
+    assert shop.book.loyalty.balance(ada, as_of=at("2021-04-02")) == 0
 
 
 def test_sweeps_at_once_and_purchases_among_them_are_one_sweep(shop: Shop) -> None:

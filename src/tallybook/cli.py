@@ -218,18 +218,24 @@ def sweep(
     purpose: Purpose = "administration",
     as_json: AsJson = False,
 ) -> None:
-    """Record what time made due: expired points, tiers whose window moved on."""
+    """Record what time made due: expired points, tiers whose window moved on. Exit 1 if it passed accounts over."""
     with (
         open_book(book, create=False) as opened,
         acting_as(opened, actor, purpose),
         watched("sweep", as_json) as progress,
     ):
         result = opened.loyalty.sweep(until, progress=progress)
-    tell(
-        result,
-        as_json,
-        lambda: out.print(f"Swept to {result.until}: {result.accounts:,} accounts, {result.decisions:,} decisions."),
-    )
+
+    def show() -> None:
+        out.print(f"Swept to {result.until}: {result.accounts:,} accounts, {result.decisions:,} decisions.")
+        for one in result.passed_over:
+            out.print(f"Passed over: account {one.account_id}. {one.reason}", markup=False)
+        if result.passed_over:
+            out.print(f"{len(result.passed_over):,} accounts could not be settled; the next sweep tries again.")
+
+    tell(result, as_json, show)
+    if result.passed_over:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -245,7 +251,7 @@ def replay(book: BookUrl, keyless: Keyless = False, as_json: AsJson = False) -> 
                 f"decisions of {certificate.accounts:,} accounts."
             )
             if certificate.pending:
-                out.print(f"{certificate.pending:,} decisions are due by a sweep that was cut short: run it again.")
+                out.print(f"{certificate.pending:,} decisions are due by a sweep that is not done: run it again.")
         else:
             out.print(f"The certificate fails for {certificate.divergent_accounts:,} accounts. First: ", end="")
             out.print(str(certificate.first), markup=False)

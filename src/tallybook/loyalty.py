@@ -9,13 +9,21 @@ from heapq import merge
 from uuid import UUID
 
 from tallybook.adapters.bulk import rarely_collecting
-from tallybook.adapters.database import damaged
 from tallybook.adapters.due_index import Note
 from tallybook.adapters.form import uuid_from
 from tallybook.domain.account import SUSPENDED
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.control import Control
-from tallybook.domain.errors import Refused, listed, refusal, text, whole
+from tallybook.domain.errors import (
+    BookDamaged,
+    Refused,
+    StoredFormError,
+    TallybookError,
+    listed,
+    refusal,
+    text,
+    whole,
+)
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import TAKES_NOTHING, LoyaltyAccount, account_id
 from tallybook.domain.points import (
@@ -125,12 +133,21 @@ def _refused(code: str, points: int, active: int) -> Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """An account that a sweep could not settle: what is due to it is not recorded. `reason` says why, in words."""
+
+    account_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep recorded."""
+    """What a sweep recorded: so many `accounts` have followed it, all but those that were `passed_over`."""
 
     until: str
     accounts: int
     decisions: int
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +319,7 @@ class LoyaltyDesk(LoyaltyViews):
 
         By the rule set they come back to their own lots, with their ages (what is over by now is lost), or as a new
         lot; a debt is paid first. What brought a coupon goes back whole, and with it, while that is good. Refuses:
-        unknown_redemption, returned_too_much, coupon_used, coupon_voided, coupon_expired, coupon_whole,
+        unknown_redemption, returned_too_much, coupon_used, coupon_voided, coupon_expired, coupon_whole, account_full,
         invalid_argument, and as `record_activity`.
         """
         if points is not None:
@@ -467,7 +484,7 @@ class LoyaltyDesk(LoyaltyViews):
         """Give points to another customer's account, with their ages if the rule set keeps them; the transfer's id.
 
         An attempt that fails is recorded, then refused. Refuses: insufficient_points, transfers_not_allowed,
-        limit_exceeded, account_suspended, receiver_suspended, receiver_closed, invalid_argument, and as
+        limit_exceeded, account_suspended, receiver_suspended, receiver_closed, account_full, invalid_argument, and as
         `record_activity`.
         """
         whole(points, "points")
@@ -510,7 +527,7 @@ class LoyaltyDesk(LoyaltyViews):
         """Give points (above 0) or take them away (below 0) by hand; the balance after it.
 
         `reason` is a code. What can't be taken becomes a debt, if `into_debt`, or is left. They count for no tier.
-        Refuses: invalid_argument, and as `record_activity`.
+        Refuses: account_full, invalid_argument, and as `record_activity`.
         """
         whole(abs(points) if type(points) is int else points, "points")
         if type(into_debt) is not bool:
@@ -562,7 +579,7 @@ class LoyaltyDesk(LoyaltyViews):
     ) -> int:
         """Give points back that had expired, to live until a moment; the balance after it.
 
-        Refuses: returned_too_much (more than expired and was not given back yet), invalid_argument, and as
+        Refuses: returned_too_much (more than expired and was not given back yet), account_full, and as
         `record_activity`.
         """
         whole(points, "points")
@@ -753,7 +770,7 @@ class LoyaltyDesk(LoyaltyViews):
     ) -> int:
         """Take a coupon back, by its id or its code; how many points came back, as the rule set has it for the reward.
 
-        Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, and as `record_activity`.
+        Refuses: unknown_coupon, coupon_used, coupon_voided, coupon_expired, account_full, and as `record_activity`.
         """
         account, control = self._opened(work, customer, programme, reason=reason)
         coupon_id = self._coupon(work, account, coupon)
@@ -852,7 +869,9 @@ class LoyaltyDesk(LoyaltyViews):
         """Make expiries and tier changes due up to `until` (default: now), and record them for every account.
 
         First a fact in one transaction; then the accounts to which something is due, in transactions of 500. A sweep
-        that is cut short goes on when it is repeated; commands meanwhile see what is due. `sweep(until=None, *,
+        that is cut short goes on when it is repeated; commands meanwhile see what is due. An account that can't be
+        settled (its stream is damaged) stops nothing: it is passed over and named, and the next sweep tries again, to
+        the same moment too. `sweep(until=None, *,
         progress=None, effective_at=None, command_id=None)`. Refuses: sweep_goes_back, effective_in_future,
         invalid_argument.
         """
@@ -877,26 +896,34 @@ class LoyaltyDesk(LoyaltyViews):
         with rarely_collecting():
             # From here on, each command settles what it brings on: who is quiet now has followed.
             found = [(one.account, one.is_quiet(adoptions, horizon_us)) for one in core.app.due_index.enrolments()]
-            due = self._ids([account for account, quiet in found if not quiet])
-            done, total = len(found) - len(due), len(found)
+            due, passed_over = self._ids([account for account, quiet in found if not quiet])
+            done, total, without_id = len(found) - len(due), len(found), len(passed_over)
             if progress:
                 progress(done, total)
             decisions = 0
             for start in range(0, len(due), ACCOUNTS_PER_COMMIT):
                 settled = self._settle(_Accounts(tuple(due[start : start + ACCOUNTS_PER_COMMIT])))
                 decisions += settled.decisions
+                passed_over += settled.passed_over
                 core.app.due_index.write(settled.notes)
                 core.app.keep_many(settled.accounts)
                 if progress:
                     progress(done + min(start + ACCOUNTS_PER_COMMIT, len(due)), total)
-        self._finish_sweep(horizon_us, control.swept_under, total, decisions)
-        return SweepResult(until_text, total, decisions)
+        followed = total - len(passed_over)
+        left = [UUID(one.account_id) for one in passed_over[without_id:]]
+        self._finish_sweep(horizon_us, control.swept_under, followed, decisions, left)
+        return SweepResult(until_text, followed, decisions, tuple(passed_over))
 
-    def _ids(self, accounts: Iterable[bytes]) -> list[UUID]:
-        try:
-            return [*map(uuid_from, accounts)]
-        except ValueError as error:
-            raise damaged("The id of a stream is none", self._core.app.database.place) from error
+    @staticmethod
+    def _ids(accounts: Iterable[bytes]) -> tuple[list[UUID], list[PassedOver]]:
+        found: list[UUID] = []
+        passed_over: list[PassedOver] = []
+        for one in accounts:
+            try:
+                found.append(uuid_from(one))
+            except ValueError:
+                passed_over.append(PassedOver(one.hex(), "The id of its stream is none."))
+        return found, passed_over
 
     @command
     def _announce_sweep(
@@ -918,13 +945,39 @@ class LoyaltyDesk(LoyaltyViews):
         control = work.control()
         horizon_us = control.horizon_us or 0
         adoptions = len(control.rule_book)
+        if control.sweep_is_finished:
+            # By another one; and other rules may have been adopted since, which only the next sweep follows.
+            return _Settled(0, [], [], [])
         notes: list[Note] = []
-        accounts = work.accounts(batch.ids)
+        settled: list[LoyaltyAccount] = []
+        accounts, passed_over = self._read(work, batch.ids)
         for account in accounts:
-            account.settle(work.stamp, horizon_us, control)
-            quiet_until_us = account.quiet_until_us(control.rule_book, horizon_us + LOOK_AHEAD_US)
+            before = len(work.journal)
+            try:
+                account.settle(work.stamp, horizon_us, control)
+                quiet_until_us = account.quiet_until_us(control.rule_book, horizon_us + LOOK_AHEAD_US)
+            except Exception as error:  # noqa: BLE001 - what a damaged or foreign stream holds may fail anywhere
+                # The draft is left alone: nothing that it decided is recorded.
+                del work.journal[before:]
+                passed_over.append(_passed(account.id, error))
+                continue
             notes.append(Note(account.id.bytes, account.version, adoptions, quiet_until_us))
-        return _Settled(len(work.journal), notes, accounts)
+            settled.append(account)
+        return _Settled(len(work.journal), notes, settled, passed_over)
+
+    @staticmethod
+    def _read(work: Work, ids: Sequence[UUID]) -> tuple[list[LoyaltyAccount], list[PassedOver]]:
+        """The accounts that can be read, and those that can't."""
+        with suppress(*_UNREADABLE):
+            return work.accounts(ids), []
+        found: list[LoyaltyAccount] = []
+        passed_over: list[PassedOver] = []
+        for one in ids:
+            try:
+                found += work.accounts([one])
+            except _UNREADABLE as error:
+                passed_over.append(_passed(one, error))
+        return found, passed_over
 
     @command
     def _finish_sweep(
@@ -934,6 +987,7 @@ class LoyaltyDesk(LoyaltyViews):
         adoptions: int,
         accounts: int,
         decisions: int,
+        passed_over: Sequence[UUID],
         *,
         effective_at: When | None = None,
         command_id: str | None = None,
@@ -941,7 +995,7 @@ class LoyaltyDesk(LoyaltyViews):
         control = work.control()
         # Somebody may have begun another one meanwhile, which only who follows it may finish.
         if (control.horizon_us, control.swept_under) == (until_us, adoptions):
-            control.finish_sweep(work.stamp, accounts, decisions)
+            control.finish_sweep(work.stamp, accounts, decisions, passed_over)
 
     def balance(
         self,
@@ -1169,3 +1223,13 @@ class _Settled:
     decisions: int
     notes: list[Note]
     accounts: list[LoyaltyAccount]
+    passed_over: list[PassedOver]
+
+
+_UNREADABLE = (BookDamaged, StoredFormError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+"""What reading a damaged stream raises. A server that is gone, or a disk that is full, is no account's fault."""
+
+
+def _passed(account: UUID, error: Exception) -> PassedOver:
+    told = str(error) if isinstance(error, TallybookError) else f"Its events can't be followed: {type(error).__name__}."
+    return PassedOver(str(account), told)

@@ -197,6 +197,10 @@ class RewardPopularity:
     rewards: tuple[RewardFigures, ...]
 
 
+HALF = 2**31
+"""What sums are taken apart by, so that a database adds them up within 64 bits."""
+
+
 class _Seen(NamedTuple):
     """A programme at a moment. `accounts` are derived for it; None: the read model has what is recorded by now."""
 
@@ -226,13 +230,15 @@ class LoyaltyViews(Desk):
         if seen.accounts is None:
             core = self._core
             core.catch_up(core.balances)
-            columns = [f"SUM({bucket})" for bucket in BUCKETS]
+            # Two sums for each: of many full accounts, one would not have 64 bits.
+            columns = [part for one in BUCKETS for part in (f"SUM({one} / {HALF})", f"SUM({one} % {HALF})")]
             [row] = core.store.select(core.balances, Balances.table, columns, "programme=?", [programme])
-            sums = [int(found or 0) for found in row]
+            halves = [int(found or 0) for found in row]
+            sums = [high * HALF + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
         else:
             sums = [sum(one.bucket(bucket) for one in seen.accounts) for bucket in BUCKETS]
         control = seen.control
-        swept_us = control.horizon_us if control.sweep_is_finished else None
+        swept_us = control.horizon_us if control.sweep_is_finished and not control.passed_over else None
         return ProgrammeBalances(
             programme, iso(seen.at_us) or "", iso(swept_us), **dict(zip(BUCKETS, sums, strict=True))
         )

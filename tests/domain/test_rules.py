@@ -820,7 +820,9 @@ def _bought(lines: list[tuple[int, int]], currency: str) -> PurchaseRecorded:
         left, pieces = left - net, pieces - quantity
         line = Line(sku="s", quantity=quantity, net_minor=net)
         found.append(line.model_copy(update={"net_minor": Machine(net), "quantity": Machine(quantity)}))
-    return PurchaseRecorded.model_construct(currency=currency, lines=tuple(found), store=None, effective_us=0)
+    purchase: Any = PurchaseRecorded
+    made: PurchaseRecorded = purchase.model_construct(currency=currency, lines=tuple(found), store=None, effective_us=0)
+    return made
 
 
 # ── roundings ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -306,7 +306,7 @@ def planted_label(history: Sequence[Recorded], customer: UUID) -> list[Recorded]
     return replaced(history, positions(history, PointsEarned, customer)[0], rules="unknown@9")
 
 
-PLANTED = {
+PLANTED: dict[Callable[[Sequence[Recorded], UUID], list[Recorded]], str] = {
     planted_purchase: "a history that the rules can't follow",
     planted_rules: "a history that the rules can't follow",
     planted_sweep: "another decision",

@@ -1780,7 +1780,7 @@ SHAPES: dict[str, dict[int, str]] = {
     "book.rule_set_proposed": {1: "49f3f230ccf33e345c5ef4dbd1bc8827c030ff973f3a10ba921a47fb0462f7b6"},
     "book.rule_set_withdrawn": {1: "f265aca880c882d0dcdc4a4038b48e83b0ee02c2214ebb472fe7041980ba1c7b"},
     "book.signing_key_rotated": {1: "9916ff8c6e35f2bf55432a48e46ec01c2efd86cc6bd64a7acc90913bbfdb907b"},
-    "book.sweep_finished": {1: "15408685cece6b99ecda10c76c934881eb73e033501d0975684f8fa951ce41ba"},
+    "book.sweep_finished": {1: "1d6d58005832f158c15fb3d815ca23560c96cc0d4db4903db196b30e3ebe978d"},
     "book.swept": {1: "2b2b1adf5db319f4607de7573f4bc1d8bb4fc60ae4d436803e315b3b81eb3597"},
     "book.wrapping_key_rotated": {1: "43c0f4877940a9c19e365b439184b5ff7377e9a75a701fd910d95a4c78324d91"},
     "customer.changed": {1: "e711d9f46f21ad3103b057ec7e0137f3be7d7e73ce8f69bc19fd99eb4b2463f5"},
