@@ -12,7 +12,7 @@ The buckets on the left are where points come from: their balances are what was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -333,10 +333,8 @@ class LoyaltyDecision(Decision):
 
     programme: Code
 
-    @property
-    def resets_inactivity(self) -> bool:
-        """Whether the account is in use by it: points came, or were spent or given away."""
-        return False
+    resets_inactivity: ClassVar[bool] = False
+    """Whether the account is in use by it: points come, or are spent or given away."""
 
     def moves(self) -> Iterator[Move]:
         """What it moves between buckets."""
@@ -362,6 +360,8 @@ class PointsEarned(LoyaltyDecision):
     `capped` points were earned and cut off by caps.
     """
 
+    resets_inactivity = True
+
     lot_id: UUID
     points: Count
     qualifying: Count
@@ -380,11 +380,6 @@ class PointsEarned(LoyaltyDecision):
     def pending(self) -> bool:
         """Whether the points can't be spent yet."""
         return self.activates_us > self.effective_us
-
-    @property
-    def resets_inactivity(self) -> bool:
-        """Not where caps left nothing."""
-        return bool(self.points or self.qualifying)
 
     def moves(self) -> Iterator[Move]:
         """From outside into the lot; of what is active at once, a debt is paid first."""
@@ -420,15 +415,12 @@ class PointsCredited(LoyaltyDecision):
     `expired` are the lots that reinstated points had expired of.
     """
 
+    resets_inactivity = True
+
     source: Code
     lots: tuple[NewLot, ...]
     debt_paid: tuple[LotPart, ...]
     expired: tuple[LotPart, ...] = ()
-
-    @property
-    def resets_inactivity(self) -> bool:
-        """Always."""
-        return True
 
     def moves(self) -> Iterator[Move]:
         """From outside into the lots, and from there into a debt."""
@@ -441,16 +433,13 @@ class PointsCredited(LoyaltyDecision):
 class PointsRedeemed(LoyaltyDecision):
     """The account paid; the lots that it used, in the order of use. Out of a hold, where `hold_id` names one."""
 
+    resets_inactivity = True
+
     points: Count
     reward: Code
     lots: tuple[LotPart, ...]
     hold_id: UUID | None = None
     uses: tuple[Use, ...] = ()
-
-    @property
-    def resets_inactivity(self) -> bool:
-        """Always."""
-        return True
 
     def moves(self) -> Iterator[Move]:
         """Active, or held, to spent."""
@@ -475,6 +464,8 @@ class RedemptionReversed(LoyaltyDecision):
     time was over, and are gone with them. `debt_paid` went into an older debt, of what would have lapsed first.
     """
 
+    resets_inactivity = True
+
     redemption_id: UUID
     points: Count
     reversed: tuple[LotPart, ...]
@@ -482,11 +473,6 @@ class RedemptionReversed(LoyaltyDecision):
     lapsed: tuple[LotPart, ...]
     new_lot: NewLot | None
     debt_paid: tuple[LotPart, ...]
-
-    @property
-    def resets_inactivity(self) -> bool:
-        """Always."""
-        return True
 
     def moves(self) -> Iterator[Move]:
         """Reinstated, into lots; what lapsed goes on to expired, what was due to reversed."""
@@ -591,15 +577,12 @@ class EarningReversed(LoyaltyDecision):
 class PointsTransferred(LoyaltyDecision):
     """Points left for another account, with their ages."""
 
+    resets_inactivity = True
+
     to_account: UUID
     points: Count
     lots: tuple[NewLot, ...]
     uses: tuple[Use, ...] = ()
-
-    @property
-    def resets_inactivity(self) -> bool:
-        """Always."""
-        return True
 
     def moves(self) -> Iterator[Move]:
         """Active to transferred out."""

@@ -488,8 +488,7 @@ class Plain:
                     self.uses[name, period, where] += max(one["gets"], one["counts"])
         self.count("earn", spendable, at)
         self.bring(fact, at, gives, lines)
-        if any(one["gets"] or one["counts"] for one in gives):
-            self.used(at)
+        self.used(at)
 
     def best_of_groups(self, gives: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Of each group one."""
