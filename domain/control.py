@@ -6,6 +6,8 @@ itself tells which rule sets were known when the decisions about it were made.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 from uuid import UUID
@@ -151,12 +153,17 @@ class Finished(NamedTuple):
 class RuleBook:
     """The adoptions known at some moment. Immutable."""
 
-    __slots__ = ("_adoptions", "_programmes")
+    __slots__ = ("_adoptions", "_counts", "_in_force")
 
     def __init__(self, adoptions: tuple[tuple[int, str, Rules], ...] = ()) -> None:
         # (effective_us, programme, rules) in the order of recording
         self._adoptions = adoptions
-        self._programmes = tuple(dict.fromkeys(name for _, name, _ in adoptions))
+        self._counts = Counter(name for _, name, _ in adoptions)
+        # From when on each is in force, rising: of two from the same time the last that was adopted.
+        self._in_force: dict[str, tuple[list[int], list[Rules]]] = {}
+        for programme in self._counts:
+            starts = {at: rules for at, name, rules in adoptions if name == programme}
+            self._in_force[programme] = (sorted(starts), [starts[at] for at in sorted(starts)])
 
     def adding(self, effective_us: int, programme: str, rules: Rules) -> RuleBook:
         """The rule book with one more adoption."""
@@ -164,27 +171,28 @@ class RuleBook:
 
     def in_force(self, programme: str, at_us: int) -> Rules | None:
         """The rules for a moment: of those effective by then the latest; of two from the same time the last adopted."""
-        best: Rules | None = None
-        best_from = 0
-        for effective_us, name, rules in self._adoptions:
-            if name == programme and effective_us <= at_us and (best is None or effective_us >= best_from):
-                best, best_from = rules, effective_us
-        return best
+        starts, rules = self._in_force.get(programme, _NONE)
+        place = bisect_right(starts, at_us)
+        return rules[place - 1] if place else None
 
     def starts(self, programme: str, after_us: int, until_us: int) -> list[int]:
         """Moments in (after, until] from which a rule set of the programme is in force, rising."""
-        return sorted({at for at, name, _ in self._adoptions if name == programme and after_us < at <= until_us})
+        starts, _ = self._in_force.get(programme, _NONE)
+        return starts[bisect_right(starts, after_us) : bisect_right(starts, until_us)]
 
     def programmes(self) -> tuple[str, ...]:
         """Programmes with an adoption, in the order of their first."""
-        return self._programmes
+        return tuple(self._counts)
 
     def count(self, programme: str) -> int:
         """How many adoptions a programme has."""
-        return sum(1 for _, name, _ in self._adoptions if name == programme)
+        return self._counts[programme]
 
     def __len__(self) -> int:
         return len(self._adoptions)
+
+
+_NONE: tuple[list[int], list[Rules]] = ([], [])
 
 
 class Control(Aggregate):

@@ -96,6 +96,21 @@ class NewPoints(NamedTuple):
     """What each rule gave of it."""
 
 
+class Ready(NamedTuple):
+    """A rule ready to be asked: its days, and its conditions compiled; `picks` are the lines that count (None: all)."""
+
+    rule: PerAmount | Fixed | Multiplier
+    first_day: int
+    last_day: int
+    when: Compiled | None
+    picks: Compiled | None
+
+
+_ONCE = Fraction(1)
+Cap = tuple[str, str, int]
+"""Counter, period (empty: one fact's), most points."""
+
+
 class Rules:
     """A rule set ready to decide: conditions compiled, its zone frozen."""
 
@@ -105,10 +120,18 @@ class Rules:
         self.label = rule_set.label
         self.ladder = Ladder(rule_set, zone)
         self.rewards: Mapping[str, Reward] = {reward.id: reward for reward in rule_set.rewards}
-        self.multipliers = {level.name: level.multiplier for level in rule_set.tiers.levels}
+        self.multipliers: dict[str, Fraction] = {level.name: level.multiplier for level in rule_set.tiers.levels}
         self._giving = {rule.id: rule for rule in rule_set.earning if not isinstance(rule, Multiplier)}
         self._rounding = ROUNDINGS[rule_set.rounding]
-        self._rates = {one.code: one.rate for one in rule_set.currencies} | {rule_set.currency: Fraction(1)}
+        rates = {one.code: one.rate for one in rule_set.currencies} | {rule_set.currency: _ONCE}
+        self._rates = {code: (rate.numerator, rate.denominator) for code, rate in rates.items()}
+        factors: dict[str | None, Fraction] = {None: _ONCE}
+        factors |= {rule.id: rule.factor for rule in rule_set.earning if isinstance(rule, Multiplier)}
+        levels: dict[str | None, Fraction] = {None: _ONCE}
+        levels |= self.multipliers
+        self._factors = {(by, level): one * other for by, one in factors.items() for level, other in levels.items()}
+        """By the rule that multiplies, if one does, and the account's level, if it is one of these rules."""
+        self._of_base = rule_set.tiers.qualify == "base"
         found = rule_set.conditions
         about_lines = [path for path in found if not path.endswith(".when")]
         self.layouts: dict[str, Layout] = {}
@@ -120,34 +143,35 @@ class Rules:
             paths += about_lines if on == "purchase" else []
             self.layouts[on] = layout_of(found[path] for path in paths)
             self._conditions |= {path: found[path].compile(self.layouts[on]) for path in paths}
+        self._exclude = self._conditions.get("amount.exclude")
+        self._about: dict[str, list[Ready]] = {on: [] for on in ON}
+        """The rules about each kind of fact, in their order."""
+        for place, rule in enumerate(rule_set.earning):
+            when, picks = (self._conditions.get(f"earning.{place}.{name}") for name in ("when", "lines"))
+            self._about[rule.on].append(Ready(rule, *rule.days, when, picks))
+        for_all = _caps(ALL_RULES, rule_set.caps)
+        self._caps: dict[str, list[Cap]] = {
+            name: [*_caps(name, rule.caps), *for_all] for name, rule in self._giving.items()
+        }
+        """What a rule's points are held against: its own caps, then the programme's."""
 
     def converted(self, minor: int, currency: str) -> int | None:
         """An amount in the programme's currency, rounded; None for a currency without a rate."""
         rate = self._rates.get(currency)
         if rate is None:
             return None
-        return arithmetic.quotient(minor * rate.numerator, rate.denominator, self._rounding)
+        return arithmetic.quotient(minor * rate[0], rate[1], self._rounding)
 
     def excluded(self, line: Row) -> bool:
         """Whether nothing of a line counts."""
-        exclude = self._conditions.get("amount.exclude")
-        return exclude is not None and bool(exclude((), line))
+        return self._exclude is not None and bool(self._exclude((), line))
 
     # ── earning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def shares(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Share]:
         """What each rule gives for a fact to an account in a tier, after groups and caps."""
-        day = self.zone.day(fact.at_us)
-        factor, multiplier = self._factor(fact, day, account_id)
-        level = self.multipliers.get(tier or "", Fraction(1))
-        found: list[Share] = []
-        for place, rule in enumerate(self.rule_set.earning):
-            if isinstance(rule, Multiplier) or self._bar(place, rule, fact, day, account_id):
-                continue
-            share = self._share(place, rule, fact, factor * level, multiplier)
-            if share is not None:
-                found.append(share)
-        return self._capped(self._chosen(found), fact.at_us, used)
+        given = [share for _, _, share in self._asked(fact, tier, account_id) if share is not None]
+        return self._capped(self._chosen(given), fact.at_us, used)
 
     def earn(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[NewPoints]:
         """The lots that a fact brings to an account in a tier: one for each age that rules give."""
@@ -158,20 +182,7 @@ class Rules:
 
     def tried(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Tried]:
         """What became of each rule that is about such facts, in their order: for whoever asks why."""
-        day = self.zone.day(fact.at_us)
-        factor, multiplier = self._factor(fact, day, account_id)
-        level = self.multipliers.get(tier or "", Fraction(1))
-        found: list[tuple[PerAmount | Fixed | Multiplier, str, Share | None]] = []
-        for place, rule in enumerate(self.rule_set.earning):
-            if rule.on != fact.on:
-                continue
-            bar, share = self._bar(place, rule, fact, day, account_id), None
-            if isinstance(rule, Multiplier):
-                bar = bar or ("multiplies" if rule.id == multiplier else "greater_multiplier")
-            elif not bar:
-                share = self._share(place, rule, fact, factor * level, multiplier)
-                bar = "" if share is not None else "nothing_counts"
-            found.append((rule, bar, share))
+        found = self._asked(fact, tier, account_id)
         given = [share for _, _, share in found if share is not None]
         counting = {share.rule.id: share for share in self._capped(self._chosen(given), fact.at_us, used)}
         return [
@@ -179,59 +190,86 @@ class Rules:
             for rule, bar, share in found
         ]
 
-    def _bar(self, place: int, rule: PerAmount | Fixed | Multiplier, fact: Measured, day: int, account_id: UUID) -> str:
+    def _asked(
+        self, fact: Measured, tier: str | None, account_id: UUID
+    ) -> list[tuple[PerAmount | Fixed | Multiplier, str, Share | None]]:
+        """Each rule that is about such facts, in their order: why it gives nothing (as `Tried` calls it), or what."""
+        about, day = self._about[fact.on], self.zone.day(fact.at_us)
+        bars = [self._bar(ready, fact, day, account_id) for ready in about]
+        by: Multiplier | None = None
+        for (rule, *_), bar in zip(about, bars, strict=True):
+            if isinstance(rule, Multiplier) and not bar and (by is None or rule.factor > by.factor):
+                by = rule
+        multiplier = None if by is None else by.id
+        factor = self._factors[multiplier, tier if tier in self.multipliers else None]
+        found: list[tuple[PerAmount | Fixed | Multiplier, str, Share | None]] = []
+        for (rule, *_, picks), bar in zip(about, bars, strict=True):
+            if bar:
+                found.append((rule, bar, None))
+            elif isinstance(rule, Multiplier):
+                found.append((rule, "multiplies" if rule is by else "greater_multiplier", None))
+            else:
+                share = self._share(rule, picks, fact, factor, multiplier)
+                found.append((rule, "nothing_counts" if share is None else "", share))
+        return found
+
+    def _bar(self, ready: Ready, fact: Measured, day: int, account_id: UUID) -> str:
         """Why a rule is not asked about a fact; empty: it is."""
-        if rule.on != fact.on:
-            return "another_fact"
-        first, last = rule.days
-        if not first <= day <= last:
+        rule, first_day, last_day, when, _ = ready
+        if not first_day <= day <= last_day:
             return "out_of_time"
-        when = self._conditions.get(f"earning.{place}.when")
         if when is not None and not when(fact.row, fact.lines):
             return "condition"
         if isinstance(rule, Multiplier) or not rule.control_percent:
             return ""
         return "control_group" if cohort(account_id, rule.campaign or "") < rule.control_percent else ""
 
-    def _factor(self, fact: Measured, day: int, account_id: UUID) -> tuple[Fraction, str | None]:
-        factor, chosen = Fraction(1), None
-        for place, rule in enumerate(self.rule_set.earning):
-            if not isinstance(rule, Multiplier) or self._bar(place, rule, fact, day, account_id):
-                continue
-            if chosen is None or rule.factor > factor:
-                factor, chosen = rule.factor, rule.id
-        return factor, chosen
-
     def _share(
-        self, place: int, rule: PerAmount | Fixed, fact: Measured, factor: Fraction, multiplier: str | None
+        self,
+        rule: PerAmount | Fixed,
+        picks: Compiled | None,
+        fact: Measured,
+        factor: Fraction,
+        multiplier: str | None,
     ) -> Share | None:
+        """What a rule gives before its caps; None where nothing of the fact counts for it."""
         if not rule.multiplied:
-            factor, multiplier = Fraction(1), None
+            factor, multiplier = _ONCE, None
+        weights: Sequence[int]
         if isinstance(rule, Fixed):
             # Of no line in particular: it goes back with the order, each line by what counts of it.
-            weights = tuple(fact.amounts if any(fact.amounts) else fact.pieces)
+            weights = fact.amounts if any(fact.amounts) else fact.pieces
             if fact.on == "purchase" and not any(weights):
                 return None
             measured, numerator, denominator = 0, rule.points, 1
         else:
-            of = fact.amounts if rule.per_minor is not None else fact.pieces
-            pick = self._conditions.get(f"earning.{place}.lines")
-            weights = tuple(
-                amount if pick is None or pick(fact.row, line) else 0
-                for line, amount in zip(fact.lines, of, strict=True)
-            )
+            weights = fact.amounts if rule.per_minor is not None else fact.pieces
+            if picks is not None:
+                weights = [
+                    amount if picks(fact.row, line) else 0 for line, amount in zip(fact.lines, weights, strict=True)
+                ]
             measured = fact.quantity if fact.on == "activity" else sum(weights)
             if not measured:
                 return None
-            whole = measured // rule.per * rule.per if rule.whole else measured
-            numerator, denominator = rule.points * whole, rule.per
-        points = arithmetic.quotient(numerator * factor.numerator, denominator * factor.denominator, self._rounding)
-        base = arithmetic.quotient(numerator, denominator, self._rounding)
-        qualifying = base if self.rule_set.tiers.qualify == "base" else points
-        return Share(rule, measured, factor, multiplier, points, points, qualifying, weights)
+            denominator = rule.per
+            numerator = rule.points * (measured // denominator * denominator if rule.whole else measured)
+        uncapped = arithmetic.quotient(numerator * factor.numerator, denominator * factor.denominator, self._rounding)
+        qualifying = arithmetic.quotient(numerator, denominator, self._rounding) if self._of_base else uncapped
+        return Share(
+            rule,
+            measured,
+            factor,
+            multiplier,
+            uncapped,
+            0 if rule.gives == "qualifying" else uncapped,
+            0 if rule.gives == "points" else min(qualifying, uncapped),
+            tuple(weights),
+        )
 
     def _chosen(self, shares: list[Share]) -> list[Share]:
         """Of each group the best or the first; of two that give the same, the first."""
+        if len(shares) < 2:
+            return shares
         winners: dict[str, Share] = {}
         for share in shares:
             group = share.rule.group
@@ -247,26 +285,24 @@ class Rules:
         spent: dict[tuple[str, str], int] = {}
         capped = []
         for share in shares:
-            left, rooms = share.uncapped, []
-            for counter, caps in ((share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)):
-                if caps.event is not None:
-                    rooms.append(Room(counter, "", caps.event, spent.get((counter, ""), 0)))
-                for period, cap in caps.periods:
-                    before = used(counter, period, self.zone.period(at_us, period)) + spent.get((counter, period), 0)
-                    rooms.append(Room(counter, period, cap, before))
-            for room in rooms:
-                left = min(left, arithmetic.room(room.cap, room.used))
-            for counter, caps in ((share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)):
-                for period in ("", *(period for period, _ in caps.periods)):
-                    spent[counter, period] = spent.get((counter, period), 0) + left
-            gives = share.rule.gives
+            caps, left, rooms = self._caps[share.rule.id], share.uncapped, []
+            for counter, period, cap in caps:
+                before = spent.get((counter, period), 0)
+                if period:
+                    before += used(counter, period, self.zone.period(at_us, period))
+                rooms.append(Room(counter, period, cap, before))
+                left = min(left, arithmetic.room(cap, before))
+            for counter, period, _ in caps:
+                spent[counter, period] = spent.get((counter, period), 0) + left
             capped.append(
                 share._replace(
+                    points=min(share.points, left),
+                    qualifying=min(share.qualifying, left),
                     cut=share.uncapped - left,
-                    points=0 if gives == "qualifying" else left,
-                    qualifying=0 if gives == "points" else min(share.qualifying, left),
                     rooms=tuple(rooms),
                 )
+                if caps
+                else share
             )
         return capped
 
@@ -297,32 +333,35 @@ class Rules:
         return NEVER if pending.days is None else self.zone.add_days(at_us, pending.days)
 
     def _lot(self, fact: Measured, age: tuple[int, int], shares: list[Share]) -> NewPoints:
-        activates_us, expires_us = age
-        points, qualifying = [0] * len(fact.nets), [0] * len(fact.nets)
-        for share in shares:
-            if share.weights and any(share.weights):
-                arithmetic.allocate(share.points, share.weights, points)
-                arithmetic.allocate(share.qualifying, share.weights, qualifying)
-        if not fact.nets:
+        in_all, qualifying_in_all = sum([one.points for one in shares]), sum([one.qualifying for one in shares])
+        if fact.nets:
+            points, qualifying = [0] * len(fact.nets), [0] * len(fact.nets)
+            for share in shares:
+                if any(share.weights):
+                    arithmetic.allocate(share.points, share.weights, points)
+                    arithmetic.allocate(share.qualifying, share.weights, qualifying)
+        else:
             # No lines: it comes back whole, or not at all.
-            points, qualifying = [sum(one.points for one in shares)], [sum(one.qualifying for one in shares)]
+            points, qualifying = [in_all], [qualifying_in_all]
         earning = [bool(one or other) for one, other in zip(points, qualifying, strict=True)]
-        in_minor = bool(fact.nets) and all(net for net, earns in zip(fact.nets, earning, strict=True) if earns)
+        in_minor = bool(fact.nets) and 0 not in [net for net, earns in zip(fact.nets, earning, strict=True) if earns]
         basis = fact.nets if in_minor else fact.pieces or (1,)
-        rule_ids = [share.rule.id for share in shares if share.points or share.qualifying]
-        rule_ids += [share.multiplier for share in shares if share.multiplier and share.rule.id in rule_ids]
+        giving = [share for share in shares if share.points or share.qualifying]
+        rule_ids = [share.rule.id for share in giving]
+        rule_ids += [share.multiplier for share in giving if share.multiplier]
         return NewPoints(
-            sum(share.points for share in shares),
-            sum(share.qualifying for share in shares),
-            activates_us,
-            expires_us,
+            in_all,
+            qualifying_in_all,
+            *age,
             tuple(dict.fromkeys(rule_ids)),
             tuple(
-                LineShare(basis=amount if earns else 0, points=one, qualifying=other)
-                for amount, earns, one, other in zip(basis, earning, points, qualifying, strict=True)
+                [
+                    LineShare(basis=amount if earns else 0, points=one, qualifying=other)
+                    for amount, earns, one, other in zip(basis, earning, points, qualifying, strict=True)
+                ]
             ),
             "minor" if in_minor else "pieces",
-            sum(share.cut for share in shares),
+            sum([share.cut for share in shares]),
             self._uses(shares, fact.at_us),
             tuple(shares),
         )
@@ -330,17 +369,19 @@ class Rules:
     def _uses(self, shares: list[Share], at_us: int) -> tuple[Use, ...]:
         """What counts against caps: of each rule that has some, and of the programme."""
         counted: dict[tuple[str, str], int] = {}
-        caps: list[tuple[str, Caps]]
         for share in shares:
-            caps = [(share.rule.id, share.rule.caps), (ALL_RULES, self.rule_set.caps)]
-            for counter, one in caps:
-                for period, _ in one.periods:
+            for counter, period, *_ in share.rooms:
+                if period:
                     counted[counter, period] = counted.get((counter, period), 0) + max(share.points, share.qualifying)
         return tuple(
             Use(counter=counter, period=period, number=self.zone.period(at_us, period), amount=amount)
             for (counter, period), amount in counted.items()
             if amount
         )
+
+
+def _caps(counter: str, caps: Caps) -> list[Cap]:
+    return [(counter, period, cap) for period, cap in (("", caps.event), *caps.periods) if cap is not None]
 
 
 def cohort(account_id: UUID, campaign: str) -> int:

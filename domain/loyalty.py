@@ -1180,38 +1180,36 @@ def measured_of(account: LoyaltyAccount, fact: Event, rules: Rules, traits: Trai
     """A fact that may earn, as the rules see it; None for a purchase in a currency without a rate."""
     if isinstance(fact, PurchaseRecorded):
         return measured_purchase(account, fact, rules, traits)
+    at_us = fact.effective_us
     if isinstance(fact, ActivityRecorded):
         values: dict[str, Any] = {
             "activity.code": fact.activity,
             "activity.partner": fact.partner or "",
             "activity.quantity": fact.quantity,
         }
-        return measured(account, fact, rules, traits, "activity", values)._replace(quantity=fact.quantity)
+        row, inputs = _seen(account, fact, rules, traits, "activity", values)
+        return Measured("activity", at_us, row, quantity=fact.quantity, inputs=inputs)
     if isinstance(fact, ReferralCredited):
         values = {
             "referral.occasion": fact.occasion,
             "referral.role": fact.role,
             "referral.number": fact.number,
         }
-        seen = measured(account, fact, rules, traits, "referral", values)
+        row, inputs = _seen(account, fact, rules, traits, "referral", values)
         # What it earns goes back with the lines of the purchase, as that of the purchase does.
-        return seen._replace(amounts=fact.lines, nets=fact.lines) if any(fact.lines) else seen
-    return measured(account, fact, rules, traits, "enrolment")
+        lines = fact.lines if any(fact.lines) else ()
+        return Measured("referral", at_us, row, amounts=lines, nets=lines, inputs=inputs)
+    row, inputs = _seen(account, fact, rules, traits, "enrolment", {})
+    return Measured("enrolment", at_us, row, inputs=inputs)
 
 
-def measured(
-    account: LoyaltyAccount,
-    fact: Event,
-    rules: Rules,
-    traits: Traits,
-    on: str,
-    values: dict[str, Any] | None = None,
-) -> Measured:
-    """A fact as the rules see it: the values that their conditions read."""
+def _seen(
+    account: LoyaltyAccount, fact: Event, rules: Rules, traits: Traits, on: str, values: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """What conditions on a fact read, and what of it is of the customer, as `name=value`."""
     names = rules.layouts[on].fact
     if not names:
-        return Measured(on, fact.effective_us, ())
-    values = {} if values is None else values
+        return (), ()
     day = rules.zone.day(fact.effective_us)
     row: list[Any] = []
     inputs: list[str] = []
@@ -1229,7 +1227,7 @@ def measured(
         else:
             value = values[name]
         row.append(value)
-    return Measured(on, fact.effective_us, tuple(row), inputs=tuple(inputs))
+    return tuple(row), tuple(inputs)
 
 
 def _of_time(part: str, day: int) -> int:
@@ -1240,30 +1238,39 @@ def _of_time(part: str, day: int) -> int:
 
 def measured_purchase(account: LoyaltyAccount, fact: PurchaseRecorded, rules: Rules, traits: Traits) -> Measured | None:
     """A purchase as the rules see it; None in a currency without a rate."""
-    rate = rules.converted(0, fact.currency)
-    if rate is None:
+    if rules.converted(0, fact.currency) is None:
         return None
-    nets = tuple(line.net_minor for line in fact.lines)
+    nets = tuple([line.net_minor for line in fact.lines])
     converted = [rules.converted(net, fact.currency) or 0 for net in nets]
     rows = _line_rows(fact, rules, converted)
     amounts: list[int] = []
+    pieces: list[int] = []
     for line, net, row in zip(fact.lines, converted, rows, strict=True):
-        counted = 0
-        if not rules.excluded(row):
-            parts = {"net": line.net_minor, "tax": line.tax_minor, "shipping": line.shipping_minor}
-            whole_amount = sum(parts[name] for name in rules.rule_set.amount.include)
-            counted = net if whole_amount == line.net_minor else rules.converted(whole_amount, fact.currency) or 0
-        amounts.append(counted)
+        if rules.excluded(row):
+            amounts.append(0)
+            pieces.append(0)
+            continue
+        whole_amount = sum([getattr(line, f"{part}_minor") for part in rules.rule_set.amount.include])
+        amounts.append(net if whole_amount == line.net_minor else rules.converted(whole_amount, fact.currency) or 0)
+        pieces.append(line.quantity)
     values = {
         "order.net_minor": sum(converted),
         "order.amount_minor": sum(amounts),
-        "order.quantity": sum(line.quantity for line in fact.lines),
+        "order.quantity": sum([line.quantity for line in fact.lines]),
         "order.currency": fact.currency,
         "order.store": fact.store or "",
     }
-    seen = measured(account, fact, rules, traits, "purchase", values)
-    pieces = tuple(0 if rules.excluded(row) else line.quantity for row, line in zip(rows, fact.lines, strict=True))
-    return seen._replace(lines=tuple(rows), amounts=tuple(amounts), pieces=pieces, nets=nets)
+    row, inputs = _seen(account, fact, rules, traits, "purchase", values)
+    return Measured(
+        "purchase",
+        fact.effective_us,
+        row,
+        lines=tuple(rows),
+        amounts=tuple(amounts),
+        pieces=tuple(pieces),
+        nets=nets,
+        inputs=inputs,
+    )
 
 
 def counted_nets(fact: PurchaseRecorded, rules: Rules) -> tuple[int, ...]:
@@ -1276,6 +1283,9 @@ def counted_nets(fact: PurchaseRecorded, rules: Rules) -> tuple[int, ...]:
 
 def _line_rows(fact: PurchaseRecorded, rules: Rules, converted: Sequence[int]) -> list[tuple[Any, ...]]:
     """The lines of a purchase as conditions read them."""
+    names = rules.layouts["purchase"].line
+    if not names:
+        return [()] * len(fact.lines)
     rows: list[tuple[Any, ...]] = []
     for line, net in zip(fact.lines, converted, strict=True):
         of_line = {
@@ -1284,7 +1294,7 @@ def _line_rows(fact: PurchaseRecorded, rules: Rules, converted: Sequence[int]) -
             "line.quantity": line.quantity,
             "line.net_minor": net,
         }
-        rows.append(tuple(of_line[name] for name in rules.layouts["purchase"].line))
+        rows.append(tuple([of_line[name] for name in names]))
     return rows
 
 
