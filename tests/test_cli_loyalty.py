@@ -159,4 +159,3 @@ def test_a_coupon_is_given_by_hand_and_what_can_not_be_given_is_told(run: Run, u
 def test_what_was_asked_for_wrongly_is_named(run: Run) -> None:
     liability = ("loyalty", "liability", "--since", "2024-01-01", "--reported-at", "never")
     assert str(run(*liability, status=1).exception).startswith("reported_at: ")
-    assert "--csv" in run("loyalty", "statement", str(ADA), "--csv", "--json", status=2).stderr

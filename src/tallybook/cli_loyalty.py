@@ -61,8 +61,6 @@ def loyalty_statement(
     by: Order = "effective" if order == "effective" else "recorded"
     if order != by:
         raise typer.BadParameter("recorded or effective is wanted", param_hint="--order")
-    if as_csv and as_json:
-        raise typer.BadParameter("give one of --csv and --json", param_hint="--csv")
     with open_book(book, create=False) as opened, acting_as(opened, actor, purpose):
         found = opened.loyalty.statement(
             the_customer(opened, customer),
