@@ -128,7 +128,7 @@ class Rules:
         factors: dict[str | None, Fraction] = {None: _ONCE}
         factors |= {rule.id: rule.factor for rule in rule_set.earning if isinstance(rule, Multiplier)}
         levels: dict[str | None, Fraction] = {None: _ONCE}
-        levels |= self.multipliers
+        levels.update(self.multipliers.items())
         self._factors = {(by, level): one * other for by, one in factors.items() for level, other in levels.items()}
         """By the rule that multiplies, if one does, and the account's level, if it is one of these rules."""
         self._of_base = rule_set.tiers.qualify == "base"

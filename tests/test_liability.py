@@ -413,6 +413,7 @@ def test_the_pool_is_what_the_events_plainly_add_up_to(
             assert (found.issued, found.redeemed) == (issued, redeemed)
             # Rounded sale by sale.
             assert abs(found.allocated_minor - money) <= 2 * len(life)
-            assert found.expected <= found.redeemed + found.outstanding
+            # What was told late may have spent, by a moment, points that came after it.
+            assert found.expected <= found.redeemed + max(0, found.outstanding)
             if at_us == one.clock[0]:
                 assert found.issued == found.redeemed + found.expired + found.outstanding - found.debt
