@@ -393,7 +393,7 @@ def _new_lot(account: Account, event: PointsEarned) -> None:
         event.effective_us,
         event.activates_us,
         event.expires_us,
-        tuple(LineState(line.basis, line.points, line.qualifying) for line in event.lines),
+        tuple([LineState(line.basis, line.points, line.qualifying) for line in event.lines]),
         event.basis_unit == "pieces",
         rule=event.rule_ids[0] if event.rule_ids else "",
     )

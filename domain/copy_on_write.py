@@ -22,6 +22,8 @@ CHANGES_MAX = 512
 """How many changes a copy takes with it before they are merged into a new base."""
 
 _GONE: Any = object()
+_EMPTY: dict[Any, Any] = {}
+"""The base of all that have none: a base is never changed."""
 _last = itemgetter(-1)
 
 Place = tuple[int, int]
@@ -37,7 +39,7 @@ class LayeredDict(MutableMapping[K, V]):
     __slots__ = ("_base", "_changes")
 
     def __init__(self, entries: Mapping[K, V] | Iterable[tuple[K, V]] = ()) -> None:
-        self._base: dict[K, V] = dict(entries)
+        self._base: dict[K, V] = dict(entries) if entries else _EMPTY
         self._changes: dict[K, V] = {}
 
     def __getitem__(self, key: K) -> V:
@@ -230,6 +232,8 @@ class SortedAmounts(Generic[E]):
     def total_from(self, place: Place) -> int:
         """The sum of the amounts from a place on."""
         at, index = place
+        if not at and not index:
+            return self.total
         if at == len(self._runs):
             return 0
         amount: int = sum(map(_last, self._runs[at][index:])) + sum(self._totals[at + 1 :])

@@ -446,11 +446,14 @@ def note_traits(noted: dict[str, tuple[int, str]], event: ProfileFact) -> None:
             noted[name] = (at_us, value)
 
 
+_UNKNOWN = Traits()
+
+
 def traits_of(noted: Mapping[str, tuple[int, str]]) -> Traits:
     """The traits that were noted."""
     known = {name: value for name, (_, value) in noted.items() if value}
     return Traits(
-        known.get("kind", Traits().kind),
+        known.get("kind", _UNKNOWN.kind),
         known.get("country", ""),
         known.get("source", ""),
         int(known.get("birth_month", 0)),

@@ -127,9 +127,10 @@ class Rules:
         self._rates = {code: (rate.numerator, rate.denominator) for code, rate in rates.items()}
         factors: dict[str | None, Fraction] = {None: _ONCE}
         factors |= {rule.id: rule.factor for rule in rule_set.earning if isinstance(rule, Multiplier)}
-        levels: dict[str | None, Fraction] = {None: _ONCE}
-        levels.update(self.multipliers.items())
-        self._factors = {(by, level): one * other for by, one in factors.items() for level, other in levels.items()}
+        levels = [(None, _ONCE), *self.multipliers.items()]
+        self._factors: dict[tuple[str | None, str | None], Fraction] = {
+            (by, level): one * other for by, one in factors.items() for level, other in levels
+        }
         """By the rule that multiplies, if one does, and the account's level, if it is one of these rules."""
         self._of_base = rule_set.tiers.qualify == "base"
         found = rule_set.conditions
@@ -194,7 +195,10 @@ class Rules:
         self, fact: Measured, tier: str | None, account_id: UUID
     ) -> list[tuple[PerAmount | Fixed | Multiplier, str, Share | None]]:
         """Each rule that is about such facts, in their order: why it gives nothing (as `Tried` calls it), or what."""
-        about, day = self._about[fact.on], self.zone.day(fact.at_us)
+        about = self._about[fact.on]
+        if not about:
+            return []
+        day = self.zone.day(fact.at_us)
         bars = [self._bar(ready, fact, day, account_id) for ready in about]
         by: Multiplier | None = None
         for (rule, *_), bar in zip(about, bars, strict=True):
@@ -333,27 +337,31 @@ class Rules:
         return NEVER if pending.days is None else self.zone.add_days(at_us, pending.days)
 
     def _lot(self, fact: Measured, age: tuple[int, int], shares: list[Share]) -> NewPoints:
-        in_all, qualifying_in_all = sum([one.points for one in shares]), sum([one.qualifying for one in shares])
-        if fact.nets:
-            points, qualifying = [0] * len(fact.nets), [0] * len(fact.nets)
-            for share in shares:
-                if any(share.weights):
+        points, qualifying = [0] * len(fact.nets), [0] * len(fact.nets)
+        in_all = qualifying_in_all = cut = 0
+        rule_ids, multipliers = [], []
+        for share in shares:
+            in_all += share.points
+            qualifying_in_all += share.qualifying
+            cut += share.cut
+            if share.points or share.qualifying:
+                rule_ids.append(share.rule.id)
+                if share.multiplier:
+                    multipliers.append(share.multiplier)
+                if fact.nets and any(share.weights):
                     arithmetic.allocate(share.points, share.weights, points)
                     arithmetic.allocate(share.qualifying, share.weights, qualifying)
-        else:
+        if not fact.nets:
             # No lines: it comes back whole, or not at all.
             points, qualifying = [in_all], [qualifying_in_all]
         earning = [bool(one or other) for one, other in zip(points, qualifying, strict=True)]
         in_minor = bool(fact.nets) and 0 not in [net for net, earns in zip(fact.nets, earning, strict=True) if earns]
         basis = fact.nets if in_minor else fact.pieces or (1,)
-        giving = [share for share in shares if share.points or share.qualifying]
-        rule_ids = [share.rule.id for share in giving]
-        rule_ids += [share.multiplier for share in giving if share.multiplier]
         return NewPoints(
             in_all,
             qualifying_in_all,
             *age,
-            tuple(dict.fromkeys(rule_ids)),
+            tuple(dict.fromkeys([*rule_ids, *multipliers])),
             tuple(
                 [
                     LineShare(basis=amount if earns else 0, points=one, qualifying=other)
@@ -361,7 +369,7 @@ class Rules:
                 ]
             ),
             "minor" if in_minor else "pieces",
-            sum([share.cut for share in shares]),
+            cut,
             self._uses(shares, fact.at_us),
             tuple(shares),
         )

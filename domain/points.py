@@ -345,11 +345,6 @@ def _each(parts: Sequence[LotPart | NewLot], source: str, target: str) -> Iterat
     return (Move(part.lot_id, source, target, part.points) for part in parts)
 
 
-def _debt_paid(lot_id: UUID, points: int) -> Iterator[Move]:
-    if points:
-        yield Move(lot_id, ACTIVE, DEBT, points)
-
-
 @stored("loyalty.points_earned")
 class PointsEarned(LoyaltyDecision):
     """A new lot. `lines` is what each line of the order earned, by which a return is reckoned.
@@ -384,7 +379,8 @@ class PointsEarned(LoyaltyDecision):
     def moves(self) -> Iterator[Move]:
         """From outside into the lot; of what is active at once, a debt is paid first."""
         yield Move(self.lot_id, EARNED, PENDING if self.pending else ACTIVE, self.points)
-        yield from _debt_paid(self.lot_id, self.debt_paid)
+        if self.debt_paid:
+            yield Move(self.lot_id, ACTIVE, DEBT, self.debt_paid)
 
 
 @stored("loyalty.earning_refused")
