@@ -89,6 +89,8 @@ class LotState(NamedTuple):
     pending: int = 0
     rule: str = ""
     """The first of the rules that gave it."""
+    open_end: bool = False
+    """Whether its end is decided when it becomes active."""
 
 
 class SpentPart(NamedTuple):
@@ -125,11 +127,13 @@ class RedemptionState(NamedTuple):
 
 
 class CouponState(NamedTuple):
-    """A coupon. `outcome` is empty while it is good."""
+    """A coupon. `outcome` is empty while it is good; `reason` is why it was issued; `voided` as in `CouponIssued`."""
 
     since_us: int
     reward: str
     expires_us: int
+    reason: str
+    voided: str
     outcome: str = ""
 
 
@@ -396,6 +400,7 @@ def _new_lot(account: Account, event: PointsEarned) -> None:
         tuple([LineState(line.basis, line.points, line.qualifying) for line in event.lines]),
         event.basis_unit == "pieces",
         rule=event.rule_ids[0] if event.rule_ids else "",
+        open_end=event.open_end,
     )
 
 
@@ -501,6 +506,7 @@ def _points_transferred(account: Account, event: PointsTransferred) -> None:
 def _lots_extended(account: Account, event: LotsExtended) -> None:
     for lot_id in event.lots:
         account._age(lot_id, event.expires_us)
+        account.known[lot_id] = account.known[lot_id]._replace(open_end=False)
 
 
 @_after_moves(TierChanged)
@@ -513,7 +519,9 @@ def _tier_changed(account: Account, event: TierChanged) -> None:
 
 @_after_moves(CouponIssued)
 def _coupon_issued(account: Account, event: CouponIssued) -> None:
-    account.coupons[event.coupon_id] = CouponState(event.effective_us, event.reward, event.expires_us)
+    account.coupons[event.coupon_id] = CouponState(
+        event.effective_us, event.reward, event.expires_us, event.reason, event.voided
+    )
     account.due_coupons.put((event.expires_us, event.coupon_id, 1))
 
 

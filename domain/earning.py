@@ -94,6 +94,8 @@ class NewPoints(NamedTuple):
     uses: tuple[Use, ...]
     shares: tuple[Share, ...]
     """What each rule gave of it."""
+    open_end: bool
+    """Whether its end is decided when it becomes active."""
 
 
 class Ready(NamedTuple):
@@ -121,6 +123,7 @@ class Rules:
         self.ladder = Ladder(rule_set, zone)
         self.rewards: Mapping[str, Reward] = {reward.id: reward for reward in rule_set.rewards}
         self.multipliers: dict[str, Fraction] = {level.name: level.multiplier for level in rule_set.tiers.levels}
+        self.benefits: Mapping[str, tuple[str, ...]] = {one.name: one.benefits for one in rule_set.tiers.levels}
         self._giving = {rule.id: rule for rule in rule_set.earning if not isinstance(rule, Multiplier)}
         self._rounding = ROUNDINGS[rule_set.rounding]
         rates = {one.code: one.rate for one in rule_set.currencies} | {rule_set.currency: _ONCE}
@@ -179,7 +182,7 @@ class Rules:
         lots: dict[tuple[int, int, Expiry | None], list[Share]] = {}
         for share in self.shares(fact, tier, account_id, used):
             lots.setdefault(self._age(share.rule, fact.at_us), []).append(share)
-        return [self._lot(fact, age[:2], shares) for age, shares in lots.items()]
+        return [self._lot(fact, age, shares) for age, shares in lots.items()]
 
     def tried(self, fact: Measured, tier: str | None, account_id: UUID, used: Used) -> list[Tried]:
         """What became of each rule that is about such facts, in their order: for whoever asks why."""
@@ -336,7 +339,7 @@ class Rules:
             return at_us
         return NEVER if pending.days is None else self.zone.add_days(at_us, pending.days)
 
-    def _lot(self, fact: Measured, age: tuple[int, int], shares: list[Share]) -> NewPoints:
+    def _lot(self, fact: Measured, age: tuple[int, int, Expiry | None], shares: list[Share]) -> NewPoints:
         points, qualifying = [0] * len(fact.nets), [0] * len(fact.nets)
         in_all = qualifying_in_all = cut = 0
         rule_ids, multipliers = [], []
@@ -355,12 +358,16 @@ class Rules:
             # No lines: it comes back whole, or not at all.
             points, qualifying = [in_all], [qualifying_in_all]
         earning = [bool(one or other) for one, other in zip(points, qualifying, strict=True)]
-        in_minor = bool(fact.nets) and 0 not in [net for net, earns in zip(fact.nets, earning, strict=True) if earns]
-        basis = fact.nets if in_minor else fact.pieces or (1,)
+        pieces = fact.pieces or (1,) * len(points)
+        # By amounts, unless one is so small that a piece of its line has none.
+        in_minor = bool(fact.nets) and all(
+            net >= many for net, many, earns in zip(fact.nets, pieces, earning, strict=True) if earns
+        )
+        basis = fact.nets if in_minor else pieces
         return NewPoints(
             in_all,
             qualifying_in_all,
-            *age,
+            *age[:2],
             tuple(dict.fromkeys([*rule_ids, *multipliers])),
             tuple(
                 [
@@ -372,6 +379,7 @@ class Rules:
             cut,
             self._uses(shares, fact.at_us),
             tuple(shares),
+            age[2] is not None,
         )
 
     def _uses(self, shares: list[Share], at_us: int) -> tuple[Use, ...]:

@@ -31,7 +31,7 @@ from .control import Control, RuleBook
 from .customer import PurchaseRecorded, ReturnRecorded, Traits
 from .earning import Measured, NewPoints, Rules
 from .errors import refusal, whole
-from .events import Event
+from .events import CODE_CHARS_MAX, Event
 from .lots import NEVER
 from .points import (
     ADJUSTED_UP,
@@ -101,7 +101,8 @@ BARRED = {SUSPENDED: "account_suspended", CLOSED: "account_closed"}
 """Status of an account → why it spends nothing."""
 TAKES_NOTHING = {SUSPENDED: "receiver_suspended", CLOSED: "receiver_closed"}
 """Status of an account → why nothing is transferred to it."""
-OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired"}
+WITHDRAWN = "withdrawn"
+OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired", WITHDRAWN: "coupon_voided"}
 """How a coupon ended → why it is not good."""
 
 
@@ -110,6 +111,10 @@ class Redemption(NamedTuple):
 
     request: RedemptionRequested
     outcome: PointsRedeemed | RedemptionRefused
+
+
+def _granted_by(tier: str) -> str:
+    return f"tier:{tier}"[:CODE_CHARS_MAX]
 
 
 @lru_cache(maxsize=16_384)
@@ -425,14 +430,24 @@ class LoyaltyAccount(Account):
         if rank > before >= 0 and reason != OVERRIDDEN:
             for reward in rules.rule_set.tiers.levels[rank].grants:
                 self._grant(stamp, rules, facts, reward, change.tier)
+        if rank < before and reason == EVALUATED[EarningReversed]:
+            self._withdraw_grants(stamp, rules, facts, rules.ladder.names[rank + 1 :])
         return changed
 
     def _grant(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], reward: str, tier: str) -> None:
         """A coupon for reaching a tier: once a year, however often it is reached."""
         year = rules.zone.period(stamp.effective_us, "year")
         coupon_id = uuid5(self.id, f"{tier} {reward} {year}")
-        if coupon_id not in self.coupons:
-            self._issue(stamp, rules, facts, coupon_id, reward, f"tier:{tier}"[:64])
+        had = self.coupons.get(coupon_id)
+        if had is None or had.outcome == WITHDRAWN:
+            self._issue(stamp, rules, facts, coupon_id, reward, _granted_by(tier))
+
+    def _withdraw_grants(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], tiers: Iterable[str]) -> None:
+        """What came with tiers that a return took away goes with them, so far as it is good still."""
+        granted = {_granted_by(tier) for tier in tiers}
+        for coupon_id in [coupon_id for _, coupon_id, _ in self.due_coupons]:
+            if self.coupons[coupon_id].reason in granted:
+                self._decide(CouponClosed, stamp, rules, facts, coupon_id=coupon_id, outcome=WITHDRAWN)
 
     def qualifying(self, at_us: int, rules: Rules) -> int:
         """Qualifying points that count at a moment."""
@@ -474,11 +489,11 @@ class LoyaltyAccount(Account):
 
     @staticmethod
     def _new_age(lot: LotState, at_us: int, rules: Rules | None) -> int:
-        """When a lot expires that is activated at a moment."""
-        expiry = None if rules is None else rules.expiry_of(lot.rule)
-        if rules is None or expiry is None or expiry.counted_from != "activated":
+        """When a lot expires that is activated at a moment: an open end is decided by the rules of that moment."""
+        if rules is None or not lot.open_end:
             return lot.expires_us
-        return rules.expires_us(expiry, at_us)
+        expiry = rules.expiry_of(lot.rule)
+        return rules.expires_us(expiry, at_us if expiry.counted_from == "activated" else lot.earned_us)
 
     def _end_hold(self, stamp: Stamp, rule_book: RuleBook) -> None:
         _, hold_id, _ = self.held.first
@@ -679,15 +694,23 @@ class LoyaltyAccount(Account):
             capped=lot.capped,
             uses=(*lot.uses, *uses),
             inputs=measured.inputs,
+            open_end=lot.open_end,
         )
 
     def _issue(
         self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], coupon_id: UUID, reward: str, reason: str
     ) -> CouponIssued:
-        days = rules.rewards[reward].coupon_days or 0
-        expires_us = rules.zone.add_days(stamp.effective_us, days)
+        known = rules.rewards[reward]
         return self._decide(
-            CouponIssued, stamp, rules, facts, coupon_id=coupon_id, reward=reward, expires_us=expires_us, reason=reason
+            CouponIssued,
+            stamp,
+            rules,
+            facts,
+            coupon_id=coupon_id,
+            reward=reward,
+            expires_us=rules.zone.add_days(stamp.effective_us, known.coupon_days or 0),
+            reason=reason,
+            voided=known.voided,
         )
 
     def _give_back(self, fact: Event, stamp: Stamp, rules: Rules, redemption_id: UUID, points: int) -> Event | None:
@@ -1097,7 +1120,7 @@ def _correct(account: LoyaltyAccount, fact: CorrectionRecorded, stamp: Stamp, ru
 
 @reacts(ExtensionGranted)
 def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    there = [lot.lot_id for lot in account.lots]
+    there = [lot.lot_id for lot in account.lots] + [lot_id for _, lot_id, _ in account.pending]
     there += [part.lot_id for _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
     found = tuple(
         lot_id
@@ -1166,9 +1189,8 @@ def _void(account: LoyaltyAccount, fact: CouponVoided, stamp: Stamp, rules: Rule
     if account.why_not_good(fact.coupon_id, stamp.effective_us):
         return None
     closed = account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=fact.coupon_id, outcome="voided")
-    reward = rules.rewards.get(account.coupons[fact.coupon_id].reward)
     state = account.redemptions.get(fact.coupon_id)
-    if state is not None and (reward is None or reward.voided == "returned"):
+    if state is not None and account.coupons[fact.coupon_id].voided == "returned":
         account._give_back(fact, stamp, rules, fact.coupon_id, state.points)
     return closed
 

@@ -218,7 +218,7 @@ class CorrectionRecorded(Fact):
 
 @stored("loyalty.extension_granted")
 class ExtensionGranted(Fact):
-    """Points live longer: those of a lot, or (None) all that are active or held, up to `until_us`."""
+    """Points live longer: those of a lot, or (None) all that are there, up to `until_us`."""
 
     lot_id: UUID | None
     until_us: Instant
@@ -352,7 +352,8 @@ class PointsEarned(LoyaltyDecision):
     It counts in `basis_unit`: `minor` (net amount), or `pieces` where all that earned was free of charge. Until
     `activates_us` the points are pending (2**62: until what they wait for is confirmed). `debt_paid` of them, if they
     are active at once, went into an older debt. `inputs` names what the rules read of the customer, with its value;
-    `capped` points were earned and cut off by caps.
+    `capped` points were earned and cut off by caps. `open_end`: `expires_us` is decided anew when the points become
+    active, since their life counts from then.
     """
 
     resets_inactivity = True
@@ -370,6 +371,7 @@ class PointsEarned(LoyaltyDecision):
     capped: Count = 0
     uses: tuple[Use, ...] = ()
     inputs: tuple[str, ...] = ()
+    open_end: bool = False
 
     @property
     def pending(self) -> bool:
@@ -632,17 +634,23 @@ class TierChanged(LoyaltyDecision):
 
 @stored("loyalty.coupon_issued")
 class CouponIssued(LoyaltyDecision):
-    """The account has a coupon, named by what brought it: a redemption, a grant by hand, or a tier that grants one."""
+    """The account has a coupon, named by what brought it: a redemption, a grant by hand, or a tier that grants one.
+
+    `voided`: what becomes of its points if it is taken back: returned or forfeited.
+    """
 
     coupon_id: UUID
     reward: Code
     expires_us: Instant
     reason: Code
+    voided: Code = "returned"
 
 
 @stored("loyalty.coupon_closed")
 class CouponClosed(LoyaltyDecision):
-    """A coupon is no longer good: `outcome` is used, voided or expired."""
+    """A coupon is no longer good: `outcome` is used, voided, expired, or withdrawn: it came with a tier that a return
+    took away.
+    """
 
     coupon_id: UUID
     outcome: Code

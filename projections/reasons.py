@@ -593,7 +593,9 @@ def _activated(decision: PointsActivated, of: Context, reason: Reason) -> None:
     why = "What they waited for was confirmed" if confirmed else f"Their time came at {utc_text(decision.effective_us)}"
     reason.steps.append(f"{why}: {sum(points for _, points in there)} pending points can be spent.")
     if rules is not None and lots and any(told["expires_at"] != told["new_expires_at"] for told in lots):
-        reason.steps.append("By the rule set, they live from when they are activated.")
+        reason.steps.append(
+            "Their end was open until they were activated: it is decided by the rule set of that moment."
+        )
     _into_debt(reason, before.debt, there)
 
 
@@ -973,7 +975,12 @@ def _coupon_issued(decision: CouponIssued, of: Context, reason: Reason) -> None:
 def _coupon_closed(decision: CouponClosed, of: Context, reason: Reason) -> None:
     coupon = of.before.coupons[decision.coupon_id]
     reason.inputs |= {"reward": coupon.reward, "expires_at": _time(coupon.expires_us)}
-    why = {"used": "was presented", "voided": "was taken back", "expired": "reached its end"}[decision.outcome]
+    why = {
+        "used": "was presented",
+        "voided": "was taken back",
+        "expired": "reached its end",
+        "withdrawn": "came with a tier that a return took away",
+    }[decision.outcome]
     reason.steps.append(f"The coupon for {coupon.reward} {why}.")
 
 

@@ -652,3 +652,100 @@ def test_a_rule_set_is_put_forward_withdrawn_and_adopted_with_its_backtest(book:
     assert rules.adopt(candidate, reason="autumn", backtest=result.digest()) == "standard@2"
     rules.require_backtest(required=False, reason="policy")
     assert rules.adopt(rule_set(version="3")) == "standard@3"
+
+
+# ── what commands answer, though time went on and no sweep came ───────────────────────────────────────────────────
+
+
+def at(day: str) -> str:
+    return f"{day}T00:00:00Z"
+
+
+def opened(**changes: Any) -> Book:
+    """A book under the standard rules, some parts replaced."""
+    book = tallybook.open("memory:")
+    with book.acting("agent:ada", purpose="service"):
+        book.rules.adopt(rule_set(**changes), effective_at=START)
+    return book
+
+
+def bought(book: Book, customer: UUID, day: str, net_minor: int) -> UUID:
+    lines = [{"sku": "a", "quantity": 1, "net_minor": net_minor}]
+    return book.customers.record_purchase(customer, lines, currency="USD", effective_at=at(day)).purchase_id
+
+
+def test_confirming_answers_for_its_own_points_alone() -> None:
+    with (
+        opened(pending={"days": 10, "confirmed": True}, expiry={"never": True}) as book,
+        book.acting("agent:a", purpose="x"),
+    ):
+        one = joined(book)
+        bought(book, one, "2024-01-03", 10_000)
+        late = bought(book, one, "2024-01-12", 5_000)
+        assert book.loyalty.confirm_earning(one, late, effective_at=at("2024-01-20")) == 50
+        assert book.loyalty.balance(one, as_of=at("2024-01-20")) == 150
+    with (
+        opened(pending={"confirmed": True}, expiry={"days": 5}) as book,
+        book.acting("agent:a", purpose="x"),
+    ):
+        one = joined(book)
+        gone = bought(book, one, "2024-01-03", 10_000)
+        assert book.loyalty.confirm_earning(one, gone, effective_at=at("2024-01-14")) == 0
+
+
+def test_a_hold_that_ended_is_not_released_and_what_is_owed_is_not_free() -> None:
+    with opened(expiry={"days": 20}, holds_days=5) as book, book.acting("agent:a", purpose="x"):
+        one = joined(book)
+        bought(book, one, "2024-01-03", 10_000)
+        hold = book.loyalty.hold(one, 60, effective_at=at("2024-01-04"))
+        before = book.position()
+        late = at("2024-03-01")
+        assert code_of(lambda: book.loyalty.release(one, hold.hold_id, effective_at=late)) == "unknown_hold"
+        assert book.position() == before
+    with opened(refunds={"earning": "within_balance"}) as book, book.acting("agent:a", purpose="x"):
+        one = joined(book)
+        purchase = bought(book, one, "2024-01-03", 10_000)
+        hold = book.loyalty.hold(one, 90, effective_at=at("2024-01-04"))
+        book.loyalty.adjust(one, 20, reason="sorry", effective_at=at("2024-01-04"))
+        back = book.customers.record_return(one, {1: 1}, purchase_id=purchase, effective_at=at("2024-01-05"))
+        assert back.points == 30
+        assert book.loyalty.release(one, hold.hold_id, effective_at=at("2024-01-06")) == 20
+        assert book.loyalty.balance(one, as_of=at("2024-01-06")) == 20
+
+
+def test_a_return_answers_for_what_it_took_itself() -> None:
+    with opened(refunds={"earning": "within_balance"}, holds_days=5) as book, book.acting("agent:a", purpose="x"):
+        one = joined(book)
+        first = bought(book, one, "2024-01-03", 10_000)
+        book.loyalty.hold(one, 100, effective_at=at("2024-01-04"))
+        assert book.customers.record_return(
+            one, {1: 1}, purchase_id=first, effective_at=at("2024-01-05")
+        ).points == 0  # fmt: skip
+        second = bought(book, one, "2024-01-06", 3_000)
+        back = book.customers.record_return(one, {1: 1}, purchase_id=second, effective_at=at("2024-01-20"))
+        assert back.points == 30
+        account = book.loyalty.account(one, as_of=at("2024-01-20"))
+        assert (account.active, account.reversed, account.forgiven) == (0, 130, 0)
+
+
+def test_a_voided_coupon_follows_the_catalogue_that_it_was_issued_by(book: Book, member: UUID) -> None:
+    book.loyalty.stock_reward("print", 1, reason="delivered", effective_at=at("2024-01-03"))
+    paid = book.loyalty.redeem(member, reward="print", effective_at=at("2024-01-04"))
+    book.rules.adopt(rule_set(version="2", expiry={"never": True}), effective_at=at("2024-01-05"))
+    assert paid.coupon_id is not None
+    assert book.loyalty.void_coupon(member, paid.coupon_id, reason="lost", effective_at=at("2024-01-06")) == 0
+
+
+def test_a_code_is_for_a_coupon(book: Book, member: UUID) -> None:
+    with pytest.raises(Refused, match=r"code: the reward brings no coupon") as refused:
+        book.loyalty.redeem(member, reward="lounge", segments=["flyers"], code="K")
+    assert refused.value.code == "invalid_argument"
+
+
+def test_an_account_tells_the_benefits_of_its_tier() -> None:
+    levels = [{"name": "basic", "threshold": 0}, {"name": "silver", "threshold": 10, "benefits": ["priority-service"]}]
+    with opened(tiers={"window_months": 12, "levels": levels}) as book, book.acting("agent:a", purpose="x"):
+        one = joined(book)
+        assert book.loyalty.account(one).benefits == ()
+        bought(book, one, "2024-01-03", 10_000)
+        assert book.loyalty.account(one, as_of=at("2024-02-01")).benefits == ("priority-service",)

@@ -584,10 +584,10 @@ class CustomerDesk(Desk):
             raise refusal("unknown_purchase", "No purchase of the customer has that order id.", customer=customer_id)
         control = work.control()
         accounts = work.accounts_of(customer_id)
-        before = {account.programme: account.reversed for account in accounts}
         draft.returnable(work.stamp, found, lines)  # from here on the time stands
         for account in accounts:
             account.settle(work.stamp, work.stamp.effective_us, control)
+        before = {account.programme: account.reversed for account in accounts}
         fact = draft.record_return(work.stamp, found, lines, reason)
         for account in accounts:
             account.receive(fact, work.stamp, control, draft.traits)

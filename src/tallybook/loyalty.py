@@ -41,9 +41,11 @@ from tallybook.domain.points import (
     EarningWithdrawn,
     ExtensionGranted,
     HoldRefused,
+    HoldReleased,
     HoldReleaseRequested,
     HoldRequested,
     LotsExtended,
+    PointsActivated,
     PointsHeld,
     PointsRedeemed,
     PointsTransferred,
@@ -186,7 +188,8 @@ class AccountView:
     """An account at a moment.
 
     earned + transferred_in + adjusted_up + reinstated + debt = pending + active + held + spent + expired + reversed +
-    transferred_out + adjusted_down. `forgiven` points returns could not take back.
+    transferred_out + adjusted_down. `forgiven` points returns could not take back. `benefits` are what the rule set in
+    force gives to its tier.
     """
 
     account_id: UUID
@@ -211,6 +214,7 @@ class AccountView:
     adjusted_down: int
     forgiven: int
     debt: int
+    benefits: tuple[str, ...]
     lots: tuple[LotView, ...] = field(repr=False)
     holds: tuple[HoldView, ...] = field(repr=False)
     coupons: tuple[CouponView, ...] = field(repr=False)
@@ -259,9 +263,9 @@ class LoyaltyDesk(LoyaltyViews):
 
         `points` may be left out where the rule set has the reward in its catalogue. `segments`: those of the customer
         that the reward may ask for. `code`: the secret of the coupon that the reward brings, sealed. An attempt that
-        fails is recorded, then refused. Refuses: invalid_argument, unknown_customer, not_enrolled,
-        effective_too_early, no_rule_set, account_closed, code_taken, insufficient_points, account_suspended,
-        unknown_reward, tier_required, segment_required, out_of_stock, limit_exceeded.
+        the account can't or must not pay is recorded, then refused. Refuses: invalid_argument, unknown_customer,
+        not_enrolled, effective_too_early, no_rule_set, code_taken, and recorded: account_closed, insufficient_points,
+        account_suspended, unknown_reward, tier_required, segment_required, out_of_stock, limit_exceeded.
         """
         if points is not None:
             whole(points, "points")
@@ -273,6 +277,8 @@ class LoyaltyDesk(LoyaltyViews):
         known = self._reward(work, programme, reward)
         if points is None and known is None:
             raise refusal("invalid_argument", "points: the reward has no price in the rule set.", argument="points")
+        if code is not None and known is not None and known.coupon_days is None:
+            raise refusal("invalid_argument", "code: the reward brings no coupon.", argument="code")
         if points is not None and known is not None and points != known.price:
             raise refusal("invalid_argument", f"points: the reward costs {known.price}.", argument="points")
         hold = None if hold_id is None else as_id(hold_id, "hold_id")
@@ -389,9 +395,8 @@ class LoyaltyDesk(LoyaltyViews):
         """
         account, control = self._opened(work, customer, programme)
         fact = self._earning(account, fact_id)
-        before = account.pending.total
-        account.tell(EarningConfirmed, work.stamp, control, fact_id=fact)
-        return before - account.pending.total
+        _, confirmed = account.tell(EarningConfirmed, work.stamp, control, fact_id=fact)
+        return sum(lot.points for lot in confirmed.lots) if isinstance(confirmed, PointsActivated) else 0
 
     @command
     def withdraw_earning(
@@ -460,14 +465,21 @@ class LoyaltyDesk(LoyaltyViews):
         effective_at: When | None = None,
         command_id: str | None = None,
     ) -> int:
-        """What was set aside is free again; how many points. Refuses: unknown_hold, and as `record_activity`."""
+        """What was set aside is free again; how many points can be spent of it: a return or a debt may take some first.
+
+        Refuses: unknown_hold (it may have ended), and as `record_activity`.
+        """
         account, control = self._opened(work, customer, programme)
-        hold = account.holds.get(as_id(hold_id, "hold_id"))
-        if hold is None:
-            raise refusal("unknown_hold", "The account holds nothing under that id.", hold=hold_id)
-        account.tell(HoldReleaseRequested, work.stamp, control, hold_id=as_id(hold_id, "hold_id"))
-        points: int = hold.points
-        return points
+        found = as_id(hold_id, "hold_id")
+        hold = account.holds.get(found)
+        if hold is not None:
+            work.stamp.not_before(hold.since_us, "the points were set aside")
+            account.settle(work.stamp, work.stamp.effective_us, control)
+        if found not in account.holds:
+            raise refusal("unknown_hold", "The account holds nothing under that id.", hold=found)
+        _, freed = account.tell(HoldReleaseRequested, work.stamp, control, hold_id=found)
+        assert isinstance(freed, HoldReleased)
+        return sum(part.points for part in freed.lots) - sum(part.points for part in freed.debt_paid)
 
     @command
     def transfer(
@@ -709,9 +721,8 @@ class LoyaltyDesk(LoyaltyViews):
     ) -> UUID:
         """Give a coupon for a reward by hand (goodwill, a campaign); its id. It lives as the rule set has it.
 
-        Of a reward that is counted, one is taken. `code`: its secret, sealed. What can't be given is recorded, then
-        refused. Refuses: unknown_reward (or one without coupons), out_of_stock, code_taken, invalid_argument, and as
-        `record_activity`.
+        Of a reward that is counted, one is taken. `code`: its secret, sealed. Refuses: code_taken, invalid_argument, as
+        `record_activity`, and recorded: unknown_reward (or one without coupons), out_of_stock.
         """
         if code is not None:
             text(code, "code", nul=True)
@@ -1203,6 +1214,7 @@ def view_of(account: LoyaltyAccount, control: Control, at_us: int) -> AccountVie
         override_until=None if override_us is None or override_us <= at_us else iso(override_us),
         qualifying=0 if rules is None else account.qualifying(at_us, rules),
         forgiven=account.forgiven,
+        benefits=() if rules is None else rules.benefits.get(account.tier or "", ()),
         lots=(*active, *pending),
         holds=tuple(HoldView(hold_id, points, _moment(until)) for until, hold_id, points in account.held),
         coupons=tuple(

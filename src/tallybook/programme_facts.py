@@ -310,7 +310,7 @@ class Facts:
                 dict(sorted(refused[name].items())),
                 coupons[name]["issued"],
                 coupons[name]["used"],
-                coupons[name]["voided"],
+                coupons[name]["voided"] + coupons[name]["withdrawn"],
                 coupons[name]["expired"],
             )
             for name in sorted(seen, key=lambda name: (-redeemed[name], -points[name], name))

@@ -93,6 +93,7 @@ class FakeLot:
     expires: int
     rule: str = ""
     since: int = 0
+    open_end: bool = False
     lines: list[FakeLine] = field(default_factory=list)
     in_pieces: bool = False
     active: int = 0
@@ -121,6 +122,7 @@ class FakeCoupon:
     expires: int
     since: int
     outcome: str = ""
+    level: int = -1
 
     def good(self, at: int) -> bool:
         """Whether it is taken."""
@@ -233,7 +235,7 @@ class Plain:
             self.decided(at)
         for lot in sorted(lots, key=lambda lot: (lot.activates, self.tie(lot.key))):
             expiry = self.expiry_of(lot.rule)
-            if expiry["from"] == "activated":
+            if lot.open_end:
                 lot.expires = self.expires(expiry, at)
             lot.activates = at
             points, lot.pending = lot.pending, 0
@@ -372,7 +374,7 @@ class Plain:
             return
         rank = self.worth(self.counted_at(self.clock))
         if self.free_tier() and rank != self.tier:
-            self.to_tier(rank, self.clock)
+            self.to_tier(rank, self.clock, by_return=rank < self.tier)
 
     def free_tier(self) -> bool:
         """Whether the rules decide on the tier."""
@@ -387,7 +389,7 @@ class Plain:
                 rank = {"straight": rank, "one_step": self.tier - 1, "never": self.tier}[how]
             self.to_tier(rank, self.clock)
 
-    def to_tier(self, rank: int, at: int, *, by_people: bool = False) -> None:
+    def to_tier(self, rank: int, at: int, *, by_people: bool = False, by_return: bool = False) -> None:
         """Another tier."""
         if rank == self.tier:
             return
@@ -396,11 +398,14 @@ class Plain:
         self.tier, self.since = rank, at
         if not by_people:
             self.override = None
+        for coupon in self.coupons.values() if by_return else ():
+            if coupon.level > rank and not coupon.outcome:
+                coupon.outcome = "withdrawn"
         for reward in self.levels[rank].get("grants", ()) if up else ():
             key = ("grant", rank, reward, *self.calendar.period(at, "year"))
-            if key not in self.coupons:
+            if key not in self.coupons or self.coupons[key].outcome == "withdrawn":
                 ends = self.calendar.later(at, days=self.rewards[reward]["coupon_days"])
-                self.coupons[key] = FakeCoupon(reward, ends, at)
+                self.coupons[key] = FakeCoupon(reward, ends, at, level=rank)
 
     # ── earning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -541,7 +546,7 @@ class Plain:
             if activates > at and expiry["from"] == "activated":
                 age = (*age, tuple(sorted(expiry.items(), key=str)))
             if age not in ages:
-                ages[age] = FakeLot((fact, len(ages)), at, activates, expires, rule["id"])
+                ages[age] = FakeLot((fact, len(ages)), at, activates, expires, rule["id"], open_end=len(age) > 2)
                 ages[age].lines = [FakeLine(0, 0, 0) for _ in lines or [{}]]
             ages[age].by.add(number)
             self.share(ages[age], one)
@@ -574,9 +579,9 @@ class Plain:
             run += weight
 
     def measure(self, lot: FakeLot, lines: Lines | None) -> None:
-        """A return is reckoned by net amounts, or by pieces where something that earned was free."""
+        """A return is reckoned by net amounts, or by pieces where some that earned had no unit of it each."""
         earned = [number for number, line in enumerate(lot.lines) if line.points or line.qualifying]
-        lot.in_pieces = bool(lines) and not all((lines or [])[number]["net_minor"] for number in earned)
+        lot.in_pieces = any(lines[number]["net_minor"] < lines[number]["quantity"] for number in earned if lines)
         for number in earned:
             one = lines[number] if lines else {"net_minor": 1, "quantity": 1}
             lot.lines[number].basis = one["quantity"] if lot.in_pieces else one["net_minor"]
@@ -879,8 +884,8 @@ class Plain:
         """Points live longer."""
         for lot in self.lots:
             held = any(part[0] is lot for hold in self.holds.values() for part in hold.parts)
-            if (of is None or lot.key == of) and (lot.active or held) and lot.expires < until:
-                lot.expires = until
+            if (of is None or lot.key == of) and (lot.active or held or lot.pending) and lot.expires < until:
+                lot.expires, lot.open_end = until, False
                 self.decided(at)
 
     def reinstate(self, fact: int, at: int, points: int, until: int) -> None:

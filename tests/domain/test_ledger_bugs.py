@@ -1148,9 +1148,9 @@ def test_a_level_grants_its_coupon_once_a_year(plays: Plays) -> None:
         when        what        balance  tier    decided
         2020-01-01  enrol       0        basic   basic
         2020-01-02  buy A 100   100      silver  +100 for ever, silver, coupon mug until 2020-01-12
-        2020-01-03  return A    0        basic   back 100 (A 100), basic
-        2020-01-04  buy B 100   100      silver  +100 for ever, silver
-        2021-02-01  sweep       100      basic   coupon expired on 2020-01-12, basic on 2021-01-04
+        2020-01-13  return A    0        basic   coupon expired on 2020-01-12, back 100 (A 100), basic
+        2020-01-14  buy B 100   100      silver  +100 for ever, silver
+        2021-02-01  sweep       100      basic   basic on 2021-01-14
         2021-02-02  buy C 100   200      silver  +100 for ever, silver, coupon mug until 2021-02-12
     """,
         expiry=FOREVER,
@@ -1174,4 +1174,64 @@ def test_a_referral_earns_and_is_taken_back_when_it_did_not_hold(plays: Plays) -
             {"id": "friend", "kind": "fixed", "on": "referral", "points": 50, "when": "referral.number <= 1"},
             {"id": "welcome", "kind": "fixed", "on": "enrolment", "points": 25},
         ],
+    )
+
+
+def test_a_line_of_more_pieces_than_cents_comes_back_by_pieces(new_ledger: NewLedger) -> None:
+    by_piece = {"id": "piece", "kind": "per_amount", "points": 10, "per_quantity": 1}
+    world = new_ledger(tiers=FAR, earning=[by_piece]).world
+    world.enrol("2020-01-01")
+    bought = world.buy_lines("2020-01-02", [Line(sku="a", quantity=1000, net_minor=1)])
+    world.give_back("2020-01-03", bought, {1: 999})
+    assert (world.accounts["ada"].active, world.accounts["ada"].reversed) == (10, 9990)
+
+
+def test_an_open_end_is_decided_by_the_rules_under_which_points_become_active(
+    new_ledger: NewLedger, rules_with: Callable[..., Any]
+) -> None:
+    confirmed = {"pending": {"confirmed": True}, "tiers": FAR}
+    ledger = new_ledger(**confirmed, expiry={"months": 12, "from": "activated"})
+    ledger.plays("""
+        when        what        balance  decided
+        2020-01-01  enrol       0        basic
+        2020-02-01  buy A 120   0        +120 pending for ever
+    """)
+    ledger.world.adopt(rules_with(version="2", **confirmed, expiry={"months": 12}), "2020-03-01")
+    ledger.plays("""
+        when        what        balance  decided
+        2020-04-01  confirm A   120      active A 120
+        2021-01-31  look        120
+        2021-02-01  look        0
+    """)
+    assert certify(ledger.world.history()).holds
+
+
+def test_pending_points_are_extended_too(plays: Plays) -> None:
+    plays(
+        """
+        when        what                 balance  pending  decided
+        2020-01-03  enrol                0        0        basic
+        2020-01-03  buy A 100            0        100      +100 pending to 2020-02-12 until 2020-01-23
+        2020-01-05  extend A 2020-12-01  0        100      extended until 2020-12-01
+        2020-03-01  sweep                100      0        active A 100 on 2020-02-12
+        2020-12-01  sweep                0        0        expired 100 (A 100)
+    """,
+        pending={"days": 40},
+        expiry={"days": 20},
+    )
+
+
+def test_what_a_tier_granted_goes_with_a_return_that_takes_the_tier(plays: Plays) -> None:
+    plays(
+        """
+        when        what        balance  tier    decided
+        2020-01-01  enrol       0        basic   basic
+        2020-01-02  buy A 200   200      silver  +200 for ever, silver, coupon gift until 2020-04-11
+        2020-01-03  return A    0        basic   back 200 (A 200), basic, coupon withdrawn
+        2020-01-04  buy B 100   100      silver  +100 for ever, silver, coupon gift until 2020-04-13
+        2021-01-04  sweep       100      basic   coupon expired on 2020-04-13, basic
+    """,
+        expiry=FOREVER,
+        rewards=[{"id": "gift", "price": 50, "coupon_days": 100}],
+        tiers=ladder(levels=[SILVER_GOLD[0], {**SILVER_GOLD[1], "grants": ["gift"]}]),
     )
