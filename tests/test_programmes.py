@@ -208,9 +208,9 @@ def test_a_year_of_retail(joins: Joins) -> None:
         2024-11-15  look                             2830    0        0     1264        plus    thank-you
         2024-11-16  redeem voucher-25                430     0        0     1264        plus    thank-you voucher-25
         2024-11-17  return C                         10      0        0     844         plus    thank-you voucher-25
-        2024-11-18  return F                         0       0        1934  196         member  thank-you voucher-25
-        2024-11-20  buy G 100.00+20.00               0       120      1934  316         member  thank-you voucher-25
-        2024-12-21  look                             0       0        1814  316         member  thank-you voucher-25
+        2024-11-18  return F                         0       0        1934  196         member  voucher-25
+        2024-11-20  buy G 100.00+20.00               0       120      1934  316         member  voucher-25
+        2024-12-21  look                             0       0        1814  316         member  voucher-25
         2025-01-06  sweep                            0       0        1814  316         member  voucher-25
     """)
 
