@@ -158,10 +158,13 @@ class Referred(Fact):
 
 @stored("customer.referred_by")
 class ReferredBy(Fact):
-    """The customer was brought by another. `referral_id` is what says so on the other's stream."""
+    """The customer was brought by another. `referral_id` is what says so on the other's stream; `number`: which one of
+    those whom the other brought.
+    """
 
     referrer: UUID
     referral_id: UUID
+    number: Annotated[int, Field(ge=1)]
 
 
 @stored("customer.purchase_recorded")
@@ -208,6 +211,9 @@ class Customer(DataSubject):
     """Id of each data key → the commitment to it."""
     referrer: UUID | None = None
     """Who brought the customer."""
+    referral_number: int = 0
+    """Which one of those whom the referrer brought."""
+    referred_us: int = 0
     brought: int = 0
     """How many customers this one brought."""
     ordinary_key: int = 1
@@ -333,7 +339,9 @@ class Customer(DataSubject):
         if referred.referrer is not None:
             raise refusal("already_referred", "The customer was referred before.", customer=referred.id)
         fact = self.record(Referred, stamp, self.id, referred=referred.id, note=note, relation=relation)
-        referred.record(ReferredBy, stamp, referred.id, referrer=self.id, referral_id=fact.event_id)
+        referred.record(
+            ReferredBy, stamp, referred.id, referrer=self.id, referral_id=fact.event_id, number=self.brought
+        )
         return fact
 
     def record_purchase(
@@ -500,6 +508,8 @@ def _referred(customer: Customer, _: Referred) -> None:
 @applies(Customer.APPLIERS, ReferredBy)
 def _referred_by(customer: Customer, event: ReferredBy) -> None:
     customer.referrer = event.referrer
+    customer.referral_number = event.number
+    customer.referred_us = event.effective_us
 
 
 @applies(Customer.APPLIERS, PurchaseRecorded)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Barrier
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -16,7 +18,9 @@ import tallybook
 from tallybook import Book
 from tallybook.commands import command
 from tallybook.domain.errors import Refused
-from tallybook.domain.events import Decision, Event, Fact
+from tallybook.domain.events import Decision, Event, Fact, from_us
+from tallybook.domain.loyalty import account_id
+from tallybook.domain.points import ReferralCredited
 from tallybook.loyalty import LoyaltyDesk
 
 START = "2024-01-01T00:00:00Z"
@@ -505,6 +509,117 @@ def test_whoever_bought_before_has_no_first_purchase_left(book: Book) -> None:
     book.customers.refer(ada, bob)
     buys(book, bob, ("shoes", 1, 1_000))
     assert book.loyalty.balance(ada) == 7 + 10
+
+
+def day(number: int) -> str:
+    """A day of February 2024."""
+    return f"2024-02-{number:02}T00:00:00+00:00"
+
+
+def credits_of(book: Book, customer: UUID, programme: str = "main") -> list[tuple[str, str, int, str]]:
+    """What an account was told of referrals: role, occasion, number, and when."""
+    return [
+        (event.role, event.occasion, event.number, from_us(event.effective_us).isoformat())
+        for _, event in book._core.stream(account_id(customer, programme))
+        if isinstance(event, ReferralCredited)
+    ]
+
+
+@pytest.mark.parametrize("days", list(itertools.permutations((2, 3, 4))))
+@pytest.mark.parametrize("order", list(itertools.permutations(("refer", "ada", "bob"))))
+def test_each_side_is_credited_once_for_registering_in_whatever_order_it_is_told(
+    book: Book, order: Sequence[str], days: Sequence[int]
+) -> None:
+    book.rules.adopt(BROUGHT.model_copy(update={"version": "2"}), effective_at=START)
+    book.rules.adopt(BROUGHT.model_copy(update=CLUB), effective_at=START)
+    ada, bob = (book.customers.register(effective_at=START) for _ in range(2))
+    on = dict(zip(("refer", "ada", "bob"), days, strict=True))
+    for programme in ("main", "club"):
+        for what in order:
+            if what != "refer":
+                member = ada if what == "ada" else bob
+                book.loyalty.enrol(member, programme=programme, effective_at=day(on[what]))
+            elif programme == "main":
+                book.customers.refer(ada, bob, effective_at=day(on["refer"]), command_id="told")
+    book.customers.refer(ada, bob, effective_at=day(on["refer"]), command_id="told")
+    both = max(on["refer"], on["bob"])
+    for programme in ("main", "club"):
+        assert credits_of(book, ada, programme) == [("referrer", "registration", 1, day(max(both, on["ada"])))]
+        assert credits_of(book, bob, programme) == [("referred", "registration", 1, day(both))]
+    assert points_of(book, ada, bob) == [7, 7, 7, 7]
+    assert book.replay().holds
+
+
+def test_a_referrer_who_joins_last_is_credited_for_those_who_have_an_account(book: Book) -> None:
+    book.rules.adopt(BROUGHT.model_copy(update={"version": "2"}), effective_at=START)
+    ada, bob, cy, dee = (book.customers.register(effective_at=START) for _ in range(4))
+    for one in (bob, cy, dee):
+        book.customers.refer(ada, one, effective_at=day(2))
+    for one in (bob, dee):
+        book.loyalty.enrol(one, effective_at=day(3))
+    book.erasures.erase(bob, reason="asked")
+    book.loyalty.enrol(ada, effective_at=day(4), command_id="joins")
+    book.loyalty.enrol(ada, effective_at=day(4), command_id="joins")
+    told = [("referrer", "registration", number, day(4)) for number in (1, 3)]
+    assert credits_of(book, ada) == told
+    assert credits_of(book, dee) == [("referred", "registration", 3, day(3))], "and they nothing more"
+    book.loyalty.enrol(cy, effective_at=day(5))
+    assert credits_of(book, ada) == [*told, ("referrer", "registration", 2, day(5))]
+
+
+def test_of_a_referral_and_two_enrolments_at_once_the_last_credits(book: Book) -> None:
+    book.rules.adopt(BROUGHT.model_copy(update={"version": "2"}), effective_at=START)
+    for _ in range(15):
+        ada, bob = (book.customers.register(effective_at=START) for _ in range(2))
+        barrier = Barrier(3)
+
+        def at_once(give: Callable[..., Any], *who: UUID, barrier: Barrier = barrier) -> None:
+            with book.acting("agent:bob", purpose="service"):
+                barrier.wait()
+                give(*who, effective_at=day(2))
+
+        with ThreadPoolExecutor(3) as pool:
+            jobs = [
+                pool.submit(at_once, book.customers.refer, ada, bob),
+                *(pool.submit(at_once, book.loyalty.enrol, one) for one in (ada, bob)),
+            ]
+        assert [job.result() for job in jobs] == [None] * 3
+        assert [len(credits_of(book, one)) for one in (ada, bob)] == [1, 1]
+
+
+def test_the_number_of_a_referral_is_its_own_however_many_are_brought_before_it_comes_to_something(book: Book) -> None:
+    few = {"id": "few", "kind": "fixed", "on": "referral", "points": 5, "when": "referral.number <= 2"}
+    book.rules.adopt(rule_set(version="2", earning=[few], expiry={"never": True}), effective_at=START)
+    ada, early = joined(book), [joined(book) for _ in range(3)]
+    late = book.customers.register(effective_at=START)
+    for one in (late, *early):
+        book.customers.refer(ada, one)
+    assert book.loyalty.balance(ada) == 5, "the second joined before he was brought, the first not yet"
+    book.loyalty.enrol(late)
+    assert book.loyalty.balance(ada) == 5 + 5
+    for one in reversed((late, *early)):
+        buys(book, one, ("shoes", 1, 1_000))
+    # For each of the first two: the first purchase, and as one of every purchase.
+    assert book.loyalty.balance(ada) == 10 + 2 * (5 + 5)
+    assert [number for _, what, number, _ in credits_of(book, ada) if what == "first_purchase"] == [4, 3, 2, 1]
+
+
+def test_what_was_bought_before_the_referral_brings_nothing_when_it_is_told_late(book: Book) -> None:
+    book.rules.adopt(BROUGHT.model_copy(update={"version": "2"}), effective_at=START)
+    ada, bob = joined(book), joined(book)
+    book.customers.refer(ada, bob, effective_at=day(10))
+    line = [{"sku": "x", "quantity": 1, "net_minor": 1_000}]
+    earlier = book.customers.record_purchase(bob, line, effective_at=day(9))
+    registered = ("referrer", "registration", 1, day(10))
+    assert credits_of(book, ada) == [registered]
+    book.customers.record_purchase(bob, line, effective_at=day(10))
+    # As told in order: his first purchase was before.
+    told = [registered, ("referrer", "every_purchase", 1, day(10))]
+    assert credits_of(book, ada) == told
+    assert credits_of(book, bob) == [("referred", *one[1:]) for one in told]
+    book.customers.record_return(bob, {1: 1}, purchase_id=earlier.purchase_id)
+    assert book.loyalty.account(ada).reversed == 0
+    assert book.loyalty.account(bob).reversed == 10
 
 
 @pytest.mark.parametrize("what", ["close", "suspend", "erase", "none"])

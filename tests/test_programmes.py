@@ -269,6 +269,22 @@ def test_a_growth_member_who_was_invited_gets_points_and_so_does_who_invited(joi
     assert [(one.active, one.qualifying) for one in found] == [(100, 0), (100, 0)]
 
 
+@pytest.mark.parametrize(("name", "most", "points"), [("retail", 10, 250), ("growth", 50, 100)])
+def test_the_first_friends_count_though_more_are_brought_before_they_join_and_buy(
+    joins: Joins, name: str, most: int, points: int
+) -> None:
+    member = joins(name)
+    member.do("enrol", "2024-01-02T12:00:00Z")
+    book = member.book
+    friends = [joins(name, customer_id=UUID(int=100 + number)) for number in range(most + 1)]
+    for one in friends:
+        book.customers.refer(member.id, one.id, effective_at="2024-01-02T13:00:00Z")
+    for one in reversed(friends):
+        one.do("enrol", "2024-01-03T12:00:00Z")
+        one.do("buy A 50", "2024-01-04T12:00:00Z")
+    assert book.loyalty.account(member.id).earned == most * points
+
+
 def test_miles_go_from_account_to_account_up_to_a_limit_and_keep_their_status_at_home(joins: Joins) -> None:
     giver, taker = joins("miles"), joins("miles", customer_id=UUID(int=8))
     for one in (giver, taker):

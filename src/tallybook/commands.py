@@ -24,7 +24,7 @@ from tallybook.adapters.keys import KeyName
 from tallybook.adapters.log import NAMING_BYTES, KeyGone, Receipt
 from tallybook.domain.aggregate import A, Aggregate, Stamp
 from tallybook.domain.control import Control
-from tallybook.domain.customer import Customer, PurchaseRecorded
+from tallybook.domain.customer import Customer
 from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import REFUSALS, BookUnreachable, Refused, refusal
 from tallybook.domain.events import CODE_CHARS_MAX, Event, Fact, Metadata
@@ -44,6 +44,7 @@ from .times import When, moment_us
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Fact)
 
 TRIES = 12
 FIRST_PAUSE_S = 0.001
@@ -569,11 +570,11 @@ class Work:
         self.releases.append(claim)
         self._claimed[claim] = None
 
-    def purchases_of(self, customer: Customer) -> Iterator[PurchaseRecorded]:
-        """What a customer bought, in the order of recording, this command's own included. Reads the whole stream."""
+    def facts_of(self, customer: Customer, kind: type[F]) -> Iterator[F]:
+        """A customer's facts of a kind, in the order of recording, this command's own too. Reads the whole stream."""
         stream = [one.event for one in self._core.stream(customer.id)] if customer.id in self._loaded else []
         own = (one for one in self.journal if one.originator_id == customer.id)
-        return (one for one in (*stream, *own) if isinstance(one, PurchaseRecorded))
+        return (one for one in (*stream, *own) if isinstance(one, kind))
 
     def history_of(self, subject: UUID) -> list[Recorded]:
         """All events about a subject, and that they are those which were recorded. The command starts again if another

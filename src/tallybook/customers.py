@@ -225,40 +225,57 @@ def link_identifier(work: Work, stamp: Stamp, customer: Customer, system: str, e
     work.claim(claim, customer.id)
 
 
-def credit_referral(
+ROLES = ("referrer", "referred")
+"""Of a referral: who brought, and who was brought."""
+
+
+def credit_registration(
+    work: Work, referred: Customer, programme: str, fact_id: UUID, roles: Sequence[str] = ROLES
+) -> None:
+    """Tell accounts that the referred has one, if rules ask for it: dated when the referral and the account were there,
+    and for the referrer theirs too. For each role once: by the command that records the last of these.
+    """
+    joined = work.account(referred.id, programme)
+    if referred.referrer is None or not joined.enrolled:
+        return
+    for role in roles:
+        account = joined if role == "referred" else work.account(referred.referrer, programme)
+        stamp = work.stamp.at(max(referred.referred_us, joined.enrolled_us, account.enrolled_us))
+        _credit_referral(work, stamp, referred, programme, role, "registration", fact_id)
+
+
+def _credit_referral(
     work: Work,
     stamp: Stamp,
     referred: Customer,
     programme: str,
+    role: str,
     occasion: str,
     fact_id: UUID,
     lines: tuple[int, ...] = (),
 ) -> None:
-    """Tell the accounts of a referrer and of the referred that the referral came to something, if rules ask for it.
+    """Tell the account of one of the two that the referral came to something, if rules ask for it.
 
     `lines`: of a purchase, what counts of each line. A closed account and whoever was erased get nothing more.
     """
-    if referred.referrer is None:
-        return
     control = work.control()
     rules = control.rule_book.in_force(programme, stamp.effective_us)
-    if rules is None or not _has_referrals(rules):
+    if referred.referrer is None or rules is None or not _has_referrals(rules):
         return
-    referrer = work.new_customer(referred.referrer)
-    for customer, role in ((referrer, "referrer"), (referred, "referred")):
-        account = work.account(customer.id, programme)
-        if _takes_referrals(customer, account) and account.enrolled_us <= stamp.effective_us:
-            account.tell(
-                ReferralCredited,
-                stamp,
-                control,
-                customer.traits,
-                occasion=occasion,
-                role=role,
-                fact_id=fact_id,
-                number=max(referrer.brought, 1),
-                lines=lines,
-            )
+    customer = referred if role == "referred" else work.new_customer(referred.referrer)
+    account = work.account(customer.id, programme)
+    if _takes_referrals(customer, account) and account.enrolled_us <= stamp.effective_us:
+        account.tell(
+            ReferralCredited,
+            stamp,
+            control,
+            customer.traits,
+            occasion=occasion,
+            role=role,
+            fact_id=fact_id,
+            number=referred.referral_number,
+            lines=lines,
+        )
 
 
 def _has_referrals(rules: Rules) -> bool:
@@ -272,9 +289,13 @@ def _takes_referrals(customer: Customer, account: LoyaltyAccount) -> bool:
 def _credit_purchase(
     work: Work, stamp: Stamp, customer: Customer, account: LoyaltyAccount, fact: PurchaseRecorded
 ) -> None:
-    """Tell what a purchase comes to for a referral: nothing, if all of it is free or excluded from what earns."""
+    """Tell what a purchase comes to for a referral: nothing, if it was made before that, or if all of it is free or
+    excluded from what earns.
+    """
     rules = work.control().rule_book.in_force(account.programme, stamp.effective_us)
     if customer.referrer is None or rules is None or not _has_referrals(rules):
+        return
+    if fact.effective_us < customer.referred_us:
         return
     lines = counted_nets(fact, rules)
     if not any(lines):
@@ -282,10 +303,15 @@ def _credit_purchase(
     # Whether an earlier one counts, the credit for it tells; where there is none, what was bought.
     first = len(customer.purchases) == 1 or not (
         any(one in account.referrals for one in customer.purchases)
-        or any(any(counted_nets(one, rules)) for one in work.purchases_of(customer) if one.event_id != fact.event_id)
+        or any(
+            any(counted_nets(one, rules))
+            for one in work.facts_of(customer, PurchaseRecorded)
+            if one.event_id != fact.event_id
+        )
     )
     for occasion in ("first_purchase", "every_purchase") if first else ("every_purchase",):
-        credit_referral(work, stamp, customer, account.programme, occasion, fact.event_id, lines)
+        for role in ROLES:
+            _credit_referral(work, stamp, customer, account.programme, role, occasion, fact.event_id, lines)
 
 
 def _reduce_referrals(work: Work, stamp: Stamp, customer: Customer, fact: ReturnRecorded) -> None:
@@ -496,10 +522,10 @@ class CustomerDesk(Desk):
         """Record that a customer brought another; the event's id. `note` is about the first, `relation` (friend,
         colleague, …) about the other, each sealed under their own key.
 
-        Where the rule set in force has rules on referrals, both accounts are credited, once both are there: now, when
-        the other enrols, and for what the other buys, so far as it counts. The first purchase is the first of which
-        something counts, though it may come back. Refuses: unknown_customer, invalid_argument, already_referred,
-        referral_circle.
+        Where the rule set in force has rules on referrals, both accounts are credited: once the other has one, the
+        other's; once both have one, the referrer's; and for what the other buys from the referral on, so far as it
+        counts, those that are there. The first purchase is the first of which something counts, though it may come
+        back. Refuses: unknown_customer, invalid_argument, already_referred, referral_circle.
         """
         draft = work.customer(as_id(referrer, "referrer"))
         other = work.customer(as_id(referred, "referred"))
@@ -510,7 +536,7 @@ class CustomerDesk(Desk):
             above = work.new_customer(above.referrer)
         fact = draft.refer(work.stamp, other, note, relation)
         for account in work.accounts_of(other.id):
-            credit_referral(work, work.stamp, other, account.programme, "registration", fact.event_id)
+            credit_registration(work, other, account.programme, fact.event_id)
         return fact.event_id
 
     @command

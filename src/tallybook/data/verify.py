@@ -1798,7 +1798,7 @@ SHAPES: dict[str, dict[int, str]] = {
     "customer.objection_withdrawn": {1: "996833ca154314d22f2e1771545b1c2fe0d75b1bc1c3fe6c413c790ee258c708"},
     "customer.purchase_recorded": {1: "4cb950351da8bfcce1a7193e4c9ebc018e44932ea32612a5702a5f60604d4d49"},
     "customer.referred": {1: "a5156c1829503b773b2d3ea1b91fa75ac4c5b49c2c00d6ba9d99a4d422ab1154"},
-    "customer.referred_by": {1: "e1183f1ba45fb2a78d7c0a101da4696c9b2d23da5ba62e10145da2b3182b9ef3"},
+    "customer.referred_by": {1: "e88af304af35e2a4a016a4438d8646c63427a1b183029887ec883885add0b642"},
     "customer.registered": {1: "a281ef73078249aecd446e202173813f1938c54a4805caad7f35876eba293caa"},
     "customer.relation_ended": {1: "76694b243923b3bd70d99c0f9e2e80291bc0dca925190df680c970f2e4c50538"},
     "customer.request_completed": {1: "3c7c95bb681d67046004736711579b3d784de61518c9b1cafa198b3e85b99393"},
