@@ -337,7 +337,7 @@ def test_an_earning_is_told_by_rule_and_arithmetic(book: Book) -> None:
         assert one["inputs"]["points"] == one["says"]["points"]
     assert earned[-2]["rules"] == "main@2"  # adopted since
     assert "2 × 12100 / 100" in earned[-2]["why"][0]
-    assert any("pay the debt of 28" in step for one in earned for step in one["why"])
+    assert any("pay the debt of 29" in step for one in earned for step in one["why"])
 
 
 def test_other_decisions_are_told_with_the_inputs_that_they_used(book: Book) -> None:

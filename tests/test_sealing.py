@@ -6,7 +6,7 @@ import pprint
 import sqlite3
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
@@ -565,6 +565,10 @@ def live_through_everything(book: tallybook.Book, folder: Path, results: list[ob
     )
     keep(book.customers.record_return(ada, {1: 1}, order_id=secret("order_id"), command_id=secret("command-return")))
     keep(book.loyalty.redeem(ada, 10, reward="R1", code=secret("coupon-code"), command_id=secret("command-redeem")))
+    with suppress(Refused):  # there is no such reward: that is recorded, with the code
+        book.loyalty.issue_coupon(
+            ada, "R1", reason="sorry", code=secret("given-code"), command_id=secret("command-coupon")
+        )
     case = book.tickets.open(
         ada, subject=secret("subject"), text=secret("text"), kind="complaint", command_id=secret("command-open")
     )

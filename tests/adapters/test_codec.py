@@ -214,7 +214,7 @@ def test_an_event_that_was_read_is_one_that_was_made(stored_name: str) -> None:
     read = mapper.to_domain_event(mapper.to_stored_event(maker.examples(event_class)["full"]))
     made = event_class(**dict(read))
     values = [(read, made), (read.metadata, made.metadata)]
-    values += [(one, type(one)(**dict(one))) for one in getattr(read, "lines", ())]
+    values += [(one, type(one)(**dict(one))) for one in getattr(read, "lines", ()) if isinstance(one, Value)]
     for ours, validated in values:
         assert type(ours) is type(validated)
         assert ours == validated
