@@ -250,6 +250,19 @@ def test_a_coupon_whose_time_is_over_is_not_good_though_no_sweep_came(book: Book
     assert loyalty.balance(member) == 40
 
 
+def test_a_code_that_is_anothers_coupon_id_takes_nothing_from_them(book: Book, member: UUID) -> None:
+    loyalty, other = book.loyalty, joined(book, points=100)
+    mine = loyalty.redeem(member, reward="pen").coupon_id
+    voided = loyalty.redeem(member, reward="pen").coupon_id
+    theirs = loyalty.redeem(other, reward="pen", code=str(mine)).coupon_id
+    loyalty.redeem(other, reward="pen", code=str(voided))
+    assert mine not in (None, theirs)
+    assert loyalty.use_coupon(other, str(mine)) == theirs
+    assert loyalty.use_coupon(member, str(mine)) == mine
+    loyalty.void_coupon(member, str(voided), reason="unwanted")
+    assert book.replay().holds
+
+
 def test_a_coupon_is_not_good_before_it_was_issued(book: Book, member: UUID) -> None:
     loyalty = book.loyalty
     loyalty.stock_reward("mug", 5, reason="delivered", effective_at="2024-01-02T00:00:00Z")
