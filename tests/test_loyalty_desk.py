@@ -15,8 +15,9 @@ from tests.domain.conftest import rule_set
 import tallybook
 from tallybook import Book
 from tallybook.commands import command
-from tallybook.domain.errors import Refused
+from tallybook.domain.errors import Refused, RuleSetError
 from tallybook.domain.events import Decision, Event, Fact
+from tallybook.domain.rules import RuleSet
 from tallybook.loyalty import LoyaltyDesk
 
 START = "2024-01-01T00:00:00Z"
@@ -665,3 +666,67 @@ def test_a_rule_set_is_put_forward_withdrawn_and_adopted_with_its_backtest(book:
     assert rules.adopt(candidate, reason="autumn", backtest=result.digest()) == "standard@2"
     rules.require_backtest(required=False, reason="policy")
     assert rules.adopt(rule_set(version="3")) == "standard@3"
+
+
+def dearer(**changes: Any) -> RuleSet:
+    """A copy of a rule set with a point for each 100 of orders above 10, whose condition asks for more than 1,000."""
+    first = rule_set(earning=[{**RULES.earning[0].model_dump(exclude={"caps"}), "when": "order.amount_minor > 1000"}])
+    assert first.conditions
+    rule = first.earning[0].model_copy(update={"when": "order.amount_minor > 100000"})
+    return first.model_copy(update={"version": "2", "earning": [rule], **changes})
+
+
+def test_a_copy_of_a_rule_set_has_conditions_of_its_own(book: Book, member: UUID) -> None:
+    copied = dearer()
+    assert book.rules.propose(copied, reason="autumn") == copied.digest()
+    assert book.backtest(copied).candidate_digest == copied.digest()
+    assert book.rules.adopt(copied) == "standard@2"
+    in_force = book.rules.in_force()
+    assert in_force is not None
+    assert in_force.earning[0].when == "order.amount_minor > 100000"
+    assert in_force.digest() == copied.digest()
+    for net, points in ((50_000, 0), (200_000, 2_000)):
+        bought = book.customers.record_purchase(member, [{"sku": "a", "quantity": 1, "net_minor": net}])
+        assert bought.points == points
+    assert book.replay().holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"earning": []}, "earning: at least 1 has to be there"),
+        ({"earning": ["base"]}, "earning.0: write a table"),
+        ({"tiers": RULES.tiers.model_copy(update={"window_months": None})}, "tiers: window_months belongs to"),
+        ({"tiers": RULES.tiers.model_copy(update={"levels": ()})}, "tiers.levels: at least 1 has to be there"),
+        ({"expiry": RULES.expiry.model_copy(update={"months": 3})}, "expiry: give exactly one of"),
+        ({"expirey": RULES.expiry}, "expirey: there is no such key here"),
+        ({"zone": "Nowhere/X"}, "zone: 'Nowhere/X' is not a time zone"),
+        ({"description": b"x"}, "description: write a text"),
+    ],
+)
+def test_a_copy_that_is_no_rule_set_is_refused_by_its_paths_and_the_book_goes_on(
+    book: Book, changes: dict[str, Any], told: str
+) -> None:
+    copied, before = dearer(**changes), book.position()
+    for call in (
+        lambda: book.rules.adopt(copied),
+        lambda: book.rules.propose(copied, reason="x"),
+        lambda: book.rules.rules_of(copied),
+        lambda: book.backtest(copied),
+        lambda: book.backtest(RULES, baseline=copied),
+    ):
+        with pytest.raises(RuleSetError) as caught:
+            call()
+        assert caught.value.problems[0].startswith(told)
+    assert book.position() == before
+
+
+def test_a_rule_set_that_was_emptied_is_refused_and_the_one_in_force_can_not_be(book: Book) -> None:
+    emptied = rule_set(version="2")
+    emptied.earning.clear()
+    with pytest.raises(RuleSetError, match="earning: at least 1 has to be there"):
+        book.rules.adopt(emptied)
+    given = book.rules.in_force()
+    assert given is not None
+    given.earning.clear()
+    assert book.rules.in_force() == RULES
