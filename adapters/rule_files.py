@@ -105,11 +105,17 @@ _READERS: dict[str, Callable[[str], object]] = {".json": _from_json, ".yaml": _f
 """By the end of a file's name; all others are TOML."""
 
 
+_NO_ZONES = ("localtime", "posixrules", "factory")
+"""Files beside the zones on many machines; so are the folders posix and right, the latter with leap seconds."""
+
+
 @lru_cache(maxsize=64)
 def frozen_zone(name: str, source: str = "rule set") -> Zone:
     """A zone's offsets from 1970 to 2100 as arrays, with the tzdata release behind them. Raises RuleSetError."""
     if name == "UTC":
         return UTC_ZONE
+    if name.lower() in _NO_ZONES or name.lower().startswith(("posix/", "right/")):
+        raise RuleSetError(source, [f"zone: {name!r} is no time zone of a place; write one like Europe/Rome"])
     try:
         zone = zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""YAML 1.2, read as TOML would be: each key once, no anchors, no tags of one's own."""
+"""YAML 1.2, read as TOML would be: each key once, no anchors, no tags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tallybook.domain.errors import MissingExtra
 try:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 except ImportError as missing:
     raise MissingExtra("ruamel.yaml", "yaml") from missing
 
@@ -25,6 +25,8 @@ def from_yaml(text: str) -> object:
             if isinstance(event, AliasEvent):
                 # A few of them can stand for a document of any size.
                 raise ValueError(f"line {event.start_mark.line + 1}: aliases (*) are not read; write the value out")
+            if isinstance(event, (CollectionStartEvent, ScalarEvent)) and event.tag is not None:
+                raise ValueError(f"line {event.start_mark.line + 1}: tags (!) are not read; write the value alone")
         return yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

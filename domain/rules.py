@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from fractions import Fraction
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -93,9 +92,10 @@ Description = Annotated[str, Field(strict=True, max_length=10_000), AfterValidat
 
 
 class Document(Value):
-    """A part of a rule set: unknown keys are refused."""
+    """A part of a rule set: unknown keys are refused. One that a host hands in is validated anew, as its fields are
+    now: it may be a copy with other ones."""
 
-    model_config = ConfigDict(strict=False)
+    model_config = ConfigDict(strict=False, revalidate_instances="always")
 
 
 _FACTOR = re.compile(r"\d{1,6}(/\d{1,6}|\.\d{1,6})?", re.ASCII)
@@ -595,7 +595,7 @@ class RuleSet(Document):
         """The conditions by their path in the document (`earning.0.when`)."""
         return self._parsed[0]
 
-    @cached_property
+    @property
     def _parsed(self) -> tuple[Mapping[str, Expression], tuple[tuple[str, str], ...]]:
         """The conditions by their path, and what is wrong with those that can't be read."""
         found: dict[str, Expression] = {}
@@ -743,9 +743,10 @@ def fields_of(rule_set: RuleSet) -> dict[str, Fields]:
 
 
 def parse_rule_set(document: object, source: str) -> RuleSet:
-    """Validate a document; every problem names its path within the document. Raises RuleSetError."""
+    """Validate a document, or a rule set as it is now; every problem names its path within. Raises RuleSetError."""
+    made = isinstance(document, RuleSet)  # its fields have the names of Python, not those of documents
     try:
-        return RuleSet.model_validate(document)
+        return RuleSet.model_validate(document, by_alias=not made, by_name=made)
     except ValidationError as error:
         raise RuleSetError(source, [told for problem in error.errors() for told in _problems(problem)]) from None
 

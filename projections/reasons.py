@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.account import POINTS_MAX
+from tallybook.domain.calendar import DAY_US, days_from_civil
 from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
 from tallybook.domain.earning import Measured, NewPoints, Rules, Share, Tried, cohort
@@ -64,6 +65,9 @@ from tallybook.domain.rules import ALL_RULES, Expiry, Multiplier, PerAmount
 from .corrections import Corrections, Late
 from .read_models import Recorded
 from .reckoning import Part, Sum, least, minus, most, over, plus, reckoned, term, times, whole
+
+BEGINNING_US = days_from_civil(1, 1, 1) * DAY_US
+"""The first moment that has a text."""
 
 
 @dataclass(slots=True)
@@ -245,7 +249,12 @@ def _lot_ids(event: Event) -> Iterator[tuple[str, str]]:
 
 
 def _time(us: int) -> str | None:
-    return None if us >= NEVER else utc_text(us)
+    """None: never, or before the year 1, where years of the calendar and graces may begin."""
+    return utc_text(us) if BEGINNING_US <= us < NEVER else None
+
+
+def _since(us: int) -> str:
+    return _time(us) or "the beginning"
 
 
 def _until(us: int) -> str:
@@ -1108,7 +1117,7 @@ def _window_text(reason: Reason, of: Context, counted: Sequence[tuple[int, int]]
     if ladder.yearly:
         this, last = (ladder.year_start(before, at_us, years) for years in (0, -1))
         reason.steps.append(
-            f"The greater of two years' sums counts: from {utc_text(this)}, and from {utc_text(last)} to then."
+            f"The greater of two years' sums counts: from {_since(this)}, and from {_since(last)} to then."
         )
     left = [entry for entry in before.window if entry[0] <= at_us and ladder.counts_until(before, entry[0]) <= at_us]
     if left and not ladder.yearly:
@@ -1130,9 +1139,9 @@ def _fall_text(reason: Reason, of: Context, decision: TierChanged, held: int) ->
     if by_time and tiers.grace_days:
         then_us = of.known_rules.zone.add_days(at_us, -tiers.grace_days)
         points = ladder.qualifying(before, then_us)
-        reason.inputs["grace"] = {"days": tiers.grace_days, "since": utc_text(then_us), "qualifying": points}
+        reason.inputs["grace"] = {"days": tiers.grace_days, "since": _time(then_us), "qualifying": points}
         reason.steps.append(
-            f"{tiers.grace_days} days before, at {utc_text(then_us)}, {points} points counted already, too few for "
+            f"{tiers.grace_days} days before, at {_since(then_us)}, {points} points counted already, too few for "
             f"{ladder.names[held]}: the grace is over."
         )
     if decision.reason == "earning_reversed":

@@ -43,7 +43,7 @@ from tallybook.domain.personal import Personal
 from tallybook.domain.points import LoyaltyDecision, PointsEarned
 from tallybook.domain.policy import PolicyDocument
 from tallybook.domain.retention import Schedule
-from tallybook.domain.rules import Reward, RuleSet
+from tallybook.domain.rules import Multiplier, Reward, RuleSet
 from tallybook.policy_names import ACTIONS
 from tallybook.reviews import REVIEWS
 from tallybook.views import ProfilesView
@@ -114,7 +114,10 @@ def decisions(filled: Filled) -> list[UUID]:
 def spring(filled: Filled) -> str:
     """A campaign that runs."""
     rule_set = filled.book.rules.check(STANDARD)
-    earning = [rule.model_copy(update={"campaign": "spring"}) for rule in rule_set.earning]
+    earning = [
+        rule if isinstance(rule, Multiplier) else rule.model_copy(update={"campaign": "spring"})
+        for rule in rule_set.earning
+    ]
     filled.book.rules.adopt(
         rule_set.model_copy(update={"version": "2", "earning": earning}), effective_at="2025-01-01T00:00:00Z"
     )

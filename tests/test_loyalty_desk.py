@@ -17,10 +17,11 @@ from tests.domain.conftest import rule_set
 import tallybook
 from tallybook import Book
 from tallybook.commands import command
-from tallybook.domain.errors import Refused
+from tallybook.domain.errors import Refused, RuleSetError
 from tallybook.domain.events import Decision, Event, Fact, from_us
 from tallybook.domain.loyalty import account_id
 from tallybook.domain.points import ReferralCredited
+from tallybook.domain.rules import RuleSet
 from tallybook.loyalty import LoyaltyDesk
 
 START = "2024-01-01T00:00:00Z"
@@ -252,6 +253,19 @@ def test_a_coupon_whose_time_is_over_is_not_good_though_no_sweep_came(book: Book
     # What is told late finds it expired, as points that expired are gone.
     assert code_of(lambda: loyalty.use_coupon(member, voided, effective_at="2024-01-05T00:00:00Z")) == "coupon_expired"
     assert loyalty.balance(member) == 40
+
+
+def test_a_code_that_is_anothers_coupon_id_takes_nothing_from_them(book: Book, member: UUID) -> None:
+    loyalty, other = book.loyalty, joined(book, points=100)
+    mine = loyalty.redeem(member, reward="pen").coupon_id
+    voided = loyalty.redeem(member, reward="pen").coupon_id
+    theirs = loyalty.redeem(other, reward="pen", code=str(mine)).coupon_id
+    loyalty.redeem(other, reward="pen", code=str(voided))
+    assert mine not in (None, theirs)
+    assert loyalty.use_coupon(other, str(mine)) == theirs
+    assert loyalty.use_coupon(member, str(mine)) == mine
+    loyalty.void_coupon(member, str(voided), reason="unwanted")
+    assert book.replay().holds
 
 
 def test_a_coupon_is_not_good_before_it_was_issued(book: Book, member: UUID) -> None:
@@ -864,3 +878,67 @@ def test_an_account_tells_the_benefits_of_its_tier() -> None:
         assert book.loyalty.account(one).benefits == ()
         bought(book, one, "2024-01-03", 10_000)
         assert book.loyalty.account(one, as_of=at("2024-02-01")).benefits == ("priority-service",)
+
+
+def dearer(**changes: Any) -> RuleSet:
+    """A copy of a rule set with a point for each 100 of orders above 10, whose condition asks for more than 1,000."""
+    first = rule_set(earning=[{**RULES.earning[0].model_dump(exclude={"caps"}), "when": "order.amount_minor > 1000"}])
+    assert first.conditions
+    rule = first.earning[0].model_copy(update={"when": "order.amount_minor > 100000"})
+    return first.model_copy(update={"version": "2", "earning": [rule], **changes})
+
+
+def test_a_copy_of_a_rule_set_has_conditions_of_its_own(book: Book, member: UUID) -> None:
+    copied = dearer()
+    assert book.rules.propose(copied, reason="autumn") == copied.digest()
+    assert book.backtest(copied).candidate_digest == copied.digest()
+    assert book.rules.adopt(copied) == "standard@2"
+    in_force = book.rules.in_force()
+    assert in_force is not None
+    assert in_force.earning[0].when == "order.amount_minor > 100000"
+    assert in_force.digest() == copied.digest()
+    for net, points in ((50_000, 0), (200_000, 2_000)):
+        bought = book.customers.record_purchase(member, [{"sku": "a", "quantity": 1, "net_minor": net}])
+        assert bought.points == points
+    assert book.replay().holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"earning": []}, "earning: at least 1 has to be there"),
+        ({"earning": ["base"]}, "earning.0: write a table"),
+        ({"tiers": RULES.tiers.model_copy(update={"window_months": None})}, "tiers: window_months belongs to"),
+        ({"tiers": RULES.tiers.model_copy(update={"levels": ()})}, "tiers.levels: at least 1 has to be there"),
+        ({"expiry": RULES.expiry.model_copy(update={"months": 3})}, "expiry: give exactly one of"),
+        ({"expirey": RULES.expiry}, "expirey: there is no such key here"),
+        ({"zone": "Nowhere/X"}, "zone: 'Nowhere/X' is not a time zone"),
+        ({"description": b"x"}, "description: write a text"),
+    ],
+)
+def test_a_copy_that_is_no_rule_set_is_refused_by_its_paths_and_the_book_goes_on(
+    book: Book, changes: dict[str, Any], told: str
+) -> None:
+    copied, before = dearer(**changes), book.position()
+    for call in (
+        lambda: book.rules.adopt(copied),
+        lambda: book.rules.propose(copied, reason="x"),
+        lambda: book.rules.rules_of(copied),
+        lambda: book.backtest(copied),
+        lambda: book.backtest(RULES, baseline=copied),
+    ):
+        with pytest.raises(RuleSetError) as caught:
+            call()
+        assert caught.value.problems[0].startswith(told)
+    assert book.position() == before
+
+
+def test_a_rule_set_that_was_emptied_is_refused_and_the_one_in_force_can_not_be(book: Book) -> None:
+    emptied = rule_set(version="2")
+    emptied.earning.clear()
+    with pytest.raises(RuleSetError, match="earning: at least 1 has to be there"):
+        book.rules.adopt(emptied)
+    given = book.rules.in_force()
+    assert given is not None
+    given.earning.clear()
+    assert book.rules.in_force() == RULES

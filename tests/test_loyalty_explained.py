@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,6 +12,7 @@ from tests.domain.conftest import rule_set
 from tests.loyalty_lives import PROGRAMMES, Step, living, steps
 from tests.projections.test_reasons import check, value_of
 
+import tallybook
 from tallybook import Book
 from tallybook.domain.errors import Refused
 from tallybook.projections.reasons import explained
@@ -133,3 +135,33 @@ def test_no_decision_about_an_account_that_is_not_there_is_explained() -> None:
         with pytest.raises(Refused) as refused:
             one.book.loyalty.explain_account(uuid4())
         assert refused.value.code == "not_enrolled"
+
+
+@pytest.mark.parametrize(
+    ("tiers", "told"),
+    [
+        ({"window": "calendar_year"}, "from 0001-01-01T05:00:00Z, and from the beginning to then"),
+        ({"window": "membership_year"}, "from 0001-01-01T05:00:00Z, and from the beginning to then"),
+        ({"window_months": 12, "grace_days": 3_650}, "3650 days before, at the beginning, 0 points counted already"),
+    ],
+)
+def test_what_is_explained_reaches_back_before_the_first_year(tiers: dict[str, Any], told: str) -> None:
+    levels = [{"name": "basic", "threshold": 0}, {"name": "gold", "threshold": 100}]
+    first = "0001-01-02T00:00:00Z"
+    with tallybook.open("memory:") as book, book.acting("agent:ada", purpose="test"):
+        easy = rule_set(zone="America/New_York", expiry={"never": True}, tiers={"levels": levels, **tiers})
+        hard = easy.model_copy(
+            update={
+                "version": "2",
+                "tiers": rule_set(tiers={"levels": [levels[0], {**levels[1], "threshold": 500}], **tiers}).tiers,
+            }
+        )
+        book.rules.adopt(easy, effective_at=first)
+        book.rules.adopt(hard, effective_at="0001-01-03T00:00:00Z")
+        ada = book.customers.register(effective_at=first)
+        book.loyalty.enrol(ada, effective_at=first)
+        book.customers.record_purchase(ada, [{"sku": "a", "quantity": 1, "net_minor": 20_000}], effective_at=first)
+        book.loyalty.sweep()
+        every = book.loyalty.explain_account(ada)
+        assert all(one.agrees for one in every)
+        assert any(told in step for one in every for step in one.why), [one.why for one in every]

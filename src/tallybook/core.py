@@ -347,7 +347,7 @@ class Core:
             return self.now_us()
         if not isinstance(known_at, int):
             return as_of_us(known_at, "known_at")
-        position = min(known_at, self.app.position())
+        position = min(whole(known_at, "known_at", 0, 2**62), self.app.position())
         return max([0, *(one.event.metadata.recorded_us for one in self.at_positions([position] if position else []))])
 
     def holders(self, claims: Sequence[bytes]) -> dict[bytes, UUID]:

@@ -864,13 +864,14 @@ class LoyaltyDesk(LoyaltyViews):
         work.claim(claim, coupon_id)
 
     def _coupon(self, work: Work, account: LoyaltyAccount, coupon: UUID | str) -> UUID | None:
-        """A coupon by its id, or by its code; None: no coupon has that code."""
+        """A coupon by its id, or by its code; None: no coupon has that code. The account's own ids go first: another
+        account's code may be the same text."""
         found: UUID | None = None
         if isinstance(coupon, str):
-            found = work.holder(self._code_claim(work, coupon, "coupon"))
-            if found is None:
-                with suppress(ValueError):
-                    found = UUID(coupon)
+            with suppress(ValueError):
+                found = UUID(coupon)
+            if found not in account.coupons:
+                found = work.holder(self._code_claim(work, coupon, "coupon")) or found
         else:
             found = as_id(coupon, "coupon")
         self._not_before_issue(work, account, found)

@@ -9,7 +9,7 @@ from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.domain.control import Control, RuleSetAdopted
 from tallybook.domain.earning import Rules
 from tallybook.domain.errors import refusal
-from tallybook.domain.rules import RuleSet
+from tallybook.domain.rules import RuleSet, parse_rule_set
 
 from .commands import Desk, Work, command, command_ahead
 from .customers import DEFAULT_PROGRAMME
@@ -45,9 +45,14 @@ class Proposal:
 
 
 def _wanted(rule_set: RuleSet | str | Path) -> RuleSet:
+    """What a host hands in, read and validated whole: an object too, which may be a copy with other fields."""
     if not isinstance(rule_set, (RuleSet, str, Path)):
         raise refusal("invalid_argument", "rule_set: a RuleSet or the path of a file is wanted.", argument="rule_set")
-    return rule_set if isinstance(rule_set, RuleSet) else load_rule_set(rule_set)
+    if not isinstance(rule_set, RuleSet):
+        return load_rule_set(rule_set)
+    wanted = parse_rule_set(rule_set, "rule set")
+    frozen_zone(wanted.zone)
+    return wanted
 
 
 class RulesDesk(Desk):
@@ -157,7 +162,7 @@ class RulesDesk(Desk):
 
     def rules_of(self, rule_set: RuleSet | str | Path) -> Rules:
         """A rule set ready to decide, its zone as this machine knows it today. Raises RuleSetError."""
-        wanted = rule_set if isinstance(rule_set, RuleSet) else load_rule_set(rule_set)
+        wanted = _wanted(rule_set)
         return Rules(wanted, frozen_zone(wanted.zone))
 
     def adopted(self) -> list[Adoption]:
@@ -198,4 +203,5 @@ class RulesDesk(Desk):
         core.check_open()
         at_us = core.now_us() if at is None else as_of_us(at, "at")
         rules = core.app.load(Control, core.book_id).rule_book.in_force(programme, at_us)
-        return None if rules is None else rules.rule_set
+        # The book's own is not given away: whoever changes a list of it would change what it decides.
+        return None if rules is None else parse_rule_set(rules.rule_set, rules.label)

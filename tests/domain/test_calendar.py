@@ -234,3 +234,9 @@ def test_a_frozen_zone_says_from_which_release_it_was_read() -> None:
 def test_a_zone_that_nobody_knows_is_refused_by_its_path(name: str) -> None:
     with pytest.raises(RuleSetError, match="zone: "):
         frozen_zone(name, "test")
+
+
+@pytest.mark.parametrize("name", ["localtime", "Factory", "posixrules", "right/UTC", "posix/Europe/Rome", "Right/UTC"])
+def test_what_lies_beside_the_zones_is_none_whatever_this_machine_has(name: str) -> None:
+    with pytest.raises(RuleSetError, match=r"zone: '.*' is no time zone of a place; write one like Europe/Rome"):
+        frozen_zone(name, "test")
