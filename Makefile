@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check crash adversary scenarios bench build ways clean
+.PHONY: help setup demo test check crash adversary scenarios lives bench build ways clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ adversary: $(READY) ## 10,000 attacks on a book's files (SEED=1 COUNT=10000 JOBS
 
 scenarios: $(READY) ## misdeeds in 100 drawn offices (COUNT=100 JOBS=2): the access review finds them, and nothing else
 	$(BIN)/python -m tests.scenarios --seeds $(or $(COUNT),100) --jobs $(or $(JOBS),2)
+
+lives: $(READY) ## 5,200 random lives of a loyalty account (SEED=1 COUNT=5200), step by step beside a plain model
+	$(BIN)/python -m tests.domain.test_account_machine $(or $(SEED),1) $(or $(COUNT),5200) 50
 
 bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
