@@ -158,6 +158,15 @@ class LoyaltyAccount(Account):
         self.receive(fact, stamp, control, traits)
         return fact
 
+    def come_to(self, event_class: type[Event], stamp: Stamp, control: Control, **fields: Any) -> None:
+        """Settle what is due by a fact, which can't lie before what it answers. Refuses: effective_too_early."""
+        stamp.not_before(self.enrolled_us, "the account was opened")
+        answered = ANSWERED.get(event_class)
+        at_us = None if answered is None else answered(self, fields)
+        if at_us is not None:
+            stamp.not_before(at_us, "that of what it rests on")
+        self.settle(stamp, stamp.effective_us, control)
+
     def tell(
         self, event_class: type[Any], stamp: Stamp, control: Control, traits: Traits = NOBODY, **fields: Any
     ) -> tuple[Any, Event | None]:
@@ -165,12 +174,7 @@ class LoyaltyAccount(Account):
 
         Refuses: effective_too_early, no_rule_set, account_closed, account_full.
         """
-        stamp.not_before(self.enrolled_us, "the account was opened")
-        answered = ANSWERED.get(event_class)
-        if answered is not None:
-            at_us = answered(self, fields)
-            if at_us is not None:
-                stamp.not_before(at_us, "that of what it rests on")
+        self.come_to(event_class, stamp, control, **fields)
         if control.rule_book.in_force(self.programme, stamp.effective_us) is None:
             raise refusal(
                 "no_rule_set",
@@ -179,7 +183,6 @@ class LoyaltyAccount(Account):
             )
         if self.status == CLOSED and event_class not in ATTEMPTS:
             raise refusal("account_closed", "The account is closed.", account=self.id)
-        self.settle(stamp, stamp.effective_us, control)
         if self._is_full(event_class, fields):
             raise refusal("account_full", "So many points don't fit into the account.", account=self.id)
         fact = self.record(event_class, stamp, self.customer_id, **fields)
@@ -601,11 +604,9 @@ class LoyaltyAccount(Account):
 
     def _recovered(self, coming: Iterable[tuple[UUID, int]]) -> tuple[list[tuple[UUID, int]], list[tuple[UUID, int]]]:
         """Of points that come back to their lots: what a return could not take of these before, and the others."""
-        taken: dict[UUID, int] = {}
         recovered, free = [], []
-        for lot_id, points in coming:
-            part = min(points, self.known[lot_id].recoverable - taken.get(lot_id, 0))
-            taken[lot_id] = taken.get(lot_id, 0) + part
+        for lot_id, points in coming:  # each lot once
+            part = min(points, self.known[lot_id].recoverable)
             recovered += [(lot_id, part)] if part else []
             free += [(lot_id, points - part)] if points > part else []
         return recovered, free
@@ -848,30 +849,36 @@ def _lots_of(account: LoyaltyAccount, fact_id: UUID) -> Iterator[tuple[UUID, Lot
 
 @reacts(ReturnRecorded)
 def _return(account: LoyaltyAccount, fact: ReturnRecorded, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    decisions = []
-    for lot_id, lot in list(_lots_of(account, fact.purchase_id)):
-        back = [0] * len(lot.lines)
+    def back(lot: LotState) -> list[int]:
+        came = [0] * len(lot.lines)
         for given in fact.lines:
-            back[given.line - 1] += given.quantity if lot.in_pieces else given.net_minor
-        decisions.append(_reverse(account, fact, stamp, rules, lot_id, back))
-    return next((one for one in decisions if one is not None), None)
+            came[given.line - 1] += given.quantity if lot.in_pieces else given.net_minor
+        return came
+
+    return _take_back(account, fact, stamp, rules, fact.purchase_id, back)
 
 
 @reacts(EarningWithdrawn)
 def _withdraw(account: LoyaltyAccount, fact: EarningWithdrawn, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    decisions = [
-        _reverse(account, fact, stamp, rules, lot_id, [line.basis for line in lot.lines])
-        for lot_id, lot in list(_lots_of(account, fact.fact_id))
-    ]
-    return next((one for one in decisions if one is not None), None)
+    return _take_back(account, fact, stamp, rules, fact.fact_id, lambda lot: [line.basis for line in lot.lines])
 
 
 @reacts(ReferralReduced)
 def _reduce(account: LoyaltyAccount, fact: ReferralReduced, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    decisions = [
-        _reverse(account, fact, stamp, rules, lot_id, list(fact.returned))
-        for lot_id, _ in list(_lots_of(account, fact.credit_id))
-    ]
+    return _take_back(account, fact, stamp, rules, fact.credit_id, lambda _: list(fact.returned))
+
+
+def _take_back(
+    account: LoyaltyAccount,
+    fact: Event,
+    stamp: Stamp,
+    rules: Rules,
+    fact_id: UUID,
+    back: Callable[[LotState], list[int]],
+) -> EarningReversed | None:
+    """Take back what another fact earned, of each of its lots what came `back` of its lines; the first decision."""
+    lots = list(_lots_of(account, fact_id))
+    decisions = [_reverse(account, fact, stamp, rules, lot_id, back(lot)) for lot_id, lot in lots]
     return next((one for one in decisions if one is not None), None)
 
 

@@ -339,8 +339,7 @@ class LoyaltyDesk(LoyaltyViews):
             whole(points, "points")
         account, control = self._opened(work, customer, programme, reason=reason)
         found = as_id(redemption_id, "redemption_id")
-        self._not_before_issue(work, account, found)
-        account.settle(work.stamp, work.stamp.effective_us, control)
+        account.come_to(RedemptionReturned, work.stamp, control, redemption_id=found)
         state = account.redemptions.get(found)
         left = 0 if state is None else state.points
         asked = left if points is None else points
@@ -378,7 +377,7 @@ class LoyaltyDesk(LoyaltyViews):
         whole(quantity, "quantity", 1, QUANTITY_MAX)
         account, control = self._opened(work, customer, programme)
         traits = work.customer(as_id(customer, "customer")).traits
-        account.settle(work.stamp, work.stamp.effective_us, control)
+        account.come_to(ActivityRecorded, work.stamp, control)
         before = account.earned
         fact, _ = account.tell(
             ActivityRecorded, work.stamp, control, traits, activity=activity, quantity=quantity, partner=partner
@@ -478,10 +477,7 @@ class LoyaltyDesk(LoyaltyViews):
         """
         account, control = self._opened(work, customer, programme)
         found = as_id(hold_id, "hold_id")
-        hold = account.holds.get(found)
-        if hold is not None:
-            work.stamp.not_before(hold.since_us, "the points were set aside")
-            account.settle(work.stamp, work.stamp.effective_us, control)
+        account.come_to(HoldReleaseRequested, work.stamp, control, hold_id=found)
         if found not in account.holds:
             raise refusal("unknown_hold", "The account holds nothing under that id.", hold=found)
         _, freed = account.tell(HoldReleaseRequested, work.stamp, control, hold_id=found)
@@ -604,7 +600,7 @@ class LoyaltyDesk(LoyaltyViews):
         whole(points, "points")
         until_us = moment_us(until, "until")
         account, control = self._opened(work, customer, programme, reason=reason)
-        account.settle(work.stamp, work.stamp.effective_us, control)
+        account.come_to(ReinstatementGranted, work.stamp, control)
         left = sum(there for _, there in account.lost(work.stamp.effective_us))
         if points > left:
             raise refusal("returned_too_much", f"{left} points expired.", asked=points, left=left)
@@ -708,7 +704,7 @@ class LoyaltyDesk(LoyaltyViews):
     ) -> int:
         """Close the account for good; how many points expired with it. Refuses: as `record_activity`."""
         account, control = self._opened(work, customer, programme, reason=reason)
-        account.settle(work.stamp, work.stamp.effective_us, control)
+        account.come_to(AccountClosed, work.stamp, control)
         before = account.expired
         account.tell(AccountClosed, work.stamp, control, reason=reason)
         return account.expired - before
@@ -792,7 +788,7 @@ class LoyaltyDesk(LoyaltyViews):
         """
         account, control = self._opened(work, customer, programme, reason=reason)
         coupon_id = self._coupon(work, account, coupon)
-        account.settle(work.stamp, work.stamp.effective_us, control)
+        account.come_to(CouponVoided, work.stamp, control, coupon_id=coupon_id)
         code = account.why_not_good(coupon_id, work.stamp.effective_us)
         if coupon_id is None or code:
             raise refusal(code, "The coupon is not good.", coupon=coupon_id)
@@ -874,14 +870,7 @@ class LoyaltyDesk(LoyaltyViews):
                 found = work.holder(self._code_claim(work, coupon, "coupon")) or found
         else:
             found = as_id(coupon, "coupon")
-        self._not_before_issue(work, account, found)
         return found
-
-    @staticmethod
-    def _not_before_issue(work: Work, account: LoyaltyAccount, coupon_id: UUID | None) -> None:
-        coupon = None if coupon_id is None else account.coupons.get(coupon_id)
-        if coupon is not None:
-            work.stamp.not_before(coupon.since_us, "the coupon was issued")
 
     @property
     def sweep(self) -> BoundCommand[..., SweepResult]:
