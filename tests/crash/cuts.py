@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import tallybook
 from tallybook import imports
+from tallybook.adapters import checkpoints
 from tallybook.adapters.key_tables import FileKeyStore
 from tallybook.adapters.sqlite import SQLiteDatabase
 
@@ -29,10 +31,22 @@ OPERATIONS_MAX = 1500
 """A cut falls within the first so many operations of a run that change the disk: some tens of commands."""
 
 
+LOOK_S = 0.005
+"""How far the clock by which checkpoints are due goes at each look at it."""
+
+
 @contextmanager
 def predictable(chance: random.Random) -> Iterator[None]:
-    """Ids, keys and nonces from a seed, so that a run can be had again, write for write."""
-    with mock.patch.object(os, "urandom", chance.randbytes):
+    """Ids, keys and nonces from a seed, checkpoints due by a clock that goes on as it is looked at, and none of them
+    signed by a thread beside, so that a run can be had again, write for write, however busy the machine is. (Kills
+    meet the real clock and the thread.)"""
+    looks = count()
+    clock = SimpleNamespace(monotonic=lambda: next(looks) * LOOK_S)
+    with (
+        mock.patch.object(os, "urandom", chance.randbytes),
+        mock.patch.object(checkpoints, "time", clock),
+        mock.patch.object(checkpoints.TailTimer, "arm", return_value=None),
+    ):
         yield
 
 

@@ -105,11 +105,10 @@ def test_the_same_campaign_finds_a_mistake_that_is_planted(tmp_path: Path, mista
 
 def test_a_cut_is_had_again_from_its_seed(tmp_path: Path) -> None:
     _, output = campaign(tmp_path, "--cuts", "60", "--mistake", "keys")
-    found = re.search(r"^(cuts:\d+), after (\d+): (\w+): ", output, re.MULTILINE)
+    found = re.search(r"^((cuts:\d+), after \d+: \w+: .{20})", output, re.MULTILINE)
     assert found is not None
-    _, again = campaign(tmp_path, "--only", found[1], "--mistake", "keys")
-    # On a machine that has much to do, a checkpoint that is signed by the clock is one write more or less.
-    assert re.search(rf"^{found[1]}, after \d+: {found[3]}: ", again, re.MULTILINE), again
+    _, again = campaign(tmp_path, "--only", found[2], "--mistake", "keys")
+    assert found[1] in again, again
 
 
 def test_a_power_cut_at_any_write_while_a_book_is_made_leaves_what_can_be_made(tmp_path: Path) -> None:
