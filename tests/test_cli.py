@@ -523,30 +523,6 @@ def test_a_demo_replaces_what_an_earlier_one_left_and_nothing_else(tmp_path: Pat
         (tmp_path / "other" / name).rmdir()
 
 
-def test_the_demo_runs_the_whole_main_job(tmp_path: Path, run: Run) -> None:
-    first = run("demo", tmp_path / "demo", "--json")
-    assert first.status == 0, first.err
-    figures = first.json
-    assert (figures["customers"], figures["purchases"]) == (23_570, 69_659)
-    assert figures["verified"] is True
-    assert figures["certificate"]["holds"] is True
-    assert figures["personal_values_in_the_clear"] == 0
-    assert figures["segments"] == {"as_of": "1997-09-30", "customers": 23_570, "with_repeat_purchase": 9_451}
-    assert set(figures["tiers"]) == {"1997-06-30", "1997-12-31", "1998-06-30"}
-    assert all(sum(counts.values()) == 23_570 for counts in figures["tiers"].values())
-    assert figures["story"]["refused"] is True
-    assert figures["story"]["points"] == 40
-    evidence = figures["evidence"]
-    assert evidence["verified_by_a_stranger"] is True
-    assert (evidence["name"], evidence["points"]) == ("(erased)", 40)
-    assert evidence["kept"] < evidence["erased_at"] <= figures["events"]
-    assert evidence["lookups"] == 1
-    assert sum(sum(row.values()) for row in figures["backtest"]["matrix"].values()) == 23_571
-    assert {"import", "project", "verify", "certificate", "backtest", "total"} <= set(figures["seconds"])
-    url = f"sqlite:///{figures['book']}"
-    assert run("show", "customer", "cdnow:00111", "--as-of", "1997-09-30", "--book", url, *WHO).status == 0
-
-
 def test_the_command_runs_as_a_module_too() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tallybook", "--help"], capture_output=True, text=True, check=False, timeout=60

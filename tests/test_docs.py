@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -11,13 +12,14 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from typer.main import get_command
 
+import tallybook
 from tallybook import cli
 from tallybook.demo import run_demo
+from tallybook.projections.read_models import Progress
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -52,13 +54,29 @@ def blocks(page: Path) -> Iterator[tuple[str, str, str | None]]:
         yield language, text, following[1] if following[0] == "text" else None
 
 
+class Demo(NamedTuple):
+    folder: Path
+    lines: list[str]
+    figures: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def demo_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def the_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """`tallybook demo --json`, once; what it would have said without `--json`, too."""
     folder = tmp_path_factory.mktemp("docs")
     lines: list[str] = []
-    with contextlib.chdir(folder):
-        run_demo(Path("demo-book"), lines.append)
-    return folder, lines
+    printed = io.StringIO()
+
+    def heard(directory: Path, _say: object, progress: Progress | None) -> dict[str, Any]:
+        return run_demo(directory, lines.append, progress)
+
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(cli, "run_demo", heard)
+        patch.setattr(sys, "argv", ["tallybook", "demo", "--json"])
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+    assert not stop.value.code
+    return Demo(folder, lines, json.loads(printed.getvalue()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -96,18 +114,42 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     assert first[1].splitlines()[1].startswith("make test")
 
 
+def test_the_demo_runs_the_whole_main_job(the_demo: Demo) -> None:
+    figures = the_demo.figures
+    assert (figures["customers"], figures["purchases"]) == (23_570, 69_659)
+    assert figures["verified"] is True
+    assert figures["certificate"]["holds"] is True
+    assert figures["personal_values_in_the_clear"] == 0
+    assert figures["segments"] == {"as_of": "1997-09-30", "customers": 23_570, "with_repeat_purchase": 9_451}
+    assert set(figures["tiers"]) == {"1997-06-30", "1997-12-31", "1998-06-30"}
+    assert all(sum(counts.values()) == 23_570 for counts in figures["tiers"].values())
+    assert figures["story"]["refused"] is True
+    assert figures["story"]["points"] == 40
+    evidence = figures["evidence"]
+    assert evidence["verified_by_a_stranger"] is True
+    assert (evidence["name"], evidence["points"]) == ("(erased)", 40)
+    assert evidence["kept"] < evidence["erased_at"] <= figures["events"]
+    assert evidence["lookups"] == 1
+    assert {"import", "project", "verify", "certificate", "backtest", "total"} <= set(figures["seconds"])
+    assert figures["backtest"]["moved_up"] > 0 < figures["backtest"]["moved_down"]
+    with tallybook.open(f"sqlite:///{the_demo.folder / figures['book']}", create=False) as book:
+        # Rows are members by the tier that was recorded for them, columns by that of the candidate.
+        members = book.tiers.counts()
+    assert {tier: sum(row.values()) for tier, row in figures["backtest"]["matrix"].items()} == members
+    assert sum(members.values()) == 23_571
+
+
 def test_the_commands_of_the_readme_answer_as_shown(
-    demo_lines: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    the_demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, lines = demo_lines
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(the_demo.folder)
     ran = 0
     for language, text, _ in blocks(ROOT / "README.md"):
         if language != "console":
             continue
         for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
             if command == "make demo":
-                printed = "\n".join(lines)
+                printed = "\n".join(the_demo.lines)
             elif command.startswith("python "):
                 words = [sys.executable, *shlex.split(command)[1:]]
                 printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -141,7 +183,7 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
 
 def wrong_in(command: str) -> str | None:
     """What no command of the command line, or no option of it, is called; None: all is."""
-    node: Any = get_command(cli.app)
+    node: Any = cli.the_line()
     words = shlex.split(command.replace("…", ""), comments=True)[1:]
     while words and hasattr(node, "commands"):
         found = node.commands.get(words[0])

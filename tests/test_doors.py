@@ -739,7 +739,9 @@ def full(filled: Filled) -> Iterator[None]:
 def locked(filled: Filled) -> Iterator[None]:
     with closing(sqlite3.connect(f"{filled.path}.reads", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(filled.book._core.storage.reads, "lock_timeout_s", 0.05)
+            yield
         other.execute("ROLLBACK")
 
 
@@ -1167,12 +1169,12 @@ def kept(filled: Filled) -> Filled:
 
 
 def test_every_command_and_option_of_the_command_line_is_known(kept: Filled) -> None:
-    the_line_must_be_known(typer.main.get_command(cli.app), kept)
+    the_line_must_be_known(cli.the_line(), kept)
 
 
 @pytest.mark.parametrize("new", ["show nickname", "show customer --nicknames", "audit trail --texts"])
 def test_a_command_or_option_that_is_new_makes_it_fail(kept: Filled, new: str) -> None:
-    line: Any = typer.main.get_command(cli.app)
+    line: Any = typer.main.get_command(cli.app)  # one of its own, to be altered
     group, name, *option = new.split()
     if option:
         line.commands[group].commands[name].params.append(click.Option([option[0]], is_flag=True))
@@ -1192,7 +1194,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kep
     monkeypatch.setenv("COLUMNS", "2000")  # no cell of a table is folded, so that a value shows whole
 
     def said(name: str, *, as_json: bool) -> tuple[int, str]:
-        line: Any = dict(commands(typer.main.get_command(cli.app)))[path := name.partition(",")[0]]
+        line: Any = dict(commands(cli.the_line()))[path := name.partition(",")[0]]
         takes = options_of(line)
         given = [*path.split(), *map(str, CLI_ALL[name](kept))]
         for option, value in (("--book", f"sqlite:///{kept.path}"), ("--actor", "agent:kim"), ("--purpose", "support")):

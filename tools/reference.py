@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import typer.main
-
 import tallybook
 import tallybook.domain.access
 from tallybook import cli
@@ -227,7 +225,7 @@ def command_line() -> str:
         "Needs the extra `cli`: `pip install 'tallybook[cli]'`. Answers go to stdout, progress and errors to stderr. "
         "Exit status: 0 done, 1 the check failed, 2 wrong use.\n",
     ]
-    _describe(typer.main.get_command(cli.app), "tallybook", lines)
+    _describe(cli.the_line(), "tallybook", lines)
     return "\n".join(lines) + "\n"
 
 
