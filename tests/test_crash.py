@@ -7,8 +7,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import warm
 from tests.conftest import holder_of
 
 import tallybook
@@ -101,13 +100,8 @@ print("done", flush=True)
 """
 
 
-def start_import(url: str, part: Slice, rows_per_commit: int, arrange: str = "") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", IMPORT.replace("{arrange}", arrange), url, str(part.path), str(rows_per_commit)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start_import(url: str, part: Slice, rows_per_commit: int, arrange: str = "") -> warm.Started:
+    return warm.start(IMPORT.replace("{arrange}", arrange), url, str(part.path), str(rows_per_commit))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +146,6 @@ def test_an_import_that_is_killed_at_random_moments_loses_and_doubles_nothing(
     kept = killed = 0
     for _ in range(5):
         child = start_import(url, part, chance.choice([20, 50, 110]))
-        assert child.stdout is not None
         acknowledged = int(child.stdout.readline())
         for _ in range(chance.randrange(1, 12)):
             text = child.stdout.readline()
@@ -277,7 +270,7 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_like_one_that_was_not(part: Sli
         with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
             book.imports.cdnow(part.path)
         if killed:
-            done = subprocess.run([sys.executable, "-c", SWEEP, url], capture_output=True, check=False)
+            done = warm.run(SWEEP, url)
             assert done.returncode == -signal.SIGKILL, done.stderr
             with tallybook.open(url) as book:
                 sound(book)
@@ -319,7 +312,7 @@ def test_a_rebuild_that_is_killed_leaves_the_live_read_models_as_they_were(part:
         customer = book.customers.find("cdnow", "00004")
         assert customer is not None
         profile = book.profiles.get(customer)
-    done = subprocess.run([sys.executable, "-c", REBUILD, url], capture_output=True, check=False)
+    done = warm.run(REBUILD, url)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         assert [one.lag for one in book.projections.status()] == [0, 0, 0, 0]
@@ -348,7 +341,7 @@ armed.append(1)
 with book.acting("agent:lin", purpose="test"):
     book.customers.register(name="Ada", identifiers={{"crm": "77"}}, command_id="c-1")
 """
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, check=False)
+    done = warm.run(code, url)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
         position = book.position()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import warm
 from tests.conftest import holder_of
 
 import tallybook
@@ -458,16 +459,13 @@ print(len(steps))
 
 
 def test_a_book_that_was_killed_while_it_was_made_is_made_when_it_is_opened_again(tmp_path: Path) -> None:
-    whole = subprocess.run(
-        [sys.executable, "-c", KILLED, url_of(tmp_path / "whole.book"), "0"], capture_output=True, text=True, check=True
-    )
+    whole = warm.run(KILLED, url_of(tmp_path / "whole.book"), "0")
+    assert whole.returncode == 0, whole.stderr
     steps = int(whole.stdout)
     assert steps > 10
     for step in range(1, steps + 1, 7):
         path = tmp_path / f"killed-{step}.book"
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, url_of(path), str(step)], capture_output=True, text=True, check=False
-        )
+        done = warm.run(KILLED, url_of(path), str(step))
         assert done.returncode == -9, done.stderr
         works(path)
 
@@ -581,15 +579,7 @@ for number in range(6):
 
 def test_processes_that_make_the_same_book_at_once_make_one(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, str(go), str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(3)
-    ]
+    running = [warm.start(TOGETHER, str(go), str(number)) for number in range(3)]
     while len(list(tmp_path.glob("ready-*"))) < 3:
         assert all(one.poll() is None for one in running)
     go.touch()
