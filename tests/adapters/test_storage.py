@@ -841,9 +841,7 @@ print(*sorted(errors))
 def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_the_host(path: Path, kind: str) -> None:
     make(path)
     url = "memory:" if kind == "memory" else url_of(path)
-    done = subprocess.run(
-        [sys.executable, "-c", CLOSED_MEANWHILE, url], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = warm.run(CLOSED_MEANWHILE, url, timeout=60)
     assert done.returncode == 0, f"the process died: {done.returncode}\n{done.stderr[-500:]}"
     assert done.stdout.strip() == "BookClosed"
 
@@ -887,9 +885,7 @@ def test_a_thread_that_asks_for_a_connection_while_the_book_is_closed_is_refused
     path: Path, kind: str, wanted: str
 ) -> None:
     url = "memory:" if kind == "memory" else url_of(path)
-    done = subprocess.run(
-        [sys.executable, "-c", LATE, url, wanted], capture_output=True, text=True, check=False, timeout=15
-    )
+    done = warm.run(LATE, url, wanted, timeout=15)
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.split() == ["BookClosed", "collected"][: 1 + (wanted == "collected")]
 
