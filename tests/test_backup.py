@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +45,7 @@ from tallybook.adapters.storage import signing_file
 from tallybook.adapters.wrapping import FileWrappingKeys, WrappingKeys
 from tallybook.cli import app
 
+from . import warm
 from .postgres import _programs, run_sql, server_url, with_parameters
 
 STANDARD = Path(tallybook.__file__).parent / "data" / "standard.toml"
@@ -339,21 +339,13 @@ with tallybook.open(sys.argv[1]) as book, book.acting(f"agent:{sys.argv[2]}", pu
 
 
 @pytest.fixture
-def writers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+def writers(tmp_path: Path) -> Iterator[list[warm.Started]]:
     """Four processes that write to a book, until the test ends."""
     with tallybook.open(url_of(tmp_path / "shop.book")) as book:
         fill(book, 100)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", APART + WRITER, url_of(tmp_path / "shop.book"), str(number)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(4)
-    ]
+    children = [warm.start(APART + WRITER, url_of(tmp_path / "shop.book"), str(number)) for number in range(4)]
     try:
         for child in children:
-            assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
         yield children
     finally:
@@ -363,7 +355,7 @@ def writers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def test_backups_under_four_writing_processes_are_each_one_moment(
-    writers: list[subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writers: list[warm.Started], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGES_A_STEP", 8)  # in many steps: writers come in between
     reports = []
@@ -488,9 +480,7 @@ while True:
 def killed_at_each_step(kind: str, made: Place, root: Path) -> Iterator[Path]:
     """Backups or restores, each killed one step later than the one before: the folders that they worked in."""
     args = (str(made.file), str(made.keys), url_of(made.book), str(root))
-    done = subprocess.run(
-        [sys.executable, "-c", APART + KILLED, kind, *args], capture_output=True, text=True, check=False
-    )
+    done = warm.run(APART + KILLED, kind, *args)
     assert done.returncode == 0, done.stderr
     count = len(list(root.iterdir()))
     assert count > 25
@@ -557,10 +547,7 @@ def test_backups_and_restores_that_are_killed_at_random_moments(made: Place, tmp
     target = tmp_path / "b"
     seen = 0
     for _ in range(10):
-        child = subprocess.Popen(
-            [sys.executable, "-c", APART + code, url_of(made.book), str(target)], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
+        child = warm.start(APART + code, url_of(made.book), str(target))
         child.stdout.readline()
         time.sleep(chance.random() * 0.1)
         child.kill()
@@ -615,9 +602,7 @@ def test_a_disk_that_fills_up_leaves_nothing(made: Place, tmp_path: Path, limit:
         ("backup", url_of(made.book), str(target)),
         ("restore", url_of(path), str(made.file), str(made.keys)),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", APART + LIMITED, str(limit), *args], capture_output=True, text=True, check=False
-        )
+        done = warm.run(APART + LIMITED, str(limit), *args)
         kind, place, *_ = [*done.stdout.split(), "", ""]
         assert kind in ("BookError", "BookFull"), done.stdout + done.stderr
         places = [str(target), f"{made.book}.reads"] if args[0] == "backup" else [str(path)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests import warm
 from tests.conftest import holder_of
 
 import tallybook
@@ -110,13 +109,7 @@ def processes(url: str, tmp_path: Path, body: str, many_args: Sequence[Sequence[
     go = folder / "go"
     code = PRELUDE + "".join(f"    {text}\n" for text in body.strip().splitlines())
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, url, str(folder / f"ready-{number}"), str(go), *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, args in enumerate(many_args)
+        warm.start(code, url, str(folder / f"ready-{number}"), str(go), *args) for number, args in enumerate(many_args)
     ]
     try:
         until = time.monotonic() + 30

@@ -5,10 +5,9 @@ from __future__ import annotations
 import lzma
 import os
 import random
+import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -17,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import warm
 from tests.conftest import holder_of
 
 import tallybook
 from tallybook.domain.customer import CustomerRegistered, PurchaseRecorded
 from tallybook.domain.errors import ImportFileError
+from tallybook.projections.replay import Certificate
 
 DATA = Path(tallybook.__file__).parent / "data"
 RULES = DATA / "standard.toml"
 ADOPTED = "1996-01-01T00:00:00Z"
-LINES = 3000
+LINES = 1500
 
 
 @dataclass
@@ -70,11 +71,12 @@ def totals(book: tallybook.Book) -> dict[str, Any]:
     return {"segments": segments, "points": dict(points), "tiers": book.tiers.counts(as_of="1998-06-30")}
 
 
-def sound(book: tallybook.Book) -> None:
+def sound(book: tallybook.Book) -> Certificate:
     assert [one.problem for one in book.audit.verify()] == [None, None]
     certificate = book.replay()
     assert certificate.holds, certificate.first
     assert [one.position for one in book._core.history()] == list(range(1, book.position() + 1))
+    return certificate
 
 
 def purchases(book: tallybook.Book) -> int:
@@ -101,24 +103,28 @@ print("done", flush=True)
 """
 
 
-def start_import(url: str, part: Slice, rows_per_commit: int, arrange: str = "") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", IMPORT.replace("{arrange}", arrange), url, str(part.path), str(rows_per_commit)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start_import(url: str, part: Slice, rows_per_commit: int, arrange: str = "") -> warm.Started:
+    return warm.start(IMPORT.replace("{arrange}", arrange), url, str(part.path), str(rows_per_commit))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(part: Slice, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The totals of an import that nobody cut short."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('whole') / 'shop.book'}"
+def imported(part: Slice, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a book after an import that nobody cut short; to be copied."""
+    folder = tmp_path_factory.mktemp("imported")
+    url = f"sqlite:///{folder / 'shop.book'}"
     new_book(url)
     with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
         report = book.imports.cdnow(part.path)
         assert (report.recorded, report.known, report.rejected) == (LINES, 0, 0)
         assert report.customers == part.customers
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(imported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The totals of an import that nobody cut short."""
+    folder = shutil.copytree(imported, tmp_path_factory.mktemp("whole") / "copy")
+    with tallybook.open(f"sqlite:///{folder / 'shop.book'}") as book:
         return totals(book)
 
 
@@ -152,7 +158,6 @@ def test_an_import_that_is_killed_at_random_moments_loses_and_doubles_nothing(
     kept = killed = 0
     for _ in range(5):
         child = start_import(url, part, chance.choice([20, 50, 110]))
-        assert child.stdout is not None
         acknowledged = int(child.stdout.readline())
         for _ in range(chance.randrange(1, 12)):
             text = child.stdout.readline()
@@ -269,24 +274,21 @@ with book.acting("job:sweep", purpose="expiry"):
 """
 
 
-def test_a_sweep_that_is_killed_goes_on_and_ends_like_one_that_was_not(part: Slice, tmp_path: Path) -> None:
+def test_a_sweep_that_is_killed_goes_on_and_ends_like_one_that_was_not(
+    part: Slice, imported: Path, tmp_path: Path
+) -> None:
     ends = []
     for killed in (False, True):
-        url = f"sqlite:///{tmp_path / f'shop-{killed}.book'}"
-        new_book(url)
-        with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
-            book.imports.cdnow(part.path)
+        url = f"sqlite:///{shutil.copytree(imported, tmp_path / str(killed)) / 'shop.book'}"
         if killed:
-            done = subprocess.run([sys.executable, "-c", SWEEP, url], capture_output=True, check=False)
+            done = warm.run(SWEEP, url)
             assert done.returncode == -signal.SIGKILL, done.stderr
             with tallybook.open(url) as book:
-                sound(book)
-                assert book.replay().pending > 0
+                assert sound(book).pending > 0
         with tallybook.open(url) as book, book.acting("job:sweep", purpose="expiry"):
             result = book.loyalty.sweep("1999-12-31T00:00:00Z")
             assert result.accounts == part.customers
-            sound(book)
-            assert book.replay().pending == 0
+            assert sound(book).pending == 0
             ends.append(totals(book))
             position = book.position()
             book.loyalty.sweep("1999-12-31T00:00:00Z")
@@ -310,16 +312,14 @@ print("not killed")
 """
 
 
-def test_a_rebuild_that_is_killed_leaves_the_live_read_models_as_they_were(part: Slice, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'shop.book'}"
-    new_book(url)
-    with tallybook.open(url) as book, book.acting("job:import", purpose="import"):
-        book.imports.cdnow(part.path)
+def test_a_rebuild_that_is_killed_leaves_the_live_read_models_as_they_were(imported: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{shutil.copytree(imported, tmp_path / 'copy') / 'shop.book'}"
+    with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         before = totals(book)
         customer = book.customers.find("cdnow", "00004")
         assert customer is not None
         profile = book.profiles.get(customer)
-    done = subprocess.run([sys.executable, "-c", REBUILD, url], capture_output=True, check=False)
+    done = warm.run(REBUILD, url)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
         assert [one.lag for one in book.projections.status()] == [0, 0, 0, 0]
@@ -348,7 +348,7 @@ armed.append(1)
 with book.acting("agent:lin", purpose="test"):
     book.customers.register(name="Ada", identifiers={{"crm": "77"}}, command_id="c-1")
 """
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, check=False)
+    done = warm.run(code, url)
     assert done.returncode == -signal.SIGKILL, done.stderr
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="test"):
         position = book.position()

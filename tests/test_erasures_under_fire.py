@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ from tallybook.domain.erasure import ORDINARY_KEY, SubjectErased
 from tallybook.domain.errors import BookError, Refused
 from tallybook.domain.events import Fact
 
+from . import warm
 from .conftest import STANDARD
 
 LINE = {"sku": "cd", "quantity": 1, "net_minor": 5000}
@@ -87,13 +86,7 @@ def at_once(url: str, folder: Path, roles: list[str], doomed: list[UUID], others
     """What workers of some roles did, each in a process of its own, all at once."""
     go = folder / "go"
     given = [" ".join(map(str, some)) for some in (doomed, others)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, url, str(go), role, str(seed), *given],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for seed, role in enumerate(roles)
-    ]  # fmt: skip
+    running = [warm.start(WORKER, url, str(go), role, str(seed), *given) for seed, role in enumerate(roles)]
     try:
         until = time.monotonic() + 60
         while len(list(folder.glob("ready-*"))) < len(roles) and time.monotonic() < until:
@@ -293,10 +286,7 @@ def test_many_may_open_a_log_that_was_put_back_at_once(tmp_path: Path) -> None:
             book.erasures.erase(one, reason="gdpr-17")
     back(folder, copies, "shop.book", "shop.book.reads")
     script = f"import tallybook; b = tallybook.open({url!r}); print(len(b.erasures.all()))"
-    running = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
+    running = [warm.start(script) for _ in range(4)]
     ended = [one.communicate(timeout=120) for one in running]
     assert [out.strip() for out, _ in ended] == ["8"] * 4, [error[-900:] for _, error in ended]
     with tallybook.open(url) as book, book.acting("agent:lin", purpose="support"):
@@ -476,10 +466,7 @@ def test_a_rotation_or_an_erasure_that_is_killed_at_any_step_is_whole(book_url: 
             keys: Any = book._core.storage.keys
             before, copied = copies_of(book)
             doing = what if what == "rotate" else str(ada)
-            done = subprocess.run(
-                [sys.executable, "-c", KILLED, book_url, str(kills * every + 1), doing],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            done = warm.run(KILLED, book_url, str(kills * every + 1), doing)
             with tallybook.open(book_url) as again, again.acting("agent:kim", purpose="support"):
                 keys = again._core.storage.keys
                 assert (len(keys.source.read(again.origin)), keys.behind()) == (1, 0)

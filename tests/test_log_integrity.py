@@ -8,8 +8,6 @@ import random
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +15,7 @@ from uuid import UUID
 
 import pytest
 import tamperlog
+from tests import warm
 from tests.heads import fit_head, key_of
 from tests.postgres import drop_schema, new_schema, run_sql, schema_url
 from typer.testing import CliRunner
@@ -551,9 +550,7 @@ def test_a_rotation_that_is_killed_at_any_step_loses_nothing(path: Path, tmp_pat
         folder.mkdir()
         for one in path.parent.glob("shop.book*"):
             shutil.copy2(one, folder)
-        done = subprocess.run(
-            [sys.executable, "-c", ROTATE, url_of(folder / "shop.book"), str(step)], capture_output=True, check=False
-        )
+        done = warm.run(ROTATE, url_of(folder / "shop.book"), str(step))
         with tallybook.open(url_of(folder / "shop.book")) as book:
             vkeys = book.audit.vkeys()
             outcomes.add(len(vkeys))

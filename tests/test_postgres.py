@@ -28,6 +28,7 @@ from tallybook.domain.errors import (
     NotABook,
 )
 
+from . import warm
 from .conftest import STANDARD
 from .postgres import (
     LOCKED_USER,
@@ -197,15 +198,7 @@ with tallybook.open(sys.argv[1]) as book, book.acting("agent:process", purpose="
 
 def test_several_processes_that_make_a_book_at_once_make_one(url: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACE, url, str(tmp_path / f"ready-{number}"), str(go)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(4)
-    ]
+    running = [warm.start(RACE, url, str(tmp_path / f"ready-{number}"), str(go)) for number in range(4)]
     until = time.monotonic() + 30
     while len(list(tmp_path.glob("ready-*"))) < 4 and time.monotonic() < until:
         time.sleep(0.01)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import warm
 from tests.conftest import holder_of
 
 import tallybook
@@ -458,16 +459,13 @@ print(len(steps))
 
 
 def test_a_book_that_was_killed_while_it_was_made_is_made_when_it_is_opened_again(tmp_path: Path) -> None:
-    whole = subprocess.run(
-        [sys.executable, "-c", KILLED, url_of(tmp_path / "whole.book"), "0"], capture_output=True, text=True, check=True
-    )
+    whole = warm.run(KILLED, url_of(tmp_path / "whole.book"), "0")
+    assert whole.returncode == 0, whole.stderr
     steps = int(whole.stdout)
     assert steps > 10
     for step in range(1, steps + 1, 7):
         path = tmp_path / f"killed-{step}.book"
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, url_of(path), str(step)], capture_output=True, text=True, check=False
-        )
+        done = warm.run(KILLED, url_of(path), str(step))
         assert done.returncode == -9, done.stderr
         works(path)
 
@@ -481,6 +479,7 @@ import tallybook
 with tallybook.open("memory:") as book, book.acting("agent:lin", purpose="test"):  # everything is imported by now
     book.profiles.get(book.customers.register(name="Ada"))
 import tallybook.domain.errors
+os.chdir("/")
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -505,9 +504,7 @@ def public(tmp_path: Path) -> Iterator[Path]:
 
 
 def opened_by_anybody(path: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", ORDINARY, url_of(path)], capture_output=True, text=True, check=False, cwd="/"
-    )
+    done = warm.run(ORDINARY, url_of(path))
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip()
 
@@ -581,15 +578,7 @@ for number in range(6):
 
 def test_processes_that_make_the_same_book_at_once_make_one(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", TOGETHER, str(go), str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(3)
-    ]
+    running = [warm.start(TOGETHER, str(go), str(number)) for number in range(3)]
     while len(list(tmp_path.glob("ready-*"))) < 3:
         assert all(one.poll() is None for one in running)
     go.touch()
@@ -852,9 +841,7 @@ print(*sorted(errors))
 def test_closing_a_book_that_other_threads_use_refuses_them_and_never_crashes_the_host(path: Path, kind: str) -> None:
     make(path)
     url = "memory:" if kind == "memory" else url_of(path)
-    done = subprocess.run(
-        [sys.executable, "-c", CLOSED_MEANWHILE, url], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = warm.run(CLOSED_MEANWHILE, url, timeout=60)
     assert done.returncode == 0, f"the process died: {done.returncode}\n{done.stderr[-500:]}"
     assert done.stdout.strip() == "BookClosed"
 
@@ -898,9 +885,7 @@ def test_a_thread_that_asks_for_a_connection_while_the_book_is_closed_is_refused
     path: Path, kind: str, wanted: str
 ) -> None:
     url = "memory:" if kind == "memory" else url_of(path)
-    done = subprocess.run(
-        [sys.executable, "-c", LATE, url, wanted], capture_output=True, text=True, check=False, timeout=15
-    )
+    done = warm.run(LATE, url, wanted, timeout=15)
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.split() == ["BookClosed", "collected"][: 1 + (wanted == "collected")]
 

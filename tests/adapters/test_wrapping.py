@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests import warm
 
 import tallybook
 from tallybook import BookDamaged, BookError, KeysMissing
@@ -213,9 +212,7 @@ def test_a_rotation_that_is_killed_at_any_step_loses_no_key(
     store.add(keys)
     kills = 0
     while True:
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(tmp_path), str(kills + 1)], capture_output=True, text=True, check=False
-        )
+        done = warm.run(KILLED, str(tmp_path), str(kills + 1))
         with closing(FileKeyStore(store.path, source)) as again:
             assert again.get(keys) == keys
             assert (len(source.read(ORIGIN)), again.behind()) == (1, 0)

@@ -22,6 +22,9 @@ from pathlib import Path
 from . import cuts, kills
 from .report import Life
 
+FOUND = ("lost", "doubled", "broken", "ahead")
+"""What may be found: `Finding.kind`."""
+
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line says."""
@@ -32,6 +35,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes: %(default)s")
     parser.add_argument("--synchronous", choices=("FULL", "NORMAL"), default="FULL", help="of power cuts: %(default)s")
     parser.add_argument("--mistake", choices=(*kills.MISTAKES, *cuts.MISTAKES), help="plant one")
+    parser.add_argument("--until", choices=FOUND, help="end with the first book of which this is found")
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one book of a campaign: kills:3, cuts:17")
     parser.add_argument(
         "--folder", type=Path, help="where books lie, in a folder that is removed: the system's temporary"
@@ -91,8 +95,10 @@ def tell(ended: Iterable[tuple[str, int, Life]], given: argparse.Namespace) -> i
             crash, finding = life.findings[0]
             print(f"{kind}:{number}, after {crash}: {finding.kind}: {finding.text}")
             print(f"  again: {again(kind, number, given)}", flush=True)
+        if given.until in (finding.kind for _, finding in life.findings):
+            break
     for kind in crashes:
-        sums = ", ".join(f"{found[kind, one]} {one}" for one in ("lost", "doubled", "broken", "ahead"))
+        sums = ", ".join(f"{found[kind, one]} {one}" for one in FOUND)
         print(f"{crashes[kind]} {kind}: {acknowledged[kind]} commands acknowledged, {sums}")
         print("  " + ", ".join(f"{moment} {count}" for (of, moment), count in moments.most_common() if of == kind))
     print(f"seed {given.seed}, {time.perf_counter() - started:.1f} s")

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,14 @@ def check(url: str, ledger: Ledger, chance: random.Random, *, thorough: bool) ->
     """
     try:
         with tallybook.open(url) as book:
+            history = list(book._core.history())  # no check adds to it, or it fails
             return (
-                _ledger_agrees(book, ledger)
+                _ledger_agrees(book, ledger, history)
                 or _sound(book)
-                or _rows_agree(book)
-                or _import_agrees(book, ledger)
-                or _erasures_agree(book, ledger)
-                or _values_open(book, ledger)
+                or _rows_agree(book, history)
+                or _import_agrees(book, ledger, history)
+                or _erasures_agree(book, ledger, history)
+                or _values_open(book, ledger, history)
                 or _keys_open(book, ledger, chance)
                 or _repeats(book, ledger, chance)
                 or (_caught_up(book) if thorough else [])
@@ -78,11 +79,14 @@ def _ahead(book: Book) -> list[Finding]:
     return found
 
 
-def _ledger_agrees(book: Book, ledger: Ledger) -> list[Finding]:
+def _named(history: Sequence[Recorded], verb: str) -> Iterator[Recorded]:
+    """The facts of a kind of command."""
+    return (one for one in history if one.event.stored_name == FACTS[verb])
+
+
+def _ledger_agrees(book: Book, ledger: Ledger, history: Sequence[Recorded]) -> list[Finding]:
     """Each acknowledged command is there once and whole, each other one at most once."""
-    core = book._core
     found: list[Finding] = []
-    history = list(core.history())
     positions = [one.position for one in history]
     if positions != list(range(1, len(positions) + 1)):
         found.append(Finding("broken", "positions have gaps"))
@@ -93,7 +97,7 @@ def _ledger_agrees(book: Book, ledger: Ledger) -> list[Finding]:
         if count > 1
     ]
     by_token: dict[UUID | None, list[Recorded]] = {}
-    for recorded in [*history, *core.reads()]:
+    for recorded in [*history, *book._core.reads()]:
         by_token.setdefault(recorded.event.metadata.correlation_id, []).append(recorded)
     for token, deed in ledger.begun.items():
         facts = [one for one in by_token.get(token, ()) if one.event.stored_name == FACTS[deed.verb]]
@@ -126,7 +130,7 @@ def _deed_agrees(deed: Deed, outcome: Outcome | None, facts: list[Recorded]) -> 
     return []
 
 
-def _import_agrees(book: Book, ledger: Ledger) -> list[Finding]:
+def _import_agrees(book: Book, ledger: Ledger, history: Sequence[Recorded]) -> list[Finding]:
     """The lines of an import that are there: none twice, none left out, at least those that were acknowledged."""
     imported = ledger.imported
     if imported is None:
@@ -134,7 +138,7 @@ def _import_agrees(book: Book, ledger: Ledger) -> list[Finding]:
     core = book._core
     refs = {
         one.position: ref
-        for one in core.history([FACTS["purchase"]])
+        for one in _named(history, "purchase")
         if one.event.metadata.correlation_id is None and (ref := getattr(one.event, "source_ref", None)) is not None
     }
     with book.acting(ACTOR, purpose=PURPOSE):
@@ -151,14 +155,14 @@ def _import_agrees(book: Book, ledger: Ledger) -> list[Finding]:
     return []
 
 
-def _erasures_agree(book: Book, ledger: Ledger) -> list[Finding]:
+def _erasures_agree(book: Book, ledger: Ledger, history: Sequence[Recorded]) -> list[Finding]:
     """Who is erased is so everywhere, whoever is not nowhere: in events, table, key store, look-ups."""
     core = book._core
     log, keys = core.app.log, core.storage.keys
     purchases: dict[UUID, list[bytes]] = {}
-    for one in core.history([FACTS["purchase"]]):
+    for one in _named(history, "purchase"):
         purchases.setdefault(one.event.originator_id, []).append(one.event.event_id.bytes)
-    told = {one.event.originator_id for one in core.history([FACTS["erase"]])}
+    told = {one.event.originator_id for one in _named(history, "erase")}
     found = [Finding("lost", f"the erasure of {customer} was acknowledged") for customer in ledger.erased - told]
     noted = {UUID(bytes=subject) for subject, _, _ in log.erasures()}
     found += [Finding("broken", f"{customer} is erased by half: log or table") for customer in told ^ noted]
@@ -186,7 +190,7 @@ def _erasures_agree(book: Book, ledger: Ledger) -> list[Finding]:
     return found
 
 
-def _values_open(book: Book, ledger: Ledger) -> list[Finding]:
+def _values_open(book: Book, ledger: Ledger, history: Sequence[Recorded]) -> list[Finding]:
     """Each personal value of the log opens to what was given, or its customer is erased."""
     core = book._core
     erased = set(book.erasures.all())
@@ -194,10 +198,9 @@ def _values_open(book: Book, ledger: Ledger) -> list[Finding]:
         token: {deed.arguments[name] for name in GIVEN if name in deed.arguments}
         for token, deed in ledger.begun.items()
     }
-    events = list(core.history())
     handles = {
         (place, name): handle
-        for place, one in enumerate(events)
+        for place, one in enumerate(history)
         for name in one.event.personal_fields
         if (handle := getattr(one.event, name)) is not None
     }
@@ -208,7 +211,7 @@ def _values_open(book: Book, ledger: Ledger) -> list[Finding]:
         return [Finding("lost", f"a personal value can't be opened: {error}")]
     found = []
     for (place, name), value in opened.items():
-        event = events[place].event
+        event = history[place].event
         sealed = handles[place, name].sealed
         assert sealed is not None
         expected = given.get(event.metadata.correlation_id, set())
@@ -272,7 +275,7 @@ def check_backups(folder: Path, ledger: Ledger) -> list[Finding]:
             tallybook.restore(file, f"sqlite:///{again}", keys=keys)
             then = Ledger(ledger.begun, {token: ledger.outcomes[token] for token in tokens})
             with tallybook.open(f"sqlite:///{again}") as book:
-                found += _ledger_agrees(book, then) or _sound(book)
+                found += _ledger_agrees(book, then, list(book._core.history())) or _sound(book)
         except Exception as error:  # noqa: BLE001 - whatever it is, a backup that can't be restored is looked for
             found.append(Finding("broken", f"a backup: {type(error).__name__}: {error}"))
         shutil.rmtree(again.parent)
@@ -300,16 +303,15 @@ class _Folded:
 def _caught_up(book: Book) -> list[Finding]:
     """The same of read models that caught up."""
     book.projections.catch_up()
-    return _rows_agree(book)
+    return _rows_agree(book, list(book._core.history()))
 
 
-def _rows_agree(book: Book) -> list[Finding]:
+def _rows_agree(book: Book, history: Sequence[Recorded]) -> list[Finding]:
     """Read models hold the rows that a fold of the log from its beginning to their position gives.
 
     `audit verify` folds them too, but by way of the store that the live rows went through: here nothing is shared.
     """
     core = book._core
-    history = list(core.history())
     found = [
         Finding("broken", f"{one.read_model}: {one.problem}")
         for one in book.audit.verify_read_models()

@@ -23,13 +23,14 @@ from tests.crash import workload
 from tests.crash.checks import Finding, check
 from tests.crash.cuts import drop_too_early, key_files
 from tests.crash.disk import Content, Disk, failure
+from tests.crash.kills import ACTIVITIES
 from tests.crash.ledger import Deed, Ledger, Outcome
 
 import tallybook
 from tallybook.projections.trail import Trail
 
 ROOT = Path(__file__).parents[2]
-KILLS, CUTS = 150, 200
+KILLS, CUTS = 80, 100
 
 
 def campaign(folder: Path, *options: str) -> tuple[int, str]:
@@ -62,6 +63,8 @@ def test_processes_that_are_killed_at_random_moments_lose_and_double_nothing(tmp
     assert found["crashes"] >= KILLS
     assert found["acknowledged"] > KILLS, "hardly anything was acknowledged: nothing could be lost"
     assert found["lost"] == found["doubled"] == found["broken"] == found["ahead"] == 0
+    for activity in ACTIVITIES:
+        assert f" {activity} " in output, f"nothing was killed at: {activity}"
 
 
 @pytest.mark.slow
@@ -77,7 +80,7 @@ def test_power_cuts_at_random_writes_lose_and_double_nothing(tmp_path: Path) -> 
 
 
 def test_the_same_campaign_finds_losses_where_commits_are_not_synced(tmp_path: Path) -> None:
-    code, output = campaign(tmp_path, "--cuts", "100", "--synchronous", "NORMAL")
+    code, output = campaign(tmp_path, "--cuts", "100", "--synchronous", "NORMAL", "--until", "lost")
     assert code == 1
     assert figures(output, "cuts")["lost"] > 0
     assert "--synchronous NORMAL" in output
@@ -95,7 +98,7 @@ def test_the_same_campaign_finds_losses_where_commits_are_not_synced(tmp_path: P
     ],
 )
 def test_the_same_campaign_finds_a_mistake_that_is_planted(tmp_path: Path, mistake: str, kind: str, found: str) -> None:
-    code, output = campaign(tmp_path, f"--{kind}", "60", "--mistake", mistake)
+    code, output = campaign(tmp_path, f"--{kind}", "200", "--mistake", mistake, "--until", found)
     assert code == 1
     assert figures(output, kind)[found] > 0, output
     # The printed command has it again.
