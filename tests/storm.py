@@ -843,7 +843,7 @@ def storm_of_stock(way: str, where: str, *, seed: int = 1, guarded: bool = True)
 
 
 _NURSERY = get_context("forkserver")
-_NURSERY.set_forkserver_preload(["tests.storm"])
+_NURSERY.set_forkserver_preload(["tests.storm", "tallybook.book"])  # which `tallybook.open` imports when it is called
 _ONE_BY_ONE = Lock()
 """A start looks after the ends of all processes, and whoever waits for one reads its end: only one of them may."""
 
