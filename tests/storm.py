@@ -264,7 +264,8 @@ def storm(
             mortal = life < len(seeds) - 1
             from_outside = mortal and (slot + life) % 2 == 1
             dies_in = own % transactions if mortal and not from_outside else -1
-            arguments = [way, where, f"process-{slot}-{life}", str(transactions), str(own), str(dies_in)]
+            long = 100 * transactions if from_outside else transactions  # it is at it when it is killed
+            arguments = [way, where, f"process-{slot}-{life}", str(long), str(own), str(dies_in)]
             with start("write", arguments) as process:
                 for count, line in enumerate(process.stdout, 1):
                     acknowledged.extend((position, state) for position, state in json.loads(line))
@@ -408,7 +409,7 @@ def storm_of_commands(url: str, *, seed: int = 1, lives: int = 3, commands: int 
             arguments = [url, f"process-{slot}-{life}", str(commands), str(own), str(own % commands if mortal else -1)]
             with start("command", arguments) as process:
                 if mortal and (slot + life) % 2:
-                    time.sleep(own % 1000 / 1000)  # at any moment, its start included
+                    time.sleep(own % 1000 / 3000)  # at any moment, its start included
                     process.kill()
                 status = process.wait(PATIENCE_S)
             # A command whose fate was to die may have been refused before it came to a transaction.
@@ -868,9 +869,8 @@ class Process:
             return self._process.exitcode
 
     def kill(self) -> None:
-        """Kill it, if it is still there."""
-        if self.returncode is None:
-            self._process.kill()
+        """Kill it, if it is still there: at once, whoever starts or waits."""
+        self._process.kill()
 
     def wait(self, timeout_s: float | None = None) -> int:
         """How it ended, when it has."""
