@@ -29,8 +29,8 @@ from .misdeeds import (
 from .office import LENIENT, NONE, PRIVACY, STRICT, Office, at_us, played
 from .truth import Finding, Verdict, compare, review, told_as_seen
 
-SEEDS = (1, 3, 5)
-"""One of each kind of office. `make scenarios` plays a hundred."""
+SEEDS = (1, 3)
+"""An office with a policy, and one without. `make scenarios` plays a hundred."""
 NOTHING = Verdict((), ())
 
 
