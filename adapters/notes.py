@@ -12,6 +12,7 @@ strangers verify with tools of their own (Go's `sumdb/note` among them).
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ SIZE_MAX = 2**63 - 1
 HASH_BYTES = 32
 _PRIVATE = "PRIVATE+KEY+"
 _DASH = "— "
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+"""A control character that a note does not hold: any but the newline."""
+_NOT_IN_A_NAME = re.compile(r"[\s\x00-\x1f+]")
 
 
 def encoded(data: bytes) -> str:
@@ -54,7 +58,7 @@ def decoded(text: str, what: str) -> bytes:
 
 
 def _check_name(name: str) -> str:
-    if not name or "+" in name or any(one.isspace() or ord(one) < 32 for one in name):
+    if not name or _NOT_IN_A_NAME.search(name):
         raise NoteError(f"{name[:80]!r} is no name of a key: it is empty, or holds a space or a plus.")
     return name
 
@@ -246,7 +250,7 @@ def taken_apart(note: str | bytes) -> tuple[str, list[tuple[str, bytes]]]:
         raise NoteError("A note is a text in UTF-8, and this is none.") from error
     if long:
         raise NoteError(f"A note has up to {NOTE_BYTES_MAX:,} bytes, and this has more.")
-    if any(one < " " and one != "\n" for one in note):
+    if _CONTROL.search(note):
         raise NoteError("A note holds no control character but the newline.")
     before, blank, after = note.rpartition("\n\n")
     if not blank or not after.endswith("\n"):

@@ -27,6 +27,8 @@ ON_A_SERVER = {"server", "postgresql", "postgresql without order"}
 
 IN_MEMORY = Path("/dev/shm")
 WANTED_BYTES = 4 << 30
+COMPILED: list[str] = []
+"""Where processes that tests start find what an earlier one compiled, if this run says where."""
 
 
 def pytest_configure() -> None:
@@ -41,6 +43,16 @@ def pytest_configure() -> None:
     usable = "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and os.access(IN_MEMORY, os.W_OK | os.X_OK)
     if usable and shutil.disk_usage(IN_MEMORY).free >= WANTED_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(IN_MEMORY)
+    # Tests start hundreds of processes: where nothing compiled may lie beside the sources, each compiled them anew.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None) and "PYTHONPYCACHEPREFIX" not in os.environ:
+        COMPILED.append(tempfile.mkdtemp(prefix="tallybook-compiled-"))
+        os.environ["PYTHONPYCACHEPREFIX"] = COMPILED[0]
+
+
+def pytest_unconfigure() -> None:
+    """What was compiled for them goes."""
+    for folder in COMPILED:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

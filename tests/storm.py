@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,8 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from threading import Barrier, local
+from threading import Barrier, Lock, local
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -263,9 +264,9 @@ def storm(
             mortal = life < len(seeds) - 1
             from_outside = mortal and (slot + life) % 2 == 1
             dies_in = own % transactions if mortal and not from_outside else -1
-            arguments = [way, where, f"process-{slot}-{life}", str(transactions), str(own), str(dies_in)]
+            long = 100 * transactions if from_outside else transactions  # it is at it when it is killed
+            arguments = [way, where, f"process-{slot}-{life}", str(long), str(own), str(dies_in)]
             with start("write", arguments) as process:
-                assert process.stdout is not None
                 for count, line in enumerate(process.stdout, 1):
                     acknowledged.extend((position, state) for position, state in json.loads(line))
                     if from_outside and count == own % transactions // 2 + 1:
@@ -408,7 +409,7 @@ def storm_of_commands(url: str, *, seed: int = 1, lives: int = 3, commands: int 
             arguments = [url, f"process-{slot}-{life}", str(commands), str(own), str(own % commands if mortal else -1)]
             with start("command", arguments) as process:
                 if mortal and (slot + life) % 2:
-                    time.sleep(own % 1000 / 1000)  # at any moment, its start included
+                    time.sleep(own % 1000 / 3000)  # at any moment, its start included
                     process.kill()
                 status = process.wait(PATIENCE_S)
             # A command whose fate was to die may have been refused before it came to a transaction.
@@ -493,7 +494,6 @@ def storm_on_a_server_that_crashes(url: str, crash: Callable[[], None], *, comma
 
     def acknowledged_by_process(name: str) -> int:
         with start("insist", [url, name, str(commands)]) as process:
-            assert process.stdout is not None
             acknowledged.extend(line.strip() for line in process.stdout)
             return process.wait(PATIENCE_S)
 
@@ -596,13 +596,11 @@ class Hand:
 
     def ask(self, *command: object, fate: str | None = None) -> None:
         """Tell it a command, with what is to happen in its transaction."""
-        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([fate, *command]) + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> str | None:
         """Its answer; None if it died."""
-        assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         if answer:
             return answer.strip()
@@ -705,7 +703,6 @@ def storm_of_claims(way: str, where: str, *, seed: int = 1, rounds: int = 60, gu
             long = rounds if life else 100 * rounds  # until it comes to a commit, and dies of it
             arguments = [way, where, str(customer), str(own), str(long), str(int(guarded)), str(dies_in)]
             with start("claim", arguments) as process:
-                assert process.stdout is not None
                 acknowledged.extend(int(line) for line in process.stdout)
                 killed += process.wait(PATIENCE_S) == -signal.SIGKILL
         return killed
@@ -808,10 +805,8 @@ def storm_of_stock(way: str, where: str, *, seed: int = 1, guarded: bool = True)
             for one in range(4)
         ]
         for process in processes:
-            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         for process in processes:
-            assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
         for job in [pool.submit(buy, buyer, FIRST_UNITS) for buyer in range(8)]:
@@ -819,14 +814,12 @@ def storm_of_stock(way: str, where: str, *, seed: int = 1, guarded: bool = True)
         assert [process.wait(PATIENCE_S) for process in processes[:2]] == [-signal.SIGKILL] * 2
         jobs = [pool.submit(buy, buyer, UNITS) for buyer in range(8)]
         for process in processes[2:]:
-            assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
         for job in jobs:
             job.result(PATIENCE_S)
         for process in processes:
             with process:
-                assert process.stdout is not None
                 acknowledged.extend(int(line) for line in process.stdout)
         assert [process.returncode for process in processes[2:]] == [0, 0]
     rows = list(log.iterate())
@@ -850,23 +843,71 @@ def storm_of_stock(way: str, where: str, *, seed: int = 1, guarded: bool = True)
 # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def start(role: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+_NURSERY = get_context("forkserver")
+_NURSERY.set_forkserver_preload(["tests.storm", "tallybook.book"])  # which `tallybook.open` imports when it is called
+_ONE_BY_ONE = Lock()
+"""A start looks after the ends of all processes, and whoever waits for one reads its end: only one of them may."""
+
+
+class Process:
+    """A process of this module with pipes: forked off one that has imported everything, and does nothing else."""
+
+    def __init__(self, role: str, arguments: Sequence[str]) -> None:
+        to_read, to_tell = os.pipe()
+        to_hear, to_write = os.pipe()
+        self.stdin, self.stdout = os.fdopen(to_tell, "w"), os.fdopen(to_hear)
+        with Connection(to_read, writable=False) as ears, Connection(to_write, readable=False) as mouth, _ONE_BY_ONE:
+            self._process = _NURSERY.Process(
+                target=_grown_up, args=(ears, mouth, dict(os.environ), role, *arguments), daemon=True
+            )
+            self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, as of a `subprocess.Popen`."""
+        with _ONE_BY_ONE:
+            return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill it, if it is still there: at once, whoever starts or waits."""
+        self._process.kill()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """How it ended, when it has."""
+        ended = wait([self._process.sentinel], timeout_s)
+        code = self.returncode
+        if not ended or code is None:
+            raise TimeoutError(f"a process did not end within {timeout_s} s")
+        return code
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdin.close()
+        self.stdout.close()
+        self.wait()
+
+
+def _grown_up(ears: Connection, mouth: Connection, environ: dict[str, str], role: str, *arguments: str) -> None:
+    """What a process does that was forked off."""
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(ROOT)
+    sys.stdin, sys.stdout = os.fdopen(ears.fileno(), closefd=False), os.fdopen(mouth.fileno(), "w", closefd=False)
+    main(role, *arguments)
+
+
+def start(role: str, arguments: Sequence[str]) -> Process:
     """A process of this module."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.storm", role, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return Process(role, arguments)
 
 
 def run_reader(arguments: Sequence[str], role: str = "read") -> Seen:
     """What a reader in a process of its own saw."""
     with start(role, arguments) as process:
-        out, _ = process.communicate(timeout=2 * PATIENCE_S)
-    assert process.returncode == 0
+        out = process.stdout.read()
+        assert process.wait(2 * PATIENCE_S) == 0
     return [(position, state) for position, state in json.loads(out)]
 
 

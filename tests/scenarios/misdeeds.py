@@ -85,10 +85,15 @@ class Mischief:
         self.plan([self.random.choice(possible) for _ in range(count)])
 
     def plan(self, ways: Iterable[Callable[[Mischief], None]]) -> None:
-        """Plan misdeeds: first those that come with honest work, so that the others are drawn beside all of it."""
-        first = (Mischief.gone_quiet, Mischief.revoked, Mischief.restricted)
-        for way in sorted(ways, key=lambda one: one not in first):
+        """Plan misdeeds."""
+        for way in self.in_order(ways):
             way(self)
+
+    @staticmethod
+    def in_order(ways: Iterable[Callable[[Mischief], None]]) -> list[Callable[[Mischief], None]]:
+        """First those that come with honest work, so that the others are drawn beside all of it."""
+        first = (Mischief.gone_quiet, Mischief.revoked, Mischief.restricted)
+        return sorted(ways, key=lambda one: one not in first)
 
     # ── help ────────────────────────────────────────────────────────────────────────────────────────────────────
 

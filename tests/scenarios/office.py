@@ -834,22 +834,29 @@ def _must_be_denied(step: Step, book: Book) -> None:
 
 
 @contextmanager
-def played(steps: list[Step], folder: Path, url: str = "memory:", seed: str = "") -> Iterator[Book]:
-    """A book on which steps were played in the order of their time, at its last moment."""
-    ids, clock = Random(f"{seed}/ids"), Clock()
+def played(
+    steps: list[Step], folder: Path, url: str = "memory:", seed: str = "", since_us: int = 0, until_us: int = NEVER
+) -> Iterator[Book]:
+    """A book on which steps were played in the order of their time, at its last moment. Of a book in files, the steps
+    `since_us` and before `until_us` may be played alone, and the others on it or on copies of it.
+    """
+    ids, clock = Random(f"{seed}/ids{since_us or ''}"), Clock()
+    clock.now = max(clock.now, since_us)
     EXPORTS.append(folder)
     try:
         with tallybook.open(
             url, now_us=clock, new_id=lambda: UUID(int=ids.getrandbits(128), version=4), checkpoint_s=DAYS * 86400
         ) as book:
             for step in sorted(steps, key=lambda one: one.at_us):
+                if not since_us <= step.at_us < until_us:
+                    continue
                 clock.now = step.at_us
                 with book.acting(step.actor, purpose=step.purpose, correlation_id=step.campaign):
                     if step.denied:
                         _must_be_denied(step, book)
                     else:
                         step.do(book)
-            clock.now = at_us(DAYS, 600)
+            clock.now = min(at_us(DAYS, 600), until_us)
             yield book
     finally:
         EXPORTS.pop()

@@ -43,7 +43,8 @@ class Outsider:
         day = self.random.choice([one for one in range(100, DAYS - 10) if is_weekday(one)])
         self.before: list[dict[str, str]] = []
         office.steps.append(Step(at_us(day, 600), "auditor:eve", AUDIT, self._audit))
-        office.steps.append(Step(at_us(day + 1, 200), "nobody", "none", self._alter))
+        self.altering = Step(at_us(day + 1, 200), "nobody", "none", self._alter)
+        office.steps.append(self.altering)
 
     def _audit(self, book: Book) -> None:
         for log in TABLES:
