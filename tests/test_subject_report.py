@@ -122,7 +122,7 @@ def lived(book: Book) -> tuple[Book, UUID, UUID]:
     ada = customers.register(
         name="Ada Byron", email="ada@example.org", identifiers={"crm": "A-1"}, effective_at="2020-01-01T00:00:00Z"
     )
-    bob = customers.register(name="Bob Secret", phone="+49 555 0199", identifiers={"crm": "B-1"})
+    bob = customers.register(name="Bob Secret", phone="+49 555 019 9", identifiers={"crm": "B-1"})
     book.tickets.open(bob, subject="Bobs ticket", text="Bobs text")
     book.loyalty.enrol(ada, effective_at="2020-01-01T00:00:00Z")
     bought = customers.record_purchase(
@@ -220,7 +220,7 @@ def test_nothing_of_anybody_else_is_in_it(lived: tuple[Book, UUID, UUID]) -> Non
     book, ada, bob = lived
     report = book.audit.subject_report(ada)
     for form in (report.json(), report.html(), report.portable()):
-        assert not [one for one in ("Bob", "0199", "B-1", "Bobs", str(bob)) if one in form]
+        assert not [one for one in ("Bob", "555 019", "5550199", "B-1", "Bobs", str(bob)) if one in form]
 
 
 def test_the_portable_copy_keeps_apart_what_the_person_provided_and_what_was_derived(
