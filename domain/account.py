@@ -56,6 +56,7 @@ POINTS_MAX = 2**61
 What returns make a debt comes on top, and is never more than what was earned.
 """
 OPEN, SUSPENDED, CLOSED = "open", "suspended", "closed"
+BARRED = {SUSPENDED: "account_suspended", CLOSED: "account_closed"}
 OVERRIDDEN = "overridden"
 """Why a tier changed that people decided."""
 
@@ -149,6 +150,7 @@ class Account(Aggregate):
         "redemptions",
         "coupons",
         "due_coupons",
+        "suspensions",
         "referrals",
         "window",
         "counted",
@@ -158,8 +160,12 @@ class Account(Aggregate):
     customer_id: UUID | None = None
     programme: str = ""
     status: str = OPEN
+    suspended_us: int = 0
+    """Since when, while it is."""
     tier: str | None = None
     tier_since_us: int = 0
+    lent_from: str | None = None
+    """The tier before people decided on it, until the rules have decided again."""
     override_until_us: int | None = None
     enrolled_us: int = 0
     clock_us: int = 0
@@ -191,6 +197,8 @@ class Account(Aggregate):
     coupons: LayeredDict[UUID, CouponState]
     due_coupons: SortedAmounts[tuple[int, UUID, int]]
     """(expires_us, coupon, 1) of those that are good."""
+    suspensions: SortedAmounts[tuple[int, int, int]]
+    """(suspended_us, resumed_us, 1) of those that are over."""
     referrals: LayeredDict[UUID, tuple[UUID, ...]]
     """Purchase that referrals were credited for → the credits. None leaves: it may come back at any time."""
     window: Window
@@ -208,6 +216,7 @@ class Account(Aggregate):
         self.redemptions = LayeredDict()
         self.coupons = LayeredDict()
         self.due_coupons = SortedAmounts()
+        self.suspensions = SortedAmounts()
         self.referrals = LayeredDict()
         self.window = SortedAmounts()
         self.counted = LayeredDict()
@@ -218,9 +227,21 @@ class Account(Aggregate):
         return self.customer_id is not None
 
     @property
+    def standing(self) -> str | None:
+        """The tier that the rules decided on last: what people lend for a time is not kept by it."""
+        return self.tier if self.lent_from is None else self.lent_from
+
+    @property
     def active(self) -> int:
         """Points that can be spent now."""
         return self.lots.total
+
+    def barred(self, at_us: int) -> str:
+        """Why nothing of a moment is earned or spent: the account is closed or suspended, or was then; or nothing."""
+        if self.status in BARRED:
+            return BARRED[self.status]
+        then = any(since_us <= at_us < until_us for since_us, until_us, _ in self.suspensions)
+        return BARRED[SUSPENDED] if then else ""
 
     def bucket(self, name: str) -> int:
         """The balance of a bucket: of a source, what came out of it."""
@@ -295,7 +316,7 @@ class Account(Aggregate):
 def _decided(account: Account, event: LoyaltyDecision) -> None:
     """What all decisions do: the account's clock goes on, and points move."""
     account.clock_us = max(account.clock_us, event.effective_us)
-    if event.resets_inactivity:
+    if event.in_use:
         account.moved_us = max(account.moved_us, event.effective_us)
     for move in event.moves():
         account._move(move)
@@ -356,13 +377,16 @@ def _enrolled(account: Account, event: Enrolled) -> None:
 
 
 @applies(Account.APPLIERS, AccountSuspended)
-def _suspended(account: Account, _: AccountSuspended) -> None:
+def _suspended(account: Account, event: AccountSuspended) -> None:
     account.status = SUSPENDED
+    account.suspended_us = event.effective_us
 
 
 @applies(Account.APPLIERS, AccountResumed)
-def _resumed(account: Account, _: AccountResumed) -> None:
+def _resumed(account: Account, event: AccountResumed) -> None:
     account.status = OPEN
+    if event.effective_us > account.suspended_us:
+        account.suspensions.put((account.suspended_us, event.effective_us, 1))
 
 
 @applies(Account.APPLIERS, AccountClosed)
@@ -511,10 +535,12 @@ def _lots_extended(account: Account, event: LotsExtended) -> None:
 
 @_after_moves(TierChanged)
 def _tier_changed(account: Account, event: TierChanged) -> None:
+    if event.reason == OVERRIDDEN:
+        account.lent_from = account.standing
+    else:
+        account.lent_from = account.override_until_us = None
     account.tier = event.tier
     account.tier_since_us = event.effective_us
-    if event.reason != OVERRIDDEN:
-        account.override_until_us = None
 
 
 @_after_moves(CouponIssued)

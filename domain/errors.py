@@ -288,7 +288,9 @@ REFUSALS: dict[str, Refusal] = {
         NotFound, "the account paid for no such redemption", "Give the id that `redeem` returned."
     ),
     "unknown_earning": Refusal(
-        NotFound, "the account earned nothing for that fact", "Give the id of the purchase or the activity."
+        NotFound,
+        "the account earned nothing for that fact",
+        "Give the id of the purchase or the activity; of a referral's or an enrolment's points, that of their lot.",
     ),
     "unknown_decision": Refusal(
         NotFound, "no decision about an account has that id", "`book.loyalty.explain_account(…)` names them all."

@@ -97,7 +97,6 @@ NOBODY = Traits()
 
 ATTEMPTS = (RedemptionRequested, HoldRequested, TransferRequested, CouponUsed)
 """Facts that are recorded of a closed account too, and then refused."""
-BARRED = {SUSPENDED: "account_suspended", CLOSED: "account_closed"}
 """Status of an account → why it spends nothing."""
 TAKES_NOTHING = {SUSPENDED: "receiver_suspended", CLOSED: "receiver_closed"}
 """Status of an account → why nothing is transferred to it."""
@@ -372,9 +371,14 @@ class LoyaltyAccount(Account):
             if rules is None or at_us < free_us:
                 continue
             change = self._by_time(rules, at_us, moments[at_us])
-            if change.tier != self.tier:
+            if change.tier != self.tier or (moments[at_us] == OVERRIDE_ENDED and self._is_lent):
                 return at_us, rules, change, moments[at_us]
         return None
+
+    @property
+    def _is_lent(self) -> bool:
+        """Whether the tier is one that people decided on, and the rules had decided on another."""
+        return self.standing != self.tier
 
     def _by_time(self, rules: Rules, at_us: int, reason: str) -> Change:
         ladder = rules.ladder
@@ -399,7 +403,12 @@ class LoyaltyAccount(Account):
         # that moment.
         at_us = max(effective_us, self.clock_us)
         rules = rule_book.in_force(self.programme, at_us)
-        if rules is None or (self.override_until_us is not None and self.override_until_us > at_us):
+        if rules is None:
+            return
+        if self.override_until_us is not None and self.override_until_us > at_us:
+            if moved and reason == EVALUATED[EarningReversed]:
+                change = rules.ladder.after_points(self, at_us, reversed_=True)
+                self._withdraw_grants(stamp.at(at_us), rules, facts, change.tier)
             return
         by_balance = rules.rule_set.tiers.basis == "balance"
         if not moved if by_balance else reason == BALANCE_CHANGED:
@@ -417,7 +426,7 @@ class LoyaltyAccount(Account):
         reason: str,
         until_us: int | None = None,
     ) -> TierChanged:
-        before = rules.ladder.rank(self.tier)
+        before = rules.ladder.rank(self.standing)
         changed = self._decide(
             TierChanged,
             stamp,
@@ -434,7 +443,7 @@ class LoyaltyAccount(Account):
             for reward in rules.rule_set.tiers.levels[rank].grants:
                 self._grant(stamp, rules, facts, reward, change.tier)
         if rank < before and reason == EVALUATED[EarningReversed]:
-            self._withdraw_grants(stamp, rules, facts, rules.ladder.names[rank + 1 :])
+            self._withdraw_grants(stamp, rules, facts, change.tier)
         return changed
 
     def _grant(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], reward: str, tier: str) -> None:
@@ -445,11 +454,14 @@ class LoyaltyAccount(Account):
         if had is None or had.outcome == WITHDRAWN:
             self._issue(stamp, rules, facts, coupon_id, reward, _granted_by(tier))
 
-    def _withdraw_grants(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], tiers: Iterable[str]) -> None:
-        """What came with tiers that a return took away goes with them, so far as it is good still."""
-        granted = {_granted_by(tier) for tier in tiers}
+    def _withdraw_grants(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], tier: str) -> None:
+        """What came with tiers above one goes with them when a return took them away, so far as it is good still. A
+        tier that the rules of now don't know is above all of them.
+        """
+        kept = {_granted_by(name) for name in rules.ladder.names[: rules.ladder.rank(tier) + 1]}
         for coupon_id in [coupon_id for _, coupon_id, _ in self.due_coupons]:
-            if self.coupons[coupon_id].reason in granted:
+            granted_by = self.coupons[coupon_id].reason
+            if granted_by.startswith(_granted_by("")) and granted_by not in kept:
                 self._decide(CouponClosed, stamp, rules, facts, coupon_id=coupon_id, outcome=WITHDRAWN)
 
     def qualifying(self, at_us: int, rules: Rules) -> int:
@@ -656,8 +668,7 @@ class LoyaltyAccount(Account):
         code, uses = self._limited("earn", points, measured.at_us, rules)
         if not self.fits(points, sum(lot.qualifying for lot in found)):
             code = "account_full"
-        if self.status == SUSPENDED:
-            code = "account_suspended"
+        code = self.barred(measured.at_us) or code
         if code:
             return self._decide(EarningRefused, stamp, rules, (fact.event_id,), points=points, code=code)
         lots = [
@@ -952,8 +963,8 @@ def _pay(
     hold = None if fact.hold_id is None else account.holds.get(fact.hold_id)
     there = account.active if fact.hold_id is None else (0 if hold is None else hold.points)
     code, uses = account._limited("redeem", points, stamp.effective_us, rules)
-    if account.status in BARRED:
-        code = BARRED[account.status]
+    if barred := account.barred(stamp.effective_us):
+        code = barred
     elif reward is None and rules.rewards:
         code = "unknown_reward"
     elif reward is not None and reward.tiers and account.tier not in reward.tiers:
@@ -1003,7 +1014,7 @@ def _unspend(account: LoyaltyAccount, fact: RedemptionReturned, stamp: Stamp, ru
 @reacts(HoldRequested)
 def _hold(account: LoyaltyAccount, fact: HoldRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event:
     active, facts = account.active, (fact.event_id,)
-    code = BARRED.get(account.status) or ("insufficient_points" if fact.points > active else "")
+    code = account.barred(stamp.effective_us) or ("insufficient_points" if fact.points > active else "")
     if code:
         return account._decide(HoldRefused, stamp, rules, facts, points=fact.points, code=code, active=active)
     used = lot_book.take(account.lots.copy(), fact.points)
@@ -1024,8 +1035,8 @@ def _unhold(account: LoyaltyAccount, fact: HoldReleaseRequested, stamp: Stamp, r
 def _send(account: LoyaltyAccount, fact: TransferRequested, stamp: Stamp, rules: Rules, _: Traits) -> Event:
     active, facts = account.active, (fact.event_id,)
     code, uses = account._limited("transfer", fact.points, stamp.effective_us, rules)
-    if account.status in BARRED:
-        code = BARRED[account.status]
+    if barred := account.barred(stamp.effective_us):
+        code = barred
     elif not rules.rule_set.transfers.allowed:
         code = "transfers_not_allowed"
     elif fact.barred is not None:
@@ -1154,13 +1165,15 @@ def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules
     if account.override_until_us != at_us:
         return None  # none was in force
     change = rules.ladder.after_points(account, at_us, reversed_=True)
-    if change.tier == account.tier:
+    if change.tier == account.tier and not account._is_lent:
         return None
     return account._change_tier(stamp.at(at_us), (fact.event_id,), rules, change, OVERRIDE_ENDED)
 
 
 @reacts(AccountClosed)
 def _close(account: LoyaltyAccount, fact: AccountClosed, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
+    for coupon_id in [coupon_id for _, coupon_id, _ in account.due_coupons]:
+        account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=coupon_id, outcome="expired")
     return account._expire_all(stamp, rules, (fact.event_id,), "closed")
 
 
@@ -1184,7 +1197,7 @@ def _award(
 
 @reacts(CouponUsed)
 def _present(account: LoyaltyAccount, fact: CouponUsed, stamp: Stamp, rules: Rules, _: Traits) -> Event:
-    code = BARRED.get(account.status) or account.why_not_good(fact.coupon_id, stamp.effective_us)
+    code = account.barred(stamp.effective_us) or account.why_not_good(fact.coupon_id, stamp.effective_us)
     facts = (fact.event_id,)
     if code:
         return account._decide(CouponRefused, stamp, rules, facts, coupon_id=fact.coupon_id, code=code)

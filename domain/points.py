@@ -334,7 +334,12 @@ class LoyaltyDecision(Decision):
     programme: Code
 
     resets_inactivity: ClassVar[bool] = False
-    """Whether the account is in use by it: points come, or are spent or given away."""
+    """Whether points come by it, or are spent or given away."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the account is in use by it: so long it does not expire by inactivity."""
+        return self.resets_inactivity
 
     def moves(self) -> Iterator[Move]:
         """What it moves between buckets."""
@@ -377,6 +382,11 @@ class PointsEarned(LoyaltyDecision):
     def pending(self) -> bool:
         """Whether the points can't be spent yet."""
         return self.activates_us > self.effective_us
+
+    @property
+    def in_use(self) -> bool:
+        """Not where caps left nothing."""
+        return bool(self.points or self.qualifying)
 
     def moves(self) -> Iterator[Move]:
         """From outside into the lot; of what is active at once, a debt is paid first."""

@@ -26,6 +26,11 @@ class Standing(Protocol):
     window: Window
 
     @property
+    def standing(self) -> str | None:
+        """The tier that the rules decided on last."""
+        ...
+
+    @property
     def active(self) -> int:
         """Points that can be spent."""
         ...
@@ -119,7 +124,7 @@ class Ladder:
     def after_points(self, account: Standing, at_us: int, *, reversed_: bool) -> Change:
         """The tier after points came or went: up at once; down at once where a return took them, or by the balance."""
         points = self.qualifying(account, at_us)
-        held = self.rank(account.tier)
+        held = self.rank(account.standing)
         earned = self.rank(self.reached(points, held))
         if earned < held and not reversed_:
             if self.tiers.basis == "balance":

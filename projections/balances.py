@@ -138,7 +138,7 @@ def _post(lots: dict[Key, list[Any]], event: Any) -> None:
                 lots[key][_EXPIRES_US] = expires_us
             else:
                 lots[key] = _row(key, event, earned_us, expires_us)
-    moved = event.resets_inactivity
+    moved = event.in_use
     for lot_id, source, target, points in event.moves():
         if lot_id is not known:
             known, key = lot_id, (lot_id.bytes, account)

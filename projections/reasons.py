@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from tallybook.domain.account import POINTS_MAX
+from tallybook.domain.account import POINTS_MAX, SUSPENDED
 from tallybook.domain.calendar import DAY_US, days_from_civil
 from tallybook.domain.control import Control, RuleBook
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
@@ -578,6 +578,10 @@ def _earned(decision: PointsEarned, of: Context, reason: Reason) -> None:
     reason.steps.append(f"By the rule set, {_life(expiry, rules.rule_set.zone)}{end}.")
 
 
+def _suspended(of: Context) -> str:
+    return "The account is suspended" if of.before.status == SUSPENDED else "The account was suspended then"
+
+
 def _earning_refused(decision: EarningRefused, of: Context, reason: Reason) -> None:
     fact = of.facts.get(decision.facts[0])
     _, lots = _found(reason, fact, of)
@@ -585,7 +589,7 @@ def _earning_refused(decision: EarningRefused, of: Context, reason: Reason) -> N
     reason.inputs["status"] = of.before.status
     _limits(reason, "earn", points, decision.effective_us, of)
     why = {
-        "account_suspended": f"The account is {of.before.status}",
+        "account_suspended": _suspended(of),
         "account_full": f"Of all sources, at most {POINTS_MAX} points come to one account",
     }.get(decision.code, "A limit is reached")
     reason.steps.append(f"{why}: {points} points were not earned ({decision.code}).")
@@ -683,7 +687,9 @@ def _refused(decision: RedemptionRefused | HoldRefused | TransferRefused, of: Co
         _limits(reason, on, points, decision.effective_us, of)
     reward = None if not isinstance(fact, RedemptionRequested) else of.known_rules.rewards.get(fact.reward)
     match decision.code:
-        case "account_suspended" | "account_closed":
+        case "account_suspended":
+            reason.steps.append(f"{_suspended(of)}.")
+        case "account_closed":
             reason.steps.append(f"The account is {before.status}.")
         case "unknown_reward":
             reason.steps.append(f"The rule set has these rewards: {', '.join(of.known_rules.rewards)}.")
@@ -987,7 +993,9 @@ def _coupon_closed(decision: CouponClosed, of: Context, reason: Reason) -> None:
     why = {
         "used": "was presented",
         "voided": "was taken back",
-        "expired": "reached its end",
+        "expired": "reached its end"
+        if decision.effective_us >= coupon.expires_us
+        else "went with the account, which was closed",
         "withdrawn": "came with a tier that a return took away",
     }[decision.outcome]
     reason.steps.append(f"The coupon for {coupon.reward} {why}.")
@@ -1024,7 +1032,7 @@ def _tier(decision: TierChanged, of: Context, reason: Reason) -> None:
     enrolled = decision.reason == "enrolled"
     counted = [] if enrolled else ladder.counted(before, at_us)
     total = _sum(reason, "qualifying", 0) if enrolled else _counted_sum(reason, counted, at_us, of)
-    held = -1 if enrolled else ladder.rank(before.tier)
+    held = -1 if enrolled else ladder.rank(before.standing)
     levels: list[dict[str, Any]] = []
     for rank, level in enumerate(tiers.levels):
         needed = level.keeps if rank <= held else level.threshold
@@ -1060,7 +1068,8 @@ def _tier(decision: TierChanged, of: Context, reason: Reason) -> None:
             ],
         },
         "levels": levels,
-        "held": before.tier,
+        "held": before.standing,
+        "lent": before.tier if before.tier != before.standing else None,
         "reached": reached,
         "downgrade": tiers.downgrade,
     }
@@ -1073,6 +1082,9 @@ def _tier(decision: TierChanged, of: Context, reason: Reason) -> None:
     if decision.reason == "overridden":
         until = "" if decision.until_us is None else f" until {utc_text(decision.until_us)}"
         reason.steps.append(f"Whatever is earned, the account holds {decision.tier}{until}.")
+    elif decision.reason == "override_ended":
+        reason.steps.append(f"Before people decided, it was {before.standing or 'none'}.")
+        reason.steps.append("From what people decided it goes straight to what is earned.")
     elif 0 <= ladder.rank(reached) < held:
         _fall_text(reason, of, decision, held)
     reason.steps.append(f"It was {decision.previous or 'none'}, and is {decision.tier}.")
@@ -1146,8 +1158,6 @@ def _fall_text(reason: Reason, of: Context, decision: TierChanged, held: int) ->
         )
     if decision.reason == "earning_reversed":
         reason.steps.append("A return lowers the tier at once, straight to what is earned.")
-    elif decision.reason == "override_ended":
-        reason.steps.append("From what people decided it goes straight to what is earned.")
     else:
         how = {"straight": "straight to what is earned", "one_step": "one step at a time", "never": "never"}
         reason.steps.append(f"By the rule set it goes down {how[tiers.downgrade]}.")

@@ -118,6 +118,13 @@ def liability(
             f"What time made due after {iso(control.horizon_us) or 'the beginning'} counts once it is recorded: sweep "
             "first."
         )
+    elif not control.sweep_is_finished:
+        notes.append(f"The sweep to {iso(control.horizon_us)} was cut short: finish it first.")
+    elif control.passed_over:
+        notes.append(
+            f"The sweep to {iso(control.horizon_us)} passed {len(control.passed_over):,} accounts over: what time made "
+            "due to them is not counted."
+        )
     recognised_before = 0
     if earlier:
         recognised_before = valued(

@@ -417,7 +417,8 @@ class LoyaltyDesk(LoyaltyViews):
         command_id: str | None = None,
     ) -> int:
         """Take back what a fact had earned, whole, as a return does; how many points. For what did not hold: a flight
-        that was not flown, a referral undone. Refuses: unknown_earning, and as `record_activity`.
+        that was not flown. What a referral or an enrolment gave has the id of its lot (`account().lots`). Refuses:
+        unknown_earning, and as `record_activity`.
         """
         account, control = self._opened(work, customer, programme, reason=reason)
         fact = self._earning(account, fact_id)
@@ -767,8 +768,14 @@ class LoyaltyDesk(LoyaltyViews):
         coupon_id = self._coupon(work, account, coupon)
         fact, decision = account.tell(CouponUsed, work.stamp, control, coupon_id=coupon_id)
         if isinstance(decision, CouponRefused):
-            work.refuse(refusal(decision.code, "The coupon is not good.", coupon=coupon_id))
+            work.refuse(self._not_good(account, coupon_id, decision.code))
         return coupon_id or fact.event_id
+
+    @staticmethod
+    def _not_good(account: LoyaltyAccount, coupon_id: UUID | None, code: str) -> Refused:
+        """A code that somebody else's coupon has is answered as one that no coupon has."""
+        its_own = coupon_id if coupon_id in account.coupons else None
+        return refusal(code, "The coupon is not good.", coupon=its_own)
 
     @command
     def void_coupon(
@@ -791,7 +798,7 @@ class LoyaltyDesk(LoyaltyViews):
         account.come_to(CouponVoided, work.stamp, control, coupon_id=coupon_id)
         code = account.why_not_good(coupon_id, work.stamp.effective_us)
         if coupon_id is None or code:
-            raise refusal(code, "The coupon is not good.", coupon=coupon_id)
+            raise self._not_good(account, coupon_id, code)
         before = account.active
         _, closed = account.tell(CouponVoided, work.stamp, control, coupon_id=coupon_id, reason=reason)
         if closed is not None:

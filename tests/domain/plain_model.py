@@ -146,6 +146,9 @@ class Plain:
         self.sums: defaultdict[str, int] = defaultdict(int)
         self.uses: defaultdict[Any, int] = defaultdict(int)
         self.status = "open"
+        self.suspended = 0
+        self.suspensions: list[tuple[int, int]] = []
+        self.lent: int | None = None
         self.clock = self.enrolled = self.moved = self.since = 0
         self.tier: int = -1
         self.override: int | None = None
@@ -321,12 +324,16 @@ class Plain:
         day = self.calendar.local(earned).date()
         return self.calendar.midnight(months_on(day, self.rules["tiers"]["window_months"]))
 
+    def standing(self) -> int:
+        """The level that no people lent."""
+        return self.tier if self.lent is None else self.lent
+
     def worth(self, points: int) -> int:
         """The level that so many points reach or keep."""
         found = 0
         for rank, level in enumerate(self.levels):
             keep = level["keep"] if level.get("keep") is not None else level["threshold"]
-            if points >= (keep if rank <= self.tier else level["threshold"]):
+            if points >= (keep if rank <= self.standing() else level["threshold"]):
                 found = rank
         return found
 
@@ -337,7 +344,7 @@ class Plain:
         if self.override is not None and self.override >= self.clock:
             free = self.override
             rank = self.worth(self.counted_at(free))
-            if free <= until and rank != self.tier:
+            if free <= until and (rank != self.tier or self.standing() != self.tier):
                 return free, rank
         if tiers["basis"] == "balance" or tiers["downgrade"] == "never" or tiers["window"] == "lifetime":
             return None
@@ -373,8 +380,11 @@ class Plain:
         if self.counted_at(max(at, self.clock)) == before:
             return
         rank = self.worth(self.counted_at(self.clock))
-        if self.free_tier() and rank != self.tier:
-            self.to_tier(rank, self.clock, by_return=rank < self.tier)
+        if not self.free_tier():
+            self.take_grants(rank)
+        elif rank != self.tier:
+            self.to_tier(rank, self.clock)
+            self.take_grants(rank)
 
     def free_tier(self) -> bool:
         """Whether the rules decide on the tier."""
@@ -389,18 +399,23 @@ class Plain:
                 rank = {"straight": rank, "one_step": self.tier - 1, "never": self.tier}[how]
             self.to_tier(rank, self.clock)
 
-    def to_tier(self, rank: int, at: int, *, by_people: bool = False, by_return: bool = False) -> None:
-        """Another tier."""
-        if rank == self.tier:
+    def take_grants(self, rank: int) -> None:
+        """What came with higher levels goes with them."""
+        for coupon in self.coupons.values():
+            if coupon.level > rank and not coupon.outcome:
+                self.decided(self.clock)
+                coupon.outcome = "withdrawn"
+
+    def to_tier(self, rank: int, at: int, *, by_people: bool = False) -> None:
+        """Another tier; or the one that people lent, now by the rules."""
+        if rank == self.tier and (by_people or self.standing() == self.tier):
             return
-        up = rank > self.tier >= 0 and not by_people
+        up = rank > self.standing() >= 0 and not by_people
         self.decided(at)
+        self.lent = self.standing() if by_people else None
         self.tier, self.since = rank, at
         if not by_people:
             self.override = None
-        for coupon in self.coupons.values() if by_return else ():
-            if coupon.level > rank and not coupon.outcome:
-                coupon.outcome = "withdrawn"
         for reward in self.levels[rank].get("grants", ()) if up else ():
             key = ("grant", rank, reward, *self.calendar.period(at, "year"))
             if key not in self.coupons or self.coupons[key].outcome == "withdrawn":
@@ -481,7 +496,7 @@ class Plain:
         spendable = sum(one["gets"] for one in gives)
         if not any(one["gets"] or one["counts"] or one["capped"] for one in gives):
             return
-        if self.status == "suspended" or not self.within("earn", spendable, at):
+        if self.barred(at) or not self.within("earn", spendable, at):
             self.refused = "earning"
             self.clock = max(self.clock, at)
             return
@@ -493,7 +508,8 @@ class Plain:
                     self.uses[name, period, where] += max(one["gets"], one["counts"])
         self.count("earn", spendable, at)
         self.bring(fact, at, gives, lines)
-        self.used(at)
+        if any(one["gets"] or one["counts"] for one in gives):
+            self.used(at)
 
     def best_of_groups(self, gives: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Of each group one."""
@@ -744,7 +760,7 @@ class Plain:
         known = self.rewards.get(reward, {})
         self.decided(at)
         if (
-            self.status != "open"
+            self.barred(at)
             or (self.rewards and not known)
             or (known.get("tiers") and self.levels[self.tier]["name"] not in known["tiers"])
             or (known.get("segments") and not set(segments) & set(known["segments"]))
@@ -823,7 +839,7 @@ class Plain:
     def hold(self, fact: int, at: int, points: int, until: int) -> None:
         """Set points aside, no longer than the first of them lives."""
         self.decided(at)
-        if self.status != "open" or points > self.active():
+        if self.barred(at) or points > self.active():
             self.refused = "hold"
             return
         used = self.take(points)
@@ -841,7 +857,7 @@ class Plain:
         if (
             barred
             or not self.rules["transfers"]["allowed"]
-            or self.status != "open"
+            or self.barred(at)
             or points > self.active()
             or not self.within("transfer", points, at)
         ):
@@ -917,11 +933,16 @@ class Plain:
 
     def suspend(self, fact: int, at: int) -> None:
         """No earning, no spending."""
-        self.status = "suspended"
+        self.status, self.suspended = "suspended", at
 
     def resume(self, fact: int, at: int) -> None:
-        """Again."""
+        """Again; what is told later of the time between is barred still."""
         self.status = "open"
+        self.suspensions.append((self.suspended, at))
+
+    def barred(self, at: int) -> bool:
+        """Whether nothing of a moment is earned or spent."""
+        return self.status != "open" or any(start <= at < end for start, end in self.suspensions)
 
     def close(self, fact: int, at: int) -> None:
         """For good: what it held expires."""
@@ -929,6 +950,10 @@ class Plain:
             self.decided(at)
         self.expire_all(at)
         self.status = "closed"
+        for coupon in self.coupons.values():
+            if not coupon.outcome:
+                self.decided(at)
+                coupon.outcome = "expired"
 
     def close_coupon(self, key: Any, outcome: str) -> None:
         """A coupon is no longer good."""
@@ -937,7 +962,7 @@ class Plain:
     def use_coupon(self, fact: int, at: int, of: Any) -> None:
         """A coupon is presented."""
         self.decided(at)
-        if of not in self.coupons or not self.coupons[of].good(at) or self.status != "open":
+        if of not in self.coupons or not self.coupons[of].good(at) or self.barred(at):
             self.refused = "coupon"
             return
         self.close_coupon(of, "used")

@@ -114,8 +114,8 @@ def led_to(inputs: dict[str, Any], event: TierChanged) -> str:
     names = [level["name"] for level in levels]
     reached = max(place for place, level in enumerate(levels) if level["reached"])
     assert names[reached] == inputs["reached"]
-    held = names.index(event.previous) if event.previous in names else -1
-    assert inputs["held"] == event.previous
+    held = names.index(inputs["held"]) if inputs["held"] in names else -1
+    assert (inputs["lent"] or inputs["held"]) == event.previous
     for place, level in enumerate(levels[1:], 1):
         needed = level["keep"] if place <= held else level["threshold"]
         assert needed == level["needed"]
