@@ -96,7 +96,7 @@ def test_what_is_told_later_of_a_time_in_which_the_account_was_suspended_earns_a
     cakes.loyalty.suspend(customer, reason="fraud", effective_at="2024-02-02T00:00:00Z")
     cakes.loyalty.resume(customer, reason="cleared", effective_at="2024-03-02T00:00:00Z")
     bought(cakes, customer, 50, "2024-02-15", "B")
-    then = {"effective_at": "2024-02-16T00:00:00Z"}
+    then: Any = {"effective_at": "2024-02-16T00:00:00Z"}
     assert code_of(lambda: cakes.loyalty.redeem(customer, reward="cake", **then)) == "account_suspended"
     assert code_of(lambda: cakes.loyalty.hold(customer, 5, **then)) == "account_suspended"
     assert code_of(lambda: cakes.loyalty.use_coupon(customer, uuid4(), **then)) == "account_suspended"
