@@ -267,6 +267,13 @@ SHUT: Mapping[str, Call] = {
         for schema in REGISTRY.values()
         if issubclass(schema.event_class, LoyaltyDecision)
     },
+    **{
+        f"{schema.event_class.__name__}.in_use": lambda it: [
+            one.event.in_use for one in it.book.follow(timeout_s=0) if isinstance(one.event, LoyaltyDecision)
+        ]
+        for schema in REGISTRY.values()
+        if issubclass(schema.event_class, LoyaltyDecision)
+    },
     "PointsEarned.pending": lambda it: [
         one.event.pending for one in it.book.follow(timeout_s=0) if isinstance(one.event, PointsEarned)
     ],
