@@ -57,6 +57,7 @@ What returns make a debt comes on top, and is never more than what was earned.
 """
 OPEN, SUSPENDED, CLOSED = "open", "suspended", "closed"
 BARRED = {SUSPENDED: "account_suspended", CLOSED: "account_closed"}
+"""Status of an account → why it earns and spends nothing."""
 OVERRIDDEN = "overridden"
 """Why a tier changed that people decided."""
 

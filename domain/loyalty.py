@@ -97,7 +97,6 @@ NOBODY = Traits()
 
 ATTEMPTS = (RedemptionRequested, HoldRequested, TransferRequested, CouponUsed)
 """Facts that are recorded of a closed account too, and then refused."""
-"""Status of an account → why it spends nothing."""
 TAKES_NOTHING = {SUSPENDED: "receiver_suspended", CLOSED: "receiver_closed"}
 """Status of an account → why nothing is transferred to it."""
 WITHDRAWN = "withdrawn"

@@ -334,11 +334,11 @@ class LoyaltyDecision(Decision):
     programme: Code
 
     resets_inactivity: ClassVar[bool] = False
-    """Whether points come by it, or are spent or given away."""
+    """Whether points come by such a decision, or are spent or given away."""
 
     @property
     def in_use(self) -> bool:
-        """Whether the account is in use by it: so long it does not expire by inactivity."""
+        """Whether the account is in use by it: inactivity counts from the last of these."""
         return self.resets_inactivity
 
     def moves(self) -> Iterator[Move]:
@@ -386,7 +386,7 @@ class PointsEarned(LoyaltyDecision):
     @property
     def in_use(self) -> bool:
         """Not where caps left nothing."""
-        return bool(self.points or self.qualifying)
+        return super().in_use and bool(self.points or self.qualifying)
 
     def moves(self) -> Iterator[Move]:
         """From outside into the lot; of what is active at once, a debt is paid first."""

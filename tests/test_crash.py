@@ -27,7 +27,7 @@ from tallybook.projections.replay import Certificate
 DATA = Path(tallybook.__file__).parent / "data"
 RULES = DATA / "standard.toml"
 ADOPTED = "1996-01-01T00:00:00Z"
-LINES = 1500
+LINES = 3000
 
 
 @dataclass

@@ -79,7 +79,7 @@ def test_who_can_not_be_settled_is_passed_over_and_the_next_sweep_tries_again(sh
     control = book._core.app.load(Control, book._core.book_id)
     assert (control.sweep_is_finished, control.passed_over) == (True, (account_id(bob, "main"),))
     assert book.loyalty.balances().swept_until is None
-    assert "passed 1 accounts over" in book.loyalty.liability(at=at("2021-04-30")).notes[-1]
+    assert "passed over: 1." in book.loyalty.liability(at=at("2021-04-30")).notes[-1]
     [finished] = [one.event for one in book._core.history([SweepFinished.stored_name])]
     assert isinstance(finished, SweepFinished)
     assert finished.passed_over == (account_id(bob, "main"),)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import lzma
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -97,21 +97,19 @@ def test_the_certificate_holds_and_the_book_verifies(cdnow: Book) -> None:
     assert [check.holds for check in cdnow.audit.verify()] == [True, True]
 
 
-def test_a_backtest_under_the_adopted_rules_changes_nothing(tmp_path: Path) -> None:
-    shipped = files("tallybook") / "data"
-    some = tmp_path / "some.txt"
-    with lzma.open(str(shipped / "cdnow_master.txt.xz"), "rb") as master:
-        some.write_bytes(b"".join(islice(master, 6_000)))
-    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book:
-        with book.acting("job:import", purpose="import"):
-            book.rules.adopt(str(shipped / "standard.toml"), effective_at="1997-01-01T00:00:00Z")
-            book.imports.cdnow(some)
-            book.loyalty.sweep("1998-06-30T23:59:59Z")
-        report = book.backtest(str(shipped / "standard.toml"))
-    assert report.accounts == 1_851
+def test_a_backtest_under_the_adopted_rules_changes_nothing(cdnow: Book) -> None:
+    report = cdnow.backtest(str(files("tallybook") / "data" / "standard.toml"))
     assert report.changed == report.moved_up == report.moved_down == 0
     assert report.before == report.after
     assert all(set(row) == {tier} for tier, row in report.matrix.items())
+
+
+def test_the_matrix_of_a_backtest_counts_what_the_tiers_count(cdnow: Book) -> None:
+    report = cdnow.backtest(str(files("tallybook") / "data" / "candidate.toml"))
+    assert {tier: sum(row.values()) for tier, row in report.matrix.items()} == cdnow.tiers.counts()
+    assert sum(cdnow.tiers.counts().values()) == report.accounts == 23_570
+    assert report.changed == len(report.first) > 20_000
+    assert json.dumps(report.matrix)
 
 
 def test_profiles_of_the_past_come_from_the_same_events(cdnow: Book) -> None:
