@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check crash adversary cells scenarios lives bench build ways clean
+.PHONY: help setup demo test check crash adversary scenarios lives bench build ways clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,9 +37,6 @@ crash: $(READY) ## 1,000 kills and 2,000 power cuts (SEED=1 JOBS=2): nothing los
 
 adversary: $(READY) ## 10,000 attacks on a book's files (SEED=1 COUNT=10000 JOBS=2): each is found, or changes no answer
 	$(BIN)/python -m tests.adversary --count $(or $(COUNT),10000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2)
-
-cells: $(READY) ## nonsense of every kind in every cell of a book: no wrong answer, no foreign error
-	EVERY_KIND=1 $(BIN)/python -m pytest -n auto tests/test_tampering.py
 
 scenarios: $(READY) ## misdeeds in 100 drawn offices (COUNT=100 JOBS=2): the access review finds them, and nothing else
 	$(BIN)/python -m tests.scenarios --seeds $(or $(COUNT),100) --jobs $(or $(JOBS),2)

@@ -3,7 +3,6 @@ is written on top of nonsense, and doctor names it."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -252,19 +251,6 @@ NONSENSE: dict[str, str] = {
 }
 
 
-EVERY_KIND = "EVERY_KIND" in os.environ
-"""Whether each cell gets all of it, as in `make cells`. Else a column gets a third of it, and the next ones the others:
-so that each table meets all of it."""
-
-
-def kinds_for(file: str, table: str, column: str) -> dict[str, str]:
-    """The nonsense that a column gets."""
-    columns = TABLES[file][table].split()
-    parts = 1 if EVERY_KIND else min(3, len(columns))
-    part = (columns.index(column) + 1) % parts  # one that no row can be without is a number: it takes numbers only
-    return {name: value for number, (name, value) in enumerate(NONSENSE.items()) if number % parts == part}
-
-
 GONE = {("claims", "claim"), ("receipts", "command_id"), ("data_keys", "subject"), ("data_keys", "key_id")}
 """What was looked up by these is not there any more. What was never there looks the same: doctor alone can tell."""
 EMPTY = {
@@ -337,13 +323,6 @@ def test_every_cell_is_tried(template: Path) -> None:
         assert {table: columns for table, columns in found.items() if table not in rows} == TABLES[file]
 
 
-def test_every_table_meets_every_kind_of_nonsense() -> None:
-    met: dict[tuple[str, str], set[str]] = {}
-    for file, table, column in cells():
-        met.setdefault((file, table), set()).update(kinds_for(file, table, column))
-    assert set(map(frozenset, met.values())) == {frozenset(NONSENSE)}
-
-
 def plant(path: Path, statement: str) -> bool:
     """Alter a file as whoever has it can: its constraints are lifted first. False if that changes nothing."""
     with closing(sqlite3.connect(path)) as raw, raw:
@@ -378,7 +357,7 @@ def test_nonsense_in_a_cell_gives_no_wrong_answer_and_no_foreign_error(
     file: str, table: str, column: str, template: Path, right: dict[str, Any], tmp_path: Path
 ) -> None:
     tried = 0
-    for name, value in kinds_for(file, table, column).items():
+    for name, value in NONSENSE.items():
         folder = tmp_path / name
         shutil.copytree(template, folder)
         where = ONE_OF_MANY.get(table, f"{column} IS NOT {value.format(column=column)}")

@@ -122,8 +122,8 @@ def liability(
         notes.append(f"The sweep to {iso(control.horizon_us)} was cut short: finish it first.")
     elif control.passed_over:
         notes.append(
-            f"Accounts that the sweep to {iso(control.horizon_us)} passed over: {len(control.passed_over):,}. What time "
-            "made due to them is not counted."
+            f"Accounts that the sweep to {iso(control.horizon_us)} passed over: {len(control.passed_over):,}. What "
+            "time made due to them is not counted."
         )
     recognised_before = 0
     if earlier:
