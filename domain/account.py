@@ -74,11 +74,14 @@ class LineState(NamedTuple):
 class LotState(NamedTuple):
     """What an account remembers of a lot. `lines` is empty where no return can take anything back.
 
-    `since_us` is when it came to the account, which is later than `earned_us` where it kept its age. `expired` points
-    of it were lost, at `expired_us` the last of them, and not given back; `recoverable` ones a return could not take.
+    `arrival` is its place among all that ever came to the account: of lots that are alike in their times, the first
+    that came is used first. `since_us` is when it came to the account, which is later than `earned_us` where it kept
+    its age. `expired` points of it were lost, at `expired_us` the last of them, and not given back; `recoverable` ones
+    a return could not take.
     """
 
     fact: UUID
+    arrival: int
     since_us: int
     earned_us: int
     activates_us: int
@@ -103,8 +106,9 @@ class SpentPart(NamedTuple):
 
 
 class HoldState(NamedTuple):
-    """Points that are set aside."""
+    """Points that are set aside. `arrival` as in `LotState`."""
 
+    arrival: int
     since_us: int
     until_us: int
     parts: tuple[SpentPart, ...]
@@ -129,8 +133,10 @@ class RedemptionState(NamedTuple):
 
 
 class CouponState(NamedTuple):
-    """A coupon. `outcome` is empty while it is good; `reason` is why it was issued; `voided` as in `CouponIssued`."""
+    """A coupon. `outcome` is empty while it is good; `reason` is why it was issued; `voided` as in `CouponIssued`;
+    `arrival` as in `LotState`."""
 
+    arrival: int
     since_us: int
     reward: str
     expires_us: int
@@ -182,22 +188,24 @@ class Account(Aggregate):
     transferred_out: int = 0
     adjusted_down: int = 0
     debt: int = 0
+    arrivals: int = 0
+    """How many lots, holds and coupons came so far."""
     forgiven: int = 0
     """Points that returns could not take back, so far; in no bucket."""
     lots: Lots
     """Active points, in the order of use."""
-    pending: SortedAmounts[tuple[int, UUID, int]]
-    """(when they become active, or expire before that; lot, points)."""
-    held: SortedAmounts[tuple[int, UUID, int]]
-    """(until_us, hold, points)."""
+    pending: SortedAmounts[tuple[int, int, UUID, int]]
+    """(when they become active, or expire before that; arrival, lot, points)."""
+    held: SortedAmounts[tuple[int, int, UUID, int]]
+    """(until_us, arrival, hold, points)."""
     known: LayeredDict[UUID, LotState]
     """Every lot that there was: a purchase may come back at any time."""
     holds: LayeredDict[UUID, HoldState]
     redemptions: LayeredDict[UUID, RedemptionState]
     """By request, while something of it can be given back."""
     coupons: LayeredDict[UUID, CouponState]
-    due_coupons: SortedAmounts[tuple[int, UUID, int]]
-    """(expires_us, coupon, 1) of those that are good."""
+    due_coupons: SortedAmounts[tuple[int, int, UUID, int]]
+    """(expires_us, arrival, coupon, 1) of those that are good."""
     suspensions: SortedAmounts[tuple[int, int, int]]
     """(suspended_us, resumed_us, 1) of those that are over."""
     referrals: LayeredDict[UUID, tuple[UUID, ...]]
@@ -254,21 +262,31 @@ class Account(Aggregate):
     def lost(self, at_us: int) -> list[tuple[UUID, int]]:
         """Points that had expired by a moment and were not given back: of which lots, the last to expire first."""
         found = [
-            (-state.expired_us, lot_id, state.expired)
+            (-state.expired_us, state.arrival, lot_id, state.expired)
             for lot_id, state in self.known.items()
             if state.expired and state.expired_us <= at_us
         ]
-        return [(lot_id, points) for _, lot_id, points in sorted(found)]
+        return [(lot_id, points) for *_, lot_id, points in sorted(found)]
 
     def fits(self, points: int, qualifying: int = 0) -> bool:
         """Whether so many points can come still."""
         came = sum(map(self.bucket, SOURCES))
         return came + points <= POINTS_MAX and self.window.total + qualifying <= POINTS_MAX
 
+    def order_of(self, lot_id: UUID) -> tuple[int, int, int, UUID]:
+        """Where a lot stands in the order of use."""
+        state = self.known[lot_id]
+        return state.expires_us, state.earned_us, state.arrival, lot_id
+
     def used(self, counter: str, period: str, number: int) -> int:
         """What was counted for a counter in a period."""
         found: int = self.counted.get(f"{counter} {period} {number}", 0)
         return found
+
+    def arrive(self) -> int:
+        """The place of the next that comes."""
+        self.arrivals += 1
+        return self.arrivals
 
     # ── the past, moved ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -292,15 +310,15 @@ class Account(Aggregate):
         """Points of a lot come to a place, or leave it. What is held stands in `holds`."""
         state = self.known[lot_id]
         if place == ACTIVE:
-            self.lots.add(Lot(state.expires_us, state.earned_us, lot_id, by))
+            self.lots.add(Lot(*self.order_of(lot_id), by))
         elif place == PENDING:
-            self.pending.add((min(state.activates_us, state.expires_us), lot_id, by))
+            self.pending.add((min(state.activates_us, state.expires_us), state.arrival, lot_id, by))
             self.known[lot_id] = state._replace(pending=state.pending + by)
 
     def _age(self, lot_id: UUID, expires_us: int) -> None:
         """A lot gets another end: its points stand elsewhere in the orders that go by it."""
         state = self.known[lot_id]
-        active = self.lots.find((state.expires_us, state.earned_us, lot_id))
+        active = self.lots.find(self.order_of(lot_id))
         there = [(PENDING, state.pending), (ACTIVE, 0 if active is None else active.points)]
         for place, points in there:
             if points:
@@ -352,7 +370,7 @@ def _after_moves(event_class: type[Any], *, before: Step | None = None) -> Calla
 def _know(account: Account, lot: NewLot, event: LoyaltyDecision) -> None:
     if lot.lot_id not in account.known:
         account.known[lot.lot_id] = LotState(
-            event.facts[0], event.effective_us, lot.earned_us, lot.earned_us, lot.expires_us
+            event.facts[0], account.arrive(), event.effective_us, lot.earned_us, lot.earned_us, lot.expires_us
         )
 
 
@@ -418,6 +436,7 @@ def _referral_credited(account: Account, event: ReferralCredited) -> None:
 def _new_lot(account: Account, event: PointsEarned) -> None:
     account.known[event.lot_id] = LotState(
         event.facts[0],
+        account.arrive(),
         event.effective_us,
         event.effective_us,
         event.activates_us,
@@ -490,8 +509,9 @@ def _redemption_reversed(account: Account, event: RedemptionReversed) -> None:
 @_after_moves(PointsHeld)
 def _points_held(account: Account, event: PointsHeld) -> None:
     hold_id = event.facts[0]
-    account.holds[hold_id] = HoldState(event.effective_us, event.until_us, _spent(event.lots))
-    account.held.put((event.until_us, hold_id, event.points))
+    hold = HoldState(account.arrive(), event.effective_us, event.until_us, _spent(event.lots))
+    account.holds[hold_id] = hold
+    account.held.put((event.until_us, hold.arrival, hold_id, event.points))
 
 
 def _out_of_release(account: Account, event: HoldReleased) -> None:
@@ -546,17 +566,18 @@ def _tier_changed(account: Account, event: TierChanged) -> None:
 
 @_after_moves(CouponIssued)
 def _coupon_issued(account: Account, event: CouponIssued) -> None:
-    account.coupons[event.coupon_id] = CouponState(
-        event.effective_us, event.reward, event.expires_us, event.reason, event.voided
+    coupon = CouponState(
+        account.arrive(), event.effective_us, event.reward, event.expires_us, event.reason, event.voided
     )
-    account.due_coupons.put((event.expires_us, event.coupon_id, 1))
+    account.coupons[event.coupon_id] = coupon
+    account.due_coupons.put((event.expires_us, coupon.arrival, event.coupon_id, 1))
 
 
 @_after_moves(CouponClosed)
 def _coupon_closed(account: Account, event: CouponClosed) -> None:
     coupon = account.coupons[event.coupon_id]
     account.coupons[event.coupon_id] = coupon._replace(outcome=event.outcome)
-    account.due_coupons.remove((coupon.expires_us, event.coupon_id))
+    account.due_coupons.remove((coupon.expires_us, coupon.arrival, event.coupon_id))
 
 
 for _schema in REGISTRY.values():
@@ -595,9 +616,9 @@ def _take_from_hold(account: Account, hold_id: UUID, lots: Sequence[LotPart]) ->
         for part in hold.parts
         if part.points > gone.get(part.lot_id, 0)
     )
-    account.held.remove((hold.until_us, hold_id))
+    account.held.remove((hold.until_us, hold.arrival, hold_id))
     if parts:
         account.holds[hold_id] = hold._replace(parts=parts)
-        account.held.put((hold.until_us, hold_id, sum(part.points for part in parts)))
+        account.held.put((hold.until_us, hold.arrival, hold_id, sum(part.points for part in parts)))
     else:
         del account.holds[hold_id]

@@ -1,6 +1,6 @@
 """Lots of points, in the order in which they are used, and the arithmetic on them.
 
-The order of use: soonest expiry first, then oldest, lots without expiry last.
+The order of use: soonest expiry first, then oldest, then as they came; lots without expiry last.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Lot(NamedTuple):
 
     expires_us: int
     earned_us: int
+    arrival: int
     lot_id: UUID
     points: int
 
@@ -43,9 +44,9 @@ def take(lots: Lots, points: int) -> list[tuple[UUID, int]]:
     return [(lot.lot_id, part) for lot, part in used]
 
 
-def take_from(lots: Lots, expires_us: int, earned_us: int, lot_id: UUID, points: int) -> int:
-    """Use up to so many points of one lot; how many it had."""
-    lot = lots.find((expires_us, earned_us, lot_id))
+def take_from(lots: Lots, key: tuple[int, int, int, UUID], points: int) -> int:
+    """Use up to so many points of one lot (all of it but its points); how many it had."""
+    lot = lots.find(key)
     if lot is None:
         return 0
     part = min(points, lot.points)

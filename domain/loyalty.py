@@ -458,7 +458,7 @@ class LoyaltyAccount(Account):
         tier that the rules of now don't know is above all of them.
         """
         kept = {_granted_by(name) for name in rules.ladder.names[: rules.ladder.rank(tier) + 1]}
-        for coupon_id in [coupon_id for _, coupon_id, _ in self.due_coupons]:
+        for coupon_id in [coupon_id for _, _, coupon_id, _ in self.due_coupons]:
             granted_by = self.coupons[coupon_id].reason
             if granted_by.startswith(_granted_by("")) and granted_by not in kept:
                 self._decide(CouponClosed, stamp, rules, facts, coupon_id=coupon_id, outcome=WITHDRAWN)
@@ -476,7 +476,7 @@ class LoyaltyAccount(Account):
         at_us = stamp.effective_us
         due = [
             (lot_id, points)
-            for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)
+            for _, _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)
             if self.known[lot_id].activates_us <= at_us
         ]
         self._activated(stamp, self._rules_then(stamp, rule_book), self._facts_of(due), due)
@@ -510,7 +510,7 @@ class LoyaltyAccount(Account):
         return rules.expires_us(expiry, at_us if expiry.counted_from == "activated" else lot.earned_us)
 
     def _end_hold(self, stamp: Stamp, rule_book: RuleBook) -> None:
-        _, hold_id, _ = self.held.first
+        _, _, hold_id, _ = self.held.first
         self._release(stamp, self._rules_then(stamp, rule_book), (hold_id,), hold_id, "expired")
 
     def _release(
@@ -532,14 +532,16 @@ class LoyaltyAccount(Account):
     def _next_of_pending(self) -> tuple[int, int, Timely]:
         """The first moment at which points cease to be pending: active, or gone, where their time is over before."""
         due_us = self.pending.first[0]
-        for _, lot_id, _ in takewhile(lambda entry: entry[0] == due_us, self.pending):
+        for _, _, lot_id, _ in takewhile(lambda entry: entry[0] == due_us, self.pending):
             if self.known[lot_id].activates_us == due_us:
                 return due_us, 0, LoyaltyAccount._activate
         return due_us, 3, LoyaltyAccount._expire_pending
 
     def _expire_pending(self, stamp: Stamp, rule_book: RuleBook) -> None:
         at_us = stamp.effective_us
-        pending = [(lot_id, points) for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)]
+        pending = [
+            (lot_id, points) for _, _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, self.pending)
+        ]
         self._expired(stamp, self._rules_then(stamp, rule_book), self._facts_of(pending), "expiry", (), pending)
 
     def _expire(self, stamp: Stamp, rule_book: RuleBook) -> None:
@@ -553,10 +555,10 @@ class LoyaltyAccount(Account):
         self, stamp: Stamp, rules: Rules | None, facts: tuple[UUID, ...] | None, reason: str
     ) -> Event | None:
         """All points go, those that are held too. `facts`: why; None: those that brought them."""
-        for hold_id in [hold_id for _, hold_id, _ in self.held]:
+        for hold_id in [hold_id for _, _, hold_id, _ in self.held]:
             self._release(stamp, rules, (hold_id,) if facts is None else facts, hold_id, reason)
         gone = [(lot.lot_id, lot.points) for lot in self.lots]
-        pending = [(lot_id, points) for _, lot_id, points in self.pending]
+        pending = [(lot_id, points) for _, _, lot_id, points in self.pending]
         if not gone and not pending:
             return None
         named = self._facts_of((*gone, *pending)) if facts is None else facts
@@ -583,7 +585,7 @@ class LoyaltyAccount(Account):
         )
 
     def _expire_coupon(self, stamp: Stamp, rule_book: RuleBook) -> None:
-        _, coupon_id, _ = self.due_coupons.first
+        _, _, coupon_id, _ = self.due_coupons.first
         self._decide(
             CouponClosed,
             stamp,
@@ -915,7 +917,7 @@ def _reverse(
     debt = lost = recoverable = 0
     if policy != "pending_only":
         remaining = account.lots.copy()
-        own = lot_book.take_from(remaining, lot.expires_us, lot.earned_us, lot_id, rest)
+        own = lot_book.take_from(remaining, account.order_of(lot_id), rest)
         taken = [(lot_id, own)] if own else []
         rest -= own
         lost = min(rest, lot.expired)
@@ -1137,8 +1139,8 @@ def _correct(account: LoyaltyAccount, fact: CorrectionRecorded, stamp: Stamp, ru
 
 @reacts(ExtensionGranted)
 def _extend(account: LoyaltyAccount, fact: ExtensionGranted, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    there = [lot.lot_id for lot in account.lots] + [lot_id for _, lot_id, _ in account.pending]
-    there += [part.lot_id for _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
+    there = [lot.lot_id for lot in account.lots] + [lot_id for _, _, lot_id, _ in account.pending]
+    there += [part.lot_id for _, _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
     found = tuple(
         lot_id
         for lot_id in dict.fromkeys(there)
@@ -1171,7 +1173,7 @@ def _lift(account: LoyaltyAccount, fact: TierOverrideLifted, stamp: Stamp, rules
 
 @reacts(AccountClosed)
 def _close(account: LoyaltyAccount, fact: AccountClosed, stamp: Stamp, rules: Rules, _: Traits) -> Event | None:
-    for coupon_id in [coupon_id for _, coupon_id, _ in account.due_coupons]:
+    for coupon_id in [coupon_id for _, _, coupon_id, _ in account.due_coupons]:
         account._decide(CouponClosed, stamp, rules, (fact.event_id,), coupon_id=coupon_id, outcome="expired")
     return account._expire_all(stamp, rules, (fact.event_id,), "closed")
 

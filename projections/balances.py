@@ -181,9 +181,10 @@ _TOUCHING: frozenset[type[Event]] = frozenset(
 def open_lots(account: Account, gone_us: int = NEVER) -> Iterator[OpenLot]:
     """What a derived account has of its lots. `gone_us`: when inactivity takes it."""
     there: dict[UUID, list[int]] = {}
-    parts = [(lot_id, points, 0) for _, lot_id, points in account.pending]
+    parts = [(lot_id, points, 0) for _, _, lot_id, points in account.pending]
     parts += [(lot.lot_id, lot.points, 1) for lot in account.lots]
-    parts += [(part.lot_id, part.points, 2) for _, hold_id, _ in account.held for part in account.holds[hold_id].parts]
+    held = (part for *_, hold_id, _ in account.held for part in account.holds[hold_id].parts)
+    parts += [(part.lot_id, part.points, 2) for part in held]
     for lot_id, points, place in parts:
         there.setdefault(lot_id, [0, 0, 0])[place] += points
     customer = b"" if account.customer_id is None else account.customer_id.bytes

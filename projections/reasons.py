@@ -808,13 +808,13 @@ def _recovered(reason: Reason, before: LoyaltyAccount, coming: Iterable[There]) 
 
 def _expired(decision: PointsExpired, of: Context, reason: Reason) -> None:
     before, at_us = of.before, decision.effective_us
-    active, pending = list(_active(before)), [(lot_id, points) for _, lot_id, points in before.pending]
+    active, pending = list(_active(before)), [(lot_id, points) for _, _, lot_id, points in before.pending]
     if decision.reason == "expiry":
         # At one moment, lots that are pending go by themselves.
         active = [one for one in active if before.known[one[0]].expires_us <= at_us] if not decision.pending else []
         pending = [
             (lot_id, points)
-            for _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, before.pending)
+            for _, _, lot_id, points in takewhile(lambda entry: entry[0] <= at_us, before.pending)
         ] if decision.pending else []  # fmt: skip
     total = _whole_lots(reason, before, active) + _whole_lots(reason, before, pending, "pending")
     _sum(reason, "points", plus(points for _, points in (*active, *pending)))
@@ -910,7 +910,7 @@ def _reversed(decision: EarningReversed, of: Context, reason: Reason) -> None:
     rest = points - pending
     debt = lost = 0
     if policy != "pending_only":
-        own_lot = before.lots.find((lot.expires_us, lot.earned_us, decision.lot_id))
+        own_lot = before.lots.find(before.order_of(decision.lot_id))
         own = min(rest, 0 if own_lot is None else own_lot.points)
         if own_lot is not None and own:
             _use(reason, before, rest, [(decision.lot_id, own_lot.points)])
@@ -961,17 +961,12 @@ def _corrected(decision: PointsCorrected, of: Context, reason: Reason) -> None:
 def _extended(decision: LotsExtended, of: Context, reason: Reason) -> None:
     fact = of.facts.get(decision.facts[0])
     for number, lot_id in enumerate(decision.lots, 1):
-        state = of.before.lots.find(_key(of.before, lot_id))
+        state = of.before.lots.find(of.before.order_of(lot_id))
         _lot(reason, of.before, f"lots.{number}", lot_id, 0 if state is None else state.points)
     which = "all that were there" if isinstance(fact, ExtensionGranted) and fact.lot_id is None else "those named"
     reason.steps.append(
         f"{len(decision.lots)} lots, {which} and would have ended before, live {_until(decision.expires_us)}."
     )
-
-
-def _key(before: LoyaltyAccount, lot_id: UUID) -> tuple[int, int, UUID]:
-    state = before.known[lot_id]
-    return state.expires_us, state.earned_us, lot_id
 
 
 # ── coupons ───────────────────────────────────────────────────────────────────────────────────────────────────────

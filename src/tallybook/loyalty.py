@@ -1204,7 +1204,7 @@ def view_of(account: LoyaltyAccount, control: Control, at_us: int) -> AccountVie
             True,
             _moment(known[lot_id].activates_us),
         )
-        for _, lot_id, points in account.pending
+        for _, _, lot_id, points in account.pending
     ]
     override_us = account.override_until_us
     assert account.customer_id is not None
@@ -1220,10 +1220,10 @@ def view_of(account: LoyaltyAccount, control: Control, at_us: int) -> AccountVie
         forgiven=account.forgiven,
         benefits=() if rules is None else rules.benefits.get(account.tier or "", ()),
         lots=(*active, *pending),
-        holds=tuple(HoldView(hold_id, points, _moment(until)) for until, hold_id, points in account.held),
+        holds=tuple(HoldView(hold_id, points, _moment(until)) for until, _, hold_id, points in account.held),
         coupons=tuple(
             CouponView(coupon_id, one.reward, _moment(one.expires_us), one.outcome)
-            for coupon_id, one in sorted(account.coupons.items())
+            for coupon_id, one in sorted(account.coupons.items(), key=lambda item: item[1].arrival)
         ),
         **{name: account.bucket(name) for name in BUCKETS},
     )

@@ -132,10 +132,9 @@ class FakeCoupon:
 class Plain:
     """One account under one rule set, given as the plain document with its defaults spelt out."""
 
-    def __init__(self, rules: dict[str, Any], cohorts: dict[str, int], tie: Any) -> None:
+    def __init__(self, rules: dict[str, Any], cohorts: dict[str, int]) -> None:
         self.rules = rules
         self.cohorts = cohorts
-        self.tie = tie
         self.calendar = Calendar(rules["zone"])
         self.levels = rules["tiers"]["levels"]
         self.rewards = {reward["id"]: reward for reward in rules["rewards"]}
@@ -163,10 +162,8 @@ class Plain:
         return sum(lot.active for lot in self.lots)
 
     def in_order(self) -> list[FakeLot]:
-        """Lots with points to spend, in the order of use."""
-        return sorted(
-            (lot for lot in self.lots if lot.active), key=lambda lot: (lot.expires, lot.earned, self.tie(lot.key))
-        )
+        """Lots with points to spend, in the order of use: `lots` are as they came."""
+        return sorted((lot for lot in self.lots if lot.active), key=lambda lot: (lot.expires, lot.earned))
 
     def seen(self) -> dict[str, Any]:
         """All that an outsider may ask."""
@@ -215,7 +212,7 @@ class Plain:
             if lot.active:
                 found.append((lot.expires, 3, 0, self.expire_due))
         for key, hold in self.holds.items():
-            found.append((hold.until, 2, self.tie((key, 0)), lambda at, key=key: self.free(key)))
+            found.append((hold.until, 2, key, lambda at, key=key: self.free(key)))
         for key, coupon in self.coupons.items():
             if not coupon.outcome:
                 found.append((coupon.expires, 5, 0, lambda at, key=key: self.close_coupon(key, "expired")))
@@ -236,7 +233,7 @@ class Plain:
         """Pending to active."""
         if lots:
             self.decided(at)
-        for lot in sorted(lots, key=lambda lot: (lot.activates, self.tie(lot.key))):
+        for lot in sorted(lots, key=lambda lot: lot.activates):
             expiry = self.expiry_of(lot.rule)
             if lot.open_end:
                 lot.expires = self.expires(expiry, at)
@@ -908,7 +905,7 @@ class Plain:
         """Expired points come back as a new lot."""
         given = 0
         lost = [lot for lot in self.lots if lot.expired and lot.lost_at <= at]
-        for lot in sorted(lost, key=lambda lot: (-lot.lost_at, self.tie(lot.key))):
+        for lot in sorted(lost, key=lambda lot: -lot.lost_at):
             part = min(points - given, lot.expired)
             lot.expired -= part
             given += part

@@ -266,7 +266,7 @@ class AccountMachine(RuleBasedStateMachine):
         self.world.enrol(self.now)
         stream = self.world.accounts["ada"].id
         cohorts = {"spring": cohort(stream, "spring")}
-        self.plain = Plain(parsed.model_dump(mode="json", by_alias=True), cohorts, self._lot)
+        self.plain = Plain(parsed.model_dump(mode="json", by_alias=True), cohorts)
         fact = next(event for event in self.world.log if event.stored_name == "loyalty.enrolled")
         self.plain.tell("enrol", fact.event_id.int, self.now)
         self.bought: dict[UUID, list[dict[str, Any]]] = {}
@@ -628,7 +628,7 @@ class AccountMachine(RuleBasedStateMachine):
             },
             "lots": [(keys.get(lot.lot_id), lot.points, lot.earned_us, lot.expires_us) for lot in account.lots],
             "waiting": sorted(
-                (account.known[lot].activates_us, keys[lot], points) for _, lot, points in account.pending
+                (account.known[lot].activates_us, keys[lot], points) for _, _, lot, points in account.pending
             ),
             "holds": {
                 key.int: (hold.until_us, [(keys[lot], points) for lot, points in hold.parts])

@@ -12,7 +12,7 @@ from tallybook.domain.lots import NEVER, Lot, Lots
 
 
 def lot(expires: int, earned: int, number: int, points: int) -> Lot:
-    return Lot(expires, earned, UUID(int=number), points)
+    return Lot(expires, earned, number, UUID(int=99 - number), points)
 
 
 _many = st.lists(
@@ -55,10 +55,16 @@ def test_taking_nothing_takes_nothing() -> None:
     assert total(book) == 5
 
 
+def test_lots_that_are_alike_are_used_as_they_came() -> None:
+    first, second = lot(10, 0, 1, 5), lot(10, 0, 2, 5)
+    assert first.lot_id > second.lot_id
+    assert lot_book.take(booked([second, first]), 6) == [(first.lot_id, 5), (second.lot_id, 1)]
+
+
 def test_taking_from_a_lot_that_is_used_up_gives_nothing() -> None:
     book = booked([lot(10, 0, 1, 5), lot(10, 0, 3, 5)])
-    assert lot_book.take_from(book, 10, 0, UUID(int=2), 5) == 0
-    assert lot_book.take_from(book, 11, 0, UUID(int=9), 5) == 0
+    assert lot_book.take_from(book, lot(10, 0, 2, 0)[:-1], 5) == 0
+    assert lot_book.take_from(book, lot(11, 0, 9, 0)[:-1], 5) == 0
     assert total(book) == 10
 
 
@@ -86,7 +92,7 @@ def test_taking_from_one_lot_leaves_the_others_alone(lots: list[Lot], points: in
         return
     one = data.draw(st.sampled_from(list(book)))
     others = [other for other in book if other != one]
-    taken = lot_book.take_from(book, one.expires_us, one.earned_us, one.lot_id, points)
+    taken = lot_book.take_from(book, one[:-1], points)
     assert taken == min(points, one.points)
     left = [one._replace(points=one.points - taken)] if taken < one.points else []
     assert book == sorted(others + left)
