@@ -183,8 +183,8 @@ def open_lots(account: Account, gone_us: int = NEVER) -> Iterator[OpenLot]:
     there: dict[UUID, list[int]] = {}
     parts = [(lot_id, points, 0) for _, _, lot_id, points in account.pending]
     parts += [(lot.lot_id, lot.points, 1) for lot in account.lots]
-    held = (part for *_, hold_id, _ in account.held for part in account.holds[hold_id].parts)
-    parts += [(part.lot_id, part.points, 2) for part in held]
+    set_aside = (part for *_, hold_id, _ in account.held for part in account.holds[hold_id].parts)
+    parts += [(part.lot_id, part.points, 2) for part in set_aside]
     for lot_id, points, place in parts:
         there.setdefault(lot_id, [0, 0, 0])[place] += points
     customer = b"" if account.customer_id is None else account.customer_id.bytes
