@@ -58,6 +58,12 @@ def share(amount: int, part: int, whole: int) -> int:
     return times * part + found
 
 
+def given_back(amount: int, basis: int, returned: int, upto: int) -> int:
+    """What of an amount goes back when of its basis `upto` came back, and `returned` before: what is left is rounded
+    down. `basis` is above 0."""
+    return share(amount, basis - returned, basis) - share(amount, basis - upto, basis)
+
+
 def room(cap: int, used: int) -> int:
     """What a cap still lets through."""
     return cap - used if used < cap else 0

@@ -330,8 +330,7 @@ class Rules:
 
     def expires_us(self, expiry: Expiry, from_us: int) -> int:
         """When points that count from a moment expire; NEVER: they don't."""
-        moment = expiry.expires_us(from_us, self.zone)
-        return NEVER if moment is None else moment
+        return expiry.expires_us(from_us, self.zone)
 
     def activates_us(self, pending: Pending | None, at_us: int) -> int:
         """When points earned at a moment can be spent; NEVER: once that is confirmed."""

@@ -10,10 +10,31 @@ from itertools import takewhile
 from typing import NamedTuple
 from uuid import UUID
 
+from .calendar import Times, days_later, month_end_us, months_later, year_end_us
 from .copy_on_write import SortedAmounts
 
 NEVER = 2**62
 """Stands for the expiry of a lot that does not expire, so that it sorts last."""
+FOR_EVER, DAYS, MONTHS = 0, 1, 2
+"""How long points live, as codes."""
+EXACT, MONTH_END, YEAR_END = 0, 1, 2
+"""How far that is extended."""
+
+
+def end_us(starts: Times, offsets: Times, turns: Times, from_us: int, unit: int, count: int, until: int) -> int:
+    """The first instant at which points that count from a moment are gone; NEVER: they don't expire. The arrays are
+    those of the programme's zone."""
+    if unit == FOR_EVER:
+        return NEVER
+    if unit == DAYS:
+        moment = days_later(starts, offsets, turns, from_us, count)
+    else:
+        moment = months_later(starts, offsets, turns, from_us, count)
+    if until == EXACT:
+        return moment
+    if until == MONTH_END:
+        return month_end_us(starts, offsets, turns, moment)
+    return year_end_us(starts, offsets, turns, moment)
 
 
 class Lot(NamedTuple):

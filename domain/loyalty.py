@@ -21,7 +21,6 @@ from .account import (
     Account,
     CouponState,
     HoldState,
-    LineState,
     LotState,
     RedemptionState,
 )
@@ -906,8 +905,8 @@ def _reverse(
         back[place] = min(back[place], line.basis - line.returned)
         if back[place]:
             upto = line.returned + back[place]
-            points += _between(line.points, line, upto)
-            qualifying += _between(line.qualifying, line, upto)
+            points += arithmetic.given_back(line.points, line.basis, line.returned, upto)
+            qualifying += arithmetic.given_back(line.qualifying, line.basis, line.returned, upto)
     if not any(back):
         return None
     policy = rules.rule_set.refunds.earning
@@ -944,12 +943,6 @@ def _reverse(
         expired=lost,
         recoverable=recoverable,
     )
-
-
-def _between(amount: int, line: LineState, upto: int) -> int:
-    """What of an amount goes back with a line, beyond what went before: what is left is rounded down."""
-    left = arithmetic.share(amount, line.basis - line.returned, line.basis)
-    return left - arithmetic.share(amount, line.basis - upto, line.basis)
 
 
 # ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────────

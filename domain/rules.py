@@ -31,6 +31,7 @@ from .calendar import Zone, days_from_civil
 from .errors import RuleSetError
 from .events import CODE_CHARS_MAX, Code, Value
 from .expressions import Booleans, Codes, Expression, ExpressionError, Fields, Integers, Possible, parse
+from .lots import DAYS, EXACT, FOR_EVER, MONTH_END, MONTHS, YEAR_END, end_us
 
 Whole = Annotated[int, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
@@ -196,17 +197,19 @@ class Expiry(Document):
             raise ValueError('months = 0 needs until = "month_end" or "year_end"')
         return self
 
-    def expires_us(self, from_us: int, zone: Zone) -> int | None:
-        """When points that count from a moment expire: the first instant at which they are gone. None: never."""
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """As `lots.end_us` takes it: unit, count, until."""
         if self.never:
-            return None
-        if self.days is not None:
-            moment = zone.add_days(from_us, self.days)
-        else:
-            moment = zone.add_months(from_us, self.months or 0)
-        if self.until == "exact":
-            return moment
-        return zone.month_end(moment) if self.until == "month_end" else zone.year_end(moment)
+            return FOR_EVER, 0, EXACT
+        return (MONTHS if self.days is None else DAYS), self.months or self.days or 0, _UNTIL[self.until]
+
+    def expires_us(self, from_us: int, zone: Zone) -> int:
+        """When points that count from a moment expire: the first instant at which they are gone. NEVER: they don't."""
+        return end_us(zone.starts_us, zone.offsets_s, zone.turns_us, from_us, *self.form)
+
+
+_UNTIL = {"exact": EXACT, "month_end": MONTH_END, "year_end": YEAR_END}
 
 
 class Pending(Document):

@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from . import arithmetic
-from .calendar import DAY_US, Zone, civil_from_days, days_from_civil, shift_months
+from .calendar import Zone
 from .copy_on_write import Place, SortedAmounts
 from .rules import RuleSet, Tiers
 
@@ -93,15 +93,8 @@ class Ladder:
 
     def year_start(self, account: Standing, at_us: int, years: int) -> int:
         """When the calendar or membership year of a moment began, or one so many years later."""
-        zone = self.zone
-        year, _, _ = civil_from_days(zone.day(at_us))
-        if self.tiers.window == "calendar_year":
-            return zone.utc_us(days_from_civil(year + years, 1, 1) * DAY_US)
-        joined = zone.day(account.enrolled_us)
-        since = year - civil_from_days(joined)[0]
-        if zone.utc_us(shift_months(joined, 12 * since) * DAY_US) > at_us:
-            since -= 1
-        return zone.utc_us(shift_months(joined, 12 * (since + years)) * DAY_US)
+        joined_us = None if self.tiers.window == "calendar_year" else account.enrolled_us
+        return self.zone.year_start(at_us, years, joined_us)
 
     def _first(self, account: Standing, at_us: int) -> Place:
         window, months = account.window, self.tiers.window_months

@@ -176,7 +176,7 @@ class HoldView:
 
 @dataclass(frozen=True, slots=True)
 class CouponView:
-    """A coupon: `outcome` is empty while it is good, then used, voided or expired."""
+    """A coupon: `outcome` is empty while it is good, then used, voided, expired or withdrawn (with its tier)."""
 
     coupon_id: UUID
     reward: str

@@ -19,6 +19,7 @@ from tallybook.domain.calendar import (
 )
 from tallybook.domain.errors import RuleSetError
 from tallybook.domain.events import from_us, to_us
+from tallybook.domain.lots import NEVER
 from tallybook.domain.rules import Expiry
 
 # Half-hour saving, no saving, southern, saving given up, a whole day skipped (Apia 2011), two-hour saving, negative.
@@ -219,7 +220,7 @@ def test_thirty_days_over_a_change_of_the_clock_are_thirty_calendar_days() -> No
 
 
 def test_points_that_never_expire_have_no_moment() -> None:
-    assert Expiry(never=True).expires_us(0, UTC_ZONE) is None
+    assert Expiry(never=True).expires_us(0, UTC_ZONE) == NEVER
 
 
 def test_a_frozen_zone_says_from_which_release_it_was_read() -> None:
