@@ -82,8 +82,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.calendar import DAY_US, civil_from_days, days_from_civil
@@ -106,6 +107,8 @@ FACTS_MAX = 100_000
 """How many facts a single customer has at most, about."""
 END_US = days_from_civil(2025, 1, 1) * DAY_US
 """All histories end here, so that none lies in the future."""
+TICK_US = 62_500
+"""Facts are recorded at whole sixteenths of a second."""
 ZIPF = 0.6
 """The customer of rank r has r**-ZIPF times as many facts as the first."""
 
@@ -189,7 +192,7 @@ SKUS = 5000
 
 LATE_SHARE = 0.05
 RETURNED_SHARE = 0.08
-PER_PRIMARY = 1.336
+PER_PRIMARY = 1.25
 """How many facts come of what a customer does by himself, with all that follows from it."""
 FIRST_FACTS = 2.05
 """And with registration, enrolment and referrals."""
@@ -485,19 +488,12 @@ _MONTH_SHARES = (0.86, 0.80, 0.92, 0.95, 1.0, 0.98, 0.93, 0.92, 0.97, 1.04, 1.30
 _WEEKDAY_SHARES = (0.86, 0.88, 0.92, 0.98, 1.14, 1.30, 0.92)
 
 
-class _Calendar(NamedTuple):
-    """Days of a span, weighed by season and weekday: `day[cell]` for a share of all activity."""
-
-    day: Ints
-
-
-def _calendar(history: History) -> _Calendar:
-    begin, end = history.start_us // DAY_US, END_US // DAY_US
+@lru_cache(maxsize=8)
+def _days(years: int) -> Ints:
+    """A table of the days of a span, weighed by season and weekday: the day at each share of all activity."""
+    begin, end = days_from_civil(2025 - years, 1, 1), END_US // DAY_US
     shares = [_MONTH_SHARES[civil_from_days(day)[1] - 1] * _WEEKDAY_SHARES[(day + 3) % 7] for day in range(begin, end)]
-    return _Calendar(_choice(shares, np.int64))
-
-
-_CALENDARS: dict[int, _Calendar] = {}
+    return _choice(shares, np.int64) + begin
 
 
 # ── rows in the making ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -506,8 +502,7 @@ _CALENDARS: dict[int, _Calendar] = {}
 class _Rows:
     """Facts in the order in which they come up; `place` of a fact is how the others refer to it."""
 
-    COLUMNS = ("who", "kind", "effective_us", "recorded_us", "ref", "peer", "code", "a", "b", "line_from", "lines")
-    DEFAULTS = (0, 0, 0, 0, -1, -1, -1, 0, 0, 0, 0)
+    DEFAULTS: ClassVar[dict[str, int]] = {"ref": -1, "peer": -1, "code": -1}
 
     def __init__(self) -> None:
         self._groups: list[dict[str, Any]] = []
@@ -526,7 +521,7 @@ class _Rows:
     def column(self, name: str, dtype: Any = np.int64) -> Ints:
         """All facts' values."""
         found: Ints = np.empty(self.count, dtype=dtype)
-        default = self.DEFAULTS[self.COLUMNS.index(name)]
+        default = self.DEFAULTS.get(name, 0)
         at = 0
         for group in self._groups:
             found[at : at + group["count"]] = group.get(name, default)
@@ -596,8 +591,8 @@ def _mixed(values: Ints) -> Ints:
     return found
 
 
-def _ids(seed: int, ordinals: Ints) -> tuple[Ints, Ints]:
-    """UUIDs (version 4 by their form), in two halves."""
+def customer_ids(seed: int, ordinals: Ints) -> tuple[Ints, Ints]:
+    """The ids of customers, by ordinal: UUIDs (version 4 by their form), in two halves."""
     step = np.uint64(0x9E3779B97F4A7C15)
     base = _mixed(np.array([seed], dtype=np.uint64) + step)
     high = _mixed(base + ordinals.astype(np.uint64) * np.uint64(2) * step)
@@ -629,16 +624,17 @@ def block(history: History, number: int) -> Chunk:
     """The customers of a block, all 4,096 of them, whoever else is asked for."""
     chance = _Chance(history.seed, number)
     first = number * BLOCK
-    calendar = _CALENDARS.setdefault(history.years, _calendar(history))
+    days = _days(history.years)
     rows, lines = _Rows(), _Lines()
-    people = _people(history, chance, first, calendar)
+    people = _people(history, chance, first)
     _register(chance, people, rows)
-    _live(chance, people, rows, lines, calendar, first)
+    _live(chance, people, rows, lines, days, first)
     return _table(history, chance, people, rows, lines, first)
 
 
-def _people(history: History, chance: _Chance, first: int, calendar: _Calendar) -> _People:
-    days = (END_US - history.start_us) // DAY_US
+def _people(history: History, chance: _Chance, first: int) -> _People:
+    table = _days(history.years)
+    days = int(table[-1] - table[0]) + 1
     # A golden-ratio sequence instead of independent draws: the total of any number of customers comes out.
     shift = int(np.random.SeedSequence(history.seed).generate_state(1, np.uint64)[0] >> np.uint64(11)) * 2.0**-53
     even = (np.arange(first + 1, first + BLOCK + 1) * _GOLDEN + shift) % 1.0
@@ -651,7 +647,7 @@ def _people(history: History, chance: _Chance, first: int, calendar: _Calendar) 
     stays = np.where(chance.cells(BLOCK) < 0.6 * _CELLS, 1.0, 0.05 + 0.95 * chance.unit(BLOCK))
     leaves = joins + (1.0 - joins) * np.maximum(stays, np.minimum(busy / np.maximum(1.0 - joins, 1e-9), 1.0))
     joins, leaves = np.clip(joins, 0.0, 1.0 - 1e-9), np.clip(leaves, 0.0, 1.0 - 1e-9)
-    joined = _moments(chance, calendar, joins, chance.of(_AT_HOME, BLOCK))
+    joined = _moments(chance, table, joins, chance.of(_AT_HOME, BLOCK))
     known = joined + chance.of(_PROMPT_US, BLOCK)
     waits = np.where(chance.cells(BLOCK) < 0.85 * _CELLS, 5 * _SECOND_US, chance.of(_DAYS_US, BLOCK) * 4)
     enrolled = joined + waits
@@ -676,10 +672,10 @@ def _people(history: History, chance: _Chance, first: int, calendar: _Calendar) 
     )
 
 
-def _moments(chance: _Chance, calendar: _Calendar, shares: Ints, of_day_us: Ints) -> Ints:
+def _moments(chance: _Chance, days: Ints, shares: Ints, of_day_us: Ints) -> Ints:
     """Moments by shares of the span's activity and times of the day, with microseconds."""
     within = (chance.raw(len(shares)) >> np.uint64(44)).astype(np.int64)
-    found: Ints = calendar.day[(shares * _CELLS).astype(np.int64)] * DAY_US + of_day_us + within
+    found: Ints = days[(shares * _CELLS).astype(np.int64)] * DAY_US + of_day_us + within
     return found
 
 
@@ -697,7 +693,7 @@ def _register(chance: _Chance, people: _People, rows: _Rows) -> None:
 
 
 def _live(
-    chance: _Chance, people: _People, rows: _Rows, lines: _Lines, calendar: _Calendar, first: int
+    chance: _Chance, people: _People, rows: _Rows, lines: _Lines, days: Ints, first: int
 ) -> None:
     """What customers do, and what follows from it."""
     who = np.repeat(np.arange(BLOCK), people.primaries)
@@ -706,7 +702,7 @@ def _live(
     shares = people.joins[who] + chance.unit(count) * (people.leaves - people.joins)[who]
     channel = _channels(chance, who)
     of_day = np.where(channel == ONLINE, chance.of(_IN_STORES, count), chance.of(_AT_HOME, count))
-    effective = _moments(chance, calendar, shares, of_day)
+    effective = _moments(chance, days, shares, of_day)
     effective -= np.array(UTC_OFFSETS_H, dtype=np.int64)[people.country[who]] * _HOUR_US
     earliest = people.joined_us[who] + 60 * _SECOND_US + (chance.raw(count) >> np.uint64(36)).astype(np.int64)
     effective = np.maximum(effective, earliest)
@@ -770,7 +766,17 @@ def _live(
     line_from[purchases], line_count[purchases] = starts + lines.add(**goods), sizes
     a[purchases] = np.add.reduceat(goods["net"], starts) if len(purchases) else 0
     place = rows.add(
-        kind, who, effective, recorded, code=code, peer=peer, a=a, b=b, line_from=line_from, lines=line_count
+        kind,
+        who,
+        effective,
+        recorded,
+        code=code,
+        peer=peer,
+        a=a,
+        b=b,
+        channel=channel,
+        line_from=line_from,
+        lines=line_count,
     )
     rows.add(
         "loyalty.transfer_received",
@@ -782,7 +788,7 @@ def _live(
         ref=-2 - place[gives],
     )
 
-    after = _After(chance, rows, place, who, effective, recorded)
+    after = _After(chance, rows, place, who, effective, recorded, channel)
     refunds = _return(chance, after, lines, purchases, sizes, starts, goods)
     some = purchases[chance.some(0.05, len(purchases))]
     after.add("loyalty.earning_confirmed", some[people.member_us[who[some]] < recorded[some]], _DAYS_US)
@@ -858,9 +864,9 @@ class _After:
     """What follows from facts: later than they, and recorded later."""
 
     def __init__(
-        self, chance: _Chance, rows: _Rows, place: Ints, who: Ints, effective_us: Ints, recorded_us: Ints
+        self, chance: _Chance, rows: _Rows, place: Ints, who: Ints, effective_us: Ints, recorded_us: Ints, channel: Ints
     ) -> None:
-        self.chance, self.rows, self.place = chance, rows, place
+        self.chance, self.rows, self.place, self.channel = chance, rows, place, channel
         self.who, self.effective_us, self.recorded_us = who, effective_us, recorded_us
 
     def times(self, effective_us: Ints, recorded_us: Ints, delay: Ints) -> tuple[Ints, Ints]:
@@ -874,7 +880,9 @@ class _After:
     def add(self, kind: str, facts: Ints, delay: Ints, **more: Any) -> Ints:
         """Facts that rest on others, each of the same customer; their places."""
         then, known = self.times(self.effective_us[facts], self.recorded_us[facts], delay)
-        return self.rows.add(kind, self.who[facts], then, known, ref=self.place[facts], **more)
+        return self.rows.add(
+            kind, self.who[facts], then, known, ref=self.place[facts], channel=self.channel[facts], **more
+        )
 
 
 class _Refunds(NamedTuple):
@@ -928,6 +936,7 @@ def _return(
         ref=after.place[facts],
         a=totals,
         code=reason,
+        channel=after.channel[facts],
         line_from=line_from,
         lines=back_size,
     )
@@ -950,6 +959,7 @@ def _return(
         ref=after.place[facts[more]],
         a=again,
         code=reason[more],
+        channel=after.channel[facts[more]],
         line_from=begin + np.arange(len(more)),
         lines=np.ones(len(more), dtype=np.int64),
     )
@@ -988,6 +998,7 @@ def _answer(chance: _Chance, after: _After, tickets: Ints, kinds: Ints, people: 
         then, known = after.times(then, known, _REPLY_US)
         some = np.flatnonzero(happens & open_still)
         picked = {column: of[some] for column, of in values.items()}
+        picked["channel"] = after.channel[tickets[some]]
         if name == "ticket.satisfaction_recorded":
             picked["a"] = np.maximum(picked["a"], 1)
         after.rows.add(name, who[some], then[some], known[some], ref=ref[some], **picked)
@@ -1079,11 +1090,14 @@ def _refer(
 
 def _table(history: History, chance: _Chance, people: _People, rows: _Rows, lines: _Lines, first: int) -> Chunk:
     """The facts that are known by the end, by customer and in the order of recording, with what they are about."""
-    recorded = rows.column("recorded_us")
+    tick = -((history.start_us - DAY_US - rows.column("recorded_us")) // TICK_US)
     who = rows.column("who", np.int32)
-    kept = np.flatnonzero(recorded < END_US)
-    # Who, and when, in one number: the years of a span have less than 51 bits.
-    order = kept[np.argsort((who[kept].astype(np.int64) << 51) | (recorded[kept] - history.start_us + DAY_US), kind="stable")]
+    last = (END_US - history.start_us + DAY_US) // TICK_US
+    kept = np.flatnonzero(tick < last)
+    # Who, when, and what came up first, in one number, if that fits: many times faster than to sort places.
+    order = _sorted(who[kept].astype(np.int64), tick[kept], int(last).bit_length())
+    order = kept[order]
+    recorded = tick[order] * TICK_US + (history.start_us - DAY_US)
     place = np.full(rows.count, -1)
     place[order] = np.arange(len(order))
     who = who[order]
@@ -1101,11 +1115,11 @@ def _table(history: History, chance: _Chance, people: _People, rows: _Rows, line
     ref[given] = -1
     ref[rests] = parent - fact_start[who[rests]]
 
-    channel = _channels(chance, who)
+    channel = rows.column("channel", np.uint8)[order]
     store = np.where(channel == ONLINE, chance.of(_STORE_OF, len(who)), 0)
     sizes = rows.column("lines")[order]
     of = _spread(rows.column("line_from")[order], sizes)
-    high, low = _ids(history.seed, np.arange(first, first + BLOCK))
+    high, low = customer_ids(history.seed, np.arange(first, first + BLOCK))
     return Chunk(
         first=first,
         id_hi=high,
@@ -1118,7 +1132,7 @@ def _table(history: History, chance: _Chance, people: _People, rows: _Rows, line
         customer=who + np.int32(first),
         kind=kind,
         effective_us=rows.column("effective_us")[order],
-        recorded_us=recorded[order],
+        recorded_us=recorded,
         ref=ref.astype(np.int32),
         peer=rows.column("peer")[order].astype(np.int32),
         code=code.astype(np.int16),
@@ -1137,6 +1151,15 @@ def _table(history: History, chance: _Chance, people: _People, rows: _Rows, line
         shipping=lines.column("shipping", np.int32)[of],
         discount=lines.column("discount", np.int32)[of],
     )
+
+
+def _sorted(who: Ints, tick: Ints, tick_bits: int) -> Ints:
+    """Places by who and when; of the same moment, as they came up."""
+    key = who << tick_bits | tick
+    bits = len(who).bit_length()
+    if BLOCK.bit_length() - 1 + tick_bits + bits > 63:
+        return np.argsort(key, kind="stable")
+    return np.sort(key << bits | np.arange(len(who))) & ((1 << bits) - 1)
 
 
 def _spend(chance: _Chance, who: Ints, kind: Ints, ref: Ints, a: Ints, fact_start: Ints) -> None:
