@@ -304,6 +304,25 @@ class BookApplication(Application[UUID]):
             self._note(one)
         return found
 
+    def fetch(self, kind: type[A], stream_ids: Iterable[UUID]) -> None:
+        """Load many aggregates at once for the commands of a bulk job, those that this process does not hold yet."""
+        cache = self.repository.cache
+        if cache is None:
+            return
+        missing = []
+        for one in dict.fromkeys(stream_ids):
+            try:
+                cache.get(one)
+            except KeyError:
+                missing.append(one)
+        found = self.load_many(kind, missing) if missing else {}
+        for one in missing:
+            cache.put(one, found.get(one) or kind(one))
+
+    def hold(self, aggregates: int) -> None:
+        """How many aggregates this process holds at most, for a bulk job that comes back to the same ones."""
+        self.repository.cache = LRUCache(max(aggregates, self.CACHED_AGGREGATES))
+
     @staticmethod
     def _by_stream(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[UUID, list[tuple[Any, ...]]]]:
         return ((known_uuid(stream), [*of_one]) for stream, of_one in groupby(rows, key=itemgetter(1)))

@@ -555,7 +555,7 @@ class _Lines:
         return found
 
 
-def _spread(starts: Ints, counts: Ints) -> Ints:
+def spread(starts: Ints, counts: Ints) -> Ints:
     """Places of ragged pieces, one after the other."""
     ends = counts.cumsum()
     total = int(ends[-1]) if len(ends) else 0
@@ -914,7 +914,7 @@ def _return(
     whole = (chance.cells(count) < 0.45 * _CELLS) | ((size == 1) & (pieces == 1))
     part = 1 + chance.below(np.where(size == 1, np.maximum(pieces - 1, 1), pieces), count)
     back_size = np.where(whole, size, 1)
-    of = _spread(np.where(whole, start, start + line), back_size)
+    of = spread(np.where(whole, start, start + line), back_size)
     asked = np.where(np.repeat(whole, back_size), quantity[of], np.repeat(part, back_size))
     back = net[of] * asked // quantity[of]
     begin = lines.add(
@@ -1118,7 +1118,7 @@ def _table(history: History, chance: _Chance, people: _People, rows: _Rows, line
     channel = rows.column("channel", np.uint8)[order]
     store = np.where(channel == ONLINE, chance.of(_STORE_OF, len(who)), 0)
     sizes = rows.column("lines")[order]
-    of = _spread(rows.column("line_from")[order], sizes)
+    of = spread(rows.column("line_from")[order], sizes)
     high, low = customer_ids(history.seed, np.arange(first, first + BLOCK))
     return Chunk(
         first=first,
