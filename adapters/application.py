@@ -304,20 +304,25 @@ class BookApplication(Application[UUID]):
             self._note(one)
         return found
 
+    def held(self, kind: type[A], stream_ids: Iterable[UUID]) -> dict[UUID, A]:
+        """Of many aggregates, those that this process holds, as it saw them last. Never to be changed."""
+        found: dict[UUID, A] = {}
+        cache = self.repository.cache
+        for one in stream_ids if cache is not None else ():
+            with suppress(KeyError):
+                aggregate: Any = cache.get(one)
+                if type(aggregate) is kind:
+                    found[one] = aggregate
+        return found
+
     def fetch(self, kind: type[A], stream_ids: Iterable[UUID]) -> None:
         """Load many aggregates at once for the commands of a bulk job, those that this process does not hold yet."""
-        cache = self.repository.cache
-        if cache is None:
-            return
-        missing = []
-        for one in dict.fromkeys(stream_ids):
-            try:
-                cache.get(one)
-            except KeyError:
-                missing.append(one)
+        wanted = list(dict.fromkeys(stream_ids))
+        held = self.held(kind, wanted)
+        missing = [one for one in wanted if one not in held]
         found = self.load_many(kind, missing) if missing else {}
-        for one in missing:
-            cache.put(one, found.get(one) or kind(one))
+        for one in missing if self.repository.cache is not None else ():
+            self.repository.cache.put(one, found.get(one) or kind(one))
 
     def hold(self, aggregates: int) -> None:
         """How many aggregates this process holds at most, for a bulk job that comes back to the same ones."""
