@@ -159,6 +159,8 @@ class BookApplication(Application[UUID]):
         self.snapshot_store = SnapshotStore(database, marks[0])
         self.due_index = DueIndex(database, marks[1], EVENTS_TABLE)
         self._due: dict[UUID, Aggregate] = {}
+        self.sweeps_held = False
+        """Whether sweeps take the accounts that this process holds for what they are, until the commit finds out."""
         super().__init__()
 
     def construct_env(self, name: str, env: EnvType | None = None) -> Environment:  # noqa: ARG002 - the library's signature
@@ -325,8 +327,10 @@ class BookApplication(Application[UUID]):
             self.repository.cache.put(one, found.get(one) or kind(one))
 
     def hold(self, aggregates: int) -> None:
-        """How many aggregates this process holds at most, for a bulk job that comes back to the same ones."""
+        """How many aggregates this process holds at most, for a bulk job that comes back to the same ones, sweeps
+        included: these go by the log alone otherwise."""
         self.repository.cache = LRUCache(max(aggregates, self.CACHED_AGGREGATES))
+        self.sweeps_held = True
 
     @staticmethod
     def _by_stream(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[UUID, list[tuple[Any, ...]]]]:

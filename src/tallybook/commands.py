@@ -494,10 +494,9 @@ class Work:
         return account
 
     def accounts(self, stream_ids: Sequence[UUID]) -> list[LoyaltyAccount]:
-        """Drafts of the accounts of many streams: those that this process holds, which the commit finds out about, and
-        the others past the cache."""
+        """Drafts of the accounts of many streams, past the cache; but for those that a bulk job holds."""
         app = self._core.app
-        held = {} if self._newest else app.held(LoyaltyAccount, stream_ids)
+        held = app.held(LoyaltyAccount, stream_ids) if app.sweeps_held and not self._newest else {}
         others = [stream_id for stream_id in stream_ids if stream_id not in held]
         loaded = app.load_many(LoyaltyAccount, others, kept=True) if others else {}
         for stream_id, one in (*held.items(), *loaded.items()):
