@@ -100,6 +100,8 @@ Ints = NDArray[Any]
 
 BLOCK = 4096
 """Customers that are made together."""
+CIRCLE = 64
+"""Customers who know one another: transfers and referrals stay among them."""
 CUSTOMERS_MAX = 50_000_000
 YEARS_MAX = 30
 MEAN_MIN, MEAN_MAX = 4, 10_000
@@ -325,12 +327,15 @@ def chunks(history: History, *, customers: int = 16 * BLOCK, first: int = 0) -> 
     """The whole history in chunks of so many customers, from the ordinal `first` on."""
     _whole(customers, "customers", 1, CUSTOMERS_MAX)
     _whole(first, "first", 0, CUSTOMERS_MAX)
+    made: Chunk | None = None
     while first < history.customers:
         last = min(first + customers, history.customers)
         parts = []
         for number in range(first // BLOCK, (last - 1) // BLOCK + 1):
             begin = number * BLOCK
-            parts.append(_cut(block(history, number), max(first - begin, 0), min(last - begin, BLOCK)))
+            if made is None or made.first != begin:
+                made = block(history, number)
+            parts.append(_cut(made, max(first - begin, 0), min(last - begin, BLOCK)))
         yield parts[0] if len(parts) == 1 else _joined(parts)
         first = last
 
@@ -723,7 +728,7 @@ def _live(
         return np.flatnonzero(kind == KIND[name])
 
     them = of("loyalty.transfer_requested")
-    other = chance.below(BLOCK, len(them))
+    other = who[them] // CIRCLE * CIRCLE + chance.below(CIRCLE, len(them))
     takes = (other != who[them]) & (people.member_us[other] < recorded[them]) & (
         people.enrolled_us[other] < effective[them]
     )
@@ -1017,12 +1022,12 @@ def _refer(
     line_count: Ints,
     refunds: _Refunds,
 ) -> None:
-    """Some customers are brought by others of their block, and what that came to."""
+    """Some customers are brought by others of their circle, and what that came to."""
     rows, who, recorded = after.rows, after.who, after.recorded_us
-    by_age = np.argsort(people.known_us, kind="stable")
-    ranks = np.flatnonzero(chance.cells(BLOCK) < 0.06 * _CELLS)
-    ranks = ranks[ranks > 0]
-    brought, bringer = by_age[ranks], by_age[chance.below(ranks, len(ranks))]
+    by_age = np.lexsort((people.known_us, np.arange(BLOCK) // CIRCLE))
+    some = chance.some(0.06, BLOCK)
+    some = some[some % CIRCLE > 0]
+    brought, bringer = by_age[some], by_age[some - 1 - chance.below(some % CIRCLE, len(some))]
     at_us = people.joined_us[brought] + 2 * _SECOND_US
     known = np.maximum(people.known_us[brought], people.known_us[bringer]) + _SECOND_US
     # In the order of recording, which numbers them.
