@@ -472,7 +472,7 @@ _INTERACTION_OF = _choice(_zipf(len(INTERACTIONS)))
 _TICKET_OF = _choice([0.32, 0.14, 0.24, 0.16, 0.09, 0.05])
 _REASON_OF = _choice(_zipf(len(REASONS), 0.7))
 _SCORE_OF = _choice([0.09, 0.08, 0.16, 0.33, 0.34]) + np.uint8(1)
-_SPEND_OF = _lognormal(62, 0.5, 5, 100)
+_SPEND_OF = _lognormal(45, 0.5, 5, 95)
 _PROMPT_US = (-20e6 * np.log1p(-(np.arange(_CELLS) + 0.5) / _CELLS)).astype(np.int64) + 300_000
 _LATE_US = _lognormal(12 * 86_400, 0.8, 86_400, 150 * 86_400) * _SECOND_US
 _RETURN_US = _lognormal(9 * 86_400, 0.8, 3_600, 200 * 86_400) * _SECOND_US
@@ -632,7 +632,7 @@ def block(history: History, number: int) -> Chunk:
     days = _days(history.years)
     rows, lines = _Rows(), _Lines()
     people = _people(history, chance, first)
-    _register(chance, people, rows)
+    _register(chance, people, rows, days)
     _live(chance, people, rows, lines, days, first)
     return _table(history, chance, people, rows, lines, first)
 
@@ -660,7 +660,7 @@ def _people(history: History, chance: _Chance, first: int) -> _People:
     never = chance.some(0.03, BLOCK)
     enrolled[never] = member[never] = _NEVER
     closes = np.zeros(BLOCK, dtype=bool)
-    closes[chance.some(0.04, BLOCK)] = True
+    closes[chance.some(0.1, BLOCK)] = True
     return _People(
         sort,
         chance.of(_COUNTRY_OF, BLOCK),
@@ -684,15 +684,14 @@ def _moments(chance: _Chance, days: Ints, shares: Ints, of_day_us: Ints) -> Ints
     return found
 
 
-def _register(chance: _Chance, people: _People, rows: _Rows) -> None:
-    """Registrations, enrolments, referrals and what they come to, closures."""
+def _register(chance: _Chance, people: _People, rows: _Rows, days: Ints) -> None:
+    """Registrations, enrolments, closures."""
     rows.add("customer.registered", np.arange(BLOCK), people.joined_us, people.known_us)
     members = np.flatnonzero(people.enrolled_us < _NEVER)
     rows.add("loyalty.enrolled", members, people.enrolled_us[members], people.member_us[members])
     leavers = np.flatnonzero(people.closes)
-    at_us = np.maximum(people.joined_us, people.enrolled_us)[leavers] + (
-        (people.leaves - people.joins)[leavers] * (END_US - people.joined_us[leavers])
-    ).astype(np.int64)
+    at_us = _moments(chance, days, people.leaves[leavers], chance.of(_AT_HOME, len(leavers)))
+    at_us = np.maximum(at_us, people.member_us[leavers])
     at_us += chance.of(_DAYS_US, len(leavers)) * 3
     rows.add("loyalty.closed", leavers, at_us, at_us + chance.of(_PROMPT_US, len(leavers)))
 
