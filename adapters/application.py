@@ -310,7 +310,9 @@ class BookApplication(Application[UUID]):
         """Of many aggregates, those that this process holds, as it saw them last. Never to be changed."""
         found: dict[UUID, A] = {}
         cache = self.repository.cache
-        for one in stream_ids if cache is not None else ():
+        if cache is None:
+            return found
+        for one in stream_ids:
             with suppress(KeyError):
                 aggregate: Any = cache.get(one)
                 if type(aggregate) is kind:
@@ -323,8 +325,10 @@ class BookApplication(Application[UUID]):
         held = self.held(kind, wanted)
         missing = [one for one in wanted if one not in held]
         found = self.load_many(kind, missing) if missing else {}
-        for one in missing if self.repository.cache is not None else ():
-            self.repository.cache.put(one, found.get(one) or kind(one))
+        cache = self.repository.cache
+        assert cache is not None
+        for one in missing:
+            cache.put(one, found.get(one) or kind(one))
 
     def hold(self, aggregates: int) -> None:
         """How many aggregates this process holds at most, for a bulk job that comes back to the same ones, sweeps

@@ -457,9 +457,7 @@ _LEVEL_OF = _lognormal(100, 0.45, 25, 600)
 _LINES_OF = _choice([0.56, 0.24, 0.11, 0.06, 0.03]) + np.uint8(1)
 _SKU_OF = _choice(_zipf(SKUS), np.int32)
 _QUANTITY_OF = _choice([0.78, 0.13, 0.04, 0.02, 0.01, 0.01, 0.003, 0.003, 0.001, 0.001, 0.001, 0.001]) + np.uint8(1)
-_DISCOUNT_OF = np.array([0, 5, 10, 15, 20, 30, 50], dtype=np.int64)[
-    _choice([0.76, 0.05, 0.08, 0.02, 0.05, 0.03, 0.01])
-]
+_DISCOUNT_OF = np.array([0, 5, 10, 15, 20, 30, 50], dtype=np.int64)[_choice([0.76, 0.05, 0.08, 0.02, 0.05, 0.03, 0.01])]
 # Which article costs what, and of which category it is, is the same in every history.
 _MIXED = np.arange(SKUS, dtype=np.uint64) * np.uint64(40503) % np.uint64(_CELLS)
 _PRICE_OF_SKU = _lognormal(1650, 0.85, 99, 150_000)[_MIXED]
@@ -517,9 +515,7 @@ class _Rows:
         """Facts of a kind; their places."""
         count = len(who)
         given = {"who": who, "kind": KIND[kind] if isinstance(kind, str) else kind}
-        self._groups.append(
-            {**given, "effective_us": effective_us, "recorded_us": recorded_us, "count": count, **more}
-        )
+        self._groups.append({**given, "effective_us": effective_us, "recorded_us": recorded_us, "count": count, **more})
         self.count += count
         return np.arange(self.count - count, self.count)
 
@@ -564,7 +560,8 @@ def spread(starts: Ints, counts: Ints) -> Ints:
     """Places of ragged pieces, one after the other."""
     ends = counts.cumsum()
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    found: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return found
 
 
 # ── a block ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -575,10 +572,7 @@ _PURCHASE, _ACTIVITY, _TRANSFER = (
 _OF_LOYALTY = np.array([name.startswith("loyalty.") for name in KINDS])
 _COMES_LATE = np.array([name in ("customer.purchase_recorded", "loyalty.activity_recorded") for name in KINDS])
 _SPENDS = np.array(
-    [
-        name in ("loyalty.redemption_requested", "loyalty.hold_requested", "loyalty.transfer_requested")
-        for name in KINDS
-    ]
+    [name in ("loyalty.redemption_requested", "loyalty.hold_requested", "loyalty.transfer_requested") for name in KINDS]
 )
 _LATE_OF_THEM = LATE_SHARE / 0.70
 """Share of late facts among purchases, activities and returns, which seven in ten facts are."""
@@ -696,9 +690,7 @@ def _register(chance: _Chance, people: _People, rows: _Rows, days: Ints) -> None
     rows.add("loyalty.closed", leavers, at_us, at_us + chance.of(_PROMPT_US, len(leavers)))
 
 
-def _live(
-    chance: _Chance, people: _People, rows: _Rows, lines: _Lines, days: Ints, first: int
-) -> None:
+def _live(chance: _Chance, people: _People, rows: _Rows, lines: _Lines, days: Ints, first: int) -> None:
     """What customers do, and what follows from it."""
     who = np.repeat(np.arange(BLOCK), people.primaries)
     count = len(who)
@@ -728,8 +720,10 @@ def _live(
 
     them = of("loyalty.transfer_requested")
     other = who[them] // CIRCLE * CIRCLE + chance.below(CIRCLE, len(them))
-    takes = (other != who[them]) & (people.member_us[other] < recorded[them]) & (
-        people.enrolled_us[other] < effective[them]
+    takes = (
+        (other != who[them])
+        & (people.member_us[other] < recorded[them])
+        & (people.enrolled_us[other] < effective[them])
     )
     kind[them[~takes]] = KIND["loyalty.goodwill_granted"]
     gives, other = them[takes], other[takes]
@@ -755,13 +749,10 @@ def _live(
     code[coupons] = chance.of(_REWARD_OF, len(coupons))
     overrides = of("loyalty.tier_overridden")
     code[overrides] = 1 + chance.below(2, len(overrides))
-    for them, least in (
-        (overrides, 30),
-        (of("loyalty.extension_granted"), 90),
-        (them := of("loyalty.reinstatement_granted"), 90),
-    ):
-        b[them] = effective[them] + (least + chance.below(300, len(them))) * DAY_US
-    a[them] = 10 * (1 + chance.below(50, len(them)))
+    extended, given_back = of("loyalty.extension_granted"), of("loyalty.reinstatement_granted")
+    for some, least in ((overrides, 30), (extended, 90), (given_back, 90)):
+        b[some] = effective[some] + (least + chance.below(300, len(some))) * DAY_US
+    a[given_back] = 10 * (1 + chance.below(50, len(given_back)))
     tickets = of("ticket.opened")
     code[tickets] = chance.of(_TICKET_OF, len(tickets))
 
@@ -830,9 +821,7 @@ def _channels(chance: _Chance, who: Ints) -> Ints:
     return found
 
 
-def _goods(
-    chance: _Chance, people: _People, who: Ints, channel: Ints
-) -> tuple[Ints, Ints, dict[str, Ints]]:
+def _goods(chance: _Chance, people: _People, who: Ints, channel: Ints) -> tuple[Ints, Ints, dict[str, Ints]]:
     """How many lines each purchase has, where they begin, and the lines."""
     sizes = chance.of(_LINES_OF, len(who)).astype(np.int64)
     ends = sizes.cumsum()
@@ -1068,7 +1057,7 @@ def _refer(
     link = of[who[bought]]
     _, at, refund = np.intersect1d(bought, refunds.purchase, assume_unique=True, return_indices=True)
     for role, whose, other in ((1, bringer, brought), (0, brought, bringer)):
-        credits = rows.add(
+        credited = rows.add(
             "loyalty.referral_credited",
             whose[link],
             after.effective_us[bought],
@@ -1086,7 +1075,7 @@ def _refer(
             refunds.effective_us[refund],
             refunds.recorded_us[refund] + 1 + role,
             peer=first + other[link[at]],
-            ref=credits[at],
+            ref=credited[at],
             line_from=refunds.line_from[refund],
             lines=refunds.lines[refund],
         )

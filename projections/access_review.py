@@ -84,7 +84,9 @@ COMMANDS_OF: Mapping[str, tuple[str, ...]] = {
     "customer.identifier_linked": ("customers.link_identifier", "customers.register", "imports.cdnow", "imports.synth"),
     "customer.identifier_removed": ("customers.remove_identifier",),
     "customer.interaction_recorded": ("customers.record_interaction", "imports.synth"),
-    "customer.key_created": ("customers.register", "imports.cdnow", "erasures.erase", "retention.sweep", "imports.synth"),
+    "customer.key_created": (
+        "customers.register", "imports.cdnow", "imports.synth", "erasures.erase", "retention.sweep",
+    ),
     "customer.objected": ("customers.object_to",),
     "customer.objection_withdrawn": ("customers.withdraw_objection",),
     "customer.purchase_recorded": ("customers.record_purchase", "imports.cdnow", "imports.synth"),

@@ -323,7 +323,8 @@ NEITHER = {
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
     "book.erasures.receipt", "book.erasures.all", "book.erasures.entries",
     "book.rotate_wrapping_key",
-    "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "tallybook.synth", "BoundCommand.aio",
+    "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "tallybook.synth",
+    "BoundCommand.aio",
 }  # fmt: skip
 """What does something, and gives back counts and ids at most."""
 

@@ -37,7 +37,13 @@ def generous() -> RuleSet:
     document["pending"] = {"days": 5, "confirmed": True}
     document["earning"] += [
         {"id": "visit", "kind": "fixed", "on": "activity", "points": 5},
-        {"id": "brought", "kind": "fixed", "on": "referral", "points": 50, "when": 'referral.occasion == "first_purchase"'},
+        {
+            "id": "brought",
+            "kind": "fixed",
+            "on": "referral",
+            "points": 50,
+            "when": 'referral.occasion == "first_purchase"',
+        },
     ]
     return RuleSet.model_validate(document)
 
@@ -98,7 +104,10 @@ def test_every_kind_of_loyalty_fact_is_in_the_book(filled: tuple[str, Any]) -> N
     assert {name for name in wanted if not seen[name]} == set()
     kinds = {type(event) for event in events}
     assert {CouponClosed, EarningReversed, RedemptionRefused, RedemptionReversed} <= kinds
-    assert sum(isinstance(event, LoyaltyDecision) for event in events) > sum(isinstance(event, Fact) for event in events) / 4
+    assert (
+        sum(isinstance(event, LoyaltyDecision) for event in events)
+        > sum(isinstance(event, Fact) for event in events) / 4
+    )
 
 
 def test_what_is_left_out_is_counted_by_why(filled: tuple[str, Any]) -> None:
@@ -145,7 +154,7 @@ def test_filling_again_records_nothing(tmp_path: Path) -> None:
     assert (again.recorded, again.events, again.left_out) == (0, first.events, first.left_out)
 
 
-class Stop(Exception):  # noqa: N818 - a test's own
+class Stop(Exception):
     pass
 
 
@@ -162,7 +171,7 @@ def test_what_is_cut_short_goes_on_as_if_it_had_not_been(
         if calls == after:
             raise Stop
 
-    given = {"customers": CUSTOMERS, "seed": 5, "events": 6000, "rules": ["standard", generous()]}
+    given: dict[str, Any] = {"customers": CUSTOMERS, "seed": 5, "events": 6000, "rules": ["standard", generous()]}
     with pytest.raises(Stop):
         tallybook.synth(url(tmp_path), progress=stop, **given)
     rest = tallybook.synth(url(tmp_path), **given)
@@ -221,7 +230,7 @@ def test_a_book_with_other_data_is_left_alone(tmp_path: Path) -> None:
 
 def test_another_history_does_not_go_on_with_one(tmp_path: Path) -> None:
     tallybook.synth(url(tmp_path), customers=20)
-    for other in ({"customers": 21}, {"customers": 20, "seed": 2}, {"customers": 20, "rules": ["candidate"]}):
+    others: tuple[dict[str, Any], ...] = ({"customers": 21}, {"customers": 20, "seed": 2}, {"customers": 20, "rules": ["candidate"]}):
         with pytest.raises(BookError, match="another history"):
             tallybook.synth(url(tmp_path), **other)
 

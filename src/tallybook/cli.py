@@ -35,6 +35,7 @@ from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .cli_rules import rules_app
 from .demo import run_demo
+from .synthesis import synth
 from .terminal import (
     DETACHED,
     READ_MODELS,
@@ -65,7 +66,6 @@ from .terminal import (
     the_customer,
     watched,
 )
-from .synthesis import synth
 from .times import iso
 from .upkeep import doctor as examine_book
 from .upkeep import restore as restore_book

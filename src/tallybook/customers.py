@@ -361,13 +361,15 @@ def enrol(work: Work, member: Customer, programme: str) -> UUID:
 
 
 def record_purchase(
-    work: Work, stamp: Stamp, customer: Customer, lines: Sequence[Line], **details: Any
+    work: Work, stamp: Stamp, customer: Customer, lines: Sequence[Line], *, due: Stamp | None = None, **details: Any
 ) -> PurchaseResult:
-    """Record a purchase, and what it decides for each account of the customer."""
+    """Record a purchase, and what it decides for each account of the customer. `due`: the stamp of what is due before
+    it, if that is another one.
+    """
     control = work.control()
     accounts = work.accounts_of(customer.id)
     for account in accounts:
-        account.settle(stamp, stamp.effective_us, control)
+        account.settle(due or stamp, stamp.effective_us, control)
     fact = customer.record_purchase(stamp, lines, **details)
     earned: dict[str, int] = {}
     for account in accounts:
@@ -379,16 +381,23 @@ def record_purchase(
 
 
 def record_return(
-    work: Work, stamp: Stamp, customer: Customer, purchase_id: UUID, lines: Mapping[int, int], reason: str | None
+    work: Work,
+    stamp: Stamp,
+    customer: Customer,
+    purchase_id: UUID,
+    lines: Mapping[int, int],
+    reason: str | None,
+    *,
+    due: Stamp | None = None,
 ) -> ReturnResult:
     """Record what came back of a purchase, and what it decides for each account of the customer, and of who brought
-    them. Refuses as `Customer.record_return` does, before anything is decided.
+    them. `due` as in `record_purchase`. Refuses as `Customer.record_return` does, before anything is decided.
     """
     control = work.control()
     accounts = work.accounts_of(customer.id)
     customer.returnable(stamp, purchase_id, lines)  # from here on the time stands
     for account in accounts:
-        account.settle(stamp, stamp.effective_us, control)
+        account.settle(due or stamp, stamp.effective_us, control)
     before = {account.programme: account.reversed for account in accounts}
     fact = customer.record_return(stamp, purchase_id, lines, reason)
     for account in accounts:

@@ -178,7 +178,7 @@ def _ticket(customer: UUID, number: int) -> UUID:
     return uuid_of(fact_id(customer, number).int ^ TICKET)
 
 
-class _LeftOut(Exception):  # noqa: N818 - not an error: a fact is passed over, and counted
+class _LeftOut(Exception):
     """A book would refuse such a command, or has nobody to record it of."""
 
 
@@ -268,7 +268,7 @@ class _Recording:
 
     def _coupon(self, account: LoyaltyAccount, coupon_id: UUID) -> CouponState:
         """A coupon that is good now."""
-        coupon = account.coupons.get(coupon_id)
+        coupon: CouponState | None = account.coupons.get(coupon_id)
         if coupon is None:
             raise _LeftOut("unknown_coupon")
         if coupon.outcome or coupon.expires_us <= self._reaches_us():
@@ -292,9 +292,7 @@ class _Recording:
         }
         if person.birth_month:
             fields["birth_month"] = person.birth_month
-        customer.register(
-            work.stamp, CustomerKind(person.kind), key_id=key_id, commitment=commitment, fields=fields
-        )
+        customer.register(work.stamp, CustomerKind(person.kind), key_id=key_id, commitment=commitment, fields=fields)
         link_identifier(work, work.stamp, customer, SYSTEM, external_id(fact.customer))
         if fact.customer % 3:
             customer.add_contact_point(work.stamp, "email", f"{given}.{family}.{fact.customer}@example.org".lower())
@@ -316,10 +314,6 @@ class _Recording:
         other = self.work.customer(self._id(fact.peer))
         refer(self.work, self._customer(fact), other, None, None)
 
-    def _settled(self, customer: Customer) -> None:
-        for account in self.work.accounts_of(customer.id):
-            account.settle(self._due, self.work.stamp.effective_us, self.control)
-
     def _bought(self, fact: MadeUp) -> None:
         work, customer = self.work, self._customer(fact)
         lines = [
@@ -335,10 +329,16 @@ class _Recording:
             for _, sku, category, quantity, net, tax, shipping, discount in fact.lines
         ]
         customer.check_purchase(lines)
-        self._settled(customer)
         order = f"{external_id(fact.customer)}-{fact.number}"
         done = record_purchase(
-            work, work.stamp, customer, lines, currency=fact.currency, store=fact.store, order_id=order
+            work,
+            work.stamp,
+            customer,
+            lines,
+            due=self._due,
+            currency=fact.currency,
+            store=fact.store,
+            order_id=order,
         )
         work.claim(order_claim(work, order), done.purchase_id)
 
@@ -346,9 +346,7 @@ class _Recording:
         customer, purchase = self._customer(fact), self._rests_on(fact)
         lines = {number: quantity for number, _, _, quantity, *_ in fact.lines}
         reason = self.words.reasons[fact.code]
-        customer.returnable(self.work.stamp, purchase, lines)
-        self._settled(customer)
-        record_return(self.work, self.work.stamp, customer, purchase, lines, reason)
+        record_return(self.work, self.work.stamp, customer, purchase, lines, reason, due=self._due)
 
     # ── accounts ──────────────────────────────────────────────────────────────────────────────────────────────────
 

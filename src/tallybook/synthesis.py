@@ -18,7 +18,7 @@ from tallybook.adapters.form import uuid_of
 from tallybook.adapters.rule_files import load_rule_set
 from tallybook.adapters.wrapping import WrappingKeys
 from tallybook.domain.control import Control
-from tallybook.domain.errors import BookError, listed, refusal
+from tallybook.domain.errors import BookError, refusal
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 
@@ -206,7 +206,9 @@ def _people_of(chunk: Chunk) -> Iterator[tuple[int, Person]]:
     for ordinal, (high, low, sort, country, source, month) in enumerate(rows, chunk.first):
         yield (
             ordinal,
-            Person(uuid_of(high << 64 | low), synth.SORTS[sort], synth.COUNTRIES[country], synth.SOURCES[source], month),
+            Person(
+                uuid_of(high << 64 | low), synth.SORTS[sort], synth.COUNTRIES[country], synth.SOURCES[source], month
+            ),
         )
 
 

@@ -125,7 +125,9 @@ def test_all_kinds_of_facts_are_there_and_known_to_the_domain(one: Chunk) -> Non
     assert np.unique(one.kind).tolist() == list(range(len(KINDS)))
     assert set(KINDS) <= REGISTRY.keys()
     of_loyalty = {
-        name for name, schema in REGISTRY.items() if name.startswith("loyalty.") and issubclass(schema.event_class, Fact)
+        name
+        for name, schema in REGISTRY.items()
+        if name.startswith("loyalty.") and issubclass(schema.event_class, Fact)
     }
     assert of_loyalty == {name for name in KINDS if name.startswith("loyalty.")}
 
