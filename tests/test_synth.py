@@ -230,7 +230,12 @@ def test_a_book_with_other_data_is_left_alone(tmp_path: Path) -> None:
 
 def test_another_history_does_not_go_on_with_one(tmp_path: Path) -> None:
     tallybook.synth(url(tmp_path), customers=20)
-    others: tuple[dict[str, Any], ...] = ({"customers": 21}, {"customers": 20, "seed": 2}, {"customers": 20, "rules": ["candidate"]}):
+    others: tuple[dict[str, Any], ...] = (
+        {"customers": 21},
+        {"customers": 20, "seed": 2},
+        {"customers": 20, "rules": ["candidate"]},
+    )
+    for other in others:
         with pytest.raises(BookError, match="another history"):
             tallybook.synth(url(tmp_path), **other)
 
