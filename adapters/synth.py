@@ -323,7 +323,7 @@ OF_LINES = ("line", "sku", "category", "quantity", "net", "tax", "shipping", "di
 OFFSETS = ("fact_start", "line_start")
 
 
-def chunks(history: History, *, customers: int = 16 * BLOCK, first: int = 0) -> Iterator[Chunk]:
+def chunks(history: History, *, customers: int = BLOCK, first: int = 0) -> Iterator[Chunk]:
     """The whole history in chunks of so many customers, from the ordinal `first` on."""
     _whole(customers, "customers", 1, CUSTOMERS_MAX)
     _whole(first, "first", 0, CUSTOMERS_MAX)

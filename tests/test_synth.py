@@ -148,17 +148,20 @@ def test_the_same_seed_fills_the_same_book(filled: tuple[str, Any], tmp_path: Pa
     assert told(url(tmp_path)) == told(path)
 
 
-def test_filling_again_records_nothing(tmp_path: Path) -> None:
-    first = tallybook.synth(url(tmp_path), customers=20)
-    again = tallybook.synth(url(tmp_path), customers=20)
+def test_filling_again_records_nothing(book_url: str) -> None:
+    first = tallybook.synth(book_url, customers=20, rules=["retail"])
+    again = tallybook.synth(book_url, customers=20, rules=["retail"])
     assert (again.recorded, again.events, again.left_out) == (0, first.events, first.left_out)
+    with tallybook.open(book_url) as book:
+        assert book.replay().holds
+        assert all(check.holds for check in book.audit.verify())
 
 
 class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 7, 30])
+@pytest.mark.parametrize("after", [1, 7, 30, 31, 32])
 def test_what_is_cut_short_goes_on_as_if_it_had_not_been(
     filled: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:

@@ -185,7 +185,7 @@ def _planned(history: History) -> _Plan:
     ends = np.array(history.months())
     months = np.zeros(len(ends), dtype=np.int64)
     people: dict[int, Person] = {}
-    for chunk in synth.chunks(history, customers=4 * synth.BLOCK):
+    for chunk in synth.chunks(history):
         digest.add(chunk)
         kinds += np.bincount(chunk.kind, minlength=len(kinds))
         months += np.bincount(np.searchsorted(ends, chunk.recorded_us, side="right"), minlength=len(ends))
@@ -215,9 +215,10 @@ def _people_of(chunk: Chunk) -> Iterator[tuple[int, Person]]:
 def _see_whose(book: Book, name: str) -> None:
     """Raises BookError for a book that holds anything else."""
     if book.position() and RulesDesk.adopt.kept(book.rules, f"synth/{name}/rules/0") is None:
+        place = book._core.app.database.place
         raise BookError(
-            f"The book holds {book.position():,} events of something else, or of another history.",
-            path=book._core.storage.url,
+            f"{place}: the book holds {book.position():,} events of something else, or of another history.",
+            path=place,
             remedy="Name a book that is not there yet; to go on with a history, give all that it was begun with.",
         )
 
@@ -286,8 +287,10 @@ class _Filling:
     def _sweep(self, month: int) -> None:
         until_us = self.ends[month]
         core = self.book._core
-        horizon_us = core.app.load(Control, core.book_id).horizon_us or 0
-        if horizon_us <= until_us:
+        control = core.app.load(Control, core.book_id)
+        done_us = control.horizon_us or 0
+        # One that is over is not begun again under rules that were adopted after it.
+        if done_us < until_us or (done_us == until_us and not control.sweep_is_finished):
             self.clock.now_us = max(self.clock.now_us, until_us)
             self.book.loyalty.sweep(iso(until_us))
 
@@ -304,7 +307,7 @@ class _Window:
         self._borders = borders
         begin_us, end_us = borders[months[0]], borders[months[-1] + 1]
         parts: dict[str, list[Any]] = {name: [] for name in (*synth.OF_FACTS, "number", "sizes", *synth.OF_LINES)}
-        for chunk in synth.chunks(history, customers=4 * synth.BLOCK):
+        for chunk in synth.chunks(history):
             some = np.flatnonzero((chunk.recorded_us >= begin_us) & (chunk.recorded_us < end_us))
             sizes = np.diff(chunk.line_start)
             for name in synth.OF_FACTS:

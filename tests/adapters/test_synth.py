@@ -57,12 +57,12 @@ def test_the_size_of_chunks_changes_nothing(size: int) -> None:
 
 def test_a_customer_is_the_same_however_many_are_asked_for() -> None:
     (few,) = chunks(History(seed=7, customers=50))
-    (many,) = chunks(History(seed=7, customers=5000))
+    (many,) = chunks(History(seed=7, customers=5000), customers=5000)
     last = int(few.fact_start[-1])
     assert last == many.fact_start[50]
     for name in synth.OF_FACTS:
         np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:last])
-    (later,) = chunks(History(seed=7, customers=5000), first=40)
+    later = next(chunks(History(seed=7, customers=5000), first=40))
     assert later.customer_id(45) == many.customer_id(45) == few.customer_id(45)
 
 
