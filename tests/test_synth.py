@@ -26,6 +26,10 @@ from tallybook.domain.points import (
     RedemptionReversed,
 )
 
+from .test_cli import Run, run
+
+__all__ = ["run"]  # a fixture
+
 CUSTOMERS = 150
 
 
@@ -288,3 +292,32 @@ def test_progress_goes_up_to_all_facts() -> None:
     report = tallybook.synth("memory:", customers=40, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (report.facts, report.facts)
     assert seen == sorted(seen)
+
+
+# ── the command ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_command_fills_a_book_and_says_what_it_did(run: Run, tmp_path: Path) -> None:
+    given = ["synth", url(tmp_path), "--customers", 30, "--events", 600, "--seed", 4, "--years", 2]
+    given += ["--rules", "standard", "--rules", "candidate"]
+    report = run(*given, "--json").json
+    assert (report["seed"], report["customers"], report["years"]) == (4, 30, 2)
+    assert report["rule_sets"] == ["standard@1", load_rule_set("candidate").label]
+    assert report["recorded"] == report["facts"] == sum(report["by_kind"].values())
+    assert len(report["digest"]) == 64
+    again = run(*given)
+    assert again.status == 0
+    assert "Nothing new" in again.out
+    assert report["digest"] in again.out
+    assert "customer.purchase_recorded" in again.out
+    assert run("replay", "--book", url(tmp_path)).status == 0
+
+
+def test_the_command_tells_of_a_wrong_use(run: Run, tmp_path: Path) -> None:
+    none = run("synth", url(tmp_path), "--customers", 0)
+    assert (none.status, "customers" in none.err) == (2, True)
+    unknown = run("synth", url(tmp_path), "--customers", 20, "--rules", "nosuch")
+    assert (unknown.status, "the rule sets that ship" in unknown.err) == (2, True)
+    assert run("synth", url(tmp_path), "--customers", 20).status == 0
+    other = run("synth", url(tmp_path), "--customers", 21)
+    assert (other.status, "Name a book that is not there yet" in other.err) == (2, True)
