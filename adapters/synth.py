@@ -104,7 +104,8 @@ CIRCLE = 64
 """Customers who know one another: transfers and referrals stay among them."""
 CUSTOMERS_MAX = 50_000_000
 YEARS_MAX = 30
-MEAN_MIN, MEAN_MAX = 4, 10_000
+MEAN_MIN, MEAN_MAX = 4, 500
+"""Facts for each customer. A block is made as a whole: with the most, it takes 600 MB."""
 FACTS_MAX = 100_000
 """How many facts a single customer has at most, about."""
 END_US = days_from_civil(2025, 1, 1) * DAY_US
@@ -459,9 +460,9 @@ _SKU_OF = _choice(_zipf(SKUS), np.int32)
 _QUANTITY_OF = _choice([0.78, 0.13, 0.04, 0.02, 0.01, 0.01, 0.003, 0.003, 0.001, 0.001, 0.001, 0.001]) + np.uint8(1)
 _DISCOUNT_OF = np.array([0, 5, 10, 15, 20, 30, 50], dtype=np.int64)[_choice([0.76, 0.05, 0.08, 0.02, 0.05, 0.03, 0.01])]
 # Which article costs what, and of which category it is, is the same in every history.
-_MIXED = np.arange(SKUS, dtype=np.uint64) * np.uint64(40503) % np.uint64(_CELLS)
+_MIXED = (np.arange(SKUS, dtype=np.uint64) * np.uint64(40503) + np.uint64(29_000)) % np.uint64(_CELLS)
 _PRICE_OF_SKU = _lognormal(1650, 0.85, 99, 150_000)[_MIXED]
-_PRICE_OF_SKU[_MIXED < 200] = 0  # samples
+_PRICE_OF_SKU[_MIXED < 300] = 0  # samples
 _CATEGORY_OF_SKU = _choice(_zipf(len(CATEGORIES), 0.9))[_MIXED * np.uint64(7919) % np.uint64(_CELLS)]
 _ACTIVITY_OF = _choice(_zipf(len(ACTIVITIES), 0.7))
 _PARTNER_OF = _choice([0.86, 0.09, 0.05])
