@@ -159,6 +159,8 @@ class BookApplication(Application[UUID]):
         self.snapshot_store = SnapshotStore(database, marks[0])
         self.due_index = DueIndex(database, marks[1], EVENTS_TABLE)
         self._due: dict[UUID, Aggregate] = {}
+        self.sweeps_held = False
+        """Whether sweeps take the accounts that this process holds for what they are, until the commit finds out."""
         super().__init__()
 
     def construct_env(self, name: str, env: EnvType | None = None) -> Environment:  # noqa: ARG002 - the library's signature
@@ -303,6 +305,36 @@ class BookApplication(Application[UUID]):
         for one in found.values():
             self._note(one)
         return found
+
+    def held(self, kind: type[A], stream_ids: Iterable[UUID]) -> dict[UUID, A]:
+        """Of many aggregates, those that this process holds, as it saw them last. Never to be changed."""
+        found: dict[UUID, A] = {}
+        cache = self.repository.cache
+        if cache is None:
+            return found
+        for one in stream_ids:
+            with suppress(KeyError):
+                aggregate: Any = cache.get(one)
+                if type(aggregate) is kind:
+                    found[one] = aggregate
+        return found
+
+    def fetch(self, kind: type[A], stream_ids: Iterable[UUID]) -> None:
+        """Load many aggregates at once for the commands of a bulk job, those that this process does not hold yet."""
+        wanted = list(dict.fromkeys(stream_ids))
+        held = self.held(kind, wanted)
+        missing = [one for one in wanted if one not in held]
+        found = self.load_many(kind, missing) if missing else {}
+        cache = self.repository.cache
+        assert cache is not None
+        for one in missing:
+            cache.put(one, found.get(one) or kind(one))
+
+    def hold(self, aggregates: int) -> None:
+        """How many aggregates this process holds at most, for a bulk job that comes back to the same ones, sweeps
+        included: these go by the log alone otherwise."""
+        self.repository.cache = LRUCache(max(aggregates, self.CACHED_AGGREGATES))
+        self.sweeps_held = True
 
     @staticmethod
     def _by_stream(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[UUID, list[tuple[Any, ...]]]]:

@@ -323,7 +323,8 @@ NEITHER = {
     "book.retention.sweep", "Follower.close", "book.erasures.erase", "book.erasures.erase_kept",
     "book.erasures.receipt", "book.erasures.all", "book.erasures.entries",
     "book.rotate_wrapping_key",
-    "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "BoundCommand.aio",
+    "book.audit.keep", "book.audit.timestamp", "tallybook.open", "tallybook.restore", "tallybook.synth",
+    "BoundCommand.aio",
 }  # fmt: skip
 """What does something, and gives back counts and ids at most."""
 
@@ -1082,6 +1083,7 @@ CLI_SHUT: Mapping[str, Given] = {
 CLI_NOT_RUN: Mapping[str, tuple[str, ...]] = {
     "demo": (),  # a book of its own
     "restore": ("--keys", "--checkpoint"),  # makes a book; opening that is on record
+    "synth": ("--customers", "--events", "--seed", "--years", "--rules"),  # makes a book of nobody
     "projections run": (),  # until it is stopped
     "projections resume": (),  # of one that is paused: as `pause`
     "projections retry": (),  # of one that failed

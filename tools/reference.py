@@ -99,6 +99,8 @@ def api() -> str:
         "awaitable form: `await book.customers.register.aio(…)`.\n",
         f"## `tallybook.open{_signature(tallybook.open)}`\n",
         _doc(tallybook.open) + "\n",
+        f"## `tallybook.synth{_signature(tallybook.synth)}`\n",
+        _doc(tallybook.synth) + "\n",
         "## `Book`\n",
         _doc(Book) + "\n",
     ]
@@ -121,6 +123,7 @@ def api() -> str:
         "exports",
         "retention",
         "subject_report",
+        "synthesis",
     ):
         for name, kind in vars(__import__(f"tallybook.{module}", fromlist=["_"])).items():
             if name.startswith("_") or not hasattr(kind, "__dataclass_fields__"):

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from .book import Book, open  # noqa: A004 - the front door
     from .follow import Follower
+    from .synthesis import SynthReport, synth
     from .upkeep import doctor, restore
 
 __version__ = RELEASE
@@ -97,6 +98,7 @@ _HOMES = {
     "SealError": "tallybook.domain.errors",
     "SigningKeyMissing": "tallybook.domain.errors",
     "StoredFormError": "tallybook.domain.errors",
+    "SynthReport": "tallybook.synthesis",
     "TallybookError": "tallybook.domain.errors",
     "TicketKind": "tallybook.domain.ticket",
     "TicketState": "tallybook.domain.ticket",
@@ -105,6 +107,7 @@ _HOMES = {
     "doctor": "tallybook.upkeep",
     "open": "tallybook.book",
     "restore": "tallybook.upkeep",
+    "synth": "tallybook.synthesis",
 }
 
 __all__ = [
@@ -144,6 +147,7 @@ __all__ = [
     "SealError",
     "SigningKeyMissing",
     "StoredFormError",
+    "SynthReport",
     "TallybookError",
     "TicketKind",
     "TicketState",
@@ -153,6 +157,7 @@ __all__ = [
     "doctor",
     "open",
     "restore",
+    "synth",
 ]
 
 

@@ -32,6 +32,7 @@ from .customers import CustomerDesk
 from .erasing import Erasing
 from .erasures import ErasureDesk
 from .exports import ExportDesk
+from .filling import FillingDesk
 from .follow import Follower, follow
 from .imports import ImportDesk
 from .loyalty import LoyaltyDesk
@@ -64,6 +65,7 @@ class Book:
         self.audit = AuditView(core)
         self._sealing = SealingDesk(core)
         self._erasing = Erasing(core)
+        self._filling = FillingDesk(core)
         self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
         self.retention = RetentionDesk(core)

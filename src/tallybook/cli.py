@@ -35,6 +35,7 @@ from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .cli_rules import rules_app
 from .demo import run_demo
+from .synthesis import synth
 from .terminal import (
     DETACHED,
     READ_MODELS,
@@ -213,6 +214,60 @@ def import_cdnow(
                 out.print(f"{report.known:,} purchases were recorded before.")
         if report.rejected:
             out.print(f"{report.rejected:,} lines could not be read; they are in {skip_bad}.")
+
+    tell(report, as_json, show)
+
+
+@app.command("synth")
+def fill(
+    url: Annotated[str, typer.Argument(help="A book that is not there yet, or one that this was begun with")],
+    customers: Annotated[int, typer.Option("--customers", help="How many customers")],
+    events: Annotated[
+        int | None,
+        typer.Option("--events", help="About how many facts in all; default: 21 a customer", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Which history: the same seed gives the same one")] = 1,
+    years: Annotated[int, typer.Option("--years", help="How many years it has, up to the end of 2024")] = 5,
+    rules: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--rules", help="A rule set, as for `rules check` (default: standard); of several, one after the other"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fill a book with a made-up history. Broken off, it goes on where it stopped. Needs the extra replay."""
+    with watched("synth", as_json) as progress:
+        report = synth(
+            url,
+            customers=customers,
+            events=events,
+            seed=seed,
+            years=years,
+            rules=rules or ["standard"],
+            progress=progress,
+            wrapping_key=WRAPPING_KEY.get(),
+            read_models=READ_MODELS.get(),
+            signing_key=SIGNING_KEY.get(),
+            detached=DETACHED.get(),
+        )
+
+    def show() -> None:
+        if not report.recorded:
+            out.print(f"Nothing new: all {report.facts:,} facts were recorded before.")
+        else:
+            out.print(
+                f"{report.recorded:,} of {report.facts:,} facts of {report.customers:,} customers recorded in "
+                f"{report.seconds:.1f} s ({report.recorded / report.seconds:,.0f}/s)."
+            )
+        left_out = sum(report.left_out.values())
+        out.print(f"The book holds {report.events:,} events; {left_out:,} facts are left out, as it would refuse them.")
+        out.print(f"sha256 of the history: {report.digest}")
+        rows = [(kind, f"{number:,}") for kind, number in report.by_kind.items()]
+        show_table("Facts", ["kind", "facts"], rows, ["facts"])
+        if left_out:
+            rows = [(why, f"{number:,}") for why, number in report.left_out.items()]
+            show_table("Left out", ["why", "facts"], rows, ["facts"])
 
     tell(report, as_json, show)
 

@@ -494,11 +494,15 @@ class Work:
         return account
 
     def accounts(self, stream_ids: Sequence[UUID]) -> list[LoyaltyAccount]:
-        """Drafts of the accounts of many streams."""
-        for stream_id, loaded in self._core.app.load_many(LoyaltyAccount, stream_ids, kept=True).items():
-            self._versions[stream_id] = loaded.version
-            self._drafts[stream_id] = loaded.draft(self.journal)
-            self._aside.add(stream_id)
+        """Drafts of the accounts of many streams, past the cache; but for those that a bulk job holds."""
+        app = self._core.app
+        held = app.held(LoyaltyAccount, stream_ids) if app.sweeps_held and not self._newest else {}
+        others = [stream_id for stream_id in stream_ids if stream_id not in held]
+        loaded = app.load_many(LoyaltyAccount, others, kept=True) if others else {}
+        for stream_id, one in (*held.items(), *loaded.items()):
+            self._versions[stream_id] = one.version
+            self._drafts[stream_id] = one.draft(self.journal)
+        self._aside.update(loaded)
         return [self._draft(LoyaltyAccount, stream_id) for stream_id in stream_ids]
 
     def valuation(self, programme: str) -> Valuation:

@@ -20,6 +20,7 @@ from tallybook.domain.customer import (
     CustomerKind,
     Line,
     PurchaseRecorded,
+    Referred,
     ReturnRecorded,
 )
 from tallybook.domain.earning import Rules
@@ -335,14 +336,40 @@ def _reduce_referrals(work: Work, stamp: Stamp, customer: Customer, fact: Return
                 )
 
 
+def refer(work: Work, customer: Customer, other: Customer, note: str | None, relation: str | None) -> UUID:
+    """Record that a customer brought another, and what that comes to; the event's id. Refuses as the command does."""
+    above: Customer | None = customer
+    while above is not None and above.referrer is not None:
+        if above.referrer == other.id:
+            raise refusal("referral_circle", "The referrer was brought by the customer.", customer=other.id)
+        above = work.new_customer(above.referrer)
+    fact = customer.refer(work.stamp, other, note, relation)
+    for account in work.accounts_of(other.id):
+        credit_registration(work, other, account.programme, fact.event_id)
+    return fact.event_id
+
+
+def enrol(work: Work, member: Customer, programme: str) -> UUID:
+    """Open an account, and credit referrals that waited for it; its id. Refuses as the command does."""
+    account = work.account(member.id, programme)
+    fact = account.enrol(work.stamp, member.id, programme, work.control(), member.traits)
+    credit_registration(work, member, programme, fact.event_id)
+    for referral in work.facts_of(member, Referred) if member.brought else ():
+        brought = work.new_customer(referral.referred)
+        credit_registration(work, brought, programme, referral.event_id, ["referrer"])
+    return account.id
+
+
 def record_purchase(
-    work: Work, stamp: Stamp, customer: Customer, lines: Sequence[Line], **details: Any
+    work: Work, stamp: Stamp, customer: Customer, lines: Sequence[Line], *, due: Stamp | None = None, **details: Any
 ) -> PurchaseResult:
-    """Record a purchase, and what it decides for each account of the customer."""
+    """Record a purchase, and what it decides for each account of the customer. `due`: the stamp of what is due before
+    it, if that is another one.
+    """
     control = work.control()
     accounts = work.accounts_of(customer.id)
     for account in accounts:
-        account.settle(stamp, stamp.effective_us, control)
+        account.settle(due or stamp, stamp.effective_us, control)
     fact = customer.record_purchase(stamp, lines, **details)
     earned: dict[str, int] = {}
     for account in accounts:
@@ -351,6 +378,37 @@ def record_purchase(
         earned[account.programme] = account.earned - before
         _credit_purchase(work, stamp, customer, account, fact)
     return PurchaseResult(fact.event_id, earned, {one.programme: one.tier or "" for one in accounts})
+
+
+def record_return(
+    work: Work,
+    stamp: Stamp,
+    customer: Customer,
+    purchase_id: UUID,
+    lines: Mapping[int, int],
+    reason: str | None,
+    *,
+    due: Stamp | None = None,
+) -> ReturnResult:
+    """Record what came back of a purchase, and what it decides for each account of the customer, and of who brought
+    them. `due` as in `record_purchase`. Refuses as `Customer.record_return` does, before anything is decided.
+    """
+    control = work.control()
+    accounts = work.accounts_of(customer.id)
+    customer.returnable(stamp, purchase_id, lines)  # from here on the time stands
+    for account in accounts:
+        account.settle(due or stamp, stamp.effective_us, control)
+    before = {account.programme: account.reversed for account in accounts}
+    fact = customer.record_return(stamp, purchase_id, lines, reason)
+    for account in accounts:
+        account.receive(fact, stamp, control, customer.traits)
+    _reduce_referrals(work, stamp, customer, fact)
+    return ReturnResult(
+        fact.event_id,
+        fact.net_minor,
+        {account.programme: account.reversed - before[account.programme] for account in accounts},
+        {account.programme: account.tier or "" for account in accounts},
+    )
 
 
 class CustomerDesk(Desk):
@@ -528,16 +586,7 @@ class CustomerDesk(Desk):
         back. Refuses: unknown_customer, invalid_argument, already_referred, referral_circle.
         """
         draft = work.customer(as_id(referrer, "referrer"))
-        other = work.customer(as_id(referred, "referred"))
-        above: Customer | None = draft
-        while above is not None and above.referrer is not None:
-            if above.referrer == other.id:
-                raise refusal("referral_circle", "The referrer was brought by the customer.", customer=other.id)
-            above = work.new_customer(above.referrer)
-        fact = draft.refer(work.stamp, other, note, relation)
-        for account in work.accounts_of(other.id):
-            credit_registration(work, other, account.programme, fact.event_id)
-        return fact.event_id
+        return refer(work, draft, work.customer(as_id(referred, "referred")), note, relation)
 
     @command
     def record_purchase(
@@ -608,22 +657,7 @@ class CustomerDesk(Desk):
             found = work.find(order_claim(work, order_id), "order_id", draft)
         if found is None or (order_id is not None and found not in draft.purchases):
             raise refusal("unknown_purchase", "No purchase of the customer has that order id.", customer=customer_id)
-        control = work.control()
-        accounts = work.accounts_of(customer_id)
-        draft.returnable(work.stamp, found, lines)  # from here on the time stands
-        for account in accounts:
-            account.settle(work.stamp, work.stamp.effective_us, control)
-        before = {account.programme: account.reversed for account in accounts}
-        fact = draft.record_return(work.stamp, found, lines, reason)
-        for account in accounts:
-            account.receive(fact, work.stamp, control, draft.traits)
-        _reduce_referrals(work, work.stamp, draft, fact)
-        return ReturnResult(
-            fact.event_id,
-            fact.net_minor,
-            {account.programme: account.reversed - before[account.programme] for account in accounts},
-            {account.programme: account.tier or "" for account in accounts},
-        )
+        return record_return(work, work.stamp, draft, found, lines, reason)
 
     @command
     def grant_consent(

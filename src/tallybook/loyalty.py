@@ -14,7 +14,6 @@ from tallybook.adapters.form import uuid_from
 from tallybook.domain.account import SUSPENDED
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.control import Control
-from tallybook.domain.customer import Referred
 from tallybook.domain.errors import (
     BookDamaged,
     Refused,
@@ -64,7 +63,7 @@ from tallybook.projections.replay import derived_by
 
 from .commands import BoundCommand, Work, command
 from .core import LOOKING
-from .customers import DEFAULT_PROGRAMME, as_code, as_id, credit_registration
+from .customers import DEFAULT_PROGRAMME, as_code, as_id, enrol
 from .liability import Liability, liability
 from .liability import issued as points_issued
 from .loyalty_views import LoyaltyViews
@@ -242,14 +241,7 @@ class LoyaltyDesk(LoyaltyViews):
         Refuses: unknown_customer, no_rule_set, already_enrolled.
         """
         as_code(programme, "programme")
-        member = work.customer(as_id(customer, "customer"))
-        account = work.account(member.id, programme)
-        fact = account.enrol(work.stamp, member.id, programme, work.control(), member.traits)
-        credit_registration(work, member, programme, fact.event_id)
-        for referral in work.facts_of(member, Referred) if member.brought else ():
-            brought = work.new_customer(referral.referred)
-            credit_registration(work, brought, programme, referral.event_id, ["referrer"])
-        return account.id
+        return enrol(work, work.customer(as_id(customer, "customer")), programme)
 
     @command
     def redeem(
