@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tallybook.adapters.form import Form, NewerVersion, form_of
 from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
-from tallybook.domain.events import REGISTRY
+from tallybook.domain.events import REGISTRY, Metadata
 
 from . import decoding
 from .columns import (
@@ -32,9 +32,10 @@ from .columns import (
     INT,
     LIST,
     METADATA_TEXTS,
-    NO_SUBJECT,
+    OPENED,
     PART,
     PARTS,
+    SKIPPED,
     TEXT,
     WIDTH,
     Column,
@@ -80,18 +81,29 @@ def program() -> Program:
     return made
 
 
+_SKIPPED = [SKIPPED, 0, 0, 0, 0]
 _PROGRAMS: dict[Columns, Program] = {}
 
 
 def _program(of: Columns) -> Program:
-    slots: dict[str, int] = {"effective_us": 0, "recorded_us": 1}
-    slots.update((name, 2 + number) for number, name in enumerate(METADATA_TEXTS))
-    next_slot = len(slots)
+    slots: dict[str, int] = {}
+    next_slot = 0
+    for name in ("effective_us", "recorded_us", *METADATA_TEXTS):
+        slots[name] = next_slot
+        next_slot += 2
     for column in of.columns:
         slots[column.name] = next_slot
         next_slot = leaf_slot(column, len(column.leaves), next_slot)
     firsts, fields, leaves = [0], list[list[int]](), list[list[int]]()
     for kind in of.fields:
+        # version, key, event id, effective time, subject, metadata
+        fields += [_SKIPPED, _SKIPPED, _SKIPPED, [INT, slots["effective_us"], len(leaves), 1, 1], _SKIPPED]
+        leaves.append([INT, slots["effective_us"] + 1])
+        fields.append([OPENED, len(Metadata.model_fields), 0, 0, 0])
+        for name in ("recorded_us", *METADATA_TEXTS):
+            fields.append([INT if name == "recorded_us" else TEXT, slots[name], len(leaves), 1, 1])
+            leaves.append([fields[-1][0], slots[name] + 1])
+        fields += [_SKIPPED] * (len(Metadata.model_fields) - 1 - len(METADATA_TEXTS))
         for field in of.fields[kind]:
             column, start = field.column, slots[field.column.name]
             fields.append([column.shape, start, len(leaves), len(field.fills), len(column.leaves)])
@@ -139,11 +151,11 @@ def chunk_of(found: Sequence[Row], made: Program) -> Chunk:
     """Rows as a chunk. Raises StoredFormError and its kinds."""
     positions, streams, versions, names, states = zip(*found, strict=True)
     rows = np.zeros((len(found), ROW_NUMBERS), np.uint64)
-    rows[:, POSITION] = positions
-    rows[:, VERSION] = versions
+    rows[:, POSITION] = np.fromiter(positions, np.uint64, len(found))
+    rows[:, VERSION] = np.fromiter(versions, np.uint64, len(found))
     rows[:, decoding.STREAM_HI : decoding.STREAM_LO + 1] = np.frombuffer(b"".join(streams), ">u8").reshape(-1, 2)
     try:
-        rows[:, KIND] = [made.numbers[name] for name in names]
+        rows[:, KIND] = np.fromiter(map(made.numbers.__getitem__, names), np.uint64, len(found))
     except KeyError:
         position, name = next((one[0], one[3]) for one in found if one[3] not in made.numbers)
         raise UnknownStoredName(
@@ -160,14 +172,15 @@ def prepared(chunk: Chunk, made: Program) -> tuple[Chunk, Numbers]:
     """
     buckets = np.zeros(len(chunk.ends), np.int64)
     stale = np.zeros(len(chunk.ends), np.bool_)
-    args = chunk.data, chunk.ends, chunk.rows, made.newest, made.arities, buckets, stale
-    error, row = decoding.envelopes(*args)
+    error, row = decoding.envelopes(
+        chunk.data.ctypes.data, chunk.ends, chunk.rows, made.newest, made.arities, buckets, stale
+    )
     _check(error, chunk.rows, row, made)
     if stale.any():
         chunk = _brought_up(chunk, stale, made)
         stale = np.zeros(len(chunk.ends), np.bool_)
         error, row = decoding.envelopes(
-            chunk.data, chunk.ends, chunk.rows, made.newest, made.arities, buckets, stale
+            chunk.data.ctypes.data, chunk.ends, chunk.rows, made.newest, made.arities, buckets, stale
         )
         _check(error, chunk.rows, row, made)
     return chunk, buckets
@@ -301,9 +314,9 @@ def table_of(chunk: Chunk, made: Program, keep: int = 0) -> pa.Table:
     held["stored_name"] = _names(rows[order, KIND], made)
     for name in ENVELOPE_COLUMNS:
         if name in made.slots:
-            array = decoded.leaf(made.slots[name], TEXT if name in METADATA_TEXTS else INT)
-            if array.null_count < len(array) or not len(array):
-                held[name] = array
+            rows_of = decoded.slot(made.slots[name])
+            if len(rows_of):
+                held[name] = decoded.leaf(made.slots[name] + 1, TEXT if name in METADATA_TEXTS else INT, rows_of)
     for column in made.of.columns:
         array = decoded.column(column)
         if array is not None:
@@ -329,12 +342,12 @@ def _decoded(chunk: Chunk, made: Program, order: Numbers, codes: Numbers, events
     counts = np.zeros(made.count + 2, np.int64)
     arena, ids = np.empty(0, np.int64), np.empty((0, 16), np.uint8)
     texts, table = np.zeros((TEXTS_AT_FIRST, 5), np.int64), np.full(4 * TEXTS_AT_FIRST, -1, np.int64)
-    begin = 0
+    begin, last = 0, np.empty(made.count, np.int64)
     for writing in (False, True):
         while True:
             error, row = decoding.decode(
-                chunk.data, offsets, chunk.rows, order, codes, events, made.arities, made.firsts, made.fields,
-                made.leaves, begin, writing, used, starts, arena, table, texts, counts, ids,
+                chunk.data.ctypes.data, offsets, chunk.rows, order, codes, events, made.arities, made.firsts, made.fields,
+                made.leaves, begin, writing, used, starts, arena, table, texts, counts, last, ids,
             )  # fmt: skip
             if error != decoding.NO_ROOM:
                 break

@@ -46,8 +46,8 @@ NO_SUBJECT = BUCKETS
 
 INT, BOOL, TEXT, BYTES, ID = range(5)
 """What a leaf holds."""
-LIST, PARTS, PART = 5, 6, 7
-"""Beside them, what a field may be: a list of leaves, of parts, a single part."""
+LIST, PARTS, PART, SKIPPED, OPENED = range(5, 10)
+"""Beside them, what a field may be: a list of leaves, of parts, a single part; what has no column; what holds fields."""
 LEAVES: Mapping[str, int] = {"int": INT, "bool": BOOL, "text": TEXT, "bytes": BYTES, "id": ID}
 WIDTH = {INT: 1, BOOL: 1, TEXT: 1, BYTES: 1, ID: 3}
 """How many numbers a leaf takes while it is decoded: an id is position, number, and where it stands among ids."""

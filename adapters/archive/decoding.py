@@ -9,6 +9,7 @@ Without the GIL, so that two threads decode two buckets at once.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from tallybook.domain.errors import MissingExtra
 
 try:
     import numba
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
 except ImportError as missing:
     raise MissingExtra("numba", "replay") from missing
 
-from .columns import BOOL, BUCKETS, BYTES, ID, INT, LIST, METADATA_TEXTS, NO_SUBJECT, PARTS, TEXT
+from .columns import BOOL, BUCKETS, ID, INT, LIST, NO_SUBJECT, OPENED, PARTS, SKIPPED
 
 NULL = -(2**63)
 """Stands for null among numbers."""
@@ -29,13 +33,14 @@ ROW_NUMBERS = 10
 """What is known of a row beside its state: ids in two halves."""
 
 FINE, BROKEN, TOO_LARGE, WRONG_ARITY, NO_ROOM = 0, -1, -2, -3, -4
-_TEXTS = len(METADATA_TEXTS)
 _LOW_40 = np.uint64(2**40 - 1)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MIX_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 _SHIFT = np.uint64(29)
 _TOP = np.uint64(58)
 _40 = np.uint64(40)
+_ONE = np.uint64(1)
+_FNV = np.uint64(0x100000001B3)
 
 
 def _compiled(function: Any) -> Any:
@@ -47,24 +52,53 @@ def _compiled(function: Any) -> Any:
 
 
 def _inlined(function: Any) -> Any:
-    return numba.njit(nogil=True, inline="never")(function)
+    return numba.njit(nogil=True, forceinline=True)(function)
+
+
+# What reads msgpack takes an address, not an array: numba counts the references of an array at each call, by which
+# a value would take ten times as long. Nothing is read that is not before `end`.
+
+
+@intrinsic
+def _byte(_context: Any, address: Any) -> Any:
+    """The byte at an address."""
+    if address != types.int64:
+        return None
+
+    def load(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+
+    return types.uint8(types.int64), load
+
+
+@intrinsic
+def _eight(_context: Any, address: Any) -> Any:
+    """The big-endian number of eight bytes at an address."""
+    if address != types.int64:
+        return None
+
+    def load(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        found = builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), align=1)
+        return builder.bswap(found) if sys.byteorder == "little" else found
+
+    return types.uint64(types.int64), load
 
 
 @_inlined
-def _be(data: Any, at: int, count: int) -> Any:
+def _be(at: int, count: int) -> Any:
     """A big-endian number of some bytes."""
     made = np.uint64(0)
     for index in range(count):
-        made = (made << np.uint64(8)) | np.uint64(data[at + index])
+        made = (made << np.uint64(8)) | np.uint64(_byte(at + index))
     return made
 
 
 @_inlined
-def _integer(data: Any, at: int, end: int) -> Any:
+def _integer(at: int, end: int) -> Any:
     """Where an integer ends (or an error), and what it is; NULL for nil."""
     if at >= end:
         return BROKEN, 0
-    tag = data[at]
+    tag = _byte(at)
     if tag < 0x80:
         return at + 1, np.int64(tag)
     if tag >= 0xE0:
@@ -72,13 +106,13 @@ def _integer(data: Any, at: int, end: int) -> Any:
     if tag == 0xC0:
         return at + 1, NULL
     if tag == 0xC2 or tag == 0xC3:
-        return at + 1, np.int64(tag - 0xC2)
+        return at + 1, np.int64(tag) - 0xC2
     if tag < 0xCC or tag > 0xD3:
         return BROKEN, 0
-    size = 1 << ((tag - 0xCC) & 3)
+    size = 1 << ((np.int64(tag) - 0xCC) & 3)
     if at + 1 + size > end:
         return BROKEN, 0
-    found = _be(data, at + 1, size)
+    found = _be(at + 1, size)
     if tag < 0xD0:
         if found > np.uint64(2**63 - 1):
             return TOO_LARGE, 0
@@ -95,11 +129,11 @@ def _integer(data: Any, at: int, end: int) -> Any:
 
 
 @_inlined
-def _run(data: Any, at: int, end: int) -> Any:
+def _run(at: int, end: int) -> Any:
     """Where the bytes of a text or of bytes begin (or an error), and how many there are; -1 for nil."""
     if at >= end:
         return BROKEN, 0
-    tag = data[at]
+    tag = _byte(at)
     if tag == 0xC0:
         return at + 1, -1
     size = 0
@@ -109,17 +143,17 @@ def _run(data: Any, at: int, end: int) -> Any:
     elif tag == 0xC4 or tag == 0xD9:
         if at + 2 > end:
             return BROKEN, 0
-        size = np.int64(data[at + 1])
+        size = np.int64(_byte(at + 1))
         start = at + 2
     elif tag == 0xC5 or tag == 0xDA:
         if at + 3 > end:
             return BROKEN, 0
-        size = np.int64(_be(data, at + 1, 2))
+        size = np.int64(_be(at + 1, 2))
         start = at + 3
     elif tag == 0xC6 or tag == 0xDB:
         if at + 5 > end:
             return BROKEN, 0
-        size = np.int64(_be(data, at + 1, 4))
+        size = np.int64(_be(at + 1, 4))
         start = at + 5
     else:
         return BROKEN, 0
@@ -129,51 +163,52 @@ def _run(data: Any, at: int, end: int) -> Any:
 
 
 @_inlined
-def _array(data: Any, at: int, end: int) -> Any:
+def _array(at: int, end: int) -> Any:
     """Where the items of an array begin (or an error), and how many there are; -1 for nil."""
     if at >= end:
         return BROKEN, 0
-    tag = data[at]
+    tag = _byte(at)
     if tag == 0xC0:
         return at + 1, -1
     if 0x90 <= tag <= 0x9F:
         return at + 1, np.int64(tag & 0x0F)
     if tag == 0xDC and at + 3 <= end:
-        return at + 3, np.int64(_be(data, at + 1, 2))
+        return at + 3, np.int64(_be(at + 1, 2))
     if tag == 0xDD and at + 5 <= end:
-        return at + 5, np.int64(_be(data, at + 1, 4))
+        return at + 5, np.int64(_be(at + 1, 4))
     return BROKEN, 0
 
 
 @_compiled
-def envelopes(data: Any, ends: Any, rows: Any, newest: Any, arities: Any, buckets: Any, stale: Any) -> Any:
+def envelopes(memory: int, ends: Any, rows: Any, newest: Any, arities: Any, buckets: Any, stale: Any) -> Any:
     """Fill in subject, event id and bucket of each row; and whether its schema version is not the newest.
 
-    `ends` tells where each state ends, `rows` has the kind. Gives an error and the row where one is broken.
+    The states lie at the address `memory`; `ends` tells where each ends, `rows` has the kind. Gives an error and the
+    row where one is broken.
     """
     start = 0
     for row in range(ends.shape[0]):
-        end = ends[row]
+        end = memory + ends[row]
         kind = np.int64(rows[row, KIND])
-        at, items = _array(data, start, end)
+        at, items = _array(memory + start, end)
         if at < 0:
             return BROKEN, row
-        at, version = _integer(data, at, end)
+        at, version = _integer(at, end)
         if at < 0:
             return BROKEN, row
         stale[row] = version != newest[kind] or items != arities[kind]
-        at, _ = _integer(data, at, end)
+        at, _ = _integer(at, end)
         if at < 0:
             return BROKEN, row
-        at, size = _run(data, at, end)
+        at, size = _run(at, end)
         if at < 0 or size != 16:
             return BROKEN, row
-        rows[row, EVENT_HI] = _be(data, at, 8)
-        rows[row, EVENT_LO] = _be(data, at + 8, 8)
-        at, effective = _integer(data, at + 16, end)
+        rows[row, EVENT_HI] = _eight(at)
+        rows[row, EVENT_LO] = _eight(at + 8)
+        at, effective = _integer(at + 16, end)
         if at < 0 or effective == NULL:
             return BROKEN, row
-        at, size = _run(data, at, end)
+        at, size = _run(at, end)
         if at < 0 or (size != 16 and size != -1):
             return BROKEN, row
         if size == -1:
@@ -181,11 +216,11 @@ def envelopes(data: Any, ends: Any, rows: Any, newest: Any, arities: Any, bucket
             rows[row, SUBJECT_LO] = np.uint64(0)
             buckets[row] = NO_SUBJECT
         else:
-            rows[row, SUBJECT_HI] = _be(data, at, 8)
-            rows[row, SUBJECT_LO] = _be(data, at + 8, 8)
+            rows[row, SUBJECT_HI] = _eight(at)
+            rows[row, SUBJECT_LO] = _eight(at + 8)
             buckets[row] = np.int64(rows[row, SUBJECT_HI] >> _TOP)
-        rows[row, LENGTH] = np.uint64(end - start)
-        start = end
+        rows[row, LENGTH] = np.uint64(ends[row] - start)
+        start = ends[row]
     return FINE, 0
 
 
@@ -321,37 +356,11 @@ def stream_numbers(rows: Any, codes: Any, order: Any, numbers: Any, shown: Any) 
 
 
 @_inlined
-def _same(data: Any, one: int, other: int, size: int) -> Any:
+def _same(one: int, other: int, size: int) -> Any:
     for index in range(size):
-        if data[one + index] != data[other + index]:
+        if _byte(one + index) != _byte(other + index):
             return False
     return True
-
-
-@_inlined
-def _text(data: Any, at: int, size: int, slot: int, table: Any, texts: Any, counts: Any, last: Any) -> Any:
-    """The number of a text among those of a slot. `counts[0]` is how many texts there are of all slots."""
-    seen = last[slot]
-    if seen >= 0 and texts[seen, 2] == size and _same(data, texts[seen, 1], at, size):
-        return texts[seen, 3]
-    mixed = np.uint64(slot + 1) * _MIX_2
-    for index in range(size):
-        mixed = (mixed ^ np.uint64(data[at + index])) * np.uint64(0x100000001B3)
-    place = np.int64((mixed ^ (mixed >> _SHIFT)) >> np.uint64(1)) & (table.shape[0] - 1)
-    while table[place] >= 0:
-        seen = table[place]
-        if texts[seen, 0] == slot and texts[seen, 2] == size and _same(data, texts[seen, 1], at, size):
-            last[slot] = seen
-            return texts[seen, 3]
-        place = (place + 1) & (table.shape[0] - 1)
-    seen = counts[0]
-    counts[0] += 1
-    table[place] = seen
-    texts[seen, 0], texts[seen, 1], texts[seen, 2], texts[seen, 3] = slot, at, size, counts[1 + slot]
-    texts[seen, 4] = np.int64(mixed)
-    counts[1 + slot] += 1
-    last[slot] = seen
-    return texts[seen, 3]
 
 
 @_compiled
@@ -365,124 +374,60 @@ def rehash(texts: Any, count: int, table: Any) -> None:
         table[place] = seen
 
 
-@_inlined
-def _leaf(
-    data: Any, at: int, end: int, holds: int, slot: int, writing: bool,
-    used: Any, starts: Any, arena: Any, table: Any, texts: Any, counts: Any, last: Any,
-    rows: Any, row: int, code: int, codes: Any, events: Any, ids: Any,
-) -> Any:  # fmt: skip
-    """Take one value to its slot or slots; where it ends, or an error."""
-    place = starts[slot] + used[slot]
-    used[slot] += 1
-    if holds == INT or holds == BOOL:
-        at, value = _integer(data, at, end)
-        if writing:
-            arena[place] = value
-        return at
-    at, size = _run(data, at, end)
-    if at < 0:
-        return at
-    if holds == TEXT or holds == BYTES:
-        if writing:
-            arena[place] = NULL if size < 0 else _text(data, at, size, slot, table, texts, counts, last)
-        return at + max(size, 0)
-    used[slot + 1] += 1
-    used[slot + 2] += 1
-    if size != 16 and size >= 0:
-        return BROKEN
-    if not writing:
-        if size >= 0:
-            counts[0] += 1
-        return at + max(size, 0)
-    number = starts[slot + 1] + used[slot + 1] - 1
-    index = starts[slot + 2] + used[slot + 2] - 1
-    arena[place], arena[number], arena[index] = NULL, NULL, NULL
-    if size < 0:
-        return at
-    hi, lo = _be(data, at, 8), _be(data, at + 8, 8)
-    low = hi & _LOW_40
-    where = _hash(low, lo, code) & (events.shape[0] - 1)
-    while events[where] >= 0:
-        other = events[where]
-        if rows[other, EVENT_LO] == lo and rows[other, EVENT_HI] & _LOW_40 == low and codes[other] == code:
-            if rows[other, POSITION] < rows[row, POSITION]:
-                arena[place] = np.int64(rows[other, POSITION])
-                arena[number] = np.int64((rows[other, EVENT_HI] ^ hi) >> _40)
-                return at + 16
-            break
-        where = (where + 1) & (events.shape[0] - 1)
-    arena[index] = counts[counts.shape[0] - 1]
-    ids[counts[counts.shape[0] - 1], :] = data[at : at + 16]
-    counts[counts.shape[0] - 1] += 1
-    return at + 16
-
-
 @_compiled
 def decode(
-    data: Any, offsets: Any, rows: Any, order: Any, codes: Any, events: Any, arities: Any,
+    memory: int, offsets: Any, rows: Any, order: Any, codes: Any, events: Any, arities: Any,
     firsts: Any, fields: Any, leaves: Any, begin: int, writing: bool,
-    used: Any, starts: Any, arena: Any, table: Any, texts: Any, counts: Any, ids: Any,
+    used: Any, starts: Any, arena: Any, table: Any, texts: Any, counts: Any, last: Any, ids: Any,
 ) -> Any:  # fmt: skip
     """Take the values of all rows, in order from `begin` on, to their slots. An error and the row. With NO_ROOM, the
     place from which to go on once there is more room for texts.
 
     `firsts[kind]` is the kind's first field; `fields` has for each: shape, first slot, first leaf, how many leaves of
-    it are stored, how many there are. `leaves`: what each holds, and its slot. Slots 0 and 1 are for the times, those
-    after them for the texts of the metadata.
+    it are stored, how many there are. `leaves`: what each holds, and its slot. The first fields of every kind are those
+    of the envelope: what is left out has the shape SKIPPED, the metadata OPENED. `texts` has for each its slot, where
+    it stands, its length, its number in the slot, its hash; `counts` how many there are, and of each slot, and of ids.
     """
-    last = np.full(used.shape[0], -1, np.int64)
+    last[:] = -1
     for place in range(begin, order.shape[0]):
         row = order[place]
-        at, end = offsets[row], offsets[row + 1]
+        at, end = memory + offsets[row], memory + offsets[row + 1]
         if writing and (counts[0] + end - at > texts.shape[0] or 2 * (counts[0] + end - at) > table.shape[0]):
             return NO_ROOM, place
         kind = np.int64(rows[row, KIND])
         code = codes[row]
-        at, items = _array(data, at, end)
+        at, items = _array(at, end)
         if at < 0 or items != arities[kind]:
             return WRONG_ARITY, row
-        at, _ = _integer(data, at, end)
-        at, _ = _integer(data, at, end)
-        at, size = _run(data, at, end)
-        at = _leaf(data, at + size, end, INT, 0, writing, used, starts, arena, table, texts, counts, last,
-                   rows, row, code, codes, events, ids)  # fmt: skip
-        at, size = _run(data, at, end)
-        at, items = _array(data, at + max(size, 0), end)
-        if at < 0 or items < _TEXTS + 1:
-            return BROKEN, row
-        at = _leaf(data, at, end, INT, 1, writing, used, starts, arena, table, texts, counts, last,
-                   rows, row, code, codes, events, ids)  # fmt: skip
-        for item in range(_TEXTS):
-            if at < 0:
-                return BROKEN, row
-            at = _leaf(data, at, end, TEXT, 2 + item, writing, used, starts, arena, table, texts, counts, last,
-                       rows, row, code, codes, events, ids)  # fmt: skip
-        for _ in range(items - _TEXTS - 1):
-            if at < 0:
-                return BROKEN, row
-            at, size = _run(data, at, end)
-            at = at + max(size, 0)
         for field in range(firsts[kind], firsts[kind + 1]):
-            if at < 0 or at >= end:
+            if at >= end:
                 return BROKEN, row
-            if data[at] == 0xC0:
+            shape = fields[field, 0]
+            if shape >= SKIPPED:
+                if shape == OPENED:
+                    at, items = _array(at, end)
+                    if at < 0 or items != fields[field, 1]:
+                        return BROKEN, row
+                    continue
+                tag = _byte(at)
+                if tag < 0x80 or tag >= 0xE0 or 0xCC <= tag <= 0xD3:
+                    at, _ = _integer(at, end)
+                else:
+                    at, size = _run(at, end)
+                    at += max(size, 0)
+                if at < 0:
+                    return BROKEN, row
+                continue
+            if _byte(at) == 0xC0:
                 at += 1
                 continue
-            shape, slot, first, stored, count = (
-                fields[field, 0], fields[field, 1], fields[field, 2], fields[field, 3], fields[field, 4],
-            )  # fmt: skip
+            slot, first, stored, count = fields[field, 1], fields[field, 2], fields[field, 3], fields[field, 4]
             if writing:
                 arena[starts[slot] + used[slot]] = place
             used[slot] += 1
-            if shape < LIST:
-                at = _leaf(data, at, end, shape, slot + 1, writing, used, starts, arena, table, texts, counts, last,
-                           rows, row, code, codes, events, ids)  # fmt: skip
-                if at < 0:
-                    return at, row
-                continue
             length = 1
-            if shape <= PARTS:
-                at, length = _array(data, at, end)
+            if shape == LIST or shape == PARTS:
+                at, length = _array(at, end)
                 if at < 0:
                     return BROKEN, row
                 if writing:
@@ -490,20 +435,106 @@ def decode(
                 used[slot + 1] += 1
             for _ in range(length):
                 if shape >= PARTS:
-                    at, items = _array(data, at, end)
+                    at, items = _array(at, end)
                     if at < 0 or items != stored:
                         return BROKEN, row
                 for leaf in range(first, first + stored):
-                    at = _leaf(data, at, end, leaves[leaf, 0], leaves[leaf, 1], writing, used, starts, arena, table,
-                               texts, counts, last, rows, row, code, codes, events, ids)  # fmt: skip
+                    holds, to = leaves[leaf, 0], leaves[leaf, 1]
+                    target = starts[to] + used[to]
+                    used[to] += 1
+                    if holds == INT or holds == BOOL:
+                        at, value = _integer(at, end)
+                        if at < 0:
+                            return at, row
+                        if writing:
+                            arena[target] = value
+                        continue
+                    at, size = _run(at, end)
                     if at < 0:
-                        return at, row
+                        return BROKEN, row
+                    if holds == ID:
+                        used[to + 1] += 1
+                        used[to + 2] += 1
+                        if size != 16 and size >= 0:
+                            return BROKEN, row
+                        if not writing:
+                            if size >= 0:
+                                counts[0] += 1
+                            at += max(size, 0)
+                            continue
+                        number = starts[to + 1] + used[to + 1] - 1
+                        index = starts[to + 2] + used[to + 2] - 1
+                        arena[target], arena[number], arena[index] = NULL, NULL, NULL
+                        if size < 0:
+                            continue
+                        hi, lo = _eight(at), _eight(at + 8)
+                        at += 16
+                        low = hi & _LOW_40
+                        where = _hash(low, lo, code) & (events.shape[0] - 1)
+                        found = -1
+                        while events[where] >= 0:
+                            other = events[where]
+                            if (
+                                rows[other, EVENT_LO] == lo
+                                and rows[other, EVENT_HI] & _LOW_40 == low
+                                and codes[other] == code
+                            ):
+                                if rows[other, POSITION] < rows[row, POSITION]:
+                                    found = other
+                                break
+                            where = (where + 1) & (events.shape[0] - 1)
+                        if found >= 0:
+                            arena[target] = np.int64(rows[found, POSITION])
+                            arena[number] = np.int64((rows[found, EVENT_HI] ^ hi) >> _40)
+                        else:
+                            known = counts[counts.shape[0] - 1]
+                            counts[counts.shape[0] - 1] += 1
+                            arena[index] = known
+                            for byte in range(16):
+                                ids[known, byte] = _byte(at - 16 + byte)
+                        continue
+                    if not writing:
+                        at += max(size, 0)
+                        continue
+                    if size < 0:
+                        arena[target] = NULL
+                        continue
+                    seen = last[to]
+                    if seen < 0 or texts[seen, 2] != size or not _same(memory + texts[seen, 1], at, size):
+                        mixed = np.uint64(to + 1) * _MIX_2
+                        for byte in range(size):
+                            mixed = (mixed ^ np.uint64(_byte(at + byte))) * _FNV
+                        where = np.int64((mixed ^ (mixed >> _SHIFT)) >> _ONE) & (table.shape[0] - 1)
+                        while True:
+                            seen = table[where]
+                            if seen < 0:
+                                seen = counts[0]
+                                counts[0] += 1
+                                table[where] = seen
+                                texts[seen, 0] = to
+                                texts[seen, 1] = at - memory
+                                texts[seen, 2] = size
+                                texts[seen, 3] = counts[1 + to]
+                                texts[seen, 4] = np.int64(mixed)
+                                counts[1 + to] += 1
+                                break
+                            if (
+                                texts[seen, 0] == to
+                                and texts[seen, 2] == size
+                                and _same(memory + texts[seen, 1], at, size)
+                            ):
+                                break
+                            where = (where + 1) & (table.shape[0] - 1)
+                        last[to] = seen
+                    arena[target] = texts[seen, 3]
+                    at += size
                 for leaf in range(first + stored, first + count):  # the part of this kind of event has none of it
                     width = 3 if leaves[leaf, 0] == ID else 1
                     for more in range(width):
+                        to = leaves[leaf, 1] + more
                         if writing:
-                            arena[starts[leaves[leaf, 1] + more] + used[leaves[leaf, 1] + more]] = NULL
-                        used[leaves[leaf, 1] + more] += 1
+                            arena[starts[to] + used[to]] = NULL
+                        used[to] += 1
     return FINE, 0
 
 
@@ -570,20 +601,3 @@ def lists(rows: Any, lengths: Any, offsets: Any, bits: Any) -> None:
     while row < offsets.shape[0]:
         offsets[row] = at
         row += 1
-
-
-@_compiled
-def numbered(data: Any, ends: Any, separator: int, out: Any) -> Any:
-    """Decimal numbers, parted by a byte. How many there are."""
-    del ends
-    count = 0
-    value = 0
-    for index in range(data.shape[0]):
-        if data[index] == separator:
-            out[count] = value
-            count += 1
-            value = 0
-        else:
-            value = value * 10 + np.int64(data[index]) - 48
-    out[count] = value
-    return count + 1
