@@ -21,12 +21,13 @@ import pyarrow as pa
 from tallybook.adapters.form import Form, NewerVersion, form_of
 from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
 from tallybook.domain.events import REGISTRY, Metadata
+from tallybook.domain.loyalty import account_id
+from tallybook.domain.points import Enrolled
 
 from . import decoding
 from .columns import (
     BOOL,
     BUCKETS,
-    BYTES,
     ENVELOPE_COLUMNS,
     ID,
     INT,
@@ -40,8 +41,6 @@ from .columns import (
     WIDTH,
     Column,
     Columns,
-    arrow_leaf,
-    arrow_type,
     columns,
 )
 from .decoding import KIND, LENGTH, NULL, POSITION, ROW_NUMBERS, VERSION
@@ -105,6 +104,9 @@ def _program(of: Columns) -> Program:
             leaves.append([fields[-1][0], slots[name] + 1])
         fields += [_SKIPPED] * (len(Metadata.model_fields) - 1 - len(METADATA_TEXTS))
         for field in of.fields[kind]:
+            if field.column is None:
+                fields.append(_SKIPPED)
+                continue
             column, start = field.column, slots[field.column.name]
             fields.append([column.shape, start, len(leaves), len(field.fills), len(column.leaves)])
             rest = [index for index in range(len(column.leaves)) if index not in field.fills]
@@ -308,8 +310,9 @@ def table_of(chunk: Chunk, made: Program, keep: int = 0) -> pa.Table:
     if count and chunk.rows[order, decoding.SUBJECT_HI].any():
         held["subject_id"] = _ids(rows, order, decoding.SUBJECT_HI)
     held["stream"] = pa.array(numbers[order])
-    if shown[order].any():
-        held["stream_id"] = _ids(rows, order, decoding.STREAM_HI, shown[order])
+    named = _named_streams(rows, order, shown, decoded, made)
+    if named.any():
+        held["stream_id"] = _ids(rows, order, decoding.STREAM_HI, named)
     held["version"] = pa.array(rows[order, VERSION].astype(np.int64))
     held["stored_name"] = _names(rows[order, KIND], made)
     for name in ENVELOPE_COLUMNS:
@@ -323,6 +326,22 @@ def table_of(chunk: Chunk, made: Program, keep: int = 0) -> pa.Table:
             held[column.name] = array
     names = [name for name in (*ENVELOPE_COLUMNS, *(one.name for one in made.of.columns)) if name in held]
     return pa.table([held[name] for name in names], names)
+
+
+def _named_streams(rows: Any, order: Numbers, shown: Any, decoded: Decoded, made: Program) -> npt.NDArray[np.bool_]:
+    """The rows, in order, that name their stream: the first of one that is neither the subject's nor the account that
+    its enrolment opens, whose id follows from the subject's and the programme's."""
+    named: npt.NDArray[np.bool_] = shown[order]
+    programmes = decoded.slot(made.slots["programme"])
+    texts = decoded.texts_of(made.slots["programme"] + 1)
+    values = decoded.slot(made.slots["programme"] + 1)
+    enrolled = made.numbers[Enrolled.stored_name]
+    for index in np.flatnonzero(named[programmes] & (rows[order[programmes], KIND] == enrolled)):
+        row = rows[order[programmes[index]]].astype(">u8")
+        ids = row[decoding.STREAM_HI : decoding.SUBJECT_LO + 1].tobytes()
+        if account_id(UUID(bytes=ids[16:]), texts[int(values[index])]).bytes == ids[:16]:
+            named[programmes[index]] = False
+    return named
 
 
 def _ids(rows: Any, order: Numbers, first: int, valid: Any = None) -> pa.Array:
@@ -420,13 +439,13 @@ class Decoded:
             nulls = size - int(np.unpackbits(held, count=size, bitorder="little").sum())
             parts = [_flat(pa.int64(), *positions), _flat(pa.int32(), *numbers), ids[0]]
             return _struct(["position", "number", "id"], parts, size, held, nulls)
-        values, bits, nulls = self._numbers(slot, rows, np.int32 if holds in (TEXT, BYTES) else np.int64)
+        values, bits, nulls = self._numbers(slot, rows, np.int32 if holds == TEXT else np.int64)
         if holds == INT:
             return _flat(pa.int64(), values, bits, nulls)
         if holds == BOOL:
             return _flat(pa.bool_(), np.packbits(values.astype(np.bool_), bitorder="little"), bits, nulls, len(values))
         codes = _flat(pa.int32(), values, bits, nulls)
-        return pa.DictionaryArray.from_arrays(codes, self._texts(slot, arrow_leaf(holds)), safe=False)
+        return pa.DictionaryArray.from_arrays(codes, self._texts(slot), safe=False)
 
     def _numbers(self, slot: int, rows: Numbers | None, kind: Any = np.int64) -> tuple[Any, Any, int]:
         values = self.slot(slot)
@@ -445,13 +464,18 @@ class Decoded:
         buffers = [pa.py_buffer(bits) if nulls else None, pa.py_buffer(np.ascontiguousarray(raw))]
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(places), buffers), bits
 
-    def _texts(self, slot: int, kind: pa.DataType) -> pa.Array:
+    def texts_of(self, slot: int) -> list[str]:
+        """The texts of a slot, by their numbers."""
+        made: list[str] = self._texts(slot).to_pylist()
+        return made
+
+    def _texts(self, slot: int) -> pa.Array:
         count = int(self.counts[1 + slot])
         known = self.texts[: self.counts[0]]
         size = int(known[known[:, 0] == slot, 2].sum())
         offsets, raw = np.zeros(count + 1, np.int32), np.empty(size, np.uint8)
         decoding.gathered(self.data, known, len(known), slot, offsets, raw)
-        return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(offsets), pa.py_buffer(raw)])
+        return pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(raw)])
 
 
 def _flat(kind: pa.DataType, values: Any, bits: Any, nulls: int, size: int | None = None) -> pa.Array:
@@ -460,6 +484,9 @@ def _flat(kind: pa.DataType, values: Any, bits: Any, nulls: int, size: int | Non
 
 
 def _struct(names: Sequence[str], parts: Sequence[pa.Array], size: int, bits: Any, nulls: int) -> pa.Array:
+    # What is null throughout is left out, but for the first: each column of a file costs a tenth of a byte a row.
+    some = [index for index, part in enumerate(parts) if part.null_count < len(part)] or [0]
+    names, parts = [names[index] for index in some], [parts[index] for index in some]
     kind = pa.struct([(name, part.type) for name, part in zip(names, parts, strict=True)])
     valid = pa.py_buffer(bits) if nulls else None
     return pa.StructArray.from_buffers(kind, size, [valid], null_count=nulls, children=list(parts))

@@ -1,13 +1,13 @@
 """The columns of an archive: one for each field of any kind of event, made from the registry.
 
 - A field's column bears the field's name. Where kinds use one name for fields of several shapes, the first of these
-  that there is keeps the name: integer, text, yes or no, id, bytes, list of parts, list of integers, list of texts,
-  list of ids, part. The others are told apart by `_text`, `_bool`, `_id`, `_bytes`, `_parts`, `_ints`, `_texts`,
-  `_ids`, `_part`.
+  that there is keeps the name: integer, text, yes or no, id, list of parts, list of integers, list of texts, list
+  of ids, part. The others are told apart by `_text`, `_bool`, `_id`, `_parts`, `_ints`, `_texts`, `_ids`, `_part`.
 - A field that bears the name of a column of the envelope is told apart by `event_` before it.
 - Parts (values with fields of their own) of one column have the fields of all of them.
+- Bytes have none: the log has one such field, the commitment to a data key, and it is random to whoever lacks that.
 - An id is `{position, number, id}`: the position of the event whose id it is, an earlier one of the same subject; the
-  number of a lot of it (0: the event's own id); the id itself where it is of no such event.
+  number of a lot of it, whose id is derived (null: the event's own id); the id itself where it is of no such event.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ BUCKETS = 64
 NO_SUBJECT = BUCKETS
 """The number of the bucket of events about nobody."""
 
-INT, BOOL, TEXT, BYTES, ID = range(5)
+INT, BOOL, TEXT, ID = range(4)
 """What a leaf holds."""
-LIST, PARTS, PART, SKIPPED, OPENED = range(5, 10)
+LIST, PARTS, PART, SKIPPED, OPENED = range(4, 9)
 """Beside them, what a field may be: a list of leaves, of parts, a single part; what has no column; what holds fields."""
-LEAVES: Mapping[str, int] = {"int": INT, "bool": BOOL, "text": TEXT, "bytes": BYTES, "id": ID}
-WIDTH = {INT: 1, BOOL: 1, TEXT: 1, BYTES: 1, ID: 3}
+LEAVES: Mapping[str, int] = {"int": INT, "bool": BOOL, "text": TEXT, "id": ID}
+WIDTH = {INT: 1, BOOL: 1, TEXT: 1, ID: 3}
 """How many numbers a leaf takes while it is decoded: an id is position, number, and where it stands among ids."""
 
-_PRECEDENCE = ["int", "text", "bool", "id", "bytes", "parts", "ints", "texts", "ids", "bools", "part"]
+_PRECEDENCE = ["int", "text", "bool", "id", "parts", "ints", "texts", "ids", "bools", "part"]
 
 ENVELOPE_COLUMNS: Mapping[str, str] = {
     "position": "place in the log, from 1 on",
     "subject_id": "the customer whom it is about; null: nobody",
     "stream": "number of its stream among those with events about this subject, in their order of appearance",
-    "stream_id": "the stream's id, where that is not the subject's: in the stream's first row of this subject",
+    "stream_id": "the stream's id, in its first row of this subject; null where it is the subject's, or follows from it: a loyalty account's is `account_id(subject_id, programme)`",
     "version": "place in its stream, from 1 on",
     "stored_name": "the kind of event",
     "effective_us": "when it happened in the world, µs since 1970-01-01T00:00Z",
@@ -97,10 +97,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a kind of event: its column, and for each of the stored values of a part the leaf that it fills."""
+    """A field of a kind of event: its column (None: it has none), and for each of the stored values of a part the leaf that it fills."""
 
     name: str
-    column: Column
+    column: Column | None
     fills: tuple[int, ...]
 
 
@@ -131,6 +131,8 @@ def _columns(found: tuple[tuple[str, type[Event]], ...]) -> Columns:
     shapes: dict[str, dict[str, list[tuple[str, Shape]]]] = {}
     for kind, event_class in found:
         for field, shape in fields_of(event_class, event_class.clear_fields).items():
+            if shape == "bytes":
+                continue
             shapes.setdefault(field, {}).setdefault(_sort_of(shape), []).append((kind, shape))
     made: list[Column] = []
     place: dict[tuple[str, str], Column] = {}
@@ -149,7 +151,10 @@ def _columns(found: tuple[tuple[str, type[Event]], ...]) -> Columns:
     for kind, event_class in found:
         of_kind = []
         for field, shape in fields_of(event_class, event_class.clear_fields).items():
-            column = place[kind, field]
+            column = place.get((kind, field))
+            if column is None:
+                of_kind.append(Field(field, None, ()))
+                continue
             inner = shape[0] if isinstance(shape, list) else shape
             at = {leaf.name: index for index, leaf in enumerate(column.leaves)}
             fills = tuple(at[name] for name in inner) if isinstance(inner, dict) else (0,)
@@ -189,7 +194,7 @@ def arrow_leaf(holds: int) -> pa.DataType:
 
     if holds == ID:
         return pa.struct([("position", pa.int64()), ("number", pa.int32()), ("id", pa.binary(16))])
-    return {INT: pa.int64(), BOOL: pa.bool_(), TEXT: pa.string(), BYTES: pa.binary()}[holds]
+    return {INT: pa.int64(), BOOL: pa.bool_(), TEXT: pa.string()}[holds]
 
 
 def arrow_type(column: Column) -> pa.DataType:

@@ -24,7 +24,15 @@ try:
 except ImportError as missing:
     raise MissingExtra("numba", "replay") from missing
 
-from .columns import BOOL, BUCKETS, ID, INT, LIST, NO_SUBJECT, OPENED, PARTS, SKIPPED
+from . import columns
+
+INT, BOOL, TEXT, ID, LIST, PARTS, PART, SKIPPED, OPENED = range(9)
+BUCKETS = NO_SUBJECT = 64
+# Written once more: what numba keeps compiled is made anew when this file changes, whatever becomes of another.
+assert (INT, BOOL, TEXT, ID) == (columns.INT, columns.BOOL, columns.TEXT, columns.ID)
+assert (LIST, PARTS, PART) == (columns.LIST, columns.PARTS, columns.PART)
+assert (SKIPPED, OPENED) == (columns.SKIPPED, columns.OPENED)
+assert (BUCKETS, NO_SUBJECT) == (columns.BUCKETS, columns.NO_SUBJECT)
 
 NULL = -(2**63)
 """Stands for null among numbers."""
@@ -485,7 +493,8 @@ def decode(
                             where = (where + 1) & (events.shape[0] - 1)
                         if found >= 0:
                             arena[target] = np.int64(rows[found, POSITION])
-                            arena[number] = np.int64((rows[found, EVENT_HI] ^ hi) >> _40)
+                            if rows[found, EVENT_HI] != hi:
+                                arena[number] = np.int64((rows[found, EVENT_HI] ^ hi) >> _40)
                         else:
                             known = counts[counts.shape[0] - 1]
                             counts[counts.shape[0] - 1] += 1
