@@ -282,11 +282,11 @@ def _read(handle: int, into: memoryview, at: int, preadv: Callable[..., int]) ->
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def table_of(chunk: Chunk, made: Program, keep: int = 0) -> pa.Table:
+def table_of(chunk: Chunk, made: Program, *, keep: int = 0, nobody: bool = False) -> pa.Table:
     """The rows of a chunk (which is `prepared`, and ascends by position) as a table, by subject and position.
 
-    Columns that are null in all rows are left out. Of the rows, the first are context only: of the position `keep`,
-    and before it, none stands in the table.
+    What is null in all rows is left out. Rows up to the position `keep` are context only: what others refer to.
+    `nobody`: the rows are about nobody; otherwise, each is about somebody.
     """
     rows = chunk.rows
     count = len(rows)
@@ -307,7 +307,7 @@ def table_of(chunk: Chunk, made: Program, keep: int = 0) -> pa.Table:
     held: dict[str, pa.Array] = {}
     positions = rows[order, POSITION].astype(np.int64)
     held["position"] = pa.array(positions)
-    if count and chunk.rows[order, decoding.SUBJECT_HI].any():
+    if not nobody:
         held["subject_id"] = _ids(rows, order, decoding.SUBJECT_HI)
     held["stream"] = pa.array(numbers[order])
     named = _named_streams(rows, order, shown, decoded, made)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import tallybook.domain.control
@@ -222,6 +223,12 @@ def _arrow_schema(of: Columns) -> pa.Schema:
         [*envelope, *((one.name, arrow_type(one)) for one in of.columns)],
         {"tallybook archive": str(SCHEMA_VERSION)},
     )
+
+
+def fingerprint() -> str:
+    """Of all columns, and of the kinds of events and their schema versions that they are made from."""
+    told = [str(arrow_schema()), *(f"{name} {kind.schema_version}" for name, kind in kinds().items())]
+    return sha256("\n".join(told).encode()).hexdigest()[:32]
 
 
 def arrow_schema() -> pa.Schema:
