@@ -11,13 +11,12 @@ catch-up makes everything anew.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
@@ -31,15 +30,16 @@ import pyarrow.parquet as pq
 
 from tallybook.adapters import merkle
 from tallybook.adapters.log import LogRecorder
-from tallybook.domain.errors import ArchiveError, BookDamaged, BookError, refusal
+from tallybook.adapters.notes import Checkpoint
+from tallybook.domain.errors import ArchiveError, BookDamaged, NoteError, refusal
 from tallybook.projections.read_models import Hold, Progress
 
 from .building import FILES, Chunk, Spill, chunk_of, prepared, program, table_of
 from .columns import BUCKETS, NO_SUBJECT, SCHEMA_VERSION, arrow_schema, fingerprint
 from .files import fitted, slimmed, sorted_rows, text_paths, write_parquet
+from .manifest import BEHIND, CURRENT, NONE, STALE, ArchiveStatus, ArchiveVerification, File, Manifest
 from .places import MANIFEST, Place
 
-FORMAT = "tallybook archive"
 CHUNK_ROWS = 20_000
 DELTA_ROWS = 200_000
 """How many rows a delta has at most."""
@@ -52,108 +52,6 @@ WAIT_S = 30.0
 logger = logging.getLogger("tallybook.archive")
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file as the manifest names it. `buckets`: those of its rows."""
-
-    name: str
-    rows: int
-    first: int
-    last: int
-    bytes: int
-    sha256: str
-    buckets: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What an archive is made of, and from. `frontier` is that of the log's tree at `position` (hex), `note` the signed
-    checkpoint of that size, if the book signs any."""
-
-    schema: int
-    columns: str
-    origin: str
-    position: int
-    root: str
-    frontier: str
-    note: str | None
-    files: tuple[File, ...]
-    deltas: tuple[File, ...]
-
-    def packed(self) -> bytes:
-        """As it is stored."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode() + b"\n"
-
-    @classmethod
-    def parse(cls, data: bytes) -> Manifest:
-        """From what is stored. Raises ValueError."""
-        try:
-            found = json.loads(data)
-            if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-                raise ValueError("it is no manifest of an archive")
-            for kind in ("files", "deltas"):
-                found[kind] = tuple(File(**{**one, "buckets": tuple(one["buckets"])}) for one in found[kind])
-            made = cls(**found)
-            merkle.Frontier(made.position, bytes.fromhex(made.frontier))
-            numbers = [(one.rows, one.first, one.last, one.bytes) for one in (*made.files, *made.deltas)]
-            if any(type(number) is not int for one in numbers for number in one):
-                raise ValueError("what should be a number is none")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"the manifest can't be read: {error}") from error
-        return made
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return sum(one.rows for one in (*self.files, *self.deltas))
-
-    @property
-    def delta_rows(self) -> int:
-        """How many of them are in deltas."""
-        return sum(one.rows for one in self.deltas)
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveStatus:
-    """How an archive stands.
-
-    `state`: none, current, behind, or stale, for the reason that `problem` tells; the next catch-up makes a stale one
-    anew. `bytes` is that of its files, without the manifest.
-    """
-
-    place: str
-    state: str
-    position: int
-    head: int
-    rows: int
-    files: int
-    deltas: int
-    delta_rows: int
-    bytes: int
-    root: str
-    signed: bool
-    schema: int
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveVerification:
-    """What holding an archive against its log found: nothing, or the first difference of each file."""
-
-    position: int
-    rows: int
-    root: str
-    problems: tuple[str, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether the archive tells what the log tells."""
-        return not self.problems
-
-
-NONE, CURRENT, BEHIND, STALE = "none", "current", "behind", "stale"
-
-
 class Archive:
     """The archive of one log, at one place. `sign` gives the signed note of a checkpoint at a position, if it can."""
 
@@ -163,11 +61,13 @@ class Archive:
         place: Place,
         hold: Callable[[str], Hold | None],
         sign: Callable[[int], str | None] = lambda _: None,
+        opened: Callable[[str], tuple[Checkpoint, Any]] | None = None,
     ) -> None:
         self.log = log
         self.place = place
         self._hold = hold
         self._sign = sign
+        self._opened = opened
         self._seen: set[tuple[str, str]] = set()
         """Files whose bytes were held against their hash."""
 
@@ -215,9 +115,7 @@ class Archive:
             raise refusal("invalid_argument", f"There is no bucket {number}; there are 0 to {FILES - 1}.")
         manifest = manifest or self.manifest()
         schema = arrow_schema()
-        unknown = [name for name in columns or () if name not in schema.names]
-        if unknown:
-            raise refusal("invalid_argument", f"The archive has no column {', '.join(unknown)}.")
+        self.check_columns(columns or ())
         wanted = list(schema.names if columns is None else columns)
         deltas = [one for one in manifest.deltas if number in one.buckets]
         read = list(dict.fromkeys([*wanted, *(("subject_id", "position") if deltas else ())]))
@@ -231,6 +129,13 @@ class Archive:
         if len(parts) > 1:
             table = sorted_rows(table)
         return (table.unify_dictionaries() if encoded else table).combine_chunks().select(wanted)
+
+    @staticmethod
+    def check_columns(names: Sequence[str]) -> None:
+        """Refuses: invalid_argument for what is no column."""
+        unknown = [name for name in names if name not in arrow_schema().names]
+        if unknown:
+            raise refusal("invalid_argument", f"The archive has no column {', '.join(unknown)}: see docs/archive.md.")
 
     def dataset(self, manifest: Manifest | None = None) -> pads.Dataset:
         """All rows as one dataset of pyarrow, read when it is asked. Raises ArchiveError."""
@@ -475,11 +380,24 @@ class Archive:
                     f"{MANIFEST}: the first {manifest.position:,} events of the log have the root "
                     f"{frontier.root().hex()}, and it says {manifest.root}"
                 )
+            problems += self._note_problem(manifest)
             for number in range(FILES):
                 problems += self._compare(manifest, spill, number)
         finally:
             spill.close()
         return ArchiveVerification(manifest.position, manifest.rows, manifest.root, tuple(problems))
+
+    def _note_problem(self, manifest: Manifest) -> Iterator[str]:
+        """What is wrong with the signed note of a manifest."""
+        if manifest.note is None or self._opened is None:
+            return
+        try:
+            told, _ = self._opened(manifest.note)
+        except NoteError as error:
+            yield f"{MANIFEST}: its checkpoint is none of this book: {error}"
+            return
+        if (told.size, told.root.hex()) != (manifest.position, manifest.root):
+            yield f"{MANIFEST}: its checkpoint is of {told.size:,} events, or of another root"
 
     def _compare(self, manifest: Manifest, spill: Spill, number: int) -> Iterator[str]:
         """The first difference between a bucket and the log."""
