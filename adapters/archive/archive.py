@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.dataset as pads
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
@@ -40,7 +40,9 @@ from .files import fitted, slimmed, sorted_rows, text_paths, write_parquet
 from .manifest import BEHIND, CURRENT, NONE, STALE, ArchiveStatus, ArchiveVerification, File, Manifest
 from .places import MANIFEST, Place
 
-CHUNK_ROWS = 20_000
+pc: Any = pyarrow.compute
+"""Its functions are made when it is loaded: no checker sees them."""
+CHUNK_ROWS = 8_192
 DELTA_ROWS = 200_000
 """How many rows a delta has at most."""
 DELTA_SHARE = 0.05
@@ -105,7 +107,12 @@ class Archive:
         return manifest
 
     def bucket(
-        self, number: int, columns: Sequence[str] | None = None, *, encoded: bool = False, manifest: Manifest | None = None
+        self,
+        number: int,
+        columns: Sequence[str] | None = None,
+        *,
+        encoded: bool = False,
+        manifest: Manifest | None = None,
     ) -> pa.Table:
         """The rows of a bucket (0 to 63, 64: of nobody) by subject and position, what deltas hold of it included.
 
@@ -143,9 +150,7 @@ class Archive:
         filesystem, folder = self.place.for_arrow()
         schema = arrow_schema()
         parts = [
-            pads.dataset(
-                [f"{folder}/{one.name}" for one in files], schema=schema, format=kind, filesystem=filesystem
-            )
+            pads.dataset([f"{folder}/{one.name}" for one in files], schema=schema, format=kind, filesystem=filesystem)
             for files, kind in ((manifest.files, "parquet"), (manifest.deltas, "ipc"))
             if files
         ]
@@ -166,7 +171,9 @@ class Archive:
             if head.position > manifest.position:
                 manifest = self._extended(manifest, head.position, progress)
                 if manifest.root != head.frontier.root().hex():
-                    logger.warning("The archive %s is made anew: the log it was made from is another.", self.place.shown)
+                    logger.warning(
+                        "The archive %s is made anew: the log it was made from is another.", self.place.shown
+                    )
                     return self._rebuilt(stored, progress).position
                 manifest = replace(manifest, note=self._sign(head.position))
                 self._swap(stored, manifest)
@@ -421,13 +428,14 @@ class Archive:
                 low = middle
             else:
                 high = middle - 1
-        log_at = expected["position"][low].as_py() if low < len(expected) else None
-        at = found["position"][low].as_py() if low < len(found) else None
+        log_at: int | None = expected["position"][low].as_py() if low < len(expected) else None
+        at: int | None = found["position"][low].as_py() if low < len(found) else None
+        there = at if at is not None else log_at
         name = next(
             (
                 one.name
                 for one in (*manifest.deltas, *manifest.files)
-                if number in one.buckets and one.first <= (log_at if at is None else at) <= one.last
+                if number in one.buckets and there is not None and one.first <= there <= one.last
             ),
             f"bucket {number}",
         )

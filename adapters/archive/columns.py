@@ -48,7 +48,7 @@ NO_SUBJECT = BUCKETS
 INT, BOOL, TEXT, ID = range(4)
 """What a leaf holds."""
 LIST, PARTS, PART, SKIPPED, OPENED = range(4, 9)
-"""Beside them, what a field may be: a list of leaves, of parts, a single part; what has no column; what holds fields."""
+"""Beside them, what a field may be: a list of leaves, of parts, a part; what has no column; what holds fields."""
 LEAVES: Mapping[str, int] = {"int": INT, "bool": BOOL, "text": TEXT, "id": ID}
 WIDTH = {INT: 1, BOOL: 1, TEXT: 1, ID: 3}
 """How many numbers a leaf takes while it is decoded: an id is position, number, and where it stands among ids."""
@@ -59,7 +59,8 @@ ENVELOPE_COLUMNS: Mapping[str, str] = {
     "position": "place in the log, from 1 on",
     "subject_id": "the customer whom it is about; null: nobody",
     "stream": "number of its stream among those with events about this subject, in their order of appearance",
-    "stream_id": "the stream's id, in its first row of this subject; null where it is the subject's, or follows from it: a loyalty account's is `account_id(subject_id, programme)`",
+    "stream_id": "the stream's id, in its first row of this subject; null where it is the subject's, or follows from "
+    "it: a loyalty account's is `account_id(subject_id, programme)`",
     "version": "place in its stream, from 1 on",
     "stored_name": "the kind of event",
     "effective_us": "when it happened in the world, µs since 1970-01-01T00:00Z",
@@ -98,7 +99,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a kind of event: its column (None: it has none), and for each of the stored values of a part the leaf that it fills."""
+    """A field of a kind of event: its column (None: it has none), and the leaf that each value of a part fills."""
 
     name: str
     column: Column | None
@@ -152,14 +153,14 @@ def _columns(found: tuple[tuple[str, type[Event]], ...]) -> Columns:
     for kind, event_class in found:
         of_kind = []
         for field, shape in fields_of(event_class, event_class.clear_fields).items():
-            column = place.get((kind, field))
-            if column is None:
+            held = place.get((kind, field))
+            if held is None:
                 of_kind.append(Field(field, None, ()))
                 continue
             inner = shape[0] if isinstance(shape, list) else shape
-            at = {leaf.name: index for index, leaf in enumerate(column.leaves)}
+            at = {leaf.name: index for index, leaf in enumerate(held.leaves)}
             fills = tuple(at[name] for name in inner) if isinstance(inner, dict) else (0,)
-            of_kind.append(Field(field, column, fills))
+            of_kind.append(Field(field, held, fills))
         fields[kind] = tuple(of_kind)
     return Columns(tuple(made), fields)
 

@@ -51,6 +51,9 @@ _ONE = np.uint64(1)
 _FNV = np.uint64(0x100000001B3)
 
 
+_intrinsic: Any = intrinsic  # which takes the first parameter away
+
+
 def _compiled(function: Any) -> Any:
     """Compiled when it is called first, and kept beside the module (or in the user's cache) for the next process."""
     try:
@@ -67,7 +70,7 @@ def _inlined(function: Any) -> Any:
 # a value would take ten times as long. Nothing is read that is not before `end`.
 
 
-@intrinsic
+@_intrinsic  # type: ignore[untyped-decorator]  # numba has no types
 def _byte(_context: Any, address: Any) -> Any:
     """The byte at an address."""
     if address != types.int64:
@@ -79,7 +82,7 @@ def _byte(_context: Any, address: Any) -> Any:
     return types.uint8(types.int64), load
 
 
-@intrinsic
+@_intrinsic  # type: ignore[untyped-decorator]  # numba has no types
 def _eight(_context: Any, address: Any) -> Any:
     """The big-endian number of eight bytes at an address."""
     if address != types.int64:
@@ -144,7 +147,7 @@ def _run(at: int, end: int) -> Any:
     tag = _byte(at)
     if tag == 0xC0:
         return at + 1, -1
-    size = 0
+    size: Any = 0
     start = at + 1
     if 0xA0 <= tag <= 0xBF:
         size = np.int64(tag & 0x1F)
@@ -365,7 +368,7 @@ def stream_numbers(rows: Any, codes: Any, order: Any, numbers: Any, shown: Any) 
 
 @_inlined
 def _same(one: int, other: int, size: int) -> Any:
-    for index in range(size):
+    for index in range(size):  # noqa: SIM110 - numba compiles no generator expression
         if _byte(one + index) != _byte(other + index):
             return False
     return True
@@ -434,7 +437,7 @@ def decode(
                 arena[starts[slot] + used[slot]] = place
             used[slot] += 1
             length = 1
-            if shape == LIST or shape == PARTS:
+            if shape in (LIST, PARTS):
                 at, length = _array(at, end)
                 if at < 0:
                     return BROKEN, row
@@ -450,7 +453,7 @@ def decode(
                     holds, to = leaves[leaf, 0], leaves[leaf, 1]
                     target = starts[to] + used[to]
                     used[to] += 1
-                    if holds == INT or holds == BOOL:
+                    if holds in (INT, BOOL):
                         at, value = _integer(at, end)
                         if at < 0:
                             return at, row

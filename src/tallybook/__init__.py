@@ -110,9 +110,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArchiveError",
     "Author",
     "Book",
-    "ArchiveError",
     "BookClosed",
     "BookDamaged",
     "BookError",

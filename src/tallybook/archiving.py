@@ -42,8 +42,8 @@ class ArchiveDesk(Desk):
         return self._archive().status()
 
     def catch_up(self, progress: Progress | None = None) -> int:
-        """Bring the archive up to the log; the position reached. One that is not there, or of which anything is missing,
-        torn or another's, is made anew. Raises MissingExtra, BookError. Refuses: busy."""
+        """Bring the archive up to the log; the position reached. One that is not there, or of which anything is
+        missing, torn or another's, is made anew. Raises MissingExtra, BookError. Refuses: busy."""
         with rarely_collecting():
             return self._archive().catch_up(progress)
 

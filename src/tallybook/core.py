@@ -7,8 +7,8 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
