@@ -228,7 +228,8 @@ def _arrow_schema(of: Columns) -> pa.Schema:
 
 def fingerprint() -> str:
     """Of all columns, and of the kinds of events and their schema versions that they are made from."""
-    told = [str(arrow_schema()), *(f"{name} {kind.schema_version}" for name, kind in kinds().items())]
+    told = [*ENVELOPE_COLUMNS, *map(repr, columns().columns)]
+    told += [f"{name} {kind.schema_version} {kind.clear_fields}" for name, kind in kinds().items()]
     return sha256("\n".join(told).encode()).hexdigest()[:32]
 
 
