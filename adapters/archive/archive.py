@@ -2,7 +2,7 @@
 
 manifest.json               what counts: book, position, root, and each file with its SHA-256
 bucket-07-….parquet         the rows of the subjects whose ids begin with those six bits, by subject and position;
-                            bucket-64: of nobody
+                            bucket-64: of nobody; bucket-00-15: of several buckets, in a small book
 delta-000000123-….arrow     rows that were added since, of any bucket, by subject and position
 
 All that is derived: where anything of it is not as the manifest says, or the manifest is not of this log, the next
@@ -43,6 +43,8 @@ from .places import MANIFEST, Place
 pc: Any = pyarrow.compute
 """Its functions are made when it is loaded: no checker sees them."""
 CHUNK_ROWS = 8_192
+FILE_ROWS = 32_768
+"""Buckets of fewer rows share a file with their neighbours: a file costs some 7,000 bytes before its first row."""
 DELTA_ROWS = 200_000
 """How many rows a delta has at most."""
 DELTA_SHARE = 0.05
@@ -124,10 +126,14 @@ class Archive:
         schema = arrow_schema()
         self.check_columns(columns or ())
         wanted = list(schema.names if columns is None else columns)
-        deltas = [one for one in manifest.deltas if number in one.buckets]
-        read = list(dict.fromkeys([*wanted, *(("subject_id", "position") if deltas else ())]))
-        parts = [self._read(one, read, encoded) for one in manifest.files if number in one.buckets]
-        parts += [_of_bucket(self._read(one, [*read, "subject_id"], encoded), number) for one in deltas]
+        files = [one for one in (*manifest.files, *manifest.deltas) if number in one.buckets]
+        read = list(dict.fromkeys([*wanted, *(("subject_id", "position") if len(files) > 1 else ())]))
+        parts = [
+            self._read(one, read, encoded)
+            if one.buckets == (number,)
+            else _of_bucket(self._read(one, [*read, "subject_id"], encoded), number)
+            for one in files
+        ]
         kept = pa.schema([schema.field(name) for name in read])
         parts = [fitted(part, kept, encoded=encoded) for part in parts]
         if not parts:
@@ -202,7 +208,7 @@ class Archive:
         spill = self._spilled(head.position, progress)
         try:
             with ThreadPoolExecutor(2) as pool:
-                made = list(pool.map(lambda number: self._bucket_file(spill, number), range(FILES)))
+                made = list(pool.map(lambda buckets: self._group_file(spill, buckets), groups_of(spill.counts)))
         finally:
             spill.close()
         manifest = Manifest(
@@ -219,15 +225,17 @@ class Archive:
         self._swap(stored, manifest)
         return manifest
 
-    def _bucket_file(self, spill: Spill, number: int) -> File | None:
-        if not spill.counts[number]:
+    def _group_file(self, spill: Spill, buckets: tuple[int, ...]) -> File | None:
+        if not any(spill.counts[number] for number in buckets):
             return None
-        return self._keep_bucket(number, table_of(spill.bucket(number), spill.program, nobody=number == NO_SUBJECT))
+        table = table_of(spill.buckets(buckets), spill.program, nobody=buckets == (NO_SUBJECT,))
+        return self._keep_group(buckets, table)
 
-    def _keep_bucket(self, number: int, table: pa.Table) -> File:
+    def _keep_group(self, buckets: tuple[int, ...], table: pa.Table) -> File:
         written = BytesIO()
         write_parquet(table, written)
-        return self._keep(f"bucket-{number:02}", "parquet", written.getvalue(), table, (number,))
+        stem = "-".join(f"{one:02}" for one in dict.fromkeys((buckets[0], buckets[-1])))
+        return self._keep(f"bucket-{stem}", "parquet", written.getvalue(), table, buckets)
 
     def _keep(self, stem: str, suffix: str, data: bytes, table: pa.Table, buckets: tuple[int, ...]) -> File:
         digest = sha256(data).hexdigest()
@@ -332,12 +340,18 @@ class Archive:
         touched = sorted({bucket for one in manifest.deltas for bucket in one.buckets})
         if not touched:
             return manifest
-        made = []
-        for done, number in enumerate(touched, 1):
-            made.append(self._keep_bucket(number, slimmed(self.bucket(number, encoded=True, manifest=manifest))))
-            if progress is not None:
-                progress(done, len(touched))
         kept = [one for one in manifest.files if not set(one.buckets).intersection(touched)]
+        groups = [one.buckets for one in manifest.files if one not in kept]
+        groups += [(number,) for number in touched if not any(number in group for group in groups)]
+        made = []
+        for done, group in enumerate(groups, 1):
+            tables = {number: self.bucket(number, encoded=True, manifest=manifest) for number in group}
+            for part in parted(group, sum(map(len, tables.values()))):
+                table = pa.concat_tables([tables[number] for number in part])
+                if len(table):
+                    made.append(self._keep_group(part, slimmed(table.unify_dictionaries())))
+            if progress is not None:
+                progress(done, len(groups))
         files = sorted([*kept, *made], key=lambda one: one.buckets)
         manifest = replace(manifest, files=tuple(files), deltas=())
         self._swap(stored, manifest)
@@ -522,6 +536,20 @@ class Archive:
             path=self.place.shown,
             remedy="Run `tallybook archive catch-up`, which makes it anew from the log.",
         )
+
+
+def groups_of(counts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Which buckets share a file, by how many rows each has: in a small book, neighbours do."""
+    return [*parted(tuple(range(BUCKETS)), sum(counts[:BUCKETS])), (NO_SUBJECT,)]
+
+
+def parted(buckets: tuple[int, ...], rows: int) -> list[tuple[int, ...]]:
+    """Buckets that share a file, in as many parts as make files of a good size; their number is a power of two."""
+    parts = 1
+    while parts < len(buckets) and rows > FILE_ROWS * parts:
+        parts *= 2
+    size = len(buckets) // parts
+    return [buckets[start : start + size] for start in range(0, len(buckets), size)]
 
 
 def _subjects(chunk: Chunk) -> Any:

@@ -6,8 +6,9 @@ however that comes: what it holds is as it stands in the log.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from itertools import accumulate
@@ -248,6 +249,7 @@ class Spill:
         at = self._at
         self._file.write(rows.data.cast("B"))
         self._file.write(data.data)
+        self._file.flush()  # it is read by its handle
         for bucket in range(FILES):
             count, size = int(counts[bucket + 1] - counts[bucket]), int(sizes[bucket + 1] - sizes[bucket])
             if count:
@@ -258,16 +260,17 @@ class Spill:
 
     def bucket(self, number: int) -> Chunk:
         """All rows of a bucket, by position."""
-        import os
+        return self.buckets((number,))
 
-        self._file.flush()
-        parts = self._parts[number]
+    def buckets(self, numbers: Sequence[int]) -> Chunk:
+        """All rows of some buckets, one after the other, each by position."""
+        parts = [part for number in numbers for part in self._parts[number]]
         rows = np.empty((sum(part[1] for part in parts), ROW_NUMBERS), np.uint64)
         data = np.empty(sum(part[3] for part in parts), np.uint8)
         row = byte = 0
         for rows_at, count, data_at, size in parts:
-            _read(self._file.fileno(), rows[row : row + count].data.cast("B"), rows_at, os.preadv)
-            _read(self._file.fileno(), data[byte : byte + size].data, data_at, os.preadv)
+            _read(self._file.fileno(), rows[row : row + count].data.cast("B"), rows_at)
+            _read(self._file.fileno(), data[byte : byte + size].data, data_at)
             row, byte = row + count, byte + size
         return Chunk(rows, np.cumsum(rows[:, LENGTH], dtype=np.int64), data)
 
@@ -276,9 +279,9 @@ class Spill:
         self._file.close()
 
 
-def _read(handle: int, into: memoryview, at: int, preadv: Callable[..., int]) -> None:
+def _read(handle: int, into: memoryview, at: int) -> None:
     while len(into):
-        got = preadv(handle, [into], at)
+        got = os.preadv(handle, [into], at)
         if not got:
             raise OSError("the temporary file is shorter than what was written")
         into, at = into[got:], at + got
@@ -288,7 +291,7 @@ def _read(handle: int, into: memoryview, at: int, preadv: Callable[..., int]) ->
 
 
 def table_of(chunk: Chunk, made: Program, *, keep: int = 0, nobody: bool = False) -> pa.Table:
-    """The rows of a chunk (which is `prepared`, and ascends by position) as a table, by subject and position.
+    """The rows of a chunk (which is `prepared`, those of each subject by position) as a table, by subject and position.
 
     What is null in all rows is left out. Rows up to the position `keep` are context only: what others refer to.
     `nobody`: the rows are about nobody; otherwise, each is about somebody.
