@@ -122,16 +122,27 @@ class Archive:
         """
         if number not in range(FILES):
             raise refusal("invalid_argument", f"There is no bucket {number}; there are 0 to {FILES - 1}.")
+        return self.rows((number,), columns, encoded=encoded, manifest=manifest)
+
+    def rows(
+        self,
+        buckets: Sequence[int],
+        columns: Sequence[str] | None = None,
+        *,
+        encoded: bool = False,
+        manifest: Manifest | None = None,
+    ) -> pa.Table:
+        """The same of several buckets: by subject, those of nobody last, and position."""
         manifest = manifest or self.manifest()
         schema = arrow_schema()
         self.check_columns(columns or ())
         wanted = list(schema.names if columns is None else columns)
-        files = [one for one in (*manifest.files, *manifest.deltas) if number in one.buckets]
+        files = [one for one in (*manifest.files, *manifest.deltas) if not set(one.buckets).isdisjoint(buckets)]
         read = list(dict.fromkeys([*wanted, *(("subject_id", "position") if len(files) > 1 else ())]))
         parts = [
             self._read(one, read, encoded)
-            if one.buckets == (number,)
-            else _of_bucket(self._read(one, [*read, "subject_id"], encoded), number)
+            if set(one.buckets).issubset(buckets)
+            else _of_buckets(self._read(one, [*read, "subject_id"], encoded), buckets)
             for one in files
         ]
         kept = pa.schema([schema.field(name) for name in read])
@@ -327,14 +338,12 @@ class Archive:
 
     def _positions(self, manifest: Manifest, subjects: set[bytes], buckets: Sequence[int]) -> list[int]:
         """The positions of all events of some subjects, and of nobody if that bucket is among the given."""
-        found: list[Any] = []
-        wanted = pa.array(sorted(subjects), pa.binary(16))
-        for number in buckets:
-            table = self.bucket(number, ["subject_id", "position"], manifest=manifest)
-            if number != NO_SUBJECT:
-                table = table.filter(pc.is_in(table["subject_id"], value_set=wanted))
-            found.append(table["position"].to_numpy())
-        return [int(one) for one in np.sort(np.concatenate(found))] if found else []
+        table = self.rows(buckets, ["subject_id", "position"], manifest=manifest)
+        known = pc.is_in(table["subject_id"], value_set=pa.array(sorted(subjects), pa.binary(16)))
+        if NO_SUBJECT in buckets:
+            known = pc.or_(known, pc.is_null(table["subject_id"]))
+        found: list[int] = np.sort(table.filter(known)["position"].to_numpy()).tolist()
+        return found
 
     def _compacted(self, stored: bytes | None, manifest: Manifest, progress: Progress | None) -> Manifest:
         touched = sorted({bucket for one in manifest.deltas for bucket in one.buckets})
@@ -345,11 +354,12 @@ class Archive:
         groups += [(number,) for number in touched if not any(number in group for group in groups)]
         made = []
         for done, group in enumerate(groups, 1):
-            tables = {number: self.bucket(number, encoded=True, manifest=manifest) for number in group}
-            for part in parted(group, sum(map(len, tables.values()))):
-                table = pa.concat_tables([tables[number] for number in part])
-                if len(table):
-                    made.append(self._keep_group(part, slimmed(table.unify_dictionaries())))
+            table = self.rows(group, encoded=True, manifest=manifest)
+            parts = parted(group, len(table))
+            for part in parts:
+                mine = table if len(parts) == 1 else _of_buckets(table, part)
+                if len(mine):
+                    made.append(self._keep_group(part, slimmed(mine)))
             if progress is not None:
                 progress(done, len(groups))
         files = sorted([*kept, *made], key=lambda one: one.buckets)
@@ -402,8 +412,10 @@ class Archive:
                     f"{frontier.root().hex()}, and it says {manifest.root}"
                 )
             problems += self._note_problem(manifest)
-            for number in range(FILES):
-                problems += self._compare(manifest, spill, number)
+            groups = [one.buckets for one in manifest.files]
+            rest = [(number,) for number in range(FILES) if not any(number in group for group in groups)]
+            for group in (*groups, *rest):
+                problems += self._compare(manifest, spill, group)
         finally:
             spill.close()
         return ArchiveVerification(manifest.position, manifest.rows, manifest.root, tuple(problems))
@@ -420,16 +432,16 @@ class Archive:
         if (told.size, told.root.hex()) != (manifest.position, manifest.root):
             yield f"{MANIFEST}: its checkpoint is of {told.size:,} events, or of another root"
 
-    def _compare(self, manifest: Manifest, spill: Spill, number: int) -> Iterator[str]:
-        """The first difference between a bucket and the log."""
+    def _compare(self, manifest: Manifest, spill: Spill, group: tuple[int, ...]) -> Iterator[str]:
+        """The first difference between the buckets of a file and the log."""
         schema = arrow_schema()
-        if spill.counts[number]:
-            told = table_of(spill.bucket(number), spill.program, nobody=number == NO_SUBJECT)
+        if any(spill.counts[number] for number in group):
+            told = table_of(spill.buckets(group), spill.program, nobody=group == (NO_SUBJECT,))
             expected = fitted(told, schema).combine_chunks()
         else:
             expected = schema.empty_table()
         try:
-            found = self.bucket(number, manifest=manifest)
+            found = self.rows(group, manifest=manifest)
         except ArchiveError as error:
             yield error.message
             return
@@ -449,9 +461,9 @@ class Archive:
             (
                 one.name
                 for one in (*manifest.deltas, *manifest.files)
-                if number in one.buckets and there is not None and one.first <= there <= one.last
+                if not set(one.buckets).isdisjoint(group) and there is not None and one.first <= there <= one.last
             ),
-            f"bucket {number}",
+            f"bucket {group[0]}",
         )
         if at == log_at:
             one, other = expected.slice(low, 1).to_pylist()[0], found.slice(low, 1).to_pylist()[0]
@@ -497,6 +509,11 @@ class Archive:
             return "the log has another root than that it was made from"
         if sum(one.rows for one in (*manifest.files, *manifest.deltas)) != manifest.position:
             return "its files have not as many rows as the log has events"
+        groups = [one.buckets for one in manifest.files]
+        parted_once = sum(map(len, groups)) == len({number for group in groups for number in group})
+        in_order = all(list(group) == sorted(group) and group for group in groups)
+        if not parted_once or not in_order or any(NO_SUBJECT in group and len(group) > 1 for group in groups):
+            return "its files do not part the customers"
         return ""
 
     def _torn(self, manifest: Manifest, *, thorough: bool) -> str:
@@ -522,8 +539,12 @@ class Archive:
         try:
             if one.name.endswith(".arrow"):
                 table = ipc.open_file(pa.BufferReader(data)).read_all()
+                if len(table) != one.rows:
+                    raise ValueError(f"it has {len(table):,} rows, and should have {one.rows:,}")
                 return table.select([name for name in table.column_names if name in columns])
             file = pq.ParquetFile(pa.BufferReader(data))
+            if file.metadata.num_rows != one.rows:
+                raise ValueError(f"it has {file.metadata.num_rows:,} rows, and should have {one.rows:,}")
             if encoded:
                 file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=text_paths(file.schema_arrow))
             return file.read(columns=[name for name in file.schema_arrow.names if name in columns])
@@ -564,16 +585,14 @@ def _part(chunk: Chunk, mine: Any) -> Chunk:
     return Chunk(rows, np.cumsum(lengths[mine]), chunk.data[np.repeat(mine, lengths)])
 
 
-def _of_bucket(table: pa.Table, number: int) -> pa.Table:
-    """The rows of a delta that belong to a bucket."""
+def _of_buckets(table: pa.Table, buckets: Sequence[int]) -> pa.Table:
+    """The rows of a file that belong to some buckets."""
     if "subject_id" not in table.column_names:
-        return table if number == NO_SUBJECT else table.slice(0, 0)
+        return table if NO_SUBJECT in buckets else table.slice(0, 0)
     subjects = table["subject_id"].combine_chunks()
     if isinstance(subjects, pa.ChunkedArray):
         subjects = pa.concat_arrays(subjects.chunks)
-    none = pc.is_null(subjects)
-    if number == NO_SUBJECT:
-        return table.filter(none)
-    bits = np.frombuffer(subjects.buffers()[1], np.uint8)[subjects.offset * 16 : (subjects.offset + len(subjects)) * 16]
-    mine = (bits.reshape(-1, 16)[:, 0] >> (8 - (BUCKETS - 1).bit_length())) == number
-    return table.filter(pc.and_(pa.array(mine), pc.invert(none)))
+    nobody = pc.is_null(subjects).to_numpy(zero_copy_only=False)
+    raw = np.frombuffer(subjects.buffers()[1], np.uint8)[subjects.offset * 16 : (subjects.offset + len(subjects)) * 16]
+    numbers = raw.reshape(-1, 16)[:, 0] >> (8 - (BUCKETS - 1).bit_length())
+    return table.filter(pa.array(np.isin(np.where(nobody, NO_SUBJECT, numbers), np.asarray(buckets))))

@@ -146,7 +146,8 @@ def archive_of(book: tallybook.Book, place: str | Path) -> Archive:
 
 
 def all_rows(archive: Archive) -> list[dict[str, Any]]:
-    return [row for number in range(building.FILES) for row in archive.bucket(number).to_pylist()]
+    rows: list[dict[str, Any]] = archive.rows(range(building.FILES)).to_pylist()
+    return rows
 
 
 def events_of(book: tallybook.Book) -> dict[int, Event]:
@@ -207,12 +208,12 @@ def test_catching_up_gives_what_a_rebuild_gives(what: list[Step], after: list[St
                 followed.catch_up()
         rebuilt = archive_of(life.book, "memory://rebuilt")
         rebuilt.rebuild()
-        expected = [rebuilt.bucket(number) for number in range(building.FILES)]
-        assert [followed.bucket(number) for number in range(building.FILES)] == expected
+        expected = rebuilt.rows(range(building.FILES))
+        assert followed.rows(range(building.FILES)) == expected
         assert followed.verify().holds
         followed.compact()
         assert not followed.manifest().deltas
-        assert [followed.bucket(number) for number in range(building.FILES)] == expected
+        assert followed.rows(range(building.FILES)) == expected
         assert_same(all_rows(followed), events_of(life.book))
     finally:
         life.close()
@@ -609,10 +610,10 @@ def test_a_file_that_is_torn_after_it_was_read_is_noticed_by_the_next_catch_up(a
     assert archive.verify().holds
 
 
-def forged(folder: Path, change: Any, kind: str = "bucket-*", keep_rows: bool = True) -> tuple[str, pa.Table]:
+def forged(folder: Path, change: Any) -> tuple[str, pa.Table]:
     """Write a file of the archive anew with other rows, under a manifest that fits."""
     manifest = Manifest.parse((folder / MANIFEST).read_bytes())
-    file = largest(folder, kind)
+    file = largest(folder)
     before = pq.read_table(file)
     after = change(before)
     written = io.BytesIO()
@@ -623,7 +624,7 @@ def forged(folder: Path, change: Any, kind: str = "bucket-*", keep_rows: bool = 
     (folder / name).write_bytes(data)
     files = tuple(
         replace(
-            one, name=name, bytes=len(data), sha256=digest, rows=one.rows if keep_rows else len(after)
+            one, name=name, bytes=len(data), sha256=digest
         ) if one.name == file.name else one
         for one in manifest.files
     )  # fmt: skip
@@ -648,15 +649,46 @@ def test_an_altered_value_under_a_manifest_that_fits_is_found(archive: Archive, 
 
 
 def test_a_missing_event_and_a_doubled_one_are_found(archive: Archive, lived: Life, tmp_path: Path) -> None:
+    """Also where there are as many rows as there should be."""
     other = tmp_path / "other"
     shutil.copytree(folder_of(archive), other)
-    name, before = forged(folder_of(archive), lambda table: pa.concat_tables([table.slice(0, 3), table.slice(4)]))
-    position = before["position"][3].as_py()
+    name, before = forged(
+        folder_of(archive),
+        lambda table: pa.concat_tables([table.slice(0, 1), table.slice(2), table.slice(len(table) - 1)]),
+    )
     found = archive_of(lived.book, folder_of(archive)).verify()
-    assert found.problems == (f"{name}: position {position:,} of the log is missing",)
-    name, before = forged(other, lambda table: pa.concat_tables([table.slice(0, 4), table.slice(3)]))
+    assert found.problems == (f"{name}: position {before['position'][1].as_py():,} of the log is missing",)
+    name, before = forged(other, lambda table: pa.concat_tables([table.slice(0, 2), table.slice(1, len(table) - 2)]))
     found = archive_of(lived.book, other).verify()
-    assert found.problems == (f"{name}: position {position:,} stands where the log has none such",)
+    assert found.problems == (f"{name}: position {before['position'][1].as_py():,} stands where the log has none such",)
+
+
+def test_a_row_that_the_manifest_does_not_count_is_found(archive: Archive, lived: Life) -> None:
+    """It would be seen by who scans all files, though it stands in the bucket of nobody who is looked at."""
+    name, before = forged(folder_of(archive), lambda table: pa.concat_tables([table, table.slice(3, 1)]))
+    [problem] = archive_of(lived.book, folder_of(archive)).verify().problems
+    assert f"{name} can't be read: it has {len(before) + 1:,} rows, and should have {len(before):,}" in problem
+
+
+def test_buckets_share_a_file_until_they_are_large(lived: Life, tmp_path: Path, monkeypatch: Any) -> None:
+    small = archive_of(lived.book, tmp_path / "small")
+    small.rebuild()
+    assert [one.buckets for one in small.manifest().files] == [tuple(range(64)), (64,)]
+    monkeypatch.setattr(module, "FILE_ROWS", 4)
+    large = archive_of(lived.book, tmp_path / "large")
+    large.rebuild()
+    assert len(large.manifest().files) > 3
+    assert [large.bucket(n) for n in range(65)] == [small.bucket(n) for n in range(65)]
+    # What shares a file goes apart when it is merged.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DELTA_SHARE", 1)
+        lived.live([("visit", number, 1, 1) for number in range(3)])
+        small.catch_up()
+        large.catch_up()
+    small.compact()
+    assert len(small.manifest().files) > 3
+    assert small.verify().holds
+    assert small.rows(range(65)) == large.rows(range(65))
 
 
 def test_a_log_that_was_altered_after_is_told_from_the_one_that_it_was_made_from(tmp_path: Path) -> None:
@@ -718,7 +750,7 @@ def test_an_object_store_holds_the_same(lived: Life) -> None:
     assert stored.status().state == "none"
     stored.catch_up()
     local = archive_of(lived.book, lived.url.removeprefix("sqlite:///") + ".archive")
-    assert [stored.bucket(n) for n in range(65)] == [local.bucket(n) for n in range(65)]
+    assert stored.rows(range(65)) == local.rows(range(65))
     assert stored.dataset().count_rows() == lived.book.position()
     stored.place.remove([stored.manifest().files[0].name, "none such"])
     with pytest.raises(ArchiveError, match="missing"):
