@@ -47,6 +47,8 @@ FILE_ROWS = 32_768
 """Buckets of fewer rows share a file with their neighbours: a file costs some 7,000 bytes before its first row."""
 DELTA_ROWS = 200_000
 """How many rows a delta has at most."""
+DELTAS_MAX = 16
+"""So many small deltas there are at most: one more, and they are joined to one."""
 DELTA_SHARE = 0.05
 """Deltas of more than this share of all rows are merged into their buckets by the catch-up that finds them so."""
 REBUILD_SHARE = 0.25
@@ -192,7 +194,7 @@ class Archive:
                         "The archive %s is made anew: the log it was made from is another.", self.place.shown
                     )
                     return self._rebuilt(stored, progress).position
-                manifest = replace(manifest, note=self._sign(head.position))
+                manifest = replace(self._joined(manifest), note=self._sign(head.position))
                 self._swap(stored, manifest)
             if manifest.delta_rows > DELTA_SHARE * manifest.rows:
                 self._compacted(self.place.read(MANIFEST), manifest, progress)
@@ -312,7 +314,7 @@ class Archive:
         """
         made = program()
         chunk, buckets = prepared(chunk_of(rows, made), made)
-        touched = sorted(set(buckets.tolist()))
+        touched = tuple(sorted(set(buckets.tolist())))
         subjects = {bytes(one) for one in _subjects(chunk)[buckets != NO_SUBJECT]}
         earlier = self._positions(manifest, subjects, touched)
         tables = []
@@ -330,11 +332,27 @@ class Archive:
             if (mine & (chunk.rows[:, 0] > manifest.position)).any():
                 tables.append(table_of(_part(chunk, mine), made, keep=manifest.position, nobody=nobody))
         schema = arrow_schema()
-        table = slimmed(pa.concat_tables([fitted(one, schema) for one in tables]).combine_chunks())
+        return self._keep_delta(pa.concat_tables([fitted(one, schema) for one in tables]), touched)
+
+    def _keep_delta(self, table: pa.Table, buckets: tuple[int, ...]) -> File:
+        table = slimmed(table.combine_chunks())
         written = BytesIO()
         with ipc.new_file(written, table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
             writer.write_table(table)
-        return self._keep(f"delta-{rows[0][0]:012}", "arrow", written.getvalue(), table, tuple(touched))
+        first = pc.min(table["position"]).as_py()
+        return self._keep(f"delta-{first:012}", "arrow", written.getvalue(), table, buckets)
+
+    def _joined(self, manifest: Manifest) -> Manifest:
+        """A manifest with the small ones of many deltas as one: who catches up often opens no thousand files."""
+        small = tuple(one for one in manifest.deltas if one.rows < DELTA_ROWS)
+        if len(small) <= DELTAS_MAX:
+            return manifest
+        schema = arrow_schema()
+        tables = [fitted(self._read(one, schema.names, encoded=False), schema) for one in small]
+        buckets = tuple(sorted({number for one in small for number in one.buckets}))
+        joined = self._keep_delta(sorted_rows(pa.concat_tables(tables)), buckets)
+        kept = [one for one in manifest.deltas if one not in small]
+        return replace(manifest, deltas=tuple(sorted([*kept, joined], key=lambda one: one.first)))
 
     def _positions(self, manifest: Manifest, subjects: set[bytes], buckets: Sequence[int]) -> list[int]:
         """The positions of all events of some subjects, and of nobody if that bucket is among the given."""
@@ -379,7 +397,7 @@ class Archive:
                 named |= {one.name for one in (*before.files, *before.deltas)}  # who reads it now goes on
             except ValueError:
                 pass
-        ours = [name for name in self.place.names() if name.startswith(("bucket-", "delta-", "."))]
+        ours = [name for name in self.place.names() if name.startswith(("bucket-", "delta-")) or name.endswith(".part")]
         self.place.remove(name for name in ours if name not in named)
 
     @contextmanager

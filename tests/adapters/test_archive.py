@@ -419,6 +419,23 @@ def test_a_large_backlog_goes_into_several_deltas_and_refers_across_them(
     life.close()
 
 
+def test_many_small_deltas_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DELTA_SHARE", 1)
+    monkeypatch.setattr(module, "DELTAS_MAX", 3)
+    life = Life(f"sqlite:///{tmp_path}/shop.book").live(FULL)
+    archive = archive_of(life.book, tmp_path / "archive")
+    archive.catch_up()
+    counts = []
+    for number in range(6):
+        life.live([("visit", number % 3, 1, 1)])
+        archive.catch_up()
+        counts.append(len(archive.manifest().deltas))
+    assert counts == [1, 2, 3, 1, 2, 3]
+    assert archive.verify().holds
+    assert_same(all_rows(archive), events_of(life.book))
+    life.close()
+
+
 def test_two_writers_wait_for_each_other_and_nothing_is_lost(tmp_path: Path) -> None:
     life = Life(f"sqlite:///{tmp_path}/shop.book").live(FULL[:24])
     with tallybook.open(life.url, create=False) as other:
