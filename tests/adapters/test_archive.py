@@ -687,7 +687,8 @@ def test_a_row_that_the_manifest_does_not_count_is_found(archive: Archive, lived
     assert f"{name} can't be read: it has {len(before) + 1:,} rows, and should have {len(before):,}" in problem
 
 
-def test_buckets_share_a_file_until_they_are_large(lived: Life, tmp_path: Path, monkeypatch: Any) -> None:
+def test_buckets_share_a_file_until_they_are_large(tmp_path: Path, monkeypatch: Any) -> None:
+    lived = Life(f"sqlite:///{tmp_path}/shop.book").live(FULL)
     small = archive_of(lived.book, tmp_path / "small")
     small.rebuild()
     assert [one.buckets for one in small.manifest().files] == [tuple(range(64)), (64,)]
@@ -706,6 +707,7 @@ def test_buckets_share_a_file_until_they_are_large(lived: Life, tmp_path: Path, 
     assert len(small.manifest().files) > 3
     assert small.verify().holds
     assert small.rows(range(65)) == large.rows(range(65))
+    lived.close()
 
 
 def test_a_log_that_was_altered_after_is_told_from_the_one_that_it_was_made_from(tmp_path: Path) -> None:
