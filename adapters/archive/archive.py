@@ -74,8 +74,8 @@ class Archive:
         self._hold = hold
         self._sign = sign
         self._opened = opened
-        self._seen: set[tuple[str, str]] = set()
-        """Files whose bytes were held against their hash."""
+        self._seen: dict[str, tuple[str, object]] = {}
+        """Files whose bytes were held against their hash: that, and what tells that nobody wrote to them since."""
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,7 +181,7 @@ class Archive:
         """Bring it up to the log; the position reached. What is stale is made anew. Refuses: busy."""
         with self._alone():
             stored = self.place.read(MANIFEST)
-            manifest, problem = self._sound(stored, thorough=True)
+            manifest, problem = self._sound(stored)
             head = self.log.head()
             if manifest is None or problem or head.position - manifest.position > REBUILD_SHARE * head.position:
                 if problem:
@@ -210,7 +210,7 @@ class Archive:
         Refuses: busy."""
         with self._alone():
             stored = self.place.read(MANIFEST)
-            manifest, problem = self._sound(stored, thorough=True)
+            manifest, problem = self._sound(stored)
             if manifest is None or problem:
                 raise self._unusable(problem or "there is none yet")
             self._compacted(stored, manifest, progress)
@@ -497,7 +497,8 @@ class Archive:
     def _sound(self, stored: bytes | None, *, thorough: bool = False) -> tuple[Manifest | None, str]:
         """What counts, and what is wrong with it; an empty text: nothing. Neither: there is no archive.
 
-        Every file is there and is what the manifest says; `thorough`: each is read again, even if it was before.
+        Every file is there and is what the manifest says; `thorough`: each is read again, even where nobody wrote to it
+        since it was read before.
         """
         if stored is None:
             return None, ""
@@ -537,7 +538,8 @@ class Archive:
     def _torn(self, manifest: Manifest, *, thorough: bool) -> str:
         """Why a file is not what the manifest says."""
         for one in (*manifest.files, *manifest.deltas):
-            if (one.name, one.sha256) in self._seen and not thorough:
+            token = self.place.token(one.name)
+            if self._seen.get(one.name) == (one.sha256, token) and not thorough:
                 continue
             data = self.place.read(one.name)
             if data is None:
@@ -546,7 +548,7 @@ class Archive:
                 return f"{one.name} has {len(data):,} bytes, and should have {one.bytes:,}"
             if sha256(data).hexdigest() != one.sha256:
                 return f"{one.name} was altered: its SHA-256 is another"
-            self._seen.add((one.name, one.sha256))
+            self._seen[one.name] = one.sha256, token
         return ""
 
     def _read(self, one: File, columns: Sequence[str], encoded: bool) -> pa.Table:

@@ -30,6 +30,10 @@ class Place(Protocol):
         """What a file holds; None if there is none."""
         ...
 
+    def token(self, name: str) -> object:
+        """Something that is another once the file was written to; None if there is no file."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         ...
@@ -62,6 +66,14 @@ class LocalFolder:
             return None
         except OSError as error:
             raise _unread(error, f"{self.shown}/{name}") from error
+
+    def token(self, name: str) -> object:
+        """Something that is another once the file was written to; None if there is no file."""
+        try:
+            found = (self.path / name).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file: it is on the disk before it has its name, and so is its name when this returns."""
@@ -130,6 +142,14 @@ class ObjectStore:
         except OSError as error:
             raise _unread(error, f"{self.shown}/{name}") from error
         return found
+
+    def token(self, name: str) -> object:
+        """Something that is another once the object was written to; None if there is none."""
+        try:
+            found = self._fs.info(f"{self._root}/{name}")
+        except OSError:
+            return None
+        return tuple(str(found.get(key)) for key in ("size", "ETag", "etag", "mtime", "created", "LastModified"))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, in one go."""
