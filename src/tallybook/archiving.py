@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tallybook.adapters.archive.columns import BUCKETS
+from tallybook.adapters.archive.columns import columns as all_columns
 from tallybook.adapters.archive.manifest import ArchiveStatus, ArchiveVerification
 from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.storage import archive_beside, file_of
@@ -70,9 +71,10 @@ class ArchiveDesk(Desk):
 
         As of the last catch-up. Raises MissingExtra, ArchiveError. Refuses: invalid_argument.
         """
+        archive = self._archive()
         whole(number, "number", 0, BUCKETS)
         wanted = None if columns is None else listed(columns, "columns", "columns")
-        return self._archive().bucket(number, wanted, encoded=encoded)
+        return archive.bucket(number, wanted, encoded=encoded)
 
     def scan(self, *, names: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> Scan:
         """The events as columns, for Polars, DuckDB or Arrow; docs/archive.md tells the columns. The archive is brought
@@ -81,14 +83,12 @@ class ArchiveDesk(Desk):
         `names`: only events of these stored names. `columns`: only these columns. Raises MissingExtra, BookError.
         Refuses: invalid_argument, busy.
         """
-        from tallybook.adapters.archive.columns import columns as all_columns
-
+        archive = self._archive()
         kinds = all_columns().fields
         wanted_names = None if names is None else listed(names, "names", "stored names")
         for name in wanted_names or ():
             if name not in kinds:
                 raise refusal("invalid_argument", f"There is no event {name!r}: docs/events.md lists them.")
-        archive = self._archive()
         wanted = None if columns is None else listed(columns, "columns", "columns")
         archive.check_columns(wanted or ())
         with rarely_collecting():
