@@ -5,6 +5,7 @@ shop.book.keys           the subjects' data keys, wrapped (mode 0600; back it up
 shop.book.wrapping-key   what they are wrapped under (mode 0600; best in another place than they are)
 shop.book.signing-key    what signs the book's checkpoints (mode 0600), unless another place is named
 shop.book.reads          the log of reads of personal data
+shop.book.archive        a folder: the clear columns of the log as Parquet, once somebody asks for them
 
 A schema holds the same; the wrapping key lies on each host, in a file. It may also be a source of the host's own.
 Read models may live elsewhere than the log: in an SQLite file or a schema of their own.
@@ -292,6 +293,11 @@ def beside(path: Path) -> tuple[Path, Path]:
 def wrapping_key_beside(path: Path) -> Path:
     """Where the wrapping key of the book in a file lies, if no other place is named."""
     return path.with_name(path.name + ".wrapping-key")
+
+
+def archive_beside(path: Path) -> Path:
+    """Where the archive of the book in a file is, if no other place is named."""
+    return path.with_name(path.name + ".archive")
 
 
 def _in_memory(url: str, lock_timeout_s: int, detached: bool | None) -> Storage:

@@ -492,6 +492,10 @@ class ReadsMissing(BookError):
     """The book's log of reads is not there, or belongs to another book."""
 
 
+class ArchiveError(BookError):
+    """An archive is not there, or a file of it is not what its manifest says. The next catch-up makes it anew."""
+
+
 class BookClosed(BookError):
     """The book was closed."""
 

@@ -139,6 +139,11 @@ def reviewed(filled: Filled, name: str, **about: Any) -> str:
     return " ".join([report.json(), report.html(), *(file.read_text() for file in folder.iterdir())])
 
 
+def archived(filled: Filled, number: int) -> Any:
+    """The rows of a bucket of the archive."""
+    return filled.book.archive.bucket(number).to_pylist()
+
+
 DOORS: Mapping[str, Call] = {
     "book.profiles.get": lambda it: it.book.profiles.get(it.customer),
     "book.profiles.get, as of a date": lambda it: it.book.profiles.get(it.customer, known_at=it.book.position()),
@@ -203,6 +208,18 @@ SHUT: Mapping[str, Call] = {
     "book.loyalty.statement": lambda it: it.book.loyalty.statement(it.customer),
     "book.loyalty.statement, by effective time": lambda it: it.book.loyalty.statement(it.customer, order="effective"),
     "book.loyalty.liability": lambda it: it.book.loyalty.liability(),
+    "book.archive.status": lambda it: it.book.archive.status(),
+    "book.archive.catch_up": lambda it: it.book.archive.catch_up(),
+    "book.archive.rebuild": lambda it: it.book.archive.rebuild(),
+    "book.archive.compact": lambda it: [it.book.archive.rebuild(), it.book.archive.compact()],
+    "book.archive.verify": lambda it: it.book.archive.verify(),
+    "book.archive.bucket": lambda it: [it.book.archive.rebuild(), *(archived(it, one) for one in range(65))],
+    "book.archive.scan": lambda it: it.book.archive.scan(),
+    "ArchiveVerification.holds": lambda it: it.book.archive.verify().holds,
+    "Scan.dataset": lambda it: it.book.archive.scan().dataset().to_table().to_pylist(),
+    "Scan.arrow": lambda it: it.book.archive.scan().arrow().to_pylist(),
+    "Scan.polars": lambda it: it.book.archive.scan().polars().collect().to_dicts(),
+    "Scan.duckdb": lambda it: it.book.archive.scan().duckdb().fetchall(),
     "Statement.csv": lambda it: it.book.loyalty.statement(it.customer).csv(),
     "book.loyalty.balances": lambda it: it.book.loyalty.balances(),
     "book.loyalty.outstanding": lambda it: it.book.loyalty.outstanding(),
@@ -351,6 +368,9 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.acting": dict.fromkeys(
         ["on_behalf_of", "channel", "application", "address", "correlation_id", "causation_id"], "what records hold"
     ),
+    "book.archive.bucket": {"number": "which customers", "columns": "which columns", "encoded": "texts by dictionary"},
+    "book.archive.scan": {"columns": "which columns"},
+    "Scan.duckdb": {"connection": "one of the host's"},
     "book.audit.consistency": {"old": "a checkpoint", "new": "a checkpoint"},
     "book.audit.keep": {"cosigned": "a checkpoint", "witness": "a public key"},
     "book.audit.export": {"sealed": "book.audit.export, sealed"},
@@ -841,6 +861,12 @@ def cosigned_file(it: Filled) -> Path:
     return file
 
 
+def of_an_archive(it: Filled) -> list[object]:
+    """Nothing more is to be given than an archive."""
+    it.book.archive.rebuild()
+    return []
+
+
 def rules_file(it: Filled) -> Path:
     file = it.path.with_name("second.toml")
     file.write_text(Path(STANDARD).read_text().replace('version = "1"', 'version = "1b"', 1))
@@ -1064,6 +1090,11 @@ CLI_SHUT: Mapping[str, Given] = {
     "audit vkey": lambda _: [],
     "audit new-key": lambda _: ["shop/1"],
     "audit rebuild-tiles": lambda _: [],
+    "archive status": lambda _: [],
+    "archive catch-up": lambda _: [],
+    "archive rebuild": lambda _: [],
+    "archive compact": of_an_archive,
+    "archive verify": of_an_archive,
     "policy check": lambda _: ["shop"],
     "policy roles": lambda _: [],
     "policy explain": lambda _: ["agent:lin", "support", "profiles.get"],

@@ -15,8 +15,10 @@ from typing import Any, get_type_hints
 import tallybook
 import tallybook.domain.access
 from tallybook import cli
+from tallybook.adapters.archive import columns as archive
 from tallybook.adapters.clear_form import as_json, schemas
 from tallybook.adapters.form import ENVELOPE_ARITY
+from tallybook.archiving import ArchiveDesk, Scan
 from tallybook.audit import AuditView
 from tallybook.book import Book
 from tallybook.commands import awaitable, command
@@ -54,6 +56,8 @@ DESKS: dict[str, type] = {
     "book.erasures": ErasureDesk,
     "book.projections": ProjectionsDesk,
     "book.retention": RetentionDesk,
+    "book.archive": ArchiveDesk,
+    "Scan": Scan,
     "Follower": Follower,
     "Event": Event,
     "Event.metadata": Metadata,
@@ -124,6 +128,7 @@ def api() -> str:
         "retention",
         "subject_report",
         "synthesis",
+        "adapters.archive.manifest",
     ):
         for name, kind in vars(__import__(f"tallybook.{module}", fromlist=["_"])).items():
             if name.startswith("_") or not hasattr(kind, "__dataclass_fields__"):
@@ -264,6 +269,31 @@ def _metavar(argument: Any) -> str:
     return name if argument.required else f"[{name}]"
 
 
+def archive_columns() -> str:
+    """The columns of the archive."""
+    made = archive.columns()
+    schema = archive.arrow_schema()
+    lines = [
+        NOTE + "# Columns of the archive\n",
+        f"Schema version {archive.SCHEMA_VERSION}. What the archive is, and how it is asked, is in "
+        "[archive.md](archive.md). All columns are there for every event, and null where its kind has no such field.\n",
+        "## Of every event\n",
+        "| column | Arrow type | is |",
+        "|---|---|---|",
+        *(f"| `{name}` | `{schema.field(name).type}` | {text} |" for name, text in archive.ENVELOPE_COLUMNS.items()),
+        "\n## Of kinds of events\n",
+        "An *id* is `struct<position: int64, number: int32, id: fixed_size_binary[16]>`.\n",
+        "| column | Arrow type | field of |",
+        "|---|---|---|",
+    ]
+    reference = str(archive.arrow_leaf(archive.ID))
+    for column in made.columns:
+        kind = str(schema.field(column.name).type).replace(reference, "id")
+        of = ", ".join(f"`{name}`" if field == column.name else f"`{name}` ({field})" for name, field in column.kinds)
+        lines.append(f"| `{column.name}` | `{kind}` | {of} |")
+    return "\n".join(lines) + "\n"
+
+
 VERIFIER = "../src/tallybook/data/verify.py"
 SHAPES = re.compile(r"^SHAPES: [^\n]*\n(.*?)^}\n", re.MULTILINE | re.DOTALL)
 
@@ -294,6 +324,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors,
     "events.md": events,
     "cli.md": command_line,
+    "archive-columns.md": archive_columns,
 }
 
 

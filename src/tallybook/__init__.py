@@ -19,6 +19,7 @@ from .release import RELEASE
 if TYPE_CHECKING:
     from tallybook.domain.customer import CustomerKind, Line
     from tallybook.domain.errors import (
+        ArchiveError,
         BookClosed,
         BookDamaged,
         BookError,
@@ -64,6 +65,7 @@ __version__ = RELEASE
 _HOMES = {
     "Author": "tallybook.domain.ticket",
     "Book": "tallybook.book",
+    "ArchiveError": "tallybook.domain.errors",
     "BookClosed": "tallybook.domain.errors",
     "BookDamaged": "tallybook.domain.errors",
     "BookError": "tallybook.domain.errors",
@@ -111,6 +113,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArchiveError",
     "Author",
     "Book",
     "BookClosed",

@@ -26,6 +26,7 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
 
+from .archiving import ArchiveDesk
 from .audit import AuditView
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
@@ -69,6 +70,7 @@ class Book:
         self.erasures = ErasureDesk(core, self._erasing)
         self.projections = ProjectionsDesk(core)
         self.retention = RetentionDesk(core)
+        self.archive = ArchiveDesk(core)
 
     @property
     def origin(self) -> str:
@@ -291,6 +293,7 @@ def open(  # noqa: A001 - the name of the front door
     inline: Sequence[str] = (),
     wrapping_key: str | Path | WrappingKeys | None = None,
     read_models: str | None = None,
+    archive: str | Path | None = None,
     signing_key: str | Path | None = None,
     checkpoint_s: float = DEFAULT_CHECKPOINT_S,
     detached: bool | None = None,
@@ -310,6 +313,8 @@ def open(  # noqa: A001 - the name of the front door
     each book has its own. `read_models` is the URL of a file or schema of their own, where they are to live elsewhere
     than the log; give it at each opening. The book notes the place, and one that is opened without says so in the log
     `tallybook.storage`; `"log:"` gives the place up, and keeps them beside the log again.
+    `archive` is where the book's archive is (see `book.archive`): a folder, or a URL that fsspec opens; by default
+    `….archive` beside a book in a file.
     `application` names the program of the host; that it opened and closed the book is noted in the log of reads.
     `signing_key` is where the key lies that signs the book's checkpoints: a file, which is made with a new book
     (default: `shop.book.signing-key` beside the book; for PostgreSQL, beside the wrapping key), or `"env:NAME"` for an
@@ -352,7 +357,7 @@ def open(  # noqa: A001 - the name of the front door
     try:
         if not storage.keyless:
             check_planted(storage.kept_in)
-        book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s), application)
+        book = Book(Core(storage, now_us, new_id, kept_inline, checkpoint_s, archive), application)
         sound = book._core.look_at_heads()
         book._note_opened()
         if storage.keyless:

@@ -25,6 +25,7 @@ from tallybook.domain.events import from_us
 from tallybook.projections.projector import FAILED
 from tallybook.projections.replay import Backtest
 
+from .cli_archive import archive_app
 from .cli_erasure import erasure_app
 from .cli_export import export_app
 from .cli_keys import keys_app
@@ -37,6 +38,7 @@ from .cli_rules import rules_app
 from .demo import run_demo
 from .synthesis import synth
 from .terminal import (
+    ARCHIVE,
     DETACHED,
     READ_MODELS,
     SIGNING_KEY,
@@ -82,6 +84,7 @@ show_app = typer.Typer(help="Current or past state, with the event that set each
 projections_app = typer.Typer(help="Read models: lag, catching up, rebuilding.", no_args_is_help=True)
 import_app = typer.Typer(help="History from other systems: resumable, and recorded once.", no_args_is_help=True)
 app.add_typer(show_app, name="show")
+app.add_typer(archive_app, name="archive")
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
 app.add_typer(loyalty_app, name="loyalty")
@@ -148,6 +151,15 @@ def options(
             show_default=False,
         ),
     ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            envvar="TALLYBOOK_ARCHIVE",
+            help="Where the archive is: a folder, or a URL that fsspec opens; by default, beside a book in a file",
+            show_default=False,
+        ),
+    ] = None,
     detached: Annotated[
         bool,
         typer.Option(
@@ -160,6 +172,7 @@ def options(
     """Options that stand before a command, whichever it is."""
     WRAPPING_KEY.set(wrapping_key)
     READ_MODELS.set(read_models)
+    ARCHIVE.set(archive)
     SIGNING_KEY.set(signing_key)
     DETACHED.set(True if detached else None)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -76,8 +77,11 @@ class Core:
         new_id: Callable[[], UUID],
         inline: Sequence[str] = (),
         checkpoint_s: float = DEFAULT_CHECKPOINT_S,
+        archive: str | Path | None = None,
     ) -> None:
         self.storage = storage
+        self.archive = archive
+        """Where the archive is, if the book was opened with a place of its own."""
         self.origin = storage.origin
         own = OwnStreams.of(storage.origin)
         self.book_id, self.operations_id, self.retention_id, self.policy_id, self.signing_id = own

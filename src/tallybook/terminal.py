@@ -61,6 +61,7 @@ def show_log() -> None:
 WRAPPING_KEY: ContextVar[Path | None] = ContextVar("wrapping_key", default=None)
 SIGNING_KEY: ContextVar[str | None] = ContextVar("signing_key", default=None)
 DETACHED: ContextVar[bool | None] = ContextVar("detached", default=None)
+ARCHIVE: ContextVar[str | None] = ContextVar("archive", default=None)
 READ_MODELS: ContextVar[str | None] = ContextVar("read_models", default=None)
 
 BookUrl = Annotated[
@@ -95,6 +96,7 @@ def open_book(url: str, *, create: bool = True, signing_key: str | None = None) 
         create=create,
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
+        archive=ARCHIVE.get(),
         signing_key=signing_key or SIGNING_KEY.get(),
         detached=DETACHED.get(),
     )
@@ -121,6 +123,7 @@ def open_to_verify(url: str, *, keyless: bool = False, signs: bool = True) -> Bo
         keyless=True,
         wrapping_key=WRAPPING_KEY.get(),
         read_models=READ_MODELS.get(),
+        archive=ARCHIVE.get(),
         signing_key=SIGNING_KEY.get(),
     )
 

@@ -1,0 +1,615 @@
+"""Stored states to numbers, compiled by numba: what reads msgpack, driven by tables made from the registry.
+
+Each value goes to a *slot*, one after another: an integer as it is, a text as its number among the slot's texts, an id
+as three numbers (see `columns.WIDTH`). A column that is not null in a row has that row's number in a slot of its own.
+Two passes: the first counts how much comes to each slot, the second writes.
+
+Without the GIL, so that two threads decode two buckets at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from tallybook.domain.errors import MissingExtra
+
+try:
+    import numba
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+except ImportError as missing:
+    raise MissingExtra("numba", "replay") from missing
+
+from . import columns
+
+INT, BOOL, TEXT, ID, LIST, PARTS, PART, SKIPPED, OPENED = range(9)
+BUCKETS = NO_SUBJECT = 64
+# Written once more: what numba keeps compiled is made anew when this file changes, whatever becomes of another.
+assert (INT, BOOL, TEXT, ID) == (columns.INT, columns.BOOL, columns.TEXT, columns.ID)
+assert (LIST, PARTS, PART) == (columns.LIST, columns.PARTS, columns.PART)
+assert (SKIPPED, OPENED) == (columns.SKIPPED, columns.OPENED)
+assert (BUCKETS, NO_SUBJECT) == (columns.BUCKETS, columns.NO_SUBJECT)
+
+NULL = -(2**63)
+"""Stands for null among numbers."""
+POSITION, VERSION, STREAM_HI, STREAM_LO, SUBJECT_HI, SUBJECT_LO, EVENT_HI, EVENT_LO, KIND, LENGTH = range(10)
+ROW_NUMBERS = 10
+"""What is known of a row beside its state: ids in two halves."""
+
+FINE, BROKEN, TOO_LARGE, WRONG_ARITY, NO_ROOM = 0, -1, -2, -3, -4
+_LOW_40 = np.uint64(2**40 - 1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_MIX_2 = np.uint64(0xC2B2AE3D27D4EB4F)
+_SHIFT = np.uint64(29)
+_TOP = np.uint64(58)
+_40 = np.uint64(40)
+_ONE = np.uint64(1)
+_FNV = np.uint64(0x100000001B3)
+
+
+_intrinsic: Any = intrinsic  # which takes the first parameter away
+
+
+def _compiled(function: Any) -> Any:
+    """Compiled when it is called first, and kept beside the module (or in the user's cache) for the next process."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # there is no folder in which it could be kept
+        return numba.njit(nogil=True)(function)
+
+
+def _inlined(function: Any) -> Any:
+    return numba.njit(nogil=True, forceinline=True)(function)
+
+
+# What reads msgpack takes an address, not an array: numba counts the references of an array at each call, by which
+# a value would take ten times as long. Nothing is read that is not before `end`.
+
+
+@_intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def _byte(_context: Any, address: Any) -> Any:
+    """The byte at an address."""
+    if address != types.int64:
+        return None
+
+    def load(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+
+    return types.uint8(types.int64), load
+
+
+@_intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def _eight(_context: Any, address: Any) -> Any:
+    """The big-endian number of eight bytes at an address."""
+    if address != types.int64:
+        return None
+
+    def load(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        found = builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), align=1)
+        return builder.bswap(found) if sys.byteorder == "little" else found
+
+    return types.uint64(types.int64), load
+
+
+@_inlined
+def _be(at: int, count: int) -> Any:
+    """A big-endian number of some bytes."""
+    made = np.uint64(0)
+    for index in range(count):
+        made = (made << np.uint64(8)) | np.uint64(_byte(at + index))
+    return made
+
+
+@_inlined
+def _integer(at: int, end: int) -> Any:
+    """Where an integer ends (or an error), and what it is; NULL for nil."""
+    if at >= end:
+        return BROKEN, 0
+    tag = _byte(at)
+    if tag < 0x80:
+        return at + 1, np.int64(tag)
+    if tag >= 0xE0:
+        return at + 1, np.int64(tag) - 256
+    if tag == 0xC0:
+        return at + 1, NULL
+    if tag == 0xC2 or tag == 0xC3:
+        return at + 1, np.int64(tag) - 0xC2
+    if tag < 0xCC or tag > 0xD3:
+        return BROKEN, 0
+    size = 1 << ((np.int64(tag) - 0xCC) & 3)
+    if at + 1 + size > end:
+        return BROKEN, 0
+    found = _be(at + 1, size)
+    if tag < 0xD0:
+        if found > np.uint64(2**63 - 1):
+            return TOO_LARGE, 0
+        return at + 1 + size, np.int64(found)
+    if size == 1:
+        return at + 2, np.int64(np.int8(found))
+    if size == 2:
+        return at + 3, np.int64(np.int16(found))
+    if size == 4:
+        return at + 5, np.int64(np.int32(found))
+    if np.int64(found) == NULL:
+        return TOO_LARGE, 0
+    return at + 9, np.int64(found)
+
+
+@_inlined
+def _run(at: int, end: int) -> Any:
+    """Where the bytes of a text or of bytes begin (or an error), and how many there are; -1 for nil."""
+    if at >= end:
+        return BROKEN, 0
+    tag = _byte(at)
+    if tag == 0xC0:
+        return at + 1, -1
+    size: Any = 0
+    start = at + 1
+    if 0xA0 <= tag <= 0xBF:
+        size = np.int64(tag & 0x1F)
+    elif tag == 0xC4 or tag == 0xD9:
+        if at + 2 > end:
+            return BROKEN, 0
+        size = np.int64(_byte(at + 1))
+        start = at + 2
+    elif tag == 0xC5 or tag == 0xDA:
+        if at + 3 > end:
+            return BROKEN, 0
+        size = np.int64(_be(at + 1, 2))
+        start = at + 3
+    elif tag == 0xC6 or tag == 0xDB:
+        if at + 5 > end:
+            return BROKEN, 0
+        size = np.int64(_be(at + 1, 4))
+        start = at + 5
+    else:
+        return BROKEN, 0
+    if start + size > end:
+        return BROKEN, 0
+    return start, size
+
+
+@_inlined
+def _array(at: int, end: int) -> Any:
+    """Where the items of an array begin (or an error), and how many there are; -1 for nil."""
+    if at >= end:
+        return BROKEN, 0
+    tag = _byte(at)
+    if tag == 0xC0:
+        return at + 1, -1
+    if 0x90 <= tag <= 0x9F:
+        return at + 1, np.int64(tag & 0x0F)
+    if tag == 0xDC and at + 3 <= end:
+        return at + 3, np.int64(_be(at + 1, 2))
+    if tag == 0xDD and at + 5 <= end:
+        return at + 5, np.int64(_be(at + 1, 4))
+    return BROKEN, 0
+
+
+@_compiled
+def envelopes(memory: int, ends: Any, rows: Any, newest: Any, arities: Any, buckets: Any, stale: Any) -> Any:
+    """Fill in subject, event id and bucket of each row; and whether its schema version is not the newest.
+
+    The states lie at the address `memory`; `ends` tells where each ends, `rows` has the kind. Gives an error and the
+    row where one is broken.
+    """
+    start = 0
+    for row in range(ends.shape[0]):
+        end = memory + ends[row]
+        kind = np.int64(rows[row, KIND])
+        at, items = _array(memory + start, end)
+        if at < 0:
+            return BROKEN, row
+        at, version = _integer(at, end)
+        if at < 0:
+            return BROKEN, row
+        stale[row] = version != newest[kind] or items != arities[kind]
+        at, _ = _integer(at, end)
+        if at < 0:
+            return BROKEN, row
+        at, size = _run(at, end)
+        if at < 0 or size != 16:
+            return BROKEN, row
+        rows[row, EVENT_HI] = _eight(at)
+        rows[row, EVENT_LO] = _eight(at + 8)
+        at, effective = _integer(at + 16, end)
+        if at < 0 or effective == NULL:
+            return BROKEN, row
+        at, size = _run(at, end)
+        if at < 0 or (size != 16 and size != -1):
+            return BROKEN, row
+        if size == -1:
+            rows[row, SUBJECT_HI] = np.uint64(0)
+            rows[row, SUBJECT_LO] = np.uint64(0)
+            buckets[row] = NO_SUBJECT
+        else:
+            rows[row, SUBJECT_HI] = _eight(at)
+            rows[row, SUBJECT_LO] = _eight(at + 8)
+            buckets[row] = np.int64(rows[row, SUBJECT_HI] >> _TOP)
+        rows[row, LENGTH] = np.uint64(ends[row] - start)
+        start = ends[row]
+    return FINE, 0
+
+
+@_compiled
+def apart(data: Any, ends: Any, rows: Any, buckets: Any, out_data: Any, out_rows: Any, counts: Any, sizes: Any) -> None:
+    """Sort rows and their states by bucket, each bucket's in the order in which they came."""
+    for row in range(ends.shape[0]):
+        counts[buckets[row] + 1] += 1
+        sizes[buckets[row] + 1] += np.int64(rows[row, LENGTH])
+    for bucket in range(BUCKETS + 1):
+        counts[bucket + 1] += counts[bucket]
+        sizes[bucket + 1] += sizes[bucket]
+    next_row, next_byte = counts.copy(), sizes.copy()
+    start = 0
+    for row in range(ends.shape[0]):
+        end = ends[row]
+        bucket = buckets[row]
+        out_rows[next_row[bucket], :] = rows[row, :]
+        next_row[bucket] += 1
+        to = next_byte[bucket]
+        out_data[to : to + end - start] = data[start:end]
+        next_byte[bucket] = to + end - start
+        start = end
+
+
+@_inlined
+def _hash(hi: Any, lo: Any, more: Any) -> Any:
+    mixed = (lo ^ (hi * _MIX_2) ^ (np.uint64(more) * _MIX)) * _MIX
+    return np.int64((mixed ^ (mixed >> _SHIFT)) >> np.uint64(1))
+
+
+@_compiled
+def subject_codes(rows: Any, codes: Any, firsts: Any) -> Any:
+    """Number the subjects in the order in which they come; `firsts` has a row of each. How many there are."""
+    count = rows.shape[0]
+    size = 16
+    while size < 2 * count:
+        size *= 2
+    table = np.full(size, -1, np.int32)
+    found = 0
+    last = -1
+    for row in range(count):
+        hi, lo = rows[row, SUBJECT_HI], rows[row, SUBJECT_LO]
+        if last >= 0 and rows[firsts[last], SUBJECT_HI] == hi and rows[firsts[last], SUBJECT_LO] == lo:
+            codes[row] = last
+            continue
+        at = _hash(hi, lo, 0) & (size - 1)
+        while True:
+            code = table[at]
+            if code < 0:
+                table[at] = found
+                firsts[found] = row
+                code = found
+                found += 1
+                break
+            if rows[firsts[code], SUBJECT_HI] == hi and rows[firsts[code], SUBJECT_LO] == lo:
+                break
+            at = (at + 1) & (size - 1)
+        codes[row] = code
+        last = code
+    return found
+
+
+@_compiled
+def in_order(codes: Any, ranks: Any, subjects: int, order: Any) -> None:
+    """The rows by the rank of their subject, those of one in the order in which they stand; `codes` become ranks."""
+    starts = np.zeros(subjects + 1, np.int64)
+    for row in range(codes.shape[0]):
+        codes[row] = ranks[codes[row]]
+        starts[codes[row] + 1] += 1
+    for subject in range(subjects):
+        starts[subject + 1] += starts[subject]
+    for row in range(codes.shape[0]):
+        order[starts[codes[row]]] = row
+        starts[codes[row]] += 1
+
+
+@_compiled
+def event_table(rows: Any, codes: Any) -> Any:
+    """A hash table of event ids, by subject and the 104 bits that all lots of an event share: of equal ones the first.
+
+    `rows` ascend by position within each subject.
+    """
+    size = 16
+    while size < 2 * rows.shape[0]:
+        size *= 2
+    table = np.full(size, -1, np.int32)
+    for row in range(rows.shape[0]):
+        low, lo = rows[row, EVENT_HI] & _LOW_40, rows[row, EVENT_LO]
+        at = _hash(low, lo, codes[row]) & (size - 1)
+        while table[at] >= 0:
+            other = table[at]
+            if rows[other, EVENT_LO] == lo and rows[other, EVENT_HI] & _LOW_40 == low and codes[other] == codes[row]:
+                break
+            at = (at + 1) & (size - 1)
+        if table[at] < 0:
+            table[at] = row
+    return table
+
+
+@_compiled
+def stream_numbers(rows: Any, codes: Any, order: Any, numbers: Any, shown: Any) -> None:
+    """Number each subject's streams in the order in which they appear; `shown`: rows that are to name their stream."""
+    size = 16
+    while size < 2 * rows.shape[0]:
+        size *= 2
+    table = np.full(size, -1, np.int32)
+    subject = -1
+    found = 0
+    last = -1
+    for place in range(order.shape[0]):
+        row = order[place]
+        if codes[row] != subject:
+            subject, found, last = codes[row], 0, -1
+        hi, lo = rows[row, STREAM_HI], rows[row, STREAM_LO]
+        if last >= 0 and rows[last, STREAM_HI] == hi and rows[last, STREAM_LO] == lo:
+            numbers[row] = numbers[last]
+            continue
+        at = _hash(hi, lo, subject) & (size - 1)
+        while table[at] >= 0:
+            other = table[at]
+            if rows[other, STREAM_LO] == lo and rows[other, STREAM_HI] == hi and codes[other] == subject:
+                break
+            at = (at + 1) & (size - 1)
+        if table[at] < 0:
+            table[at] = row
+            numbers[row] = found
+            shown[row] = hi != rows[row, SUBJECT_HI] or lo != rows[row, SUBJECT_LO]
+            found += 1
+        else:
+            numbers[row] = numbers[table[at]]
+        last = row
+
+
+@_inlined
+def _same(one: int, other: int, size: int) -> Any:
+    for index in range(size):  # noqa: SIM110 - numba compiles no generator expression
+        if _byte(one + index) != _byte(other + index):
+            return False
+    return True
+
+
+@_compiled
+def rehash(texts: Any, count: int, table: Any) -> None:
+    """Fill a larger hash table of texts."""
+    for seen in range(count):
+        mixed = np.uint64(texts[seen, 4])
+        place = np.int64((mixed ^ (mixed >> _SHIFT)) >> np.uint64(1)) & (table.shape[0] - 1)
+        while table[place] >= 0:
+            place = (place + 1) & (table.shape[0] - 1)
+        table[place] = seen
+
+
+@_compiled
+def decode(
+    memory: int, offsets: Any, rows: Any, order: Any, codes: Any, events: Any, arities: Any,
+    firsts: Any, fields: Any, leaves: Any, begin: int, writing: bool,
+    used: Any, starts: Any, arena: Any, table: Any, texts: Any, counts: Any, last: Any, ids: Any,
+) -> Any:  # fmt: skip
+    """Take the values of all rows, in order from `begin` on, to their slots. An error and the row. With NO_ROOM, the
+    place from which to go on once there is more room for texts.
+
+    `firsts[kind]` is the kind's first field; `fields` has for each: shape, first slot, first leaf, how many leaves of
+    it are stored, how many there are. `leaves`: what each holds, and its slot. The first fields of every kind are those
+    of the envelope: what is left out has the shape SKIPPED, the metadata OPENED. `texts` has for each its slot, where
+    it stands, its length, its number in the slot, its hash; `counts` how many there are, and of each slot, and of ids.
+    """
+    last[:] = -1
+    for place in range(begin, order.shape[0]):
+        row = order[place]
+        at, end = memory + offsets[row], memory + offsets[row + 1]
+        if writing and (counts[0] + end - at > texts.shape[0] or 2 * (counts[0] + end - at) > table.shape[0]):
+            return NO_ROOM, place
+        kind = np.int64(rows[row, KIND])
+        code = codes[row]
+        at, items = _array(at, end)
+        if at < 0 or items != arities[kind]:
+            return WRONG_ARITY, row
+        for field in range(firsts[kind], firsts[kind + 1]):
+            if at >= end:
+                return BROKEN, row
+            shape = fields[field, 0]
+            if shape >= SKIPPED:
+                if shape == OPENED:
+                    at, items = _array(at, end)
+                    if at < 0 or items != fields[field, 1]:
+                        return BROKEN, row
+                    continue
+                tag = _byte(at)
+                if tag < 0x80 or tag >= 0xE0 or 0xCC <= tag <= 0xD3:
+                    at, _ = _integer(at, end)
+                else:
+                    at, size = _run(at, end)
+                    at += max(size, 0)
+                if at < 0:
+                    return BROKEN, row
+                continue
+            if _byte(at) == 0xC0:
+                at += 1
+                continue
+            slot, first, stored, count = fields[field, 1], fields[field, 2], fields[field, 3], fields[field, 4]
+            if writing:
+                arena[starts[slot] + used[slot]] = place
+            used[slot] += 1
+            length = 1
+            if shape in (LIST, PARTS):
+                at, length = _array(at, end)
+                if at < 0:
+                    return BROKEN, row
+                if writing:
+                    arena[starts[slot + 1] + used[slot + 1]] = length
+                used[slot + 1] += 1
+            for _ in range(length):
+                if shape >= PARTS:
+                    at, items = _array(at, end)
+                    if at < 0 or items != stored:
+                        return BROKEN, row
+                for leaf in range(first, first + stored):
+                    holds, to = leaves[leaf, 0], leaves[leaf, 1]
+                    target = starts[to] + used[to]
+                    used[to] += 1
+                    if holds in (INT, BOOL):
+                        at, value = _integer(at, end)
+                        if at < 0:
+                            return at, row
+                        if writing:
+                            arena[target] = value
+                        continue
+                    at, size = _run(at, end)
+                    if at < 0:
+                        return BROKEN, row
+                    if holds == ID:
+                        used[to + 1] += 1
+                        used[to + 2] += 1
+                        if size != 16 and size >= 0:
+                            return BROKEN, row
+                        if not writing:
+                            if size >= 0:
+                                counts[0] += 1
+                            at += max(size, 0)
+                            continue
+                        number = starts[to + 1] + used[to + 1] - 1
+                        index = starts[to + 2] + used[to + 2] - 1
+                        arena[target], arena[number], arena[index] = NULL, NULL, NULL
+                        if size < 0:
+                            continue
+                        hi, lo = _eight(at), _eight(at + 8)
+                        at += 16
+                        low = hi & _LOW_40
+                        where = _hash(low, lo, code) & (events.shape[0] - 1)
+                        found = -1
+                        while events[where] >= 0:
+                            other = events[where]
+                            if (
+                                rows[other, EVENT_LO] == lo
+                                and rows[other, EVENT_HI] & _LOW_40 == low
+                                and codes[other] == code
+                            ):
+                                if rows[other, POSITION] < rows[row, POSITION]:
+                                    found = other
+                                break
+                            where = (where + 1) & (events.shape[0] - 1)
+                        if found >= 0:
+                            arena[target] = np.int64(rows[found, POSITION])
+                            if rows[found, EVENT_HI] != hi:
+                                arena[number] = np.int64((rows[found, EVENT_HI] ^ hi) >> _40)
+                        else:
+                            known = counts[counts.shape[0] - 1]
+                            counts[counts.shape[0] - 1] += 1
+                            arena[index] = known
+                            for byte in range(16):
+                                ids[known, byte] = _byte(at - 16 + byte)
+                        continue
+                    if not writing:
+                        at += max(size, 0)
+                        continue
+                    if size < 0:
+                        arena[target] = NULL
+                        continue
+                    seen = last[to]
+                    if seen < 0 or texts[seen, 2] != size or not _same(memory + texts[seen, 1], at, size):
+                        mixed = np.uint64(to + 1) * _MIX_2
+                        for byte in range(size):
+                            mixed = (mixed ^ np.uint64(_byte(at + byte))) * _FNV
+                        where = np.int64((mixed ^ (mixed >> _SHIFT)) >> _ONE) & (table.shape[0] - 1)
+                        while True:
+                            seen = table[where]
+                            if seen < 0:
+                                seen = counts[0]
+                                counts[0] += 1
+                                table[where] = seen
+                                texts[seen, 0] = to
+                                texts[seen, 1] = at - memory
+                                texts[seen, 2] = size
+                                texts[seen, 3] = counts[1 + to]
+                                texts[seen, 4] = np.int64(mixed)
+                                counts[1 + to] += 1
+                                break
+                            if (
+                                texts[seen, 0] == to
+                                and texts[seen, 2] == size
+                                and _same(memory + texts[seen, 1], at, size)
+                            ):
+                                break
+                            where = (where + 1) & (table.shape[0] - 1)
+                        last[to] = seen
+                    arena[target] = texts[seen, 3]
+                    at += size
+                for leaf in range(first + stored, first + count):  # the part of this kind of event has none of it
+                    width = 3 if leaves[leaf, 0] == ID else 1
+                    for more in range(width):
+                        to = leaves[leaf, 1] + more
+                        if writing:
+                            arena[starts[to] + used[to]] = NULL
+                        used[to] += 1
+    return FINE, 0
+
+
+@_compiled
+def gathered(data: Any, texts: Any, count: int, slot: int, offsets: Any, out: Any) -> None:
+    """The texts of a slot one after another, and where each begins."""
+    at = 0
+    number = 0
+    for index in range(count):
+        if texts[index, 0] == slot:
+            size = texts[index, 2]
+            out[at : at + size] = data[texts[index, 1] : texts[index, 1] + size]
+            at += size
+            number += 1
+            offsets[number] = at
+
+
+@_compiled
+def spread(rows: Any, values: Any, out: Any, bits: Any) -> Any:
+    """Values to the rows that they belong to, and a bit for each that is not null; how many are null."""
+    nulls = out.shape[0]
+    for index in range(rows.shape[0]):
+        value = values[index]
+        if value != NULL:
+            row = rows[index]
+            out[row] = value
+            bits[row >> 3] |= np.uint8(1 << (row & 7))
+            nulls -= 1
+    return nulls
+
+
+@_compiled
+def filled(values: Any, out: Any, bits: Any) -> Any:
+    """The same of values that stand one after another."""
+    nulls = 0
+    for index in range(values.shape[0]):
+        value = values[index]
+        if value == NULL:
+            nulls += 1
+        else:
+            out[index] = value
+            bits[index >> 3] |= np.uint8(1 << (index & 7))
+    return nulls
+
+
+@_compiled
+def filled_at(rows: Any, bits: Any) -> None:
+    """A bit for each of some rows."""
+    for index in range(rows.shape[0]):
+        bits[rows[index] >> 3] |= np.uint8(1 << (rows[index] & 7))
+
+
+@_compiled
+def lists(rows: Any, lengths: Any, offsets: Any, bits: Any) -> None:
+    """Where the list of each row begins, and a bit for each row that has one."""
+    at = 0
+    row = 0
+    for index in range(rows.shape[0]):
+        while row <= rows[index]:
+            offsets[row] = at
+            row += 1
+        bits[rows[index] >> 3] |= np.uint8(1 << (rows[index] & 7))
+        at += lengths[index]
+    while row < offsets.shape[0]:
+        offsets[row] = at
+        row += 1

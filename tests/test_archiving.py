@@ -1,0 +1,122 @@
+"""The analyst's door: what it asks for, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+import tallybook
+from tallybook import Book, BookError, MissingExtra, Refused, cli
+
+from .conftest import STANDARD
+
+LINES = [{"sku": "lamp", "quantity": 2, "net_minor": 5000}]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Book:
+    book = tallybook.open(f"sqlite:///{tmp_path}/shop.book")
+    with book.acting("agent:lin", purpose="support"):
+        book.rules.adopt(STANDARD, effective_at="2020-01-01T00:00:00Z")
+        for _ in range(3):
+            ada = book.customers.register(name="Ada")
+            book.loyalty.enrol(ada)
+            book.customers.record_purchase(ada, LINES)
+    return book
+
+
+def test_polars_duckdb_and_arrow_answer_the_same(shop: Book) -> None:
+    with shop:
+        scan = shop.archive.scan(names=["customer.purchase_recorded"], columns=["position", "lines", "subject_id"])
+        rows = scan.arrow().to_pylist()
+        assert [row["lines"][0]["net_minor"] for row in rows] == [5000] * 3
+        assert scan.polars().collect().to_dicts() == rows
+        assert [dict(zip(rows[0], row, strict=True)) for row in scan.duckdb().fetchall()] == rows
+        with duckdb.connect() as connection:
+            assert len(shop.archive.scan().duckdb(connection).fetchall()) == shop.position()
+        counted = shop.archive.scan().polars().select(pl.len()).collect().item()
+        assert counted == shop.archive.scan().dataset().count_rows() == shop.position()
+
+
+def test_a_scan_sees_what_was_just_recorded(shop: Book) -> None:
+    with shop:
+        before = shop.archive.scan().arrow().num_rows
+        with shop.acting("agent:lin", purpose="support"):
+            shop.customers.register(name="Bob")
+        assert shop.archive.scan().arrow().num_rows == shop.position() > before
+
+
+def test_names_and_columns_that_are_none_are_refused(shop: Book) -> None:
+    with shop:
+        with pytest.raises(Refused, match=r"There is no event 'no\.such'"):
+            shop.archive.scan(names=["no.such"])
+        with pytest.raises(Refused, match="no column name_of_ada"):
+            shop.archive.scan(columns=["name_of_ada"])
+        with pytest.raises(Refused, match="number"):
+            shop.archive.bucket(65)
+        assert shop.archive.status().state == "none"
+
+
+def test_a_book_in_memory_needs_to_be_told_the_place(tmp_path: Path) -> None:
+    with tallybook.open("memory:") as book, pytest.raises(BookError, match="--archive"):
+        book.archive.status()
+    with tallybook.open("memory:", archive=tmp_path / "here") as book:
+        assert book.archive.catch_up() == 0
+        assert book.archive.scan().arrow().num_rows == 0
+        assert book.archive.verify().holds
+
+
+@pytest.mark.parametrize("package", ["pyarrow", "numba"])
+def test_without_the_extra_it_says_what_to_install(shop: Book, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [one for one in sys.modules if one.startswith("tallybook.adapters.archive.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with shop, pytest.raises(MissingExtra, match=rf"{package}.*tallybook\[replay\]"):
+        shop.archive.status()
+
+
+@pytest.mark.parametrize("package", ["polars", "duckdb"])
+def test_without_polars_or_duckdb_arrow_still_answers(
+    shop: Book, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop:
+        scan = shop.archive.scan()
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingExtra, match=rf"{package}.*tallybook\[analysis\]"):
+            getattr(scan, package)()
+        assert scan.arrow().num_rows == shop.position()
+
+
+def test_the_command_line_tells_by_its_exit_status(
+    shop: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.close()
+    place = tmp_path / "elsewhere"
+
+    def run(*words: str) -> tuple[int, str]:
+        line = ["tallybook", "--archive", str(place), "archive", *words, "--book", f"sqlite:///{tmp_path}/shop.book"]
+        monkeypatch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit) as stop:
+            cli.run()
+        return int(stop.value.code or 0), capsys.readouterr().out
+
+    assert run("status")[0] == 0
+    assert run("compact")[0] == 2
+    assert run("verify")[0] == 1
+    assert run("rebuild") == (0, run("catch-up")[1].replace("is up to", "was made anew, up to"))
+    assert run("verify")[0] == 0
+    status, told = run("status", "--json")
+    assert (status, json.loads(told)["state"]) == (0, "current")
+    file = max(place.glob("bucket-*"), key=lambda one: one.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    status, told = run("status")
+    assert status == 1
+    assert f"{file.name} has" in told
+    assert run("verify")[0] == 1
+    assert run("catch-up")[0] == 0
+    assert run("verify")[0] == 0
