@@ -6,7 +6,7 @@ amounts are whole and not negative unless said; every quotient has a named round
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 
 INTEGER_MAX = 2**63 - 1
 
@@ -69,7 +69,7 @@ def room(cap: int, used: int) -> int:
     return cap - used if used < cap else 0
 
 
-def allocate(amount: int, weights: Sequence[int], into: list[int]) -> None:
+def allocate(amount: int, weights: Sequence[int], into: MutableSequence[int]) -> None:
     """Add `amount` to `into`, in proportion to weights, in whole units that add up to it. Their sum is above 0."""
     whole = 0
     for weight in weights:

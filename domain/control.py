@@ -180,6 +180,10 @@ class RuleBook:
         starts, _ = self._in_force.get(programme, _NONE)
         return starts[bisect_right(starts, after_us) : bisect_right(starts, until_us)]
 
+    def in_order(self, programme: str) -> list[tuple[int, Rules]]:
+        """From when on each rule set of a programme is in force, rising."""
+        return list(zip(*self._in_force.get(programme, _NONE), strict=True))
+
     def programmes(self) -> tuple[str, ...]:
         """Programmes with an adoption, in the order of their first."""
         return tuple(self._counts)

@@ -125,9 +125,9 @@ class Rules:
         self.multipliers: dict[str, Fraction] = {level.name: level.multiplier for level in rule_set.tiers.levels}
         self.benefits: Mapping[str, tuple[str, ...]] = {one.name: one.benefits for one in rule_set.tiers.levels}
         self._giving = {rule.id: rule for rule in rule_set.earning if not isinstance(rule, Multiplier)}
-        self._rounding = ROUNDINGS[rule_set.rounding]
+        self.rounding = ROUNDINGS[rule_set.rounding]
         rates = {one.code: one.rate for one in rule_set.currencies} | {rule_set.currency: _ONCE}
-        self._rates = {code: (rate.numerator, rate.denominator) for code, rate in rates.items()}
+        self.rates = {code: (rate.numerator, rate.denominator) for code, rate in rates.items()}
         factors: dict[str | None, Fraction] = {None: _ONCE}
         factors |= {rule.id: rule.factor for rule in rule_set.earning if isinstance(rule, Multiplier)}
         levels = [(None, _ONCE), *self.multipliers.items()]
@@ -159,12 +159,20 @@ class Rules:
         }
         """What a rule's points are held against: its own caps, then the programme's."""
 
+    def factor(self, multiplier: str | None, tier: str | None) -> Fraction:
+        """By what a rule that multiplies, or none, and a level of these rules, or none, multiply together."""
+        return self._factors[multiplier, tier]
+
+    def caps_of(self, rule_id: str) -> Sequence[Cap]:
+        """What a rule's points are held against: its own caps, then the programme's."""
+        return self._caps[rule_id]
+
     def converted(self, minor: int, currency: str) -> int | None:
         """An amount in the programme's currency, rounded; None for a currency without a rate."""
-        rate = self._rates.get(currency)
+        rate = self.rates.get(currency)
         if rate is None:
             return None
-        return arithmetic.quotient(minor * rate[0], rate[1], self._rounding)
+        return arithmetic.quotient(minor * rate[0], rate[1], self.rounding)
 
     def excluded(self, line: Row) -> bool:
         """Whether nothing of a line counts."""
@@ -260,8 +268,8 @@ class Rules:
                 return None
             denominator = rule.per
             numerator = rule.points * (measured // denominator * denominator if rule.whole else measured)
-        uncapped = arithmetic.quotient(numerator * factor.numerator, denominator * factor.denominator, self._rounding)
-        qualifying = arithmetic.quotient(numerator, denominator, self._rounding) if self._of_base else uncapped
+        uncapped = arithmetic.quotient(numerator * factor.numerator, denominator * factor.denominator, self.rounding)
+        qualifying = arithmetic.quotient(numerator, denominator, self.rounding) if self._of_base else uncapped
         return Share(
             rule,
             measured,

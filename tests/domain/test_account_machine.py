@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.columnar import both
 from tests.domain.conftest import World, rule_set
 from tests.domain.plain_model import CONDITIONS, LINE_CONDITIONS, Plain
 
@@ -28,7 +29,7 @@ from tallybook.adapters.rule_files import frozen_zone
 from tallybook.adapters.snapshots import differing, packed, restored
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.customer import Line
-from tallybook.domain.earning import cohort
+from tallybook.domain.earning import Rules, cohort
 from tallybook.domain.errors import Refused
 from tallybook.domain.loyalty import ATTEMPTS, LoyaltyAccount
 from tallybook.domain.points import (
@@ -258,9 +259,11 @@ LATER = st.integers(0, 500).map(lambda days: days * DAY_US)
 class AccountMachine(RuleBasedStateMachine):
     """One account and its plain twin."""
 
-    @initialize(rules=rule_sets(), at=st.integers(0, 400 * 24), start=st.sampled_from([0, 400]))
-    def enrol(self, rules: dict[str, Any], at: int, start: int) -> None:
+    @initialize(rules=rule_sets(), other=rule_sets(), at=st.integers(0, 400 * 24), start=st.sampled_from([0, 400]))
+    def enrol(self, rules: dict[str, Any], other: dict[str, Any], at: int, start: int) -> None:
         parsed = rule_set(**rules)
+        candidate = rule_set(**other)
+        self.other = Rules(candidate, frozen_zone(candidate.zone))
         self.world = World(parsed, zone=frozen_zone(parsed.zone))
         self.now = self.first = START + at * HOUR
         self.world.enrol(self.now)
@@ -687,6 +690,14 @@ class AccountMachine(RuleBasedStateMachine):
         assert certificate.holds, certificate.first
         for one in explained(self.world.history()):
             assert one.reason.agrees, (one.recorded.event, one.reason)
+        self._compiled_alike()
+
+    def _compiled_alike(self) -> None:
+        """The columnar executor decides the same, under these rules and under others."""
+        history = list(self.world.history())
+        for candidate in (None, self.other):
+            machine, reference = both(history, candidate)
+            assert machine == reference
 
 
 LIVES = settings(

@@ -1,0 +1,108 @@
+"""Accounts run through the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from . import machine as m
+from .compiling import compiled
+from .facts import Facts
+from .rulebook import Book
+
+Array = Any
+
+_REGIONS = (
+    # pointer to what is used, words at first
+    (m.V_LOTS, 64 * m.LOT),
+    (m.V_LINES, 128 * m.LINE),
+    (m.V_PARTS, 64 * m.PART),
+    (m.V_HOLDS, 8 * m.HOLD),
+    (m.V_COUPONS, 8 * m.COUPON),
+    (m.V_SPENDINGS, 32 * m.SPENDING),
+    (m.V_SUSPENSIONS, 8),
+    (m.V_WINDOWS, 64 * m.WINDOW),
+    (m.V_MOMENTS, 256),
+    (m.V_COUNTS, 64),
+    (m.V_TEMPS, 1024),
+    (m.V_OUTS, 4096),
+)
+_ORDERS = (
+    (m.V_ACTIVE_ORDER, 64),
+    (m.V_PENDING_ORDER, 64),
+    (m.V_HELD_ORDER, 8),
+    (m.V_DUE_ORDER, 8),
+)
+
+
+class Space:
+    """The array that the machine works on: the rule sets, and room for one account; more where one needs more."""
+
+    def __init__(self, words: Array, width: int, depth: int, slots: int, rules: int) -> None:
+        self._words, self._width, self._depth, self._slots, self._rules = words, width, depth, slots, rules
+        self._times = 1
+        self._rows = 256
+        self.s = self._laid_out()
+
+    def _laid_out(self) -> Array:
+        """All regions one after another."""
+        import numpy as np
+
+        bounds: dict[int, int] = {}
+        at = len(self._words)
+
+        def region(size: int) -> tuple[int, int]:
+            nonlocal at
+            at += size
+            return at - size, at
+
+        for pointer, size in _REGIONS:
+            more = 2 * self._slots if pointer == m.V_COUNTS else 0
+            bounds[pointer - 1], bounds[pointer + 1] = region(size * self._times + more)
+            bounds[pointer] = bounds[pointer - 1]
+        for order, size in _ORDERS:
+            bounds[order], bounds[order + 3] = region(size * self._times)
+            bounds[order + 1] = bounds[order]
+        bounds[m.V_MAP0], bounds[m.V_MAP_END] = region(self._rows * m.MAP)
+        bounds[m.V_STEP0], bounds[m.V_STEP_END] = region(2 * self._rows * m.STEP + 64)
+        bounds[m.V_ITEMS0], bounds[m.V_ITEM_END] = region(16 * self._times * (3 + self._depth))
+        bounds[m.V_SPENT0], _ = region(self._slots)
+        bounds[m.V_SEEN0], _ = region(self._width)
+        bounds[m.V_SLOTS] = self._slots
+        s = np.zeros(at, np.int64)
+        s[: len(self._words)] = self._words
+        for register, value in bounds.items():
+            s[register] = value
+        return s
+
+    def grow(self, rows: int) -> None:
+        """Twice the room; for so many rows."""
+        self._times *= 2
+        self._rows = max(self._rows, rows)
+        self.s = self._laid_out()
+
+
+def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
+    """What each account of the book's programme decides: the account's place, and by position the words."""
+    x, y = book.seen(facts)
+    run = compiled(m.run)
+    space = Space(book.words(facts), x.shape[1], y.shape[1], len(book.slots), len(book.earning))
+    for place, (_, programme, customer) in enumerate(facts.accounts):
+        if programme != book.programme:
+            continue
+        first, last = int(facts.first[customer]), int(facts.first[customer + 1])
+        while True:
+            s = space.s
+            s[m.V_MODE] = m.ALL if everything else m.STEPS
+            s[m.V_TALLY] = 0
+            s[m.V_ACCOUNT], s[m.V_PROGRAMME] = place, book.names.text(programme)
+            run(
+                s, x, y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots, facts.item,
+                facts.trait, x.shape[1], y.shape[1], first, last,
+            )  # fmt: skip
+            if not s[m.V_OVER]:
+                break
+            space.grow(last - first)
+        steps = s[s[m.V_STEP0] : s[m.V_STEPS]].reshape(-1, m.STEP)
+        ends = [*steps[1:, 1], s[m.V_OUTS]]
+        yield place, [(int(step[0]), s[step[1] : end].copy()) for step, end in zip(steps, ends, strict=True)]

@@ -1,0 +1,307 @@
+"""What happens to accounts, as arrays: the rows that `machine` runs over.
+
+One row a fact that an account can react to, in the order of (customer, position). What a fact says stands in up to four
+slots; lines, lots and segments are items.
+
+| kind | slots | items |
+|---|---|---|
+| purchase | currency, store | net, quantity, tax, shipping, sku, category |
+| return | row of the purchase | line, quantity, net |
+| activity | quantity, activity, partner | |
+| earning confirmed, withdrawn | row, number of the lot | |
+| redemption requested | points, reward, whether none is in stock, row of the hold | segment |
+| redemption returned | row, points, whether all | |
+| hold requested | points, until | |
+| hold release requested | row | |
+| transfer requested | points, why it is barred, the other account | |
+| transfer received | | points, earned, expires |
+| goodwill granted | points | |
+| correction recorded | points, whether into a debt | |
+| extension granted | row, until, number of the lot | |
+| reinstatement granted | points, until | |
+| tier overridden | tier, until | |
+| referral credited | number, occasion, role | net |
+| referral reduced | row, number of the lot | what came back |
+| coupon granted | reward, whether none is in stock | |
+| coupon used, voided | row, or what tier granted it | |
+
+A row that a fact names is an index; NO_REF: none is named; from UNKNOWN_REF downwards: an id of nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid5
+
+from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
+from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
+from tallybook.domain.events import Event
+from tallybook.domain.points import (
+    ActivityRecorded,
+    CorrectionRecorded,
+    CouponGranted,
+    CouponUsed,
+    CouponVoided,
+    EarningConfirmed,
+    EarningWithdrawn,
+    Enrolled,
+    ExtensionGranted,
+    GoodwillGranted,
+    HoldReleaseRequested,
+    HoldRequested,
+    RedemptionRequested,
+    RedemptionReturned,
+    ReferralCredited,
+    ReferralReduced,
+    ReinstatementGranted,
+    TierOverridden,
+    TransferReceived,
+    TransferRequested,
+)
+
+from .machine import FACTS, GRANT_BITS, NO_REF, NONE, TIER_COUPON
+from .names import Id, Names
+
+Array = Any
+"""A numpy array."""
+_KINDS = {name: number for number, name in enumerate(FACTS)}
+ITEMS = 6
+"""How many numbers an item has."""
+CONTROL = (RuleSetAdopted, Swept, SweepFinished)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The rows of some customers.
+
+    By row: `kind` (uint8), `position`, `at_us`, `account` (int32; -1: of all of the customer's), `slots` (n × 4),
+    `item` (n + 1: where the items of each row begin), `trait` (int32: place in `traits`), `channel` (int32). `items` is
+    m × 6.
+    The rows of customer i of `customers` are `first[i]` up to `first[i + 1]`. Of `accounts`: id, programme, place of
+    the customer.
+    """
+
+    kind: Array
+    position: Array
+    at_us: Array
+    account: Array
+    slots: Array
+    item: Array
+    items: Array
+    trait: Array
+    channel: Array
+    traits: Sequence[Traits]
+    customers: Sequence[UUID]
+    first: Array
+    accounts: Sequence[tuple[UUID, str, int]]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(slots=True)
+class _Customer:
+    """What was told of one customer, so far."""
+
+    rows: list[tuple[int, Event]] = field(default_factory=list)
+    traits: list[Traits] = field(default_factory=list)
+    noted: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+class Gathering:
+    """Facts of a history, put together: fed in order of positions."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._customers: dict[UUID, _Customer] = {}
+        self.control: list[tuple[int, Event]] = []
+        """What concerns all accounts, with its position."""
+
+    def feed(self, position: int, event: Event) -> None:
+        """Take in the next event; what no account reacts to is passed over."""
+        if isinstance(event, CONTROL):
+            self.control.append((position, event))
+        elif event.subject_id is not None and (isinstance(event, ProfileFact) or event.stored_name in _KINDS):
+            customer = self._customers.setdefault(event.subject_id, _Customer())
+            if isinstance(event, ProfileFact):
+                note_traits(customer.noted, event)
+            else:
+                customer.rows.append((position, event))
+                customer.traits.append(traits_of(customer.noted))
+
+    def facts(self) -> Facts:
+        """All of them as arrays."""
+        return _arrays(self._customers, self._names)
+
+
+def _arrays(customers: dict[UUID, _Customer], names: Names) -> Facts:
+    import numpy as np
+
+    kind: list[int] = []
+    position: list[int] = []
+    at_us: list[int] = []
+    account: list[int] = []
+    slots: list[list[int]] = []
+    item = [0]
+    items: list[list[int]] = []
+    trait: list[int] = []
+    channel: list[int] = []
+    traits: dict[Traits, int] = {Traits(): 0}
+    first = [0]
+    accounts: dict[UUID, tuple[int, str, int]] = {}
+    for place, one in enumerate(customers.values()):
+        ids = References(names, {event.event_id: row for row, (_, event) in enumerate(one.rows, len(kind))})
+        for (at, event), seen in zip(one.rows, one.traits, strict=True):
+            on_account = event.stored_name.startswith("loyalty.")
+            if on_account and event.originator_id not in accounts:
+                accounts[event.originator_id] = len(accounts), "", place
+            if isinstance(event, Enrolled) and not accounts[event.originator_id][1]:
+                accounts[event.originator_id] = accounts[event.originator_id][0], event.programme, place
+            kind.append(_KINDS[event.stored_name])
+            position.append(at)
+            at_us.append(event.effective_us)
+            account.append(accounts[event.originator_id][0] if on_account else -1)
+            told, of = _told(event, ids, names)
+            slots.append([*told, *[0] * (4 - len(told))])
+            items += ([*row, *[0] * (ITEMS - len(row))] for row in of)
+            item.append(len(items))
+            trait.append(traits.setdefault(seen, len(traits)))
+            channel.append(names.text(event.metadata.channel or ""))
+        first.append(len(kind))
+    return Facts(
+        np.array(kind, np.uint8),
+        np.array(position, np.int64),
+        np.array(at_us, np.int64),
+        np.array(account, np.int32),
+        np.array(slots, np.int64).reshape(-1, 4),
+        np.array(item, np.int64),
+        np.array(items, np.int64).reshape(-1, ITEMS),
+        np.array(trait, np.int32),
+        np.array(channel, np.int32),
+        tuple(traits),
+        tuple(customers),
+        np.array(first, np.int64),
+        tuple((stream, programme, place) for stream, (_, programme, place) in accounts.items()),
+    )
+
+
+class References:
+    """The rows of one customer by the ids of their events."""
+
+    def __init__(self, names: Names, rows: dict[UUID, int]) -> None:
+        self._names = names
+        self._rows = rows
+
+    def row(self, named: UUID | None) -> int:
+        """The row of an event."""
+        if named is None:
+            return NO_REF
+        found = self._rows.get(named)
+        return self._names.reference(named) if found is None else found
+
+    def lot(self, named: UUID | None) -> tuple[int, int]:
+        """The row of the fact that brought a lot, and the lot's number of it."""
+        if named is None or named in self._rows:
+            return self.row(named), 0
+        for event_id, row in self._rows.items():
+            number = event_id.int ^ named.int
+            if not number & (1 << 104) - 1:
+                return row, number >> 104
+        return self._names.reference(named), 0
+
+
+def _none_left(stock: int | None) -> int:
+    return int(stock is not None and stock < 1)
+
+
+def _told(event: Event, ids: References, names: Names) -> tuple[list[int], Iterable[Sequence[int]]]:
+    """The slots and the items of a fact."""
+    match event:
+        case PurchaseRecorded():
+            lines = (
+                (
+                    line.net_minor,
+                    line.quantity,
+                    line.tax_minor,
+                    line.shipping_minor,
+                    names.text(line.sku),
+                    names.text(line.category or ""),
+                )
+                for line in event.lines
+            )
+            return [names.text(event.currency), names.text(event.store or "")], lines
+        case ReturnRecorded():
+            back = ((line.line, line.quantity, line.net_minor) for line in event.lines)
+            return [ids.row(event.purchase_id)], back
+        case ActivityRecorded():
+            return [event.quantity, names.text(event.activity), names.text(event.partner or "")], ()
+        case EarningConfirmed() | EarningWithdrawn():
+            return list(ids.lot(event.fact_id)), ()
+        case RedemptionRequested():
+            told = [event.points, names.text(event.reward), _none_left(event.stock), ids.row(event.hold_id)]
+            return told, ((names.text(segment),) for segment in event.segments)
+        case RedemptionReturned():
+            return [ids.row(event.redemption_id), event.points, int(event.whole)], ()
+        case HoldRequested():
+            return [event.points, event.until_us], ()
+        case HoldReleaseRequested():
+            return [ids.row(event.hold_id)], ()
+        case TransferRequested():
+            barred = NONE if event.barred is None else names.text(event.barred)
+            return [event.points, barred, names.unknown(event.to_account)[0]], ()
+        case TransferReceived():
+            return [], ((lot.points, lot.earned_us, lot.expires_us) for lot in event.lots)
+        case GoodwillGranted():
+            return [event.points], ()
+        case CorrectionRecorded():
+            return [event.points, int(event.into_debt)], ()
+        case ExtensionGranted():
+            row, number = ids.lot(event.lot_id)
+            return [row, event.until_us, number], ()
+        case ReinstatementGranted():
+            return [event.points, event.until_us], ()
+        case TierOverridden():
+            return [names.tier(event.tier), event.until_us], ()
+        case ReferralCredited():
+            told = [event.number, names.text(event.occasion), names.text(event.role)]
+            return told, ((net,) for net in event.lines)
+        case ReferralReduced():
+            return list(ids.lot(event.credit_id)), ((back,) for back in event.returned)
+        case CouponGranted():
+            return [names.text(event.reward), _none_left(event.stock)], ()
+        case CouponUsed() | CouponVoided():
+            return [ids.row(event.coupon_id)], ()
+        case _:
+            return [], ()
+
+
+def granted_by_tiers(
+    account: UUID, grants: Iterable[tuple[str, str]], years: Iterable[int], names: Names
+) -> dict[UUID, Id]:
+    """The ids of the coupons that tiers (tier, reward) may grant an account in some years, as words."""
+    return {
+        uuid5(account, f"{tier} {reward} {year}"): (-1 - (names.tier(tier) << GRANT_BITS | names.text(reward)), year)
+        for tier, reward in grants
+        for year in years
+    }
+
+
+def with_tier_coupons(facts: Facts, grants: Sequence[tuple[str, str]], years: range, names: Names) -> None:
+    """Facts about coupons that name one which a tier may grant: what they name is told as the machine calls it."""
+    import numpy as np
+
+    used, voided = _KINDS[CouponUsed.stored_name], _KINDS[CouponVoided.stored_name]
+    rows = np.flatnonzero(((facts.kind == used) | (facts.kind == voided)) & (facts.slots[:, 0] < TIER_COUPON))
+    if not len(rows) or not grants:
+        return
+    named = {reference: other for other, reference in ((other, names.reference(other)) for other in names.ids)}
+    known: dict[int, dict[UUID, Id]] = {}
+    for row in rows:
+        account = int(facts.account[row])
+        if account not in known:
+            known[account] = granted_by_tiers(facts.accounts[account][0], grants, years, names)
+        found = known[account].get(named[int(facts.slots[row, 0])])
+        if found is not None:
+            facts.slots[row, :3] = (TIER_COUPON, *found)

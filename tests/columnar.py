@@ -1,0 +1,86 @@
+"""The two executors side by side: what the machine decides about a history, and what the domain's own code does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from tallybook.domain.earning import Rules
+from tallybook.domain.events import Decision, Event, Fact
+from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.projections.columnar import machine as m
+from tallybook.projections.columnar.executor import decisions_of
+from tallybook.projections.columnar.facts import Gathering, granted_by_tiers, with_tier_coupons
+from tallybook.projections.columnar.names import Id, Names, words_of
+from tallybook.projections.columnar.rulebook import Adoptions, Book
+from tallybook.projections.replay import Derivation
+
+YEARS = range(1990, 2060)
+History = Sequence[tuple[int, Event]]
+Steps = dict[UUID, list[tuple[int, list[int]]]]
+"""By account: the position of each fact that something was decided about, and the words."""
+
+
+def by_reference(history: History, candidate: Rules | None) -> dict[UUID, list[tuple[int, list[Decision]]]]:
+    """What the domain's own code decides."""
+    found: dict[UUID, list[tuple[int, list[Decision]]]] = {}
+
+    def note(position: int, derived: Iterable[tuple[LoyaltyAccount, list[Event]]]) -> None:
+        for account, decisions in derived:
+            if decisions:
+                told = [one for one in decisions if isinstance(one, Decision)]
+                found.setdefault(account.id, []).append((position, told))
+
+    derivation = Derivation(candidate)
+    for position, event in history:
+        if isinstance(event, Fact):
+            note(position, derivation.feed(event))
+    note(m.END, derivation.follow_sweep())
+    return found
+
+
+def both(history: History, candidate: Rules | None = None, *, everything: bool = True) -> tuple[Steps, Steps]:
+    """What the machine and the domain decide about the accounts of all programmes that the history has."""
+    names = Names()
+    gathering = Gathering(names)
+    for position, event in history:
+        gathering.feed(position, event)
+    facts = gathering.facts()
+    reference = by_reference(history, candidate)
+    positions = {event.event_id: position for position, event in history}
+    machines: Steps = {}
+    domains: Steps = {}
+    for programme in sorted({programme for _, programme, _ in facts.accounts if programme}):
+        is_its = candidate is not None and candidate.rule_set.programme == programme
+        adoptions = Adoptions(programme, gathering.control, candidate if is_its else None)
+        book = Book(adoptions, names)
+        with_tier_coupons(facts, book.grants, YEARS, names)
+        for place, steps in decisions_of(facts, book, everything=everything):
+            account = facts.accounts[place][0]
+            machines[account] = [(position, words.tolist()) for position, words in steps]
+            id_of = ids(account, positions, book.grants, names)
+            domains[account] = [
+                (at, [word for one in told for word in words_of(one, names, id_of, everything=everything)])
+                for at, told in reference.get(account, [])
+            ]
+    return machines, domains
+
+
+def ids(
+    account: UUID, positions: dict[UUID, int], grants: Sequence[tuple[str, str]], names: Names
+) -> Callable[[UUID], Id]:
+    """How the ids of an account's decisions are told."""
+    granted = granted_by_tiers(account, grants, YEARS, names) if grants else {}
+
+    def id_of(named: UUID) -> Id:
+        if named in positions:
+            return positions[named], 0
+        if named in granted:
+            return granted[named]
+        for number in range(1, 32):
+            fact = UUID(int=named.int ^ number << 104)
+            if fact in positions:
+                return positions[fact], number
+        return names.unknown(named)
+
+    return id_of
