@@ -2784,8 +2784,8 @@ def run(
         s[V_B] = slots[row, 1]
         s[V_C] = slots[row, 2]
         s[V_D] = slots[row, 3]
-        s[V_POS_A] = positions[max(slots[row, 0], 0)]
-        s[V_POS_D] = positions[max(slots[row, 3], 0)]
+        s[V_POS_A] = named(positions, slots[row, 0])
+        s[V_POS_D] = named(positions, slots[row, 3])
         s[V_TRAIT] = traits[row]
         for column in range(width):
             s[s[V_SEEN0] + column] = x[row, column]
@@ -2810,6 +2810,11 @@ def run(
         began = s[V_OUTS]
         settle(s, s[V_HORIZON])
         step(s, END, began)
+
+
+def named(positions: Words, row: int) -> int:
+    """The position of a row that a slot may name; 0 where it says something else."""
+    return positions[row] if 0 <= row < len(positions) else 0
 
 
 def copy_items(s: Words, y: Rows, it: Rows, item0: int, item1: int, depth: int) -> None:

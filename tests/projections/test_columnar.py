@@ -1,0 +1,276 @@
+"""The columnar executor decides what the domain's own code decides, to the last word."""
+
+from __future__ import annotations
+
+import inspect
+import lzma
+from collections import Counter
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.columnar import History, both
+from tests.domain.conftest import World, rule_set
+from tests.domain.test_expressions import FACTS, LINES, TYPES, checked, run, trees
+from tests.loyalty_lives import PROGRAMMES, Step, living, steps
+
+import tallybook
+from tallybook.adapters.rule_files import frozen_zone
+from tallybook.domain import arithmetic, calendar, lots
+from tallybook.domain.calendar import Zone
+from tallybook.domain.control import SweepFinished, Swept
+from tallybook.domain.earning import Rules
+from tallybook.domain.events import Event
+from tallybook.domain.expressions import Node
+from tallybook.projections.columnar import compiling, executor
+from tallybook.projections.columnar import machine as m
+from tallybook.projections.columnar.compiling import Uncompiled, compiled, digest_of
+from tallybook.projections.columnar.conditions import Seen, evaluated
+from tallybook.projections.columnar.facts import Gathering
+from tallybook.projections.columnar.names import Names
+from tallybook.projections.columnar.rulebook import TIERS_MAX, Adoptions, Book, TooManyTiers
+from tallybook.projections.read_models import Recorded
+from tallybook.times import iso
+
+QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "Asia/Kathmandu")
+
+
+def alike(history: History, candidate: Rules | None = None, *, everything: bool = True) -> int:
+    """Both executors decide the same; how many words."""
+    machine, domain = both(history, candidate, everything=everything)
+    assert machine == domain
+    return sum(len(words) for account in machine.values() for _, words in account)
+
+
+# ── whole histories ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("programme", PROGRAMMES)
+def test_both_decide_the_same_in_every_programme_that_ships(programme: str) -> None:
+    kinds: Counter[str] = Counter()
+
+    @QUICK
+    @given(life=steps)
+    def live(life: list[Step]) -> None:
+        with living(programme) as one:
+            one.lives(life)
+            one.book.loyalty.sweep(iso(one.clock[0]))
+            history = list(one.book._core.history())
+            assert alike(history)
+            assert alike(history, everything=False)
+            kinds.update(event.stored_name for _, event in history)
+
+    live()
+    assert {"loyalty.points_earned", "loyalty.tier_changed"} <= set(kinds), kinds
+
+
+def test_both_decide_the_same_about_the_beginning_of_the_cdnow_book(tmp_path: Path) -> None:
+    shipped = files("tallybook") / "data" / "cdnow_master.txt.xz"
+    lines = lzma.decompress(shipped.read_bytes()).splitlines(keepends=True)[:2_000]
+    (tmp_path / "cdnow.txt").write_bytes(b"".join(lines))
+    with tallybook.open("memory:") as book, book.acting("agent:test", purpose="test"):
+        book.rules.adopt("standard", effective_at="1996-01-01T00:00:00Z")
+        book.imports.cdnow(tmp_path / "cdnow.txt")
+        book.loyalty.sweep("1998-12-31T00:00:00Z")
+        history = list(book._core.history())
+        candidate = book.rules.rules_of("candidate")
+    assert alike(history) > 50_000
+    assert alike(history, candidate) > 50_000
+    assert alike(history, candidate, everything=False) > 40_000
+
+
+def lived(world: World) -> History:
+    """An account that bought, came late, was swept, under rules that changed."""
+    for month in range(1, 9):
+        world.buy(f"2024-{month:02}-10T12:00:00Z", 30_000)
+    world.sweep("2024-09-01T00:00:00Z")
+    world.adopt(rule_set(version="2", expiry={"days": 90}), "2024-06-01T00:00:00Z")
+    world.buy("2024-05-05T00:00:00Z", 30_000)
+    world.buy("2024-10-10T00:00:00Z", 30_000)
+    world.adopt(rule_set(version="3", rounding="ceil"), "2024-11-01T00:00:00Z")
+    world.sweep("2025-09-01T00:00:00Z", follow=False)
+    return world.history()
+
+
+def test_rules_that_change_and_sweeps_that_are_cut_short_or_pass_accounts_over() -> None:
+    world = World(rule_set(), zone=frozen_zone("Europe/Berlin"))
+    world.enrol("2023-12-01T00:00:00Z")
+    history = list(lived(world))
+    assert alike(history) > 100
+    assert alike(history, Rules(rule_set(version="9"), frozen_zone("Asia/Kathmandu"))) > 100
+    account = world.accounts["ada"].id
+    passing: list[tuple[int, Event]] = []
+    for position, event in history:
+        changed = event
+        if isinstance(event, SweepFinished):
+            changed = event.model_copy(update={"passed_over": (account,)})
+        passing.append(Recorded(position, changed))
+    assert any(isinstance(event, Swept) for _, event in passing)
+    assert alike(passing) > 100
+
+
+def test_plain_python_decides_the_same_as_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(rule_set(), zone=frozen_zone("Europe/Berlin"))
+    world.enrol("2023-12-01T00:00:00Z")
+    history = lived(world)
+    machine, _ = both(history)
+    monkeypatch.setattr(executor, "compiled", lambda function: function)
+    plain, domain = both(history)
+    assert plain == machine == domain
+
+
+def test_a_decision_that_differs_is_seen() -> None:
+    world = World(rule_set())
+    world.enrol("2023-12-01T00:00:00Z")
+    history = lived(world)
+    machine, domain = both(history, Rules(rule_set(version="9"), frozen_zone("UTC")))
+    other, _ = both(history, Rules(rule_set(version="9", expiry={"days": 400}), frozen_zone("UTC")))
+    assert machine == domain != other
+
+
+def test_more_tiers_than_a_mask_has_bits_for_are_left_to_the_reference() -> None:
+    levels = [{"name": f"t{place}", "threshold": place * 10} for place in range(TIERS_MAX + 1)]
+    world = World(rule_set(tiers={"window": "lifetime", "levels": levels}))
+    world.enrol("2023-12-01T00:00:00Z")
+    gathering = Gathering(Names())
+    for position, event in world.history():
+        gathering.feed(position, event)
+    names = Names()
+    book = Book(Adoptions("main", gathering.control), names)
+    with pytest.raises(TooManyTiers, match="tiers are named"):
+        book.words(gathering.facts())
+
+
+# ── the integer functions, compiled ───────────────────────────────────────────────────────────────────────────────
+
+moments = st.integers(-(10**15), 4 * 10**15)
+BIG = st.one_of(st.integers(0, 100), st.integers(0, 2**61))
+
+
+def arrays(zone: Zone) -> tuple[Any, Any, Any]:
+    return tuple(np.array(one, np.int64) for one in (zone.starts_us, zone.offsets_s, zone.turns_us))  # type: ignore[return-value]  # three
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ZONES), moments, st.sampled_from([0, 1, 2]), st.integers(0, 60), st.sampled_from([0, 1, 2]))
+def test_the_end_of_a_lot_is_the_same_in_machine_code(name: str, at: int, unit: int, count: int, until: int) -> None:
+    zone = frozen_zone(name)
+    found = compiled(lots.end_us)(*arrays(zone), at, unit, count, until)
+    assert found == lots.end_us(zone.starts_us, zone.offsets_s, zone.turns_us, at, unit, count, until)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ZONES), moments, moments, st.integers(-3, 3), st.integers(-400, 400))
+def test_calendars_are_the_same_in_machine_code(name: str, at: int, joined: int, years: int, days: int) -> None:
+    zone = frozen_zone(name)
+    starts, offsets, turns = arrays(zone)
+    plain = zone.starts_us, zone.offsets_s, zone.turns_us
+    for function, arguments in (
+        (calendar.days_later, (at, days)),
+        (calendar.midnight_months_later, (at, days)),
+        (calendar.year_start_us, (joined, at, years)),
+        (calendar.calendar_year_us, (at, years)),
+    ):
+        assert compiled(function)(starts, offsets, turns, *arguments) == function(*plain, *arguments)
+    for period in (calendar.DAY, calendar.MONTH, calendar.YEAR):
+        found = compiled(calendar.period_number)(starts, offsets, at, period)
+        assert found == calendar.period_number(*plain[:2], at, period)
+
+
+@settings(max_examples=200, deadline=None)
+@given(BIG, st.integers(1, 2**61), st.sampled_from(range(4)), BIG)
+def test_rounding_and_shares_are_the_same_in_machine_code(amount: int, whole: int, rounding: int, part: int) -> None:
+    part = min(part, whole)
+    assert compiled(arithmetic.quotient)(amount, whole, rounding) == arithmetic.quotient(amount, whole, rounding)
+    assert (
+        compiled(arithmetic.share)(amount, part, whole)
+        == arithmetic.share(amount, part, whole)
+        == amount * part // whole
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=8), BIG)
+def test_what_is_allocated_is_the_same_in_machine_code(weights: list[int], amount: int) -> None:
+    weights[0] += 1
+    plain = [0] * len(weights)
+    arithmetic.allocate(amount, weights, plain)
+    into = np.zeros(len(weights), np.int64)
+    compiled(arithmetic.allocate)(amount, np.array(weights, np.int64), into)
+    assert into.tolist() == plain
+    assert sum(plain) == amount
+
+
+@settings(max_examples=300, deadline=None)
+@given(tree=trees(), facts=st.lists(st.tuples(FACTS, LINES), min_size=1, max_size=4))
+def test_conditions_over_columns_give_what_python_gives(tree: Node, facts: list[tuple[Any, list[Any]]]) -> None:
+    expression = checked(tree)
+    codes: dict[str, int] = {}
+
+    def code(text: str) -> int:
+        return codes.setdefault(text, len(codes))
+
+    def column(values: list[Any]) -> Any:
+        return np.array([code(value) if isinstance(value, str) else value for value in values])
+
+    lines = [line for _, of in facts for line in of]
+    counts = [len(of) for _, of in facts]
+    seen = Seen(
+        {name: column([fact[name] for fact, _ in facts]) for name in TYPES if not name.startswith("line.")},
+        {name: column([line[name] for line in lines]) for name in TYPES if name.startswith("line.")},
+        np.concatenate(([0], np.cumsum(counts))),
+        np.repeat(np.arange(len(facts)), counts),
+        code,
+    )
+    found = np.broadcast_to(evaluated(tree, seen, of_lines=False), len(facts)).tolist()
+    wanted = [run(expression, fact, of) for fact, of in facts]
+    assert found == [code(value) if isinstance(value, str) else value for value in wanted]
+
+
+# ── compiling ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_machine_code_is_kept_under_a_digest_of_all_that_it_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh: Callable[..., Any] = inspect.unwrap(compiling.compiled)
+    assert fresh(arithmetic.room)(5, 3) == 2
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept
+    assert all(digest_of(arithmetic.room)[:32] in str(path) for path in kept)
+    assert fresh(arithmetic.room)(5, 3) == 2
+    assert sorted(kept) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    fresh: Callable[..., Any] = inspect.unwrap(compiling.compiled)
+    assert fresh(arithmetic.given_back)(10, 4, 0, 2) == 5
+
+
+def test_what_a_function_is_made_of_holds_all_that_it_calls() -> None:
+    sources = {Path(inspect.getfile(one)).name for one in compiling.everything(m.run)}
+    assert sources == {"machine.py", "arithmetic.py", "calendar.py", "lots.py", "compiling.py"}
+
+
+def test_without_the_compiler_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def missing(name: str, *rest: Any, **options: Any) -> Any:
+        if name == "numba":
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(Uncompiled, match=r"tallybook\[replay\]"):
+        inspect.unwrap(compiling._numba)()
