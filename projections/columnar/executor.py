@@ -106,3 +106,68 @@ def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterat
         steps = s[s[m.V_STEP0] : s[m.V_STEPS]].reshape(-1, m.STEP)
         ends = [*steps[1:, 1], s[m.V_OUTS]]
         yield place, [(int(step[0]), s[step[1] : end].copy()) for step, end in zip(steps, ends, strict=True)]
+
+
+class Run:
+    """One rule book's side of a replay of some facts."""
+
+    def __init__(self, facts: Facts, book: Book, mode: int) -> None:
+        self.x, self.y = book.seen(facts)
+        self.space = Space(book.words(facts), self.x.shape[1], self.y.shape[1], len(book.slots), len(book.earning))
+        self._mode, self._programme = mode, book.names.text(book.programme)
+
+    @property
+    def s(self) -> Array:
+        """The array, ready to run."""
+        s = self.space.s
+        s[m.V_MODE], s[m.V_TALLY], s[m.V_PROGRAMME] = self._mode, 0, self._programme
+        return s
+
+
+def _places(facts: Facts, programme: str) -> tuple[Array, Array, Array]:
+    """The accounts of a programme, and the rows of each one's customer."""
+    import numpy as np
+
+    places = [place for place, (_, of, _) in enumerate(facts.accounts) if of == programme]
+    customers = np.array([facts.accounts[place][2] for place in places], np.int64)
+    return np.array(places, np.int64), facts.first[customers], facts.first[customers + 1]
+
+
+def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
+    """The accounts of the book's programme, as places in `facts.accounts`, and what came of each: rows of `O_…`."""
+    import numpy as np
+
+    places, first, last = _places(facts, book.programme)
+    side = Run(facts, book, m.SILENT)
+    out = np.zeros((len(places), m.OUTCOME), np.int64)
+    done = 0
+    while done < len(places):
+        done = compiled(m.replay)(
+            side.s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
+            facts.item, facts.trait, side.x.shape[1], side.y.shape[1], places, first, last, out, done,
+        )  # fmt: skip
+        if done < len(places):
+            side.space.grow(int(last[done] - first[done]))
+    return places, out
+
+
+def compared(facts: Facts, baseline: Book, candidate: Book) -> tuple[Array, Array, Array]:
+    """The accounts of the candidate's programme, and what came of each under either rule book. Where they part is in
+    the candidate's rows."""
+    import numpy as np
+
+    places, first, last = _places(facts, candidate.programme)
+    one, other = Run(facts, baseline, m.STEPS), Run(facts, candidate, m.STEPS)
+    before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
+    widths = np.array([*(side.shape[1] for side in (one.x, one.y, other.x, other.y))], np.int64)
+    done = 0
+    while done < len(places):
+        done = compiled(m.compare)(
+            one.s, one.x, one.y, other.s, other.x, other.y, facts.items, facts.position, facts.kind, facts.at_us,
+            facts.account, facts.slots, facts.item, facts.trait, places, first, last, widths, before, after, done,
+        )  # fmt: skip
+        if done < len(places):
+            rows = int(last[done] - first[done])
+            one.space.grow(rows)
+            other.space.grow(rows)
+    return places, before, after

@@ -76,11 +76,10 @@ CONTROL = (RuleSetAdopted, Swept, SweepFinished)
 class Facts:
     """The rows of some customers.
 
-    By row: `kind` (uint8), `position`, `at_us`, `account` (int32; -1: of all of the customer's), `slots` (n × 4),
-    `item` (n + 1: where the items of each row begin), `trait` (int32: place in `traits`), `channel` (int32). `items` is
-    m × 6.
-    The rows of customer i of `customers` are `first[i]` up to `first[i + 1]`. Of `accounts`: id, programme, place of
-    the customer.
+    All arrays are of 64-bit integers. By row: `kind`, `position`, `at_us`, `account` (-1: of all of the customer's),
+    `slots` (n × 4), `item` (n + 1: where the items of each row begin), `trait` (place in `traits`), `channel`. `items`
+    is m × 6. The rows of customer i of `customers` are `first[i]` up to `first[i + 1]`. Of `accounts`: id, programme,
+    place of the customer.
     """
 
     kind: Array
@@ -171,15 +170,15 @@ def _arrays(customers: dict[UUID, _Customer], names: Names) -> Facts:
             channel.append(names.text(event.metadata.channel or ""))
         first.append(len(kind))
     return Facts(
-        np.array(kind, np.uint8),
+        np.array(kind, np.int64),
         np.array(position, np.int64),
         np.array(at_us, np.int64),
-        np.array(account, np.int32),
+        np.array(account, np.int64),
         np.array(slots, np.int64).reshape(-1, 4),
         np.array(item, np.int64),
         np.array(items, np.int64).reshape(-1, ITEMS),
-        np.array(trait, np.int32),
-        np.array(channel, np.int32),
+        np.array(trait, np.int64),
+        np.array(channel, np.int64),
         tuple(traits),
         tuple(customers),
         np.array(first, np.int64),

@@ -2864,6 +2864,106 @@ def passes(s: Words, control: int) -> bool:
     return found
 
 
+# ── many accounts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+(
+    O_DIFFERS, O_UNFUNDED, O_FUNDED, O_TIER, O_BUCKETS,
+) = range(5)  # fmt: skip
+OUTCOME = O_BUCKETS + 13
+"""What came of an account: its tier and balances; beside another rule book, the position of the first fact about which
+they decide otherwise (END: of a sweep; 0: nowhere), and how many redemptions are paid no more, or now."""
+
+
+def replay(
+    s: Words, x: Rows, y: Rows, it: Rows, positions: Words, kinds: Words, times: Words, accounts: Words, slots: Rows,
+    items: Words, traits: Words, width: int, depth: int, places: Words, first: Words, last: Words, out: Rows, done: int,
+) -> int:  # fmt: skip
+    """Run accounts (`places`; the rows of each are `first` up to `last`), from the one at `done` on; what came of each
+    is in a row of `out`. How many are done: fewer than there are, where the next one needs more room.
+    """
+    for place in range(done, len(places)):
+        s[V_ACCOUNT] = places[place]
+        run(
+            s, x, y, it, positions, kinds, times, accounts, slots, items, traits, width, depth, first[place],
+            last[place],
+        )  # fmt: skip
+        if s[V_OVER] != 0:
+            return place
+        ends(s, out, place)
+    return len(places)
+
+
+def compare(
+    s: Words, x: Rows, y: Rows, other: Words, other_x: Rows, other_y: Rows, it: Rows, positions: Words, kinds: Words,
+    times: Words, accounts: Words, slots: Rows, items: Words, traits: Words, places: Words, first: Words, last: Words,
+    widths: Words, out: Rows, other_out: Rows, done: int,
+) -> int:  # fmt: skip
+    """The same under two rule books, side by side: `widths` are those of `x`, `y`, `other_x`, `other_y`."""
+    for place in range(done, len(places)):
+        s[V_ACCOUNT] = places[place]
+        other[V_ACCOUNT] = places[place]
+        run(
+            s, x, y, it, positions, kinds, times, accounts, slots, items, traits, widths[0], widths[1], first[place],
+            last[place],
+        )  # fmt: skip
+        run(
+            other, other_x, other_y, it, positions, kinds, times, accounts, slots, items, traits, widths[2], widths[3],
+            first[place], last[place],
+        )  # fmt: skip
+        if s[V_OVER] != 0 or other[V_OVER] != 0:
+            return place
+        ends(s, out, place)
+        ends(other, other_out, place)
+        other_out[place, O_DIFFERS] = differs(s, other)
+        funded(s, other, other_out, place)
+    return len(places)
+
+
+def ends(s: Words, out: Rows, place: int) -> None:
+    """Note what came of an account."""
+    for column in range(O_TIER):
+        out[place, column] = 0
+    out[place, O_TIER] = s[V_TIER]
+    for bucket in range(13):
+        out[place, O_BUCKETS + bucket] = s[V_BUCKETS + bucket]
+
+
+def differs(s: Words, other: Words) -> int:
+    """The position of the first fact about which two runs of an account decide otherwise; 0: nowhere."""
+    mine, theirs = s[V_STEP0], other[V_STEP0]
+    while mine < s[V_STEPS] or theirs < other[V_STEPS]:
+        if theirs >= other[V_STEPS]:
+            return s[mine]
+        if mine >= s[V_STEPS]:
+            return other[theirs]
+        if s[mine] != other[theirs]:
+            return min(s[mine], other[theirs])
+        my_end = s[mine + STEP + 1] if mine + STEP < s[V_STEPS] else s[V_OUTS]
+        their_end = other[theirs + STEP + 1] if theirs + STEP < other[V_STEPS] else other[V_OUTS]
+        words = my_end - s[mine + 1]
+        if their_end - other[theirs + 1] != words:
+            return s[mine]
+        for word in range(words):
+            if s[s[mine + 1] + word] != other[other[theirs + 1] + word]:
+                return s[mine]
+        mine += STEP
+        theirs += STEP
+    return 0
+
+
+def funded(s: Words, other: Words, out: Rows, place: int) -> None:
+    """Count the redemptions that only one of two runs of an account pays."""
+    theirs = other[V_STEP0]
+    for mine in range(s[V_STEP0], s[V_STEPS], STEP):
+        while theirs < other[V_STEPS] and other[theirs] < s[mine]:
+            theirs += STEP
+        if theirs < other[V_STEPS] and other[theirs] == s[mine]:
+            if s[mine + 2] == PAID and other[theirs + 2] == REFUSED:
+                out[place, O_UNFUNDED] += 1
+            if s[mine + 2] == REFUSED and other[theirs + 2] == PAID:
+                out[place, O_FUNDED] += 1
+
+
 # ── what is reckoned for many facts at once ───────────────────────────────────────────────────────────────────────
 
 

@@ -6,6 +6,7 @@ import inspect
 import lzma
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tallybook.domain import arithmetic, calendar, lots
 from tallybook.domain.calendar import Zone
 from tallybook.domain.control import SweepFinished, Swept
 from tallybook.domain.earning import Rules
+from tallybook.domain.errors import Refused
 from tallybook.domain.events import Event
 from tallybook.domain.expressions import Node
 from tallybook.projections.columnar import compiling, executor
@@ -35,6 +37,7 @@ from tallybook.projections.columnar.facts import Gathering
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import TIERS_MAX, Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Recorded
+from tallybook.projections.replay import backtest, derived_by
 from tallybook.times import iso
 
 QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -70,16 +73,28 @@ def test_both_decide_the_same_in_every_programme_that_ships(programme: str) -> N
     assert {"loyalty.points_earned", "loyalty.tier_changed"} <= set(kinds), kinds
 
 
-def test_both_decide_the_same_about_the_beginning_of_the_cdnow_book(tmp_path: Path) -> None:
+def beginning(folder: Path, lines: int) -> tuple[History, Rules]:
+    """The first lines of CDNOW as a book's history, under the standard rules; and the candidate's."""
     shipped = files("tallybook") / "data" / "cdnow_master.txt.xz"
-    lines = lzma.decompress(shipped.read_bytes()).splitlines(keepends=True)[:2_000]
-    (tmp_path / "cdnow.txt").write_bytes(b"".join(lines))
+    told = lzma.decompress(shipped.read_bytes()).splitlines(keepends=True)[:lines]
+    (folder / "cdnow.txt").write_bytes(b"".join(told))
     with tallybook.open("memory:") as book, book.acting("agent:test", purpose="test"):
         book.rules.adopt("standard", effective_at="1996-01-01T00:00:00Z")
-        book.imports.cdnow(tmp_path / "cdnow.txt")
+        book.imports.cdnow(folder / "cdnow.txt")
+        members = [
+            account.customer_id
+            for account in derived_by(book._core.history(), 2**62).accounts.values()
+            if account.customer_id
+        ]
+        for number, customer in enumerate(members[:200]):
+            with suppress(Refused):  # that is a fact, too
+                book.loyalty.redeem(customer, 5 + 5 * (number % 9), reward="R", effective_at="1997-06-30T00:00:00Z")
         book.loyalty.sweep("1998-12-31T00:00:00Z")
-        history = list(book._core.history())
-        candidate = book.rules.rules_of("candidate")
+        return list(book._core.history()), book.rules.rules_of("candidate")
+
+
+def test_both_decide_the_same_about_the_beginning_of_the_cdnow_book(tmp_path: Path) -> None:
+    history, candidate = beginning(tmp_path, 2_000)
     assert alike(history) > 50_000
     assert alike(history, candidate) > 50_000
     assert alike(history, candidate, everything=False) > 40_000
@@ -145,6 +160,37 @@ def test_more_tiers_than_a_mask_has_bits_for_are_left_to_the_reference() -> None
     book = Book(Adoptions("main", gathering.control), names)
     with pytest.raises(TooManyTiers, match="tiers are named"):
         book.words(gathering.facts())
+
+
+def test_what_comes_of_accounts_is_what_the_reference_says(tmp_path: Path) -> None:
+    history, candidate = beginning(tmp_path, 1_500)
+    names = Names()
+    gathering = Gathering(names)
+    for position, event in history:
+        gathering.feed(position, event)
+    facts = gathering.facts()
+    baseline, other = (Book(Adoptions("main", gathering.control, rules), names) for rules in (None, candidate))
+    places, before, after = executor.compared(facts, baseline, other)
+    tiers = {code: tier for tier, code in names.tiers.items()}
+    report = backtest(history, candidate)
+    assert report.changed > 100
+    matrix: dict[str, Counter[str]] = {}
+    for place, old, new in zip(places, before, after, strict=True):
+        matrix.setdefault(tiers[old[m.O_TIER]], Counter())[tiers[new[m.O_TIER]]] += 1
+        customer = facts.customers[facts.accounts[place][2]]
+        first = report.explain(customer)
+        assert new[m.O_DIFFERS] == (0 if first is None else first.position)
+    assert matrix == report.matrix
+    for rows, totals in ((before, report.before), (after, report.after)):
+        sums = rows[:, m.O_BUCKETS :].sum(axis=0)
+        assert [totals.earned, totals.redeemed, totals.expired, totals.reversed, totals.outstanding, totals.debt] == [
+            sums[bucket] for bucket in (m.EARNED, m.SPENT, m.EXPIRED, m.REVERSED, m.ACTIVE, m.DEBT)
+        ]
+    assert after[:, m.O_UNFUNDED].sum() == report.unfunded_redemptions
+    assert after[:, m.O_FUNDED].sum() == report.newly_funded_redemptions
+    alone, out = executor.outcomes(facts, baseline)
+    assert (alone == places).all()
+    assert (out == before).all()
 
 
 # ── the integer functions, compiled ───────────────────────────────────────────────────────────────────────────────
