@@ -170,7 +170,7 @@ ALLOWED = (
     ast.Subscript, ast.Call, ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod,
     ast.RShift, ast.BitAnd,
 )  # fmt: skip
-TYPES = {"int", "None", "Sequence[int]", "list[int]", "tuple[int, int, int]"}
+TYPES = {"int", "None", "Sequence[int]", "MutableSequence[int]", "tuple[int, int, int]"}
 
 
 def functions(module: ModuleType, names: tuple[str, ...] | None = None) -> list[ast.FunctionDef]:

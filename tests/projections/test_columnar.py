@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def test_what_comes_of_accounts_is_what_the_reference_says(tmp_path: Path) -> No
     baseline, other = (Book(Adoptions("main", gathering.control, rules), names) for rules in (None, candidate))
     places, before, after = executor.compared(facts, baseline, other)
     tiers = {code: tier for tier, code in names.tiers.items()}
-    report = backtest(history, candidate)
+    report = backtest(starmap(Recorded, history), candidate)
     assert report.changed > 100
     matrix: dict[str, Counter[str]] = {}
     for place, old, new in zip(places, before, after, strict=True):
