@@ -16,9 +16,9 @@ from uuid import UUID
 
 import msgpack
 
-from tallybook.domain.events import REGISTRY, Event, Metadata, Schema, Value, from_us
+from tallybook.domain.events import REGISTRY, Event, Metadata, Schema, Value, from_us, plain
 
-from .form import ENVELOPE, ENVELOPE_ARITY, Form, form_of, plain
+from .form import ENVELOPE, ENVELOPE_ARITY, Form, form_of
 
 Shape = str | list[Any] | dict[str, Any]
 """The kind of a stored value: its name; `[shape]` of a list; `{name: shape}` of an array of fields."""

@@ -8,7 +8,6 @@ patterns were checked when the event was made, and the log's Merkle tree tells w
 from __future__ import annotations
 
 import sys
-import types
 import typing
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -19,7 +18,7 @@ from uuid import UUID, SafeUUID
 import msgpack
 from pydantic import BaseModel
 
-from tallybook.domain.events import Event, Metadata, Schema, Value
+from tallybook.domain.events import Event, Metadata, Schema, Value, plain
 
 ENVELOPE = ("version", "key_id", "event_id", "effective_us", "subject_id", "metadata")
 """What every state begins with; the clear fields follow, and the sealed part is last."""
@@ -347,17 +346,6 @@ def _arity(wanted: int, values: Any) -> typing.NoReturn:
 
 def _wrong(name: str) -> typing.NoReturn:
     raise ValueError(f"{name}: what stands there is of another type")
-
-
-def plain(annotation: Any) -> tuple[Any, bool]:
-    """An annotation without its marks, and whether None is allowed."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return plain(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        inner = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-        return plain(inner)[0], True
-    return annotation, False
 
 
 def _plain_item(annotation: Any) -> type | None:

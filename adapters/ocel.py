@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.errors import BookError
-from tallybook.domain.events import REGISTRY, Event
+from tallybook.domain.events import REGISTRY, Event, plain
 from tallybook.projections.read_models import Recorded
 
 from .clear_form import rfc3339
-from .form import plain
 
 STRING, INTEGER, BOOLEAN, TIME = "string", "integer", "boolean", "time"
 _COLUMNS = {STRING: "TEXT", INTEGER: "INTEGER", BOOLEAN: "BOOLEAN", TIME: "TIMESTAMP"}

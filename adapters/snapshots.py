@@ -28,6 +28,7 @@ from tallybook.domain.control import Control
 from tallybook.domain.copy_on_write import LayeredDict, SortedAmounts
 from tallybook.domain.customer import Customer
 from tallybook.domain.errors import TallybookError
+from tallybook.domain.events import plain
 from tallybook.domain.liability import Valuation
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.operations import Operations
@@ -39,7 +40,7 @@ from tallybook.domain.ticket import Ticket
 from tallybook.projections.read_models import Table
 
 from .database import Database, marks
-from .form import Source, plain, uuid_from
+from .form import Source, uuid_from
 from .packing import pack
 
 EVERY = 1024

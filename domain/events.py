@@ -7,6 +7,8 @@ it from facts; it names the rule set and the facts). Personal fields are `Person
 
 from __future__ import annotations
 
+import types
+import typing
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -76,6 +78,17 @@ class Value(BaseModel):
             if name in ("__pydantic_extra__", "__pydantic_private__"):
                 return None
             return super().__getattr__(name)
+
+
+def plain(annotation: Any) -> tuple[Any, bool]:
+    """An annotation without its marks, and whether None is allowed."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return plain(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        inner = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
+        return plain(inner)[0], True
+    return annotation, False
 
 
 class Metadata(Value):

@@ -110,8 +110,14 @@ class Redemption(NamedTuple):
     outcome: PointsRedeemed | RedemptionRefused
 
 
-def _granted_by(tier: str) -> str:
+def granted_by(tier: str) -> str:
+    """Why a coupon was issued that a tier grants."""
     return f"tier:{tier}"[:CODE_CHARS_MAX]
+
+
+def tier_coupon_id(account: UUID, tier: str, reward: str, year: int) -> UUID:
+    """The coupon that a tier grants an account in a year: derived, so that it is granted once."""
+    return uuid5(account, f"{tier} {reward} {year}")
 
 
 @lru_cache(maxsize=16_384)
@@ -447,19 +453,19 @@ class LoyaltyAccount(Account):
     def _grant(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], reward: str, tier: str) -> None:
         """A coupon for reaching a tier: once a year, however often it is reached."""
         year = rules.zone.period(stamp.effective_us, "year")
-        coupon_id = uuid5(self.id, f"{tier} {reward} {year}")
+        coupon_id = tier_coupon_id(self.id, tier, reward, year)
         had = self.coupons.get(coupon_id)
         if had is None or had.outcome == WITHDRAWN:
-            self._issue(stamp, rules, facts, coupon_id, reward, _granted_by(tier))
+            self._issue(stamp, rules, facts, coupon_id, reward, granted_by(tier))
 
     def _withdraw_grants(self, stamp: Stamp, rules: Rules, facts: tuple[UUID, ...], tier: str) -> None:
         """What came with tiers above one goes with them when a return took them away, so far as it is good still. A
         tier that the rules of now don't know is above all of them.
         """
-        kept = {_granted_by(name) for name in rules.ladder.names[: rules.ladder.rank(tier) + 1]}
+        kept = {granted_by(name) for name in rules.ladder.names[: rules.ladder.rank(tier) + 1]}
         for coupon_id in [coupon_id for _, _, coupon_id, _ in self.due_coupons]:
-            granted_by = self.coupons[coupon_id].reason
-            if granted_by.startswith(_granted_by("")) and granted_by not in kept:
+            why = self.coupons[coupon_id].reason
+            if why.startswith(granted_by("")) and why not in kept:
                 self._decide(CouponClosed, stamp, rules, facts, coupon_id=coupon_id, outcome=WITHDRAWN)
 
     def qualifying(self, at_us: int, rules: Rules) -> int:

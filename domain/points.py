@@ -101,6 +101,12 @@ def lot_of(fact_id: UUID, number: int) -> UUID:
     return UUID(int=fact_id.int ^ (number << 104)) if number else fact_id
 
 
+def number_of(fact_id: UUID, lot_id: UUID) -> int | None:
+    """The number under which a fact brought a lot; None: it did not."""
+    number = fact_id.int ^ lot_id.int
+    return None if number & ((1 << 104) - 1) else number >> 104
+
+
 # ── facts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

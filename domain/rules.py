@@ -243,6 +243,11 @@ class _Earning(Document):
         return self
 
     @property
+    def dated(self) -> bool:
+        """Whether it is of some days only."""
+        return self.starts is not None or self.ends is not None
+
+    @property
     def days(self) -> tuple[int, int]:
         """First and last local day, as days since 1970-01-01."""
         first = -(2**40) if self.starts is None else _day(self.starts)

@@ -8,6 +8,7 @@ from uuid import UUID
 from tallybook.domain.earning import Rules
 from tallybook.domain.events import Decision, Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
+from tallybook.domain.points import lot_of
 from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import decisions_of
 from tallybook.projections.columnar.facts import Gathering, granted_by_tiers, with_tier_coupons
@@ -78,7 +79,7 @@ def ids(
         if named in granted:
             return granted[named]
         for number in range(1, 32):
-            fact = UUID(int=named.int ^ number << 104)
+            fact = lot_of(named, number)  # the other way round
             if fact in positions:
                 return positions[fact], number
         return names.unknown(named)

@@ -10,20 +10,19 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha1
 from itertools import accumulate
 from operator import itemgetter
 from typing import Any
-from uuid import NAMESPACE_OID
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tallybook.adapters.form import Form, NewerVersion, form_of
+from tallybook.adapters.form import Form, NewerVersion, form_of, uuid_from
 from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
 from tallybook.domain.events import REGISTRY, Metadata
+from tallybook.domain.loyalty import account_id
 from tallybook.domain.points import Enrolled
 
 from . import decoding
@@ -343,21 +342,14 @@ def _named_streams(rows: Any, order: Numbers, shown: Any, decoded: Decoded, made
     slot = made.slots["programme"]
     places = decoded.slot(slot)
     hits = np.flatnonzero(named[places] & (rows[order[places], KIND] == made.numbers[Enrolled.stored_name]))
-    programmes = [text.encode() for text in decoded.texts_of(slot + 1)]
+    programmes = decoded.texts_of(slot + 1)
     numbers = decoded.slot(slot + 1)[hits].tolist()
     ids = rows[order[places[hits]], decoding.STREAM_HI : decoding.SUBJECT_LO + 1].astype(">u8").tobytes()
     for index, number in enumerate(numbers):
         stream, subject = ids[32 * index : 32 * index + 16], ids[32 * index + 16 : 32 * index + 32]
-        if _account(subject, programmes[number]) == stream:
+        if account_id(uuid_from(subject), programmes[number]).bytes == stream:
             named[places[hits[index]]] = False
     return named
-
-
-def _account(subject: bytes, programme: bytes) -> bytes:
-    """The id that `account_id` gives, without making UUIDs of what it is made from."""
-    made = bytearray(sha1(NAMESPACE_OID.bytes + subject.hex().encode() + b"/" + programme).digest()[:16])  # noqa: S324 - so is uuid5
-    made[6], made[8] = made[6] & 0x0F | 0x50, made[8] & 0x3F | 0x80
-    return bytes(made)
 
 
 def _ids(rows: Any, order: Numbers, first: int, valid: Any = None) -> pa.Array:

@@ -38,8 +38,8 @@ _ORDERS = (
 class Space:
     """The array that the machine works on: the rule sets, and room for one account; more where one needs more."""
 
-    def __init__(self, words: Array, width: int, depth: int, slots: int, rules: int) -> None:
-        self._words, self._width, self._depth, self._slots, self._rules = words, width, depth, slots, rules
+    def __init__(self, words: Array, width: int, depth: int, slots: int) -> None:
+        self._words, self._width, self._depth, self._slots = words, width, depth, slots
         self._times = 1
         self._rows = 256
         self.s = self._laid_out()
@@ -82,46 +82,39 @@ class Space:
         self.s = self._laid_out()
 
 
-def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
-    """What each account of the book's programme decides: the account's place, and by position the words."""
-    x, y = book.seen(facts)
-    run = compiled(m.run)
-    space = Space(book.words(facts), x.shape[1], y.shape[1], len(book.slots), len(book.earning))
-    for place, (_, programme, customer) in enumerate(facts.accounts):
-        if programme != book.programme:
-            continue
-        first, last = int(facts.first[customer]), int(facts.first[customer + 1])
-        while True:
-            s = space.s
-            s[m.V_MODE] = m.ALL if everything else m.STEPS
-            s[m.V_TALLY] = 0
-            s[m.V_ACCOUNT], s[m.V_PROGRAMME] = place, book.names.text(programme)
-            run(
-                s, x, y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots, facts.item,
-                facts.trait, x.shape[1], y.shape[1], first, last,
-            )  # fmt: skip
-            if not s[m.V_OVER]:
-                break
-            space.grow(last - first)
-        steps = s[s[m.V_STEP0] : s[m.V_STEPS]].reshape(-1, m.STEP)
-        ends = [*steps[1:, 1], s[m.V_OUTS]]
-        yield place, [(int(step[0]), s[step[1] : end].copy()) for step, end in zip(steps, ends, strict=True)]
-
-
 class Run:
     """One rule book's side of a replay of some facts."""
 
     def __init__(self, facts: Facts, book: Book, mode: int) -> None:
         self.x, self.y = book.seen(facts)
-        self.space = Space(book.words(facts), self.x.shape[1], self.y.shape[1], len(book.slots), len(book.earning))
+        self.space = Space(book.words(facts), self.x.shape[1], self.y.shape[1], len(book.slots))
         self._mode, self._programme = mode, book.names.text(book.programme)
 
     @property
     def s(self) -> Array:
         """The array, ready to run."""
         s = self.space.s
-        s[m.V_MODE], s[m.V_TALLY], s[m.V_PROGRAMME] = self._mode, 0, self._programme
+        s[m.V_MODE], s[m.V_PROGRAMME] = self._mode, self._programme
         return s
+
+
+def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
+    """What each account of the book's programme decides: the account's place, and by position the words."""
+    side = Run(facts, book, m.ALL if everything else m.STEPS)
+    for place, first, last in zip(*_places(facts, book.programme), strict=True):
+        while True:
+            s = side.s
+            s[m.V_ACCOUNT] = place
+            compiled(m.run)(
+                s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
+                facts.item, facts.trait, side.x.shape[1], side.y.shape[1], first, last,
+            )  # fmt: skip
+            if not s[m.V_OVER]:
+                break
+            side.space.grow(int(last - first))
+        steps = s[s[m.V_STEP0] : s[m.V_STEPS]].reshape(-1, m.STEP)
+        ends = [*steps[1:, 1], s[m.V_OUTS]]
+        yield int(place), [(int(step[0]), s[step[1] : end].copy()) for step, end in zip(steps, ends, strict=True)]
 
 
 def _places(facts: Facts, programme: str) -> tuple[Array, Array, Array]:

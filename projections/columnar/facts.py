@@ -33,11 +33,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, ReturnRecorded, Traits, note_traits, traits_of
 from tallybook.domain.events import Event
+from tallybook.domain.loyalty import tier_coupon_id
 from tallybook.domain.points import (
     ActivityRecorded,
     CorrectionRecorded,
@@ -59,6 +60,7 @@ from tallybook.domain.points import (
     TierOverridden,
     TransferReceived,
     TransferRequested,
+    number_of,
 )
 
 from .machine import FACTS, GRANT_BITS, NO_REF, NONE, TIER_COUPON
@@ -205,9 +207,9 @@ class References:
         if named is None or named in self._rows:
             return self.row(named), 0
         for event_id, row in self._rows.items():
-            number = event_id.int ^ named.int
-            if not number & (1 << 104) - 1:
-                return row, number >> 104
+            number = number_of(event_id, named)
+            if number is not None:
+                return row, number
         return self._names.reference(named), 0
 
 
@@ -281,7 +283,7 @@ def granted_by_tiers(
 ) -> dict[UUID, Id]:
     """The ids of the coupons that tiers (tier, reward) may grant an account in some years, as words."""
     return {
-        uuid5(account, f"{tier} {reward} {year}"): (-1 - (names.tier(tier) << GRANT_BITS | names.text(reward)), year)
+        tier_coupon_id(account, tier, reward, year): (-1 - (names.tier(tier) << GRANT_BITS | names.text(reward)), year)
         for tier, reward in grants
         for year in years
     }

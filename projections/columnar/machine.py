@@ -15,10 +15,10 @@ by word.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import MutableMapping, MutableSequence
 from typing import TypeAlias
 
+from tallybook.domain.account import POINTS_MAX
 from tallybook.domain.arithmetic import allocate, given_back, level_after, level_reached, quotient, room
 from tallybook.domain.calendar import (
     calendar_year_us,
@@ -36,7 +36,6 @@ Words: TypeAlias = MutableSequence[int]
 Rows: TypeAlias = MutableMapping[tuple[int, int], int]
 """A two-dimensional one, by row and column."""
 
-POINTS_MAX = 2**61
 LONG_AGO = -(2**62)
 NONE = -(2**63)
 """Stands for None among words."""
@@ -46,7 +45,7 @@ NONE = -(2**63)
 
 (
     V_OVER, V_STATUS, V_SUSPENDED, V_TIER, V_TIER_SINCE, V_LENT, V_OVERRIDE, V_ENROLLED, V_CLOCK, V_MOVED, V_FORGIVEN,
-    V_MEMBER, V_PROGRAMME, V_ACCOUNT, V_VERSION, V_HORIZON, V_SWEPT, V_FOLLOWED, V_PASSED, V_MODE, V_TALLY, V_MONTH,
+    V_MEMBER, V_PROGRAMME, V_ACCOUNT, V_VERSION, V_HORIZON, V_SWEPT, V_FOLLOWED, V_PASSED, V_MODE,
     # the fact at hand
     V_KIND, V_ROW, V_POS, V_AT, V_A, V_B, V_C, V_D, V_POS_A, V_POS_D, V_ITEM1, V_TRAIT, V_ROW0,
     # regions: where they begin, how far they are used, where they end
@@ -55,14 +54,14 @@ NONE = -(2**63)
     V_SUSPENSION_END, V_WINDOW0, V_WINDOWS, V_WINDOW_END, V_MOMENT0, V_MOMENTS, V_MOMENT_END, V_COUNT0, V_COUNTS,
     V_COUNT_END, V_TEMP0, V_TEMPS, V_TEMP_END, V_OUT0, V_OUTS, V_OUT_END,
     V_MAP0, V_MAP_END, V_SPENT0, V_SLOTS, V_STEP0, V_STEPS, V_STEP_END, V_OUTCOME,
-    V_SEEN0, V_ITEMS0, V_ITEMS, V_ITEM_END, V_ITEM_WORDS, V_TALLY0,
+    V_SEEN0, V_ITEMS0, V_ITEM_END, V_ITEM_WORDS,
     # four orders: where they begin, where the first stands, how many there are, where the region ends
     V_ACTIVE_ORDER, V_ACTIVE_HEAD, V_ACTIVE_N, V_ACTIVE_END, V_PENDING_ORDER, V_PENDING_HEAD, V_PENDING_N,
     V_PENDING_END, V_HELD_ORDER, V_HELD_HEAD, V_HELD_N, V_HELD_END, V_DUE_ORDER, V_DUE_HEAD, V_DUE_N, V_DUE_END,
     # answers of functions that give more than one
     V_CHANGE_TIER, V_CHANGE_POINTS, V_CHANGE_RULES, V_CHANGE_REASON, V_PLACE,
     V_BUCKETS,
-) = range(107)
+) = range(103)
 
 # Balances, from V_BUCKETS on, in this order.
 (
@@ -77,20 +76,20 @@ OPEN, SUSPENDED, CLOSED = 0, 1, 2
 # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 (
-    L_FACT, L_NUMBER, L_SINCE, L_EARNED, L_ACTIVATES, L_EXPIRES, L_ACTIVE, L_PENDING, L_LOST, L_LOST_AT, L_RECOVERABLE,
+    L_FACT, L_NUMBER, L_EARNED, L_ACTIVATES, L_EXPIRES, L_ACTIVE, L_PENDING, L_LOST, L_LOST_AT, L_RECOVERABLE,
     L_RULE, L_OPEN, L_PIECES, L_LINE0, L_LINE1,
-) = range(16)
-LOT = 16
+) = range(15)
+LOT = 15
 N_BASIS, N_POINTS, N_QUALIFYING, N_RETURNED = range(4)
 LINE = 4
 P_LOT, P_POINTS = 0, 1
 PART = 2
-H_FACT, H_SINCE, H_UNTIL, H_PART0, H_PART1, H_POINTS = range(6)
-HOLD = 6
-R_SINCE, R_REWARD, R_PART0, R_PART1 = range(4)
-SPENDING = 4
-C_ID0, C_ID1, C_SINCE, C_REWARD, C_EXPIRES, C_REASON, C_FORFEITED, C_OUTCOME = range(8)
-COUPON = 8
+H_FACT, H_UNTIL, H_PART0, H_PART1, H_POINTS = range(5)
+HOLD = 5
+R_PART0, R_PART1 = range(2)
+SPENDING = 2
+C_ID0, C_ID1, C_SINCE, C_EXPIRES, C_REASON, C_FORFEITED, C_OUTCOME = range(7)
+COUPON = 7
 W_AT, W_POINTS, W_BEFORE = range(3)
 WINDOW = 3
 """`W_BEFORE`: the sum of the points of all entries before this one."""
@@ -117,15 +116,14 @@ L_TIER, L_THRESHOLD, L_KEEP, L_GRANTED_BY, L_GRANT0, L_GRANTS = range(6)
 LEVEL = 6
 (
     E_KIND, E_POINTS, E_PER, E_WHOLE, E_GIVES, E_GROUP, E_BEST, E_MULTIPLIED, E_EXPIRY, E_PENDING, E_CAP0, E_CAPS,
-    E_CODE, E_FACTOR, E_NUMERATOR, E_DENOMINATOR, E_MASK, E_MEASURED, E_PICKS, E_TALLY,
-) = range(20)
-RULE = 20
+    E_CODE, E_FACTOR, E_NUMERATOR, E_DENOMINATOR, E_MASK, E_MEASURED, E_PICKS,
+) = range(19)
+RULE = 19
 PER_AMOUNT, PER_PIECE, FIXED, MULTIPLIER = range(4)
 BOTH, POINTS, QUALIFYING = range(3)
 CAP_SLOT, CAP_PERIOD, CAP_MOST, CAP_COUNTER, CAP_PERIOD_CODE = range(5)
 CAP = 5
 X_UNIT, X_COUNT, X_UNTIL, X_ACTIVATED = range(4)
-EXPIRY = 4
 REWARD_CODE, REWARD_PRICE, REWARD_TIER0, REWARD_TIERS, REWARD_SEGMENT0, REWARD_SEGMENTS = range(6)
 REWARD_COUNTED, REWARD_DAYS, REWARD_FORFEITED = 6, 7, 8
 REWARD = 9
@@ -406,69 +404,39 @@ def leave(s: Words, order: int, one: int) -> None:
 # ── moves ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tally(s: Words, bucket: int, points: int, at_us: int) -> None:
-    """Count what came to a bucket, by the month of the decision: the region begins with how many months there are, and
-    when each begins."""
-    first = s[V_TALLY0]
-    months = s[first]
-    month = s[V_MONTH]
-    if month < 1 or at_us < s[first + month] or (month < months and at_us >= s[first + month + 1]):
-        month = bisect_right(s[first + 1 : first + months + 1], at_us)
-        s[V_MONTH] = month
-    s[first + 1 + months + bucket * (months + 1) + month] += points
-
-
-def move(s: Words, lot: int, source: int, target: int, points: int, at_us: int) -> None:
+def move(s: Words, lot: int, source: int, target: int, points: int) -> None:
     """Points of a lot go from one bucket to another: the only thing that changes a balance."""
     if points == 0:
         return
     if source == PENDING:
-        lot_pending(s, lot, -points)
+        lot_changes(s, lot, V_PENDING_ORDER, L_PENDING, PENDING, -points)
     elif source == ACTIVE:
-        lot_active(s, lot, -points)
+        lot_changes(s, lot, V_ACTIVE_ORDER, L_ACTIVE, ACTIVE, -points)
     elif source == HELD:
         s[V_BUCKETS + HELD] -= points
     else:
         s[V_BUCKETS + source] += points
     if target == PENDING:
-        lot_pending(s, lot, points)
+        lot_changes(s, lot, V_PENDING_ORDER, L_PENDING, PENDING, points)
     elif target == ACTIVE:
-        lot_active(s, lot, points)
+        lot_changes(s, lot, V_ACTIVE_ORDER, L_ACTIVE, ACTIVE, points)
     elif target == HELD:
         s[V_BUCKETS + HELD] += points
     elif target == DEBT:
         s[V_BUCKETS + DEBT] -= points
     else:
         s[V_BUCKETS + target] += points
-    if s[V_TALLY] != 0:
-        if source <= DEBT:
-            tally(s, source, points, at_us)
-        if target >= SPENT:
-            tally(s, target, points, at_us)
-        elif target == DEBT:
-            tally(s, DEBT, -points, at_us)
 
 
-def lot_active(s: Words, lot: int, by: int) -> None:
-    """Active points of a lot become more or fewer."""
-    had = s[lot + L_ACTIVE]
+def lot_changes(s: Words, lot: int, order: int, field: int, bucket: int, by: int) -> None:
+    """Points of a lot in a place become more or fewer: it stands in the place's order while it has some."""
+    had = s[lot + field]
     if had + by == 0:
-        leave(s, V_ACTIVE_ORDER, lot)
+        leave(s, order, lot)
     elif had == 0:
-        enter(s, V_ACTIVE_ORDER, lot)
-    s[lot + L_ACTIVE] = had + by
-    s[V_BUCKETS + ACTIVE] += by
-
-
-def lot_pending(s: Words, lot: int, by: int) -> None:
-    """Pending points of a lot become more or fewer."""
-    had = s[lot + L_PENDING]
-    if had + by == 0:
-        leave(s, V_PENDING_ORDER, lot)
-    elif had == 0:
-        enter(s, V_PENDING_ORDER, lot)
-    s[lot + L_PENDING] = had + by
-    s[V_BUCKETS + PENDING] += by
+        enter(s, order, lot)
+    s[lot + field] = had + by
+    s[V_BUCKETS + bucket] += by
 
 
 def age(s: Words, lot: int, expires_us: int) -> None:
@@ -484,10 +452,10 @@ def age(s: Words, lot: int, expires_us: int) -> None:
         enter(s, V_ACTIVE_ORDER, lot)
 
 
-def move_parts(s: Words, parts: int, count: int, source: int, target: int, at_us: int) -> None:
+def move_parts(s: Words, parts: int, count: int, source: int, target: int) -> None:
     """Parts of lots go from one bucket to another."""
     for place in range(parts, parts + count * PART, PART):
-        move(s, s[place + P_LOT], source, target, s[place + P_POINTS], at_us)
+        move(s, s[place + P_LOT], source, target, s[place + P_POINTS])
 
 
 def pay_debt(s: Words, parts: int, count: int) -> int:
@@ -502,12 +470,11 @@ def pay_debt(s: Words, parts: int, count: int) -> int:
     return paid
 
 
-def new_lot(s: Words, number: int, at_us: int, earned_us: int, activates_us: int, expires_us: int) -> int:
+def new_lot(s: Words, number: int, earned_us: int, activates_us: int, expires_us: int) -> int:
     """A lot that the fact at hand brings; the index of its record."""
     lot = more(s, V_LOTS, LOT)
     s[lot + L_FACT] = s[V_POS]
     s[lot + L_NUMBER] = number
-    s[lot + L_SINCE] = at_us
     s[lot + L_EARNED] = earned_us
     s[lot + L_ACTIVATES] = activates_us
     s[lot + L_EXPIRES] = expires_us
@@ -970,7 +937,7 @@ def evaluate_tier(s: Words, fact: int, effective_us: int, reason: int, moved: in
 
 
 def coupon_named(s: Words, first: int, second: int) -> int:
-    """The coupon with an id, the last one that was issued; 0: there is none."""
+    """The coupon that a tier granted under an id, the last one that was issued; 0: there is none."""
     coupon = s[V_COUPONS] - COUPON
     while coupon >= s[V_COUPON0]:
         if s[coupon + C_ID0] == first and s[coupon + C_ID1] == second:
@@ -998,13 +965,14 @@ def issue(s: Words, at_us: int, fact: int, rules: int, first: int, second: int, 
     s[coupon + C_ID0] = first
     s[coupon + C_ID1] = second
     s[coupon + C_SINCE] = at_us
-    s[coupon + C_REWARD] = reward
     s[coupon + C_EXPIRES] = expires
     s[coupon + C_REASON] = reason
     s[coupon + C_FORFEITED] = s[reward + REWARD_FORFEITED]
     s[coupon + C_OUTCOME] = GOOD
     if s[V_OVER] == 0:
         enter(s, V_DUE_ORDER, coupon)
+    if first >= 0:
+        s[s[V_MAP0] + (s[V_ROW] - s[V_ROW0]) * MAP + M_COUPON] = coupon
 
 
 def close_coupon(s: Words, at_us: int, first: int, second: int, rules: int, coupon: int, outcome: int) -> None:
@@ -1173,8 +1141,8 @@ def activate(s: Words, at_us: int, rules: int, due: int, count: int) -> None:
         return
     for place in range(ages, ages + count * PART, PART):
         age(s, s[place], s[place + 1])
-    move_parts(s, due, count, PENDING, ACTIVE, at_us)
-    move_parts(s, paid, debts, ACTIVE, DEBT, at_us)
+    move_parts(s, due, count, PENDING, ACTIVE)
+    move_parts(s, paid, debts, ACTIVE, DEBT)
 
 
 def new_age(s: Words, rules: int, lot: int, at_us: int) -> int:
@@ -1241,9 +1209,9 @@ def release(s: Words, at_us: int, rules: int, fact: int, hold: int, reason: int)
     leave(s, V_HELD_ORDER, hold)
     s[hold + H_PART1] = s[hold + H_PART0]
     s[hold + H_POINTS] = 0
-    move_parts(s, back, backs, HELD, REVERSED, at_us)
-    move_parts(s, free, frees, HELD, ACTIVE, at_us)
-    move_parts(s, paid, debts, ACTIVE, DEBT, at_us)
+    move_parts(s, back, backs, HELD, REVERSED)
+    move_parts(s, free, frees, HELD, ACTIVE)
+    move_parts(s, paid, debts, ACTIVE, DEBT)
     recovered(s, back, backs)
 
 
@@ -1269,8 +1237,8 @@ def expire(s: Words, at_us: int, reason: int, gone: int, gones: int, pending: in
     put_parts(s, pending, pendings)
     if s[V_OVER] != 0:
         return
-    move_parts(s, gone, gones, ACTIVE, EXPIRED, at_us)
-    move_parts(s, pending, pendings, PENDING, EXPIRED, at_us)
+    move_parts(s, gone, gones, ACTIVE, EXPIRED)
+    move_parts(s, pending, pendings, PENDING, EXPIRED)
     expired(s, gone, gones, at_us)
     expired(s, pending, pendings, at_us)
 
@@ -1473,7 +1441,7 @@ def item_at(s: Words, item: int) -> int:
 def weight_of(s: Words, rules: int, rule: int, by: int, item: int) -> int:
     """What of an item counts for a rule."""
     if by == BY_REFERRAL:
-        return s[item_at(s, item) + 0]
+        return s[item_at(s, item)]
     column = s[rules + RS_Y]
     weight = s[item_at(s, item) + 3 + column] if by == BY_AMOUNTS else s[item_at(s, item) + 3 + column + 1]
     if s[rule + E_PICKS] >= 0 and not (s[item_at(s, item) + 3 + s[rule + E_PICKS]] >> (s[V_TIER] + 1)) & 1:
@@ -1497,7 +1465,7 @@ def earn(s: Words, rules: int, on: int) -> int:
     elif on == ON_REFERRAL:
         some = False
         for item in range(item0, item1):
-            some = some or s[item_at(s, item) + 0] != 0
+            some = some or s[item_at(s, item)] != 0
         if not some:
             item1 = item0
     else:
@@ -1783,7 +1751,7 @@ def earned(
         for text in range(s[first], s[first] + s[first + 1]):
             put(s, s[text])
         put(s, 1 if s[one + G_OPEN] >= 0 else 0)
-    lot = new_lot(s, number, at_us, at_us, activates, ends)
+    lot = new_lot(s, number, at_us, activates, ends)
     if s[V_OVER] != 0:
         return
     s[lot + L_LINE0] = line0
@@ -1793,17 +1761,12 @@ def earned(
     s[lot + L_RULE] = first_rule(s, shares, given, place)
     if points != 0 or counts != 0:
         used(s, at_us)
-    move(s, lot, EARNED, PENDING if activates > at_us else ACTIVE, points, at_us)
+    move(s, lot, EARNED, PENDING if activates > at_us else ACTIVE, points)
     if paid > 0:
-        move(s, lot, ACTIVE, DEBT, paid, at_us)
+        move(s, lot, ACTIVE, DEBT, paid)
     qualify(s, at_us, counts)
     count_uses(s, uses, uses_end)
     count_uses(s, limits, limits_end)
-    if s[V_TALLY] != 0:
-        by_rule = s[V_TALLY0] + 1 + s[s[V_TALLY0]] + 13 * (s[s[V_TALLY0]] + 1)
-        for share in range(shares, given, SHARE):
-            if s[share + S_LOT] == place:
-                s[by_rule + s[s[share + S_RULE] + E_TALLY]] += s[share + S_POINTS]
 
 
 def first_rule(s: Words, shares: int, given: int, place: int) -> int:
@@ -1899,7 +1862,7 @@ def reverse(s: Words, rules: int, lot: int, by: int) -> int:
     item0, item1 = 0, s[V_ITEM1]
     if by == BY_LINES:
         for item in range(item0, item1):
-            line = s[item_at(s, item) + 0] - 1
+            line = s[item_at(s, item)] - 1
             if 0 <= line < lines:
                 s[back + line] += s[item_at(s, item) + 1] if s[lot + L_PIECES] != 0 else s[item_at(s, item) + 2]
     elif by == BY_CREDIT:
@@ -1962,9 +1925,9 @@ def reverse(s: Words, rules: int, lot: int, by: int) -> int:
         put(s, rest)
         put(s, lost)
         put(s, recoverable)
-    move(s, lot, PENDING, REVERSED, pending, at_us)
-    move_parts(s, taken, count_of, ACTIVE, REVERSED, at_us)
-    move(s, lot, DEBT, REVERSED, debt, at_us)
+    move(s, lot, PENDING, REVERSED, pending)
+    move_parts(s, taken, count_of, ACTIVE, REVERSED)
+    move(s, lot, DEBT, REVERSED, debt)
     s[V_FORGIVEN] += rest
     for line in range(lines):
         s[s[lot + L_LINE0] + line * LINE + N_RETURNED] += s[back + line]
@@ -2076,15 +2039,13 @@ def redeem(s: Words, rules: int) -> None:
     put_uses(s, uses, uses_end)
     for word in range(count_of * PART):
         s[kept + word] = s[parts + word]
-    s[spending + R_SINCE] = at_us
-    s[spending + R_REWARD] = s[V_B]
     s[spending + R_PART0] = kept
     s[spending + R_PART1] = kept + count_of * PART
     s[s[V_MAP0] + (s[V_ROW] - s[V_ROW0]) * MAP + M_SPENDING] = spending
     if hold != 0:
         out_of_hold(s, hold, parts, count_of)
     used(s, at_us)
-    move_parts(s, parts, count_of, ACTIVE if ref == NO_REF else HELD, SPENT, at_us)
+    move_parts(s, parts, count_of, ACTIVE if ref == NO_REF else HELD, SPENT)
     count_uses(s, uses, uses_end)
     if hold != 0 and s[hold + H_PART0] != s[hold + H_PART1]:
         release(s, at_us, rules, s[V_POS], hold, T_CAPTURED)
@@ -2106,7 +2067,7 @@ def for_segment(s: Words, reward: int) -> bool:
     first, count_of = s[reward + REWARD_SEGMENT0], s[reward + REWARD_SEGMENTS]
     for place in range(first, first + count_of):
         for item in range(s[V_ITEM1]):
-            if s[item_at(s, item) + 0] == s[place]:
+            if s[item_at(s, item)] == s[place]:
                 return True
     return count_of == 0
 
@@ -2208,7 +2169,7 @@ def give_back(s: Words, rules: int, spending: int, points: int) -> int:
         lapseds = noted(s, lapsed)
     lot = 0
     if made > 0:
-        lot = new_lot(s, 0, at_us, at_us, at_us, expires)
+        lot = new_lot(s, 0, at_us, at_us, expires)
         restored = s[V_TEMPS]
         push(s, lot, made)
         restoreds = 1
@@ -2233,10 +2194,10 @@ def give_back(s: Words, rules: int, spending: int, points: int) -> int:
             put(s, expires)
     put_parts(s, paid, debts)
     used(s, at_us)
-    move_parts(s, back, backs, REINSTATED, REVERSED, at_us)
-    move_parts(s, restored, restoreds, REINSTATED, ACTIVE, at_us)
-    move_parts(s, lapsed, lapseds, REINSTATED, EXPIRED, at_us)
-    move_parts(s, paid, debts, ACTIVE, DEBT, at_us)
+    move_parts(s, back, backs, REINSTATED, REVERSED)
+    move_parts(s, restored, restoreds, REINSTATED, ACTIVE)
+    move_parts(s, lapsed, lapseds, REINSTATED, EXPIRED)
+    move_parts(s, paid, debts, ACTIVE, DEBT)
     expired(s, lapsed, lapseds, at_us)
     recovered(s, back, backs)
     left = points
@@ -2279,13 +2240,12 @@ def hold_points(s: Words, rules: int) -> None:
     for word in range(count_of * PART):
         s[kept + word] = s[parts + word]
     s[hold + H_FACT] = s[V_POS]
-    s[hold + H_SINCE] = at_us
     s[hold + H_UNTIL] = until_us
     s[hold + H_PART0] = kept
     s[hold + H_PART1] = kept + count_of * PART
     s[hold + H_POINTS] = points
     s[s[V_MAP0] + (s[V_ROW] - s[V_ROW0]) * MAP + M_HOLD] = hold
-    move_parts(s, parts, count_of, ACTIVE, HELD, at_us)
+    move_parts(s, parts, count_of, ACTIVE, HELD)
     enter(s, V_HELD_ORDER, hold)
 
 
@@ -2333,7 +2293,7 @@ def send(s: Words, rules: int) -> None:
             put(s, s[s[place] + L_EXPIRES])
     put_uses(s, uses, uses_end)
     used(s, at_us)
-    move_parts(s, parts, count_of, ACTIVE, TRANSFERRED_OUT, at_us)
+    move_parts(s, parts, count_of, ACTIVE, TRANSFERRED_OUT)
     count_uses(s, uses, uses_end)
 
 
@@ -2362,8 +2322,8 @@ def credit(s: Words, rules: int, source: int, text: int, lots: int, lost: int, l
     put_parts(s, paid, debts)
     put_parts(s, lost, losts)
     used(s, at_us)
-    move_parts(s, lots, count_of, source, ACTIVE, at_us)
-    move_parts(s, paid, debts, ACTIVE, DEBT, at_us)
+    move_parts(s, lots, count_of, source, ACTIVE)
+    move_parts(s, paid, debts, ACTIVE, DEBT)
     for place in range(lost, lost + losts * PART, PART):
         s[s[place] + L_LOST] -= s[place + P_POINTS]
 
@@ -2377,7 +2337,7 @@ def receive_transfer(s: Words, rules: int) -> None:
             earned_us, ends_us = s[item_at(s, item) + 1], s[item_at(s, item) + 2]
         else:
             earned_us, ends_us = at_us, expires_us(s, rules, s[rules + RS_EXPIRY], at_us)
-        push(s, new_lot(s, item, at_us, earned_us, earned_us, ends_us), s[item_at(s, item) + 0])
+        push(s, new_lot(s, item, earned_us, earned_us, ends_us), s[item_at(s, item)])
     credit(s, rules, TRANSFERRED_IN, T_TRANSFERRED_IN, lots, s[V_TEMPS], 0)
 
 
@@ -2408,7 +2368,7 @@ def reinstate(s: Words, rules: int) -> None:
     points = s[V_A] - left
     # The lots come first, then what they had expired of.
     lots = s[V_TEMPS]
-    push(s, new_lot(s, 0, at_us, at_us, at_us, s[V_B]), points)
+    push(s, new_lot(s, 0, at_us, at_us, s[V_B]), points)
     after = s[V_TEMPS]
     for place in range(losts):
         push(s, s[lost + place * PART], s[lost + place * PART + P_POINTS])
@@ -2433,9 +2393,9 @@ def correct(s: Words, rules: int) -> None:
         put(s, short if into_debt != 0 else 0)
         put_id(s, s[V_POS], 0)
         put(s, 0 if into_debt != 0 else short)
-    move_parts(s, parts, count_of, ACTIVE, ADJUSTED_DOWN, at_us)
+    move_parts(s, parts, count_of, ACTIVE, ADJUSTED_DOWN)
     if into_debt != 0:
-        move(s, 0, DEBT, ADJUSTED_DOWN, short, at_us)
+        move(s, 0, DEBT, ADJUSTED_DOWN, short)
 
 
 def extend(s: Words, rules: int) -> None:
@@ -2518,7 +2478,7 @@ def brings(s: Words) -> int:
     if kind == F_RECEIVED:
         points = 0
         for item in range(s[V_ITEM1]):
-            points += s[item_at(s, item) + 0]
+            points += s[item_at(s, item)]
         return points
     if kind == F_REDEMPTION_RETURNED:
         return s[V_B]
@@ -2583,7 +2543,7 @@ def react(s: Words, rules: int) -> int:
         redeem(s, rules)
     elif kind == F_REDEMPTION_RETURNED:
         spending = mapped(s, s[V_A], M_SPENDING) if s[V_A] >= 0 else 0
-        coupon = coupon_named(s, s[V_POS_A], 0) if s[V_A] >= 0 else 0
+        coupon = mapped(s, s[V_A], M_COUPON) if s[V_A] >= 0 else 0
         points = spent_points(s, spending) if spending != 0 and s[V_C] != 0 else s[V_B]
         if why_not_returned(s, spending, coupon, points, at_us) == T_EMPTY:
             back = give_back(s, rules, spending, points)
@@ -2602,7 +2562,7 @@ def react(s: Words, rules: int) -> int:
     elif kind == F_GOODWILL:
         lots = s[V_TEMPS]
         ends_us = expires_us(s, rules, s[rules + RS_EXPIRY], at_us)
-        push(s, new_lot(s, 0, at_us, at_us, at_us, ends_us), s[V_A])
+        push(s, new_lot(s, 0, at_us, at_us, ends_us), s[V_A])
         credit(s, rules, ADJUSTED_UP, T_ADJUSTED_UP, lots, s[V_TEMPS], 0)
     elif kind == F_REINSTATEMENT:
         reinstate(s, rules)
@@ -2688,7 +2648,7 @@ TIER_COUPON = -3
 def coupon_meant(s: Words) -> int:
     """The coupon that the fact at hand names; 0: there is none."""
     if s[V_A] >= 0:
-        return coupon_named(s, s[V_POS_A], 0)
+        return mapped(s, s[V_A], M_COUPON)
     return coupon_named(s, s[V_B], s[V_C]) if s[V_A] == TIER_COUPON else 0
 
 
@@ -2718,7 +2678,7 @@ def present(s: Words, rules: int) -> None:
 def reset(s: Words, rows: int) -> None:
     """An account that nothing has happened to."""
     for register in range(V_OVER, V_LOT0):
-        if register != V_MODE and register != V_TALLY and register != V_ACCOUNT and register != V_PROGRAMME:
+        if register != V_MODE and register != V_ACCOUNT and register != V_PROGRAMME:
             s[register] = 0
     for bucket in range(13):
         s[V_BUCKETS + bucket] = 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
-from tallybook.domain.events import Decision, Value
+from tallybook.domain.events import Decision, Value, plain
 
 from .machine import CODES, DECISIONS, NONE, UNKNOWN_ID, UNKNOWN_REF
 
@@ -60,7 +59,7 @@ def words_of(decision: Decision, names: Names, id_of: Callable[[UUID], Id], *, e
 
 
 def _flat(value: Any, annotation: Any, code: Callable[[str], int], id_of: Callable[[UUID], Id]) -> Iterator[int]:
-    annotation, optional = _plain(annotation)
+    annotation, optional = plain(annotation)
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         yield len(value)
@@ -80,13 +79,3 @@ def _flat(value: Any, annotation: Any, code: Callable[[str], int], id_of: Callab
         yield code(value)
     else:
         yield int(value)
-
-
-def _plain(annotation: Any) -> tuple[Any, bool]:
-    """A type without its constraints, and whether None is one of its values."""
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        rest = [one for one in typing.get_args(annotation) if one is not type(None)]
-        return _plain(rest[0])[0], True
-    return annotation, False

@@ -11,6 +11,7 @@ from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFin
 from tallybook.domain.customer import Traits
 from tallybook.domain.earning import Rules, cohort
 from tallybook.domain.events import Event
+from tallybook.domain.loyalty import granted_by
 from tallybook.domain.rules import LIMITS, ON, Expiry, Fixed, Multiplier, PerAmount
 from tallybook.domain.tiers import DOWNGRADES
 
@@ -28,7 +29,6 @@ _REFUNDS = {"pending_only": m.PENDING_ONLY, "within_balance": m.WITHIN_BALANCE, 
 _LIMITED = {"earn": m.LIMIT_EARN, "redeem": m.LIMIT_REDEEM, "transfer": m.LIMIT_TRANSFER}
 _GIVES = {"both": m.BOTH, "points": m.POINTS, "qualifying": m.QUALIFYING}
 _FACTS = {"purchase": m.F_PURCHASE, "activity": m.F_ACTIVITY, "enrolment": m.F_ENROLLED, "referral": m.F_REFERRAL}
-_OPEN = 2**40
 _NO_ID = UUID(int=0)
 
 
@@ -84,8 +84,6 @@ class Book:
         """Counter and period → slot."""
         self.x = self.y = 0
         """How many columns `seen` has, of facts and of items."""
-        self.earning: dict[str, int] = {}
-        """Rules that give points → their places in a tally."""
         self._at: dict[int, int] = {}
         for rules in self.rules:
             for level in rules.rule_set.tiers.levels:
@@ -148,7 +146,7 @@ class Book:
                 names.tier(level.name),
                 level.threshold,
                 level.keeps,
-                names.text(f"tier:{level.name}"[:64]),
+                names.text(granted_by(level.name)),
                 self._add([place_of[reward] for reward in level.grants]),
                 len(level.grants),
             ]
@@ -245,7 +243,6 @@ class Book:
         ]
         row[m.E_CAP0] = self._add([word for cap in caps for word in cap])
         row[m.E_CAPS] = len(caps)
-        row[m.E_TALLY] = self.earning.setdefault(rule.id, len(self.earning))
         if isinstance(rule, Fixed):
             row[m.E_KIND] = m.FIXED
             return row
@@ -398,7 +395,7 @@ class _See:
             rule = rules.rule_set.earning[place]
             open_ = np.ones(len(rows), bool)
             first_day, last_day = rule.days
-            if (first_day, last_day) != (-_OPEN, _OPEN):
+            if rule.dated:
                 open_ &= (first_day <= days) & (days <= last_day)
             if not isinstance(rule, Multiplier) and rule.control_percent:
                 open_ &= ~self._controls(rule.campaign or "", rule.control_percent)
@@ -473,7 +470,7 @@ class _See:
                 of_facts[name] = np.array([code(v) if isinstance(v, str) else v for v in values], np.int64)[trait]
         if "fact.channel" in self.fields:
             of_facts["fact.channel"] = facts.channel[rows].astype(np.int64)
-        timed = any(self.rules.rule_set.earning[place].days != (-_OPEN, _OPEN) for place in self.places)
+        timed = any(self.rules.rule_set.earning[place].dated for place in self.places)
         if not timed and not any(name.startswith(("fact.", "account.member")) for name in self.fields):
             return np.zeros(len(rows), np.int64)
         civil = self._civil(facts.at_us[rows])
