@@ -14,9 +14,25 @@ from collections.abc import Callable, Iterator, MutableMapping, MutableSequence,
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 PACKAGE = "tallybook"
+
+
+_ADDRESS = "address"
+Memory: TypeAlias = Annotated[MutableSequence[int], _ADDRESS]
+"""64-bit integers from an address on: what of them is there is not checked in machine code."""
+
+
+def address(words: Any) -> Memory:
+    """An array of 64-bit integers, of any shape, as the integers that it holds one after another."""
+    found: Memory = words.reshape(-1)
+    return found
+
+
+def part(words: Memory, first: int, count: int) -> MutableSequence[int]:
+    """So many words from one on, as an array on the same memory."""
+    return words[first : first + count]
 
 
 class Uncompiled(RuntimeError):
@@ -84,8 +100,44 @@ def _numba() -> Any:
 
 
 @cache
+def _intrinsics() -> dict[Callable[..., Any], Any]:
+    """What machine code does in its own way."""
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+    from numba.np.arrayobj import make_array, populate_array
+
+    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+    def address(_: Any, words: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return make_array(signature.args[0])(context, builder, arguments[0]).data
+
+        return types.CPointer(types.int64)(words), codegen
+
+    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+    def part(_: Any, words: Any, first: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array = make_array(signature.return_type)(context, builder)
+            size = context.get_constant(types.intp, 8)
+            populate_array(
+                array,
+                data=builder.gep(arguments[0], [arguments[1]]),
+                shape=cgutils.pack_array(builder, [arguments[2]]),
+                strides=cgutils.pack_array(builder, [size]),
+                itemsize=size,
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return types.Array(types.int64, 1, "C")(words, types.int64, types.int64), codegen
+
+    return {globals()["address"]: address, globals()["part"]: part}
+
+
+@cache
 def _linked(function: Callable[..., Any]) -> Any:
     """A function compiled, those that it calls first."""
+    if function in _intrinsics():
+        return _intrinsics()[function]
     made = _clone(function)
     made.__globals__.update({name: _linked(other) for name, other in called(function).items()})
     return _numba().njit(_signature(function), no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(made)
@@ -107,7 +159,7 @@ def _clone(function: Callable[..., Any]) -> types.FunctionType:
 def _signature(function: Callable[..., Any]) -> Any:
     """The types of a function, by its annotations: else numba would compile it anew for each constant that it is
     called with."""
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     given = [_numba_type(hints[name]) for name in inspect.signature(function).parameters]
     return _numba_type(hints["return"])(*given)
 
@@ -117,12 +169,13 @@ def _numba_type(annotation: Any) -> Any:
     if annotation in (int, bool, type(None)):
         return {int: types_.int64, bool: types_.boolean, type(None): types_.void}[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return types_.CPointer(types_.int64)
     if origin is tuple:
         return types_.UniTuple(types_.int64, len(arguments))
     if origin is MutableMapping:
         return types_.Array(types_.int64, 2, "C")
-    # A part of an array need not be contiguous.
-    return types_.Array(types_.int64, 1, "C" if origin is MutableSequence else "A")
+    return types_.Array(types_.int64, 1, "C")
 
 
 @cache

@@ -38,8 +38,8 @@ _ORDERS = (
 class Space:
     """The array that the machine works on: the rule sets, and room for one account; more where one needs more."""
 
-    def __init__(self, words: Array, width: int, depth: int, slots: int) -> None:
-        self._words, self._width, self._depth, self._slots = words, width, depth, slots
+    def __init__(self, words: Array, depth: int, slots: int) -> None:
+        self._words, self._depth, self._slots = words, depth, slots
         self._times = 1
         self._rows = 256
         self.s = self._laid_out()
@@ -67,7 +67,6 @@ class Space:
         bounds[m.V_STEP0], bounds[m.V_STEP_END] = region(2 * self._rows * m.STEP + 64)
         bounds[m.V_ITEMS0], bounds[m.V_ITEM_END] = region(16 * self._times * (3 + self._depth))
         bounds[m.V_SPENT0], _ = region(self._slots)
-        bounds[m.V_SEEN0], _ = region(self._width)
         bounds[m.V_SLOTS] = self._slots
         s = np.zeros(at, np.int64)
         s[: len(self._words)] = self._words
@@ -87,7 +86,7 @@ class Run:
 
     def __init__(self, facts: Facts, book: Book, mode: int) -> None:
         self.x, self.y = book.seen(facts)
-        self.space = Space(book.words(facts), self.x.shape[1], self.y.shape[1], len(book.slots))
+        self.space = Space(book.words(facts), self.y.shape[1], len(book.slots))
         self._mode, self._programme = mode, book.names.text(book.programme)
 
     @property
@@ -101,13 +100,14 @@ class Run:
 def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
     """What each account of the book's programme decides: the account's place, and by position the words."""
     side = Run(facts, book, m.ALL if everything else m.STEPS)
+    lined = facts.lined()
     for place, first, last in zip(*_places(facts, book.programme), strict=True):
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
-            compiled(m.run)(
+            compiled(m.decide)(
                 s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
-                facts.item, facts.trait, side.x.shape[1], side.y.shape[1], first, last,
+                facts.item, facts.trait, lined, side.x.shape[1], side.y.shape[1], first, last,
             )  # fmt: skip
             if not s[m.V_OVER]:
                 break
@@ -132,12 +132,13 @@ def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
 
     places, first, last = _places(facts, book.programme)
     side = Run(facts, book, m.SILENT)
+    lined = facts.lined()
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
         done = compiled(m.replay)(
             side.s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
-            facts.item, facts.trait, side.x.shape[1], side.y.shape[1], places, first, last, out, done,
+            facts.item, facts.trait, lined, side.x.shape[1], side.y.shape[1], places, first, last, out, done,
         )  # fmt: skip
         if done < len(places):
             side.space.grow(int(last[done] - first[done]))
@@ -150,6 +151,7 @@ def compared(facts: Facts, baseline: Book, candidate: Book) -> tuple[Array, Arra
     import numpy as np
 
     places, first, last = _places(facts, candidate.programme)
+    lined = facts.lined()
     one, other = Run(facts, baseline, m.STEPS), Run(facts, candidate, m.STEPS)
     before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
     widths = np.array([*(side.shape[1] for side in (one.x, one.y, other.x, other.y))], np.int64)
@@ -157,7 +159,7 @@ def compared(facts: Facts, baseline: Book, candidate: Book) -> tuple[Array, Arra
     while done < len(places):
         done = compiled(m.compare)(
             one.s, one.x, one.y, other.s, other.x, other.y, facts.items, facts.position, facts.kind, facts.at_us,
-            facts.account, facts.slots, facts.item, facts.trait, places, first, last, widths, before, after, done,
+            facts.account, facts.slots, facts.item, facts.trait, lined, places, first, last, widths, before, after, done,
         )  # fmt: skip
         if done < len(places):
             rows = int(last[done] - first[done])

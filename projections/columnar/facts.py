@@ -63,14 +63,12 @@ from tallybook.domain.points import (
     number_of,
 )
 
-from .machine import FACTS, GRANT_BITS, NO_REF, NONE, TIER_COUPON
+from .machine import F_REDUCED, F_RETURN, F_WITHDRAWN, FACTS, GRANT_BITS, ITEMS, NO_REF, NONE, SLOTS, TIER_COUPON
 from .names import Id, Names
 
 Array = Any
 """A numpy array."""
 _KINDS = {name: number for number, name in enumerate(FACTS)}
-ITEMS = 6
-"""How many numbers an item has."""
 CONTROL = (RuleSetAdopted, Swept, SweepFinished)
 
 
@@ -100,6 +98,15 @@ class Facts:
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    def lined(self) -> Array:
+        """By row: 1 if another fact takes back what it earned, so that its lines have to be kept."""
+        import numpy as np
+
+        lined = np.zeros(len(self), np.int64)
+        named = self.slots[np.isin(self.kind, (F_RETURN, F_WITHDRAWN, F_REDUCED)), 0]
+        lined[named[named >= 0]] = 1
+        return lined
 
 
 @dataclass(slots=True)
@@ -165,7 +172,7 @@ def _arrays(customers: dict[UUID, _Customer], names: Names) -> Facts:
             at_us.append(event.effective_us)
             account.append(accounts[event.originator_id][0] if on_account else -1)
             told, of = _told(event, ids, names)
-            slots.append([*told, *[0] * (4 - len(told))])
+            slots.append([*told, *[0] * (SLOTS - len(told))])
             items += ([*row, *[0] * (ITEMS - len(row))] for row in of)
             item.append(len(items))
             trait.append(traits.setdefault(seen, len(traits)))
@@ -176,7 +183,7 @@ def _arrays(customers: dict[UUID, _Customer], names: Names) -> Facts:
         np.array(position, np.int64),
         np.array(at_us, np.int64),
         np.array(account, np.int64),
-        np.array(slots, np.int64).reshape(-1, 4),
+        np.array(slots, np.int64).reshape(-1, SLOTS),
         np.array(item, np.int64),
         np.array(items, np.int64).reshape(-1, ITEMS),
         np.array(trait, np.int64),

@@ -21,18 +21,26 @@ from typing import TypeAlias
 from tallybook.domain.account import POINTS_MAX
 from tallybook.domain.arithmetic import allocate, given_back, level_after, level_reached, quotient, room
 from tallybook.domain.calendar import (
+    DAY,
+    DAY_US,
+    MONTH,
     calendar_year_us,
     civil_from_days,
     days_later,
     local_day,
+    local_us,
     midnight_months_later,
     period_number,
     year_start_us,
 )
-from tallybook.domain.lots import NEVER, end_us
+from tallybook.domain.lots import EXACT, FOR_EVER, NEVER, end_us
 
-Words: TypeAlias = MutableSequence[int]
-"""A one-dimensional array of 64-bit integers."""
+from .compiling import Memory, address, part
+
+Words: TypeAlias = Memory
+"""64-bit integers, one after another."""
+Array: TypeAlias = MutableSequence[int]
+"""A one-dimensional array of them, as Python hands it in."""
 Rows: TypeAlias = MutableMapping[tuple[int, int], int]
 """A two-dimensional one, by row and column."""
 
@@ -46,22 +54,25 @@ NONE = -(2**63)
 (
     V_OVER, V_STATUS, V_SUSPENDED, V_TIER, V_TIER_SINCE, V_LENT, V_OVERRIDE, V_ENROLLED, V_CLOCK, V_MOVED, V_FORGIVEN,
     V_MEMBER, V_PROGRAMME, V_ACCOUNT, V_VERSION, V_HORIZON, V_SWEPT, V_FOLLOWED, V_PASSED, V_MODE,
+    # what is known without reckoning it anew: nothing is due before; whether that holds while points come in order;
+    # where the window begins, and of which calendar its entries know when they leave; a year of tiers
+    V_QUIET, V_STEADY, V_FIRST, V_CALENDAR, V_YEAR_RULES, V_YEAR_LAST, V_YEAR_FROM, V_YEAR_UNTIL, V_SEVERAL,
     # the fact at hand
-    V_KIND, V_ROW, V_POS, V_AT, V_A, V_B, V_C, V_D, V_POS_A, V_POS_D, V_ITEM1, V_TRAIT, V_ROW0,
+    V_KIND, V_ROW, V_POS, V_AT, V_A, V_B, V_C, V_D, V_POS_A, V_POS_D, V_ITEM1, V_TRAIT, V_ROW0, V_SEEN, V_LINED,
     # regions: where they begin, how far they are used, where they end
     V_LOT0, V_LOTS, V_LOT_END, V_LINE0, V_LINES, V_LINE_END, V_PART0, V_PARTS, V_PART_END, V_HOLD0, V_HOLDS, V_HOLD_END,
     V_COUPON0, V_COUPONS, V_COUPON_END, V_SPENDING0, V_SPENDINGS, V_SPENDING_END, V_SUSPENSION0, V_SUSPENSIONS,
     V_SUSPENSION_END, V_WINDOW0, V_WINDOWS, V_WINDOW_END, V_MOMENT0, V_MOMENTS, V_MOMENT_END, V_COUNT0, V_COUNTS,
     V_COUNT_END, V_TEMP0, V_TEMPS, V_TEMP_END, V_OUT0, V_OUTS, V_OUT_END,
     V_MAP0, V_MAP_END, V_SPENT0, V_SLOTS, V_STEP0, V_STEPS, V_STEP_END, V_OUTCOME,
-    V_SEEN0, V_ITEMS0, V_ITEM_END, V_ITEM_WORDS,
+    V_ITEMS0, V_ITEM_END, V_ITEM_WORDS,
     # four orders: where they begin, where the first stands, how many there are, where the region ends
     V_ACTIVE_ORDER, V_ACTIVE_HEAD, V_ACTIVE_N, V_ACTIVE_END, V_PENDING_ORDER, V_PENDING_HEAD, V_PENDING_N,
     V_PENDING_END, V_HELD_ORDER, V_HELD_HEAD, V_HELD_N, V_HELD_END, V_DUE_ORDER, V_DUE_HEAD, V_DUE_N, V_DUE_END,
     # answers of functions that give more than one
     V_CHANGE_TIER, V_CHANGE_POINTS, V_CHANGE_RULES, V_CHANGE_REASON, V_PLACE,
     V_BUCKETS,
-) = range(103)
+) = range(113)
 
 # Balances, from V_BUCKETS on, in this order.
 (
@@ -90,9 +101,10 @@ R_PART0, R_PART1 = range(2)
 SPENDING = 2
 C_ID0, C_ID1, C_SINCE, C_EXPIRES, C_REASON, C_FORFEITED, C_OUTCOME = range(7)
 COUPON = 7
-W_AT, W_POINTS, W_BEFORE = range(3)
-WINDOW = 3
-"""`W_BEFORE`: the sum of the points of all entries before this one."""
+W_AT, W_POINTS, W_BEFORE, W_LEAVES = range(4)
+WINDOW = 4
+"""`W_BEFORE`: the sum of the points of all entries before this one. `W_LEAVES`: when it counts no more; NONE: that was
+not reckoned yet."""
 GOOD = 0
 """The outcome of a coupon that is good; of others, the code of the text."""
 MAP = 4
@@ -105,15 +117,15 @@ M_LOT, M_HOLD, M_SPENDING, M_COUPON = range(4)
     RS_LABEL, RS_ROUNDING, RS_OF_BASE, RS_LEVEL0, RS_LEVELS, RS_WINDOW, RS_MONTHS, RS_BALANCE, RS_DOWNGRADE, RS_GRACE,
     RS_HOLD, RS_REFUND, RS_NEW_LOT, RS_TRANSFERS, RS_KEEP_AGES, RS_INACTIVE, RS_EXPIRY, RS_REWARD0, RS_REWARDS,
     RS_LIMIT0, RS_LIMITS, RS_ZONE0, RS_ZONES, RS_RANK0, RS_RANKS, RS_FACTOR0, RS_X, RS_Y, RS_SLOTS,
-    RS_INPUT0, RS_RULES,
-) = range(31)
+    RS_INPUT0, RS_THRESHOLD0, RS_DAY0, RS_DAYS, RS_OFFSETS, RS_MONTH_NUMBERS, RS_LEAVING, RS_CALENDAR, RS_RULES,
+) = range(38)
 RULE_SET = RS_RULES + 8
 """From RS_RULES on: for each kind of fact, where its rules begin and where they end."""
 ON_PURCHASE, ON_ACTIVITY, ON_ENROLMENT, ON_REFERRAL = range(4)
 ROLLING, CALENDAR_YEAR, MEMBERSHIP_YEAR, LIFETIME = range(4)
 PENDING_ONLY, WITHIN_BALANCE, AS_DEBT = range(3)
-L_TIER, L_THRESHOLD, L_KEEP, L_GRANTED_BY, L_GRANT0, L_GRANTS = range(6)
-LEVEL = 6
+L_TIER, L_GRANTED_BY, L_GRANT0, L_GRANTS = range(4)
+LEVEL = 4
 (
     E_KIND, E_POINTS, E_PER, E_WHOLE, E_GIVES, E_GROUP, E_BEST, E_MULTIPLIED, E_EXPIRY, E_PENDING, E_CAP0, E_CAPS,
     E_CODE, E_FACTOR, E_NUMERATOR, E_DENOMINATOR, E_MASK, E_MEASURED, E_PICKS,
@@ -123,7 +135,8 @@ PER_AMOUNT, PER_PIECE, FIXED, MULTIPLIER = range(4)
 BOTH, POINTS, QUALIFYING = range(3)
 CAP_SLOT, CAP_PERIOD, CAP_MOST, CAP_COUNTER, CAP_PERIOD_CODE = range(5)
 CAP = 5
-X_UNIT, X_COUNT, X_UNTIL, X_ACTIVATED = range(4)
+X_UNIT, X_COUNT, X_UNTIL, X_ACTIVATED, X_TABLE = range(5)
+EXPIRY = 5
 REWARD_CODE, REWARD_PRICE, REWARD_TIER0, REWARD_TIERS, REWARD_SEGMENT0, REWARD_SEGMENTS = range(6)
 REWARD_COUNTED, REWARD_DAYS, REWARD_FORFEITED = 6, 7, 8
 REWARD = 9
@@ -195,6 +208,8 @@ CODES = (
 STEP = 3
 """Where the decisions of a fact begin: its position, the index of the first word, what became of a request to spend."""
 PAID, REFUSED = 1, 2
+SLOTS, ITEMS = 4, 6
+"""How many numbers a fact and an item have in their columns."""
 END = 2**62
 """Stands for the position after all."""
 NO_REF, UNKNOWN_REF = -2, -16
@@ -244,6 +259,9 @@ def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
     """Begin a decision: it is counted, and the account's clock goes on. The facts follow (`because`)."""
     if at_us > s[V_CLOCK]:
         s[V_CLOCK] = at_us
+    if s[V_SEVERAL] != 0:
+        # At the account's clock, other rules may hold than those that decided last.
+        s[V_QUIET] = LONG_AGO
     if s[V_MODE] == SILENT:
         return
     put(s, kind)
@@ -369,6 +387,12 @@ def place_of(s: Words, order: int, one: int) -> int:
 
 def enter(s: Words, order: int, one: int) -> None:
     """Put one in its place in an order."""
+    due_us = first_key(s, order, one)
+    if due_us < s[V_QUIET]:
+        s[V_QUIET] = due_us
+    if order != V_DUE_ORDER and s[V_ACTIVE_N] + s[V_PENDING_N] + s[V_HELD_N] == 0:
+        # Now the account can be inactive.
+        s[V_QUIET] = LONG_AGO
     if s[order + 1] + s[order + 2] >= s[order + 3]:
         begins, head = s[order], s[order + 1]
         if head == begins:
@@ -529,26 +553,49 @@ def tier_at(s: Words, rules: int, place: int) -> int:
     return s[s[rules + RS_LEVEL0] + place * LEVEL + L_TIER]
 
 
-def starts_of(s: Words, rules: int) -> Words:
+def starts_of(s: Words, rules: int) -> Array:
     """From when on each offset of the rule set's zone counts."""
-    first, count = s[rules + RS_ZONE0], s[rules + RS_ZONES]
-    return s[first : first + count]
+    return part(s, s[rules + RS_ZONE0], s[rules + RS_ZONES])
 
 
-def offsets_of(s: Words, rules: int) -> Words:
+def offsets_of(s: Words, rules: int) -> Array:
     """The offsets of the rule set's zone."""
-    first, count = s[rules + RS_ZONE0], s[rules + RS_ZONES]
-    return s[first + count : first + 2 * count]
+    return part(s, s[rules + RS_ZONE0] + s[rules + RS_ZONES], s[rules + RS_ZONES])
 
 
-def turns_of(s: Words, rules: int) -> Words:
+def turns_of(s: Words, rules: int) -> Array:
     """The wall-clock times from which on each offset but the first counts."""
-    first, count = s[rules + RS_ZONE0], s[rules + RS_ZONES]
-    return s[first + 2 * count : first + 3 * count - 1]
+    return part(s, s[rules + RS_ZONE0] + 2 * s[rules + RS_ZONES], s[rules + RS_ZONES] - 1)
+
+
+def offset_us(s: Words, rules: int, at_us: int) -> int:
+    """What the rule set's clocks are ahead, from two days before a moment up to two days after; NONE: not known so."""
+    day = at_us // DAY_US - s[rules + RS_DAY0]
+    if day < 0 or day >= s[rules + RS_DAYS]:
+        return NONE
+    return s[s[rules + RS_OFFSETS] + day]
+
+
+def day_place(s: Words, rules: int, at_us: int) -> int:
+    """The place of a moment's local day in the tables by day; -1: they can't be asked about it."""
+    day = at_us // DAY_US - s[rules + RS_DAY0]
+    if day < 1 or day >= s[rules + RS_DAYS] - 1:
+        return -1
+    ahead_us = s[s[rules + RS_OFFSETS] + day]
+    if ahead_us == NONE:
+        return -1
+    of_day = at_us - (day + s[rules + RS_DAY0]) * DAY_US + ahead_us
+    if of_day < 0:
+        return day - 1
+    return day + 1 if of_day >= DAY_US else day
 
 
 def days_after(s: Words, rules: int, at_us: int, days: int) -> int:
     """The same wall-clock time so many days later, in the rule set's zone."""
+    then_us = at_us + days * DAY_US
+    ahead_us = offset_us(s, rules, at_us)
+    if ahead_us != NONE and offset_us(s, rules, then_us) == ahead_us:
+        return then_us
     return days_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, days)
 
 
@@ -557,13 +604,36 @@ def months_after(s: Words, rules: int, at_us: int, months: int) -> int:
     return midnight_months_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, months)
 
 
+def leaves_us(s: Words, rules: int, at_us: int) -> int:
+    """When what was earned at a moment no longer counts, by a rolling window."""
+    place = day_place(s, rules, at_us)
+    if place >= 0:
+        known_us = s[s[rules + RS_LEAVING] + place]
+        if known_us != NONE:
+            return known_us
+    return months_after(s, rules, at_us, s[rules + RS_MONTHS])
+
+
 def period_of(s: Words, rules: int, at_us: int, period: int) -> int:
     """The number of the day, month or year of a moment, in the rule set's zone."""
+    place = day_place(s, rules, at_us)
+    if place >= 0:
+        if period == DAY:
+            return place + s[rules + RS_DAY0]
+        month = s[s[rules + RS_MONTH_NUMBERS] + place]
+        return month if period == MONTH else month // 12
     return period_number(starts_of(s, rules), offsets_of(s, rules), at_us, period)
 
 
 def expires_us(s: Words, rules: int, expiry: int, from_us: int) -> int:
     """When points expire that count from a moment."""
+    if s[expiry + X_UNIT] == FOR_EVER:
+        return NEVER
+    place = day_place(s, rules, from_us)
+    if place >= 0:
+        known_us = s[s[expiry + X_TABLE] + place]
+        if known_us != NONE:
+            return from_us + known_us if s[expiry + X_UNTIL] == EXACT else known_us
     return end_us(
         starts_of(s, rules),
         offsets_of(s, rules),
@@ -582,6 +652,18 @@ def yearly(s: Words, rules: int) -> bool:
 
 def year_of(s: Words, rules: int, at_us: int, years: int) -> int:
     """When the year began by which tiers go, of a moment, or one so many years later."""
+    if years == 0 or years == -1 or years == 1:
+        if s[V_YEAR_RULES] != rules or not s[V_YEAR_FROM] <= at_us < s[V_YEAR_UNTIL]:
+            s[V_YEAR_RULES] = rules
+            s[V_YEAR_LAST] = reckoned_year(s, rules, at_us, -1)
+            s[V_YEAR_FROM] = reckoned_year(s, rules, at_us, 0)
+            s[V_YEAR_UNTIL] = reckoned_year(s, rules, at_us, 1)
+        return s[V_YEAR_FROM + years]
+    return reckoned_year(s, rules, at_us, years)
+
+
+def reckoned_year(s: Words, rules: int, at_us: int, years: int) -> int:
+    """The same, from the calendar."""
     starts, offsets, turns = starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules)
     if s[rules + RS_WINDOW] == CALENDAR_YEAR:
         return calendar_year_us(starts, offsets, turns, at_us, years)
@@ -625,7 +707,10 @@ def qualify(s: Words, earned_us: int, points: int) -> None:
         s[at + W_AT] = earned_us
         s[at + W_POINTS] = points
         s[at + W_BEFORE] = 0 if at == s[V_WINDOW0] else s[at - WINDOW + W_BEFORE] + s[at - WINDOW + W_POINTS]
+        s[at + W_LEAVES] = NONE
     at += WINDOW
+    if points < 0 or at < s[V_WINDOWS] or s[V_STEADY] == 0:
+        s[V_QUIET] = LONG_AGO
     while at < s[V_WINDOWS]:
         s[at + W_BEFORE] += points
         at += WINDOW
@@ -640,20 +725,31 @@ def before(s: Words, at: int) -> int:
     return s[at - WINDOW + W_BEFORE] + s[at - WINDOW + W_POINTS]
 
 
+def leaving(s: Words, rules: int, entry: int) -> int:
+    """When an entry of a rolling window counts no more."""
+    at_us = s[entry + W_LEAVES]
+    if at_us == NONE:
+        at_us = leaves_us(s, rules, s[entry + W_AT])
+        s[entry + W_LEAVES] = at_us
+    return at_us
+
+
 def first_counting(s: Words, rules: int, at_us: int) -> int:
     """The index of the first entry that still counts at a moment, by a rolling window."""
-    months = s[rules + RS_MONTHS]
-    low, high = 0, (s[V_WINDOWS] - s[V_WINDOW0]) // WINDOW
-    first = s[V_WINDOW0]
-    if high == 0 or months < 0 or months_after(s, rules, s[first + W_AT], months) > at_us:
-        return first
-    while low < high:
-        middle = (low + high) // 2
-        if months_after(s, rules, s[first + middle * WINDOW + W_AT], months) <= at_us:
-            low = middle + 1
-        else:
-            high = middle
-    return first + low * WINDOW
+    if s[rules + RS_MONTHS] < 0:
+        return s[V_WINDOW0]
+    if s[V_CALENDAR] != s[rules + RS_CALENDAR]:
+        s[V_CALENDAR] = s[rules + RS_CALENDAR]
+        for entry in range(s[V_WINDOW0], s[V_WINDOWS], WINDOW):
+            s[entry + W_LEAVES] = NONE
+    # It was near there when it was last asked for.
+    place = min(s[V_FIRST], s[V_WINDOWS])
+    while place < s[V_WINDOWS] and leaving(s, rules, place) <= at_us:
+        place += WINDOW
+    while place > s[V_WINDOW0] and leaving(s, rules, place - WINDOW) > at_us:
+        place -= WINDOW
+    s[V_FIRST] = place
+    return place
 
 
 def sum_from(s: Words, first: int, until_us: int) -> int:
@@ -678,9 +774,9 @@ def qualifying(s: Words, rules: int, at_us: int) -> int:
 
 def reached(s: Words, rules: int, points: int, held: int) -> int:
     """The place of the tier that so many points hold, for somebody at a place."""
-    first, count = s[rules + RS_LEVEL0], s[rules + RS_LEVELS]
-    last = first + count * LEVEL
-    return level_reached(points, s[first + L_THRESHOLD : last : LEVEL], s[first + L_KEEP : last : LEVEL], held)
+    levels = s[rules + RS_LEVELS]
+    first = s[rules + RS_THRESHOLD0]
+    return level_reached(points, part(s, first, levels), part(s, first + levels, levels), held)
 
 
 def standing(s: Words) -> int:
@@ -760,7 +856,7 @@ def moments(s: Words, rules: int, after_us: int, until_us: int) -> None:
     if after_us < hold_us <= until_us:
         moment(s, hold_us, T_WINDOW_MOVED)
     grace = s[rules + RS_GRACE]
-    keeps = s[s[rules + RS_LEVEL0] + held * LEVEL + L_KEEP]
+    keeps = s[s[rules + RS_THRESHOLD0] + s[rules + RS_LEVELS] + held]
     since_us = after_us if grace == 0 else days_after(s, rules, after_us, -grace)
     if window != ROLLING:
         years = 1
@@ -779,7 +875,7 @@ def moments(s: Words, rules: int, after_us: int, until_us: int) -> None:
     in_all = before(s, s[V_WINDOWS])
     last_us = s[s[V_WINDOWS] - WINDOW + W_AT]
     while place < s[V_WINDOWS]:
-        at_us = months_after(s, rules, s[place + W_AT], s[rules + RS_MONTHS])
+        at_us = leaving(s, rules, place)
         if at_us > until_us:
             return
         place += WINDOW
@@ -846,6 +942,66 @@ def next_tier_change(s: Words, until_us: int) -> int:
     return NEVER
 
 
+def next_moment(s: Words, after_us: int) -> int:
+    """A moment before which, and after another, time alone does not change the tier. V_STEADY: whether it still is one
+    after points came in order. Nothing happens to the account before."""
+    clock_us = s[V_CLOCK]
+    s[V_STEADY] = 1
+    found_us = NEVER
+    if s[V_OVERRIDE] != NONE and s[V_OVERRIDE] >= clock_us and s[V_OVERRIDE] > after_us:
+        found_us = s[V_OVERRIDE]
+    if s[V_SEVERAL] != 0 and clock_us > after_us:
+        return clock_us
+    from_us = max(clock_us, after_us)
+    rules = in_force(s, clock_us)
+    if rules >= 0:
+        found_us = min(found_us, next_moment_of(s, rules, from_us))
+    if s[V_SEVERAL] != 0:
+        version = s[B_VERSION0] + s[V_VERSION] * VERSION
+        first, count = s[version], s[version + 1]
+        for place in range(first, first + count * ADOPTION, ADOPTION):
+            if s[place] > from_us:
+                return min(found_us, s[place])
+            if s[place] > clock_us:
+                found_us = min(found_us, next_moment_of(s, s[place + 1], from_us))
+    return found_us
+
+
+def next_moment_of(s: Words, rules: int, after_us: int) -> int:
+    """The first moment after one at which a rule set may lower the tier; NEVER: there is none."""
+    held = rank(s, rules, s[V_TIER])
+    window = s[rules + RS_WINDOW]
+    if s[rules + RS_BALANCE] != 0 or window == LIFETIME or held <= 0:
+        return NEVER
+    found_us = NEVER
+    hold_us = held_until(s, rules)
+    if hold_us > after_us:
+        found_us = hold_us
+    grace = s[rules + RS_GRACE]
+    since_us = after_us if grace == 0 else days_after(s, rules, after_us, -grace)
+    if window != ROLLING:
+        years = 1
+        while True:
+            at_us = year_of(s, rules, since_us, years)
+            due_us = at_us if grace == 0 else days_after(s, rules, at_us, grace)
+            if due_us > after_us:
+                return min(found_us, due_us)
+            years += 1
+    keeps = s[s[rules + RS_THRESHOLD0] + s[rules + RS_LEVELS] + held]
+    place = first_counting(s, rules, since_us)
+    end = s[V_WINDOWS]
+    in_all = before(s, end)
+    while place < end:
+        place += WINDOW
+        if in_all - before(s, place) < keeps:
+            at_us = leaving(s, rules, place - WINDOW)
+            due_us = at_us if grace == 0 else days_after(s, rules, at_us, grace)
+            if due_us > after_us:
+                return min(found_us, due_us)
+    s[V_STEADY] = 0
+    return found_us
+
+
 # ── tiers that change ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -872,6 +1028,7 @@ def change_tier(
         s[V_OVERRIDE] = NONE
     s[V_TIER] = tier
     s[V_TIER_SINCE] = at_us
+    s[V_QUIET] = LONG_AGO
     place = rank(s, rules, tier)
     if place > was >= 0 and reason != T_OVERRIDDEN:
         level = s[rules + RS_LEVEL0] + place * LEVEL
@@ -1072,11 +1229,12 @@ def inactive_us(s: Words) -> int:
 
 def settle(s: Words, until_us: int) -> None:
     """Decide all that time alone makes due by a moment, each dated when it was due."""
-    if s[V_MEMBER] == 0:
+    if until_us < s[V_QUIET] or s[V_MEMBER] == 0:
         return
     while s[V_OVER] == 0:
         at_us = next_due(s, until_us)
         if at_us == NEVER:
+            s[V_QUIET] = quiet_until(s, until_us)
             return
         place = s[V_PLACE]
         active = s[V_BUCKETS + ACTIVE]
@@ -1103,6 +1261,24 @@ def settle(s: Words, until_us: int) -> None:
                 expire_pending(s, at_us, rules)
         if s[V_BUCKETS + ACTIVE] != active:
             evaluate_tier(s, NONE, at_us, T_BALANCE_CHANGED, 1)
+
+
+def quiet_until(s: Words, after_us: int) -> int:
+    """Up to when nothing is due, where nothing is due by a moment and nothing happens."""
+    at_us = NEVER
+    if s[V_PENDING_N] > 0:
+        at_us = first_key(s, V_PENDING_ORDER, s[s[V_PENDING_HEAD]])
+    if s[V_HELD_N] > 0:
+        at_us = min(at_us, s[s[s[V_HELD_HEAD]] + H_UNTIL])
+    if s[V_ACTIVE_N] > 0:
+        at_us = min(at_us, s[s[s[V_ACTIVE_HEAD]] + L_EXPIRES])
+    if s[V_ACTIVE_N] > 0 or s[V_PENDING_N] > 0 or s[V_HELD_N] > 0:
+        inactive = inactive_us(s)
+        if inactive != NONE:
+            at_us = min(at_us, inactive)
+    if s[V_DUE_N] > 0:
+        at_us = min(at_us, s[s[s[V_DUE_HEAD]] + C_EXPIRES])
+    return min(at_us, next_moment(s, after_us))
 
 
 def activate_due(s: Words, at_us: int, rules: int) -> None:
@@ -1449,7 +1625,7 @@ def weight_of(s: Words, rules: int, rule: int, by: int, item: int) -> int:
     return weight
 
 
-def earn(s: Words, rules: int, on: int) -> int:
+def earn(s: Words, x: Words, rules: int, on: int) -> int:
     """What the fact at hand earns: a lot for each age that rules give; 1, if points were earned, 2, if something else
     was decided."""
     at_us = s[V_AT]
@@ -1459,7 +1635,7 @@ def earn(s: Words, rules: int, on: int) -> int:
     item0, item1 = 0, s[V_ITEM1]
     weighs = 0
     if on == ON_PURCHASE:
-        weighs = s[s[V_SEEN0] + s[rules + RS_X]]
+        weighs = x[s[V_SEEN] + s[rules + RS_X]]
         if weighs == 0:
             return 0  # in a currency without a rate
     elif on == ON_REFERRAL:
@@ -1474,7 +1650,7 @@ def earn(s: Words, rules: int, on: int) -> int:
     bit = tier + 1
     by = -1
     for rule in range(first, last, RULE):
-        if s[rule + E_KIND] != MULTIPLIER or not (s[s[V_SEEN0] + s[rule + E_MASK]] >> bit) & 1:
+        if s[rule + E_KIND] != MULTIPLIER or not (x[s[V_SEEN] + s[rule + E_MASK]] >> bit) & 1:
             continue
         if by < 0 or s[rule + E_NUMERATOR] * s[by + E_DENOMINATOR] > s[by + E_NUMERATOR] * s[rule + E_DENOMINATOR]:
             by = rule
@@ -1486,7 +1662,7 @@ def earn(s: Words, rules: int, on: int) -> int:
     shares = s[V_TEMPS]
     for rule in range(first, last, RULE):
         kind = s[rule + E_KIND]
-        if kind == MULTIPLIER or not (s[s[V_SEEN0] + s[rule + E_MASK]] >> bit) & 1:
+        if kind == MULTIPLIER or not (x[s[V_SEEN] + s[rule + E_MASK]] >> bit) & 1:
             continue
         weights = BY_NOTHING
         if kind == FIXED:
@@ -1498,7 +1674,7 @@ def earn(s: Words, rules: int, on: int) -> int:
             elif on == ON_REFERRAL:
                 weights = BY_REFERRAL
         else:
-            measured = s[s[V_SEEN0] + s[rule + E_MEASURED] + (bit if s[rule + E_WHOLE] > 1 else 0)]
+            measured = x[s[V_SEEN] + s[rule + E_MEASURED] + (bit if s[rule + E_WHOLE] > 1 else 0)]
             if measured == 0:
                 continue
             denominator = s[rule + E_PER]
@@ -1662,7 +1838,9 @@ def earned(
     one = given + place * GIVEN
     at_us = s[V_AT]
     points, counts = s[one + G_POINTS], s[one + G_QUALIFYING]
-    lines = item1 - item0 if item1 > item0 else 1
+    lines = 0
+    if s[V_LINED] != 0:
+        lines = item1 - item0 if item1 > item0 else 1
     line0 = more(s, V_LINES, lines * LINE)
     # Temporarily, what each line gets stands in two runs, as `allocate` takes them.
     weights = more(s, V_TEMPS, 3 * lines)
@@ -1672,7 +1850,9 @@ def earned(
     for place_of_line in range(lines):
         s[shared + place_of_line] = 0
         s[qualified + place_of_line] = 0
-    if item1 == item0:
+    if lines == 0:
+        pass
+    elif item1 == item0:
         # No lines: it comes back whole, or not at all.
         s[shared] = points
         s[qualified] = counts
@@ -1693,10 +1873,10 @@ def earned(
                 s[weights + line] = weight_of(s, rules, s[share + S_RULE], by, item0 + line)
                 weighs = weighs or s[weights + line] != 0
             if weighs:
-                allocate(s[share + S_POINTS], s[weights : weights + lines], s[shared : shared + lines])
-                allocate(s[share + S_QUALIFYING], s[weights : weights + lines], s[qualified : qualified + lines])
+                allocate(s[share + S_POINTS], part(s, weights, lines), part(s, shared, lines))
+                allocate(s[share + S_QUALIFYING], part(s, weights, lines), part(s, qualified, lines))
     # By amounts, unless one is so small that a piece of its line has none.
-    in_minor = item1 > item0
+    in_minor = lines > 0 and item1 > item0
     for line in range(lines if in_minor else 0):
         if s[shared + line] != 0 or s[qualified + line] != 0:
             pieces = s[item_at(s, item0 + line) + 3 + s[rules + RS_Y] + 1] if on == ON_PURCHASE else 1
@@ -2448,6 +2628,7 @@ def applied(s: Words) -> None:
         s[V_ENROLLED] = at_us
         s[V_CLOCK] = at_us
         s[V_MOVED] = at_us
+        s[V_QUIET] = LONG_AGO
     elif kind == F_SUSPENDED:
         s[V_STATUS] = SUSPENDED
         s[V_SUSPENDED] = at_us
@@ -2461,10 +2642,12 @@ def applied(s: Words) -> None:
         s[V_STATUS] = CLOSED
     elif kind == F_OVERRIDE:
         # One that was over before it was told leaves alone what is decided since.
+        s[V_QUIET] = LONG_AGO
         if s[V_B] > s[V_CLOCK]:
             s[V_OVERRIDE] = s[V_B]
     elif kind == F_LIFT and s[V_OVERRIDE] != NONE:
         # What is told later of a time before that still meets the override.
+        s[V_QUIET] = LONG_AGO
         s[V_OVERRIDE] = min(s[V_OVERRIDE], max(at_us, s[V_CLOCK]))
 
 
@@ -2488,7 +2671,7 @@ def brings(s: Words) -> int:
     return -1
 
 
-def receive(s: Words) -> None:
+def receive(s: Words, x: Words) -> None:
     """Decide what the fact at hand decides. What is due by then is settled."""
     kind, effective_us = s[V_KIND], s[V_AT]
     rules = in_force(s, effective_us) if s[V_MEMBER] != 0 else -1
@@ -2501,7 +2684,7 @@ def receive(s: Words) -> None:
     takes = kind in (F_RETURN, F_WITHDRAWN, F_REDUCED)
     then = in_force(s, at_us) if takes else -1
     counts = qualifying(s, then, at_us) if then >= 0 else 0
-    reason = react(s, rules)
+    reason = react(s, x, rules)
     if s[V_OVER] != 0:
         return
     if then >= 0 and qualifying(s, then, at_us) == counts:
@@ -2517,20 +2700,20 @@ def receive(s: Words) -> None:
         settle(s, s[V_HORIZON])
 
 
-def react(s: Words, rules: int) -> int:
+def react(s: Words, x: Words, rules: int) -> int:
     """Decide about the fact at hand; why the tier is looked at then, -1: it is not."""
     kind, at_us = s[V_KIND], s[V_AT]
     s[V_TEMPS] = s[V_TEMP0]
     if kind == F_PURCHASE:
-        return T_POINTS_EARNED if earn(s, rules, ON_PURCHASE) == 1 else -1
+        return T_POINTS_EARNED if earn(s, x, rules, ON_PURCHASE) == 1 else -1
     if kind == F_ACTIVITY:
-        return T_POINTS_EARNED if earn(s, rules, ON_ACTIVITY) == 1 else -1
+        return T_POINTS_EARNED if earn(s, x, rules, ON_ACTIVITY) == 1 else -1
     if kind == F_REFERRAL:
-        return T_POINTS_EARNED if earn(s, rules, ON_REFERRAL) == 1 else -1
+        return T_POINTS_EARNED if earn(s, x, rules, ON_REFERRAL) == 1 else -1
     if kind == F_ENROLLED:
         change_tier(s, at_us, s[V_POS], rules, tier_at(s, rules, 0), 0, T_ENROLLED, NONE)
         s[V_TEMPS] = s[V_TEMP0]
-        return T_POINTS_EARNED if earn(s, rules, ON_ENROLMENT) == 1 else -1
+        return T_POINTS_EARNED if earn(s, x, rules, ON_ENROLMENT) == 1 else -1
     if kind == F_RETURN:
         return T_EARNING_REVERSED if take_back(s, rules, s[V_A], 0, BY_LINES) else -1
     if kind == F_WITHDRAWN:
@@ -2695,6 +2878,9 @@ def reset(s: Words, rows: int) -> None:
         s[s[V_COUNT0] + 2 * slot] = LONG_AGO
         s[s[V_COUNT0] + 2 * slot + 1] = 0
     s[V_COUNTS] = s[V_COUNT0] + 2 * s[V_SLOTS]
+    s[V_FIRST] = s[V_WINDOW0]
+    s[V_YEAR_RULES] = -1
+    know_rules(s, 0)
     if s[V_MAP0] + rows * MAP > s[V_MAP_END]:
         s[V_OVER] = 1
         return
@@ -2712,9 +2898,20 @@ def step(s: Words, position: int, began: int) -> None:
     s[V_OUTCOME] = 0
 
 
+def decide(
+    s: Array, x: Rows, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
+    items: Array, traits: Array, lined: Array, width: int, depth: int, row0: int, row1: int,
+) -> None:  # fmt: skip
+    """Run one account (V_ACCOUNT) over the rows of its customer, as `run` does."""
+    run(
+        address(s), address(x), address(y), address(it), address(positions), address(kinds), address(times),
+        address(accounts), address(slots), address(items), address(traits), address(lined), width, depth, row0, row1,
+    )  # fmt: skip
+
+
 def run(
-    s: Words, x: Rows, y: Rows, it: Rows, positions: Words, kinds: Words, times: Words, accounts: Words, slots: Rows,
-    items: Words, traits: Words, width: int, depth: int, row0: int, row1: int,
+    s: Words, x: Words, y: Words, it: Words, positions: Words, kinds: Words, times: Words, accounts: Words,
+    slots: Words, items: Words, traits: Words, lined: Words, width: int, depth: int, row0: int, row1: int,
 ) -> None:  # fmt: skip
     """All that an account (V_ACCOUNT, of V_PROGRAMME) decides about the rows of its customer, in their order.
 
@@ -2726,8 +2923,9 @@ def run(
     control, controls = s[B_CONTROL0], s[B_CONTROL0] + s[B_CONTROLS] * CONTROL
     exists = False
     s[V_FOLLOWED] = 1
+    account, silent = s[V_ACCOUNT], s[V_MODE] == SILENT
     for row in range(row0, row1):
-        if accounts[row] >= 0 and accounts[row] != s[V_ACCOUNT]:
+        if accounts[row] >= 0 and accounts[row] != account:
             continue
         if accounts[row] < 0 and not exists:
             continue
@@ -2740,15 +2938,16 @@ def run(
         s[V_ROW] = row
         s[V_POS] = position
         s[V_AT] = times[row]
-        s[V_A] = slots[row, 0]
-        s[V_B] = slots[row, 1]
-        s[V_C] = slots[row, 2]
-        s[V_D] = slots[row, 3]
-        s[V_POS_A] = named(positions, slots[row, 0])
-        s[V_POS_D] = named(positions, slots[row, 3])
+        slot = row * SLOTS
+        s[V_A] = slots[slot]
+        s[V_B] = slots[slot + 1]
+        s[V_C] = slots[slot + 2]
+        s[V_D] = slots[slot + 3]
+        s[V_POS_A] = positions[slots[slot]] if row0 <= slots[slot] < row1 else 0
+        s[V_POS_D] = positions[slots[slot + 3]] if row0 <= slots[slot + 3] < row1 else 0
         s[V_TRAIT] = traits[row]
-        for column in range(width):
-            s[s[V_SEEN0] + column] = x[row, column]
+        s[V_SEEN] = row * width
+        s[V_LINED] = 0 if silent and lined[row] == 0 else 1
         copy_items(s, y, it, items[row], items[row + 1], depth)
         if s[V_OVER] != 0:
             return
@@ -2759,7 +2958,7 @@ def run(
         settle(s, until_us)
         if accounts[row] >= 0:
             applied(s)
-        receive(s)
+        receive(s, x)
         step(s, position, began)
         if s[V_OVER] != 0:
             return
@@ -2772,25 +2971,29 @@ def run(
         step(s, END, began)
 
 
-def named(positions: Words, row: int) -> int:
-    """The position of a row that a slot may name; 0 where it says something else."""
-    return positions[row] if 0 <= row < len(positions) else 0
-
-
-def copy_items(s: Words, y: Rows, it: Rows, item0: int, item1: int, depth: int) -> None:
+def copy_items(s: Words, y: Words, it: Words, item0: int, item1: int, depth: int) -> None:
     """Take in the items of the fact at hand."""
     s[V_ITEM1] = item1 - item0
     s[V_ITEM_WORDS] = 3 + depth
     if s[V_ITEMS0] + (item1 - item0) * (3 + depth) > s[V_ITEM_END]:
         s[V_OVER] = 1
         return
+    if s[V_KIND] == F_PURCHASE and s[V_LINED] == 0:
+        return
     at = s[V_ITEMS0]
     for item in range(item0, item1):
         for field in range(3):
-            s[at + field] = it[item, field]
+            s[at + field] = it[item * ITEMS + field]
         for column in range(depth):
-            s[at + 3 + column] = y[item, column]
+            s[at + 3 + column] = y[item * depth + column]
         at += 3 + depth
+
+
+def know_rules(s: Words, version: int) -> None:
+    """From now on a version of the rule book is known."""
+    s[V_VERSION] = version
+    s[V_SEVERAL] = 1 if s[s[B_VERSION0] + version * VERSION + 2] > 1 else 0
+    s[V_QUIET] = LONG_AGO
 
 
 def follow(s: Words, control: int, exists: bool) -> None:
@@ -2798,7 +3001,7 @@ def follow(s: Words, control: int, exists: bool) -> None:
     not passed over."""
     kind = s[control + CONTROL_KIND]
     if kind == RULES_ADOPTED:
-        s[V_VERSION] = s[control + CONTROL_VALUE]
+        know_rules(s, s[control + CONTROL_VALUE])
     elif kind == SWEEP_BEGUN:
         s[V_HORIZON] = s[control + CONTROL_VALUE]
         s[V_SWEPT] = 1
@@ -2835,57 +3038,65 @@ they decide otherwise (END: of a sweep; 0: nowhere), and how many redemptions ar
 
 
 def replay(
-    s: Words, x: Rows, y: Rows, it: Rows, positions: Words, kinds: Words, times: Words, accounts: Words, slots: Rows,
-    items: Words, traits: Words, width: int, depth: int, places: Words, first: Words, last: Words, out: Rows, done: int,
+    s: Array, x: Rows, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
+    items: Array, traits: Array, lined: Array, width: int, depth: int, places: Array, first: Array, last: Array,
+    out: Rows, done: int,
 ) -> int:  # fmt: skip
     """Run accounts (`places`; the rows of each are `first` up to `last`), from the one at `done` on; what came of each
     is in a row of `out`. How many are done: fewer than there are, where the next one needs more room.
     """
+    words, outcomes = address(s), address(out)
     for place in range(done, len(places)):
-        s[V_ACCOUNT] = places[place]
+        words[V_ACCOUNT] = places[place]
         run(
-            s, x, y, it, positions, kinds, times, accounts, slots, items, traits, width, depth, first[place],
-            last[place],
+            words, address(x), address(y), address(it), address(positions), address(kinds), address(times),
+            address(accounts), address(slots), address(items), address(traits), address(lined), width, depth,
+            first[place], last[place],
         )  # fmt: skip
-        if s[V_OVER] != 0:
+        if words[V_OVER] != 0:
             return place
-        ends(s, out, place)
+        ends(words, outcomes, place)
     return len(places)
 
 
 def compare(
-    s: Words, x: Rows, y: Rows, other: Words, other_x: Rows, other_y: Rows, it: Rows, positions: Words, kinds: Words,
-    times: Words, accounts: Words, slots: Rows, items: Words, traits: Words, places: Words, first: Words, last: Words,
-    widths: Words, out: Rows, other_out: Rows, done: int,
+    s: Array, x: Rows, y: Rows, other: Array, other_x: Rows, other_y: Rows, it: Rows, positions: Array, kinds: Array,
+    times: Array, accounts: Array, slots: Rows, items: Array, traits: Array, lined: Array, places: Array, first: Array,
+    last: Array, widths: Array, out: Rows, other_out: Rows, done: int,
 ) -> int:  # fmt: skip
     """The same under two rule books, side by side: `widths` are those of `x`, `y`, `other_x`, `other_y`."""
+    one, two = address(s), address(other)
     for place in range(done, len(places)):
-        s[V_ACCOUNT] = places[place]
-        other[V_ACCOUNT] = places[place]
+        one[V_ACCOUNT] = places[place]
+        two[V_ACCOUNT] = places[place]
         run(
-            s, x, y, it, positions, kinds, times, accounts, slots, items, traits, widths[0], widths[1], first[place],
-            last[place],
-        )  # fmt: skip
-        run(
-            other, other_x, other_y, it, positions, kinds, times, accounts, slots, items, traits, widths[2], widths[3],
+            one, address(x), address(y), address(it), address(positions), address(kinds), address(times),
+            address(accounts), address(slots), address(items), address(traits), address(lined), widths[0], widths[1],
             first[place], last[place],
         )  # fmt: skip
-        if s[V_OVER] != 0 or other[V_OVER] != 0:
+        run(
+            two, address(other_x), address(other_y), address(it), address(positions), address(kinds), address(times),
+            address(accounts), address(slots), address(items), address(traits), address(lined), widths[2], widths[3],
+            first[place], last[place],
+        )  # fmt: skip
+        if one[V_OVER] != 0 or two[V_OVER] != 0:
             return place
-        ends(s, out, place)
-        ends(other, other_out, place)
-        other_out[place, O_DIFFERS] = differs(s, other)
-        funded(s, other, other_out, place)
+        ends(one, address(out), place)
+        ends(two, address(other_out), place)
+        at = place * OUTCOME
+        address(other_out)[at + O_DIFFERS] = differs(one, two)
+        funded(one, two, address(other_out), at)
     return len(places)
 
 
-def ends(s: Words, out: Rows, place: int) -> None:
+def ends(s: Words, out: Words, place: int) -> None:
     """Note what came of an account."""
+    at = place * OUTCOME
     for column in range(O_TIER):
-        out[place, column] = 0
-    out[place, O_TIER] = s[V_TIER]
+        out[at + column] = 0
+    out[at + O_TIER] = s[V_TIER]
     for bucket in range(13):
-        out[place, O_BUCKETS + bucket] = s[V_BUCKETS + bucket]
+        out[at + O_BUCKETS + bucket] = s[V_BUCKETS + bucket]
 
 
 def differs(s: Words, other: Words) -> int:
@@ -2911,7 +3122,7 @@ def differs(s: Words, other: Words) -> int:
     return 0
 
 
-def funded(s: Words, other: Words, out: Rows, place: int) -> None:
+def funded(s: Words, other: Words, out: Words, at: int) -> None:
     """Count the redemptions that only one of two runs of an account pays."""
     theirs = other[V_STEP0]
     for mine in range(s[V_STEP0], s[V_STEPS], STEP):
@@ -2919,21 +3130,21 @@ def funded(s: Words, other: Words, out: Rows, place: int) -> None:
             theirs += STEP
         if theirs < other[V_STEPS] and other[theirs] == s[mine]:
             if s[mine + 2] == PAID and other[theirs + 2] == REFUSED:
-                out[place, O_UNFUNDED] += 1
+                out[at + O_UNFUNDED] += 1
             if s[mine + 2] == REFUSED and other[theirs + 2] == PAID:
-                out[place, O_FUNDED] += 1
+                out[at + O_FUNDED] += 1
 
 
 # ── what is reckoned for many facts at once ───────────────────────────────────────────────────────────────────────
 
 
-def convert(minor: Words, numerators: Words, denominators: Words, rounding: int, into: Words) -> None:
+def convert(minor: Array, numerators: Array, denominators: Array, rounding: int, into: Array) -> None:
     """Amounts at rates, rounded."""
     for place in range(len(minor)):
         into[place] = quotient(minor[place] * numerators[place], denominators[place], rounding)
 
 
-def civil(starts: Words, offsets: Words, times: Words, into: Rows) -> None:
+def civil(starts: Array, offsets: Array, times: Array, into: Rows) -> None:
     """The local day of each time (since 1970-01-01), its year, month, day, and weekday (Monday is 1)."""
     for place in range(len(times)):
         day = local_day(starts, offsets, times[place])
@@ -2944,3 +3155,66 @@ def civil(starts: Words, offsets: Words, times: Words, into: Rows) -> None:
         into[place, 3] = of_month
         # 1970-01-01 was a Thursday.
         into[place, 4] = (day + 3) % 7 + 1
+
+
+# ── tables by day ─────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# What calendars say of each day from one on, so that it need not be reckoned for each fact. Where it is not the same
+# all day long, or clocks are put back or forth near, NONE stands there, and the calendar itself is asked.
+
+NEAR_US = 2 * DAY_US
+
+
+def months_by_day(first: int, into: Array) -> None:
+    """The number of the month of each local day."""
+    for place in range(len(into)):
+        year, month, _ = civil_from_days(first + place)
+        into[place] = year * 12 + month - 1
+
+
+def offsets_by_day(starts: Array, offsets: Array, first: int, into: Array) -> None:
+    """What clocks are ahead on each UTC day, and two days before and after, in µs."""
+    for place in range(len(into)):
+        begin_us = (first + place) * DAY_US
+        before_us = local_us(starts, offsets, begin_us - NEAR_US) - (begin_us - NEAR_US)
+        into[place] = before_us
+        # They are put back or forth some times a year: from one such time on there are others within days at most.
+        for index in range(len(starts)):
+            if begin_us - NEAR_US <= starts[index] <= begin_us + DAY_US + NEAR_US:
+                into[place] = NONE
+
+
+def leaving_by_day(starts: Array, offsets: Array, turns: Array, ahead: Array, first: int, months: int, into: Array) -> None:
+    """Midnight at which the same day so many months later begins, for each local day."""
+    for place in range(len(into)):
+        into[place] = NONE
+        if ahead[place] != NONE:
+            begin_us = (first + place) * DAY_US - ahead[place]
+            early_us = midnight_months_later(starts, offsets, turns, begin_us, months)
+            if early_us == midnight_months_later(starts, offsets, turns, begin_us + DAY_US - 1, months):
+                into[place] = early_us
+
+
+def ends_by_day(
+    starts: Array, offsets: Array, turns: Array, ahead: Array, first: int, unit: int, count: int, until: int, into: Array
+) -> None:  # fmt: skip
+    """When points expire that count from some time of each local day; where they live to the µs: how long they do."""
+    days = len(into)
+    for place in range(days):
+        into[place] = NONE
+        if ahead[place] == NONE:
+            continue
+        begin_us = (first + place) * DAY_US - ahead[place]
+        last_us = begin_us + DAY_US - 1
+        early_us = end_us(starts, offsets, turns, begin_us, unit, count, EXACT)
+        late_us = end_us(starts, offsets, turns, last_us, unit, count, EXACT)
+        early, late = early_us // DAY_US - first, late_us // DAY_US - first
+        if early < 0 or late >= days or ahead[early] == NONE or ahead[early] != ahead[late]:
+            continue
+        if until == EXACT:
+            if early_us - begin_us == late_us - last_us:
+                into[place] = early_us - begin_us
+        else:
+            early_us = end_us(starts, offsets, turns, begin_us, unit, count, until)
+            if early_us == end_us(starts, offsets, turns, last_us, unit, count, until):
+                into[place] = early_us

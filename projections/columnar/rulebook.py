@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from tallybook.domain.calendar import PERIODS, Zone
+from tallybook.domain.calendar import DAY_US, PERIODS, Zone
 from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import Traits
 from tallybook.domain.earning import Rules, cohort
 from tallybook.domain.events import Event
+from tallybook.domain.lots import FOR_EVER
 from tallybook.domain.loyalty import granted_by
 from tallybook.domain.rules import LIMITS, ON, Expiry, Fixed, Multiplier, PerAmount
 from tallybook.domain.tiers import DOWNGRADES
@@ -30,6 +32,9 @@ _LIMITED = {"earn": m.LIMIT_EARN, "redeem": m.LIMIT_REDEEM, "transfer": m.LIMIT_
 _GIVES = {"both": m.BOTH, "points": m.POINTS, "qualifying": m.QUALIFYING}
 _FACTS = {"purchase": m.F_PURCHASE, "activity": m.F_ACTIVITY, "enrolment": m.F_ENROLLED, "referral": m.F_REFERRAL}
 _NO_ID = UUID(int=0)
+SPAN_DAYS, MARGIN_DAYS, DAYS_MAX = 4096, 400, 40_960
+"""Tables by day begin and end at multiples of a span, so that they serve other facts, too; they reach some days further
+than the facts. Facts that lie too far apart have none."""
 
 
 class TooManyTiers(ValueError):
@@ -85,6 +90,7 @@ class Book:
         self.x = self.y = 0
         """How many columns `seen` has, of facts and of items."""
         self._at: dict[int, int] = {}
+        self._expiries: list[tuple[Zone, int]] = []
         for rules in self.rules:
             for level in rules.rule_set.tiers.levels:
                 names.tier(level.name)
@@ -120,9 +126,10 @@ class Book:
         expiries: dict[tuple[int, ...], int] = {}
 
         def expiry(one: Expiry) -> int:
-            form = (*one.form, int(one.counted_from == "activated"))
+            form = (*one.form, int(one.counted_from == "activated"), 0)
             if form not in expiries:
                 expiries[form] = self._add(form)
+                self._expiries.append((rules.zone, expiries[form]))
             return expiries[form]
 
         rewards = [
@@ -144,8 +151,6 @@ class Book:
         levels = [
             [
                 names.tier(level.name),
-                level.threshold,
-                level.keeps,
                 names.text(granted_by(level.name)),
                 self._add([place_of[reward] for reward in level.grants]),
                 len(level.grants),
@@ -179,6 +184,9 @@ class Book:
             m.RS_OF_BASE: int(tiers.qualify == "base"),
             m.RS_LEVEL0: self._add([word for level in levels for word in level]),
             m.RS_LEVELS: len(levels),
+            m.RS_THRESHOLD0: self._add(
+                [level.threshold for level in tiers.levels] + [level.keeps for level in tiers.levels]
+            ),
             m.RS_WINDOW: _WINDOWS.get(tiers.window, m.LIFETIME),
             m.RS_MONTHS: -1 if tiers.window_months is None else tiers.window_months,
             m.RS_BALANCE: int(tiers.basis == "balance"),
@@ -298,7 +306,38 @@ class Book:
             at = self._at[id(rules)]
             words[at + m.RS_SLOTS] = len(self.slots)
             self._inputs(words, at, rules, facts.traits)
+        self._days(words, facts)
         return np.array(words, np.int64)
+
+    def _days(self, words: list[int], facts: Facts) -> None:
+        """What calendars say of each day that the facts may be of."""
+        if not len(facts):
+            return
+        first = (int(facts.at_us.min()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS * SPAN_DAYS
+        last = -((-int(facts.at_us.max()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS) * SPAN_DAYS
+        if last - first > DAYS_MAX:
+            return
+        known: dict[tuple[Any, ...], int] = {}
+
+        def table(made: Callable[..., Array], *of: Any) -> int:
+            if (made, *of) not in known:
+                known[made, *of] = len(words)
+                words.extend(made(*of, first, last - first).tolist())
+            return known[made, *of]
+
+        calendars: dict[tuple[Zone, int | None], int] = {}
+        for rules in self.rules:
+            at, months = self._at[id(rules)], words[self._at[id(rules)] + m.RS_MONTHS]
+            words[at + m.RS_DAY0], words[at + m.RS_DAYS] = first, last - first
+            words[at + m.RS_OFFSETS] = table(_offsets, rules.zone)
+            words[at + m.RS_MONTH_NUMBERS] = table(_months)
+            if months >= 0:
+                words[at + m.RS_LEAVING] = table(_leaving, rules.zone, months)
+            words[at + m.RS_CALENDAR] = calendars.setdefault((rules.zone, months), len(calendars) + 1)
+        for zone, expiry in self._expiries:
+            unit, count, until = words[expiry : expiry + 3]
+            if unit != FOR_EVER:
+                words[expiry + m.X_TABLE] = table(_ends, zone, unit, count, until)
 
     def _inputs(self, words: list[int], at: int, rules: Rules, traits: Sequence[Traits]) -> None:
         """For each kind of fact and each customer's traits, the texts that decisions name them by."""
@@ -335,6 +374,48 @@ class Book:
         first = self._words[self._at[id(rules)] + m.RS_RULES + 2 * number]
         places = [place for place, rule in enumerate(rules.rule_set.earning) if rule.on == ON[number]]
         return {place: first + m.RULE * index for index, place in enumerate(places)}
+
+
+def _arrays(zone: Zone) -> tuple[Array, Array, Array]:
+    import numpy as np
+
+    starts, offsets, turns = (np.array(one, np.int64) for one in (zone.starts_us, zone.offsets_s, zone.turns_us))
+    return starts, offsets, turns
+
+
+def _table(days: int) -> Array:
+    import numpy as np
+
+    return np.zeros(days, np.int64)
+
+
+@lru_cache(maxsize=16)
+def _months(first: int, days: int) -> Array:
+    into = _table(days)
+    compiled(m.months_by_day)(first, into)
+    return into
+
+
+@lru_cache(maxsize=64)
+def _offsets(zone: Zone, first: int, days: int) -> Array:
+    starts, offsets, _ = _arrays(zone)
+    into = _table(days)
+    compiled(m.offsets_by_day)(starts, offsets, first, into)
+    return into
+
+
+@lru_cache(maxsize=64)
+def _leaving(zone: Zone, months: int, first: int, days: int) -> Array:
+    into = _table(days)
+    compiled(m.leaving_by_day)(*_arrays(zone), _offsets(zone, first, days), first, months, into)
+    return into
+
+
+@lru_cache(maxsize=64)
+def _ends(zone: Zone, unit: int, count: int, until: int, first: int, days: int) -> Array:
+    into = _table(days)
+    compiled(m.ends_by_day)(*_arrays(zone), _offsets(zone, first, days), first, unit, count, until, into)
+    return into
 
 
 class _See:
