@@ -1,4 +1,4 @@
-"""Made-up histories (tallybook.adapters.synth) as the arrays that the columnar executor reads.
+"""Made-up histories (tallybook.adapters.synth) as the arrays that the columnar executor reads, and rules for them.
 
 They are the facts of the history, as they stand there, not those that a book would hold: what a command would have
 refused stays in (redemptions that give back what was never paid, coupons of rewards that have none, what is told of an
@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha1
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, UUID
 
@@ -20,17 +22,22 @@ import numpy as np
 
 from tallybook.adapters import synth
 from tallybook.adapters.form import uuid_of
+from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.adapters.synth import Chunk
 from tallybook.domain.account import CLOSED, SUSPENDED
 from tallybook.domain.calendar import DAY_US
-from tallybook.domain.customer import Traits
+from tallybook.domain.customer import CustomerRegistered, Line, ReturnLine, Traits
+from tallybook.domain.earning import Rules
+from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.domain.loyalty import TAKES_NOTHING
+from tallybook.domain.points import NewLot
 from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.facts import ITEMS, Facts
 from tallybook.projections.columnar.names import Names
 
 Array = Any
 
+RULE_SETS = Path(__file__).parent / "rule_sets"
 PROGRAMME = "main"
 TIERS = ("basic", "silver", "gold")
 """What the ranks are called that a tier by hand is told by."""
@@ -38,6 +45,13 @@ CURRENCIES = ("USD", "EUR", "GBP")
 """The programme's, and others."""
 TRANSFERRED_US = 730 * DAY_US
 """How long points that were transferred live, from when they were earned."""
+
+
+def rules_of(name: str) -> Rules:
+    """A rule set of `RULE_SETS`: L1, L2, every."""
+    rule_set = load_rule_set(RULE_SETS / f"{name}.toml")
+    return Rules(rule_set, frozen_zone(rule_set.zone))
+
 
 _FACT_OF = np.array([m.FACTS.index(name) if name in m.FACTS else -1 for name in synth.KINDS], np.int64)
 _OF_ACCOUNT = np.array([name.startswith("loyalty.") for name in m.FACTS])
@@ -343,3 +357,153 @@ def split(facts: Facts, parts: int) -> Iterator[Facts]:
             first=facts.first[begin : end + 1] - first,
             accounts=[(stream, of, place - begin) for stream, of, place in facts.accounts[account0:account1]],
         )
+
+
+def events_of(facts: Facts, names: Names) -> Iterator[tuple[int, Event]]:
+    """The same facts as events, with their positions, in the order of these; first, at 0, who the customers are."""
+    told = _Told(facts, names)
+    for place, customer in enumerate(facts.customers):
+        row = int(facts.first[place])
+        if row < facts.first[place + 1]:
+            yield 0, told.registered(customer, facts.traits[int(facts.trait[row])])
+    for row in np.argsort(facts.position).tolist():
+        yield int(facts.position[row]), told.event(row)
+
+
+def event_id(position: int) -> UUID:
+    """The id of a fact as an event."""
+    return UUID(int=position)
+
+
+_ELSEWHERE = UUID(int=2**100)
+"""Stands for what is not of the customer."""
+_WHY = "made_up"
+
+
+class _Told:
+    """Facts told as events."""
+
+    def __init__(self, facts: Facts, names: Names) -> None:
+        self.facts = facts
+        self.text = {code: text for text, code in names.texts.items()}
+        self.tier = {code: tier for tier, code in names.tiers.items()}
+        self.stream = {names.unknown(other)[0]: other for other in names.ids}
+        self.customer = np.repeat(np.arange(len(facts.customers)), np.diff(facts.first))
+
+    def registered(self, customer: UUID, traits: Traits) -> Event:
+        """Who a customer is."""
+        return CustomerRegistered(
+            originator_id=customer,
+            originator_version=1,
+            event_id=customer,
+            effective_us=0,
+            subject_id=customer,
+            metadata=_metadata(""),
+            kind=traits.kind,
+            country=traits.country or None,
+            source=traits.source or None,
+            birth_month=traits.birth_month or None,
+        )
+
+    def event(self, row: int) -> Event:
+        """The fact of a row."""
+        facts = self.facts
+        kind, account = int(facts.kind[row]), int(facts.account[row])
+        customer = facts.customers[int(self.customer[row])]
+        a, b, c, d = facts.slots[row].tolist()
+        made: Event = REGISTRY[m.FACTS[kind]].event_class.model_validate(
+            {
+                "originator_id": customer if account < 0 else facts.accounts[account][0],
+                "originator_version": 1,
+                "event_id": event_id(int(facts.position[row])),
+                "effective_us": int(facts.at_us[row]),
+                "subject_id": customer,
+                "metadata": _metadata(self.text[int(facts.channel[row])]),
+                **self._fields(kind, a, b, c, d, self._items(row)),
+            }
+        )
+        return made
+
+    def _items(self, row: int) -> list[list[int]]:
+        found: list[list[int]] = self.facts.items[self.facts.item[row] : self.facts.item[row + 1]].tolist()
+        return found
+
+    def _id(self, row: int) -> UUID | None:
+        return event_id(int(self.facts.position[row])) if row >= 0 else None
+
+    def _fields(self, kind: int, a: int, b: int, c: int, d: int, items: list[list[int]]) -> dict[str, Any]:
+        text = self.text
+        match kind:
+            case m.F_ENROLLED:
+                return {"programme": PROGRAMME}
+            case m.F_PURCHASE:
+                lines = tuple(
+                    Line(
+                        sku=text[sku],
+                        quantity=quantity,
+                        net_minor=net,
+                        category=text[category] or None,
+                        tax_minor=tax,
+                        shipping_minor=shipping,
+                    )
+                    for net, quantity, tax, shipping, sku, category in items
+                )
+                return {"currency": text[a], "store": text[b] or None, "lines": lines}
+            case m.F_RETURN:
+                back = tuple(
+                    ReturnLine(line=line, quantity=quantity, net_minor=net) for line, quantity, net, *_ in items
+                )
+                return {"purchase_id": self._id(a), "lines": back}
+            case m.F_ACTIVITY:
+                return {"quantity": a, "activity": text[b], "partner": text[c] or None}
+            case m.F_CONFIRMED:
+                return {"fact_id": self._id(a)}
+            case m.F_WITHDRAWN:
+                return {"fact_id": self._id(a), "reason": _WHY}
+            case m.F_REDEEM:
+                return {"points": a, "reward": text[b], "hold_id": self._id(d)}
+            case m.F_REDEMPTION_RETURNED:
+                return {"redemption_id": self._id(a), "points": b, "whole": bool(c), "reason": _WHY}
+            case m.F_HOLD:
+                return {"points": a, "until_us": b, "purpose": _WHY}
+            case m.F_HOLD_RELEASE:
+                return {"hold_id": self._id(a)}
+            case m.F_TRANSFER:
+                return {"points": a, "barred": None if b == m.NONE else text[b], "to_account": self.stream[c]}
+            case m.F_RECEIVED:
+                lots = tuple(
+                    NewLot(lot_id=_ELSEWHERE, points=points, earned_us=earned, expires_us=expires)
+                    for points, earned, expires, *_ in items
+                )
+                return {"transfer_id": _ELSEWHERE, "from_account": _ELSEWHERE, "lots": lots}
+            case m.F_GOODWILL:
+                return {"points": a, "reason": _WHY}
+            case m.F_CORRECTION:
+                return {"points": a, "into_debt": bool(b), "reason": _WHY}
+            case m.F_EXTENSION:
+                return {"lot_id": self._id(a), "until_us": b, "reason": _WHY}
+            case m.F_REINSTATEMENT:
+                return {"points": a, "until_us": b, "reason": _WHY}
+            case m.F_OVERRIDE:
+                return {"tier": self.tier[a], "until_us": b, "reason": _WHY}
+            case m.F_REFERRAL:
+                nets = tuple(net for net, *_ in items)
+                told = {"number": a, "occasion": text[b], "role": text[c], "lines": nets}
+                return {**told, "fact_id": _ELSEWHERE}
+            case m.F_REDUCED:
+                return {"credit_id": self._id(a), "return_id": _ELSEWHERE, "returned": tuple(net for net, *_ in items)}
+            case m.F_COUPON_GRANTED:
+                return {"reward": text[a], "reason": _WHY}
+            case m.F_COUPON_USED:
+                return {"coupon_id": self._id(a)}
+            case m.F_COUPON_VOIDED:
+                return {"coupon_id": self._id(a), "reason": _WHY}
+            case m.F_CLOSED | m.F_SUSPENDED | m.F_RESUMED | m.F_LIFT:
+                return {"reason": _WHY}
+            case _:
+                raise ValueError(m.FACTS[kind])
+
+
+@cache
+def _metadata(channel: str) -> Metadata:
+    return Metadata(recorded_us=0, actor="system:synth", purpose="administration", channel=channel or None)

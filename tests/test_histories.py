@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from benchmarks.histories import facts_of, split
+import pytest
+from benchmarks.histories import RULE_SETS, event_id, events_of, facts_of, rules_of, split
+from tests.columnar import by_reference, ids
 
 import tallybook
 from tallybook.adapters import synth
@@ -17,7 +19,7 @@ from tallybook.domain.loyalty import account_id
 from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import decisions_of, outcomes
 from tallybook.projections.columnar.facts import Gathering
-from tallybook.projections.columnar.names import Names
+from tallybook.projections.columnar.names import Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 
 SMALL = History(seed=3, customers=300, events=9_000)
@@ -97,3 +99,23 @@ def test_a_book_filled_with_the_same_history_earns_the_same(tmp_path: Path) -> N
     assert sum(row[earned] for row in made.values()) > 100_000
     ours, theirs = (sum(row[spent] for row in one.values()) for one in (made, recorded))
     assert abs(ours - theirs) < theirs / 5
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RULE_SETS.glob("*.toml")))
+def test_both_executors_decide_the_same_under_the_rule_sets_of_the_benchmarks(name: str) -> None:
+    rules = rules_of(name)
+    assert not rules.rule_set.warnings
+    names = Names()
+    facts = facts_of(chunks(History(seed=5, customers=60, events=1_800)), names)
+    book = Book(Adoptions("main", (), rules), names)
+    reference = by_reference(list(events_of(facts, names)), rules)
+    positions = {event_id(position): position for position in facts.position.tolist()}
+    kinds = Counter[str]()
+    for place, steps in decisions_of(facts, book):
+        account = facts.accounts[place][0]
+        id_of = ids(account, positions, book.grants, names)
+        told = reference.get(account, [])
+        wanted = [(at, [word for one in decisions for word in words_of(one, names, id_of)]) for at, decisions in told]
+        assert [(at, words.tolist()) for at, words in steps] == wanted
+        kinds.update(one.stored_name for _, decisions in told for one in decisions)
+    assert len(kinds) > 10
