@@ -6,10 +6,12 @@ looks at the file of the outermost function alone.
 
 from __future__ import annotations
 
+import dis
 import inspect
 import os
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, Sequence
 from functools import cache
 from hashlib import sha256
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 PACKAGE = "tallybook"
+SMALL = 250
+"""Functions of so much bytecode are copied to where they are called, and those that are called once."""
 
 
 _ADDRESS = "address"
@@ -30,7 +34,7 @@ def address(words: Any) -> Memory:
     return found
 
 
-def part(words: Memory, first: int, count: int) -> MutableSequence[int]:
+def view(words: Memory, first: int, count: int) -> MutableSequence[int]:
     """So many words from one on, as an array on the same memory."""
     return words[first : first + count]
 
@@ -114,7 +118,7 @@ def _intrinsics() -> dict[Callable[..., Any], Any]:
         return types.CPointer(types.int64)(words), codegen
 
     @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-    def part(_: Any, words: Any, first: Any, count: Any) -> Any:
+    def view(_: Any, words: Any, first: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             array = make_array(signature.return_type)(context, builder)
             size = context.get_constant(types.intp, 8)
@@ -128,19 +132,39 @@ def _intrinsics() -> dict[Callable[..., Any], Any]:
             )
             return array._getvalue()
 
-        return types.Array(types.int64, 1, "C")(words, types.int64, types.int64), codegen
+        return types.Array(types.int64, 1, "C")(words, first, count), codegen
 
-    return {globals()["address"]: address, globals()["part"]: part}
+    return {globals()["address"]: address, globals()["view"]: view}
 
 
-@cache
-def _linked(function: Callable[..., Any]) -> Any:
-    """A function compiled, those that it calls first."""
-    if function in _intrinsics():
-        return _intrinsics()[function]
-    made = _clone(function)
-    made.__globals__.update({name: _linked(other) for name, other in called(function).items()})
-    return _numba().njit(_signature(function), no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(made)
+class _Linking:
+    """What one function calls, compiled."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._made: dict[Callable[..., Any], Any] = dict(_intrinsics())
+        self._calls: Counter[Callable[..., Any]] = Counter()
+        for one in everything(function):
+            names = called(one)
+            for step in dis.get_instructions(one):
+                if step.opname == "LOAD_GLOBAL" and step.argval in names:
+                    self._calls[names[step.argval]] += 1
+
+    def names(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What a function calls, by name."""
+        return {name: self._linked(other) for name, other in called(function).items()}
+
+    def _linked(self, function: Callable[..., Any]) -> Any:
+        if function not in self._made:
+            made = _clone(function)
+            made.__globals__.update(self.names(function))
+            self._made[function] = _numba().njit(
+                _signature(function),
+                no_cpython_wrapper=True,
+                no_cfunc_wrapper=True,
+                forceinline=self._calls[function] == 1 or len(function.__code__.co_code) <= SMALL,
+                **_OPTIONS,
+            )(made)
+        return self._made[function]
 
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -188,7 +212,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     dispatcher = _numba().njit(**_OPTIONS)(made)
 
     def link() -> None:
-        made.__globals__.update({name: _linked(other) for name, other in called(function).items()})
+        made.__globals__.update(_Linking(function).names(function))
 
     folder = _cache_folder(digest_of(function)[:32])
     if folder is None:

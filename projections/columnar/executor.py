@@ -100,14 +100,13 @@ class Run:
 def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
     """What each account of the book's programme decides: the account's place, and by position the words."""
     side = Run(facts, book, m.ALL if everything else m.STEPS)
-    lined = facts.lined()
     for place, first, last in zip(*_places(facts, book.programme), strict=True):
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
             compiled(m.decide)(
                 s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
-                facts.item, facts.trait, lined, side.x.shape[1], side.y.shape[1], first, last,
+                facts.item, facts.trait, facts.lined, facts.ordinal, side.y.shape[1], first, last,
             )  # fmt: skip
             if not s[m.V_OVER]:
                 break
@@ -132,13 +131,12 @@ def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
 
     places, first, last = _places(facts, book.programme)
     side = Run(facts, book, m.SILENT)
-    lined = facts.lined()
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
         done = compiled(m.replay)(
             side.s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
-            facts.item, facts.trait, lined, side.x.shape[1], side.y.shape[1], places, first, last, out, done,
+            facts.item, facts.trait, facts.lined, facts.ordinal, side.y.shape[1], places, first, last, out, done,
         )  # fmt: skip
         if done < len(places):
             side.space.grow(int(last[done] - first[done]))
@@ -151,15 +149,14 @@ def compared(facts: Facts, baseline: Book, candidate: Book) -> tuple[Array, Arra
     import numpy as np
 
     places, first, last = _places(facts, candidate.programme)
-    lined = facts.lined()
     one, other = Run(facts, baseline, m.STEPS), Run(facts, candidate, m.STEPS)
     before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
-    widths = np.array([*(side.shape[1] for side in (one.x, one.y, other.x, other.y))], np.int64)
+    depths = np.array([one.y.shape[1], other.y.shape[1]], np.int64)
     done = 0
     while done < len(places):
         done = compiled(m.compare)(
             one.s, one.x, one.y, other.s, other.x, other.y, facts.items, facts.position, facts.kind, facts.at_us,
-            facts.account, facts.slots, facts.item, facts.trait, lined, places, first, last, widths, before, after, done,
+            facts.account, facts.slots, facts.item, facts.trait, facts.lined, facts.ordinal, places, first, last, depths, before, after, done,
         )  # fmt: skip
         if done < len(places):
             rows = int(last[done] - first[done])

@@ -30,8 +30,9 @@ A row that a fact names is an index; NO_REF: none is named; from UNKNOWN_REF dow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -63,16 +64,32 @@ from tallybook.domain.points import (
     number_of,
 )
 
-from .machine import F_REDUCED, F_RETURN, F_WITHDRAWN, FACTS, GRANT_BITS, ITEMS, NO_REF, NONE, SLOTS, TIER_COUPON
+from .machine import (
+    F_ACTIVITY,
+    F_ENROLLED,
+    F_PURCHASE,
+    F_REDUCED,
+    F_REFERRAL,
+    F_RETURN,
+    F_WITHDRAWN,
+    FACTS,
+    GRANT_BITS,
+    ITEMS,
+    NO_REF,
+    NONE,
+    SLOTS,
+    TIER_COUPON,
+)
 from .names import Id, Names
 
 Array = Any
 """A numpy array."""
 _KINDS = {name: number for number, name in enumerate(FACTS)}
 CONTROL = (RuleSetAdopted, Swept, SweepFinished)
+EARNING = (F_PURCHASE, F_ACTIVITY, F_ENROLLED, F_REFERRAL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
     """The rows of some customers.
 
@@ -99,6 +116,7 @@ class Facts:
     def __len__(self) -> int:
         return len(self.kind)
 
+    @cached_property
     def lined(self) -> Array:
         """By row: 1 if another fact takes back what it earned, so that its lines have to be kept."""
         import numpy as np
@@ -107,6 +125,23 @@ class Facts:
         named = self.slots[np.isin(self.kind, (F_RETURN, F_WITHDRAWN, F_REDUCED)), 0]
         lined[named[named >= 0]] = 1
         return lined
+
+    @cached_property
+    def earning(self) -> Mapping[int, Array]:
+        """The rows of each kind of fact that earning rules are about."""
+        import numpy as np
+
+        return {kind: np.flatnonzero(self.kind == kind) for kind in EARNING}
+
+    @cached_property
+    def ordinal(self) -> Array:
+        """By row: the place of the fact among those of its kind; 0 where no earning rule is about it."""
+        import numpy as np
+
+        ordinal = np.zeros(len(self), np.int64)
+        for rows in self.earning.values():
+            ordinal[rows] = np.arange(len(rows))
+        return ordinal
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ from tallybook.domain.calendar import (
 )
 from tallybook.domain.lots import EXACT, FOR_EVER, NEVER, end_us
 
-from .compiling import Memory, address, part
+from .compiling import Memory, address, view
 
 Words: TypeAlias = Memory
 """64-bit integers, one after another."""
@@ -117,8 +117,9 @@ M_LOT, M_HOLD, M_SPENDING, M_COUPON = range(4)
     RS_LABEL, RS_ROUNDING, RS_OF_BASE, RS_LEVEL0, RS_LEVELS, RS_WINDOW, RS_MONTHS, RS_BALANCE, RS_DOWNGRADE, RS_GRACE,
     RS_HOLD, RS_REFUND, RS_NEW_LOT, RS_TRANSFERS, RS_KEEP_AGES, RS_INACTIVE, RS_EXPIRY, RS_REWARD0, RS_REWARDS,
     RS_LIMIT0, RS_LIMITS, RS_ZONE0, RS_ZONES, RS_RANK0, RS_RANKS, RS_FACTOR0, RS_X, RS_Y, RS_SLOTS,
-    RS_INPUT0, RS_THRESHOLD0, RS_DAY0, RS_DAYS, RS_OFFSETS, RS_MONTH_NUMBERS, RS_LEAVING, RS_CALENDAR, RS_RULES,
-) = range(38)
+    RS_INPUT0, RS_THRESHOLD0, RS_DAY0, RS_DAYS, RS_OFFSETS, RS_MONTH_NUMBERS, RS_LEAVING, RS_HELD, RS_IDLE,
+    RS_CALENDAR, RS_RULES,
+) = range(40)
 RULE_SET = RS_RULES + 8
 """From RS_RULES on: for each kind of fact, where its rules begin and where they end."""
 ON_PURCHASE, ON_ACTIVITY, ON_ENROLMENT, ON_REFERRAL = range(4)
@@ -147,8 +148,8 @@ LIMIT_EARN, LIMIT_REDEEM, LIMIT_TRANSFER = range(3)
 
 # Registers that lead to the rest of it. From B_VERSION0 on stands, for each version of the rule book: its first
 # adoption in force, how many these are, how many adoptions there were in all.
-B_VERSION0, B_CONTROL0, B_CONTROLS = range(REGISTERS, REGISTERS + 3)
-BOOK = REGISTERS + 3
+B_VERSION0, B_CONTROL0, B_CONTROLS, B_PURCHASES = range(REGISTERS, REGISTERS + 4)
+BOOK = REGISTERS + 4
 VERSION = 3
 ADOPTION = 2
 CONTROL = 5
@@ -555,17 +556,17 @@ def tier_at(s: Words, rules: int, place: int) -> int:
 
 def starts_of(s: Words, rules: int) -> Array:
     """From when on each offset of the rule set's zone counts."""
-    return part(s, s[rules + RS_ZONE0], s[rules + RS_ZONES])
+    return view(s, s[rules + RS_ZONE0], s[rules + RS_ZONES])
 
 
 def offsets_of(s: Words, rules: int) -> Array:
     """The offsets of the rule set's zone."""
-    return part(s, s[rules + RS_ZONE0] + s[rules + RS_ZONES], s[rules + RS_ZONES])
+    return view(s, s[rules + RS_ZONE0] + s[rules + RS_ZONES], s[rules + RS_ZONES])
 
 
 def turns_of(s: Words, rules: int) -> Array:
     """The wall-clock times from which on each offset but the first counts."""
-    return part(s, s[rules + RS_ZONE0] + 2 * s[rules + RS_ZONES], s[rules + RS_ZONES] - 1)
+    return view(s, s[rules + RS_ZONE0] + 2 * s[rules + RS_ZONES], s[rules + RS_ZONES] - 1)
 
 
 def offset_us(s: Words, rules: int, at_us: int) -> int:
@@ -599,19 +600,15 @@ def days_after(s: Words, rules: int, at_us: int, days: int) -> int:
     return days_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, days)
 
 
-def months_after(s: Words, rules: int, at_us: int, months: int) -> int:
-    """Midnight at which the same day so many months later begins, in the rule set's zone."""
-    return midnight_months_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, months)
-
-
-def leaves_us(s: Words, rules: int, at_us: int) -> int:
-    """When what was earned at a moment no longer counts, by a rolling window."""
+def months_after(s: Words, rules: int, table: int, at_us: int, months: int) -> int:
+    """Midnight at which the same day so many months later begins, in the rule set's zone; the rule set's `table` has
+    that by day."""
     place = day_place(s, rules, at_us)
     if place >= 0:
-        known_us = s[s[rules + RS_LEAVING] + place]
+        known_us = s[s[rules + table] + place]
         if known_us != NONE:
             return known_us
-    return months_after(s, rules, at_us, s[rules + RS_MONTHS])
+    return midnight_months_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, months)
 
 
 def period_of(s: Words, rules: int, at_us: int, period: int) -> int:
@@ -729,7 +726,7 @@ def leaving(s: Words, rules: int, entry: int) -> int:
     """When an entry of a rolling window counts no more."""
     at_us = s[entry + W_LEAVES]
     if at_us == NONE:
-        at_us = leaves_us(s, rules, s[entry + W_AT])
+        at_us = months_after(s, rules, RS_LEAVING, s[entry + W_AT], s[rules + RS_MONTHS])
         s[entry + W_LEAVES] = at_us
     return at_us
 
@@ -776,7 +773,7 @@ def reached(s: Words, rules: int, points: int, held: int) -> int:
     """The place of the tier that so many points hold, for somebody at a place."""
     levels = s[rules + RS_LEVELS]
     first = s[rules + RS_THRESHOLD0]
-    return level_reached(points, part(s, first, levels), part(s, first + levels, levels), held)
+    return level_reached(points, view(s, first, levels), view(s, first + levels, levels), held)
 
 
 def standing(s: Words) -> int:
@@ -803,7 +800,7 @@ def held_until(s: Words, rules: int) -> int:
     """Until when a tier is held whatever is earned."""
     if s[rules + RS_HOLD] == 0:
         return LONG_AGO
-    return months_after(s, rules, s[V_TIER_SINCE], s[rules + RS_HOLD])
+    return months_after(s, rules, RS_HELD, s[V_TIER_SINCE], s[rules + RS_HOLD])
 
 
 def by_time(s: Words, rules: int, at_us: int) -> None:
@@ -1217,7 +1214,7 @@ def inactive_us(s: Words) -> int:
     while True:
         until_us = s[place] if place < last else NEVER + 1
         if rules >= 0 and s[rules + RS_INACTIVE] >= 0:
-            at_us = max(start_us, months_after(s, rules, moved_us, s[rules + RS_INACTIVE]))
+            at_us = max(start_us, months_after(s, rules, RS_IDLE, moved_us, s[rules + RS_INACTIVE]))
             if place >= last or at_us < until_us:
                 return at_us
         if place >= last:
@@ -1625,6 +1622,12 @@ def weight_of(s: Words, rules: int, rule: int, by: int, item: int) -> int:
     return weight
 
 
+def holds(s: Words, x: Words, rule: int, bit: int) -> bool:
+    """Whether a rule's conditions hold for the fact at hand, in the tier that a bit stands for."""
+    column = s[rule + E_MASK]
+    return column < 0 or (x[column + s[V_SEEN]] >> bit) & 1 != 0
+
+
 def earn(s: Words, x: Words, rules: int, on: int) -> int:
     """What the fact at hand earns: a lot for each age that rules give; 1, if points were earned, 2, if something else
     was decided."""
@@ -1635,7 +1638,7 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
     item0, item1 = 0, s[V_ITEM1]
     weighs = 0
     if on == ON_PURCHASE:
-        weighs = x[s[V_SEEN] + s[rules + RS_X]]
+        weighs = x[s[rules + RS_X] + s[V_SEEN]]
         if weighs == 0:
             return 0  # in a currency without a rate
     elif on == ON_REFERRAL:
@@ -1650,7 +1653,7 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
     bit = tier + 1
     by = -1
     for rule in range(first, last, RULE):
-        if s[rule + E_KIND] != MULTIPLIER or not (x[s[V_SEEN] + s[rule + E_MASK]] >> bit) & 1:
+        if s[rule + E_KIND] != MULTIPLIER or not holds(s, x, rule, bit):
             continue
         if by < 0 or s[rule + E_NUMERATOR] * s[by + E_DENOMINATOR] > s[by + E_NUMERATOR] * s[rule + E_DENOMINATOR]:
             by = rule
@@ -1662,7 +1665,7 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
     shares = s[V_TEMPS]
     for rule in range(first, last, RULE):
         kind = s[rule + E_KIND]
-        if kind == MULTIPLIER or not (x[s[V_SEEN] + s[rule + E_MASK]] >> bit) & 1:
+        if kind == MULTIPLIER or not holds(s, x, rule, bit):
             continue
         weights = BY_NOTHING
         if kind == FIXED:
@@ -1674,7 +1677,10 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
             elif on == ON_REFERRAL:
                 weights = BY_REFERRAL
         else:
-            measured = x[s[V_SEEN] + s[rule + E_MEASURED] + (bit if s[rule + E_WHOLE] > 1 else 0)]
+            measured = s[V_A]
+            if on == ON_PURCHASE:
+                by_tier = bit * s[B_PURCHASES] if s[rule + E_WHOLE] > 1 else 0
+                measured = x[s[rule + E_MEASURED] + by_tier + s[V_SEEN]]
             if measured == 0:
                 continue
             denominator = s[rule + E_PER]
@@ -1873,8 +1879,8 @@ def earned(
                 s[weights + line] = weight_of(s, rules, s[share + S_RULE], by, item0 + line)
                 weighs = weighs or s[weights + line] != 0
             if weighs:
-                allocate(s[share + S_POINTS], part(s, weights, lines), part(s, shared, lines))
-                allocate(s[share + S_QUALIFYING], part(s, weights, lines), part(s, qualified, lines))
+                allocate(s[share + S_POINTS], view(s, weights, lines), view(s, shared, lines))
+                allocate(s[share + S_QUALIFYING], view(s, weights, lines), view(s, qualified, lines))
     # By amounts, unless one is so small that a piece of its line has none.
     in_minor = lines > 0 and item1 > item0
     for line in range(lines if in_minor else 0):
@@ -2700,20 +2706,24 @@ def receive(s: Words, x: Words) -> None:
         settle(s, s[V_HORIZON])
 
 
+def earning_on(kind: int) -> int:
+    """Which earning rules are about a kind of fact."""
+    if kind == F_PURCHASE:
+        return ON_PURCHASE
+    if kind == F_ACTIVITY:
+        return ON_ACTIVITY
+    return ON_ENROLMENT if kind == F_ENROLLED else ON_REFERRAL
+
+
 def react(s: Words, x: Words, rules: int) -> int:
     """Decide about the fact at hand; why the tier is looked at then, -1: it is not."""
     kind, at_us = s[V_KIND], s[V_AT]
     s[V_TEMPS] = s[V_TEMP0]
-    if kind == F_PURCHASE:
-        return T_POINTS_EARNED if earn(s, x, rules, ON_PURCHASE) == 1 else -1
-    if kind == F_ACTIVITY:
-        return T_POINTS_EARNED if earn(s, x, rules, ON_ACTIVITY) == 1 else -1
-    if kind == F_REFERRAL:
-        return T_POINTS_EARNED if earn(s, x, rules, ON_REFERRAL) == 1 else -1
     if kind == F_ENROLLED:
         change_tier(s, at_us, s[V_POS], rules, tier_at(s, rules, 0), 0, T_ENROLLED, NONE)
         s[V_TEMPS] = s[V_TEMP0]
-        return T_POINTS_EARNED if earn(s, x, rules, ON_ENROLMENT) == 1 else -1
+    if kind == F_PURCHASE or kind == F_ACTIVITY or kind == F_REFERRAL or kind == F_ENROLLED:
+        return T_POINTS_EARNED if earn(s, x, rules, earning_on(kind)) == 1 else -1
     if kind == F_RETURN:
         return T_EARNING_REVERSED if take_back(s, rules, s[V_A], 0, BY_LINES) else -1
     if kind == F_WITHDRAWN:
@@ -2899,24 +2909,25 @@ def step(s: Words, position: int, began: int) -> None:
 
 
 def decide(
-    s: Array, x: Rows, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
-    items: Array, traits: Array, lined: Array, width: int, depth: int, row0: int, row1: int,
+    s: Array, x: Array, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
+    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, row0: int, row1: int,
 ) -> None:  # fmt: skip
     """Run one account (V_ACCOUNT) over the rows of its customer, as `run` does."""
     run(
         address(s), address(x), address(y), address(it), address(positions), address(kinds), address(times),
-        address(accounts), address(slots), address(items), address(traits), address(lined), width, depth, row0, row1,
+        address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depth, row0, row1,
     )  # fmt: skip
 
 
 def run(
     s: Words, x: Words, y: Words, it: Words, positions: Words, kinds: Words, times: Words, accounts: Words,
-    slots: Words, items: Words, traits: Words, lined: Words, width: int, depth: int, row0: int, row1: int,
+    slots: Words, items: Words, traits: Words, lined: Words, ordinals: Words, depth: int, row0: int, row1: int,
 ) -> None:  # fmt: skip
     """All that an account (V_ACCOUNT, of V_PROGRAMME) decides about the rows of its customer, in their order.
 
-    `x` and `y` (`width` and `depth` columns) are what the rule sets see of rows and of items, `it` the items; the
-    others are columns of `Facts`. Whether there was room for it all is told by V_OVER.
+    `x` and `y` are what the rule sets see: `x` of facts, a column after the other, in which each fact stands at its
+    place among those of its kind (`ordinals`); `y` of items, `depth` numbers of each. `it` are the items; the others
+    are columns of `Facts`. Whether there was room for it all is told by V_OVER.
     """
     reset(s, row1 - row0)
     s[V_ROW0] = row0
@@ -2946,7 +2957,7 @@ def run(
         s[V_POS_A] = positions[slots[slot]] if row0 <= slots[slot] < row1 else 0
         s[V_POS_D] = positions[slots[slot + 3]] if row0 <= slots[slot + 3] < row1 else 0
         s[V_TRAIT] = traits[row]
-        s[V_SEEN] = row * width
+        s[V_SEEN] = ordinals[row]
         s[V_LINED] = 0 if silent and lined[row] == 0 else 1
         copy_items(s, y, it, items[row], items[row + 1], depth)
         if s[V_OVER] != 0:
@@ -3038,8 +3049,8 @@ they decide otherwise (END: of a sweep; 0: nowhere), and how many redemptions ar
 
 
 def replay(
-    s: Array, x: Rows, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
-    items: Array, traits: Array, lined: Array, width: int, depth: int, places: Array, first: Array, last: Array,
+    s: Array, x: Array, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
+    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, places: Array, first: Array, last: Array,
     out: Rows, done: int,
 ) -> int:  # fmt: skip
     """Run accounts (`places`; the rows of each are `first` up to `last`), from the one at `done` on; what came of each
@@ -3050,7 +3061,7 @@ def replay(
         words[V_ACCOUNT] = places[place]
         run(
             words, address(x), address(y), address(it), address(positions), address(kinds), address(times),
-            address(accounts), address(slots), address(items), address(traits), address(lined), width, depth,
+            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depth,
             first[place], last[place],
         )  # fmt: skip
         if words[V_OVER] != 0:
@@ -3060,23 +3071,23 @@ def replay(
 
 
 def compare(
-    s: Array, x: Rows, y: Rows, other: Array, other_x: Rows, other_y: Rows, it: Rows, positions: Array, kinds: Array,
-    times: Array, accounts: Array, slots: Rows, items: Array, traits: Array, lined: Array, places: Array, first: Array,
-    last: Array, widths: Array, out: Rows, other_out: Rows, done: int,
+    s: Array, x: Array, y: Rows, other: Array, other_x: Array, other_y: Rows, it: Rows, positions: Array, kinds: Array,
+    times: Array, accounts: Array, slots: Rows, items: Array, traits: Array, lined: Array, ordinals: Array, places: Array, first: Array,
+    last: Array, depths: Array, out: Rows, other_out: Rows, done: int,
 ) -> int:  # fmt: skip
-    """The same under two rule books, side by side: `widths` are those of `x`, `y`, `other_x`, `other_y`."""
+    """The same under two rule books, side by side: `depths` are those of `y` and `other_y`."""
     one, two = address(s), address(other)
     for place in range(done, len(places)):
         one[V_ACCOUNT] = places[place]
         two[V_ACCOUNT] = places[place]
         run(
             one, address(x), address(y), address(it), address(positions), address(kinds), address(times),
-            address(accounts), address(slots), address(items), address(traits), address(lined), widths[0], widths[1],
+            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depths[0],
             first[place], last[place],
         )  # fmt: skip
         run(
             two, address(other_x), address(other_y), address(it), address(positions), address(kinds), address(times),
-            address(accounts), address(slots), address(items), address(traits), address(lined), widths[2], widths[3],
+            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depths[1],
             first[place], last[place],
         )  # fmt: skip
         if one[V_OVER] != 0 or two[V_OVER] != 0:
@@ -3138,10 +3149,55 @@ def funded(s: Words, other: Words, out: Words, at: int) -> None:
 # ── what is reckoned for many facts at once ───────────────────────────────────────────────────────────────────────
 
 
-def convert(minor: Array, numerators: Array, denominators: Array, rounding: int, into: Array) -> None:
-    """Amounts at rates, rounded."""
-    for place in range(len(minor)):
-        into[place] = quotient(minor[place] * numerators[place], denominators[place], rounding)
+def rate_lines(
+    rows: Array, item: Array, it: Rows, rated: Array, currencies: Array, numerators: Array, denominators: Array,
+    rounding: int, tax: int, shipping: int, net0: int, known: Array, net: Array, amounts: Array, pieces: Array,
+) -> None:  # fmt: skip
+    """What lines of purchases come to in the programme's currency: `net`, and `amounts` with all that counts.
+
+    `rated`: the currency of each purchase; `known`: whether it has a rate. `net0`, `tax`, `shipping`: 1, if that counts.
+    """
+    at = 0
+    for place in range(len(rows)):
+        rate = -1
+        for one in range(len(currencies)):
+            if currencies[one] == rated[place]:
+                rate = one
+        known[place] = 1 if rate >= 0 else 0
+        for line in range(item[rows[place]], item[rows[place] + 1]):
+            minor = it[line, 0]
+            whole = net0 * minor + tax * it[line, 2] + shipping * it[line, 3]
+            net[at] = minor
+            amounts[at] = whole
+            if rate >= 0 and (numerators[rate] != 1 or denominators[rate] != 1):
+                net[at] = quotient(minor * numerators[rate], denominators[rate], rounding)
+                amounts[at] = quotient(whole * numerators[rate], denominators[rate], rounding)
+            pieces[at] = it[line, 1]
+            at += 1
+
+
+def sum_lines(
+    rows: Array, item: Array, known: Array, amounts: Array, pieces: Array, y: Rows, column: int, weighs: Array,
+    in_all: Array, in_pieces: Array,
+) -> None:  # fmt: skip
+    """What counts of each line goes into `y`; of each purchase, the sums, and by what its lines weigh: 0: its currency
+    has no rate, 1: nothing, 2: amounts, 3: pieces."""
+    at = 0
+    for place in range(len(rows)):
+        by_amount = by_piece = total = count_of = 0
+        for line in range(item[rows[place]], item[rows[place] + 1]):
+            y[line, column] = amounts[at]
+            y[line, column + 1] = pieces[at]
+            total += amounts[at]
+            count_of += pieces[at]
+            by_amount |= amounts[at]
+            by_piece |= pieces[at]
+            at += 1
+        in_all[place] = total
+        in_pieces[place] = count_of
+        weighs[place] = 0
+        if known[place] != 0:
+            weighs[place] = 2 if by_amount != 0 else 3 if by_piece != 0 else 1
 
 
 def civil(starts: Array, offsets: Array, times: Array, into: Rows) -> None:
@@ -3184,7 +3240,9 @@ def offsets_by_day(starts: Array, offsets: Array, first: int, into: Array) -> No
                 into[place] = NONE
 
 
-def leaving_by_day(starts: Array, offsets: Array, turns: Array, ahead: Array, first: int, months: int, into: Array) -> None:
+def midnights_by_day(
+    starts: Array, offsets: Array, turns: Array, ahead: Array, first: int, months: int, into: Array
+) -> None:
     """Midnight at which the same day so many months later begins, for each local day."""
     for place in range(len(into)):
         into[place] = NONE

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 from typing import Any
 from uuid import UUID
 
@@ -87,8 +88,10 @@ class Book:
         self._adoptions = adoptions
         self.slots: dict[tuple[str, str], int] = {}
         """Counter and period → slot."""
-        self.x = self.y = 0
-        """How many columns `seen` has, of facts and of items."""
+        self.x: list[str] = []
+        """The columns of facts: which kind each is of."""
+        self.y = 0
+        """How many columns there are of items."""
         self._at: dict[int, int] = {}
         self._expiries: list[tuple[Zone, int]] = []
         for rules in self.rules:
@@ -208,7 +211,7 @@ class Book:
             m.RS_RANK0: self._add(ranks),
             m.RS_RANKS: len(ranks),
             m.RS_FACTOR0: self._add([word for one in factors for word in (one.numerator, one.denominator)]),
-            m.RS_X: self._columns_x(1),
+            m.RS_X: self._columns_x("purchase", 3),
             m.RS_Y: self._columns_y(2),
         }
         for field, value in fields.items():
@@ -216,7 +219,7 @@ class Book:
         of_kind: dict[str, list[int]] = {on: [] for on in ON}
         for place, rule in enumerate(rule_set.earning):
             factor = multipliers.index(rule.id) + 1 if isinstance(rule, Multiplier) else 0
-            row = self._rule(rules, place, factor)
+            row = self._rule(rules, place, factor, fields[m.RS_X])
             row[m.E_EXPIRY] = expiry(
                 rule_set.expiry if isinstance(rule, Multiplier) else rule.expiry or rule_set.expiry
             )
@@ -226,13 +229,15 @@ class Book:
             words[at + m.RS_RULES + 2 * number : at + m.RS_RULES + 2 * number + 2] = [first, first + len(of_kind[on])]
         words[at + m.RS_SLOTS] = 0  # set when all are known
 
-    def _rule(self, rules: Rules, place: int, factor: int) -> list[int]:
+    def _rule(self, rules: Rules, place: int, factor: int, x0: int) -> list[int]:
         rule, names = rules.rule_set.earning[place], self.names
         row = [0] * m.RULE
         row[m.E_CODE] = names.text(rule.id)
         row[m.E_FACTOR] = factor
         row[m.E_GROUP] = row[m.E_PICKS] = -1
-        row[m.E_MASK] = self._columns_x(1)
+        conditional = rule.when is not None or rule.dated or (not isinstance(rule, Multiplier) and rule.control_percent)
+        row[m.E_MASK] = self._columns_x(rule.on, 1) if conditional else -1
+        row[m.E_MEASURED] = -1
         if isinstance(rule, Multiplier):
             row[m.E_KIND] = m.MULTIPLIER
             row[m.E_NUMERATOR], row[m.E_DENOMINATOR] = rule.factor.numerator, rule.factor.denominator
@@ -260,17 +265,19 @@ class Book:
             rule.lines is not None and "account.tier" in rules.rule_set.conditions[f"earning.{place}.lines"].fields()
         )
         row[m.E_WHOLE] = int(rule.whole) | (2 if by_tier else 0)
-        row[m.E_MEASURED] = self._columns_x(TIERS_MAX + 1 if by_tier else 1)
+        if rule.on == "purchase":
+            row[m.E_MEASURED] = x0 + (1 if rule.per_minor is not None else 2)
         if rule.lines is not None:
             row[m.E_PICKS] = self._columns_y(1)
+            row[m.E_MEASURED] = self._columns_x(rule.on, len(self.names.tiers) + 1 if by_tier else 1)
         return row
 
     def _slot(self, counter: str, period: str) -> int:
         return self.slots.setdefault((counter, period), len(self.slots))
 
-    def _columns_x(self, count: int) -> int:
-        self.x += count
-        return self.x - count
+    def _columns_x(self, on: str, count: int) -> int:
+        self.x += [on] * count
+        return len(self.x) - count
 
     def _columns_y(self, count: int) -> int:
         self.y += count
@@ -307,6 +314,7 @@ class Book:
             words[at + m.RS_SLOTS] = len(self.slots)
             self._inputs(words, at, rules, facts.traits)
         self._days(words, facts)
+        self._place_columns(words, facts)
         return np.array(words, np.int64)
 
     def _days(self, words: list[int], facts: Facts) -> None:
@@ -331,8 +339,9 @@ class Book:
             words[at + m.RS_DAY0], words[at + m.RS_DAYS] = first, last - first
             words[at + m.RS_OFFSETS] = table(_offsets, rules.zone)
             words[at + m.RS_MONTH_NUMBERS] = table(_months)
-            if months >= 0:
-                words[at + m.RS_LEAVING] = table(_leaving, rules.zone, months)
+            for field, count in ((m.RS_LEAVING, m.RS_MONTHS), (m.RS_HELD, m.RS_HOLD), (m.RS_IDLE, m.RS_INACTIVE)):
+                if words[at + count] >= 0:
+                    words[at + field] = table(_midnights, rules.zone, words[at + count])
             words[at + m.RS_CALENDAR] = calendars.setdefault((rules.zone, months), len(calendars) + 1)
         for zone, expiry in self._expiries:
             unit, count, until = words[expiry : expiry + 3]
@@ -353,17 +362,36 @@ class Book:
         words += table
 
     def seen(self, facts: Facts) -> tuple[Array, Array]:
-        """What the rule sets see of facts and of their items."""
+        """What the rule sets see of facts, a column after the other, and of their items."""
         import numpy as np
 
-        x = np.zeros((len(facts), max(self.x, 1)), np.int64)
+        offsets = self._offsets(facts)
+        x = np.zeros(offsets[-1] or 1, np.int64)
+        columns = [x[first:last] for first, last in pairwise(offsets)]
         y = np.zeros((len(facts.items), max(self.y, 1)), np.int64)
         for rules in self.rules:
             for number, on in enumerate(ON):
-                rows = np.flatnonzero(facts.kind == _FACTS[on])
-                if len(rows):
-                    _See(self, rules, facts, rows, on, self._rules_of(rules, number)).into(x, y, self._at[id(rules)])
+                places = self._rules_of(rules, number)
+                if len(facts.earning[_FACTS[on]]) and (places or on == "purchase"):
+                    _See(self, rules, facts, on, places).into(columns, y, self._at[id(rules)])
         return x, y
+
+    def _offsets(self, facts: Facts) -> list[int]:
+        """Where each column of facts begins, and where the last one ends."""
+        sizes = {on: len(facts.earning[kind]) for on, kind in _FACTS.items()}
+        return [0, *accumulate(sizes[on] for on in self.x)]
+
+    def _place_columns(self, words: list[int], facts: Facts) -> None:
+        """Where columns are named, where they begin."""
+        offsets = self._offsets(facts)
+        words[m.B_PURCHASES] = len(facts.earning[m.F_PURCHASE])
+        for rules in self.rules:
+            at = self._at[id(rules)]
+            words[at + m.RS_X] = offsets[words[at + m.RS_X]]
+            for rule in range(words[at + m.RS_RULES], words[at + m.RS_RULES + 7], m.RULE):
+                for field in (m.E_MASK, m.E_MEASURED):
+                    if words[rule + field] >= 0:
+                        words[rule + field] = offsets[words[rule + field]]
 
     def word(self, at: int) -> int:
         """A word of the array that no facts change."""
@@ -405,9 +433,9 @@ def _offsets(zone: Zone, first: int, days: int) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _leaving(zone: Zone, months: int, first: int, days: int) -> Array:
+def _midnights(zone: Zone, months: int, first: int, days: int) -> Array:
     into = _table(days)
-    compiled(m.leaving_by_day)(*_arrays(zone), _offsets(zone, first, days), first, months, into)
+    compiled(m.midnights_by_day)(*_arrays(zone), _offsets(zone, first, days), first, months, into)
     return into
 
 
@@ -421,16 +449,33 @@ def _ends(zone: Zone, unit: int, count: int, until: int, first: int, days: int) 
 class _See:
     """What one rule set sees of the facts of one kind."""
 
-    def __init__(self, book: Book, rules: Rules, facts: Facts, rows: Array, on: str, places: Mapping[int, int]) -> None:
-        import numpy as np
-
-        self.book, self.rules, self.facts, self.rows, self.on, self.places = book, rules, facts, rows, on, places
-        counts = facts.item[rows + 1] - facts.item[rows]
-        self.first = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
-        self.fact_of = np.repeat(np.arange(len(rows)), counts)
-        self.items = np.arange(self.first[-1]) - self.first[self.fact_of] + facts.item[rows][self.fact_of]
+    def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
+        self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
+        self.rows = facts.earning[_FACTS[on]]
         self.conditions = rules.rule_set.conditions
         self.fields = {name for path in self._paths() for name in self.conditions[path].fields()}
+
+    @cached_property
+    def first(self) -> Array:
+        """Where the lines of each fact begin among those of all of them."""
+        import numpy as np
+
+        counts = self.facts.item[self.rows + 1] - self.facts.item[self.rows]
+        return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+
+    @cached_property
+    def fact_of(self) -> Array:
+        """The place of each line's fact."""
+        import numpy as np
+
+        return np.repeat(np.arange(len(self.rows)), np.diff(self.first))
+
+    @cached_property
+    def items(self) -> Array:
+        """The place of each line among all items."""
+        import numpy as np
+
+        return np.arange(self.first[-1]) + (self.facts.item[self.rows] - self.first[:-1])[self.fact_of]
 
     def _paths(self) -> list[str]:
         found = [f"earning.{place}.{part}" for place in self.places for part in ("when", "lines")]
@@ -443,7 +488,7 @@ class _See:
         sums = np.concatenate((np.zeros(1, np.int64), np.cumsum(values)))
         return sums[self.first[1:]] - sums[self.first[:-1]]
 
-    def into(self, x: Array, y: Array, at: int) -> None:
+    def into(self, columns: Sequence[Array], y: Array, at: int) -> None:
         """Fill the columns of these facts."""
         import numpy as np
 
@@ -451,74 +496,66 @@ class _See:
         of_facts: dict[str, Array] = {}
         of_lines: dict[str, Array] = {}
         amounts = pieces = np.zeros(0, np.int64)
-        x0, y0 = book.word(at + m.RS_X), book.word(at + m.RS_Y)
         if self.on == "purchase":
-            known, of_facts, of_lines, amounts, pieces = self._purchases()
-            y[self.items, y0], y[self.items, y0 + 1] = amounts, pieces
-            by_amount, by_piece = self._sum(amounts != 0) > 0, self._sum(pieces != 0) > 0
-            x[rows, x0] = np.where(known, np.where(by_amount, 2, np.where(by_piece, 3, 1)), 0)
-        slots = facts.slots[rows]
-        if self.on == "activity":
+            x0 = book.word(at + m.RS_X)
+            of_facts, of_lines, amounts, pieces = self._purchases(columns[x0 : x0 + 3], y, book.word(at + m.RS_Y))
+        if self.on == "activity" and self.fields:
+            slots = facts.slots[rows]
             of_facts |= {
                 "activity.quantity": slots[:, 0],
                 "activity.code": slots[:, 1],
                 "activity.partner": slots[:, 2],
             }
-        elif self.on == "referral":
+        elif self.on == "referral" and self.fields:
+            slots = facts.slots[rows]
             of_facts |= {
                 "referral.number": slots[:, 0],
                 "referral.occasion": slots[:, 1],
                 "referral.role": slots[:, 2],
             }
         days = self._times(of_facts)
-        seen = Seen(of_facts, of_lines, self.first, self.fact_of, book.names.text)
         for place, rule_at in self.places.items():
             rule = rules.rule_set.earning[place]
-            open_ = np.ones(len(rows), bool)
-            first_day, last_day = rule.days
-            if rule.dated:
-                open_ &= (first_day <= days) & (days <= last_day)
-            if not isinstance(rule, Multiplier) and rule.control_percent:
-                open_ &= ~self._controls(rule.campaign or "", rule.control_percent)
             column = book.word(rule_at + m.E_MASK)
-            x[rows, column] = np.where(open_, self._mask(f"earning.{place}.when", seen, of_lines=False), 0)
-            if not isinstance(rule, PerAmount):
-                continue
-            measured = book.word(rule_at + m.E_MEASURED)
-            if self.on != "purchase":
-                x[rows, measured] = slots[:, 0]
+            if column >= 0:
+                mask = self._mask(f"earning.{place}.when", of_facts, of_lines, of_lines_too=False)
+                first_day, last_day = rule.days
+                if rule.dated:
+                    mask = np.where((first_day <= days) & (days <= last_day), mask, 0)
+                if not isinstance(rule, Multiplier) and rule.control_percent:
+                    mask = np.where(self._controls(rule.campaign or "", rule.control_percent), 0, mask)
+                columns[column][:] = mask
+            if not isinstance(rule, PerAmount) or rule.lines is None:
                 continue
             weights = amounts if rule.per_minor is not None else pieces
-            picks = self._mask(f"earning.{place}.lines", seen, of_lines=True)
-            if rule.lines is not None:
-                y[self.items, book.word(rule_at + m.E_PICKS)] = picks
-            if book.word(rule_at + m.E_WHOLE) & 2:
-                for bit in range(len(book.names.tiers) + 1):
-                    x[rows, measured + bit] = self._sum(np.where(picks >> bit & 1, weights, 0))
-            else:
-                x[rows, measured] = self._sum(np.where(picks & 1, weights, 0))
+            picks = self._mask(f"earning.{place}.lines", of_facts, of_lines, of_lines_too=True)
+            y[self.items, book.word(rule_at + m.E_PICKS)] = picks
+            measured = book.word(rule_at + m.E_MEASURED)
+            for bit in range(len(book.names.tiers) + 1 if book.word(rule_at + m.E_WHOLE) & 2 else 1):
+                columns[measured + bit][:] = self._sum(np.where(picks >> bit & 1, weights, 0))
 
-    def _mask(self, path: str, seen: Seen, *, of_lines: bool) -> Array:
+    def _mask(
+        self, path: str, of_facts: Mapping[str, Array], of_lines: Mapping[str, Array], *, of_lines_too: bool
+    ) -> Array:
         """In which tiers a condition holds, as bits: the first is that of no tier."""
         import numpy as np
 
-        count = len(self.items if of_lines else self.rows)
         condition = self.conditions.get(path)
         if condition is None:
-            return np.full(count, -1, np.int64)
+            return np.int64(-1)
+        count = len(self.items) if of_lines_too else len(self.rows)
+
+        def holds(tier: str) -> Array:
+            code = self.book.names.text
+            facts = {**of_facts, "account.tier": np.int64(code(tier))}
+            seen = Seen(facts, of_lines, self.first, self.fact_of, code)
+            return np.broadcast_to(evaluated(condition.tree, seen, of_lines=of_lines_too), count)
+
         if "account.tier" not in condition.fields():
-            return np.where(np.broadcast_to(evaluated(condition.tree, seen, of_lines=of_lines), count), -1, 0)
+            return np.where(holds(""), np.int64(-1), np.int64(0))
         mask = np.zeros(count, np.int64)
         for bit, tier in enumerate(("", *self.book.names.tiers)):
-            there = Seen(
-                {**seen.facts, "account.tier": np.int64(seen.code(tier))},
-                seen.lines,
-                seen.first,
-                seen.fact_of,
-                seen.code,
-            )
-            holds = np.broadcast_to(evaluated(condition.tree, there, of_lines=of_lines), count)
-            mask |= np.where(holds, np.int64(1 << bit), 0)
+            mask |= np.where(holds(tier), np.int64(1 << bit), np.int64(0))
         return mask
 
     def _controls(self, campaign: str, percent: int) -> Array:
@@ -588,50 +625,47 @@ class _See:
         compiled(m.civil)(*arrays, np.ascontiguousarray(times), into)
         return into
 
-    def _purchases(self) -> tuple[Array, dict[str, Array], dict[str, Array], Array, Array]:
-        """Of purchases: whether the currency has a rate, fields of orders, of lines, what counts of each line."""
+    def _purchases(
+        self, columns: Sequence[Array], y: Array, column: int
+    ) -> tuple[dict[str, Array], dict[str, Array], Array, Array]:
+        """Of purchases: fields of orders, of lines, what counts of each line. Fills `columns`: by what lines weigh, and
+        the sums of amounts and of pieces."""
         import numpy as np
 
         facts, rows, rules, names = self.facts, self.rows, self.rules, self.book.names
-        items = facts.items[self.items]
-        currency = facts.slots[rows, 0]
-        rates = {names.text(code): rate for code, rate in rules.rates.items()}
-        known = np.isin(currency, list(rates))
-        numerators, denominators = np.ones(len(rows), np.int64), np.ones(len(rows), np.int64)
-        for code, (numerator, denominator) in rates.items():
-            numerators[currency == code], denominators[currency == code] = numerator, denominator
-
-        def converted(minor: Array) -> Array:
-            if not (numerators != 1).any() and not (denominators != 1).any():
-                return minor
-            into = np.zeros(len(minor), np.int64)
-            of, by = numerators[self.fact_of], denominators[self.fact_of]
-            compiled(m.convert)(np.ascontiguousarray(minor), of, by, rules.rounding, into)
-            return into
-
-        net = converted(items[:, 0])
-        of_lines = {
-            "line.sku": items[:, 4],
-            "line.category": items[:, 5],
-            "line.quantity": items[:, 1],
-            "line.net_minor": net,
-        }
-        amounts, pieces = net, items[:, 1]
         include = rules.rule_set.amount.include
-        if include != ("net",):
-            places = {"net": 0, "tax": 2, "shipping": 3}
-            whole = sum((items[:, places[part]] for part in include), np.zeros(len(items), np.int64))
-            amounts = np.where(whole == items[:, 0], net, converted(whole))
+        rates = [(names.text(code), numerator, denominator) for code, (numerator, denominator) in rules.rates.items()]
+        codes, numerators, denominators = (np.array(one, np.int64) for one in zip(*rates, strict=True))
+        currency = np.ascontiguousarray(facts.slots[rows, 0])
+        lines = int((facts.item[rows + 1] - facts.item[rows]).sum())
+        known = np.zeros(len(rows), np.int64)
+        net, amounts, pieces = (np.zeros(lines, np.int64) for _ in range(3))
+        compiled(m.rate_lines)(
+            rows, facts.item, facts.items, currency, codes, numerators, denominators, rules.rounding,
+            int("tax" in include), int("shipping" in include), int("net" in include), known, net, amounts, pieces,
+        )  # fmt: skip
+        of_lines: dict[str, Array] = {}
+        if self._paths():
+            items = facts.items[self.items]
+            of_lines = {
+                "line.sku": items[:, 4],
+                "line.category": items[:, 5],
+                "line.quantity": items[:, 1],
+                "line.net_minor": net,
+            }
         exclude = self.conditions.get("amount.exclude")
         if exclude is not None:
             seen = Seen({}, of_lines, self.first, self.fact_of, names.text)
-            out = np.broadcast_to(evaluated(exclude.tree, seen, of_lines=True), len(items))
+            out = np.broadcast_to(evaluated(exclude.tree, seen, of_lines=True), lines)
             amounts, pieces = np.where(out, 0, amounts), np.where(out, 0, pieces)
-        of_facts = {
-            "order.net_minor": self._sum(net),
-            "order.amount_minor": self._sum(amounts),
-            "order.quantity": self._sum(items[:, 1]),
-            "order.currency": currency,
-            "order.store": facts.slots[rows, 1],
-        }
-        return known, of_facts, of_lines, amounts, pieces
+        compiled(m.sum_lines)(rows, facts.item, known, amounts, pieces, y, column, *columns)
+        of_facts: dict[str, Array] = {}
+        if self._paths():
+            of_facts = {
+                "order.net_minor": self._sum(net),
+                "order.amount_minor": columns[1],
+                "order.quantity": self._sum(facts.items[self.items, 1]),
+                "order.currency": currency,
+                "order.store": facts.slots[rows, 1],
+            }
+        return of_facts, of_lines, amounts, pieces
