@@ -319,7 +319,7 @@ def _name_receivers(facts: Facts, names: Names, transfers: Array, ordinal: int) 
         place = peer - ordinal
         receiver = int(account_of[place]) if 0 <= place < len(account_of) else -1
         if receiver < 0:  # one who was not asked for
-            facts.slots[row, 2] = names.unknown(UUID(int=peer))[0]
+            facts.slots[row, 2] = names.unknown(UUID(int=1 << 64 | peer))[0]
             continue
         facts.slots[row, 2] = names.unknown(facts.accounts[receiver][0])[0]
         last = int(np.searchsorted(changed, receiver * end + int(facts.position[row]))) - 1
