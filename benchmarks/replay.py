@@ -39,7 +39,7 @@ from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.replay import Derivation
 
-from .histories import CURRENCIES, PROGRAMME, events_of, facts_of, rules_of, split
+from .histories import CURRENCIES, PROGRAMME, events_of, facts_of, rules_of, split, swept
 from .report import machine
 
 Array = Any
@@ -137,9 +137,9 @@ def _forget_peak() -> bool:
 # ── ours ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def book_of(rules: str, names: Names) -> Book:
-    """A rule set as the only one of all time."""
-    return Book(Adoptions(PROGRAMME, (), rules_of(rules)), names)
+def book_of(rules: str, names: Names, facts: Facts) -> Book:
+    """A rule set as the only one of all time, and a sweep at the end of a history."""
+    return Book(Adoptions(PROGRAMME, swept(facts), rules_of(rules)), names)
 
 
 def replayed(parts: Iterable[Facts], book: Book, threads: int) -> list[Array]:
@@ -166,8 +166,8 @@ def in_memory(given: Given, row: Row) -> dict[str, Any]:
     names = Names()
     facts = given.history(names)
     parts = list(split(facts, PARTS))
-    book = book_of(row.rules, names)
-    first = first_run(next(split(facts, 100 * PARTS)), book)
+    book = book_of(row.rules, names, facts)
+    first = first_run(parts[0], book)
     found = measured(given, lambda: replayed(parts, book, row.threads), len(facts))
     whole = np.concatenate(replayed(parts, book, row.threads))
     return found | {"first": first, "accounts": len(whole), "totals": _totals(whole)}
@@ -184,9 +184,9 @@ def folded(given: Given, row: Row) -> dict[str, Any]:
     names = Names()
     facts = given.history(names)
     sample = next(split(facts, max(1, len(facts) // given.sample)))
+    rules, book, sweep = rules_of(row.rules), book_of(row.rules, names, facts), swept(facts)
     del facts
-    rules = rules_of(row.rules)
-    events = list(events_of(sample, names))
+    events = [*events_of(sample, names), *sweep]
 
     def fold() -> Derivation:
         derivation = Derivation(rules)
@@ -195,7 +195,7 @@ def folded(given: Given, row: Row) -> dict[str, Any]:
         return derivation
 
     accounts = fold().accounts
-    places, out = outcomes(sample, book_of(row.rules, names))
+    places, out = outcomes(sample, book)
     for place, one in zip(places.tolist(), out, strict=True):
         account = accounts[sample.accounts[place][0]]
         balances = [account.bucket(bucket) for bucket in BUCKETS]
@@ -273,12 +273,13 @@ def write(parts: Sequence[Facts], names: Names, folder: Path) -> None:
         before += len(part.customers)
         amount = np.zeros(len(part), np.int64)
         amount[part.kind == m.F_PURCHASE] = part.items[:, 0]
+        written = [codes.get(code) for code in part.slots[:, 0].tolist()]
         columns = {
             "customer": pa.array(customer.astype(np.int32)),
             "kind": pa.array(part.kind.astype(np.uint8)),
             "position": pa.array(part.position),
             "moment": pa.array(part.at_us, pa.timestamp("us")),
-            "currency": pa.array([codes.get(code) for code in part.slots[:, 0].tolist()]).dictionary_encode(),
+            "currency": pa.array(written, pa.string()).dictionary_encode(),
             "amount": pa.array(amount),
         }
         parquet.write_table(
@@ -316,17 +317,19 @@ def read(path: Path, names: Names, of: Members, before: int) -> Facts:
 class Purchases:
     """The purchases of a history, in memory and as files."""
 
-    names: Names
     parts: list[Facts]
+    names: Names
+    book: Book
 
     @classmethod
     def of(cls, given: Given) -> Purchases:
         """Make them, and write the files, if they are not there."""
         names = Names()
-        parts = list(split(purchases_of(given.history(names)), PARTS))
+        facts = purchases_of(given.history(names))
+        parts = list(split(facts, PARTS))
         if not given.files:
             write(parts, names, given.folder)
-        return cls(names, parts)
+        return cls(parts, names, book_of("L1", names, facts))
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -336,21 +339,23 @@ class Purchases:
         """How many customers stand before each part."""
         return [0, *accumulate(len(part.customers) for part in self.parts)]
 
-    def earned(self) -> dict[int, int]:
-        """By customer, what the executor says is earned."""
-        found: dict[int, int] = {}
-        book = book_of("L1", self.names)
+    def came_of_it(self) -> dict[int, tuple[int, int]]:
+        """By customer, what the executor says is earned, and what of it expired."""
+        found: dict[int, tuple[int, int]] = {}
         for part, before in zip(self.parts, self.before, strict=False):
-            places, out = outcomes(part, book)
+            places, out = outcomes(part, self.book)
             customers = [part.accounts[place][2] + before for place in places.tolist()]
-            found |= dict(zip(customers, out[:, m.O_BUCKETS + m.EARNED].tolist(), strict=True))
-        return {customer: points for customer, points in found.items() if points}
+            points = out[:, [m.O_BUCKETS + m.EARNED, m.O_BUCKETS + m.EXPIRED]].tolist()
+            found |= {
+                customer: (earned, expired) for customer, (earned, expired) in zip(customers, points, strict=True)
+            }
+        return {customer: points for customer, points in found.items() if any(points)}
 
 
 def purchases_in_memory(given: Given, row: Row) -> dict[str, Any]:
     """The executor over the purchases alone."""
     purchases = Purchases.of(given)
-    book = book_of(row.rules, purchases.names)
+    book = purchases.book
     replayed(purchases.parts[:1], book, 1)
     found = measured(given, lambda: replayed(purchases.parts, book, row.threads), len(purchases))
     return found | {"totals": _totals(np.concatenate(replayed(purchases.parts, book, 1)))}
@@ -361,9 +366,8 @@ def purchases_read(given: Given, row: Row) -> dict[str, Any]:
     purchases = Purchases.of(given)
     count, before = len(purchases), purchases.before
     of = [Members(part.customers, part.accounts) for part in purchases.parts]
-    names = purchases.names
+    names, book = purchases.names, purchases.book
     del purchases
-    book = book_of(row.rules, names)
 
     def run(number: int) -> Array:
         return outcomes(read(given.files[number], names, of[number], before[number]), book)[1]
@@ -399,16 +403,13 @@ def by_polars(files: Sequence[Path]) -> Any:
             expires=pl.col("month").dt.offset_by(f"{LIVES_MONTHS + 1}mo"),
         )
         .sort("customer", "moment")
-        .with_columns(upto=pl.col("points").cum_sum().over("customer"))
+        .with_columns(qualifying=pl.col("points").rolling_sum_by("moment", "12mo").over("customer"))
     )
-    gone = purchases.select("customer", left=pl.col("moment").dt.offset_by("12mo"), gone="upto")
     level = pl.lit("basic")
     for name, threshold in list(LEVELS.items())[1:]:
         level = pl.when(pl.col("qualifying") >= threshold).then(pl.lit(name)).otherwise(level)
     return (
-        purchases.join_asof(gone, left_on="moment", right_on="left", by="customer", check_sortedness=False)
-        .with_columns(qualifying=pl.col("upto") - pl.col("gone").fill_null(0))
-        .with_columns(tier=level)
+        purchases.with_columns(tier=level)
         .group_by("customer")
         .agg(
             earned=pl.col("points").sum(),
@@ -453,21 +454,22 @@ def by_duckdb(files: Sequence[Path], threads: int) -> Any:
 
 
 def by_hand(given: Given, row: Row) -> dict[str, Any]:
-    """Polars or DuckDB, all files in one query, if each customer earns what the executor says."""
+    """Polars or DuckDB, all files in one query, if of each customer they say what the executor says."""
     purchases = Purchases.of(given)
-    files, count, earned = given.files, len(purchases), purchases.earned()
+    files, count, expected = given.files, len(purchases), purchases.came_of_it()
     del purchases
 
     def run() -> Any:
         return by_polars(files) if row.key == "polars" else by_duckdb(files, row.threads)
 
     found = run() if row.key == "polars" else run().to_pydict()
-    by_customer = dict(zip(found["customer"], found["earned"], strict=True))
-    by_customer = {customer: points for customer, points in by_customer.items() if points}
-    if by_customer != earned:
-        differ = sum(by_customer.get(one) != earned.get(one) for one in by_customer.keys() | earned.keys())
-        raise AssertionError(f"{row.key}: {differ} of {len(earned)} customers earn something else")
-    return measured(given, run, count) | {"accounts": len(earned), "totals": {"earned": sum(earned.values())}}
+    columns = (found[name] for name in ("customer", "earned", "expired"))
+    told = {customer: points for customer, *points in zip(*columns, strict=True) if any(points)}
+    differ = [one for one in told.keys() | expected.keys() if tuple(told.get(one, ())) != expected.get(one)]
+    if differ:
+        raise AssertionError(f"{row.key} says something else of {len(differ)} of {len(expected)} customers")
+    totals = dict(zip(("earned", "expired"), map(sum, zip(*expected.values(), strict=True)), strict=True))
+    return measured(given, run, count) | {"accounts": len(expected), "totals": totals}
 
 
 # ── the rows ────────────────────────────────────────────────────────────────────────────────────────────────────────
