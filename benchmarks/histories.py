@@ -26,6 +26,7 @@ from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.adapters.synth import Chunk
 from tallybook.domain.account import CLOSED, SUSPENDED
 from tallybook.domain.calendar import DAY_US
+from tallybook.domain.control import SweepFinished, Swept
 from tallybook.domain.customer import CustomerRegistered, Line, ReturnLine, Traits
 from tallybook.domain.earning import Rules
 from tallybook.domain.events import REGISTRY, Event, Metadata
@@ -319,11 +320,26 @@ def _name_receivers(facts: Facts, names: Names, transfers: Array, ordinal: int) 
         place = peer - ordinal
         receiver = int(account_of[place]) if 0 <= place < len(account_of) else -1
         if receiver < 0:  # one who was not asked for
-            facts.slots[row, 2] = names.unknown(UUID(int=peer))[0]
+            facts.slots[row, 2] = names.unknown(UUID(int=1 << 64 | peer))[0]
             continue
         facts.slots[row, 2] = names.unknown(facts.accounts[receiver][0])[0]
         last = int(np.searchsorted(changed, receiver * end + int(facts.position[row]))) - 1
         facts.slots[row, 1] = bars.get(int(facts.kind[changes[last]]), m.NONE)
+
+
+def swept(facts: Facts) -> list[tuple[int, Event]]:
+    """A sweep behind the last of the facts, up to the end of the history."""
+    end = int(facts.position.max()) + 1
+    told: dict[str, Any] = {
+        "originator_id": _ELSEWHERE,
+        "originator_version": 1,
+        "effective_us": synth.END_US,
+        "subject_id": None,
+        "metadata": _metadata(""),
+        "until_us": synth.END_US,
+    }
+    over = SweepFinished(event_id=event_id(end + 1), accounts=len(facts.accounts), decisions=0, **told)
+    return [(end, Swept(event_id=event_id(end), **told)), (end + 1, over)]
 
 
 def split(facts: Facts, parts: int) -> Iterator[Facts]:

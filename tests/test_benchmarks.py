@@ -32,3 +32,18 @@ def test_a_quick_run_measures_ours_beside_stock_and_raw(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for word in ("append", "load", "scan", "catch", "import", "rebuild", "inline", "postgresql", "stock", "raw"):
         assert word in text.lower()
+
+
+def test_replays_are_measured_beside_the_fold_and_what_is_written_by_hand(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    rows = ["fold-every", "columnar-every-2", "polars", "duckdb", "read-2"]
+    command = [sys.executable, "-m", "benchmarks.replay", "--facts", "4000", "--sample", "400", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "-k", *rows, "--json", str(results)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    assert list(measured) == rows
+    assert all(one["count"] > 100 and one["totals"]["earned"] for one in measured.values())
+    assert measured["polars"]["totals"]["expired"] == measured["duckdb"]["totals"]["expired"] > 0
+    assert "DuckDB" in done.stdout
