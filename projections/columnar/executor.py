@@ -36,12 +36,14 @@ _ORDERS = (
 
 
 class Space:
-    """The array that the machine works on: the rule sets, and room for one account; more where one needs more."""
+    """The array that the machine works on: the rule sets, and room for one account of so many rows; more where one
+    needs more."""
 
-    def __init__(self, words: Array, depth: int, slots: int) -> None:
-        self._words, self._depth, self._slots = words, depth, slots
-        self._times = 1
-        self._rows = 256
+    _times = 1
+    """How many times the least room accounts have needed so far."""
+
+    def __init__(self, words: Array, depth: int, slots: int, rows: int) -> None:
+        self._words, self._depth, self._slots, self._rows = words, depth, slots, rows
         self.s = self._laid_out()
 
     def _laid_out(self) -> Array:
@@ -74,10 +76,9 @@ class Space:
             s[register] = value
         return s
 
-    def grow(self, rows: int) -> None:
-        """Twice the room; for so many rows."""
-        self._times *= 2
-        self._rows = max(self._rows, rows)
+    def grow(self) -> None:
+        """Twice the room."""
+        self._times = Space._times = 2 * self._times
         self.s = self._laid_out()
 
 
@@ -86,7 +87,7 @@ class Run:
 
     def __init__(self, facts: Facts, book: Book, mode: int) -> None:
         self.x, self.y = book.seen(facts)
-        self.space = Space(book.words(facts), self.y.shape[1], len(book.slots))
+        self.space = Space(book.words(facts), self.y.shape[1], len(book.slots), facts.most)
         self._mode, self._programme = mode, book.names.text(book.programme)
 
     @property
@@ -110,7 +111,7 @@ def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterat
             )  # fmt: skip
             if not s[m.V_OVER]:
                 break
-            side.space.grow(int(last - first))
+            side.space.grow()
         steps = s[s[m.V_STEP0] : s[m.V_STEPS]].reshape(-1, m.STEP)
         ends = [*steps[1:, 1], s[m.V_OUTS]]
         yield int(place), [(int(step[0]), s[step[1] : end].copy()) for step, end in zip(steps, ends, strict=True)]
@@ -139,7 +140,7 @@ def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
             facts.item, facts.trait, facts.lined, facts.ordinal, side.y.shape[1], places, first, last, out, done,
         )  # fmt: skip
         if done < len(places):
-            side.space.grow(int(last[done] - first[done]))
+            side.space.grow()
     return places, out
 
 
@@ -156,10 +157,10 @@ def compared(facts: Facts, baseline: Book, candidate: Book) -> tuple[Array, Arra
     while done < len(places):
         done = compiled(m.compare)(
             one.s, one.x, one.y, other.s, other.x, other.y, facts.items, facts.position, facts.kind, facts.at_us,
-            facts.account, facts.slots, facts.item, facts.trait, facts.lined, facts.ordinal, places, first, last, depths, before, after, done,
+            facts.account, facts.slots, facts.item, facts.trait, facts.lined, facts.ordinal, places, first, last,
+            depths, before, after, done,
         )  # fmt: skip
         if done < len(places):
-            rows = int(last[done] - first[done])
-            one.space.grow(rows)
-            other.space.grow(rows)
+            one.space.grow()
+            other.space.grow()
     return places, before, after

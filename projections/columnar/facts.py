@@ -116,6 +116,11 @@ class Facts:
     def __len__(self) -> int:
         return len(self.kind)
 
+    @property
+    def most(self) -> int:
+        """The most rows that a customer has."""
+        return int((self.first[1:] - self.first[:-1]).max(initial=0))
+
     @cached_property
     def lined(self) -> Array:
         """By row: 1 if another fact takes back what it earned, so that its lines have to be kept."""

@@ -2722,7 +2722,7 @@ def react(s: Words, x: Words, rules: int) -> int:
     if kind == F_ENROLLED:
         change_tier(s, at_us, s[V_POS], rules, tier_at(s, rules, 0), 0, T_ENROLLED, NONE)
         s[V_TEMPS] = s[V_TEMP0]
-    if kind == F_PURCHASE or kind == F_ACTIVITY or kind == F_REFERRAL or kind == F_ENROLLED:
+    if kind in (F_PURCHASE, F_ACTIVITY, F_REFERRAL, F_ENROLLED):
         return T_POINTS_EARNED if earn(s, x, rules, earning_on(kind)) == 1 else -1
     if kind == F_RETURN:
         return T_EARNING_REVERSED if take_back(s, rules, s[V_A], 0, BY_LINES) else -1
@@ -2915,7 +2915,8 @@ def decide(
     """Run one account (V_ACCOUNT) over the rows of its customer, as `run` does."""
     run(
         address(s), address(x), address(y), address(it), address(positions), address(kinds), address(times),
-        address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depth, row0, row1,
+        address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depth,
+        row0, row1,
     )  # fmt: skip
 
 
@@ -3061,8 +3062,8 @@ def replay(
         words[V_ACCOUNT] = places[place]
         run(
             words, address(x), address(y), address(it), address(positions), address(kinds), address(times),
-            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depth,
-            first[place], last[place],
+            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
+            depth, first[place], last[place],
         )  # fmt: skip
         if words[V_OVER] != 0:
             return place
@@ -3072,8 +3073,8 @@ def replay(
 
 def compare(
     s: Array, x: Array, y: Rows, other: Array, other_x: Array, other_y: Rows, it: Rows, positions: Array, kinds: Array,
-    times: Array, accounts: Array, slots: Rows, items: Array, traits: Array, lined: Array, ordinals: Array, places: Array, first: Array,
-    last: Array, depths: Array, out: Rows, other_out: Rows, done: int,
+    times: Array, accounts: Array, slots: Rows, items: Array, traits: Array, lined: Array, ordinals: Array,
+    places: Array, first: Array, last: Array, depths: Array, out: Rows, other_out: Rows, done: int,
 ) -> int:  # fmt: skip
     """The same under two rule books, side by side: `depths` are those of `y` and `other_y`."""
     one, two = address(s), address(other)
@@ -3082,12 +3083,14 @@ def compare(
         two[V_ACCOUNT] = places[place]
         run(
             one, address(x), address(y), address(it), address(positions), address(kinds), address(times),
-            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depths[0],
+            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
+            depths[0],
             first[place], last[place],
         )  # fmt: skip
         run(
             two, address(other_x), address(other_y), address(it), address(positions), address(kinds), address(times),
-            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depths[1],
+            address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
+            depths[1],
             first[place], last[place],
         )  # fmt: skip
         if one[V_OVER] != 0 or two[V_OVER] != 0:
@@ -3155,7 +3158,7 @@ def rate_lines(
 ) -> None:  # fmt: skip
     """What lines of purchases come to in the programme's currency: `net`, and `amounts` with all that counts.
 
-    `rated`: the currency of each purchase; `known`: whether it has a rate. `net0`, `tax`, `shipping`: 1, if that counts.
+    `rated`: the currency of each purchase; `known`: whether it has a rate. `net0`, `tax`, `shipping`: 1 if that counts.
     """
     at = 0
     for place in range(len(rows)):
@@ -3254,7 +3257,8 @@ def midnights_by_day(
 
 
 def ends_by_day(
-    starts: Array, offsets: Array, turns: Array, ahead: Array, first: int, unit: int, count: int, until: int, into: Array
+    starts: Array, offsets: Array, turns: Array, ahead: Array, first: int, unit: int, count: int, until: int,
+    into: Array,
 ) -> None:  # fmt: skip
     """When points expire that count from some time of each local day; where they live to the µs: how long they do."""
     days = len(into)

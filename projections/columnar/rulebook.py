@@ -94,6 +94,7 @@ class Book:
         """How many columns there are of items."""
         self._at: dict[int, int] = {}
         self._expiries: list[tuple[Zone, int]] = []
+        self.conditions = {id(rules): rules.rule_set.conditions for rules in self.rules}
         for rules in self.rules:
             for level in rules.rule_set.tiers.levels:
                 names.tier(level.name)
@@ -262,7 +263,7 @@ class Book:
         row[m.E_KIND] = m.PER_PIECE if rule.per_minor is None else m.PER_AMOUNT
         row[m.E_PER] = rule.per
         by_tier = (
-            rule.lines is not None and "account.tier" in rules.rule_set.conditions[f"earning.{place}.lines"].fields()
+            rule.lines is not None and "account.tier" in self.conditions[id(rules)][f"earning.{place}.lines"].fields()
         )
         row[m.E_WHOLE] = int(rule.whole) | (2 if by_tier else 0)
         if rule.on == "purchase":
@@ -452,7 +453,7 @@ class _See:
     def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
         self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
         self.rows = facts.earning[_FACTS[on]]
-        self.conditions = rules.rule_set.conditions
+        self.conditions = book.conditions[id(rules)]
         self.fields = {name for path in self._paths() for name in self.conditions[path].fields()}
 
     @cached_property
