@@ -63,16 +63,14 @@ class ReplayCache:
         """Files whose bytes were held against their hash, and what tells that nobody wrote to them since."""
 
     def load(self, bucket: int, names: Names, manifest: Manifest | None = None) -> Facts:
-        """The facts of a bucket: as they are kept, or made from the archive, and kept.
-
-        Raises ArchiveError, BookDamaged.
-        """
+        """The facts of a bucket: as they are kept, or made from the archive, and kept. Two threads take no `names` in
+        common at once. Raises ArchiveError, BookDamaged."""
         manifest = manifest or self._archive.manifest()
         made_from = _made_from(manifest, bucket)
         for data in self._kept(f"bucket-{bucket:02}-{made_from}-"):
             try:
                 return unpacked(data, names, made_from)
-            except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+            except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 logger.warning("What is kept of bucket %d for replays can't be read: %s.", bucket, error)
         own = Names()
         data = packed(facts_of(self._archive, bucket, own, manifest), own, made_from)
@@ -242,7 +240,7 @@ def unpacked(data: bytes, names: Names, made_from: str) -> Facts:
     ids = [names.reference(one) for one in Ids(_bytes_of(held["ids"]))]
     codes = {
         "number": None,
-        "text": np.array([names.text(text) for text in held["texts"].to_pylist()], np.int64),
+        "text": _codes(held["texts"].to_pylist(), names),
         "tier": np.array([0, *(names.tier(tier) for tier in held["tiers"].to_pylist())], np.int64),
         "id": np.array([0, *ids], np.int64),
         "stranger": np.array([0, *(m.UNKNOWN_ID + one for one in ids)], np.int64),
@@ -271,6 +269,12 @@ def unpacked(data: bytes, names: Names, made_from: str) -> Facts:
             held["customer"].to_numpy().astype(np.int64),
         ),
     )
+
+
+def _codes(texts: list[str], names: Names) -> Array:
+    """The codes of texts, most of which other buckets have, too."""
+    found = list(map(names.texts.get, texts))
+    return np.array(list(map(names.text, texts)) if None in found else found, np.int64)
 
 
 def _bytes_of(array: pa.Array) -> bytes:
