@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, NamedTuple
 from uuid import UUID
@@ -442,14 +442,21 @@ def _key_created(customer: Customer, event: KeyCreated) -> None:
 
 def note_traits(noted: dict[str, tuple[int, str]], event: ProfileFact) -> None:
     """Fold a fact about the profile into traits."""
-    at_us = event.effective_us
-    given = {name: getattr(event, name) for name in ("country", "source", "birth_month")}
+    given = {name: getattr(event, name) for name in _TOLD}
     values = {name: str(value) for name, value in given.items() if value is not None}
     if isinstance(event, CustomerRegistered):
         values["kind"] = event.kind
-    if isinstance(event, CustomerChanged):
-        values |= {name: "" for name in event.cleared if name in given}
-    for name, value in values.items():
+    note_values(noted, event.effective_us, values, event.cleared if isinstance(event, CustomerChanged) else ())
+
+
+_TOLD = ("country", "source", "birth_month")
+
+
+def note_values(
+    noted: dict[str, tuple[int, str]], at_us: int, values: Mapping[str, str], cleared: Iterable[str]
+) -> None:
+    """Fold what a fact about the profile tells: of two values of a trait, the one that took effect last."""
+    for name, value in (*values.items(), *((name, "") for name in cleared if name in _TOLD)):
         if name not in noted or noted[name][0] <= at_us:
             noted[name] = (at_us, value)
 

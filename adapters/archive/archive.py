@@ -159,7 +159,8 @@ class Archive:
     @staticmethod
     def check_columns(names: Sequence[str]) -> None:
         """Refuses: invalid_argument for what is no column."""
-        unknown = [name for name in names if name not in arrow_schema().names]
+        known = set(arrow_schema().names)
+        unknown = [name for name in names if name not in known]
         if unknown:
             raise refusal("invalid_argument", f"The archive has no column {', '.join(unknown)}: see docs/archive.md.")
 

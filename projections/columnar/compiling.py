@@ -214,7 +214,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     def link() -> None:
         made.__globals__.update(_Linking(function).names(function))
 
-    folder = _cache_folder(digest_of(function)[:32])
+    folder = cache_folder(digest_of(function)[:32])
     if folder is None:
         link()
     else:
@@ -223,8 +223,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-def _cache_folder(name: str) -> str | None:
-    """Where machine code is kept, in the user's cache; None where nothing can be written."""
+def cache_folder(name: str) -> str | None:
+    """A folder in the user's cache for what replays keep; None where nothing can be written."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.path.join(home, PACKAGE, "replay", name)
     try:

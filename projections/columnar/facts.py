@@ -30,6 +30,7 @@ A row that a fact names is an index; NO_REF: none is named; from UNKNOWN_REF dow
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -147,6 +148,45 @@ class Facts:
         for rows in self.earning.values():
             ordinal[rows] = np.arange(len(rows))
         return ordinal
+
+
+class Ids(Sequence[UUID]):
+    """Ids of 16 bytes each, one after another: an object only for what is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data) // 16
+
+    @typing.overload
+    def __getitem__(self, place: int) -> UUID: ...
+    @typing.overload
+    def __getitem__(self, place: slice) -> Sequence[UUID]: ...
+    def __getitem__(self, place: int | slice) -> UUID | Sequence[UUID]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        at = 16 * range(len(self))[place]
+        return UUID(int=int.from_bytes(self.data[at : at + 16], "big"))
+
+
+class Accounts(Sequence[tuple[UUID, str, int]]):
+    """Accounts as arrays: the ids; of each, its programme (place in `programmes`) and the place of its customer."""
+
+    def __init__(self, ids: Ids, programmes: Sequence[str], programme: Array, customer: Array) -> None:
+        self.ids, self.programmes, self.programme, self.customer = ids, programmes, programme, customer
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @typing.overload
+    def __getitem__(self, place: int) -> tuple[UUID, str, int]: ...
+    @typing.overload
+    def __getitem__(self, place: slice) -> Sequence[tuple[UUID, str, int]]: ...
+    def __getitem__(self, place: int | slice) -> tuple[UUID, str, int] | Sequence[tuple[UUID, str, int]]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        return self.ids[place], self.programmes[int(self.programme[place])], int(self.customer[place])
 
 
 @dataclass(slots=True)
