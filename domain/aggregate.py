@@ -21,18 +21,26 @@ EV = TypeVar("EV", bound=Event)
 class Stamp:
     """What a command gives to each event that it records: metadata, effective time, and fresh event ids.
 
-    `given`: somebody said when it happened. Otherwise the effective time is what the host's clock shows.
+    `given`: somebody said when it happened. Otherwise the effective time is what the host's clock shows. `what_if`:
+    what a replay under other rules asks for; no command does.
     """
 
-    __slots__ = ("effective_us", "given", "metadata", "new_id")
+    __slots__ = ("effective_us", "given", "metadata", "new_id", "what_if")
 
     def __init__(
-        self, metadata: Metadata, effective_us: int, new_id: Callable[[], UUID], *, given: bool = True
+        self,
+        metadata: Metadata,
+        effective_us: int,
+        new_id: Callable[[], UUID],
+        *,
+        given: bool = True,
+        what_if: Any = None,
     ) -> None:
         self.metadata = metadata
         self.effective_us = effective_us
         self.new_id = new_id
         self.given = given
+        self.what_if = what_if
 
     def not_before(self, earlier_us: int, what: str) -> None:
         """See that a fact does not lie before what it rests on. Refuses: effective_too_early.

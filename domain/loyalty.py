@@ -7,6 +7,7 @@ call it. `settle` records what time alone makes due, dated when it was due.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -28,7 +29,7 @@ from .aggregate import Appliers, Stamp
 from .calendar import civil_from_days
 from .control import Control, RuleBook
 from .customer import PurchaseRecorded, ReturnRecorded, Traits
-from .earning import Measured, NewPoints, Rules
+from .earning import Measured, NewPoints, Rules, Share
 from .errors import refusal, whole
 from .events import CODE_CHARS_MAX, Event
 from .lots import NEVER
@@ -101,6 +102,30 @@ TAKES_NOTHING = {SUSPENDED: "receiver_suspended", CLOSED: "receiver_closed"}
 WITHDRAWN = "withdrawn"
 OVER = {"used": "coupon_used", "voided": "coupon_voided", "expired": "coupon_expired", WITHDRAWN: "coupon_voided"}
 """How a coupon ended → why it is not good."""
+
+
+UNFUNDED = ("reject", "clamp", "deficit")
+"""What becomes of a redemption that was paid, and that the account has too little for under other rules: it is refused;
+it takes what is there; it takes what is there, and the rest becomes a debt."""
+
+
+@dataclass(slots=True)
+class WhatIf:
+    """What a replay under other rules asks of an account. `unfunded`: one of UNFUNDED; `paid`: whether the fact at hand
+    is a redemption that was paid. `shares` takes in what rules give."""
+
+    unfunded: str = "reject"
+    paid: bool = False
+    shares: list[Share] = field(default_factory=list)
+
+    def honoured(self, points: int, there: int) -> tuple[int, int] | None:
+        """How many points are spent for a redemption of more than there are, and how many of these become a debt; None:
+        it is refused."""
+        if not self.paid or self.unfunded == "reject":
+            return None
+        if self.unfunded == "clamp":
+            return (there, 0) if there else None
+        return points, points - there
 
 
 class Redemption(NamedTuple):
@@ -694,6 +719,8 @@ class LoyaltyAccount(Account):
         uses: tuple[Use, ...],
     ) -> PointsEarned:
         at_once = lot.activates_us <= measured.at_us
+        if isinstance(stamp.what_if, WhatIf):
+            stamp.what_if.shares.extend(lot.shares)
         return self._decide(
             PointsEarned,
             stamp,
@@ -976,6 +1003,11 @@ def _pay(
     elif points > there:
         code = "insufficient_points"
     facts = (fact.event_id,)
+    debt = 0
+    if code == "insufficient_points" and isinstance(stamp.what_if, WhatIf):
+        honoured = stamp.what_if.honoured(points, there)
+        if honoured is not None:
+            code, (points, debt) = "", honoured
     if code:
         return account._decide(
             RedemptionRefused, stamp, rules, facts, points=points, reward=fact.reward, code=code, active=there
@@ -991,6 +1023,7 @@ def _pay(
         lots=_parts(used),
         hold_id=fact.hold_id,
         uses=uses,
+        debt=debt,
     )
     if fact.hold_id is not None and fact.hold_id in account.holds:
         account._release(stamp, rules, facts, fact.hold_id, "captured")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from . import machine as m
 from .compiling import compiled
@@ -36,14 +38,16 @@ _ORDERS = (
 
 
 class Space:
-    """The array that the machine works on: the rule sets, and room for one account of so many rows; more where one
-    needs more."""
+    """The array that the machine works on: the rule sets, what is counted of all accounts, and room for one account of
+    so many rows; more where one needs more. `months`: when each begins by which balances are counted; none: they are
+    not."""
 
     _times = 1
     """How many times the least room accounts have needed so far."""
 
-    def __init__(self, words: Array, depth: int, slots: int, rows: int) -> None:
-        self._words, self._depth, self._slots, self._rows = words, depth, slots, rows
+    def __init__(self, facts: Facts, book: Book, depth: int, months: Sequence[int]) -> None:
+        self._words, self._depth, self._slots = book.words(facts), depth, len(book.slots)
+        self._rows, self._months, self._rules = facts.most, months, len(book.tallied)
         self.s = self._laid_out()
 
     def _laid_out(self) -> Array:
@@ -70,45 +74,78 @@ class Space:
         bounds[m.V_ITEMS0], bounds[m.V_ITEM_END] = region(16 * self._times * (3 + self._depth))
         bounds[m.V_SPENT0], _ = region(self._slots)
         bounds[m.V_SLOTS] = self._slots
+        if self._months:
+            bounds[m.V_MONTH0], _ = region(len(self._months))
+            bounds[m.V_MONTHS] = len(self._months)
+            bounds[m.V_TALLY], _ = region(len(self._months) * m.BALANCES)
+            bounds[m.V_RULE_TALLY], _ = region(self._rules * m.BY_RULE)
         s = np.zeros(at, np.int64)
         s[: len(self._words)] = self._words
         for register, value in bounds.items():
             s[register] = value
+        if self._months:
+            s[bounds[m.V_MONTH0] : bounds[m.V_MONTH0] + len(self._months)] = self._months
         return s
 
     def grow(self) -> None:
-        """Twice the room."""
+        """Twice the room; what was counted is gone."""
         self._times = Space._times = 2 * self._times
         self.s = self._laid_out()
+
+    def tallies(self) -> tuple[Array, Array]:
+        """What was counted: of each month, by how much each balance changed; of each rule, points, and how often."""
+        s = self.s
+        if not self._months:
+            return s[:0].reshape(-1, m.BALANCES), s[:0].reshape(-1, m.BY_RULE)
+        months, rules = s[m.V_TALLY], s[m.V_RULE_TALLY]
+        return (
+            s[months : months + len(self._months) * m.BALANCES].reshape(-1, m.BALANCES),
+            s[rules : rules + self._rules * m.BY_RULE].reshape(-1, m.BY_RULE),
+        )
 
 
 class Run:
     """One rule book's side of a replay of some facts."""
 
-    def __init__(self, facts: Facts, book: Book, mode: int) -> None:
+    def __init__(
+        self, facts: Facts, book: Book, mode: int, months: Sequence[int] = (), unfunded: int = m.REJECT
+    ) -> None:
         self.x, self.y = book.seen(facts)
-        self.space = Space(book.words(facts), self.y.shape[1], len(book.slots), facts.most)
-        self._mode, self._programme = mode, book.names.text(book.programme)
+        self.depth = self.y.shape[1]
+        self.space = Space(facts, book, self.depth, months)
+        self._registers = {m.V_MODE: mode, m.V_PROGRAMME: book.names.text(book.programme), m.V_UNFUNDED: unfunded}
 
     @property
     def s(self) -> Array:
         """The array, ready to run."""
         s = self.space.s
-        s[m.V_MODE], s[m.V_PROGRAMME] = self._mode, self._programme
+        for register, value in self._registers.items():
+            s[register] = value
         return s
+
+
+def _columns(facts: Facts) -> tuple[Array, ...]:
+    """The columns of facts, as the machine takes them."""
+    return (
+        facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots, facts.item, facts.trait,
+        facts.lined, facts.ordinal,
+    )  # fmt: skip
+
+
+def _unpaid(facts: Facts) -> Array:
+    import numpy as np
+
+    return np.zeros(len(facts), np.int64)
 
 
 def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
     """What each account of the book's programme decides: the account's place, and by position the words."""
-    side = Run(facts, book, m.ALL if everything else m.STEPS)
-    for place, first, last in zip(*_places(facts, book.programme), strict=True):
+    side, paid = Run(facts, book, m.ALL if everything else m.STEPS), _unpaid(facts)
+    for place, first, last in zip(*places_of(facts, book.programme), strict=True):
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
-            compiled(m.decide)(
-                s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
-                facts.item, facts.trait, facts.lined, facts.ordinal, side.y.shape[1], first, last,
-            )  # fmt: skip
+            compiled(m.decide)(s, side.x, side.y, *_columns(facts), side.depth, paid, first, last)
             if not s[m.V_OVER]:
                 break
             side.space.grow()
@@ -117,50 +154,79 @@ def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterat
         yield int(place), [(int(step[0]), s[step[1] : end].copy()) for step, end in zip(steps, ends, strict=True)]
 
 
-def _places(facts: Facts, programme: str) -> tuple[Array, Array, Array]:
-    """The accounts of a programme, and the rows of each one's customer."""
+def places_of(facts: Facts, programme: str, without: Container[UUID] = ()) -> tuple[Array, Array, Array]:
+    """The accounts of a programme, and the rows of each one's customer. Customers `without` whom it is done are left
+    out."""
     import numpy as np
 
-    places = [place for place, (_, of, _) in enumerate(facts.accounts) if of == programme]
-    customers = np.array([facts.accounts[place][2] for place in places], np.int64)
-    return np.array(places, np.int64), facts.first[customers], facts.first[customers + 1]
+    places, customers = facts.members(programme)
+    if without:
+        kept = np.array([facts.customers[customer] not in without for customer in customers], bool)
+        places, customers = places[kept], customers[kept]
+    return places, facts.first[customers], facts.first[customers + 1]
 
 
 def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
     """The accounts of the book's programme, as places in `facts.accounts`, and what came of each: rows of `O_…`."""
     import numpy as np
 
-    places, first, last = _places(facts, book.programme)
-    side = Run(facts, book, m.SILENT)
+    places, first, last = places_of(facts, book.programme)
+    side, paid = Run(facts, book, m.SILENT), _unpaid(facts)
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
         done = compiled(m.replay)(
-            side.s, side.x, side.y, facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots,
-            facts.item, facts.trait, facts.lined, facts.ordinal, side.y.shape[1], places, first, last, out, done,
-        )  # fmt: skip
+            side.s, side.x, side.y, *_columns(facts), side.depth, paid, places, first, last, out, done
+        )
         if done < len(places):
             side.space.grow()
     return places, out
 
 
-def compared(facts: Facts, baseline: Book, candidate: Book) -> tuple[Array, Array, Array]:
-    """The accounts of the candidate's programme, and what came of each under either rule book. Where they part is in
-    the candidate's rows."""
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What came of accounts (places in `facts.accounts`) under two rule books: rows of `O_…`; where they part is in
+    those of `after`. Of all of them: what balances changed by month, and what each rule gave."""
+
+    places: Array
+    before: Array
+    after: Array
+    months_before: Array
+    months_after: Array
+    rules_before: Array
+    rules_after: Array
+
+
+def compared(
+    facts: Facts,
+    baseline: Book,
+    candidate: Book,
+    *,
+    months: Sequence[int] = (),
+    unfunded: int = m.REJECT,
+    without: Container[UUID] = (),
+) -> Compared:
+    """Accounts of the candidate's programme under either rule book. `unfunded`: what becomes of redemptions that the
+    baseline pays, and for which there is too little under the candidate."""
     import numpy as np
 
-    places, first, last = _places(facts, candidate.programme)
-    one, other = Run(facts, baseline, m.STEPS), Run(facts, candidate, m.STEPS)
+    places, first, last = places_of(facts, candidate.programme, without)
+    one, other = Run(facts, baseline, m.STEPS, months), Run(facts, candidate, m.STEPS, months, unfunded)
     before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
-    depths = np.array([one.y.shape[1], other.y.shape[1]], np.int64)
+    depths, paid = np.array([one.depth, other.depth], np.int64), _unpaid(facts)
     done = 0
     while done < len(places):
         done = compiled(m.compare)(
-            one.s, one.x, one.y, other.s, other.x, other.y, facts.items, facts.position, facts.kind, facts.at_us,
-            facts.account, facts.slots, facts.item, facts.trait, facts.lined, facts.ordinal, places, first, last,
-            depths, before, after, done,
+            one.s, one.x, one.y, other.s, other.x, other.y, *_columns(facts), paid, places, first, last, depths, before,
+            after, done,
         )  # fmt: skip
         if done < len(places):
+            # What is counted of all is counted anew.
             one.space.grow()
             other.space.grow()
-    return places, before, after
+            done = 0 if months else done
+    return Compared(places, before, after, *_both(one.space.tallies(), other.space.tallies()))
+
+
+def _both(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
+    return one[0], other[0], one[1], other[1]

@@ -122,6 +122,19 @@ class Facts:
         """The most rows that a customer has."""
         return int((self.first[1:] - self.first[:-1]).max(initial=0))
 
+    def members(self, programme: str) -> tuple[Array, Array]:
+        """The accounts of a programme, as places, and the place of each one's customer."""
+        import numpy as np
+
+        accounts = self.accounts
+        if isinstance(accounts, Accounts):
+            code = accounts.programmes.index(programme) if programme in accounts.programmes else -1
+            places = np.flatnonzero(accounts.programme == code)
+            return places, accounts.customer[places]
+        found = [(place, customer) for place, (_, of, customer) in enumerate(accounts) if of == programme]
+        places, customers = np.array(found, np.int64).reshape(-1, 2).T
+        return np.ascontiguousarray(places), np.ascontiguousarray(customers)
+
     @cached_property
     def lined(self) -> Array:
         """By row: 1 if another fact takes back what it earned, so that its lines have to be kept."""

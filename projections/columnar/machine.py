@@ -57,8 +57,11 @@ NONE = -(2**63)
     # what is known without reckoning it anew: nothing is due before; whether that holds while points come in order;
     # where the window begins, and of which calendar its entries know when they leave; a year of tiers
     V_QUIET, V_STEADY, V_FIRST, V_CALENDAR, V_YEAR_RULES, V_YEAR_LAST, V_YEAR_FROM, V_YEAR_UNTIL, V_SEVERAL,
+    # of what is counted by month: the month of the last decision, and where that begins and ends; points that are owed
+    # for what was honoured
+    V_MONTH, V_MONTH_FROM, V_MONTH_UNTIL, V_SHORT,
     # the fact at hand
-    V_KIND, V_ROW, V_POS, V_AT, V_A, V_B, V_C, V_D, V_POS_A, V_POS_D, V_ITEM1, V_TRAIT, V_ROW0, V_SEEN, V_LINED,
+    V_KIND, V_ROW, V_POS, V_AT, V_A, V_B, V_C, V_D, V_POS_A, V_POS_D, V_ITEM1, V_TRAIT, V_ROW0, V_SEEN, V_LINED, V_PAID,
     # regions: where they begin, how far they are used, where they end
     V_LOT0, V_LOTS, V_LOT_END, V_LINE0, V_LINES, V_LINE_END, V_PART0, V_PARTS, V_PART_END, V_HOLD0, V_HOLDS, V_HOLD_END,
     V_COUPON0, V_COUPONS, V_COUPON_END, V_SPENDING0, V_SPENDINGS, V_SPENDING_END, V_SUSPENSION0, V_SUSPENSIONS,
@@ -71,15 +74,18 @@ NONE = -(2**63)
     V_PENDING_END, V_HELD_ORDER, V_HELD_HEAD, V_HELD_N, V_HELD_END, V_DUE_ORDER, V_DUE_HEAD, V_DUE_N, V_DUE_END,
     # answers of functions that give more than one
     V_CHANGE_TIER, V_CHANGE_POINTS, V_CHANGE_RULES, V_CHANGE_REASON, V_PLACE,
+    # what is counted of all accounts: balances by month, points by rule (0: it is not); when months begin
+    V_TALLY, V_RULE_TALLY, V_MONTH0, V_MONTHS, V_UNFUNDED,
     V_BUCKETS,
-) = range(113)
+) = range(123)
 
 # Balances, from V_BUCKETS on, in this order.
 (
     EARNED, TRANSFERRED_IN, ADJUSTED_UP, REINSTATED, DEBT, PENDING, ACTIVE, HELD,
     SPENT, EXPIRED, REVERSED, TRANSFERRED_OUT, ADJUSTED_DOWN,
 ) = range(13)
-REGISTERS = V_BUCKETS + 13
+BALANCES = 13
+REGISTERS = V_BUCKETS + BALANCES
 """Where the rule sets begin."""
 
 OPEN, SUSPENDED, CLOSED = 0, 1, 2
@@ -129,9 +135,9 @@ L_TIER, L_GRANTED_BY, L_GRANT0, L_GRANTS = range(4)
 LEVEL = 4
 (
     E_KIND, E_POINTS, E_PER, E_WHOLE, E_GIVES, E_GROUP, E_BEST, E_MULTIPLIED, E_EXPIRY, E_PENDING, E_CAP0, E_CAPS,
-    E_CODE, E_FACTOR, E_NUMERATOR, E_DENOMINATOR, E_MASK, E_MEASURED, E_PICKS,
-) = range(19)
-RULE = 19
+    E_CODE, E_FACTOR, E_NUMERATOR, E_DENOMINATOR, E_MASK, E_MEASURED, E_PICKS, E_TALLY,
+) = range(20)
+RULE = 20
 PER_AMOUNT, PER_PIECE, FIXED, MULTIPLIER = range(4)
 BOTH, POINTS, QUALIFYING = range(3)
 CAP_SLOT, CAP_PERIOD, CAP_MOST, CAP_COUNTER, CAP_PERIOD_CODE = range(5)
@@ -208,7 +214,11 @@ CODES = (
 
 STEP = 3
 """Where the decisions of a fact begin: its position, the index of the first word, what became of a request to spend."""
-PAID, REFUSED = 1, 2
+PAID, REFUSED, HONOURED = 1, 2, 3
+REJECT, CLAMP, DEFICIT = range(3)
+"""What becomes of a redemption that was paid and can't be any more."""
+BY_RULE = 2
+"""Of each rule: the points that it gave, and how often; of a multiplier: the points that it multiplied."""
 SLOTS, ITEMS = 4, 6
 """How many numbers a fact and an item have in their columns."""
 END = 2**62
@@ -260,6 +270,8 @@ def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
     """Begin a decision: it is counted, and the account's clock goes on. The facts follow (`because`)."""
     if at_us > s[V_CLOCK]:
         s[V_CLOCK] = at_us
+    if s[V_TALLY] != 0 and not s[V_MONTH_FROM] <= at_us < s[V_MONTH_UNTIL]:
+        find_month(s, at_us)
     if s[V_SEVERAL] != 0:
         # At the account's clock, other rules may hold than those that decided last.
         s[V_QUIET] = LONG_AGO
@@ -269,6 +281,27 @@ def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
     put(s, at_us)
     if s[V_MODE] == ALL:
         put(s, T_NO_RULES if rules < 0 else s[rules + RS_LABEL])
+
+
+def find_month(s: Words, at_us: int) -> None:
+    """The month of a decision; what lies before the first counts as of the first, what lies after the last as of it."""
+    low, high = 1, s[V_MONTHS]
+    while low < high:
+        middle = (low + high) // 2
+        if s[s[V_MONTH0] + middle] <= at_us:
+            low = middle + 1
+        else:
+            high = middle
+    s[V_MONTH] = low - 1
+    s[V_MONTH_FROM] = LONG_AGO if low == 1 else s[s[V_MONTH0] + low - 1]
+    s[V_MONTH_UNTIL] = NEVER + 1 if low == s[V_MONTHS] else s[s[V_MONTH0] + low]
+
+
+def change(s: Words, bucket: int, by: int) -> None:
+    """A balance becomes another: the only place where one does."""
+    s[V_BUCKETS + bucket] += by
+    if s[V_TALLY] != 0:
+        s[s[V_TALLY] + s[V_MONTH] * BALANCES + bucket] += by
 
 
 def because(s: Words, first: int, second: int) -> None:
@@ -438,19 +471,17 @@ def move(s: Words, lot: int, source: int, target: int, points: int) -> None:
     elif source == ACTIVE:
         lot_changes(s, lot, V_ACTIVE_ORDER, L_ACTIVE, ACTIVE, -points)
     elif source == HELD:
-        s[V_BUCKETS + HELD] -= points
+        change(s, HELD, -points)
     else:
-        s[V_BUCKETS + source] += points
+        change(s, source, points)
     if target == PENDING:
         lot_changes(s, lot, V_PENDING_ORDER, L_PENDING, PENDING, points)
     elif target == ACTIVE:
         lot_changes(s, lot, V_ACTIVE_ORDER, L_ACTIVE, ACTIVE, points)
-    elif target == HELD:
-        s[V_BUCKETS + HELD] += points
     elif target == DEBT:
-        s[V_BUCKETS + DEBT] -= points
+        change(s, DEBT, -points)
     else:
-        s[V_BUCKETS + target] += points
+        change(s, target, points)
 
 
 def lot_changes(s: Words, lot: int, order: int, field: int, bucket: int, by: int) -> None:
@@ -461,7 +492,7 @@ def lot_changes(s: Words, lot: int, order: int, field: int, bucket: int, by: int
     elif had == 0:
         enter(s, order, lot)
     s[lot + field] = had + by
-    s[V_BUCKETS + bucket] += by
+    change(s, bucket, by)
 
 
 def age(s: Words, lot: int, expires_us: int) -> None:
@@ -1746,7 +1777,22 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
             number += 1
         if s[V_OVER] != 0:
             return 0
+    if s[V_TALLY] != 0:
+        tally_rules(s, shares, given)
     return 1
+
+
+def tally_rules(s: Words, shares: int, given: int) -> None:
+    """Count what each rule gave."""
+    for share in range(shares, given, SHARE):
+        points = s[share + S_POINTS]
+        at = s[V_RULE_TALLY] + s[s[share + S_RULE] + E_TALLY] * BY_RULE
+        s[at] += points
+        s[at + 1] += 1
+        if s[share + S_MULTIPLIER] >= 0:
+            at = s[V_RULE_TALLY] + s[s[share + S_MULTIPLIER] + E_TALLY] * BY_RULE
+            s[at] += points
+            s[at + 1] += 1
 
 
 def choose(s: Words, shares: int) -> None:
@@ -2188,6 +2234,17 @@ def redeem(s: Words, rules: int) -> None:
         code = T_OUT_OF_STOCK
     elif points > there:
         code = T_INSUFFICIENT
+    debt = 0
+    outcome = PAID
+    honoured = s[V_UNFUNDED] == DEFICIT or (s[V_UNFUNDED] == CLAMP and there > 0)
+    if code == T_INSUFFICIENT and s[V_PAID] == PAID and honoured:
+        code = T_EMPTY
+        outcome = HONOURED
+        s[V_SHORT] += points - there
+        if s[V_UNFUNDED] == DEFICIT:
+            debt = points - there
+        else:
+            points = there
     if code != T_EMPTY:
         begin(s, D_REDEMPTION_REFUSED, at_us, rules)
         because(s, s[V_POS], 0)
@@ -2213,7 +2270,7 @@ def redeem(s: Words, rules: int) -> None:
     kept = more(s, V_PARTS, count_of * PART)
     if s[V_OVER] != 0:
         return
-    s[V_OUTCOME] = PAID
+    s[V_OUTCOME] = outcome
     begin(s, D_REDEEMED, at_us, rules)
     because(s, s[V_POS], 0)
     if s[V_MODE] != SILENT:
@@ -2223,6 +2280,8 @@ def redeem(s: Words, rules: int) -> None:
     if s[V_MODE] != SILENT:
         put_ref(s, ref, s[V_POS_D])
     put_uses(s, uses, uses_end)
+    if s[V_MODE] != SILENT:
+        put(s, debt)
     for word in range(count_of * PART):
         s[kept + word] = s[parts + word]
     s[spending + R_PART0] = kept
@@ -2232,6 +2291,7 @@ def redeem(s: Words, rules: int) -> None:
         out_of_hold(s, hold, parts, count_of)
     used(s, at_us)
     move_parts(s, parts, count_of, ACTIVE if ref == NO_REF else HELD, SPENT)
+    move(s, 0, DEBT, SPENT, debt)
     count_uses(s, uses, uses_end)
     if hold != 0 and s[hold + H_PART0] != s[hold + H_PART1]:
         release(s, at_us, rules, s[V_POS], hold, T_CAPTURED)
@@ -2873,7 +2933,7 @@ def reset(s: Words, rows: int) -> None:
     for register in range(V_OVER, V_LOT0):
         if register != V_MODE and register != V_ACCOUNT and register != V_PROGRAMME:
             s[register] = 0
-    for bucket in range(13):
+    for bucket in range(BALANCES):
         s[V_BUCKETS + bucket] = 0
     s[V_TIER] = -1
     s[V_LENT] = NONE
@@ -2910,25 +2970,28 @@ def step(s: Words, position: int, began: int) -> None:
 
 def decide(
     s: Array, x: Array, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
-    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, row0: int, row1: int,
+    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, paid: Array,
+    row0: int, row1: int,
 ) -> None:  # fmt: skip
     """Run one account (V_ACCOUNT) over the rows of its customer, as `run` does."""
     run(
         address(s), address(x), address(y), address(it), address(positions), address(kinds), address(times),
         address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals), depth,
-        row0, row1,
+        address(paid), 0, row0, row1,
     )  # fmt: skip
 
 
 def run(
     s: Words, x: Words, y: Words, it: Words, positions: Words, kinds: Words, times: Words, accounts: Words,
-    slots: Words, items: Words, traits: Words, lined: Words, ordinals: Words, depth: int, row0: int, row1: int,
+    slots: Words, items: Words, traits: Words, lined: Words, ordinals: Words, depth: int, paid: Words, reads: int,
+    row0: int, row1: int,
 ) -> None:  # fmt: skip
     """All that an account (V_ACCOUNT, of V_PROGRAMME) decides about the rows of its customer, in their order.
 
     `x` and `y` are what the rule sets see: `x` of facts, a column after the other, in which each fact stands at its
     place among those of its kind (`ordinals`); `y` of items, `depth` numbers of each. `it` are the items; the others
-    are columns of `Facts`. Whether there was room for it all is told by V_OVER.
+    are columns of `Facts`. Whether a redemption is paid is noted in `paid` by row, unless that `reads` what was paid
+    under other rules. Whether there was room for it all is told by V_OVER.
     """
     reset(s, row1 - row0)
     s[V_ROW0] = row0
@@ -2959,6 +3022,7 @@ def run(
         s[V_POS_D] = positions[slots[slot + 3]] if row0 <= slots[slot + 3] < row1 else 0
         s[V_TRAIT] = traits[row]
         s[V_SEEN] = ordinals[row]
+        s[V_PAID] = paid[row] if reads != 0 else 0
         s[V_LINED] = 0 if silent and lined[row] == 0 else 1
         copy_items(s, y, it, items[row], items[row + 1], depth)
         if s[V_OVER] != 0:
@@ -2971,6 +3035,8 @@ def run(
         if accounts[row] >= 0:
             applied(s)
         receive(s, x)
+        if reads == 0:
+            paid[row] = s[V_OUTCOME]
         step(s, position, began)
         if s[V_OVER] != 0:
             return
@@ -3042,16 +3108,18 @@ def passes(s: Words, control: int) -> bool:
 # ── many accounts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 (
-    O_DIFFERS, O_UNFUNDED, O_FUNDED, O_TIER, O_BUCKETS,
-) = range(5)  # fmt: skip
-OUTCOME = O_BUCKETS + 13
+    O_DIFFERS, O_UNFUNDED, O_FUNDED, O_SHORT, O_TIER, O_BUCKETS,
+) = range(6)  # fmt: skip
+OUTCOME = O_BUCKETS + BALANCES
 """What came of an account: its tier and balances; beside another rule book, the position of the first fact about which
-they decide otherwise (END: of a sweep; 0: nowhere), and how many redemptions are paid no more, or now."""
+they decide otherwise (END: of a sweep; 0: nowhere), how many redemptions there is too little for now, and how many are
+paid now; the points that were lacking where they were honoured."""
 
 
 def replay(
     s: Array, x: Array, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
-    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, places: Array, first: Array, last: Array,
+    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, paid: Array, places: Array, first: Array,
+    last: Array,
     out: Rows, done: int,
 ) -> int:  # fmt: skip
     """Run accounts (`places`; the rows of each are `first` up to `last`), from the one at `done` on; what came of each
@@ -3063,7 +3131,7 @@ def replay(
         run(
             words, address(x), address(y), address(it), address(positions), address(kinds), address(times),
             address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
-            depth, first[place], last[place],
+            depth, address(paid), 0, first[place], last[place],
         )  # fmt: skip
         if words[V_OVER] != 0:
             return place
@@ -3074,7 +3142,7 @@ def replay(
 def compare(
     s: Array, x: Array, y: Rows, other: Array, other_x: Array, other_y: Rows, it: Rows, positions: Array, kinds: Array,
     times: Array, accounts: Array, slots: Rows, items: Array, traits: Array, lined: Array, ordinals: Array,
-    places: Array, first: Array, last: Array, depths: Array, out: Rows, other_out: Rows, done: int,
+    paid: Array, places: Array, first: Array, last: Array, depths: Array, out: Rows, other_out: Rows, done: int,
 ) -> int:  # fmt: skip
     """The same under two rule books, side by side: `depths` are those of `y` and `other_y`."""
     one, two = address(s), address(other)
@@ -3084,14 +3152,12 @@ def compare(
         run(
             one, address(x), address(y), address(it), address(positions), address(kinds), address(times),
             address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
-            depths[0],
-            first[place], last[place],
+            depths[0], address(paid), 0, first[place], last[place],
         )  # fmt: skip
         run(
             two, address(other_x), address(other_y), address(it), address(positions), address(kinds), address(times),
             address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
-            depths[1],
-            first[place], last[place],
+            depths[1], address(paid), 1, first[place], last[place],
         )  # fmt: skip
         if one[V_OVER] != 0 or two[V_OVER] != 0:
             return place
@@ -3108,8 +3174,9 @@ def ends(s: Words, out: Words, place: int) -> None:
     at = place * OUTCOME
     for column in range(O_TIER):
         out[at + column] = 0
+    out[at + O_SHORT] = s[V_SHORT]
     out[at + O_TIER] = s[V_TIER]
-    for bucket in range(13):
+    for bucket in range(BALANCES):
         out[at + O_BUCKETS + bucket] = s[V_BUCKETS + bucket]
 
 
@@ -3143,7 +3210,7 @@ def funded(s: Words, other: Words, out: Words, at: int) -> None:
         while theirs < other[V_STEPS] and other[theirs] < s[mine]:
             theirs += STEP
         if theirs < other[V_STEPS] and other[theirs] == s[mine]:
-            if s[mine + 2] == PAID and other[theirs + 2] == REFUSED:
+            if s[mine + 2] == PAID and other[theirs + 2] in (REFUSED, HONOURED):
                 out[at + O_UNFUNDED] += 1
             if s[mine + 2] == REFUSED and other[theirs + 2] == PAID:
                 out[at + O_FUNDED] += 1

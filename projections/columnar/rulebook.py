@@ -94,6 +94,8 @@ class Book:
         """How many columns there are of items."""
         self._at: dict[int, int] = {}
         self._expiries: list[tuple[Zone, int]] = []
+        self.tallied: dict[str, int] = {}
+        """The rules, each by its place in what is counted by rule."""
         self.conditions = {id(rules): rules.rule_set.conditions for rules in self.rules}
         for rules in self.rules:
             for level in rules.rule_set.tiers.levels:
@@ -234,6 +236,7 @@ class Book:
         rule, names = rules.rule_set.earning[place], self.names
         row = [0] * m.RULE
         row[m.E_CODE] = names.text(rule.id)
+        row[m.E_TALLY] = self.tallied.setdefault(rule.id, len(self.tallied))
         row[m.E_FACTOR] = factor
         row[m.E_GROUP] = row[m.E_PICKS] = -1
         conditional = rule.when is not None or rule.dated or (not isinstance(rule, Multiplier) and rule.control_percent)
@@ -297,7 +300,8 @@ class Book:
         if len(self.names.tiers) > TIERS_MAX:
             raise TooManyTiers(f"{len(self.names.tiers)} tiers are named, and {TIERS_MAX} can be told apart.")
         words = self._words.copy()
-        place_of = {stream: place for place, (stream, _, _) in enumerate(facts.accounts)}
+        passes = any(passed_over for _, _, _, passed_over in self._adoptions.entries)
+        place_of = {stream: place for place, (stream, _, _) in enumerate(facts.accounts)} if passes else {}
         rows: list[int] = []
         passed: list[int] = []
         for position, kind, value, passed_over in self._adoptions.entries:
@@ -564,9 +568,8 @@ class _See:
         import numpy as np
 
         members = np.zeros(len(self.facts.customers), bool)
-        for stream, programme, customer in self.facts.accounts:
-            if programme == self.book.programme:
-                members[customer] = cohort(stream, campaign) < percent
+        places, customers = self.facts.members(self.book.programme)
+        members[customers] = [cohort(self.facts.accounts[place][0], campaign) < percent for place in places]
         return members[self._customers()]
 
     def _customers(self) -> Array:
@@ -609,12 +612,12 @@ class _See:
 
         facts = self.facts
         joined = np.zeros(len(facts.customers), np.int64)
-        enrolled = np.flatnonzero(facts.kind == m.F_ENROLLED)
-        days = self._civil(facts.at_us[enrolled])[:, 0]
-        for row, day in zip(enrolled, days, strict=True):
-            _, programme, customer = facts.accounts[facts.account[row]]
-            if programme == self.book.programme:
-                joined[customer] = day
+        places, customers = facts.members(self.book.programme)
+        customer_of = np.full(len(facts.accounts), -1)
+        customer_of[places] = customers
+        enrolled = facts.earning[m.F_ENROLLED]
+        of = customer_of[facts.account[enrolled]]
+        joined[of[of >= 0]] = self._civil(facts.at_us[enrolled])[of >= 0, 0]
         return joined
 
     def _civil(self, times: Array) -> Array:

@@ -171,7 +171,8 @@ def test_what_comes_of_accounts_is_what_the_reference_says(tmp_path: Path) -> No
         gathering.feed(position, event)
     facts = gathering.facts()
     baseline, other = (Book(Adoptions("main", gathering.control, rules), names) for rules in (None, candidate))
-    places, before, after = executor.compared(facts, baseline, other)
+    found = executor.compared(facts, baseline, other)
+    places, before, after = found.places, found.before, found.after
     tiers = {code: tier for tier, code in names.tiers.items()}
     report = backtest(starmap(Recorded, history), candidate)
     assert report.changed > 100
