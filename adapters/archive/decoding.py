@@ -54,7 +54,7 @@ _FNV = np.uint64(0x100000001B3)
 _intrinsic: Any = intrinsic  # which takes the first parameter away
 
 
-def _compiled(function: Any) -> Any:
+def kept_compiled(function: Any) -> Any:
     """Compiled when it is called first, and kept beside the module (or in the user's cache) for the next process."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -190,7 +190,7 @@ def _array(at: int, end: int) -> Any:
     return BROKEN, 0
 
 
-@_compiled
+@kept_compiled
 def envelopes(memory: int, ends: Any, rows: Any, newest: Any, arities: Any, buckets: Any, stale: Any) -> Any:
     """Fill in subject, event id and bucket of each row; and whether its schema version is not the newest.
 
@@ -235,7 +235,7 @@ def envelopes(memory: int, ends: Any, rows: Any, newest: Any, arities: Any, buck
     return FINE, 0
 
 
-@_compiled
+@kept_compiled
 def apart(data: Any, ends: Any, rows: Any, buckets: Any, out_data: Any, out_rows: Any, counts: Any, sizes: Any) -> None:
     """Sort rows and their states by bucket, each bucket's in the order in which they came."""
     for row in range(ends.shape[0]):
@@ -263,7 +263,7 @@ def _hash(hi: Any, lo: Any, more: Any) -> Any:
     return np.int64((mixed ^ (mixed >> _SHIFT)) >> np.uint64(1))
 
 
-@_compiled
+@kept_compiled
 def subject_codes(rows: Any, codes: Any, firsts: Any) -> Any:
     """Number the subjects in the order in which they come; `firsts` has a row of each. How many there are."""
     count = rows.shape[0]
@@ -295,7 +295,7 @@ def subject_codes(rows: Any, codes: Any, firsts: Any) -> Any:
     return found
 
 
-@_compiled
+@kept_compiled
 def in_order(codes: Any, ranks: Any, subjects: int, order: Any) -> None:
     """The rows by the rank of their subject, those of one in the order in which they stand; `codes` become ranks."""
     starts = np.zeros(subjects + 1, np.int64)
@@ -309,7 +309,7 @@ def in_order(codes: Any, ranks: Any, subjects: int, order: Any) -> None:
         starts[codes[row]] += 1
 
 
-@_compiled
+@kept_compiled
 def event_table(rows: Any, codes: Any) -> Any:
     """A hash table of event ids, by subject and the 104 bits that all lots of an event share: of equal ones the first.
 
@@ -332,7 +332,7 @@ def event_table(rows: Any, codes: Any) -> Any:
     return table
 
 
-@_compiled
+@kept_compiled
 def stream_numbers(rows: Any, codes: Any, order: Any, numbers: Any, shown: Any) -> None:
     """Number each subject's streams in the order in which they appear; `shown`: rows that are to name their stream."""
     size = 16
@@ -374,7 +374,7 @@ def _same(one: int, other: int, size: int) -> Any:
     return True
 
 
-@_compiled
+@kept_compiled
 def rehash(texts: Any, count: int, table: Any) -> None:
     """Fill a larger hash table of texts."""
     for seen in range(count):
@@ -385,7 +385,7 @@ def rehash(texts: Any, count: int, table: Any) -> None:
         table[place] = seen
 
 
-@_compiled
+@kept_compiled
 def decode(
     memory: int, offsets: Any, rows: Any, order: Any, codes: Any, events: Any, arities: Any,
     firsts: Any, fields: Any, leaves: Any, begin: int, writing: bool,
@@ -550,7 +550,7 @@ def decode(
     return FINE, 0
 
 
-@_compiled
+@kept_compiled
 def gathered(data: Any, texts: Any, count: int, slot: int, offsets: Any, out: Any) -> None:
     """The texts of a slot one after another, and where each begins."""
     at = 0
@@ -564,7 +564,7 @@ def gathered(data: Any, texts: Any, count: int, slot: int, offsets: Any, out: An
             offsets[number] = at
 
 
-@_compiled
+@kept_compiled
 def spread(rows: Any, values: Any, out: Any, bits: Any) -> Any:
     """Values to the rows that they belong to, and a bit for each that is not null; how many are null."""
     nulls = out.shape[0]
@@ -578,7 +578,7 @@ def spread(rows: Any, values: Any, out: Any, bits: Any) -> Any:
     return nulls
 
 
-@_compiled
+@kept_compiled
 def filled(values: Any, out: Any, bits: Any) -> Any:
     """The same of values that stand one after another."""
     nulls = 0
@@ -592,14 +592,14 @@ def filled(values: Any, out: Any, bits: Any) -> Any:
     return nulls
 
 
-@_compiled
+@kept_compiled
 def filled_at(rows: Any, bits: Any) -> None:
     """A bit for each of some rows."""
     for index in range(rows.shape[0]):
         bits[rows[index] >> 3] |= np.uint8(1 << (rows[index] & 7))
 
 
-@_compiled
+@kept_compiled
 def lists(rows: Any, lengths: Any, offsets: Any, bits: Any) -> None:
     """Where the list of each row begins, and a bit for each row that has one."""
     at = 0

@@ -44,7 +44,7 @@ from tallybook.domain.points import (
     lot_of,
 )
 from tallybook.projections.columnar.facts import Facts
-from tallybook.projections.columnar.machine import FACTS, NO_REF
+from tallybook.projections.columnar.machine import CODES, FACTS, NO_REF
 from tallybook.projections.columnar.names import Names
 
 QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -118,7 +118,9 @@ def test_several_programmes_and_deltas(
         life.close()
 
 
-def test_the_beginning_of_the_cdnow_book(tmp_path: Path) -> None:
+@pytest.mark.parametrize("many", [1, 1 << 30], ids=["compiled", "by numpy"])
+def test_the_beginning_of_the_cdnow_book(many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_cache, "MANY", many)
     shipped = files("tallybook") / "data" / "cdnow_master.txt.xz"
     told = lzma.decompress(shipped.read_bytes()).splitlines(keepends=True)[:1_500]
     (tmp_path / "cdnow.txt").write_bytes(b"".join(told))
@@ -496,20 +498,27 @@ def test_the_archive_passes_over_what_is_kept(shop: tuple[tallybook.Book, Archiv
     assert archive.status().state == "current"
 
 
-def test_numbers_of_every_size_are_kept() -> None:
+@pytest.mark.parametrize("many", [1, 1 << 30], ids=["compiled", "by numpy"])
+def test_numbers_of_every_size_are_kept(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_cache, "MANY", many)
     count = 40_000
     drawn = np.random.default_rng(3)
-    kind = np.full(count, FACTS.index("customer.purchase_recorded"))
+    kinds = [FACTS.index(one) for one in ("customer.purchase_recorded", "loyalty.hold_requested")]
     zeros = np.zeros(count, np.int64)
     for most in (1, 255, 256, -128, -129, 2**16, -(2**15) - 1, 2**31, 2**32 - 1, 2**32, -(2**31) - 1, 2**62, -(2**63)):
-        item = np.arange(count + 1) * 2
-        items = np.zeros((2 * count, 6), np.int64)
-        items[:, 0] = drawn.integers(min(most, 0), max(most, 0), 2 * count, endpoint=True)
+        kind = drawn.choice(kinds, count)
+        bought = kind == kinds[0]
+        item = np.concatenate([[0], np.cumsum(bought * 2)])
+        items = np.zeros((item[-1], 6), np.int64)
+        items[:, 0] = drawn.integers(min(most, 0), max(most, 0), len(items), endpoint=True)
         items[::50, 1] = items[::50, 0]
         items[-1, 2] = items[0, 3] = most
+        items[:, 4:] = drawn.integers(0, len(CODES), (len(items), 2))
+        texts = drawn.integers(0, len(CODES), count)
+        slots = np.stack([np.where(bought, texts, items[0, 0]), np.where(bought, texts, most), zeros, zeros], axis=1)
         facts = Facts(
-            kind, np.arange(count), items[:count, 0], zeros - 1, np.zeros((count, 4), np.int64), item, items, zeros,
-            zeros, (), (ADA,), np.array([0, count]), (),
+            kind, np.arange(count), slots[:, 1].copy(), zeros - 1, slots, item, items, zeros, zeros, (), (ADA,),
+            np.array([0, count]), (),
         )  # fmt: skip
         found = unpacked(packed(facts, Names(), "x"), Names(), "x")
         for name in ("kind", "position", "at_us", "account", "slots", "item", "items", "trait", "channel", "first"):
