@@ -61,7 +61,7 @@ class Stamp:
 
     def at(self, effective_us: int) -> Stamp:
         """The same, for another effective time."""
-        return Stamp(self.metadata, effective_us, self.new_id)
+        return Stamp(self.metadata, effective_us, self.new_id, what_if=self.what_if)
 
 
 class Aggregate:

@@ -112,20 +112,25 @@ it takes what is there; it takes what is there, and the rest becomes a debt."""
 @dataclass(slots=True)
 class WhatIf:
     """What a replay under other rules asks of an account. `unfunded`: one of UNFUNDED; `paid`: whether the fact at hand
-    is a redemption that was paid. `shares` takes in what rules give."""
+    is a redemption that was paid.
+
+    It takes in what happens: `shares` that rules give, with the programme; how many points were `short` for the last
+    redemption that was honoured.
+    """
 
     unfunded: str = "reject"
     paid: bool = False
-    shares: list[Share] = field(default_factory=list)
+    shares: list[tuple[str, Share]] = field(default_factory=list)
+    short: int | None = None
 
     def honoured(self, points: int, there: int) -> tuple[int, int] | None:
         """How many points are spent for a redemption of more than there are, and how many of these become a debt; None:
         it is refused."""
-        if not self.paid or self.unfunded == "reject":
+        clamps = self.unfunded == "clamp"
+        if not self.paid or self.unfunded == "reject" or (clamps and not there):
             return None
-        if self.unfunded == "clamp":
-            return (there, 0) if there else None
-        return points, points - there
+        self.short = points - there
+        return (there, 0) if clamps else (points, points - there)
 
 
 class Redemption(NamedTuple):
@@ -720,7 +725,7 @@ class LoyaltyAccount(Account):
     ) -> PointsEarned:
         at_once = lot.activates_us <= measured.at_us
         if isinstance(stamp.what_if, WhatIf):
-            stamp.what_if.shares.extend(lot.shares)
+            stamp.what_if.shares.extend((self.programme, share) for share in lot.shares)
         return self._decide(
             PointsEarned,
             stamp,

@@ -1,19 +1,15 @@
 """Replay: every decision derived again from the facts, in canonical order, by the domain's own code.
 
-The *certificate* compares what the recorded rule sets derive with what was recorded. The *backtest* compares what a
-candidate derives with what the recorded rule sets derive. Both read facts only; a counterfactual never crosses
-subjects; behaviour is assumed unchanged. A past redemption that the candidate can't fund is refused (and counted), one
-that was refused then and can be funded now is paid (and counted).
+The *certificate* compares what the recorded rule sets derive with what was recorded. It reads facts only; what an
+account decides never depends on another subject. `backtest` derives under other rules in the same way.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -35,13 +31,11 @@ from tallybook.domain.events import REGISTRY, Decision, Event, Fact, Metadata, f
 from tallybook.domain.lots import NEVER
 from tallybook.domain.loyalty import NOBODY as NO_TRAITS
 from tallybook.domain.loyalty import LoyaltyAccount
-from tallybook.domain.points import Enrolled, PointsRedeemed, RedemptionRefused, RedemptionRequested
 
-from .exclusions import NOBODY, Exclusions
 from .read_models import Progress, Recorded
 
 _NO_ID = UUID(int=0)
-_STAMP = Stamp(Metadata(recorded_us=0, actor="system:replay", purpose="replay"), 0, lambda: _NO_ID)
+STAMP = Stamp(Metadata(recorded_us=0, actor="system:replay", purpose="replay"), 0, lambda: _NO_ID)
 _ALWAYS = -(2**62)
 Failed = Callable[[UUID, UUID | None, Exception], None]
 
@@ -65,19 +59,30 @@ class Derivation:
     """The facts of a book, fed in order, and the accounts that they lead to under one rule book.
 
     Without `candidate`, each fact meets the rule sets that were in force and known at its position. With it, the
-    candidate takes the place of every rule set of its programme.
+    candidate takes the place of every rule set of its programme that is in force from `since_us` on (None: of all).
+    `stamp` is what decisions are recorded with. `traits`: what was known of the customer when a fact was recorded, by
+    the fact's id, where facts are not fed in that order.
 
     A history that no command has made may be one that the rules can't follow. `failed` is told of the stream and the
     customer where that is found out, and of the error; nothing more is derived there. Without it, that is raised.
     """
 
-    def __init__(self, candidate: Rules | None = None, failed: Failed | None = None) -> None:
+    def __init__(
+        self,
+        candidate: Rules | None = None,
+        failed: Failed | None = None,
+        *,
+        since_us: int | None = None,
+        stamp: Stamp = STAMP,
+    ) -> None:
         self.candidate = candidate
-        self._failed = failed
+        self.traits: Mapping[UUID, Traits] | None = None
+        self._failed, self._stamp = failed, stamp
+        self._since_us = _ALWAYS if since_us is None else since_us
         self._given_up: set[UUID] = set()
         self.control = Control(_NO_ID)
         if candidate is not None:
-            self.control.rule_book = RuleBook().adding(_ALWAYS, candidate.rule_set.programme, candidate)
+            self.control.rule_book = RuleBook().adding(self._since_us, candidate.rule_set.programme, candidate)
         self.accounts: dict[UUID, LoyaltyAccount] = {}
         self._by_subject: defaultdict[UUID, list[LoyaltyAccount]] = defaultdict(list)
         self._journal: list[Event] = []
@@ -95,6 +100,7 @@ class Derivation:
                 isinstance(event, RuleSetAdopted)
                 and self.candidate is not None
                 and event.programme == self.candidate.rule_set.programme
+                and event.effective_us >= self._since_us
             )
             if not replaced:
                 self._try(event.originator_id, None, lambda: self.control.apply(event))
@@ -120,10 +126,10 @@ class Derivation:
         """What an account decides about an event, of its own stream or of its customer's."""
 
         def decide() -> None:
-            account.settle(_STAMP, event.effective_us, self.control)
+            account.settle(self._stamp, event.effective_us, self.control)
             if event.originator_id == account.id:
                 account.apply(event)
-            account.receive(event, _STAMP, self.control, self._traits(event))
+            account.receive(event, self._stamp, self.control, self._traits(event))
 
         return [(account, self._drain())] if self._try(account.id, account.customer_id, decide) else []
 
@@ -144,6 +150,8 @@ class Derivation:
         return True
 
     def _traits(self, event: Event) -> Traits:
+        if self.traits is not None:
+            return self.traits.get(event.event_id, NO_TRAITS)
         noted = None if event.subject_id is None else self._noted.get(event.subject_id)
         return NO_TRAITS if noted is None else traits_of(noted)
 
@@ -154,14 +162,14 @@ class Derivation:
         for account_id in left if control.horizon_us is not None else ():
             account = self.accounts.get(account_id)
             if account is not None and account_id not in passing_over:
-                settle = partial(account.settle, _STAMP, _ALWAYS, self.control)
+                settle = partial(account.settle, self._stamp, _ALWAYS, self.control)
                 if self._try(account.id, account.customer_id, settle):
                     yield account, self._drain()
 
     def due(self, at_us: int) -> list[Event]:
         """What is due by a moment and was not derived yet, of all accounts."""
         for account in self.accounts.values():
-            account.settle(_STAMP, at_us, self.control)
+            account.settle(self._stamp, at_us, self.control)
         return self._drain()
 
     def _drain(self) -> list[Event]:
@@ -368,187 +376,3 @@ def certify(
     comparison.finish(tail)
     certificate.accounts = len(derivation.accounts)
     return certificate
-
-
-@dataclass(slots=True)
-class Totals:
-    """Points of all accounts under one rule book."""
-
-    earned: int = 0
-    redeemed: int = 0
-    expired: int = 0
-    reversed: int = 0
-    outstanding: int = 0
-    debt: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FirstDifference:
-    """The first fact at which two rule books decide otherwise for an account."""
-
-    customer_id: UUID | None
-    account_id: UUID
-    position: int
-    effective_us: int
-    fact: str
-    baseline: tuple[str, ...]
-    candidate: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Backtest:
-    """What would change under a candidate.
-
-    `matrix[baseline tier][candidate tier]` counts accounts; `tiers` is their order from low to high. Gains and losses
-    count accounts by outstanding points, moves by the order of the candidate's levels (a tier that it lacks counts as
-    its first). `restricted` and `objecting` count the customers with an account who are left out of scoring.
-    """
-
-    candidate: str
-    baseline: str
-    candidate_digest: str = ""
-    baseline_digest: str = ""
-    position: int = 0
-    facts: int = 0
-    accounts: int = 0
-    tiers: tuple[str, ...] = ()
-    matrix: dict[str, dict[str, int]] = field(default_factory=dict)
-    moved_up: int = 0
-    moved_down: int = 0
-    gain_points: int = 0
-    lose_points: int = 0
-    changed: int = 0
-    restricted: int = 0
-    objecting: int = 0
-    unfunded_redemptions: int = 0
-    newly_funded_redemptions: int = 0
-    before: Totals = field(default_factory=Totals)
-    after: Totals = field(default_factory=Totals)
-    first: dict[UUID, FirstDifference] = field(default_factory=dict, repr=False)
-
-    def digest(self) -> str:
-        """SHA-256 of the report in hex: the same rule sets on the same facts give the same, wherever the log ends."""
-        told = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if one.name not in ("position", "before", "after", "first")
-        }
-        told |= {"before": asdict(self.before), "after": asdict(self.after)}
-        told["first"] = {str(customer): asdict(one) for customer, one in self.first.items()}
-        return sha256(json.dumps(told, sort_keys=True, default=str, separators=(",", ":")).encode()).hexdigest()
-
-    def explain(self, customer_id: UUID) -> FirstDifference | None:
-        """The first fact at which the candidate decides otherwise for a customer; None: nowhere."""
-        return self.first.get(customer_id)
-
-
-def backtest(
-    history: Iterable[Recorded],
-    candidate: Rules,
-    baseline: Rules | None = None,
-    total: int = 0,
-    progress: Progress | None = None,
-    left_out: Exclusions = NOBODY,
-) -> Backtest:
-    """Replay all facts under a candidate and under the baseline: the recorded rule sets, or one rule set.
-
-    Facts about customers who are left out of scoring are not replayed.
-    """
-    old, new = Derivation(baseline), Derivation(candidate)
-    report = Backtest(
-        candidate.label,
-        baseline.label if baseline else "as recorded",
-        candidate.rule_set.digest(),
-        baseline.rule_set.digest() if baseline else "",
-    )
-    excluded = left_out.restricted | left_out.objecting
-    members: set[UUID] = set()
-    for position, event in history:
-        report.position = position
-        if not isinstance(event, Fact):
-            continue
-        if event.subject_id is not None and event.subject_id in excluded:
-            if isinstance(event, Enrolled) and event.programme == candidate.rule_set.programme:
-                members.add(event.subject_id)
-            continue
-        report.facts += not isinstance(event, ProfileFact)
-        _compare(report, position, event, old.feed(event), new.feed(event))
-        if progress and position % 10_000 == 0:
-            progress(position, total)
-    _compare(report, report.position, None, list(old.follow_sweep()), list(new.follow_sweep()))
-    report.position = max(report.position, total)
-    report.restricted = len(members & left_out.restricted)
-    report.objecting = len(members & left_out.objecting)
-    _sum_up(report, old, new, candidate)
-    return report
-
-
-def _essence(decision: Event) -> tuple[Any, ...]:
-    # Without the rule set's name: the same decision under another name is the same.
-    return (
-        decision.stored_name,
-        decision.effective_us,
-        *(getattr(decision, name) for name in decision.clear_fields if name not in ("rules", "rule_ids")),
-    )
-
-
-def _compare(
-    report: Backtest,
-    position: int,
-    fact: Event | None,
-    old: list[tuple[LoyaltyAccount, list[Event]]],
-    new: list[tuple[LoyaltyAccount, list[Event]]],
-) -> None:
-    derived = {account.id: decisions for account, decisions in new}
-    for account, decisions in old:
-        others = derived.pop(account.id, [])
-        if decisions == others == []:
-            continue
-        if isinstance(fact, RedemptionRequested):
-            paid = any(isinstance(one, PointsRedeemed) for one in decisions)
-            pays = any(isinstance(one, PointsRedeemed) for one in others)
-            refuses = any(isinstance(one, RedemptionRefused) for one in others)
-            report.unfunded_redemptions += paid and refuses
-            report.newly_funded_redemptions += pays and not paid
-        customer = account.customer_id
-        if (
-            customer is not None
-            and customer not in report.first
-            and [*map(_essence, decisions)] != [*map(_essence, others)]
-        ):
-            report.first[customer] = FirstDifference(
-                customer,
-                account.id,
-                position,
-                fact.effective_us if fact else (decisions or others)[0].effective_us,
-                fact.stored_name if fact else "book.swept",
-                tuple(map(describe, decisions)),
-                tuple(map(describe, others)),
-            )
-
-
-def _sum_up(report: Backtest, old: Derivation, new: Derivation, candidate: Rules) -> None:
-    order = {level.name: rank for rank, level in enumerate(candidate.rule_set.tiers.levels)}
-    matrix: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for account_id, then in old.accounts.items():
-        now = new.accounts[account_id]
-        if then.programme != candidate.rule_set.programme:
-            continue
-        report.accounts += 1
-        matrix[then.tier or "none"][now.tier or "none"] += 1
-        was, becomes = order.get(then.tier or "", 0), order.get(now.tier or "", 0)
-        report.moved_up += becomes > was
-        report.moved_down += becomes < was
-        report.gain_points += now.active > then.active
-        report.lose_points += now.active < then.active
-        for account, totals in ((then, report.before), (now, report.after)):
-            totals.earned += account.earned
-            totals.redeemed += account.spent
-            totals.expired += account.expired
-            totals.reversed += account.reversed
-            totals.outstanding += account.active
-            totals.debt += account.debt
-    report.changed = len(report.first)
-    report.matrix = {tier: dict(row) for tier, row in matrix.items()}
-    held = set(matrix) | {tier for row in matrix.values() for tier in row}
-    report.tiers = (*order, *sorted(held - set(order)))

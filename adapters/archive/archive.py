@@ -103,6 +103,10 @@ class Archive:
             problem,
         )
 
+    def exists(self) -> bool:
+        """Whether there is one, sound or not."""
+        return self.place.read(MANIFEST) is not None
+
     def manifest(self) -> Manifest:
         """What counts. Raises ArchiveError where there is none, or anything is not as it says."""
         manifest, problem = self._sound(self.place.read(MANIFEST))

@@ -95,7 +95,8 @@ def digest_of(function: Callable[..., Any]) -> str:
 
 
 @cache
-def _numba() -> Any:
+def compiler() -> Any:
+    """The compiler, if it is here. Raises Uncompiled."""
     try:
         import numba
     except ImportError as error:
@@ -106,23 +107,27 @@ def _numba() -> Any:
 @cache
 def _intrinsics() -> dict[Callable[..., Any], Any]:
     """What machine code does in its own way."""
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
-    from numba.np.arrayobj import make_array, populate_array
+    import numba.core.cgutils
+    import numba.extending
+    import numba.np.arrayobj
 
-    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-    def address(_: Any, words: Any) -> Any:
+    # None of these tells its types.
+    cgutils: Any = numba.core.cgutils
+    types: Any = numba.types
+    intrinsic: Any = numba.extending.intrinsic
+    arrays: Any = numba.np.arrayobj
+
+    def of_address(_: Any, words: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return make_array(signature.args[0])(context, builder, arguments[0]).data
+            return arrays.make_array(signature.args[0])(context, builder, arguments[0]).data
 
         return types.CPointer(types.int64)(words), codegen
 
-    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-    def view(_: Any, words: Any, first: Any, count: Any) -> Any:
+    def of_view(_: Any, words: Any, first: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            array = make_array(signature.return_type)(context, builder)
+            array = arrays.make_array(signature.return_type)(context, builder)
             size = context.get_constant(types.intp, 8)
-            populate_array(
+            arrays.populate_array(
                 array,
                 data=builder.gep(arguments[0], [arguments[1]]),
                 shape=cgutils.pack_array(builder, [arguments[2]]),
@@ -134,7 +139,7 @@ def _intrinsics() -> dict[Callable[..., Any], Any]:
 
         return types.Array(types.int64, 1, "C")(words, first, count), codegen
 
-    return {globals()["address"]: address, globals()["view"]: view}
+    return {address: intrinsic(of_address), view: intrinsic(of_view)}
 
 
 class _Linking:
@@ -157,7 +162,7 @@ class _Linking:
         if function not in self._made:
             made = _clone(function)
             made.__globals__.update(self.names(function))
-            self._made[function] = _numba().njit(
+            self._made[function] = compiler().njit(
                 _signature(function),
                 no_cpython_wrapper=True,
                 no_cfunc_wrapper=True,
@@ -189,7 +194,7 @@ def _signature(function: Callable[..., Any]) -> Any:
 
 
 def _numba_type(annotation: Any) -> Any:
-    types_ = _numba().types
+    types_ = compiler().types
     if annotation in (int, bool, type(None)):
         return {int: types_.int64, bool: types_.boolean, type(None): types_.void}[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -209,7 +214,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     Whatever it calls must be of the same kind. It leaves the interpreter's lock alone. Raises Uncompiled.
     """
     made = _clone(function)
-    dispatcher = _numba().njit(**_OPTIONS)(made)
+    dispatcher = compiler().njit(**_OPTIONS)(made)
 
     def link() -> None:
         made.__globals__.update(_Linking(function).names(function))

@@ -186,7 +186,8 @@ def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
 @dataclass(frozen=True, slots=True)
 class Compared:
     """What came of accounts (places in `facts.accounts`) under two rule books: rows of `O_…`; where they part is in
-    those of `after`. Of all of them: what balances changed by month, and what each rule gave."""
+    those of `after`. Of all of them: what balances changed by month, and what each rule gave. `amounts`: what each
+    purchase comes to under the candidate."""
 
     places: Array
     before: Array
@@ -195,6 +196,7 @@ class Compared:
     months_after: Array
     rules_before: Array
     rules_after: Array
+    amounts: Array
 
 
 def compared(
@@ -225,8 +227,6 @@ def compared(
             one.space.grow()
             other.space.grow()
             done = 0 if months else done
-    return Compared(places, before, after, *_both(one.space.tallies(), other.space.tallies()))
-
-
-def _both(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
-    return one[0], other[0], one[1], other[1]
+    (months, rules), (other_months, other_rules) = one.space.tallies(), other.space.tallies()
+    amounts = candidate.amounts(facts, other.x) if candidate.has_candidate else _unpaid(facts)[:0]
+    return Compared(places, before, after, months, other_months, rules, other_rules, amounts)

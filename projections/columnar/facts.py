@@ -135,6 +135,16 @@ class Facts:
         places, customers = np.array(found, np.int64).reshape(-1, 2).T
         return np.ascontiguousarray(places), np.ascontiguousarray(customers)
 
+    def account_ids(self) -> Array:
+        """The ids of accounts: n × 16 bytes."""
+        return _bytes_of(
+            self.accounts.ids if isinstance(self.accounts, Accounts) else [one for one, _, _ in self.accounts]
+        )
+
+    def customer_ids(self) -> Array:
+        """The ids of customers: n × 16 bytes."""
+        return _bytes_of(self.customers)
+
     @cached_property
     def lined(self) -> Array:
         """By row: 1 if another fact takes back what it earned, so that its lines have to be kept."""
@@ -161,6 +171,13 @@ class Facts:
         for rows in self.earning.values():
             ordinal[rows] = np.arange(len(rows))
         return ordinal
+
+
+def _bytes_of(ids: Sequence[UUID]) -> Array:
+    import numpy as np
+
+    data = ids.data if isinstance(ids, Ids) else b"".join(one.bytes for one in ids)
+    return np.frombuffer(data, np.uint8).reshape(-1, 16)
 
 
 class Ids(Sequence[UUID]):

@@ -179,6 +179,11 @@ FACTS = (
     F_HOLD_RELEASE, F_TRANSFER, F_RECEIVED, F_GOODWILL, F_CORRECTION, F_EXTENSION, F_REINSTATEMENT, F_OVERRIDE, F_LIFT,
     F_REFERRAL, F_REDUCED, F_COUPON_GRANTED, F_COUPON_USED, F_COUPON_VOIDED, F_SUSPENDED, F_RESUMED, F_CLOSED,
 ) = range(26)
+NAMING = {
+    F_RETURN: (0,), F_CONFIRMED: (0,), F_WITHDRAWN: (0,), F_REDEEM: (3,), F_REDEMPTION_RETURNED: (0,),
+    F_HOLD_RELEASE: (0,), F_EXTENSION: (0,), F_REDUCED: (0,), F_COUPON_USED: (0,), F_COUPON_VOIDED: (0,),
+}
+"""The slots of facts that name rows."""
 
 DECISIONS = (
     "loyalty.points_earned", "loyalty.earning_refused", "loyalty.points_activated", "loyalty.points_credited",
@@ -1785,6 +1790,9 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
 def tally_rules(s: Words, shares: int, given: int) -> None:
     """Count what each rule gave."""
     for share in range(shares, given, SHARE):
+        one = given + s[share + S_LOT] * GIVEN
+        if s[one + G_POINTS] == 0 and s[one + G_QUALIFYING] == 0 and s[one + G_CUT] == 0:
+            continue
         points = s[share + S_POINTS]
         at = s[V_RULE_TALLY] + s[s[share + S_RULE] + E_TALLY] * BY_RULE
         s[at] += points

@@ -24,6 +24,10 @@ class Names:
         self.tiers: dict[str, int] = {}
         self.ids: dict[UUID, int] = {}
 
+    def take_over(self, other: Names) -> None:
+        """Give everything the codes that others gave it, before any is given here."""
+        self.texts, self.tiers, self.ids = dict(other.texts), dict(other.tiers), dict(other.ids)
+
     def text(self, text: str) -> int:
         """The code of a text."""
         return self.texts.setdefault(text, len(self.texts))

@@ -43,20 +43,33 @@ class TooManyTiers(ValueError):
 
 
 class Adoptions:
-    """Which rule sets of a programme are in force, version by version as they were adopted, and which sweeps ran."""
+    """Which rule sets of a programme are in force, version by version as they were adopted, and which sweeps ran.
 
-    def __init__(self, programme: str, control: Iterable[tuple[int, Event]], candidate: Rules | None = None) -> None:
-        self.programme = programme
+    A candidate takes the place of all that are in force from `since_us` on. In hindsight, the last version is known
+    from the beginning.
+    """
+
+    def __init__(
+        self,
+        programme: str,
+        control: Iterable[tuple[int, Event]],
+        candidate: Rules | None = None,
+        *,
+        since_us: int | None = None,
+        hindsight: bool = False,
+    ) -> None:
+        since_us = m.LONG_AGO if since_us is None else since_us
+        self.programme, self.candidate = programme, candidate
         self.versions: list[tuple[list[tuple[int, Rules]], int]] = []
         self.entries: list[tuple[int, int, int, tuple[UUID, ...]]] = []
         """Position, kind, version or time, accounts that a sweep passed over."""
         state = Control(_NO_ID)
         if candidate is not None:
-            state.rule_book = RuleBook().adding(m.LONG_AGO, programme, candidate)
+            state.rule_book = RuleBook().adding(since_us, programme, candidate)
         self._add(state.rule_book)
         for position, event in control:
             if isinstance(event, RuleSetAdopted):
-                if event.programme == programme and candidate is None:
+                if event.programme == programme and (candidate is None or event.effective_us < since_us):
                     state.apply(event)
                     self._add(state.rule_book)
                     self.entries.append((position, m.RULES_ADOPTED, len(self.versions) - 1, ()))
@@ -64,6 +77,11 @@ class Adoptions:
                 self.entries.append((position, m.SWEEP_BEGUN, event.until_us, ()))
             elif isinstance(event, SweepFinished):
                 self.entries.append((position, m.SWEEP_ENDED, 0, event.passed_over))
+        if hindsight:
+            # All is known from the beginning, and the furthest sweep comes last.
+            swept = [entry for entry in self.entries if entry[1] == m.SWEEP_BEGUN]
+            self.versions = self.versions[-1:]
+            self.entries = [(m.END - 1, *max(swept, key=lambda entry: entry[2])[1:])] if swept else []
 
     def _add(self, book: RuleBook) -> None:
         self.versions.append((book.in_order(self.programme), book.count(self.programme)))
@@ -105,6 +123,11 @@ class Book:
         for rules in self.rules:
             self._fill(rules, self._at[id(rules)])
         self._versions()
+
+    @property
+    def has_candidate(self) -> bool:
+        """Whether a rule set is tried that was not recorded."""
+        return self._adoptions.candidate is not None
 
     @property
     def grants(self) -> list[tuple[str, str]]:
@@ -398,6 +421,14 @@ class Book:
                     if words[rule + field] >= 0:
                         words[rule + field] = offsets[words[rule + field]]
 
+    def amounts(self, facts: Facts, x: Array) -> Array:
+        """What each purchase comes to under the candidate; 0 where its currency has no rate."""
+        import numpy as np
+
+        first = self._offsets(facts)[self._words[self._at[id(self._adoptions.candidate)] + m.RS_X]]
+        count = len(facts.earning[m.F_PURCHASE])
+        return np.where(x[first : first + count] != 0, x[first + count : first + 2 * count], 0)
+
     def word(self, at: int) -> int:
         """A word of the array that no facts change."""
         return self._words[at]
@@ -449,6 +480,15 @@ def _ends(zone: Zone, unit: int, count: int, until: int, first: int, days: int) 
     into = _table(days)
     compiled(m.ends_by_day)(*_arrays(zone), _offsets(zone, first, days), first, unit, count, until, into)
     return into
+
+
+def years_of(zone: Zone, times: Array) -> Array:
+    """The local year of each time."""
+    import numpy as np
+
+    into = np.zeros((len(times), 5), np.int64)
+    compiled(m.civil)(*_arrays(zone)[:2], np.ascontiguousarray(times), into)
+    return into[:, 1]
 
 
 class _See:

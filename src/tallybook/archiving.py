@@ -19,6 +19,8 @@ from .core import Core
 
 if TYPE_CHECKING:
     from tallybook.adapters.archive.archive import Archive
+    from tallybook.adapters.archive.manifest import Manifest
+    from tallybook.adapters.archive.replay_cache import ReplayCache
 
 __all__ = ["ArchiveDesk", "Scan"]
 
@@ -135,6 +137,19 @@ class ArchiveDesk(Desk):
                 return None
             last = checkpoints.sign()
         return last.note if last.size == position else None
+
+
+def facts_kept(desk: ArchiveDesk) -> tuple[ReplayCache, Manifest] | None:
+    """The facts that replays read, of an archive that is there, brought up to the log; None: there is none. Raises
+    MissingExtra, BookError. Refuses: busy."""
+    archive = desk._archive()
+    if not archive.exists():
+        return None
+    from tallybook.adapters.archive.replay_cache import ReplayCache
+
+    with rarely_collecting():
+        archive.catch_up()
+    return ReplayCache(archive), archive.manifest()
 
 
 class Scan:

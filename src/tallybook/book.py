@@ -22,12 +22,15 @@ from tallybook.adapters.storage import Storage, open_storage
 from tallybook.adapters.wrapping import WrappingKeys
 from tallybook.domain.errors import Refused, listed, refusal
 from tallybook.domain.events import Code, Metadata
+from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.rules import RuleSet
+from tallybook.projections.backtest import ORDERS, Backtest, Question
 from tallybook.projections.read_models import Progress
-from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Backtest, Certificate, backtest, certify
+from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Certificate, certify
 
 from .archiving import ArchiveDesk
 from .audit import AuditView
+from .backtesting import EXECUTORS, backtest
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
 from .erasing import Erasing
@@ -44,6 +47,7 @@ from .retention import RetentionDesk
 from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
 from .tickets import TicketDesk
+from .times import When, moment_us
 from .views import ProfilesView, TiersView
 
 
@@ -151,22 +155,47 @@ class Book:
         candidate: RuleSet | str | Path,
         *,
         baseline: RuleSet | str | Path | None = None,
+        unfunded: str = "reject",
+        order: str = "canonical",
+        since: When | None = None,
+        executor: str | None = None,
         record: bool = False,
         progress: Progress | None = None,
     ) -> Backtest:
         """Replay all facts under a candidate and compare with the recorded rule sets (or `baseline`).
 
-        `record`: put on record that the candidate was tried, with the report's digest, for its adoption to name.
-        Customers whose data is restricted, and those who object to automated decisions, are left out and counted.
-        Raises RuleSetError.
+        `unfunded`: what becomes of a redemption that was paid and that the candidate can't fund: "reject", "clamp" (it
+        takes what is there), "deficit" (what is lacking becomes a debt). `order`: "canonical": facts as they became
+        known; "hindsight": as if each had been known when it happened. `since`: the candidate is in force from then
+        on, and balances at that time are as they were; None: from the beginning. docs/backtest.md tells what each
+        means.
+
+        `executor`: "columnar" (it needs the extra `replay`, and reads the archive, where there is one) or "reference";
+        None: the columnar one where it can. The report says which it was, and why. `record`: put on record that the
+        candidate was tried, with the report's digest, for its adoption to name. Customers whose data is restricted,
+        and those who object to automated decisions, are left out and counted.
+        Raises RuleSetError, BookError. Refuses: invalid_argument.
         """
         core = self._core
         core.check_open()
+        for name, value, allowed in (
+            ("unfunded", unfunded, UNFUNDED),
+            ("order", order, ORDERS),
+            ("executor", executor, (None, *EXECUTORS)),
+        ):
+            if value not in allowed:
+                raise refusal(
+                    "invalid_argument",
+                    f"{name}: {value!r} is given, and one of {', '.join(str(one) for one in allowed)} is wanted.",
+                    argument=name,
+                )
         rules = self.rules.rules_of(candidate)
         against = None if baseline is None else self.rules.rules_of(baseline)
+        since_us = None if since is None else moment_us(since, "since")
         with rarely_collecting():
             left_out = core.left_out(core.now_us(), core.known_at(None))
-            report = backtest(core.history(FACT_NAMES), rules, against, core.app.position(), progress, left_out)
+            question = Question(rules, against, unfunded, order, since_us, left_out)
+            report = backtest(core, self.archive, question, executor, progress)
         if record:
             self.rules._note_backtest(rules.rule_set, report.digest(), report.position)
         return report

@@ -22,8 +22,8 @@ from pydantic_core import to_json
 from tallybook.adapters.reports import visible
 from tallybook.domain.errors import TallybookError, refusal
 from tallybook.domain.events import from_us
+from tallybook.projections.backtest import Backtest
 from tallybook.projections.projector import FAILED
-from tallybook.projections.replay import Backtest
 
 from .cli_archive import archive_app
 from .cli_erasure import erasure_app

@@ -41,7 +41,8 @@ from tallybook.domain.points import (
     TierChanged,
 )
 from tallybook.domain.rules import RuleSet
-from tallybook.projections.replay import Derivation, backtest, certify
+from tallybook.projections.backtest import backtest
+from tallybook.projections.replay import Derivation, certify
 
 if TYPE_CHECKING:
     from tests.domain.conftest import Ledger, World

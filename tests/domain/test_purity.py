@@ -23,7 +23,8 @@ from tallybook.domain.errors import Refused
 from tallybook.domain.events import Metadata
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.ticket import Author, Ticket, TicketKind
-from tallybook.projections.replay import backtest, certify
+from tallybook.projections.backtest import backtest
+from tallybook.projections.replay import certify
 
 if TYPE_CHECKING:
     from tests.domain.conftest import World

@@ -30,6 +30,7 @@ from tallybook.domain.earning import Rules
 from tallybook.domain.errors import Refused
 from tallybook.domain.events import Event
 from tallybook.domain.expressions import Node
+from tallybook.projections.backtest import backtest
 from tallybook.projections.columnar import compiling, executor
 from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.compiling import Uncompiled, compiled, digest_of
@@ -38,7 +39,7 @@ from tallybook.projections.columnar.facts import Gathering
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import TIERS_MAX, Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Recorded
-from tallybook.projections.replay import backtest, derived_by
+from tallybook.projections.replay import derived_by
 from tallybook.times import iso
 
 QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -321,4 +322,4 @@ def test_without_the_compiler_it_is_told_what_to_install(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(Uncompiled, match=r"tallybook\[replay\]"):
-        inspect.unwrap(compiling._numba)()
+        inspect.unwrap(compiling.compiler)()

@@ -98,7 +98,7 @@ def test_a_backtest_leaves_them_out_and_the_certificate_does_not(
     report = shop.book.backtest(candidate)
     assert (report.accounts, report.before.earned, report.after.earned) == (1, 150, 300)
     assert (report.restricted, report.objecting) == (1, 1)
-    assert bob not in report.first
+    assert report.explain(bob) is None
     after = shop.book.replay()
     assert (after.holds, after.matched, after.accounts) == (True, before.matched, 3)
     # Points go on: they are owed by contract.

@@ -13,7 +13,8 @@ from tallybook.customers import PurchaseResult, ReturnResult
 from tallybook.domain.events import Event
 from tallybook.liability import Liability
 from tallybook.loyalty import AccountView, RedemptionResult, SweepResult
-from tallybook.projections.replay import Backtest, Certificate
+from tallybook.projections.backtest import Backtest
+from tallybook.projections.replay import Certificate
 from tallybook.statements import Explanation, Statement
 from tallybook.tickets import TicketView
 from tallybook.views import Members, Membership, ProfileView

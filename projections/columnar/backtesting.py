@@ -1,0 +1,279 @@
+"""A backtest of some customers, as arrays: what `projections.backtest.reference` finds, at columnar speed."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from tallybook.domain.events import Event
+from tallybook.domain.loyalty import UNFUNDED
+from tallybook.domain.points import BUCKETS
+from tallybook.projections.backtest import (
+    ACTIVE_PLACE,
+    HINDSIGHT,
+    MOVERS,
+    NO_TIER,
+    SIDES,
+    Mover,
+    Partial,
+    Question,
+    month_name,
+    most,
+    tier_number,
+    value_class,
+)
+
+from . import machine as m
+from .executor import Compared, compared
+from .facts import Facts, with_tier_coupons
+from .names import Names
+from .rulebook import Adoptions, Book, years_of
+
+Array = Any
+COUPON_YEARS = range(1970, 2100)
+"""The years in which tiers may grant coupons that facts name."""
+
+
+def partial_of(facts: Facts, control: Sequence[tuple[int, Event]], question: Question, names: Names) -> Partial:
+    """What a backtest finds about the customers of some facts. `control`: what concerns all accounts. Raises
+    TooManyTiers, Uncompiled."""
+    hindsight = question.order == HINDSIGHT
+    positions = facts.position
+    if hindsight:
+        facts, positions = in_hindsight(facts)
+    baseline, candidate = (
+        Book(Adoptions(question.programme, control, rules, since_us=question.since_us, hindsight=hindsight), names)
+        for rules in (question.baseline, question.candidate)
+    )
+    with_tier_coupons(facts, [*baseline.grants, *candidate.grants], COUPON_YEARS, names)
+    left_out = question.left_out.restricted | question.left_out.objecting
+    found = compared(
+        facts,
+        baseline,
+        candidate,
+        months=question.months(),
+        unfunded=UNFUNDED.index(question.unfunded),
+        without=left_out,
+    )
+    partial = _Sums(facts, found, question, names, candidate, positions if hindsight else None).partial()
+    _tallied(partial, found, baseline, candidate)
+    partial.sums["facts",] = _rows_of_others(facts, left_out)
+    _count_left_out(partial, facts, question)
+    return partial
+
+
+def in_hindsight(facts: Facts) -> tuple[Facts, Array]:
+    """Facts with the rows of each customer in the order in which they happened, numbered so; and what their positions
+    are."""
+    import numpy as np
+
+    customer = np.repeat(np.arange(len(facts.customers)), np.diff(facts.first))
+    order = np.lexsort((facts.position, facts.at_us, customer))
+    row_of = np.empty(len(order), np.int64)
+    row_of[order] = np.arange(len(order))
+    slots = facts.slots[order]
+    for kind, columns in m.NAMING.items():
+        rows = np.flatnonzero(facts.kind[order] == kind)
+        for column in columns:
+            named = slots[rows, column]
+            slots[rows, column] = np.where(named >= 0, row_of[np.maximum(named, 0)], named)
+    counts = np.diff(facts.item)[order]
+    item = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    of = np.arange(item[-1]) + np.repeat(facts.item[:-1][order] - item[:-1], counts)
+    told = {name: getattr(facts, name)[order] for name in ("kind", "at_us", "account", "trait", "channel")}
+    positions = facts.position[order]
+    number = np.arange(1, len(order) + 1)
+    return replace(facts, **told, slots=slots, item=item, items=facts.items[of], position=number), positions
+
+
+def _rows_of_others(facts: Facts, left_out: Container[UUID]) -> int:
+    """How many rows there are of customers who are not left out."""
+    if not left_out:
+        return len(facts)
+    sizes = facts.first[1:] - facts.first[:-1]
+    return sum(int(size) for customer, size in zip(facts.customers, sizes, strict=True) if customer not in left_out)
+
+
+def _count_left_out(partial: Partial, facts: Facts, question: Question) -> None:
+    if not (question.left_out.restricted or question.left_out.objecting):
+        return
+    _, customers = facts.members(question.programme)
+    members = {facts.customers[customer] for customer in customers}
+    partial.sums["restricted",] = len(members & question.left_out.restricted)
+    partial.sums["objecting",] = len(members & question.left_out.objecting)
+
+
+def _tallied(partial: Partial, found: Compared, baseline: Book, candidate: Book) -> None:
+    """What was counted by month and by rule."""
+    import numpy as np
+
+    for side, months, rules, book in zip(
+        SIDES,
+        (found.months_before, found.months_after),
+        (found.rules_before, found.rules_after),
+        (baseline, candidate),
+        strict=True,
+    ):
+        for month, bucket in zip(*np.nonzero(months), strict=True):
+            partial.sums["month", month_name(int(month)), side, BUCKETS[bucket]] += int(months[month, bucket])
+        for rule, place in book.tallied.items():
+            for what, value in zip(("points", "times"), rules[place], strict=True):
+                if value:
+                    partial.sums["rule", rule, side, what] += int(value)
+
+
+class _Sums:
+    """What came of accounts, added up."""
+
+    def __init__(
+        self, facts: Facts, found: Compared, question: Question, names: Names, book: Book, positions: Array | None
+    ) -> None:
+        import numpy as np
+
+        self._facts, self._found, self._question, self._names, self._book = facts, found, question, names, book
+        _, customers = facts.members(question.programme)
+        of = np.full(len(facts.accounts), -1)
+        of[facts.members(question.programme)[0]] = customers
+        self._customers = of[found.places]
+        self._positions = positions
+        self._tiers = [NO_TIER, *names.tiers]
+
+    def partial(self) -> Partial:
+        """All of it."""
+        import numpy as np
+
+        found, partial = self._found, Partial()
+        sums = partial.sums
+        count = len(found.places)
+        if not count:
+            return partial
+        before, after = found.before[:, m.O_BUCKETS :], found.after[:, m.O_BUCKETS :]
+        was, becomes = found.before[:, m.O_TIER] + 1, found.after[:, m.O_TIER] + 1
+        rank = np.array([self._question.ranks.get(tier, 0) for tier in self._tiers])
+        change = after[:, ACTIVE_PLACE] - before[:, ACTIVE_PLACE]
+        differs = self._differs()
+        counts = {
+            "accounts": np.ones(count, np.int64),
+            "moved_up": rank[becomes] > rank[was],
+            "moved_down": rank[becomes] < rank[was],
+            "gain_points": change > 0,
+            "lose_points": change < 0,
+            "changed": differs != 0,
+        }
+        for name, of in counts.items():
+            sums[name,] = int(of.sum())
+        columns = {"unfunded": m.O_UNFUNDED, "newly_funded": m.O_FUNDED, "short": m.O_SHORT}
+        for name, column in columns.items():
+            sums[name,] = int(found.after[:, column].sum())
+        pairs = was * len(self._tiers) + becomes
+        for pair, accounts in zip(*np.unique(pairs, return_counts=True), strict=True):
+            one, other = divmod(int(pair), len(self._tiers))
+            sums["matrix", self._tiers[one], self._tiers[other]] = int(accounts)
+        for side, balances in zip(SIDES, (before, after), strict=True):
+            for bucket, points in zip(BUCKETS, balances.sum(axis=0), strict=True):
+                sums["balance", side, bucket] = int(points)
+        for dimension, (names, codes) in self._classes().items():
+            told = counts | {"before": before[:, ACTIVE_PLACE], "after": after[:, ACTIVE_PLACE]}
+            for what, of in told.items():
+                totals = np.zeros(len(names), np.int64)
+                np.add.at(totals, codes, of)
+                for place in np.unique(codes):
+                    sums["class", dimension, names[place], what] += int(totals[place])
+        partial.gained = self._movers(change, change > 0)
+        partial.lost = self._movers(change, change < 0)
+        partial.digests = self._digests(differs, was, becomes, before, after)
+        return partial
+
+    def _differs(self) -> Array:
+        """Where the rule books part: positions of the log."""
+        import numpy as np
+
+        differs = self._found.after[:, m.O_DIFFERS]
+        if self._positions is None or not len(self._positions):
+            return differs
+        inside = (differs > 0) & (differs < m.END - 1)
+        return np.where(inside, self._positions[np.where(inside, differs, 1) - 1], np.where(differs > 0, m.END, 0))
+
+    def _movers(self, change: Array, which: Array) -> list[Mover]:
+        """The accounts whose balances change most."""
+        import numpy as np
+
+        rows = np.flatnonzero(which)
+        if len(rows) > MOVERS:
+            least = np.partition(np.abs(change[rows]), -MOVERS)[-MOVERS]
+            rows = rows[np.abs(change[rows]) >= least]
+        found, facts = self._found, self._facts
+        return most(
+            Mover(
+                facts.accounts[found.places[row]][0],
+                facts.customers[self._customers[row]],
+                self._tiers[found.before[row, m.O_TIER] + 1],
+                self._tiers[found.after[row, m.O_TIER] + 1],
+                int(found.before[row, m.O_BUCKETS + ACTIVE_PLACE]),
+                int(found.after[row, m.O_BUCKETS + ACTIVE_PLACE]),
+            )
+            for row in rows
+        )
+
+    def _classes(self) -> dict[str, tuple[Sequence[str], Array]]:
+        """By dimension: the names of classes, and the class of each account."""
+        import numpy as np
+
+        facts, question = self._facts, self._question
+        rows = facts.earning[m.F_PURCHASE]
+        customer_of = np.searchsorted(facts.first, rows, side="right") - 1
+        value = np.zeros(len(facts.customers), np.int64)
+        np.add.at(value, customer_of, self._found.amounts)
+        powers = [0, *(10**power for power in range(19))]
+        names = ["0", *(value_class(power) for power in powers[1:])]
+        found: dict[str, tuple[Sequence[str], Array]] = {}
+        found["value"] = names, np.searchsorted(powers[1:], np.maximum(value, 0), side="right")[self._customers]
+        joined = np.zeros(len(facts.accounts), np.int64)
+        enrolled = facts.earning[m.F_ENROLLED]
+        joined[facts.account[enrolled]] = facts.at_us[enrolled]
+        years, place = np.unique(years_of(question.candidate.zone, joined[self._found.places]), return_inverse=True)
+        found["joined"] = [str(year) for year in years], place
+        found["channel"] = self._channels(rows, customer_of)
+        return found
+
+    def _channels(self, rows: Array, customer_of: Array) -> tuple[Sequence[str], Array]:
+        """The channel of most of each account's customer's purchases; of two, the first by name."""
+        import numpy as np
+
+        codes, place = np.unique(self._facts.channel[rows], return_inverse=True)
+        texts = {code: text for text, code in self._names.texts.items()}
+        named = sorted((texts[int(code)], index) for index, code in enumerate(codes))
+        rank = np.zeros(len(codes), np.int64)
+        rank[[index for _, index in named]] = np.arange(len(named))
+        names = [name for name, _ in named] or [""]
+        if "" not in names:
+            names.append("")
+        most_of = np.full(len(self._facts.customers), names.index(""))
+        if len(rows):
+            pairs, times = np.unique(customer_of * len(names) + rank[place], return_counts=True)
+            customer, channel = pairs // len(names), pairs % len(names)
+            order = np.lexsort((-channel, times, customer))
+            most_of[customer[order]] = channel[order]
+        return names, most_of[self._customers]
+
+    def _digests(self, differs: Array, was: Array, becomes: Array, before: Array, after: Array) -> dict[int, str]:
+        """By bucket of customers: the digest of what came of their accounts."""
+        import numpy as np
+
+        found, facts = self._found, self._facts
+        number = np.array([tier_number(tier) for tier in self._tiers], np.int64)
+        counts = found.after[:, [m.O_UNFUNDED, m.O_FUNDED, m.O_SHORT]]
+        rows = np.column_stack((differs, counts, number[was], number[becomes], before, after)).astype("<i8")
+        accounts = facts.account_ids()[found.places]
+        bucket = facts.customer_ids()[self._customers, 0] >> 2
+        keys = np.ascontiguousarray(accounts).view(">u8")
+        order = np.lexsort((keys[:, 1], keys[:, 0], bucket))
+        told = np.concatenate((accounts, rows.view(np.uint8).reshape(len(rows), -1)), axis=1)[order]
+        buckets, first = np.unique(bucket[order], return_index=True)
+        return {
+            int(number): sha256(told[begin:end].tobytes()).hexdigest()
+            for number, begin, end in zip(buckets, first, [*first[1:], len(told)], strict=True)
+        }
