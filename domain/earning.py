@@ -136,7 +136,7 @@ class Rules:
         }
         """By the rule that multiplies, if one does, and the account's level, if it is one of these rules."""
         self._of_base = rule_set.tiers.qualify == "base"
-        found = rule_set.conditions
+        self.conditions = found = rule_set.conditions
         about_lines = [path for path in found if not path.endswith(".when")]
         self.layouts: dict[str, Layout] = {}
         """What conditions on each kind of fact read, and in which order."""

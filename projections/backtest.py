@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from hashlib import sha256
 from heapq import nlargest
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.aggregate import Stamp
-from tallybook.domain.calendar import DAY_US, civil_from_days, days_from_civil
+from tallybook.domain.calendar import DAY_US, Zone, civil_from_days, days_from_civil
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import ProfileFact, PurchaseRecorded, Traits, note_traits, traits_of
 from tallybook.domain.earning import Rules
@@ -81,10 +82,15 @@ class Question:
         """The candidate's tiers from 0."""
         return {level.name: rank for rank, level in enumerate(self.candidate.rule_set.tiers.levels)}
 
-    def months(self) -> list[int]:
+    def months(self) -> Sequence[int]:
         """When each month begins by which points are counted, in the candidate's zone."""
-        starts = [days_from_civil(year, month, 1) for year in range(FIRST_YEAR, LAST_YEAR) for month in range(1, 13)]
-        return [self.candidate.zone.utc_us(day * DAY_US) for day in starts]
+        return _months_in(self.candidate.zone)
+
+
+@lru_cache(maxsize=16)
+def _months_in(zone: Zone) -> tuple[int, ...]:
+    starts = [days_from_civil(year, month, 1) for year in range(FIRST_YEAR, LAST_YEAR) for month in range(1, 13)]
+    return tuple([zone.utc_us(day * DAY_US) for day in starts])
 
 
 def month_name(place: int) -> str:
@@ -340,7 +346,7 @@ def _in_hindsight(history: list[Recorded]) -> Iterator[Recorded]:
 class _Side:
     """One rule book's side: the accounts, and what balances change by month and what rules give."""
 
-    def __init__(self, side: str, question: Question, rules: Rules | None, months: list[int]) -> None:
+    def __init__(self, side: str, question: Question, rules: Rules | None, months: Sequence[int]) -> None:
         self.side, self._programme, self._months = side, question.programme, months
         self.what_if = WhatIf(question.unfunded if side == SIDES[1] else "reject")
         stamp = Stamp(STAMP.metadata, STAMP.effective_us, STAMP.new_id, what_if=self.what_if)

@@ -114,7 +114,6 @@ class Book:
         self._expiries: list[tuple[Zone, int]] = []
         self.tallied: dict[str, int] = {}
         """The rules, each by its place in what is counted by rule."""
-        self.conditions = {id(rules): rules.rule_set.conditions for rules in self.rules}
         for rules in self.rules:
             for level in rules.rule_set.tiers.levels:
                 names.tier(level.name)
@@ -288,9 +287,7 @@ class Book:
             return row
         row[m.E_KIND] = m.PER_PIECE if rule.per_minor is None else m.PER_AMOUNT
         row[m.E_PER] = rule.per
-        by_tier = (
-            rule.lines is not None and "account.tier" in self.conditions[id(rules)][f"earning.{place}.lines"].fields()
-        )
+        by_tier = rule.lines is not None and "account.tier" in rules.conditions[f"earning.{place}.lines"].fields()
         row[m.E_WHOLE] = int(rule.whole) | (2 if by_tier else 0)
         if rule.on == "purchase":
             row[m.E_MEASURED] = x0 + (1 if rule.per_minor is not None else 2)
@@ -341,24 +338,25 @@ class Book:
             at = self._at[id(rules)]
             words[at + m.RS_SLOTS] = len(self.slots)
             self._inputs(words, at, rules, facts.traits)
-        self._days(words, facts)
         self._place_columns(words, facts)
-        return np.array(words, np.int64)
+        tables = self._days(words, facts)
+        return np.concatenate((np.array(words, np.int64), *tables))
 
-    def _days(self, words: list[int], facts: Facts) -> None:
-        """What calendars say of each day that the facts may be of."""
+    def _days(self, words: list[int], facts: Facts) -> list[Array]:
+        """What calendars say of each day that the facts may be of: tables, to stand behind the words."""
+        tables: list[Array] = []
         if not len(facts):
-            return
+            return tables
         first = (int(facts.at_us.min()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS * SPAN_DAYS
         last = -((-int(facts.at_us.max()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS) * SPAN_DAYS
         if last - first > DAYS_MAX:
-            return
+            return tables
         known: dict[tuple[Any, ...], int] = {}
 
         def table(made: Callable[..., Array], *of: Any) -> int:
             if (made, *of) not in known:
-                known[made, *of] = len(words)
-                words.extend(made(*of, first, last - first).tolist())
+                known[made, *of] = len(words) + (last - first) * len(tables)
+                tables.append(made(*of, first, last - first))
             return known[made, *of]
 
         calendars: dict[tuple[Zone, int | None], int] = {}
@@ -375,6 +373,7 @@ class Book:
             unit, count, until = words[expiry : expiry + 3]
             if unit != FOR_EVER:
                 words[expiry + m.X_TABLE] = table(_ends, zone, unit, count, until)
+        return tables
 
     def _inputs(self, words: list[int], at: int, rules: Rules, traits: Sequence[Traits]) -> None:
         """For each kind of fact and each customer's traits, the texts that decisions name them by."""
@@ -497,7 +496,7 @@ class _See:
     def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
         self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
         self.rows = facts.earning[_FACTS[on]]
-        self.conditions = book.conditions[id(rules)]
+        self.conditions = rules.conditions
         self.fields = {name for path in self._paths() for name in self.conditions[path].fields()}
 
     @cached_property
