@@ -132,7 +132,8 @@ def _columns(facts: Facts) -> tuple[Array, ...]:
     )  # fmt: skip
 
 
-def _unpaid(facts: Facts) -> Array:
+def unpaid(facts: Facts) -> Array:
+    """Room for what becomes of redemptions, by row."""
     import numpy as np
 
     return np.zeros(len(facts), np.int64)
@@ -140,7 +141,7 @@ def _unpaid(facts: Facts) -> Array:
 
 def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
     """What each account of the book's programme decides: the account's place, and by position the words."""
-    side, paid = Run(facts, book, m.ALL if everything else m.STEPS), _unpaid(facts)
+    side, paid = Run(facts, book, m.ALL if everything else m.STEPS), unpaid(facts)
     for place, first, last in zip(*places_of(facts, book.programme), strict=True):
         while True:
             s = side.s
@@ -168,19 +169,30 @@ def places_of(facts: Facts, programme: str, without: Container[UUID] = ()) -> tu
 
 def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
     """The accounts of the book's programme, as places in `facts.accounts`, and what came of each: rows of `O_…`."""
+    places, first, last = places_of(facts, book.programme)
+    return places, replayed(facts, book, (places, first, last), unpaid(facts))
+
+
+def replayed(
+    facts: Facts, book: Book, members: tuple[Array, Array, Array], paid: Array, unfunded: int | None = None
+) -> Array:
+    """What came of accounts (`places_of`): rows of `O_…`. Which redemptions are paid is noted in `paid`, by row; or,
+    where `unfunded` is given, read there: what was paid under other rules, and what becomes of it where there is too
+    little."""
     import numpy as np
 
-    places, first, last = places_of(facts, book.programme)
-    side, paid = Run(facts, book, m.SILENT), _unpaid(facts)
+    places, first, last = members
+    side = Run(facts, book, m.SILENT, unfunded=unfunded or 0)
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
         done = compiled(m.replay)(
-            side.s, side.x, side.y, *_columns(facts), side.depth, paid, places, first, last, out, done
-        )
+            side.s, side.x, side.y, *_columns(facts), side.depth, paid, int(unfunded is not None), places, first, last,
+            out, done,
+        )  # fmt: skip
         if done < len(places):
             side.space.grow()
-    return places, out
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +227,7 @@ def compared(
     places, first, last = places_of(facts, candidate.programme, without)
     one, other = Run(facts, baseline, m.STEPS, months), Run(facts, candidate, m.STEPS, months, unfunded)
     before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
-    depths, paid = np.array([one.depth, other.depth], np.int64), _unpaid(facts)
+    depths, paid = np.array([one.depth, other.depth], np.int64), unpaid(facts)
     done = 0
     while done < len(places):
         done = compiled(m.compare)(
@@ -228,5 +240,5 @@ def compared(
             other.space.grow()
             done = 0 if months else done
     (months, rules), (other_months, other_rules) = one.space.tallies(), other.space.tallies()
-    amounts = candidate.amounts(facts, other.x) if candidate.has_candidate else _unpaid(facts)[:0]
+    amounts = candidate.amounts(facts, other.x) if candidate.has_candidate else unpaid(facts)[:0]
     return Compared(places, before, after, months, other_months, rules, other_rules, amounts)
