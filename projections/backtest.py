@@ -494,6 +494,11 @@ _TOTALS = {
 }
 
 
+def totals_of(sums: Mapping[Key, int], side: str) -> Totals:
+    """The points of all accounts on one side."""
+    return Totals(**{name: sums.get(("balance", side, bucket), 0) for name, bucket in _TOTALS.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class Month:
     """A month under both rule books: points earned, redeemed, expired in it, and those outstanding at its end."""
@@ -631,9 +636,7 @@ def report_of(
             matrix[key[1]][key[2]] = count
     order = question.ranks
     held = set(matrix) | {tier for row in matrix.values() for tier in row}
-    before, after = (
-        Totals(**{name: sums["balance", side, bucket] for name, bucket in _TOTALS.items()}) for side in SIDES
-    )
+    before, after = (totals_of(sums, side) for side in SIDES)
     told = "".join(f"{bucket}:{partial.digests[bucket]}\n" for bucket in sorted(partial.digests))
     return Backtest(
         question.candidate.label,

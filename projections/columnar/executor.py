@@ -108,9 +108,15 @@ class Run:
     """One rule book's side of a replay of some facts."""
 
     def __init__(
-        self, facts: Facts, book: Book, mode: int, months: Sequence[int] = (), unfunded: int = m.REJECT
+        self,
+        facts: Facts,
+        book: Book,
+        mode: int,
+        months: Sequence[int] = (),
+        unfunded: int = m.REJECT,
+        seen: tuple[Array, Array] | None = None,
     ) -> None:
-        self.x, self.y = book.seen(facts)
+        self.x, self.y = seen or book.seen(facts)
         self.depth = self.y.shape[1]
         self.space = Space(facts, book, self.depth, months)
         self._registers = {m.V_MODE: mode, m.V_PROGRAMME: book.names.text(book.programme), m.V_UNFUNDED: unfunded}
@@ -174,15 +180,21 @@ def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
 
 
 def replayed(
-    facts: Facts, book: Book, members: tuple[Array, Array, Array], paid: Array, unfunded: int | None = None
+    facts: Facts,
+    book: Book,
+    members: tuple[Array, Array, Array],
+    paid: Array,
+    unfunded: int | None = None,
+    *,
+    seen: tuple[Array, Array] | None = None,
 ) -> Array:
     """What came of accounts (`places_of`): rows of `O_…`. Which redemptions are paid is noted in `paid`, by row; or,
     where `unfunded` is given, read there: what was paid under other rules, and what becomes of it where there is too
-    little."""
+    little. `seen`: what the book sees of the facts, if that is known."""
     import numpy as np
 
     places, first, last = members
-    side = Run(facts, book, m.SILENT, unfunded=unfunded or 0)
+    side = Run(facts, book, m.SILENT, unfunded=unfunded or 0, seen=seen)
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):

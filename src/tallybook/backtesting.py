@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from heapq import merge
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import BookError, MissingExtra, Refused
 from tallybook.domain.events import Event
-from tallybook.projections.backtest import Backtest, FirstDifference, Partial, Question, reference, report_of
+from tallybook.projections.backtest import Backtest, FirstDifference, Key, Partial, Question, reference, report_of
 from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import FACT_NAMES
+from tallybook.projections.sweep import Sweep, sweep_of
 
 from .archiving import ArchiveDesk, facts_kept
 from .core import Core
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 EXECUTORS = ("columnar", "reference")
 CONTROL_NAMES = tuple(kind.stored_name for kind in (RuleSetAdopted, Swept, SweepFinished))
 BUCKETS = 64
+
+T = TypeVar("T")
 
 logger = logging.getLogger("tallybook.replay")
 
@@ -50,10 +53,62 @@ def backtest(
     core: Core, archive: ArchiveDesk, question: Question, executor: str | None, progress: Progress | None
 ) -> Backtest:
     """Run a backtest. `executor`: that one; None: the columnar one where it can."""
+
+    def columns() -> Backtest:
+        from tallybook.projections.columnar.backtesting import partial_of
+
+        (total,), position = _over_parts(
+            core, archive, progress, lambda facts, control, names: [partial_of(facts, control, question, names)]
+        )
+        return report_of(question, total, position, _explaining(core, question), "columnar")
+
+    def by_reference(why: str) -> Backtest:
+        position = core.app.position()
+        partial, first, _ = reference(core.history(FACT_NAMES), question, position, progress)
+        return report_of(question, partial, position, first.get, "reference", why)
+
+    return _by(executor, columns, by_reference)
+
+
+def sweep(
+    core: Core,
+    archive: ArchiveDesk,
+    questions: Sequence[tuple[str, Question]],
+    budget: int | None,
+    executor: str | None,
+    progress: Progress | None,
+) -> Sweep:
+    """Run a sweep: each question differs in its candidate alone."""
+
+    def columns() -> Sweep:
+        from tallybook.projections.columnar.backtesting import scenarios_of
+
+        asked = [question for _, question in questions]
+        totals, position = _over_parts(
+            core, archive, progress, lambda facts, control, names: scenarios_of(facts, control, asked, names)
+        )
+        return sweep_of(questions, [one.sums for one in totals], budget, position, "columnar")
+
+    def by_reference(why: str) -> Sweep:
+        position = core.app.position()
+        found: list[Mapping[Key, int]] = []
+        for number, (_, question) in enumerate(questions, 1):
+            partial, _, _ = reference(core.history(FACT_NAMES), question, position)
+            found.append(partial.sums)
+            if progress:
+                progress(position * number // len(questions), position)
+        return sweep_of(questions, found, budget, position, "reference", why)
+
+    return _by(executor, columns, by_reference)
+
+
+def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[str], T]) -> T:
+    """By the columnar executor, where it can, unless the other one is asked for."""
     why = "asked for"
     if executor != "reference":
         try:
-            return _by_columns(core, archive, question, progress)
+            _check_compiler()
+            return columns()
         except Falls as reason:
             if executor == "columnar":
                 raise BookError(
@@ -61,47 +116,57 @@ def backtest(
                     remedy='Leave out `executor="columnar"`: the reference executor can.',
                 ) from reason.__cause__
             why = str(reason)
-            logger.info("Backtest by the reference executor: %s", why)
-    partial, first, _ = reference(core.history(FACT_NAMES), question, core.app.position(), progress)
-    return report_of(question, partial, core.app.position(), first.get, "reference", why)
+            logger.info("The reference executor replays: %s", why)
+    return by_reference(why)
 
 
-def _by_columns(core: Core, archive: ArchiveDesk, question: Question, progress: Progress | None) -> Backtest:
+def _check_compiler() -> None:
+    """See that what the columnar executor needs is here. Raises Falls."""
+    from tallybook.projections.columnar.compiling import Uncompiled, compiler
+
     try:
-        from tallybook.projections.columnar.backtesting import partial_of
-        from tallybook.projections.columnar.compiling import Uncompiled, compiler
-        from tallybook.projections.columnar.names import Names
-        from tallybook.projections.columnar.rulebook import TooManyTiers
-
         compiler()
-    except ImportError as missing:
-        raise Falls(f'{missing.name} is not here: pip install "tallybook[replay]".') from missing
     except Uncompiled as missing:
         raise Falls(str(missing)) from missing
+
+
+def _over_parts(
+    core: Core,
+    archive: ArchiveDesk,
+    progress: Progress | None,
+    task: Callable[[Facts, Sequence[tuple[int, Event]], Names], list[Partial]],
+) -> tuple[list[Partial], int]:
+    """What a task finds over all facts, part by part; and the position of the log that they are of."""
+    from tallybook.projections.columnar.names import Names
+    from tallybook.projections.columnar.rulebook import TooManyTiers
+
     source = _archived(core, archive) or _gathered(core)
 
-    def part(number: int) -> Partial:
+    def part(number: int) -> list[Partial]:
         names = Names()
-        return partial_of(source.load(number, names), source.control, question, names)
+        return task(source.load(number, names), source.control, names)
 
+    totals: list[Partial] = []
     try:
-        total = Partial()
-        for done, one in enumerate(_in_threads(part, source.parts), 1):
-            total.add(one)
+        for done, found in enumerate(_in_threads(part, source.parts), 1):
+            totals = totals or [Partial() for _ in found]
+            for total, one in zip(totals, found, strict=True):
+                total.add(one)
             if progress:
                 progress(source.position * done // source.parts, source.position)
     except TooManyTiers as reason:
         raise Falls(str(reason)) from reason
-    total.sums["facts",] += len(source.control)
-    return report_of(question, total, source.position, _explaining(core, question), "columnar")
+    for total in totals:
+        total.sums["facts",] += len(source.control)
+    return totals, source.position
 
 
-def _in_threads(task: Callable[[int], Partial], parts: int) -> Iterator[Partial]:
+def _in_threads(task: Callable[[int], T], parts: int) -> Iterator[T]:
     """What a task gives for each part, as they are done. The first is done alone: it compiles what all need."""
     yield task(0)
     pool = ThreadPoolExecutor(os.cpu_count() or 1, "tallybook-replay")
     try:
-        waiting: list[Future[Partial]] = [pool.submit(task, number) for number in range(1, parts)]
+        waiting: list[Future[T]] = [pool.submit(task, number) for number in range(1, parts)]
         for one in waiting:
             yield one.result()
     finally:

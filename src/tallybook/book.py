@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.database import check_planted
 from tallybook.adapters.doctor import Finding, examine_open
 from tallybook.adapters.storage import Storage, open_storage
+from tallybook.adapters.sweep_files import load_candidates
 from tallybook.adapters.wrapping import WrappingKeys
 from tallybook.domain.errors import Refused, listed, refusal
 from tallybook.domain.events import Code, Metadata
@@ -27,10 +29,11 @@ from tallybook.domain.rules import RuleSet
 from tallybook.projections.backtest import ORDERS, Backtest, Question
 from tallybook.projections.read_models import Progress
 from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Certificate, certify
+from tallybook.projections.sweep import Sweep
 
 from .archiving import ArchiveDesk
 from .audit import AuditView
-from .backtesting import EXECUTORS, backtest
+from .backtesting import EXECUTORS, backtest, sweep
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
 from .erasing import Erasing
@@ -176,6 +179,62 @@ class Book:
         and those who object to automated decisions, are left out and counted.
         Raises RuleSetError, BookError. Refuses: invalid_argument.
         """
+        with rarely_collecting():
+            question = self._question(candidate, baseline, unfunded, order, since, executor)
+            report = backtest(self._core, self.archive, question, executor, progress)
+        if record:
+            self.rules._note_backtest(question.candidate.rule_set, report.digest(), report.position)
+        return report
+
+    def backtest_sweep(
+        self,
+        candidates: str | Path | Sequence[RuleSet | str | Path],
+        *,
+        baseline: RuleSet | str | Path | None = None,
+        budget: int | None = None,
+        unfunded: str = "reject",
+        order: str = "canonical",
+        since: When | None = None,
+        executor: str | None = None,
+        progress: Progress | None = None,
+    ) -> Sweep:
+        """Try many candidates of one programme on the same history, which is loaded once.
+
+        `candidates`: a TOML file that lists them, or says which values of one are varied (docs/backtest.md); or rule
+        sets. `budget`: points that a scenario may give beyond the baseline; of a file, in the place of its own. The
+        others are as for `backtest`. Of each scenario: what it costs, the liability that it leaves, who moves; the
+        efficient ones are marked. Raises RuleSetError, BookError. Refuses: invalid_argument.
+        """
+        if isinstance(candidates, (str, Path)):
+            told = load_candidates(candidates)
+            named: Sequence[tuple[str, RuleSet]] = told.scenarios
+            budget = told.budget if budget is None else budget
+        else:
+            rule_sets = [self.rules.rules_of(one).rule_set for one in candidates]
+            named = [(one.label, one) for one in rule_sets]
+        if not named:
+            raise refusal("invalid_argument", "candidates: none is given.", argument="candidates")
+        programmes = sorted({one.programme for _, one in named})
+        if len(programmes) > 1:
+            raise refusal(
+                "invalid_argument",
+                f"candidates: they are of several programmes: {', '.join(programmes)}.",
+                argument="candidates",
+            )
+        with rarely_collecting():
+            first = self._question(named[0][1], baseline, unfunded, order, since, executor)
+            questions = [(name, replace(first, candidate=self.rules.rules_of(one))) for name, one in named]
+            return sweep(self._core, self.archive, questions, budget, executor, progress)
+
+    def _question(
+        self,
+        candidate: RuleSet | str | Path,
+        baseline: RuleSet | str | Path | None,
+        unfunded: str,
+        order: str,
+        since: When | None,
+        executor: str | None,
+    ) -> Question:
         core = self._core
         core.check_open()
         for name, value, allowed in (
@@ -189,16 +248,14 @@ class Book:
                     f"{name}: {value!r} is given, and one of {', '.join(str(one) for one in allowed)} is wanted.",
                     argument=name,
                 )
-        rules = self.rules.rules_of(candidate)
-        against = None if baseline is None else self.rules.rules_of(baseline)
-        since_us = None if since is None else moment_us(since, "since")
-        with rarely_collecting():
-            left_out = core.left_out(core.now_us(), core.known_at(None))
-            question = Question(rules, against, unfunded, order, since_us, left_out)
-            report = backtest(core, self.archive, question, executor, progress)
-        if record:
-            self.rules._note_backtest(rules.rule_set, report.digest(), report.position)
-        return report
+        return Question(
+            self.rules.rules_of(candidate),
+            None if baseline is None else self.rules.rules_of(baseline),
+            unfunded,
+            order,
+            None if since is None else moment_us(since, "since"),
+            core.left_out(core.now_us(), core.known_at(None)),
+        )
 
     def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of
