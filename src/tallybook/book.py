@@ -19,6 +19,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.database import check_planted
 from tallybook.adapters.doctor import Finding, examine_open
+from tallybook.adapters.outputs import named
 from tallybook.adapters.storage import Storage, open_storage
 from tallybook.adapters.sweep_files import load_candidates
 from tallybook.adapters.wrapping import WrappingKeys
@@ -49,6 +50,7 @@ from .release import RELEASE
 from .retention import RetentionDesk
 from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
+from .shadow import Shadow
 from .tickets import TicketDesk
 from .times import When, moment_us
 from .views import ProfilesView, TiersView
@@ -225,6 +227,29 @@ class Book:
             first = self._question(named[0][1], baseline, unfunded, order, since, executor)
             questions = [(name, replace(first, candidate=self.rules.rules_of(one))) for name, one in named]
             return sweep(self._core, self.archive, questions, budget, executor, progress)
+
+    def shadow(
+        self,
+        candidate: RuleSet | str | Path,
+        *,
+        since: When | None = None,
+        file: Path | str | None = None,
+    ) -> Shadow:
+        """Run a candidate beside the adopted rules, from `since` on (default: now), on the facts that come.
+
+            with book.shadow("candidate", file="shadow.jsonl") as shadow:
+                for difference in shadow.catch_up():
+                    ...
+
+        What it would decide is kept apart: in memory, and in a `file` of JSON lines, where another process takes it up
+        later; nothing is recorded in the book. Customers who are left out of scoring are, when it begins.
+        Raises RuleSetError, BookError. Refuses: busy, invalid_argument.
+        """
+        core = self._core
+        question = self._question(candidate, None, "reject", "canonical", since, None)
+        if since is None:
+            question = question.beginning(core.now_us())
+        return Shadow(core, question, None if file is None else named(file, "file"))
 
     def _question(
         self,
