@@ -206,6 +206,10 @@ class Divergence:
         )
 
 
+REFERENCE, COLUMNAR = "reference", "columnar"
+"""What replays a book for its certificate."""
+
+
 @dataclass(slots=True)
 class Certificate:
     """The outcome of `replay`: the recorded decisions against the derived ones.
@@ -213,6 +217,9 @@ class Certificate:
     `facts` counts those that an account can react to; `position` is that of the book's head.
     `pending`: decisions that a sweep has made due and not recorded, since it was cut short or passed accounts over; no
     divergence.
+    `executor`: what replayed it: "reference", the domain's own code; or "columnar", the same compiled, over columns
+    made from the log, and the domain's own code for every customer about whom the two don't agree. `why` it was not
+    "columnar".
     """
 
     position: int = 0
@@ -223,6 +230,8 @@ class Certificate:
     pending: int = 0
     divergent_accounts: int = 0
     first: Divergence | None = None
+    executor: str = REFERENCE
+    why: str = ""
 
     @property
     def holds(self) -> bool:
@@ -338,10 +347,12 @@ def certify(
     total: int = 0,
     progress: Progress | None = None,
     agreed: Callable[[int], None] = lambda _: None,
+    last: int = 0,
 ) -> Certificate:
     """Replay all facts under the rule sets then in force, and compare with the recorded decisions.
 
-    `agreed` is told the position of each recorded decision that the facts lead to.
+    `agreed` is told the position of each recorded decision that the facts lead to. `last`: where the history ends that
+    this one is a part of.
     """
     comparison = _Comparison(agreed)
     certificate = comparison.certificate
@@ -360,6 +371,7 @@ def certify(
         if progress and position % 10_000 == 0:
             progress(position, total)
     fed = None
+    certificate.position = max(certificate.position, last)
     tail: dict[UUID, int] = {}
     for account, decisions in derivation.follow_sweep():
         tail[account.id] = len(decisions)
