@@ -255,6 +255,8 @@ class Spill:
         counts, sizes = np.zeros(number + 2, np.int64), np.zeros(number + 2, np.int64)
         decoding.apart(chunk.data, chunk.ends, chunk.rows, buckets, data, rows, counts, sizes)
         rows, data = rows[: counts[number]], data[: sizes[number]]
+        if not len(rows):
+            return
         at = self._at
         self._file.write(rows.data.cast("B"))
         self._file.write(data.data)

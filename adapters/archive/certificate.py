@@ -6,10 +6,11 @@ what integers of 64 bits don't hold, counts as not agreeing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from uuid import UUID
@@ -23,7 +24,7 @@ from tallybook.domain.events import Event, from_us
 from tallybook.domain.lots import NEVER
 from tallybook.projections.columnar import certify as c
 from tallybook.projections.columnar import machine as m
-from tallybook.projections.columnar.compiling import Uncompiled, compiled
+from tallybook.projections.columnar.compiling import Uncompiled, cache_folder, compiled, digest_of
 from tallybook.projections.columnar.executor import Run
 from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids, granted_by_tiers, with_tier_coupons
 from tallybook.projections.columnar.names import Id, Names
@@ -53,6 +54,12 @@ PROFILES = tuple(kind.stored_name for kind in PROFILE_FACTS)
 
 class NotByColumns(Exception):
     """This history is the domain's own code to replay: why."""
+
+
+def is_compiled() -> bool:
+    """Whether what compares accounts was compiled before, and kept."""
+    folder = cache_folder(digest_of(c.certify)[:32])
+    return folder is not None and any(Path(folder).iterdir())
 
 
 def certificate_of(
@@ -106,7 +113,7 @@ class _Side:
 class _Certifying:
     def __init__(self, log: Log, decode: Any, position: int, progress: Progress | None) -> None:
         self._log, self._decode, self._position = log, decode, position
-        self._progress = progress or (lambda done, total: None)
+        self._progress = progress or (lambda *_: None)
         self._counts: dict[str, int] = {}
         self._last = 0
         self._control_at: list[int] = []
@@ -260,7 +267,7 @@ class _Bucket:
             with_tier_coupons(facts, book.grants, self._years, book.names)
         runs = {place: Run(facts, book, m.ALL) for place, book in books.items()}
         words, begins = words_of_rows(
-            recorded, self._program, self._order, self._customer, self._named, self._side.names, self._granted(books)
+            recorded, self._program, self._order, self._customer, self._named, self._side.names, self._granted()
         )
         agrees, pending = np.zeros(len(accounts), np.bool_), np.zeros(len(accounts), np.int64)
         rests = np.full(len(self._order), c.NOTHING, np.int64)
@@ -290,7 +297,7 @@ class _Bucket:
             [position for one in left for position in one.tolist()],
         )
 
-    def _granted(self, books: Mapping[int, Book]) -> Callable[[int, UUID], Id | None]:
+    def _granted(self) -> Callable[[int, UUID], Id | None]:
         """Tells ids of coupons that tiers granted the account of a decision."""
         accounts = self._accounts
 

@@ -726,7 +726,7 @@ def decision_words(
                 return BROKEN, row, found
             sort = fields[field, 0]
             count, width = 1, 1
-            if sort == LIST or sort == PARTS or sort == PART:
+            if sort in (LIST, PARTS, PART):
                 width = fields[field, 1]
                 field += 1
                 if sort == PART:
@@ -740,7 +740,7 @@ def decision_words(
                 out[written] = count
                 written += 1
             for _ in range(count):
-                if sort == PARTS or sort == PART:
+                if sort in (PARTS, PART):
                     at, items = _array(at, end)
                     if at < 0 or items != width:
                         return BROKEN, row, found

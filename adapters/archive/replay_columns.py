@@ -152,7 +152,7 @@ def facts_of(archive: Archive, bucket: int, names: Names, manifest: Manifest | N
 
 
 def facts_in(chunk: Chunk, made: Program, names: Names, log: Log) -> Facts:
-    """The same of rows of the log, if they are of no kind but FACTS and what tells of customers. Raises StoredFormError,
+    """The same of rows of the log, if each is of a kind among FACTS or tells of a customer. Raises StoredFormError,
     BookDamaged."""
     wanted = columns_read()
     schema = arrow_schema()
