@@ -220,6 +220,9 @@ class Certificate:
     `executor`: what replayed it: "reference", the domain's own code; or "columnar", the same compiled, over columns
     made from the log, and the domain's own code for every customer about whom the two don't agree. `why` it was not
     "columnar".
+    `origin`, `root` and `rules`: whose log that is, its Merkle root at that position, and a digest of all rule sets
+    that were adopted in it; `release`: of Tallybook. `checkpoint`: the signed checkpoint of that position, and `note`:
+    this certificate as a signed note; empty where it is not signed.
     """
 
     position: int = 0
@@ -232,11 +235,47 @@ class Certificate:
     first: Divergence | None = None
     executor: str = REFERENCE
     why: str = ""
+    origin: str = ""
+    root: str = ""
+    rules: str = ""
+    release: str = ""
+    checkpoint: str = ""
+    note: str = ""
 
     @property
     def holds(self) -> bool:
         """Whether replaying the facts reproduces the recorded decisions exactly."""
         return self.first is None
+
+    def document(self) -> dict[str, Any]:
+        """All that it says, as JSON values: what is signed."""
+        told = asdict(self)
+        del told["note"]
+        if self.first is not None:
+            customer = self.first.customer_id
+            told["first"] |= {"account_id": str(self.first.account_id), "customer_id": customer and str(customer)}
+        return {**told, "holds": self.holds}
+
+    def canonical(self) -> str:
+        """The document as JSON on one line: equal for equal certificates."""
+        return json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of that in hex."""
+        return sha256(self.canonical().encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, canonical: str) -> Certificate:
+        """A certificate from its canonical form. Raises ValueError where it is none."""
+        told = json.loads(canonical)
+        holds, first = told.pop("holds"), told.pop("first")
+        if first is not None:
+            customer = first["customer_id"]
+            first |= {"account_id": UUID(first["account_id"]), "customer_id": customer and UUID(customer)}
+        made = cls(**told, first=None if first is None else Divergence(**first))
+        if made.holds != holds or made.canonical() != canonical:
+            raise ValueError("this is no certificate in its one right form")
+        return made
 
 
 class _Comparison:

@@ -146,7 +146,7 @@ def by_columns(history: History) -> Certificate:
     log = Rows(history)
     position = max(log.events, default=0)
     with plain_python():
-        return certificate.certificate_of(log, log.decode, position)
+        return certificate.by_columns(log, log.decode, position)
 
 
 def certified(history: Iterable[Recorded], *, columnar: bool = True) -> Certificate:

@@ -62,7 +62,7 @@ def is_compiled() -> bool:
     return folder is not None and any(Path(folder).iterdir())
 
 
-def certificate_of(
+def by_columns(
     log: Log,
     decode: Callable[[Iterable[tuple[Any, ...]]], Iterable[Recorded]],
     position: int,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,12 +21,13 @@ from tests.projections.test_columnar import beginning
 from tests.test_synth import generous
 
 import tallybook
+from tallybook.adapters import notes
 from tallybook.adapters.archive import certificate
 from tallybook.adapters.archive.certificate import NotByColumns
 from tallybook.domain.events import Decision, Event, Value
 from tallybook.domain.points import CouponIssued
 from tallybook.projections.read_models import Recorded
-from tallybook.projections.replay import COLUMNAR, REFERENCE
+from tallybook.projections.replay import COLUMNAR, REFERENCE, Certificate, Divergence
 
 QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 History = Sequence[Recorded]
@@ -231,3 +233,88 @@ def test_without_the_extra_the_reference_does_it(monkeypatch: pytest.MonkeyPatch
         found = book.replay(executor="columnar")
     assert (found.executor, found.holds) == (REFERENCE, True)
     assert "tallybook[replay]" in found.why
+
+
+# ── signed ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[tallybook.Book]:
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book") as book, book.acting("agent:test", purpose="test"):
+        book.rules.adopt("standard", effective_at="2024-01-01T00:00:00Z")
+        ada = book.customers.register(name="Ada", effective_at="2024-01-02T00:00:00Z")
+        book.loyalty.enrol(ada)
+        book.customers.record_purchase(ada, [{"sku": "lamp", "quantity": 1, "net_minor": 5_000}], currency="USD")
+        yield book
+
+
+def test_a_signed_certificate_says_what_was_signed(shop: tallybook.Book, tmp_path: Path) -> None:
+    made = shop.replay(sign=True)
+    assert shop.audit.check_certificate(made.note) == made
+    assert made.holds
+    assert (made.origin, made.position) == (shop.origin, shop.position())
+    assert made.root == shop.audit.verify()[0].root
+    assert made.document()["holds"] is True
+    assert Certificate.parse(made.canonical()) == replace(made, note="")
+    assert len(made.digest()) == 64
+    kept = tmp_path / "certificate"
+    kept.write_text(made.note, "utf-8")
+    assert shop.audit.check_certificate(kept, vkey=shop.audit.vkey).matched == made.matched
+    (tmp_path / "checkpoint").write_text(made.checkpoint, "utf-8")
+    assert all(one.holds for one in shop.audit.verify(against=tmp_path / "checkpoint"))
+
+
+def test_a_rotated_key_still_tells_its_certificates(shop: tallybook.Book) -> None:
+    before = shop.replay(sign=True)
+    shop.audit.rotate_signing_key()
+    after = shop.replay(sign=True)
+    assert shop.audit.check_certificate(before.note).position < shop.audit.check_certificate(after.note).position
+    with pytest.raises(tallybook.NoteError):
+        shop.audit.check_certificate(before.note, vkey=shop.audit.vkey)
+
+
+def test_a_certificate_that_names_a_divergence_is_signed_too() -> None:
+    first = Divergence("another decision", UUID(int=1), UUID(int=2), 7, "this", "that")
+    made = Certificate(position=9, first=first, divergent_accounts=1)
+    assert Certificate.parse(made.canonical()) == made
+    assert made.document()["holds"] is False
+    assert replace(made, first=None).digest() != made.digest()
+
+
+ALTERED: dict[str, Callable[[str], str]] = {
+    "a count": lambda note: note.replace('"matched":2', '"matched":3'),
+    "the digest": lambda note: note.replace(note.split("\n")[2], "0" * 64),
+    "another log": lambda note: note.replace(note.split("\n")[1], "tallybook.example/other"),
+    "no signature": lambda note: note.rpartition("\n\n")[0] + "\n",
+    "a line more": lambda note: note.replace("{", "x\n{", 1),
+    "nothing": lambda _: "\n",
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_whatever_is_altered_is_refused(shop: tallybook.Book, what: str) -> None:
+    note = shop.replay(sign=True).note
+    assert ALTERED[what](note) != note
+    with pytest.raises(tallybook.NoteError):
+        shop.audit.check_certificate(ALTERED[what](note))
+
+
+def test_what_the_key_signed_is_not_a_certificate_for_that(shop: tallybook.Book) -> None:
+    signer = shop._core.storage.signing.signer(shop.audit.vkey)  # type: ignore[union-attr]  # it has one
+    made = shop.replay(sign=True)
+    with pytest.raises(tallybook.NoteError):
+        shop.audit.check_certificate(shop.audit.checkpoint().note)
+    other = replace(made, note="", position=made.position + 1)
+    for canonical, digest in (
+        ("{}", "0" * 64), ("[]", "0" * 64), (made.canonical(), "0" * 64), (other.canonical(), other.digest()),
+    ):  # fmt: skip
+        text = f"tallybook-certificate@v1\n{shop.origin}\n{digest}\n{canonical}\n"
+        with pytest.raises(tallybook.NoteError):
+            shop.audit.check_certificate(notes.made(text, [signer.sign(text)]))
+
+
+def test_without_its_signing_key_a_book_signs_no_certificate(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.book"
+    tallybook.open(url).close()
+    with tallybook.open(url, signing_key="unsigned") as book, pytest.raises(tallybook.BookError):
+        book.replay(sign=True)
