@@ -12,8 +12,9 @@ import pytest
 
 from tallybook.adapters.archive import certificate
 from tallybook.adapters.archive.certificate import NotByColumns
-from tallybook.adapters.codec import _pack_metadata, packer
+from tallybook.adapters.codec import _pack_metadata
 from tallybook.adapters.form import form_of
+from tallybook.adapters.packing import packer
 from tallybook.domain import arithmetic, calendar, lots
 from tallybook.domain.earning import Rules
 from tallybook.domain.events import REGISTRY, Decision, Event, Fact
@@ -104,6 +105,8 @@ def ids(
 
 class Rows:
     """Events as rows of a log."""
+
+    database = None
 
     def __init__(self, history: History) -> None:
         pack = packer()

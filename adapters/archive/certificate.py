@@ -347,12 +347,12 @@ def _odd(facts: Facts, accounts: Accounts) -> Array:
                     least, most = (-NEVER, NEVER) if name.endswith("_us") else (0, MOST)
                     odd[rows_of[rows[(values < least) | (values > most)]]] = True
     lines = np.diff(facts.item)
-    for kind in (m.F_RETURN, m.F_REDUCED):
-        items = np.flatnonzero(kind_of_item == kind)
+    for number in (m.F_RETURN, m.F_REDUCED):
+        items = np.flatnonzero(kind_of_item == number)
         rows = row_of_item[items]
         of = facts.slots[rows, 0]
         there = np.where(of >= 0, lines[np.maximum(of, 0)], LINES_MAX)
-        line = facts.items[items, 0] if kind == m.F_RETURN else items - facts.item[rows] + 1
+        line = facts.items[items, 0] if number == m.F_RETURN else items - facts.item[rows] + 1
         odd[rows[(line < 1) | (line > there)]] = True
     customers = np.repeat(np.arange(len(facts.customers)), np.diff(facts.first))
     found = np.zeros(len(facts.customers), np.bool_)

@@ -88,14 +88,15 @@ def words_of_rows(
     made: Program,
     order: Array,
     codes: Array,
-    facts: tuple[Array, Array],
+    facts: tuple[Array, Array, Array],
     names: Names,
     granted: Callable[[int, UUID], Id | None],
 ) -> tuple[Array, Array]:
     """Decisions of a chunk, in some order, as words, one after another, and where each begins.
 
-    `codes`: the place of each row's customer; `facts`: the hash table of the facts that decisions name, and those
-    facts' rows. `granted` tells the id of a coupon that a tier granted, of a row's account. Raises StoredFormError.
+    `codes`: the place of each row's customer; `facts`: the hash table of the facts that decisions name, those facts'
+    rows, and the places of their customers. `granted` tells the id of a coupon that a tier granted the account of a
+    decision. Raises StoredFormError.
     """
     fields, firsts, _, _ = _forms()
     kinds = np.full(len(made.names), -1, np.int64)
