@@ -29,12 +29,13 @@ from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.backtest import ORDERS, Backtest, Question
 from tallybook.projections.read_models import Progress
-from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Certificate, certify
+from tallybook.projections.replay import Certificate
 from tallybook.projections.sweep import Sweep
 
 from .archiving import ArchiveDesk
 from .audit import AuditView
 from .backtesting import EXECUTORS, backtest, sweep
+from .certificates import certificate_of
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
 from .erasing import Erasing
@@ -148,12 +149,22 @@ class Book:
         """
         return follow(self._core, after, names, timeout_s)
 
-    def replay(self, progress: Progress | None = None) -> Certificate:
-        """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
-        core = self._core
-        core.check_open()
+    def replay(
+        self, progress: Progress | None = None, *, executor: str | None = None, sign: bool = False
+    ) -> Certificate:
+        """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?
+
+        `executor`: "reference" is the domain's own code; "columnar" the same code compiled, over columns made of the
+        log, and the domain's own for whatever the two don't agree about (needs the extra `replay`; to compile it takes
+        a minute, once). Default: what is sooner done. Both say the same; the certificate tells which it was, and why
+        it was not "columnar".
+        `sign`: sign a checkpoint, replay up to it, and sign the certificate by the same key: its `note` is then what
+        a stranger verifies (see `book.audit.check_certificate`). Raises BookError, BookDamaged where that can't be.
+        Refuses: invalid_argument.
+        """
+        self._core.check_open()
         with rarely_collecting():
-            return certify(core.history((*FACT_NAMES, *DECISION_NAMES)), core.app.position(), progress)
+            return certificate_of(self._core, executor, sign, progress)
 
     def backtest(
         self,
