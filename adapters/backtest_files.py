@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class AccountFile:
         self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
         self.count = 0
 
-    def add(self, rows: Mapping[str, Sequence[Any]]) -> None:
+    def add(self, rows: Mapping[str, Any]) -> None:
         """Write `Partial.rows`."""
         if not rows:
             return
@@ -69,7 +69,7 @@ class AccountFile:
             self._writer.close()
 
 
-def _columns(rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def _columns(rows: Mapping[str, Any]) -> dict[str, Any]:
     differs = np.asarray(rows["differs"], np.int64)
     at = (differs > 0) & (differs < END - 1)
     found: dict[str, Any] = {

@@ -491,9 +491,8 @@ def _chart(section: Section, chart: Chart) -> str:
     told = _text(caption)
     if chart.kind is not ChartKind.MATRIX and len(series) > 1:
         box = " box" if chart.kind is ChartKind.BARS else ""
-        told += "".join(
-            f'<span><i class="key{box}{_FIRST * (at == 0)}"></i>{_text(name)}</span> ' for at, name in enumerate(series)
-        )
+        for at, name in enumerate(series):
+            told += f' <span><i class="key{box}{_FIRST * (at == 0)}"></i>{_text(name)}</span>'
     return f"<figure><figcaption>{told}</figcaption>{drawn}</figure>"
 
 
@@ -538,7 +537,7 @@ def _bars(rows: Sequence[tuple[str, Sequence[Any]]], kind: Kind, caption: str) -
     _, top, ticks = _axis([max(0, *map(_number, cells)) for _, cells in rows], kind)
     # Of the width, a part is left for the number at a bar's end, as much as it needs where the page is narrow.
     letters = max([len(shown(value, kind)) for _, cells in rows for value in cells], default=0)
-    reach = max(96 - 2.4 * letters, 50.0)
+    reach = min(max(96 - 2.4 * letters, 50.0), 86.0)
     series = max([len(cells) for _, cells in rows], default=1)
     step = 20 + 16 * series
     height = step * len(rows)

@@ -52,6 +52,7 @@ FIRST_YEAR, LAST_YEAR = 1970, 2100
 MOVERS = 20
 """How many accounts are named that gain most, and that lose most."""
 BUCKETS_OF_SUBJECTS = 64
+REPORT_EVERY = 10_000
 NO_TIER = "none"
 SIDES = ("before", "after")
 
@@ -133,7 +134,7 @@ class Partial:
     lost: list[Mover] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)
     """By bucket of customers: the SHA-256 of what came of each of their accounts."""
-    rows: dict[str, Sequence[Any]] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
     """What came of each account, if it is asked for: the fields of `Outcome` as columns, by bucket and account. Texts
     may be a pair: codes, and the texts. They don't add up."""
 
@@ -240,7 +241,7 @@ def partial_of(outcomes: Iterable[Outcome], order: Mapping[str, int]) -> Partial
     return partial
 
 
-def rows_of(outcomes: Iterable[Outcome]) -> dict[str, Sequence[Any]]:
+def rows_of(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Outcomes as columns, by bucket and account."""
     ordered = sorted(outcomes, key=lambda one: (bucket_of(one.customer_id), one.account_id))
     return {name: [getattr(one, name) for one in ordered] for name in Outcome._fields}
@@ -304,7 +305,7 @@ def reference(
         new.what_if.short = None
         after = new.noted(new.derivation.feed(event))
         found.note(position, event, before, after, new.what_if.short)
-        if progress and position % 10_000 == 0:
+        if progress and position % REPORT_EVERY == 0:
             progress(position, total)
     old_tail, new_tail = (side.noted(list(side.derivation.follow_sweep())) for side in (old, new))
     found.note(END, None, old_tail, new_tail)

@@ -182,7 +182,7 @@ class _Sums:
                 totals = np.zeros(len(names), np.int64)
                 np.add.at(totals, codes, of)
                 for place in np.unique(codes):
-                    sums["class", dimension, names[place], what] += int(totals[place])
+                    sums["class", dimension, names[int(place)], what] += int(totals[place])
         partial.gained = self._movers(change, change > 0)
         partial.lost = self._movers(change, change < 0)
         partial.digests = self._digests(differs, was, becomes, before, after)
@@ -304,9 +304,7 @@ class _Sums:
         keys = np.ascontiguousarray(accounts).view(">u8")
         return accounts, customers, bucket, np.lexsort((keys[:, 1], keys[:, 0], bucket))
 
-    def _rows(
-        self, differs: Array, was: Array, becomes: Array, before: Array, after: Array
-    ) -> dict[str, Sequence[Any]]:
+    def _rows(self, differs: Array, was: Array, becomes: Array, before: Array, after: Array) -> dict[str, Any]:
         """As `projections.backtest.rows_of` gives them, as arrays."""
         import numpy as np
 

@@ -26,7 +26,15 @@ from tallybook.adapters.outputs import named, new_file
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import BookError, MissingExtra, Refused
 from tallybook.domain.events import Event
-from tallybook.projections.backtest import Backtest, FirstDifference, Partial, Question, reference, report_of
+from tallybook.projections.backtest import (
+    REPORT_EVERY,
+    Backtest,
+    FirstDifference,
+    Partial,
+    Question,
+    reference,
+    report_of,
+)
 from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import FACT_NAMES
 
@@ -43,7 +51,6 @@ if TYPE_CHECKING:
 EXECUTORS = ("columnar", "reference")
 CONTROL_NAMES = tuple(kind.stored_name for kind in (RuleSetAdopted, Swept, SweepFinished))
 BUCKETS = 64
-REPORT_EVERY = 10_000
 ACTION, FORMAT = "export.backtest", "backtest-parquet"
 
 Done = Callable[[Backtest], None]
@@ -181,10 +188,10 @@ def _by_columns(
         from tallybook.projections.columnar.compiling import Uncompiled, compiler
         from tallybook.projections.columnar.names import Names
         from tallybook.projections.columnar.rulebook import TooManyTiers
-
-        compiler()
     except ImportError as missing:
         raise Falls(f'{missing.name} is not here: pip install "tallybook[replay]".') from missing
+    try:
+        compiler()
     except Uncompiled as missing:
         raise Falls(str(missing)) from missing
     source = _archived(core, archive) or _gathered(core, progress)
@@ -206,7 +213,7 @@ def _by_columns(
     except TooManyTiers as reason:
         raise Falls(str(reason)) from reason
     total.sums["facts",] += len(source.control)
-    explain = _explaining(core, question)
+    explain = _explaining(core, question, source.position)
     return report_of(question, total, source.position, explain, executor="columnar", **_beside(core, source.root))
 
 
@@ -265,14 +272,21 @@ def _gathered(core: Core, progress: Progress | None) -> Source:
     return Source(1, load, gathering.control, position, root)
 
 
-def _explaining(core: Core, question: Question) -> Callable[[UUID], FirstDifference | None]:
-    """The first difference of a customer, by the domain's own code."""
+def _explaining(core: Core, question: Question, position: int) -> Callable[[UUID], FirstDifference | None]:
+    """The first difference of a customer up to a position, by the domain's own code."""
+
+    def own(customer: UUID) -> list[Recorded]:
+        try:
+            core.catch_up(core.trail)
+            return core.subject_history(customer)
+        except (BookError, Refused):
+            return core.whole_history(customer)
 
     def explain(customer: UUID) -> FirstDifference | None:
         core.check_open()
-        control: Iterable[Recorded] = core.history(CONTROL_NAMES)
-        own = (one for one in core.subject_history(customer) if one.event.stored_name in FACT_NAMES)
-        history: Iterable[Any] = merge(control, own, key=lambda one: one.position)
+        control: Iterable[Recorded] = core.history(CONTROL_NAMES, position)
+        facts = (one for one in own(customer) if one.event.stored_name in FACT_NAMES and one.position <= position)
+        history: Iterable[Any] = merge(control, facts, key=lambda one: one.position)
         _, first, _ = reference(history, question)
         return first.get(customer)
 

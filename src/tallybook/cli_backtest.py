@@ -73,7 +73,8 @@ def backtest(
         Order, typer.Option("--order", help="Facts as they became known, or as if known when they happened")
     ] = Order.CANONICAL,
     since: Annotated[
-        str | None, typer.Option("--since", help="The candidate is in force from then on only, with a zone")
+        str | None,
+        typer.Option("--since", help="From when on the candidate is in force (a date, or a time with a zone)"),
     ] = None,
     executor: Annotated[
         Executor | None, typer.Option("--executor", help="Which code reckons (default: columnar, where it can)")
