@@ -283,7 +283,7 @@ th button:focus-visible{outline:2px solid var(--mark);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25b2";font-size:.7em}
 th[aria-sort=descending] button::after{content:" \\25bc";font-size:.7em}
 td{overflow-wrap:anywhere;min-width:6.5rem;white-space:pre-wrap}
-.long{min-width:17rem}
+.long{min-width:17rem}.short{min-width:0;white-space:nowrap}
 td.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9.5rem}
 .time{font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
@@ -372,8 +372,8 @@ _POLICY = (
 BARS_MAX = 40
 """A chart of bars shows so many; the table has them all."""
 MATRIX_MAX = 14
-LONG_CHARS = 48
-"""A column with texts longer than that is given more room."""
+LONG_CHARS, SHORT_CHARS = 48, 14
+"""A column with texts longer than that is given more room; one whose texts are as short as this is not broken."""
 
 
 def as_html(report: Report) -> str:
@@ -443,6 +443,8 @@ def _class(column: Column, cells: Sequence[Any]) -> str:
     name = "num" if column.kind in NUMERIC else _CLASSES.get(column.kind, "")
     if not name and any(isinstance(cell, str) and len(cell) > LONG_CHARS for cell in cells):
         name = "long"
+    elif not name and all(isinstance(cell, str) and len(cell) <= SHORT_CHARS for cell in cells):
+        name = "short"
     return f' class="{name}"' if name else ""
 
 

@@ -190,24 +190,24 @@ def _rules(report: Backtest) -> Section:
 
 
 _COUNTED = {
-    "moved_up": "move up",
-    "moved_down": "move down",
-    "gain_points": "have more",
-    "lose_points": "have fewer",
-    "changed": "decided otherwise",
+    "moved_up": "up",
+    "moved_down": "down",
+    "gain_points": "more",
+    "lose_points": "fewer",
+    "changed": "otherwise",
 }
 
 
 def _classes(title: str, text: str, dimension: str, found: Sequence[Class]) -> Section:
-    outstanding = tuple(f"outstanding, {side}" for side in SIDES)
+    points = tuple(f"points, {side}" for side in SIDES)
     return Section(
         title,
-        text,
+        f"{text} How many move up or down, have more or fewer points outstanding, are decided about otherwise.",
         (
             Column(title[3:]),
             Column("accounts", Kind.COUNT),
             *(Column(name, Kind.COUNT) for name in _COUNTED.values()),
-            *(Column(name, Kind.COUNT) for name in outstanding),
+            *(Column(name, Kind.COUNT) for name in points),
         ),
         [
             (
@@ -219,27 +219,24 @@ def _classes(title: str, text: str, dimension: str, found: Sequence[Class]) -> S
             for one in found
         ],
         (
-            Chart(ChartKind.BARS, title[3:], outstanding, "Points outstanding", SIDES),
-            Chart(ChartKind.BARS, title[3:], ("have fewer", "have more"), "Accounts with other points"),
+            Chart(ChartKind.BARS, title[3:], points, "Points outstanding", SIDES),
+            Chart(ChartKind.BARS, title[3:], ("fewer", "more"), "Accounts with other points"),
         ),
     )
 
 
 def _movers(title: str, movers: Sequence[Mover]) -> Section:
-    sides = [f"outstanding, {side}" for side in SIDES]
     return Section(
         title,
         "The accounts whose points outstanding change most.",
         (
             Column("customer", Kind.ID),
-            Column("account", Kind.ID),
             *(Column(f"tier, {side}") for side in SIDES),
-            *(Column(name, Kind.COUNT) for name in (*sides, "change")),
+            *(Column(name, Kind.COUNT) for name in (*(f"points, {side}" for side in SIDES), "change")),
         ),
         [
             (
                 one.customer_id,
-                one.account_id,
                 one.tier_before,
                 one.tier_after,
                 one.outstanding_before,
