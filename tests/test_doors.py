@@ -258,6 +258,7 @@ SHUT: Mapping[str, Call] = {
     "book.audit.checkpoint": lambda it: it.book.audit.checkpoint(),
     "book.audit.checkpoints": lambda it: it.book.audit.checkpoints(),
     "book.audit.proof": lambda it: it.book.audit.proof(1),
+    "book.audit.check_certificate": lambda it: it.book.audit.check_certificate(it.book.replay(sign=True).note),
     "book.audit.consistency": lambda it: it.book.audit.consistency(*[it.book.audit.checkpoint()] * 2),
     "book.audit.rotate_signing_key": lambda it: it.book.audit.rotate_signing_key(),
     "book.projections.status": lambda it: it.book.projections.status(),
@@ -290,6 +291,10 @@ SHUT: Mapping[str, Call] = {
     "Backtest.html": lambda it: it.book.backtest(CANDIDATE, executor="reference").html(),
     "Backtest.tables": lambda it: it.book.backtest(CANDIDATE, executor="reference").tables(),
     "Backtest.frame": lambda it: it.book.backtest(CANDIDATE, executor="reference").frame("movers").rows(),
+    "Certificate.document": lambda it: it.book.replay(executor="reference").document(),
+    "Certificate.canonical": lambda it: it.book.replay().canonical(),
+    "Certificate.digest": lambda it: it.book.replay().digest(),
+    "Certificate.parse": lambda it: type(made := it.book.replay(sign=True)).parse(made.canonical()),
     **{
         f"{schema.event_class.__name__}.moves": lambda it: [
             one.event.moves() for one in it.book.follow(timeout_s=0) if isinstance(one.event, LoyaltyDecision)
@@ -385,6 +390,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.archive.scan": {"columns": "which columns"},
     "Scan.duckdb": {"connection": "one of the host's"},
     "book.audit.consistency": {"old": "a checkpoint", "new": "a checkpoint"},
+    "book.audit.check_certificate": {"certificate": "a signed note", "vkey": "a public key"},
     "book.audit.keep": {"cosigned": "a checkpoint", "witness": "a public key"},
     "book.audit.export": {"sealed": "book.audit.export, sealed"},
     "book.audit.proof": {"checkpoint": "book.audit.proof"},
@@ -417,6 +423,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "order": "book.loyalty.statement, by effective time",
     },
     "book.policy.check": {"policy": "a document"},
+    "book.replay": {"executor": "Certificate.document", "sign": "Certificate.parse"},
+    "Certificate.parse": {"canonical": "a certificate"},
     "book.projections.on_update": {"listener": "is told names and positions"},
     "book.rules.check": {"path": "a document"},
     "book.rules.rules_of": {"rule_set": "a document"},
@@ -865,6 +873,13 @@ def id_of(it: Filled, kind: str) -> UUID:
     )
 
 
+def certificate_file(it: Filled) -> Path:
+    """A signed certificate in a file."""
+    path = out(it, f"certificate-{next(_NUMBERS)}")
+    path.write_text(it.book.replay(sign=True).note, "utf-8")
+    return path
+
+
 def checkpoint_file(it: Filled) -> Path:
     file = out(it, "checkpoint")
     file.write_text(it.book.audit.checkpoint().note)
@@ -1036,6 +1051,7 @@ CLI_SHUT: Mapping[str, Given] = {
         "--report",
         out(it, f"page-{next(_NUMBERS)}"),
     ],
+    "replay, signed": lambda it: ["--sign", out(it, f"certificate-{next(_NUMBERS)}"), "--executor", "reference"],
     "doctor": lambda _: ["--quick", "--lock-timeout", "1"],
     "tiers": lambda _: ["--programme", "main"],
     "tiers, the members of one": lambda _: ["--tier", "basic"],
@@ -1129,6 +1145,8 @@ CLI_SHUT: Mapping[str, Given] = {
     "audit checkpoint": lambda it: ["--log", "reads", "--out", out(it, f"checkpoint-{next(_NUMBERS)}")],
     "audit checkpoint, of a witness": lambda it: ["--cosigned", cosigned_file(it), "--witness", WITNESS_KEY],
     "audit proof": lambda it: ["3", "--log", "events", "--out", out(it, f"proof-{next(_NUMBERS)}")],
+    "audit certificate": lambda it: [certificate_file(it), "--vkey", it.book.audit.vkey],
+    "audit certificate, without keys": lambda it: [certificate_file(it), "--keyless"],
     "audit vkey": lambda _: [],
     "audit new-key": lambda _: ["shop/1"],
     "audit rebuild-tiles": lambda _: [],

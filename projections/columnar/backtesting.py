@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+from tallybook.domain.earning import Rules
 from tallybook.domain.events import Event
 from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.points import BUCKETS
@@ -18,6 +20,7 @@ from tallybook.projections.backtest import (
     MOVERS,
     NO_TIER,
     SIDES,
+    Key,
     Mover,
     Partial,
     Question,
@@ -28,7 +31,7 @@ from tallybook.projections.backtest import (
 )
 
 from . import machine as m
-from .executor import Compared, compared
+from .executor import Compared, compared, places_of, replayed, unpaid
 from .facts import Facts, with_tier_coupons
 from .names import Names
 from .rulebook import Adoptions, Book, years_of
@@ -126,6 +129,71 @@ def _tallied(partial: Partial, found: Compared, baseline: Book, candidate: Book)
                     partial.sums["rule", rule, side, what] += int(value)
 
 
+def _counted(
+    before: Array, after: Array, tiers: Sequence[str], ranks: Mapping[str, int], sums: Counter[Key]
+) -> dict[str, Array]:
+    """Add up what came of accounts; what is counted, by account."""
+    import numpy as np
+
+    was, becomes = before[:, m.O_TIER] + 1, after[:, m.O_TIER] + 1
+    rank = np.array([ranks.get(tier, 0) for tier in tiers])
+    change = after[:, m.O_BUCKETS + ACTIVE_PLACE] - before[:, m.O_BUCKETS + ACTIVE_PLACE]
+    counts = {
+        "accounts": np.ones(len(before), np.int64),
+        "moved_up": rank[becomes] > rank[was],
+        "moved_down": rank[becomes] < rank[was],
+        "gain_points": change > 0,
+        "lose_points": change < 0,
+    }
+    for name, of in counts.items():
+        sums[name,] = int(of.sum())
+    for name, column in (("unfunded", m.O_UNFUNDED), ("newly_funded", m.O_FUNDED), ("short", m.O_SHORT)):
+        sums[name,] = int(after[:, column].sum())
+    for pair, accounts in zip(*np.unique(was * len(tiers) + becomes, return_counts=True), strict=True):
+        one, other = divmod(int(pair), len(tiers))
+        sums["matrix", tiers[one], tiers[other]] = int(accounts)
+    for side, outcomes in zip(SIDES, (before, after), strict=True):
+        for bucket, points in zip(BUCKETS, outcomes[:, m.O_BUCKETS :].sum(axis=0), strict=True):
+            sums["balance", side, bucket] = int(points)
+    return counts
+
+
+def scenarios_of(
+    facts: Facts, control: Sequence[tuple[int, Event]], questions: Sequence[Question], names: Names
+) -> list[Partial]:
+    """What a sweep finds about the customers of some facts under each of many candidates: sums alone. What is asked
+    differs in the candidate only."""
+    first = questions[0]
+    hindsight = first.order == HINDSIGHT
+    if hindsight:
+        facts, _ = in_hindsight(facts)
+
+    def book_of(rules: Rules | None) -> Book:
+        return Book(Adoptions(first.programme, control, rules, since_us=first.since_us, hindsight=hindsight), names)
+
+    baseline, candidates = book_of(first.baseline), [book_of(question.candidate) for question in questions]
+    grants = [grant for book in (baseline, *candidates) for grant in book.grants]
+    with_tier_coupons(facts, list(dict.fromkeys(grants)), COUPON_YEARS, names)
+    left_out = first.left_out.restricted | first.left_out.objecting
+    members, paid = places_of(facts, first.programme, left_out), unpaid(facts)
+    before = replayed(facts, baseline, members, paid)
+    tiers = [NO_TIER, *names.tiers]
+    seen: dict[object, tuple[Array, Array]] = {}
+    found: list[Partial] = []
+    for question, candidate in zip(questions, candidates, strict=True):
+        key = candidate.sees
+        if key not in seen:
+            seen = {key: candidate.seen(facts)}
+        unfunded = UNFUNDED.index(question.unfunded)
+        after = replayed(facts, candidate, members, paid, unfunded, seen=seen[key])
+        partial = Partial()
+        _counted(before, after, tiers, question.ranks, partial.sums)
+        partial.sums["facts",] = _rows_of_others(facts, left_out)
+        _count_left_out(partial, facts, question)
+        found.append(partial)
+    return found
+
+
 class _Sums:
     """What came of accounts, added up."""
 
@@ -147,42 +215,23 @@ class _Sums:
         import numpy as np
 
         found, partial = self._found, Partial()
-        sums = partial.sums
-        count = len(found.places)
-        if not count:
+        if not len(found.places):
             return partial
+        sums = partial.sums
         before, after = found.before[:, m.O_BUCKETS :], found.after[:, m.O_BUCKETS :]
         was, becomes = found.before[:, m.O_TIER] + 1, found.after[:, m.O_TIER] + 1
-        rank = np.array([self._question.ranks.get(tier, 0) for tier in self._tiers])
         change = after[:, ACTIVE_PLACE] - before[:, ACTIVE_PLACE]
         differs = self._differs()
-        counts = {
-            "accounts": np.ones(count, np.int64),
-            "moved_up": rank[becomes] > rank[was],
-            "moved_down": rank[becomes] < rank[was],
-            "gain_points": change > 0,
-            "lose_points": change < 0,
-            "changed": differs != 0,
-        }
-        for name, of in counts.items():
-            sums[name,] = int(of.sum())
-        columns = {"unfunded": m.O_UNFUNDED, "newly_funded": m.O_FUNDED, "short": m.O_SHORT}
-        for name, column in columns.items():
-            sums[name,] = int(found.after[:, column].sum())
-        pairs = was * len(self._tiers) + becomes
-        for pair, accounts in zip(*np.unique(pairs, return_counts=True), strict=True):
-            one, other = divmod(int(pair), len(self._tiers))
-            sums["matrix", self._tiers[one], self._tiers[other]] = int(accounts)
-        for side, balances in zip(SIDES, (before, after), strict=True):
-            for bucket, points in zip(BUCKETS, balances.sum(axis=0), strict=True):
-                sums["balance", side, bucket] = int(points)
-        for dimension, (names, codes) in self._classes.items():
+        counts = _counted(found.before, found.after, self._tiers, self._question.ranks, sums)
+        counts["changed"] = differs != 0
+        sums["changed",] = int(counts["changed"].sum())
+        for dimension, (classes, codes) in self._classes.items():
             told = counts | {"before": before[:, ACTIVE_PLACE], "after": after[:, ACTIVE_PLACE]}
             for what, of in told.items():
-                totals = np.zeros(len(names), np.int64)
+                totals = np.zeros(len(classes), np.int64)
                 np.add.at(totals, codes, of)
                 for place in np.unique(codes):
-                    sums["class", dimension, names[int(place)], what] += int(totals[place])
+                    sums["class", dimension, str(classes[int(place)]), what] += int(totals[place])
         partial.gained = self._movers(change, change > 0)
         partial.lost = self._movers(change, change < 0)
         partial.digests = self._digests(differs, was, becomes, before, after)

@@ -108,9 +108,15 @@ class Run:
     """One rule book's side of a replay of some facts."""
 
     def __init__(
-        self, facts: Facts, book: Book, mode: int, months: Sequence[int] = (), unfunded: int = m.REJECT
+        self,
+        facts: Facts,
+        book: Book,
+        mode: int,
+        months: Sequence[int] = (),
+        unfunded: int = m.REJECT,
+        seen: tuple[Array, Array] | None = None,
     ) -> None:
-        self.x, self.y = book.seen(facts)
+        self.x, self.y = seen or book.seen(facts)
         self.depth = self.y.shape[1]
         self.space = Space(facts, book, self.depth, months)
         self._registers = {m.V_MODE: mode, m.V_PROGRAMME: book.names.text(book.programme), m.V_UNFUNDED: unfunded}
@@ -124,7 +130,7 @@ class Run:
         return s
 
 
-def _columns(facts: Facts) -> tuple[Array, ...]:
+def columns_of(facts: Facts) -> tuple[Array, ...]:
     """The columns of facts, as the machine takes them."""
     return (
         facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots, facts.item, facts.trait,
@@ -132,7 +138,8 @@ def _columns(facts: Facts) -> tuple[Array, ...]:
     )  # fmt: skip
 
 
-def _unpaid(facts: Facts) -> Array:
+def unpaid(facts: Facts) -> Array:
+    """Room for what becomes of redemptions, by row."""
     import numpy as np
 
     return np.zeros(len(facts), np.int64)
@@ -140,12 +147,12 @@ def _unpaid(facts: Facts) -> Array:
 
 def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
     """What each account of the book's programme decides: the account's place, and by position the words."""
-    side, paid = Run(facts, book, m.ALL if everything else m.STEPS), _unpaid(facts)
+    side, paid = Run(facts, book, m.ALL if everything else m.STEPS), unpaid(facts)
     for place, first, last in zip(*places_of(facts, book.programme), strict=True):
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
-            compiled(m.decide)(s, side.x, side.y, *_columns(facts), side.depth, paid, first, last)
+            compiled(m.decide)(s, side.x, side.y, *columns_of(facts), side.depth, paid, first, last)
             if not s[m.V_OVER]:
                 break
             side.space.grow()
@@ -168,19 +175,36 @@ def places_of(facts: Facts, programme: str, without: Container[UUID] = ()) -> tu
 
 def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
     """The accounts of the book's programme, as places in `facts.accounts`, and what came of each: rows of `O_…`."""
+    places, first, last = places_of(facts, book.programme)
+    return places, replayed(facts, book, (places, first, last), unpaid(facts))
+
+
+def replayed(
+    facts: Facts,
+    book: Book,
+    members: tuple[Array, Array, Array],
+    paid: Array,
+    unfunded: int | None = None,
+    *,
+    seen: tuple[Array, Array] | None = None,
+) -> Array:
+    """What came of accounts (`places_of`): rows of `O_…`. Which redemptions are paid is noted in `paid`, by row; or,
+    where `unfunded` is given, read there: what was paid under other rules, and what becomes of it where there is too
+    little. `seen`: what the book sees of the facts, if that is known."""
     import numpy as np
 
-    places, first, last = places_of(facts, book.programme)
-    side, paid = Run(facts, book, m.SILENT), _unpaid(facts)
+    places, first, last = members
+    side = Run(facts, book, m.SILENT, unfunded=unfunded or 0, seen=seen)
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
         done = compiled(m.replay)(
-            side.s, side.x, side.y, *_columns(facts), side.depth, paid, places, first, last, out, done
-        )
+            side.s, side.x, side.y, *columns_of(facts), side.depth, paid, int(unfunded is not None), places, first,
+            last, out, done,
+        )  # fmt: skip
         if done < len(places):
             side.space.grow()
-    return places, out
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +239,12 @@ def compared(
     places, first, last = places_of(facts, candidate.programme, without)
     one, other = Run(facts, baseline, m.STEPS, months), Run(facts, candidate, m.STEPS, months, unfunded)
     before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
-    depths, paid = np.array([one.depth, other.depth], np.int64), _unpaid(facts)
+    depths, paid = np.array([one.depth, other.depth], np.int64), unpaid(facts)
     done = 0
     while done < len(places):
         done = compiled(m.compare)(
-            one.s, one.x, one.y, other.s, other.x, other.y, *_columns(facts), paid, places, first, last, depths, before,
-            after, done,
+            one.s, one.x, one.y, other.s, other.x, other.y, *columns_of(facts), paid, places, first, last, depths,
+            before, after, done,
         )  # fmt: skip
         if done < len(places):
             # What is counted of all is counted anew.
@@ -228,5 +252,5 @@ def compared(
             other.space.grow()
             done = 0 if months else done
     (months, rules), (other_months, other_rules) = one.space.tallies(), other.space.tallies()
-    amounts = candidate.amounts(facts, other.x) if candidate.has_candidate else _unpaid(facts)[:0]
+    amounts = candidate.amounts(facts, other.x) if candidate.has_candidate else unpaid(facts)[:0]
     return Compared(places, before, after, months, other_months, rules, other_rules, amounts)

@@ -57,9 +57,10 @@ NONE = -(2**63)
     # what is known without reckoning it anew: nothing is due before; whether that holds while points come in order;
     # where the window begins, and of which calendar its entries know when they leave; a year of tiers
     V_QUIET, V_STEADY, V_FIRST, V_CALENDAR, V_YEAR_RULES, V_YEAR_LAST, V_YEAR_FROM, V_YEAR_UNTIL, V_SEVERAL,
-    # of what is counted by month: the month of the last decision, and where that begins and ends; points that are owed
-    # for what was honoured
-    V_MONTH, V_MONTH_FROM, V_MONTH_UNTIL, V_SHORT,
+    # of what is counted by month: the month of the last decision, and where that begins and ends
+    V_MONTH, V_MONTH_FROM, V_MONTH_UNTIL,
+    # redemptions for which there is too little now, and that are paid now; the points lacking that were honoured
+    V_LACKING, V_FUNDED, V_SHORT,
     # the fact at hand
     V_KIND, V_ROW, V_POS, V_AT, V_A, V_B, V_C, V_D, V_POS_A, V_POS_D, V_ITEM1, V_TRAIT, V_ROW0, V_SEEN, V_LINED, V_PAID,
     # regions: where they begin, how far they are used, where they end
@@ -77,7 +78,7 @@ NONE = -(2**63)
     # what is counted of all accounts: balances by month, points by rule (0: it is not); when months begin
     V_TALLY, V_RULE_TALLY, V_MONTH0, V_MONTHS, V_UNFUNDED,
     V_BUCKETS,
-) = range(123)
+) = range(125)
 
 # Balances, from V_BUCKETS on, in this order.
 (
@@ -217,8 +218,8 @@ CODES = (
     T_UNKNOWN_COUPON, T_COUPON_USED, T_COUPON_VOIDED, T_COUPON_EXPIRED, T_TOO_EARLY, T_COUPON_WHOLE,
 ) = range(44)
 
-STEP = 3
-"""Where the decisions of a fact begin: its position, the index of the first word, what became of a request to spend."""
+STEP = 2
+"""Where the decisions of a fact begin: its position, the index of the first word."""
 PAID, REFUSED, HONOURED = 1, 2, 3
 REJECT, CLAMP, DEFICIT = range(3)
 """What becomes of a redemption that was paid and can't be any more."""
@@ -2972,7 +2973,6 @@ def step(s: Words, position: int, began: int) -> None:
         at = more(s, V_STEPS, STEP)
         s[at] = position
         s[at + 1] = began
-        s[at + 2] = s[V_OUTCOME]
     s[V_OUTCOME] = 0
 
 
@@ -3045,6 +3045,10 @@ def run(
         receive(s, x)
         if reads == 0:
             paid[row] = s[V_OUTCOME]
+        elif s[V_PAID] == PAID and s[V_OUTCOME] in (REFUSED, HONOURED):
+            s[V_LACKING] += 1
+        elif s[V_PAID] == REFUSED and s[V_OUTCOME] == PAID:
+            s[V_FUNDED] += 1
         step(s, position, began)
         if s[V_OVER] != 0:
             return
@@ -3126,9 +3130,8 @@ paid now; the points that were lacking where they were honoured."""
 
 def replay(
     s: Array, x: Array, y: Rows, it: Rows, positions: Array, kinds: Array, times: Array, accounts: Array, slots: Rows,
-    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, paid: Array, places: Array, first: Array,
-    last: Array,
-    out: Rows, done: int,
+    items: Array, traits: Array, lined: Array, ordinals: Array, depth: int, paid: Array, reads: int, places: Array,
+    first: Array, last: Array, out: Rows, done: int,
 ) -> int:  # fmt: skip
     """Run accounts (`places`; the rows of each are `first` up to `last`), from the one at `done` on; what came of each
     is in a row of `out`. How many are done: fewer than there are, where the next one needs more room.
@@ -3139,7 +3142,7 @@ def replay(
         run(
             words, address(x), address(y), address(it), address(positions), address(kinds), address(times),
             address(accounts), address(slots), address(items), address(traits), address(lined), address(ordinals),
-            depth, address(paid), 0, first[place], last[place],
+            depth, address(paid), reads, first[place], last[place],
         )  # fmt: skip
         if words[V_OVER] != 0:
             return place
@@ -3171,17 +3174,16 @@ def compare(
             return place
         ends(one, address(out), place)
         ends(two, address(other_out), place)
-        at = place * OUTCOME
-        address(other_out)[at + O_DIFFERS] = differs(one, two)
-        funded(one, two, address(other_out), at)
+        address(other_out)[place * OUTCOME + O_DIFFERS] = differs(one, two)
     return len(places)
 
 
 def ends(s: Words, out: Words, place: int) -> None:
     """Note what came of an account."""
     at = place * OUTCOME
-    for column in range(O_TIER):
-        out[at + column] = 0
+    out[at + O_DIFFERS] = 0
+    out[at + O_UNFUNDED] = s[V_LACKING]
+    out[at + O_FUNDED] = s[V_FUNDED]
     out[at + O_SHORT] = s[V_SHORT]
     out[at + O_TIER] = s[V_TIER]
     for bucket in range(BALANCES):
@@ -3209,19 +3211,6 @@ def differs(s: Words, other: Words) -> int:
         mine += STEP
         theirs += STEP
     return 0
-
-
-def funded(s: Words, other: Words, out: Words, at: int) -> None:
-    """Count the redemptions that only one of two runs of an account pays."""
-    theirs = other[V_STEP0]
-    for mine in range(s[V_STEP0], s[V_STEPS], STEP):
-        while theirs < other[V_STEPS] and other[theirs] < s[mine]:
-            theirs += STEP
-        if theirs < other[V_STEPS] and other[theirs] == s[mine]:
-            if s[mine + 2] == PAID and other[theirs + 2] in (REFUSED, HONOURED):
-                out[at + O_UNFUNDED] += 1
-            if s[mine + 2] == REFUSED and other[theirs + 2] == PAID:
-                out[at + O_FUNDED] += 1
 
 
 # ── what is reckoned for many facts at once ───────────────────────────────────────────────────────────────────────

@@ -117,11 +117,32 @@ class Book:
         for rules in self.rules:
             for level in rules.rule_set.tiers.levels:
                 names.tier(level.name)
+        self.tiers = len(names.tiers)
+        """How many tiers its accounts may be in: others may be named later, by other books."""
         for rules in self.rules:
             self._at[id(rules)] = self._add([0] * m.RULE_SET)
         for rules in self.rules:
             self._fill(rules, self._at[id(rules)])
         self._versions()
+
+    @property
+    def sees(self) -> object:
+        """What `seen` depends on: books that have the same see the same."""
+        return (
+            self.tiers,
+            tuple(self.names.tiers),
+            tuple(
+                (
+                    rules.zone,
+                    tuple(rules.rates.items()),
+                    rules.rounding,
+                    rules.rule_set.amount.include,
+                    tuple((path, str(condition)) for path, condition in rules.conditions.items()),
+                    tuple(_seen_of(rule) for rule in rules.rule_set.earning),
+                )
+                for rules in self.rules
+            ),
+        )
 
     @property
     def has_candidate(self) -> bool:
@@ -293,7 +314,7 @@ class Book:
             row[m.E_MEASURED] = x0 + (1 if rule.per_minor is not None else 2)
         if rule.lines is not None:
             row[m.E_PICKS] = self._columns_y(1)
-            row[m.E_MEASURED] = self._columns_x(rule.on, len(self.names.tiers) + 1 if by_tier else 1)
+            row[m.E_MEASURED] = self._columns_x(rule.on, self.tiers + 1 if by_tier else 1)
         return row
 
     def _slot(self, counter: str, period: str) -> int:
@@ -481,6 +502,14 @@ def _ends(zone: Zone, unit: int, count: int, until: int, first: int, days: int) 
     return into
 
 
+def _seen_of(rule: PerAmount | Fixed | Multiplier) -> tuple[object, ...]:
+    """What of a rule the columns depend on."""
+    if isinstance(rule, Multiplier):
+        return rule.on, rule.days
+    by_piece = isinstance(rule, PerAmount) and rule.per_minor is None
+    return rule.on, rule.days, isinstance(rule, Fixed), by_piece, rule.control_percent, rule.campaign
+
+
 def years_of(zone: Zone, times: Array) -> Array:
     """The local year of each time."""
     import numpy as np
@@ -575,7 +604,7 @@ class _See:
             picks = self._mask(f"earning.{place}.lines", of_facts, of_lines, of_lines_too=True)
             y[self.items, book.word(rule_at + m.E_PICKS)] = picks
             measured = book.word(rule_at + m.E_MEASURED)
-            for bit in range(len(book.names.tiers) + 1 if book.word(rule_at + m.E_WHOLE) & 2 else 1):
+            for bit in range(book.tiers + 1 if book.word(rule_at + m.E_WHOLE) & 2 else 1):
                 columns[measured + bit][:] = self._sum(np.where(picks >> bit & 1, weights, 0))
 
     def _mask(

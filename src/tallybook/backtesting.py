@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace as replaced
@@ -17,7 +17,7 @@ from functools import cache
 from heapq import merge
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import tallybook.domain
@@ -29,7 +29,8 @@ from tallybook.domain.events import Event
 from tallybook.projections.backtest import (
     REPORT_EVERY,
     Backtest,
-    FirstDifference,
+    Difference,
+    Key,
     Partial,
     Question,
     reference,
@@ -37,6 +38,7 @@ from tallybook.projections.backtest import (
 )
 from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import FACT_NAMES
+from tallybook.projections.sweep import Sweep, sweep_of
 
 from .archiving import ArchiveDesk, facts_kept
 from .backtest_page import page
@@ -53,6 +55,7 @@ CONTROL_NAMES = tuple(kind.stored_name for kind in (RuleSetAdopted, Swept, Sweep
 BUCKETS = 64
 ACTION, FORMAT = "export.backtest", "backtest-parquet"
 
+T = TypeVar("T")
 Done = Callable[[Backtest], None]
 
 logger = logging.getLogger("tallybook.replay")
@@ -134,24 +137,28 @@ def _reckoned(
     progress: Progress | None,
     file: AccountFile | None = None,
 ) -> Backtest:
-    why = "asked for"
-    if executor != "reference":
-        try:
-            return _by_columns(core, archive, question, progress, file)
-        except Falls as reason:
-            if executor == "columnar":
-                raise BookError(
-                    f"The columnar executor can't do this: {reason}",
-                    remedy='Leave out `executor="columnar"`: the reference executor can.',
-                ) from reason.__cause__
-            why = str(reason)
-            logger.info("Backtest by the reference executor: %s", why)
-    position, root = _head(core)
-    partial, first, _ = reference(core.history(FACT_NAMES, position), question, position, progress)
-    if file is not None:
-        file.begin()
-        file.add(partial.rows)
-    return report_of(question, partial, position, first.get, executor="reference", why=why, **_beside(core, root))
+
+    def columns() -> Backtest:
+        from tallybook.projections.columnar.backtesting import partial_of
+
+        def part(facts: Facts, control: Sequence[tuple[int, Event]], names: Names) -> list[Partial]:
+            return [partial_of(facts, control, question, names)]
+
+        if file is not None:
+            file.begin()
+        (total,), source = _over_parts(core, archive, progress, part, file)
+        explain = _explaining(core, question, source.position)
+        return report_of(question, total, source.position, explain, executor="columnar", **_beside(core, source.root))
+
+    def by_reference(why: str) -> Backtest:
+        position, root = _head(core)
+        partial, first, _ = reference(core.history(FACT_NAMES, position), question, position, progress)
+        if file is not None:
+            file.begin()
+            file.add(partial.rows)
+        return report_of(question, partial, position, first.get, executor="reference", why=why, **_beside(core, root))
+
+    return _by(executor, columns, by_reference)
 
 
 def _head(core: Core) -> tuple[int, str]:
@@ -180,51 +187,108 @@ def code_digest() -> str:
     return told.hexdigest()
 
 
-def _by_columns(
-    core: Core, archive: ArchiveDesk, question: Question, progress: Progress | None, file: AccountFile | None
-) -> Backtest:
-    try:
-        from tallybook.projections.columnar.backtesting import partial_of
-        from tallybook.projections.columnar.compiling import Uncompiled, compiler
-        from tallybook.projections.columnar.names import Names
-        from tallybook.projections.columnar.rulebook import TooManyTiers
-    except ImportError as missing:
-        raise Falls(f'{missing.name} is not here: pip install "tallybook[replay]".') from missing
+def sweep(
+    core: Core,
+    archive: ArchiveDesk,
+    questions: Sequence[tuple[str, Question]],
+    budget: int | None,
+    executor: str | None,
+    progress: Progress | None,
+) -> Sweep:
+    """Run a sweep: each question differs in its candidate alone."""
+
+    def columns() -> Sweep:
+        from tallybook.projections.columnar.backtesting import scenarios_of
+
+        asked = [question for _, question in questions]
+        totals, source = _over_parts(
+            core, archive, progress, lambda facts, control, names: scenarios_of(facts, control, asked, names)
+        )
+        return sweep_of(questions, [one.sums for one in totals], budget, source.position, "columnar")
+
+    def by_reference(why: str) -> Sweep:
+        position = core.app.position()
+        found: list[Mapping[Key, int]] = []
+        for number, (_, question) in enumerate(questions, 1):
+            partial, _, _ = reference(core.history(FACT_NAMES), question, position)
+            found.append(partial.sums)
+            if progress:
+                progress(position * number // len(questions), position)
+        return sweep_of(questions, found, budget, position, "reference", why)
+
+    return _by(executor, columns, by_reference)
+
+
+def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[str], T]) -> T:
+    """By the columnar executor, where it can, unless the other one is asked for."""
+    why = "asked for"
+    if executor != "reference":
+        try:
+            _check_compiler()
+            return columns()
+        except Falls as reason:
+            if executor == "columnar":
+                raise BookError(
+                    f"The columnar executor can't do this: {reason}",
+                    remedy='Leave out `executor="columnar"`: the reference executor can.',
+                ) from reason.__cause__
+            why = str(reason)
+            logger.info("The reference executor replays: %s", why)
+    return by_reference(why)
+
+
+def _check_compiler() -> None:
+    """See that what the columnar executor needs is here. Raises Falls."""
+    from tallybook.projections.columnar.compiling import Uncompiled, compiler
+
     try:
         compiler()
     except Uncompiled as missing:
         raise Falls(str(missing)) from missing
+
+
+def _over_parts(
+    core: Core,
+    archive: ArchiveDesk,
+    progress: Progress | None,
+    task: Callable[[Facts, Sequence[tuple[int, Event]], Names], list[Partial]],
+    file: AccountFile | None = None,
+) -> tuple[list[Partial], Source]:
+    """What a task finds over all facts, part by part, and where they are from. `file` takes the rows of accounts."""
+    from tallybook.projections.columnar.names import Names
+    from tallybook.projections.columnar.rulebook import TooManyTiers
+
     source = _archived(core, archive) or _gathered(core, progress)
 
-    def part(number: int) -> Partial:
+    def part(number: int) -> list[Partial]:
         names = Names()
-        return partial_of(source.load(number, names), source.control, question, names)
+        return task(source.load(number, names), source.control, names)
 
-    if file is not None:
-        file.begin()
+    totals: list[Partial] = []
     try:
-        total = Partial()
-        for done, one in enumerate(_in_threads(part, source.parts), 1):
-            total.add(one)
-            if file is not None:
-                file.add(one.rows)
+        for done, found in enumerate(_in_threads(part, source.parts), 1):
+            totals = totals or [Partial() for _ in found]
+            for total, one in zip(totals, found, strict=True):
+                total.add(one)
+                if file is not None:
+                    file.add(one.rows)
             if progress:
                 progress(source.position * done // source.parts, source.position)
     except TooManyTiers as reason:
         raise Falls(str(reason)) from reason
-    total.sums["facts",] += len(source.control)
-    explain = _explaining(core, question, source.position)
-    return report_of(question, total, source.position, explain, executor="columnar", **_beside(core, source.root))
+    for total in totals:
+        total.sums["facts",] += len(source.control)
+    return totals, source
 
 
-def _in_threads(task: Callable[[int], Partial], parts: int) -> Iterator[Partial]:
+def _in_threads(task: Callable[[int], T], parts: int) -> Iterator[T]:
     """What a task gives for each part, in order. The first is done alone: it compiles what all need. Few are ahead of
     what is taken, so that memory holds so many only."""
     yield task(0)
     workers = os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers, "tallybook-replay")
     try:
-        waiting: deque[Future[Partial]] = deque()
+        waiting: deque[Future[T]] = deque()
         for number in range(1, parts):
             waiting.append(pool.submit(task, number))
             if len(waiting) > workers + 1:
@@ -272,7 +336,7 @@ def _gathered(core: Core, progress: Progress | None) -> Source:
     return Source(1, load, gathering.control, position, root)
 
 
-def _explaining(core: Core, question: Question, position: int) -> Callable[[UUID], FirstDifference | None]:
+def _explaining(core: Core, question: Question, position: int) -> Callable[[UUID], Difference | None]:
     """The first difference of a customer up to a position, by the domain's own code."""
 
     def own(customer: UUID) -> list[Recorded]:
@@ -282,7 +346,7 @@ def _explaining(core: Core, question: Question, position: int) -> Callable[[UUID
         except (BookError, Refused):
             return core.whole_history(customer)
 
-    def explain(customer: UUID) -> FirstDifference | None:
+    def explain(customer: UUID) -> Difference | None:
         core.check_open()
         control: Iterable[Recorded] = core.history(CONTROL_NAMES, position)
         facts = (one for one in own(customer) if one.event.stored_name in FACT_NAMES and one.position <= position)

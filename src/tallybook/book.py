@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,9 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.database import check_planted
 from tallybook.adapters.doctor import Finding, examine_open
+from tallybook.adapters.outputs import named
 from tallybook.adapters.storage import Storage, open_storage
+from tallybook.adapters.sweep_files import load_candidates
 from tallybook.adapters.wrapping import WrappingKeys
 from tallybook.domain.errors import Refused, listed, refusal
 from tallybook.domain.events import Code, Metadata
@@ -26,11 +29,13 @@ from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.backtest import ORDERS, Backtest, Question
 from tallybook.projections.read_models import Progress
-from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Certificate, certify
+from tallybook.projections.replay import Certificate
+from tallybook.projections.sweep import Sweep
 
 from .archiving import ArchiveDesk
 from .audit import AuditView
-from .backtesting import EXECUTORS, backtest
+from .backtesting import EXECUTORS, backtest, sweep
+from .certificates import certificate_of
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
 from .erasing import Erasing
@@ -46,6 +51,7 @@ from .release import RELEASE
 from .retention import RetentionDesk
 from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
+from .shadow import Shadow
 from .tickets import TicketDesk
 from .times import When, since_us
 from .views import ProfilesView, TiersView
@@ -143,12 +149,22 @@ class Book:
         """
         return follow(self._core, after, names, timeout_s)
 
-    def replay(self, progress: Progress | None = None) -> Certificate:
-        """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
-        core = self._core
-        core.check_open()
+    def replay(
+        self, progress: Progress | None = None, *, executor: str | None = None, sign: bool = False
+    ) -> Certificate:
+        """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?
+
+        `executor`: "reference" is the domain's own code; "columnar" the same code compiled, over columns made of the
+        log, and the domain's own for whatever the two don't agree about (needs the extra `replay`; to compile it takes
+        a minute, once). Default: what is sooner done. Both say the same; the certificate tells which it was, and why
+        it was not "columnar".
+        `sign`: sign a checkpoint, replay up to it, and sign the certificate by the same key: its `note` is then what
+        a stranger verifies (see `book.audit.check_certificate`). Raises BookError, BookDamaged where that can't be.
+        Refuses: invalid_argument.
+        """
+        self._core.check_open()
         with rarely_collecting():
-            return certify(core.history((*FACT_NAMES, *DECISION_NAMES)), core.app.position(), progress)
+            return certificate_of(self._core, executor, sign, progress)
 
     def backtest(
         self,
@@ -181,6 +197,85 @@ class Book:
         Raises RuleSetError, BookError, MissingExtra. Refuses: invalid_argument, naive_time; for `customers` too:
         acting_required, access_denied.
         """
+        with rarely_collecting():
+            question = self._question(candidate, baseline, unfunded, order, since, executor)
+            report = backtest(self._core, self.archive, question, executor, progress, customers, replace=replace)
+        if record:
+            self.rules._note_backtest(question.candidate.rule_set, report.digest(), report.position)
+        return report
+
+    def backtest_sweep(
+        self,
+        candidates: str | Path | Sequence[RuleSet | str | Path],
+        *,
+        baseline: RuleSet | str | Path | None = None,
+        budget: int | None = None,
+        unfunded: str = "reject",
+        order: str = "canonical",
+        since: When | None = None,
+        executor: str | None = None,
+        progress: Progress | None = None,
+    ) -> Sweep:
+        """Try many candidates of one programme on the same history, which is loaded once.
+
+        `candidates`: a TOML file that lists them, or says which values of one are varied (docs/backtest.md); or rule
+        sets. `budget`: points that a scenario may give beyond the baseline; of a file, in the place of its own. The
+        others are as for `backtest`. Of each scenario: what it costs, the liability that it leaves, who moves; the
+        efficient ones are marked. Raises RuleSetError, BookError. Refuses: invalid_argument.
+        """
+        if isinstance(candidates, (str, Path)):
+            told = load_candidates(candidates)
+            named: Sequence[tuple[str, RuleSet]] = told.scenarios
+            budget = told.budget if budget is None else budget
+        else:
+            rule_sets = [self.rules.rules_of(one).rule_set for one in candidates]
+            named = [(one.label, one) for one in rule_sets]
+        if not named:
+            raise refusal("invalid_argument", "candidates: none is given.", argument="candidates")
+        programmes = sorted({one.programme for _, one in named})
+        if len(programmes) > 1:
+            raise refusal(
+                "invalid_argument",
+                f"candidates: they are of several programmes: {', '.join(programmes)}.",
+                argument="candidates",
+            )
+        with rarely_collecting():
+            first = self._question(named[0][1], baseline, unfunded, order, since, executor)
+            questions = [(name, replace(first, candidate=self.rules.rules_of(one))) for name, one in named]
+            return sweep(self._core, self.archive, questions, budget, executor, progress)
+
+    def shadow(
+        self,
+        candidate: RuleSet | str | Path,
+        *,
+        since: When | None = None,
+        file: Path | str | None = None,
+    ) -> Shadow:
+        """Run a candidate beside the adopted rules, from `since` on (default: now), on the facts that come.
+
+            with book.shadow("candidate", file="shadow.jsonl") as shadow:
+                for difference in shadow.catch_up():
+                    ...
+
+        What it would decide is kept apart: in memory, and in a `file` of JSON lines, where another process takes it up
+        later; nothing is recorded in the book. Customers who are left out of scoring are, when it begins.
+        Raises RuleSetError, BookError. Refuses: busy, invalid_argument.
+        """
+        core = self._core
+        question = self._question(candidate, None, "reject", "canonical", since, None)
+        if since is None:
+            question = question.beginning(core.now_us())
+        return Shadow(core, question, None if file is None else named(file, "file"))
+
+    def _question(
+        self,
+        candidate: RuleSet | str | Path,
+        baseline: RuleSet | str | Path | None,
+        unfunded: str,
+        order: str,
+        since: When | None,
+        executor: str | None,
+    ) -> Question:
         core = self._core
         core.check_open()
         for name, value, allowed in (
@@ -194,16 +289,14 @@ class Book:
                     f"{name}: {value!r} is given, and one of {', '.join(str(one) for one in allowed)} is wanted.",
                     argument=name,
                 )
-        rules = self.rules.rules_of(candidate)
-        against = None if baseline is None else self.rules.rules_of(baseline)
-        start_us = None if since is None else since_us(since)
-        with rarely_collecting():
-            left_out = core.left_out(core.now_us(), core.known_at(None))
-            question = Question(rules, against, unfunded, order, start_us, left_out)
-            report = backtest(core, self.archive, question, executor, progress, customers, replace=replace)
-        if record:
-            self.rules._note_backtest(rules.rule_set, report.digest(), report.position)
-        return report
+        return Question(
+            self.rules.rules_of(candidate),
+            None if baseline is None else self.rules.rules_of(baseline),
+            unfunded,
+            order,
+            None if since is None else since_us(since),
+            core.left_out(core.now_us(), core.known_at(None)),
+        )
 
     def backup(self, file: Path | str, *, replace: bool = False, progress: Progress | None = None) -> BackupReport:
         """Copy the book into one file, as of one moment, while others write: the log, its read models, the log of

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tallybook.domain.events import from_us
-from tallybook.projections.backtest import Backtest, FirstDifference, Month, Mover
+from tallybook.projections.backtest import Backtest, Difference, Month, Mover
 from tallybook.projections.backtest_tables import COUNTS, MONTHLY, TOTALS
 
 from .backtest_page import DIMENSIONS, SIDES, changed, class_name, made_of, rests_on
@@ -201,7 +201,7 @@ def show_matrix(report: Backtest) -> None:
     )
 
 
-def _show_difference(customer: str, difference: FirstDifference | None) -> None:
+def _show_difference(customer: str, difference: Difference | None) -> None:
     if difference is None:
         out.print(f"Nothing differs for {customer}.", markup=False)
         return
