@@ -53,7 +53,7 @@ from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
 from .shadow import Shadow
 from .tickets import TicketDesk
-from .times import When, moment_us
+from .times import When, since_us
 from .views import ProfilesView, TiersView
 
 
@@ -175,6 +175,8 @@ class Book:
         order: str = "canonical",
         since: When | None = None,
         executor: str | None = None,
+        customers: str | Path | None = None,
+        replace: bool = False,
         record: bool = False,
         progress: Progress | None = None,
     ) -> Backtest:
@@ -187,14 +189,17 @@ class Book:
         means.
 
         `executor`: "columnar" (it needs the extra `replay`, and reads the archive, where there is one) or "reference";
-        None: the columnar one where it can. The report says which it was, and why. `record`: put on record that the
-        candidate was tried, with the report's digest, for its adoption to name. Customers whose data is restricted,
-        and those who object to automated decisions, are left out and counted.
-        Raises RuleSetError, BookError. Refuses: invalid_argument.
+        None: the columnar one where it can. The report says which it was, and why. `customers`: a Parquet file to
+        write, with a row for each account; one that is there is refused, unless `replace` is given. Like each export,
+        it is decided by the access policy and recorded with its digest. `record`: put on record that the candidate was
+        tried, with the report's digest, for its adoption to name. Customers whose data is restricted, and those who
+        object to automated decisions, are left out and counted.
+        Raises RuleSetError, BookError, MissingExtra. Refuses: invalid_argument, naive_time; for `customers` too:
+        acting_required, access_denied.
         """
         with rarely_collecting():
             question = self._question(candidate, baseline, unfunded, order, since, executor)
-            report = backtest(self._core, self.archive, question, executor, progress)
+            report = backtest(self._core, self.archive, question, executor, progress, customers, replace=replace)
         if record:
             self.rules._note_backtest(question.candidate.rule_set, report.digest(), report.position)
         return report
@@ -289,7 +294,7 @@ class Book:
             None if baseline is None else self.rules.rules_of(baseline),
             unfunded,
             order,
-            None if since is None else moment_us(since, "since"),
+            None if since is None else since_us(since),
             core.left_out(core.now_us(), core.known_at(None)),
         )
 
