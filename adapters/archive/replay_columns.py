@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -25,11 +25,13 @@ from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids
 from tallybook.projections.columnar.machine import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
-from .archive import Archive
 from .building import chunk_of, prepared, program
 from .columns import NO_SUBJECT, columns
 from .decoding import EVENT_HI, EVENT_LO, POSITION
-from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from .archive import Archive
+    from .manifest import Manifest
 
 Array = npt.NDArray[Any]
 pc: Any = pyarrow.compute

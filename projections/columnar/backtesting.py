@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.earning import Rules
@@ -23,11 +23,13 @@ from tallybook.projections.backtest import (
     Mover,
     Partial,
     Question,
+    bucket_of,
     month_name,
     most,
     tier_number,
     value_class,
 )
+from tallybook.projections.exclusions import Exclusions
 
 from . import machine as m
 from .executor import Compared, compared, places_of, replayed, unpaid
@@ -191,6 +193,29 @@ def scenarios_of(
         _count_left_out(partial, facts, question)
         found.append(partial)
     return found
+
+
+class Asked(NamedTuple):
+    """What is asked about the customers of some facts: a backtest; or, for `sums` alone, a sweep."""
+
+    questions: tuple[Question, ...]
+    sums: bool
+
+    def of(self, facts: Facts, control: Sequence[tuple[int, Event]], names: Names) -> list[Partial]:
+        """What is found, question by question."""
+        if self.sums:
+            return scenarios_of(facts, control, self.questions, names)
+        return [partial_of(facts, control, question, names) for question in self.questions]
+
+    def about(self, bucket: int) -> Asked:
+        """The same, naming only those customers to be left out who are of a bucket."""
+
+        def own(customers: frozenset[UUID]) -> frozenset[UUID]:
+            return frozenset(customer for customer in customers if bucket_of(customer) == bucket)
+
+        left_out = self.questions[0].left_out
+        trimmed = Exclusions(own(left_out.restricted), own(left_out.objecting))
+        return self._replace(questions=tuple(replace(question, left_out=trimmed) for question in self.questions))
 
 
 class _Sums:

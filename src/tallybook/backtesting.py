@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from heapq import merge
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
-from tallybook.domain.errors import BookError, MissingExtra, Refused
+from tallybook.domain.errors import ArchiveError, BookError, MissingExtra, Refused, refusal
 from tallybook.domain.events import Event
 from tallybook.projections.backtest import Backtest, FirstDifference, Key, Partial, Question, reference, report_of
 from tallybook.projections.read_models import Progress, Recorded
@@ -23,6 +24,7 @@ from .archiving import ArchiveDesk, facts_kept
 from .core import Core
 
 if TYPE_CHECKING:
+    from tallybook.projections.columnar.backtesting import Asked
     from tallybook.projections.columnar.facts import Facts
     from tallybook.projections.columnar.names import Names
 
@@ -50,16 +52,20 @@ class Source(NamedTuple):
 
 
 def backtest(
-    core: Core, archive: ArchiveDesk, question: Question, executor: str | None, progress: Progress | None
+    core: Core,
+    archive: ArchiveDesk,
+    question: Question,
+    executor: str | None,
+    progress: Progress | None,
+    workers: Any = None,
 ) -> Backtest:
-    """Run a backtest. `executor`: that one; None: the columnar one where it can."""
+    """Run a backtest. `executor`: that one; None: the columnar one where it can. `workers`: see `cluster_of`; None:
+    threads."""
 
     def columns() -> Backtest:
-        from tallybook.projections.columnar.backtesting import partial_of
+        from tallybook.projections.columnar.backtesting import Asked
 
-        (total,), position = _over_parts(
-            core, archive, progress, lambda facts, control, names: [partial_of(facts, control, question, names)]
-        )
+        (total,), position = _over_all(core, archive, Asked((question,), sums=False), progress, workers)
         return report_of(question, total, position, _explaining(core, question), "columnar")
 
     def by_reference(why: str) -> Backtest:
@@ -67,7 +73,7 @@ def backtest(
         partial, first, _ = reference(core.history(FACT_NAMES), question, position, progress)
         return report_of(question, partial, position, first.get, "reference", why)
 
-    return _by(executor, columns, by_reference)
+    return _by(executor, columns, by_reference, workers)
 
 
 def sweep(
@@ -77,16 +83,15 @@ def sweep(
     budget: int | None,
     executor: str | None,
     progress: Progress | None,
+    workers: Any = None,
 ) -> Sweep:
     """Run a sweep: each question differs in its candidate alone."""
 
     def columns() -> Sweep:
-        from tallybook.projections.columnar.backtesting import scenarios_of
+        from tallybook.projections.columnar.backtesting import Asked
 
-        asked = [question for _, question in questions]
-        totals, position = _over_parts(
-            core, archive, progress, lambda facts, control, names: scenarios_of(facts, control, asked, names)
-        )
+        asked = Asked(tuple(question for _, question in questions), sums=True)
+        totals, position = _over_all(core, archive, asked, progress, workers)
         return sweep_of(questions, [one.sums for one in totals], budget, position, "columnar")
 
     def by_reference(why: str) -> Sweep:
@@ -99,12 +104,18 @@ def sweep(
                 progress(position * number // len(questions), position)
         return sweep_of(questions, found, budget, position, "reference", why)
 
-    return _by(executor, columns, by_reference)
+    return _by(executor, columns, by_reference, workers)
 
 
-def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[str], T]) -> T:
-    """By the columnar executor, where it can, unless the other one is asked for."""
+def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[str], T], workers: Any) -> T:
+    """By the columnar executor, where it can, unless the other one is asked for, which no workers run."""
     why = "asked for"
+    if workers is not None:
+        if executor == "reference":
+            raise refusal(
+                "invalid_argument", "workers: the reference executor runs in this process.", argument="workers"
+            )
+        executor = "columnar"
     if executor != "reference":
         try:
             _check_compiler()
@@ -130,38 +141,77 @@ def _check_compiler() -> None:
         raise Falls(str(missing)) from missing
 
 
-def _over_parts(
-    core: Core,
-    archive: ArchiveDesk,
-    progress: Progress | None,
-    task: Callable[[Facts, Sequence[tuple[int, Event]], Names], list[Partial]],
+def _over_all(
+    core: Core, archive: ArchiveDesk, asked: Asked, progress: Progress | None, workers: Any
 ) -> tuple[list[Partial], int]:
-    """What a task finds over all facts, part by part; and the position of the log that they are of."""
-    from tallybook.projections.columnar.names import Names
+    """What is found over all facts, part by part; and the position of the log that they are of."""
+    from tallybook.projections.columnar.compiling import Uncompiled
     from tallybook.projections.columnar.rulebook import TooManyTiers
 
-    source = _archived(core, archive) or _gathered(core)
+    if workers is None:
+        source = _archived(core, archive) or _gathered(core)
+        parts, control, position, found_in = source.parts, source.control, source.position, _by_threads(source, asked)
+    else:
+        parts = BUCKETS
+        control, position, found_in = _by_workers(core, archive, asked, workers)
+    totals: list[Partial] = []
+    try:
+        with closing(found_in):
+            for done, found in enumerate(found_in, 1):
+                totals = totals or [Partial() for _ in found]
+                for total, one in zip(totals, found, strict=True):
+                    total.add(one)
+                if progress:
+                    progress(position * done // parts, position)
+    except (TooManyTiers, Uncompiled) as reason:
+        raise Falls(str(reason)) from reason
+    for total in totals:
+        total.sums["facts",] += len(control)
+    return totals, position
+
+
+def _by_threads(source: Source, asked: Asked) -> Generator[list[Partial]]:
+    """What is found in each part, by threads of this process."""
+    from tallybook.projections.columnar.names import Names
 
     def part(number: int) -> list[Partial]:
         names = Names()
-        return task(source.load(number, names), source.control, names)
+        return asked.of(source.load(number, names), source.control, names)
 
-    totals: list[Partial] = []
-    try:
-        for done, found in enumerate(_in_threads(part, source.parts), 1):
-            totals = totals or [Partial() for _ in found]
-            for total, one in zip(totals, found, strict=True):
-                total.add(one)
-            if progress:
-                progress(source.position * done // source.parts, source.position)
-    except TooManyTiers as reason:
-        raise Falls(str(reason)) from reason
-    for total in totals:
-        total.sums["facts",] += len(source.control)
-    return totals, source.position
+    return _in_threads(part, source.parts)
 
 
-def _in_threads(task: Callable[[int], T], parts: int) -> Iterator[T]:
+def _by_workers(
+    core: Core, archive: ArchiveDesk, asked: Asked, workers: Any
+) -> tuple[Sequence[tuple[int, Event]], int, Generator[list[Partial]]]:
+    """What concerns all accounts, the position of the log; and what is found in each bucket, by workers that read its
+    file."""
+    kept = facts_kept(archive, shared=True)
+    if kept is None:
+        raise BookError(
+            "Workers read the archive, and there is none.", remedy="Make it first: `book.archive.catch_up()`."
+        )
+    cache, manifest = kept
+    control = _control(core, manifest.position)
+
+    def found() -> Generator[list[Partial]]:
+        from tallybook.adapters.archive.bucket_task import BucketTask, bucket_task, code
+        from tallybook.adapters.clusters import cluster_of
+
+        there = cache.there()
+        files = list(_in_threads(lambda number: cache.file(number, manifest, there), BUCKETS))
+        tasks = [BucketTask(file, asked.about(number), control, code()) for number, file in enumerate(files)]
+        try:
+            with cluster_of(workers) as cluster:
+                yield from cluster.map(bucket_task, tasks)
+        except ArchiveError as error:
+            cache.forget(error.path)
+            raise
+
+    return control, manifest.position, found()
+
+
+def _in_threads(task: Callable[[int], T], parts: int) -> Generator[T]:
     """What a task gives for each part, as they are done. The first is done alone: it compiles what all need."""
     yield task(0)
     pool = ThreadPoolExecutor(os.cpu_count() or 1, "tallybook-replay")
@@ -183,8 +233,13 @@ def _archived(core: Core, archive: ArchiveDesk) -> Source | None:
     if kept is None:
         return None
     cache, manifest = kept
-    control = [one for one in core.history(CONTROL_NAMES) if one.position <= manifest.position]
+    control = _control(core, manifest.position)
     return Source(BUCKETS, lambda number, names: cache.load(number, names, manifest), control, manifest.position)
+
+
+def _control(core: Core, position: int) -> list[Recorded]:
+    """What concerns all accounts, up to a position."""
+    return [one for one in core.history(CONTROL_NAMES) if one.position <= position]
 
 
 def _gathered(core: Core) -> Source:
