@@ -62,8 +62,8 @@ class _Ray:
     def map(self, task: Callable[[Task], Found], arguments: Iterable[Task]) -> Iterator[Found]:
         """What a task gives for each argument, as they are done."""
         ray = self._ray
-        remote = ray.remote(max_retries=RETRIES)(task)
-        waiting = [remote.remote(argument) for argument in arguments]
+        run = ray.remote(max_retries=RETRIES)(_run)
+        waiting = [run.remote(task, argument) for argument in arguments]
         try:
             while waiting:
                 done, waiting = ray.wait(waiting)
@@ -75,6 +75,11 @@ class _Ray:
         finally:
             for one in waiting:
                 ray.cancel(one)
+
+
+def _run(task: Callable[[Task], Found], argument: Task) -> Found:
+    # Ray takes functions alone, and nothing else that can be called.
+    return task(argument)
 
 
 class _Dask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.points import BUCKETS
 from tallybook.projections.backtest import (
     ACTIVE_PLACE,
+    BUCKETS_OF_SUBJECTS,
     HINDSIGHT,
     MOVERS,
     NO_TIER,
@@ -207,15 +208,15 @@ class Asked(NamedTuple):
             return scenarios_of(facts, control, self.questions, names)
         return [partial_of(facts, control, question, names) for question in self.questions]
 
-    def about(self, bucket: int) -> Asked:
-        """The same, naming only those customers to be left out who are of a bucket."""
-
-        def own(customers: frozenset[UUID]) -> frozenset[UUID]:
-            return frozenset(customer for customer in customers if bucket_of(customer) == bucket)
-
-        left_out = self.questions[0].left_out
-        trimmed = Exclusions(own(left_out.restricted), own(left_out.objecting))
-        return self._replace(questions=tuple(replace(question, left_out=trimmed) for question in self.questions))
+    def by_bucket(self) -> Iterator[Asked]:
+        """The same for each bucket: of those who are left out, its own customers alone are named."""
+        parts: list[tuple[set[UUID], set[UUID]]] = [(set(), set()) for _ in range(BUCKETS_OF_SUBJECTS)]
+        for why, customers in enumerate(self.questions[0].left_out):
+            for customer in customers:
+                parts[bucket_of(customer)][why].add(customer)
+        for restricted, objecting in parts:
+            left_out = Exclusions(frozenset(restricted), frozenset(objecting))
+            yield self._replace(questions=tuple(replace(question, left_out=left_out) for question in self.questions))
 
 
 class _Sums:

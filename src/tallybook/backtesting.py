@@ -200,7 +200,8 @@ def _by_workers(
 
         there = cache.there()
         files = list(_in_threads(lambda number: cache.file(number, manifest, there), BUCKETS))
-        tasks = [BucketTask(file, asked.about(number), control, code()) for number, file in enumerate(files)]
+        own = asked.by_bucket()
+        tasks = [BucketTask(file, one, control, code()) for file, one in zip(files, own, strict=True)]
         try:
             with cluster_of(workers) as cluster:
                 yield from cluster.map(bucket_task, tasks)
