@@ -33,7 +33,7 @@ from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.domain.loyalty import TAKES_NOTHING
 from tallybook.domain.points import NewLot
 from tallybook.projections.columnar import machine as m
-from tallybook.projections.columnar.facts import ITEMS, Facts
+from tallybook.projections.columnar.facts import Facts
 from tallybook.projections.columnar.names import Names
 
 Array = Any
@@ -274,7 +274,7 @@ def _items(
     counts[reduced] = counts[parent[reduced]]
     counts[received] = 1
     start = _offsets(counts)
-    items = np.zeros((int(start[-1]), ITEMS), np.int64)
+    items = np.zeros((int(start[-1]), m.ITEMS), np.int64)
 
     def lines(number: int) -> tuple[Array, Array]:
         """The lines of facts, and the items that they are."""

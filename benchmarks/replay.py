@@ -34,7 +34,7 @@ from tallybook.domain.customer import Traits
 from tallybook.domain.points import BUCKETS
 from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import outcomes
-from tallybook.projections.columnar.facts import ITEMS, Facts
+from tallybook.projections.columnar.facts import Facts
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.replay import Derivation
@@ -239,7 +239,7 @@ def _of_columns(
     bought = kind == m.F_PURCHASE
     slots = np.zeros((len(kind), 4), np.int64)
     slots[:, 0] = currency
-    items = np.zeros((int(bought.sum()), ITEMS), np.int64)
+    items = np.zeros((int(bought.sum()), m.ITEMS), np.int64)
     items[:, 0], items[:, 1] = amount[bought], 1
     customer = np.repeat(np.arange(len(first) - 1), np.diff(first))
     account_of = np.full(len(first) - 1, -1)

@@ -12,7 +12,7 @@ import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from hashlib import sha256
 from heapq import nlargest
@@ -71,6 +71,10 @@ class Question:
     order: str = CANONICAL
     since_us: int | None = None
     left_out: Exclusions = NOBODY
+
+    def beginning(self, since_us: int | None) -> Question:
+        """The same, with the candidate in force from another time on."""
+        return replace(self, since_us=since_us)
 
     @property
     def programme(self) -> str:
@@ -238,8 +242,8 @@ def partial_of(outcomes: Iterable[Outcome], order: Mapping[str, int]) -> Partial
 
 
 @dataclass(frozen=True, slots=True)
-class FirstDifference:
-    """The first fact at which two rule books decide otherwise for an account."""
+class Difference:
+    """A fact about which two rule books decide otherwise, and what either decides."""
 
     customer_id: UUID | None
     account_id: UUID
@@ -259,7 +263,7 @@ def reference(
     question: Question,
     total: int = 0,
     progress: Progress | None = None,
-) -> tuple[Partial, dict[UUID, FirstDifference], int]:
+) -> tuple[Partial, dict[UUID, Difference], int]:
     """A backtest by the domain's own code: what was found, the first difference of each customer, and the position of
     the last event that was looked at."""
     months = question.months()
@@ -373,12 +377,34 @@ class _Side:
         return derived
 
 
+def differing(
+    position: int,
+    fact: Event | None,
+    old: list[tuple[LoyaltyAccount, list[Event]]],
+    new: list[tuple[LoyaltyAccount, list[Event]]],
+) -> Iterator[Difference]:
+    """The accounts about which either side decides otherwise at a fact; None: time alone brought it up."""
+    derived = {account.id: decisions for account, decisions in new}
+    for account, decisions in old:
+        others = derived.get(account.id, [])
+        if [*map(_essence, decisions)] != [*map(_essence, others)]:
+            yield Difference(
+                account.customer_id,
+                account.id,
+                position,
+                fact.effective_us if fact else (decisions or others)[0].effective_us,
+                fact.stored_name if fact else Swept.stored_name,
+                tuple(map(describe, decisions)),
+                tuple(map(describe, others)),
+            )
+
+
 class _Found:
     """What is found about each account while facts are fed."""
 
     def __init__(self, question: Question) -> None:
         self.facts = 0
-        self.first: dict[UUID, FirstDifference] = {}
+        self.first: dict[UUID, Difference] = {}
         self._question = question
         self._differs: dict[UUID, int] = {}
         self._counts: defaultdict[UUID, Counter[str]] = defaultdict(Counter)
@@ -413,20 +439,10 @@ class _Found:
                 counts["unfunded"] += paid and (refuses or short is not None)
                 counts["short"] += short or 0
                 counts["newly_funded"] += pays and not paid
-            customer = account.customer_id
-            if account.id in self._differs or [*map(_essence, decisions)] == [*map(_essence, others)]:
-                continue
-            self._differs[account.id] = position
-            if customer is not None and customer not in self.first:
-                self.first[customer] = FirstDifference(
-                    customer,
-                    account.id,
-                    position,
-                    fact.effective_us if fact else (decisions or others)[0].effective_us,
-                    fact.stored_name if fact else "book.swept",
-                    tuple(map(describe, decisions)),
-                    tuple(map(describe, others)),
-                )
+        for difference in differing(position, fact, old, new):
+            self._differs.setdefault(difference.account_id, position)
+            if difference.customer_id is not None:
+                self.first.setdefault(difference.customer_id, difference)
 
     def outcomes(self, old: Derivation, new: Derivation) -> Iterator[Outcome]:
         """What came of each account of the programme."""
@@ -585,7 +601,7 @@ class Backtest:
     """The SHA-256 of what came of each account, in hex."""
     executor: str = "reference"
     why: str = ""
-    _explain: Callable[[UUID], FirstDifference | None] = field(default=lambda _: None, repr=False)
+    _explain: Callable[[UUID], Difference | None] = field(default=lambda _: None, repr=False)
 
     def digest(self) -> str:
         """SHA-256 of the report in hex: the same rule sets on the same facts give the same, wherever the log ends, and
@@ -599,7 +615,7 @@ class Backtest:
         found: dict[str, Any] = _plain(told)
         return found | {"assumed": ASSUMED, "digest": self.digest()}
 
-    def explain(self, customer_id: UUID) -> FirstDifference | None:
+    def explain(self, customer_id: UUID) -> Difference | None:
         """The first fact at which the candidate decides otherwise for a customer; None: nowhere."""
         return self._explain(customer_id)
 
@@ -623,7 +639,7 @@ def report_of(
     question: Question,
     partial: Partial,
     position: int,
-    explain: Callable[[UUID], FirstDifference | None],
+    explain: Callable[[UUID], Difference | None],
     executor: str = "reference",
     why: str = "",
 ) -> Backtest:

@@ -6,10 +6,12 @@ account decides never depends on another subject. `backtest` derives under other
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -214,6 +216,10 @@ class Divergence:
         )
 
 
+REFERENCE, COLUMNAR = "reference", "columnar"
+"""What replays a book for its certificate."""
+
+
 @dataclass(slots=True)
 class Certificate:
     """The outcome of `replay`: the recorded decisions against the derived ones.
@@ -221,6 +227,12 @@ class Certificate:
     `facts` counts those that an account can react to; `position` is that of the book's head.
     `pending`: decisions that a sweep has made due and not recorded, since it was cut short or passed accounts over; no
     divergence.
+    `executor`: what replayed it: "reference", the domain's own code; or "columnar", the same compiled, over columns
+    made from the log, and the domain's own code for every customer about whom the two don't agree. `why` it was not
+    "columnar".
+    `origin`, `root` and `rules`: whose log that is, its Merkle root at that position, and a digest of all rule sets
+    that were adopted in it; `release`: of Tallybook. `checkpoint`: the signed checkpoint of that position, and `note`:
+    this certificate as a signed note; empty where it is not signed.
     """
 
     position: int = 0
@@ -231,11 +243,49 @@ class Certificate:
     pending: int = 0
     divergent_accounts: int = 0
     first: Divergence | None = None
+    executor: str = REFERENCE
+    why: str = ""
+    origin: str = ""
+    root: str = ""
+    rules: str = ""
+    release: str = ""
+    checkpoint: str = ""
+    note: str = ""
 
     @property
     def holds(self) -> bool:
         """Whether replaying the facts reproduces the recorded decisions exactly."""
         return self.first is None
+
+    def document(self) -> dict[str, Any]:
+        """All that it says, as JSON values: what is signed."""
+        told = asdict(self)
+        del told["note"]
+        if self.first is not None:
+            customer = self.first.customer_id
+            told["first"] |= {"account_id": str(self.first.account_id), "customer_id": customer and str(customer)}
+        return {**told, "holds": self.holds}
+
+    def canonical(self) -> str:
+        """The document as JSON on one line: equal for equal certificates."""
+        return json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of that in hex."""
+        return sha256(self.canonical().encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, canonical: str) -> Certificate:
+        """A certificate from its canonical form. Raises ValueError where it is none."""
+        told = json.loads(canonical)
+        holds, first = told.pop("holds"), told.pop("first")
+        if first is not None:
+            customer = first["customer_id"]
+            first |= {"account_id": UUID(first["account_id"]), "customer_id": customer and UUID(customer)}
+        made = cls(**told, first=None if first is None else Divergence(**first))
+        if made.holds != holds or made.canonical() != canonical:
+            raise ValueError("this is no certificate in its one right form")
+        return made
 
 
 class _Comparison:
@@ -346,10 +396,12 @@ def certify(
     total: int = 0,
     progress: Progress | None = None,
     agreed: Callable[[int], None] = lambda _: None,
+    last: int = 0,
 ) -> Certificate:
     """Replay all facts under the rule sets then in force, and compare with the recorded decisions.
 
-    `agreed` is told the position of each recorded decision that the facts lead to.
+    `agreed` is told the position of each recorded decision that the facts lead to. `last`: where the history ends that
+    this one is a part of.
     """
     comparison = _Comparison(agreed)
     certificate = comparison.certificate
@@ -368,6 +420,7 @@ def certify(
         if progress and position % 10_000 == 0:
             progress(position, total)
     fed = None
+    certificate.position = max(certificate.position, last)
     tail: dict[UUID, int] = {}
     for account, decisions in derivation.follow_sweep():
         tail[account.id] = len(decisions)

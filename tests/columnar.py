@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
+import pytest
+
+from tallybook.adapters.archive import certificate
+from tallybook.adapters.archive.certificate import NotByColumns
+from tallybook.adapters.codec import _pack_metadata
+from tallybook.adapters.form import form_of
+from tallybook.adapters.packing import packer
+from tallybook.domain import arithmetic, calendar, lots
 from tallybook.domain.earning import Rules
-from tallybook.domain.events import Decision, Event, Fact
+from tallybook.domain.events import REGISTRY, Decision, Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.points import lot_of
+from tallybook.projections.columnar import executor
 from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import decisions_of
 from tallybook.projections.columnar.facts import Gathering, granted_by_tiers, with_tier_coupons
 from tallybook.projections.columnar.names import Id, Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
-from tallybook.projections.replay import Derivation
+from tallybook.projections.read_models import Recorded
+from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Certificate, Derivation, certify
 
 YEARS = range(1990, 2060)
 History = Sequence[tuple[int, Event]]
@@ -85,3 +98,69 @@ def ids(
         return names.unknown(named)
 
     return id_of
+
+
+# ── the certificate ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Rows:
+    """Events as rows of a log."""
+
+    database = None
+
+    def __init__(self, history: History) -> None:
+        pack = packer()
+        self.events = dict(history)
+        self.rows: dict[int, tuple[Any, ...]] = {}
+        for position, event in history:
+            clear = event.model_copy(update=dict.fromkeys(event.personal_fields))
+            form = form_of(REGISTRY[event.stored_name])
+            state = pack(form.encode(clear.__dict__, _pack_metadata(event.metadata), None))
+            self.rows[position] = position, event.originator_id.bytes, event.originator_version, form.name, state
+
+    def log_rows(
+        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
+    ) -> list[tuple[Any, ...]]:
+        return [row for at, row in self.rows.items() if at > after and row[3] in topics][:limit]
+
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        return (self.rows[position] for position in positions)
+
+    def decode(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
+        return (Recorded(row[0], self.events[row[0]]) for row in rows)
+
+
+@contextmanager
+def plain_python() -> Iterator[None]:
+    """The machine's source as it is: to compile it takes a minute. Answers that are kept are numpy's integers then,
+    which are nobody else's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (executor, certificate):
+            patch.setattr(module, "compiled", lambda function: function)
+        try:
+            yield
+        finally:
+            for kept in (one for module in (arithmetic, calendar, lots) for one in vars(module).values()):
+                getattr(kept, "cache_clear", int)()
+
+
+def by_columns(history: History) -> Certificate:
+    """The certificate over columns. Raises NotByColumns."""
+    log = Rows(history)
+    position = max(log.events, default=0)
+    with plain_python():
+        return certificate.by_columns(log, log.decode, position)
+
+
+def certified(history: Iterable[Recorded], *, columnar: bool = True) -> Certificate:
+    """The certificate as of a book with a history, which either executor gives; not `columnar`: columns don't."""
+    told = list(history)
+    read = (one for one in told if one.event.stored_name in (*FACT_NAMES, *DECISION_NAMES))
+    reference = certify(read, max((one.position for one in told), default=0))
+    if not columnar:
+        with pytest.raises((NotByColumns, OverflowError)):
+            by_columns(told)
+        return reference
+    made = by_columns(told)
+    assert replace(made, executor=reference.executor) == reference, (made, reference)
+    return reference

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -63,8 +64,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
         if request.param == "dask":
-            import dask
-            import distributed
+            dask, distributed = map(import_module, ("dask", "distributed"))
 
             with (
                 dask.config.set({"distributed.scheduler.allowed-failures": 1}),
@@ -73,7 +73,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Any]:
             ):
                 yield client
         else:
-            import ray
+            ray: Any = import_module("ray")
 
             ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
             try:
@@ -143,9 +143,9 @@ def test_a_torn_file_is_named_and_made_anew(shop: Shop, workers: Any) -> None:
 
 def test_what_waits_is_cancelled(workers: Any, tmp_path: Path) -> None:
     with cluster_of(workers) as cluster:
-        found = cluster.map(partial(noted, tmp_path), range(50))
+        found: Any = cluster.map(partial(noted, tmp_path), range(50))
         next(found)
-        found.close()  # type: ignore[attr-defined] - as when the loop over it is left
+        found.close()  # as when the loop over it is left
         time.sleep(0.5)
         done = len(list(tmp_path.iterdir()))
         time.sleep(0.5)

@@ -250,6 +250,7 @@ SHUT: Mapping[str, Call] = {
     "book.audit.checkpoint": lambda it: it.book.audit.checkpoint(),
     "book.audit.checkpoints": lambda it: it.book.audit.checkpoints(),
     "book.audit.proof": lambda it: it.book.audit.proof(1),
+    "book.audit.check_certificate": lambda it: it.book.audit.check_certificate(it.book.replay(sign=True).note),
     "book.audit.consistency": lambda it: it.book.audit.consistency(*[it.book.audit.checkpoint()] * 2),
     "book.audit.rotate_signing_key": lambda it: it.book.audit.rotate_signing_key(),
     "book.projections.status": lambda it: it.book.projections.status(),
@@ -275,6 +276,10 @@ SHUT: Mapping[str, Call] = {
     "Personal.field": lambda it: [one.field for one in handles(it)],
     "Personal.known_as": lambda it: [one.known_as for one in handles(it)],
     "Certificate.holds": lambda it: it.book.replay().holds,
+    "Certificate.document": lambda it: it.book.replay(executor="reference").document(),
+    "Certificate.canonical": lambda it: it.book.replay().canonical(),
+    "Certificate.digest": lambda it: it.book.replay().digest(),
+    "Certificate.parse": lambda it: type(made := it.book.replay(sign=True)).parse(made.canonical()),
     "Backtest.explain": lambda it: it.book.backtest(CANDIDATE).explain(it.customer),
     "Backtest.digest": lambda it: it.book.backtest(CANDIDATE).digest(),
     **{
@@ -372,6 +377,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.archive.scan": {"columns": "which columns"},
     "Scan.duckdb": {"connection": "one of the host's"},
     "book.audit.consistency": {"old": "a checkpoint", "new": "a checkpoint"},
+    "book.audit.check_certificate": {"certificate": "a signed note", "vkey": "a public key"},
     "book.audit.keep": {"cosigned": "a checkpoint", "witness": "a public key"},
     "book.audit.export": {"sealed": "book.audit.export, sealed"},
     "book.audit.proof": {"checkpoint": "book.audit.proof"},
@@ -396,6 +402,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "order": "book.loyalty.statement, by effective time",
     },
     "book.policy.check": {"policy": "a document"},
+    "book.replay": {"executor": "Certificate.document", "sign": "Certificate.parse"},
+    "Certificate.parse": {"canonical": "a certificate"},
     "book.projections.on_update": {"listener": "is told names and positions"},
     "book.rules.check": {"path": "a document"},
     "book.rules.rules_of": {"rule_set": "a document"},
@@ -844,6 +852,13 @@ def id_of(it: Filled, kind: str) -> UUID:
     )
 
 
+def certificate_file(it: Filled) -> Path:
+    """A signed certificate in a file."""
+    path = out(it, f"certificate-{next(_NUMBERS)}")
+    path.write_text(it.book.replay(sign=True).note, "utf-8")
+    return path
+
+
 def checkpoint_file(it: Filled) -> Path:
     file = out(it, "checkpoint")
     file.write_text(it.book.audit.checkpoint().note)
@@ -993,6 +1008,7 @@ CLI_ACTS: Mapping[str, Given] = {
 
 CLI_SHUT: Mapping[str, Given] = {
     "replay": lambda _: [],
+    "replay, signed": lambda it: ["--sign", out(it, f"certificate-{next(_NUMBERS)}"), "--executor", "reference"],
     "backtest": lambda it: [CANDIDATE, "--baseline", STANDARD, "--explain", it.customer],
     "doctor": lambda _: ["--quick", "--lock-timeout", "1"],
     "tiers": lambda _: ["--programme", "main"],
@@ -1087,6 +1103,8 @@ CLI_SHUT: Mapping[str, Given] = {
     "audit checkpoint": lambda it: ["--log", "reads", "--out", out(it, f"checkpoint-{next(_NUMBERS)}")],
     "audit checkpoint, of a witness": lambda it: ["--cosigned", cosigned_file(it), "--witness", WITNESS_KEY],
     "audit proof": lambda it: ["3", "--log", "events", "--out", out(it, f"proof-{next(_NUMBERS)}")],
+    "audit certificate": lambda it: [certificate_file(it), "--vkey", it.book.audit.vkey],
+    "audit certificate, without keys": lambda it: [certificate_file(it), "--keyless"],
     "audit vkey": lambda _: [],
     "audit new-key": lambda _: ["shop/1"],
     "audit rebuild-tiles": lambda _: [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,12 @@ def written(folder: Path, text: str = GRID) -> Path:
 
 def test_both_executors_find_the_same(book: Book, tmp_path: Path) -> None:
     file = written(tmp_path)
-    for asked in ({}, {"unfunded": "clamp", "since": "2023-01-01T00:00:00Z"}, {"order": "hindsight"}):
+    questions: list[dict[str, Any]] = [
+        {},
+        {"unfunded": "clamp", "since": "2023-01-01T00:00:00Z"},
+        {"order": "hindsight"},
+    ]
+    for asked in questions:
         found = [book.backtest_sweep(file, executor=one, **asked) for one in ("columnar", "reference")]
         assert [one.executor for one in found] == ["columnar", "reference"]
         assert found[0].scenarios == found[1].scenarios
@@ -122,7 +128,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"unfunded": "no"}, {"order": "no"}, {"executor": "no"}])
-def test_what_is_asked_wrongly_is_refused(book: Book, asked: dict[str, str]) -> None:
+def test_what_is_asked_wrongly_is_refused(book: Book, asked: dict[str, Any]) -> None:
     with pytest.raises(Refused, match=next(iter(asked))):
         book.backtest_sweep(["candidate"], **asked)
     with pytest.raises(Refused, match=next(iter(asked))):

@@ -7,6 +7,8 @@
     archive    the archive itself: catching up, rebuilding, compacting, verifying, reading
     replay_columns, replay_cache, widening
                a bucket as the facts that a replay runs over, and those kept for the next one
+    recorded, certificate
+               recorded decisions as words, and the certificate over columns made of the log
 
 Nothing of pyarrow, numpy, numba or fsspec is loaded before an archive is used.
 """

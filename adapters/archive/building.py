@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
@@ -230,31 +230,42 @@ def _check(error: int, rows: npt.NDArray[np.uint64], row: int, made: Program) ->
 
 
 class Spill:
-    """Rows of a log, sorted by bucket, in a file that has no name."""
+    """Rows of a log, sorted by bucket, in a file that has no name.
 
-    def __init__(self) -> None:
+    `sorts`: by kind of event, the sort it is of, from 0 on; -1: it is left out. Those of the second sort are in the
+    buckets from `FILES` on, and so forth. By default, all are of one.
+    """
+
+    def __init__(self, sorts: Numbers | None = None) -> None:
         self._file = tempfile.TemporaryFile(prefix="tallybook-archive-")  # noqa: SIM115 - closed by `close`
         self._at = 0
-        self._parts: list[list[tuple[int, int, int, int]]] = [[] for _ in range(FILES)]
-        self.counts = [0] * FILES
         self.program = program()
+        self._sorts = np.zeros(len(self.program.names), np.int64) if sorts is None else sorts
+        count = FILES * (int(self._sorts.max(initial=0)) + 1)
+        self._parts: list[list[tuple[int, int, int, int]]] = [[] for _ in range(count)]
+        self.counts = [0] * count
 
     def add(self, chunk: Chunk) -> None:
         """Keep a chunk, which follows those before it. Raises StoredFormError and its kinds."""
         chunk, buckets = prepared(chunk, self.program)
         data, rows = np.empty_like(chunk.data), np.empty_like(chunk.rows)
-        counts, sizes = np.zeros(FILES + 1, np.int64), np.zeros(FILES + 1, np.int64)
+        number = len(self.counts)
+        sorts = self._sorts[chunk.rows[:, KIND].astype(np.int64)]
+        buckets = np.where(sorts < 0, number, buckets + FILES * sorts)
+        counts, sizes = np.zeros(number + 2, np.int64), np.zeros(number + 2, np.int64)
         decoding.apart(chunk.data, chunk.ends, chunk.rows, buckets, data, rows, counts, sizes)
+        rows, data = rows[: counts[number]], data[: sizes[number]]
+        if not len(rows):
+            return
         at = self._at
         self._file.write(rows.data.cast("B"))
         self._file.write(data.data)
         self._file.flush()  # it is read by its handle
-        for bucket in range(FILES):
+        for bucket in np.flatnonzero(np.diff(counts[: number + 1])).tolist():
             count, size = int(counts[bucket + 1] - counts[bucket]), int(sizes[bucket + 1] - sizes[bucket])
-            if count:
-                rows_at = at + int(counts[bucket]) * rows.itemsize * ROW_NUMBERS
-                self._parts[bucket].append((rows_at, count, at + rows.nbytes + int(sizes[bucket]), size))
-                self.counts[bucket] += count
+            rows_at = at + int(counts[bucket]) * rows.itemsize * ROW_NUMBERS
+            self._parts[bucket].append((rows_at, count, at + rows.nbytes + int(sizes[bucket]), size))
+            self.counts[bucket] += count
         self._at += rows.nbytes + data.nbytes
 
     def bucket(self, number: int) -> Chunk:
@@ -289,11 +300,14 @@ def _read(handle: int, into: memoryview, at: int) -> None:
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def table_of(chunk: Chunk, made: Program, *, keep: int = 0, nobody: bool = False) -> pa.Table:
+def table_of(
+    chunk: Chunk, made: Program, *, keep: int = 0, nobody: bool = False, wanted: Container[str] | None = None
+) -> pa.Table:
     """The rows of a chunk (which is `prepared`, those of each subject by position) as a table, by subject and position.
 
     What is null in all rows is left out. Rows up to the position `keep` are context only: what others refer to.
-    `nobody`: the rows are about nobody; otherwise, each is about somebody.
+    `nobody`: the rows are about nobody; otherwise, each is about somebody. `wanted`: these columns alone; then every
+    stream is named that is not its subject's.
     """
     rows = chunk.rows
     count = len(rows)
@@ -317,17 +331,19 @@ def table_of(chunk: Chunk, made: Program, *, keep: int = 0, nobody: bool = False
     if not nobody:
         held["subject_id"] = _ids(rows, order, decoding.SUBJECT_HI)
     held["stream"] = pa.array(numbers[order])
-    named = _named_streams(rows, order, shown, decoded, made)
+    named = _named_streams(rows, order, shown, decoded, made) if wanted is None else shown[order]
     if named.any():
         held["stream_id"] = _ids(rows, order, decoding.STREAM_HI, named)
     held["version"] = pa.array(rows[order, VERSION].astype(np.int64))
     held["stored_name"] = _names(rows[order, KIND], made)
     for name in ENVELOPE_COLUMNS:
-        if name in made.slots:
+        if name in made.slots and (wanted is None or name in wanted):
             rows_of = decoded.slot(made.slots[name])
             if len(rows_of):
                 held[name] = decoded.leaf(made.slots[name] + 1, TEXT if name in METADATA_TEXTS else INT, rows_of)
     for column in made.of.columns:
+        if wanted is not None and column.name not in wanted:
+            continue
         array = decoded.column(column)
         if array is not None:
             held[column.name] = array

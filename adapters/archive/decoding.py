@@ -241,7 +241,7 @@ def apart(data: Any, ends: Any, rows: Any, buckets: Any, out_data: Any, out_rows
     for row in range(ends.shape[0]):
         counts[buckets[row] + 1] += 1
         sizes[buckets[row] + 1] += np.int64(rows[row, LENGTH])
-    for bucket in range(BUCKETS + 1):
+    for bucket in range(counts.shape[0] - 1):
         counts[bucket + 1] += counts[bucket]
         sizes[bucket + 1] += sizes[bucket]
     next_row, next_byte = counts.copy(), sizes.copy()
@@ -613,3 +613,228 @@ def lists(rows: Any, lengths: Any, offsets: Any, bits: Any) -> None:
     while row < offsets.shape[0]:
         offsets[row] = at
         row += 1
+
+
+# ── decisions as words ────────────────────────────────────────────────────────────────────────────────────────────
+
+TIER = 9
+"""What a leaf holds, beside INT, TEXT and ID: the name of a tier."""
+
+
+@_inlined
+def _text_hash(sort: int, at: int, size: int) -> Any:
+    mixed = np.uint64(sort + 1) * _MIX_2
+    for byte in range(size):
+        mixed = (mixed ^ np.uint64(_byte(at + byte))) * _FNV
+    return np.int64((mixed ^ (mixed >> _SHIFT)) >> _ONE)
+
+
+@kept_compiled
+def known_texts(memory: int, texts: Any, table: Any) -> None:
+    """Fill a hash table of texts: of each, what a leaf of it holds, where it stands, its length, its code."""
+    for text in range(texts.shape[0]):
+        at = _text_hash(texts[text, 0], memory + texts[text, 1], texts[text, 2]) & (table.shape[0] - 1)
+        while table[at] >= 0:
+            at = (at + 1) & (table.shape[0] - 1)
+        table[at] = text
+
+
+@_inlined
+def _skipped(at: int, end: int) -> Any:
+    """Where a single value ends, or an error."""
+    if at >= end:
+        return BROKEN
+    tag = _byte(at)
+    if tag < 0x80 or tag >= 0xE0 or tag == 0xC2 or tag == 0xC3 or 0xCC <= tag <= 0xD3:
+        at, _ = _integer(at, end)
+        return at
+    at, size = _run(at, end)
+    return at if at < 0 else at + max(size, 0)
+
+
+@_inlined
+def _metadata(at: int, end: int) -> Any:
+    """Where the metadata of a state begins, and where it ends (or an error)."""
+    at, _ = _array(at, end)
+    for _ in range(5):
+        if at < 0:
+            return BROKEN, BROKEN
+        at = _skipped(at, end)
+    start = at
+    if at < 0:
+        return BROKEN, BROKEN
+    at, items = _array(at, end)
+    for _ in range(items):
+        if at < 0:
+            return BROKEN, BROKEN
+        at = _skipped(at, end)
+    return start, at
+
+
+@kept_compiled
+def same_metadata(memory: int, offsets: Any, row: Any, other_memory: int, other_offsets: Any, other: Any) -> Any:
+    """By pair of rows of two chunks, whether the same command recorded them."""
+    found = np.zeros(row.shape[0], np.bool_)
+    for pair in range(row.shape[0]):
+        start, end = _metadata(memory + offsets[row[pair]], memory + offsets[row[pair] + 1])
+        at, to = _metadata(other_memory + other_offsets[other[pair]], other_memory + other_offsets[other[pair] + 1])
+        found[pair] = start >= 0 and end >= 0 and end - start == to - at and _same(start, at, end - start)
+    return found
+
+
+@kept_compiled
+def decision_words(
+    memory: int, offsets: Any, rows: Any, order: Any, codes: Any, events: Any, facts: Any, fact_codes: Any, kinds: Any,
+    firsts: Any, fields: Any, text_memory: int, texts: Any, table: Any, out: Any, begins: Any, others: Any,
+) -> Any:  # fmt: skip
+    """Decisions, in order, as words. An error (NO_ROOM: in `others`), the row, and how many `others` there are: ids
+    of no fact, of which each has the place of its word, where it stands, and the place of its decision.
+
+    `fields` has, for each kind from `firsts` on, what a field holds (NULL stays NULL): a leaf; LIST, PARTS or PART, and
+    how many leaves follow that each item has.
+    """
+    written = 0
+    found = 0
+    low_40 = _LOW_40
+    for place in range(order.shape[0]):
+        row = order[place]
+        at, end = memory + offsets[row], memory + offsets[row + 1]
+        begins[place] = written
+        kind = kinds[np.int64(rows[row, KIND])]
+        out[written] = kind
+        at, _ = _array(at, end)
+        for _ in range(3):
+            at = _skipped(at, end)
+            if at < 0:
+                return BROKEN, row, found
+        at, effective_us = _integer(at, end)
+        if at < 0 or effective_us == NULL:
+            return BROKEN, row, found
+        out[written + 1] = effective_us
+        written += 2
+        at = _skipped(at, end)
+        if at < 0:
+            return BROKEN, row, found
+        at, items = _array(at, end)
+        for _ in range(items):
+            if at < 0:
+                return BROKEN, row, found
+            at = _skipped(at, end)
+        field = firsts[kind]
+        while field < firsts[kind + 1]:
+            if at < 0 or at >= end:
+                return BROKEN, row, found
+            sort = fields[field, 0]
+            count, width = 1, 1
+            if sort in (LIST, PARTS, PART):
+                width = fields[field, 1]
+                field += 1
+                if sort == PART:
+                    if _byte(at) == 0xC0:
+                        at += 1
+                        count = 0
+                else:
+                    at, count = _array(at, end)
+                    if at < 0 or count < 0:
+                        return BROKEN, row, found
+                out[written] = count
+                written += 1
+            for _ in range(count):
+                if sort in (PARTS, PART):
+                    at, items = _array(at, end)
+                    if at < 0 or items != width:
+                        return BROKEN, row, found
+                for leaf in range(field, field + width):
+                    holds = fields[leaf, 0]
+                    if holds == INT:
+                        at, value = _integer(at, end)
+                        if at < 0:
+                            return BROKEN, row, found
+                        out[written] = value
+                        written += 1
+                        continue
+                    at, size = _run(at, end)
+                    if at < 0:
+                        return BROKEN, row, found
+                    if holds == ID:
+                        out[written] = NULL
+                        out[written + 1] = 0
+                        written += 2
+                        if size < 0:
+                            continue
+                        if size != 16:
+                            return BROKEN, row, found
+                        hi, lo = _eight(at), _eight(at + 8)
+                        low = hi & low_40
+                        where = _hash(low, lo, codes[row]) & (events.shape[0] - 1)
+                        fact = -1
+                        while events[where] >= 0:
+                            other = events[where]
+                            if (
+                                facts[other, EVENT_LO] == lo
+                                and facts[other, EVENT_HI] & low_40 == low
+                                and fact_codes[other] == codes[row]
+                            ):
+                                if facts[other, POSITION] < rows[row, POSITION]:
+                                    fact = other
+                                break
+                            where = (where + 1) & (events.shape[0] - 1)
+                        if fact >= 0:
+                            out[written - 2] = np.int64(facts[fact, POSITION])
+                            out[written - 1] = np.int64((facts[fact, EVENT_HI] ^ hi) >> _40)
+                        else:
+                            if found == others.shape[0]:
+                                return NO_ROOM, row, found
+                            others[found, 0] = written - 2
+                            others[found, 1] = at - memory
+                            others[found, 2] = place
+                            found += 1
+                        at += 16
+                        continue
+                    value = NULL
+                    if size >= 0:
+                        value = NULL + 1
+                        where = _text_hash(holds, at, size) & (table.shape[0] - 1)
+                        while table[where] >= 0:
+                            text = table[where]
+                            if (
+                                texts[text, 0] == holds
+                                and texts[text, 2] == size
+                                and _same(text_memory + texts[text, 1], at, size)
+                            ):
+                                value = texts[text, 3]
+                                break
+                            where = (where + 1) & (table.shape[0] - 1)
+                        at += size
+                    out[written] = value
+                    written += 1
+            field += width
+        # What decisions hold is clear: nothing is sealed.
+        if at < 0 or at + 1 != end or _byte(at) != 0xC0:
+            return BROKEN, row, found
+    begins[order.shape[0]] = written
+    return FINE, 0, found
+
+
+@kept_compiled
+def places_of(rows: Any, first: int, ids: Any) -> Any:
+    """By row, the place of its id (whose halves stand from `first` on) among those that `ids` holds; -1: it is not."""
+    size = 16
+    while size < 2 * ids.shape[0]:
+        size *= 2
+    table = np.full(size, -1, np.int32)
+    for place in range(ids.shape[0]):
+        at = _hash(ids[place, 0], ids[place, 1], 0) & (size - 1)
+        while table[at] >= 0:
+            at = (at + 1) & (size - 1)
+        table[at] = place
+    found = np.full(rows.shape[0], -1, np.int64)
+    for row in range(rows.shape[0]):
+        at = _hash(rows[row, first], rows[row, first + 1], 0) & (size - 1)
+        while table[at] >= 0:
+            place = table[at]
+            if ids[place, 0] == rows[row, first] and ids[place, 1] == rows[row, first + 1]:
+                found[row] = place
+                break
+            at = (at + 1) & (size - 1)
+    return found

@@ -5,9 +5,9 @@ What no column tells is asked of the log: what concerns all accounts, and ids of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -25,9 +25,10 @@ from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids
 from tallybook.projections.columnar.machine import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
-from .building import chunk_of, prepared, program
-from .columns import NO_SUBJECT, columns
+from .building import Chunk, Program, chunk_of, prepared, program, table_of
+from .columns import NO_SUBJECT, arrow_schema, columns
 from .decoding import EVENT_HI, EVENT_LO, POSITION
+from .files import fitted
 
 if TYPE_CHECKING:
     from .archive import Archive
@@ -36,6 +37,22 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 pc: Any = pyarrow.compute
 """Its functions are made when it is loaded: no checker sees them."""
+
+
+class Log(Protocol):
+    """What is asked of a log."""
+
+    database: Any
+
+    def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at positions that ascend."""
+        ...
+
+    def log_rows(
+        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
+    ) -> Sequence[tuple[Any, ...]]:
+        """Up to `limit` rows after a position, in order; up to `stop` (inclusive), of some names only."""
+        ...
 
 
 class Sort(Enum):
@@ -123,7 +140,7 @@ def control_of(
     table = archive.bucket(NO_SUBJECT, ["position", "stored_name"], manifest=manifest)
     wanted = pc.is_in(table["stored_name"], value_set=pa.array([kind.stored_name for kind in CONTROL]))
     positions = np.sort(table.filter(wanted)["position"].to_numpy())
-    return [(position, event) for position, event in decode(_rows_at(archive, positions))]
+    return [(position, event) for position, event in decode(_rows_at(archive.log, positions))]
 
 
 def facts_of(archive: Archive, bucket: int, names: Names, manifest: Manifest | None = None) -> Facts:
@@ -132,16 +149,45 @@ def facts_of(archive: Archive, bucket: int, names: Names, manifest: Manifest | N
     What `Gathering` makes of the same history; but an id that an event was given only after a fact had named it is
     that of no fact. Raises ArchiveError, BookDamaged.
     """
-    return _Making(archive, bucket, names, manifest).facts()
+    table = archive.bucket(bucket, columns_read(), encoded=True, manifest=manifest)
+    return _Making(table, names, archive.log).facts()
 
 
-def _rows_at(archive: Archive, positions: Array) -> list[tuple[Any, ...]]:
+def facts_in(chunk: Chunk, made: Program, names: Names, log: Log) -> Facts:
+    """The same of rows of the log, if each is of a kind among FACTS or tells of a customer. Raises StoredFormError,
+    BookDamaged."""
+    wanted = columns_read()
+    schema = arrow_schema()
+    read = pa.schema([schema.field(name) for name in wanted])
+    table = fitted(table_of(chunk, made, wanted=frozenset(wanted)), read, encoded=True)
+    return _Making(table, names, log).facts()
+
+
+def columns_read() -> list[str]:
+    """The columns of the archive that facts are made from."""
+    told = [(kind, field) for kind, of in SLOTS.items() for _, field in of]
+    told += [(kind, field) for kind, (field, _) in PARTS.items()]
+    told += [(Enrolled.stored_name, "programme"), (CustomerChanged.stored_name, "cleared")]
+    told += [(CustomerRegistered.stored_name, name) for name in _TRAITS]
+    of = _column_of()
+    return list(dict.fromkeys([*_ENVELOPE, *(of[one] for one in told)]))
+
+
+def _column_of() -> dict[tuple[str, str], str]:
+    """The column of each field of a fact."""
+    fields = columns().fields
+    return {
+        (kind, field.name): field.column.name for kind in _KINDS for field in fields[kind] if field.column is not None
+    }
+
+
+def _rows_at(log: Log, positions: Array) -> list[tuple[Any, ...]]:
     wanted: list[int] = positions.tolist()
-    rows = list(archive.log.rows_at(wanted)) if wanted else []
+    rows = list(log.rows_at(wanted)) if wanted else []
     if [row[0] for row in rows] != wanted:
         raise BookDamaged(
             "Rows of the log are gone to which the archive leads.",
-            path=archive.log.database.place,
+            path=log.database.place,
             remedy="See what `tallybook doctor` finds, and restore the book from a backup.",
         )
     return rows
@@ -160,17 +206,11 @@ class _Named(NamedTuple):
 class _Making:
     """A bucket at work. `rows`: those of the table that are facts; all arrays that are returned are of these."""
 
-    def __init__(self, archive: Archive, bucket: int, names: Names, manifest: Manifest | None) -> None:
-        self._archive = archive
+    def __init__(self, table: pa.Table, names: Names, log: Log) -> None:
+        self._log = log
         self._names = names
-        fields = columns().fields
-        self._column_of = {
-            (kind, field.name): field.column.name
-            for kind in _KINDS
-            for field in fields[kind]
-            if field.column is not None
-        }
-        self._table = archive.bucket(bucket, self._read(), encoded=True, manifest=manifest)
+        self._column_of = _column_of()
+        self._table = table
         self._arrays: dict[str, pa.Array] = {}
         kinds = self._codes("stored_name", lambda name: _KINDS.get(name, -1), -1)
         raw = np.frombuffer(self._array("subject_id").buffers()[1] or b"", np.uint8)
@@ -194,13 +234,6 @@ class _Making:
         self._firsts = np.flatnonzero(new)[known]
         self._customer = self._place[self._run[self.rows]]
         self._key = self._customer << _PLACES | self._position
-
-    def _read(self) -> list[str]:
-        told = [(kind, field) for kind, of in SLOTS.items() for _, field in of]
-        told += [(kind, field) for kind, (field, _) in PARTS.items()]
-        told += [(Enrolled.stored_name, "programme"), (CustomerChanged.stored_name, "cleared")]
-        told += [(CustomerRegistered.stored_name, name) for name in _TRAITS]
-        return list(dict.fromkeys([*_ENVELOPE, *(self._column_of[one] for one in told)]))
 
     # ── columns ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -277,7 +310,7 @@ class _Making:
         events: dict[int, UUID] = {}
         if len(positions):
             made = program()
-            chunk, _ = prepared(chunk_of(_rows_at(self._archive, positions), made), made)
+            chunk, _ = prepared(chunk_of(_rows_at(self._log, positions), made), made)
             for row in chunk.rows:
                 events[int(row[POSITION])] = uuid_of(int(row[EVENT_HI]) << 64 | int(row[EVENT_LO]))
         for position, number, other in zip(*(one.tolist() for one in named[:3]), strict=True):

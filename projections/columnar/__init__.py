@@ -5,5 +5,6 @@
 - `facts`: what happens to accounts, as arrays;
 - `rulebook`: rule sets as an array of integers, and what they see of each fact;
 - `machine`: the account's state machine over these arrays;
-- `executor`: accounts run through it.
+- `executor`: accounts run through it;
+- `certify`: what they decide beside what was recorded.
 """

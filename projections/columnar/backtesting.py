@@ -250,13 +250,13 @@ class _Sums:
         counts = _counted(found.before, found.after, self._tiers, self._question.ranks, sums)
         counts["changed"] = differs != 0
         sums["changed",] = int(counts["changed"].sum())
-        for dimension, (names, codes) in self._classes().items():
+        for dimension, (classes, codes) in self._classes().items():
             told = counts | {"before": before[:, ACTIVE_PLACE], "after": after[:, ACTIVE_PLACE]}
             for what, of in told.items():
-                totals = np.zeros(len(names), np.int64)
+                totals = np.zeros(len(classes), np.int64)
                 np.add.at(totals, codes, of)
                 for place in np.unique(codes):
-                    sums["class", dimension, names[place], what] += int(totals[place])
+                    sums["class", dimension, str(classes[place]), what] += int(totals[place])
         partial.gained = self._movers(change, change > 0)
         partial.lost = self._movers(change, change < 0)
         partial.digests = self._digests(differs, was, becomes, before, after)

@@ -130,7 +130,7 @@ class Run:
         return s
 
 
-def _columns(facts: Facts) -> tuple[Array, ...]:
+def columns_of(facts: Facts) -> tuple[Array, ...]:
     """The columns of facts, as the machine takes them."""
     return (
         facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots, facts.item, facts.trait,
@@ -152,7 +152,7 @@ def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterat
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
-            compiled(m.decide)(s, side.x, side.y, *_columns(facts), side.depth, paid, first, last)
+            compiled(m.decide)(s, side.x, side.y, *columns_of(facts), side.depth, paid, first, last)
             if not s[m.V_OVER]:
                 break
             side.space.grow()
@@ -199,8 +199,8 @@ def replayed(
     done = 0
     while done < len(places):
         done = compiled(m.replay)(
-            side.s, side.x, side.y, *_columns(facts), side.depth, paid, int(unfunded is not None), places, first, last,
-            out, done,
+            side.s, side.x, side.y, *columns_of(facts), side.depth, paid, int(unfunded is not None), places, first,
+            last, out, done,
         )  # fmt: skip
         if done < len(places):
             side.space.grow()
@@ -243,8 +243,8 @@ def compared(
     done = 0
     while done < len(places):
         done = compiled(m.compare)(
-            one.s, one.x, one.y, other.s, other.x, other.y, *_columns(facts), paid, places, first, last, depths, before,
-            after, done,
+            one.s, one.x, one.y, other.s, other.x, other.y, *columns_of(facts), paid, places, first, last, depths,
+            before, after, done,
         )  # fmt: skip
         if done < len(places):
             # What is counted of all is counted anew.

@@ -27,6 +27,14 @@ __all__ = ["ArchiveDesk", "Scan"]
 _PACKAGES = ("pyarrow", "numpy", "numba", "llvmlite", "fsspec")
 
 
+def missing_extra(error: ImportError) -> MissingExtra:
+    """What to install, where one of the packages of the extra `replay` is not there. Raises the error of any other."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _PACKAGES:
+        raise error
+    return MissingExtra(package, "replay")
+
+
 class ArchiveDesk(Desk):
     """The archive: the clear columns of all events, in files beside the book or wherever it was opened with `archive`.
 
@@ -105,10 +113,7 @@ class ArchiveDesk(Desk):
                 from tallybook.adapters.archive.archive import Archive
                 from tallybook.adapters.archive.places import place_of
             except ImportError as missing:
-                package = (missing.name or "").partition(".")[0]
-                if package not in _PACKAGES:
-                    raise
-                raise MissingExtra(package, "replay") from missing
+                raise missing_extra(missing) from missing
             checkpoints = core.checkpoints["events"]
             self._made = Archive(
                 core.app.log, place_of(self._place()), core.storage.models.hold, self._note, checkpoints.opened

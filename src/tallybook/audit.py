@@ -24,9 +24,11 @@ from tallybook.domain.errors import BookDamaged, BookError, NoteError, refusal, 
 from tallybook.domain.events import Event
 from tallybook.domain.policy import PolicyHistory
 from tallybook.projections.read_models import Progress
+from tallybook.projections.replay import Certificate
 from tallybook.projections.trail import Trail, fields_touched, outcome_of, why
 
 from .audit_replay import AuditReplay, audit_replay
+from .certificates import opened
 from .commands import Desk, Work, command
 from .customers import as_id
 from .exports import Packed, export_pack
@@ -141,14 +143,14 @@ def _head(checkpoints: Checkpoints, given: SignedCheckpoint) -> Checkpoint:
 
 
 def _note_of(given: str | Path) -> str:
-    """The text of a checkpoint, which may lie in a file. Raises NoteError."""
+    """The text of a note, which may lie in a file. Raises NoteError."""
     if isinstance(given, str) and "\n" in given:
         return given
     try:
         return Path(given).read_bytes()[: NOTE_BYTES_MAX + 1].decode()
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise NoteError(f"The checkpoint {given} can't be read: {said}.") from error
+        raise NoteError(f"The note {given} can't be read: {said}.") from error
 
 
 class AuditView(Desk):
@@ -311,6 +313,16 @@ class AuditView(Desk):
             if origin == checkpoints.name:
                 return _signed(log, checkpoints.keep_cosigned(note, witness))
         raise NoteError(f"This is a checkpoint of {origin}, and no log of this book.")
+
+    def check_certificate(self, certificate: str | Path, *, vkey: str | None = None) -> Certificate:
+        """A signed certificate (`book.replay(sign=True)`), held against the keys of this book, or one public key that
+        you kept: what it says is what was signed, up to a checkpoint that is signed, too.
+
+        `certificate` is the signed note, or the path of its file. Whether the log still leads through that checkpoint
+        is for `verify(against=…)` to say. Raises NoteError for any other; BookError in an unsigned book.
+        """
+        self._core.check_open()
+        return opened(_note_of(certificate), self.vkeys() if vkey is None else [vkey])
 
     def proof(self, position: int, *, log: str = "events", checkpoint: SignedCheckpoint | None = None) -> Inclusion:
         """That the event at a position is in the log: what a stranger needs beside the event's leaf and the public key.

@@ -15,7 +15,7 @@ from uuid import UUID
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import ArchiveError, BookError, MissingExtra, Refused, refusal
 from tallybook.domain.events import Event
-from tallybook.projections.backtest import Backtest, FirstDifference, Key, Partial, Question, reference, report_of
+from tallybook.projections.backtest import Backtest, Difference, Key, Partial, Question, reference, report_of
 from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import FACT_NAMES
 from tallybook.projections.sweep import Sweep, sweep_of
@@ -122,9 +122,10 @@ def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[
             return columns()
         except Falls as reason:
             if executor == "columnar":
+                left_out = 'executor="columnar"' if workers is None else "workers"
                 raise BookError(
                     f"The columnar executor can't do this: {reason}",
-                    remedy='Leave out `executor="columnar"`: the reference executor can.',
+                    remedy=f"Leave out `{left_out}`: the reference executor can.",
                 ) from reason.__cause__
             why = str(reason)
             logger.info("The reference executor replays: %s", why)
@@ -262,11 +263,12 @@ def _gathered(core: Core) -> Source:
     return Source(1, load, gathering.control, position)
 
 
-def _explaining(core: Core, question: Question) -> Callable[[UUID], FirstDifference | None]:
+def _explaining(core: Core, question: Question) -> Callable[[UUID], Difference | None]:
     """The first difference of a customer, by the domain's own code."""
 
-    def explain(customer: UUID) -> FirstDifference | None:
+    def explain(customer: UUID) -> Difference | None:
         core.check_open()
+        core.catch_up(core.trail)
         control: Iterable[Recorded] = core.history(CONTROL_NAMES)
         own = (one for one in core.subject_history(customer) if one.event.stored_name in FACT_NAMES)
         history: Iterable[Any] = merge(control, own, key=lambda one: one.position)

@@ -19,6 +19,7 @@ from tallybook.adapters.bulk import rarely_collecting
 from tallybook.adapters.checkpoints import DEFAULT_CHECKPOINT_S
 from tallybook.adapters.database import check_planted
 from tallybook.adapters.doctor import Finding, examine_open
+from tallybook.adapters.outputs import named
 from tallybook.adapters.storage import Storage, open_storage
 from tallybook.adapters.sweep_files import load_candidates
 from tallybook.adapters.wrapping import WrappingKeys
@@ -28,12 +29,13 @@ from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.rules import RuleSet
 from tallybook.projections.backtest import ORDERS, Backtest, Question
 from tallybook.projections.read_models import Progress
-from tallybook.projections.replay import DECISION_NAMES, FACT_NAMES, Certificate, certify
+from tallybook.projections.replay import Certificate
 from tallybook.projections.sweep import Sweep
 
 from .archiving import ArchiveDesk
 from .audit import AuditView
 from .backtesting import EXECUTORS, backtest, sweep
+from .certificates import certificate_of
 from .core import RESERVED, Acting, Core
 from .customers import CustomerDesk
 from .erasing import Erasing
@@ -49,6 +51,7 @@ from .release import RELEASE
 from .retention import RetentionDesk
 from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
+from .shadow import Shadow
 from .tickets import TicketDesk
 from .times import When, moment_us
 from .views import ProfilesView, TiersView
@@ -146,12 +149,22 @@ class Book:
         """
         return follow(self._core, after, names, timeout_s)
 
-    def replay(self, progress: Progress | None = None) -> Certificate:
-        """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?"""
-        core = self._core
-        core.check_open()
+    def replay(
+        self, progress: Progress | None = None, *, executor: str | None = None, sign: bool = False
+    ) -> Certificate:
+        """Replay all facts under the rule sets then in force: does that reproduce the recorded decisions?
+
+        `executor`: "reference" is the domain's own code; "columnar" the same code compiled, over columns made of the
+        log, and the domain's own for whatever the two don't agree about (needs the extra `replay`; to compile it takes
+        a minute, once). Default: what is sooner done. Both say the same; the certificate tells which it was, and why
+        it was not "columnar".
+        `sign`: sign a checkpoint, replay up to it, and sign the certificate by the same key: its `note` is then what
+        a stranger verifies (see `book.audit.check_certificate`). Raises BookError, BookDamaged where that can't be.
+        Refuses: invalid_argument.
+        """
+        self._core.check_open()
         with rarely_collecting():
-            return certify(core.history((*FACT_NAMES, *DECISION_NAMES)), core.app.position(), progress)
+            return certificate_of(self._core, executor, sign, progress)
 
     def backtest(
         self,
@@ -229,6 +242,29 @@ class Book:
             first = self._question(named[0][1], baseline, unfunded, order, since, executor)
             questions = [(name, replace(first, candidate=self.rules.rules_of(one))) for name, one in named]
             return sweep(self._core, self.archive, questions, budget, executor, progress, workers)
+
+    def shadow(
+        self,
+        candidate: RuleSet | str | Path,
+        *,
+        since: When | None = None,
+        file: Path | str | None = None,
+    ) -> Shadow:
+        """Run a candidate beside the adopted rules, from `since` on (default: now), on the facts that come.
+
+            with book.shadow("candidate", file="shadow.jsonl") as shadow:
+                for difference in shadow.catch_up():
+                    ...
+
+        What it would decide is kept apart: in memory, and in a `file` of JSON lines, where another process takes it up
+        later; nothing is recorded in the book. Customers who are left out of scoring are, when it begins.
+        Raises RuleSetError, BookError. Refuses: busy, invalid_argument.
+        """
+        core = self._core
+        question = self._question(candidate, None, "reject", "canonical", since, None)
+        if since is None:
+            question = question.beginning(core.now_us())
+        return Shadow(core, question, None if file is None else named(file, "file"))
 
     def _question(
         self,

@@ -54,6 +54,7 @@ from .terminal import (
     ReadModelOrAll,
     acting_as,
     acting_in,
+    check_new,
     err,
     fail,
     in_json,
@@ -67,6 +68,7 @@ from .terminal import (
     tell,
     the_customer,
     watched,
+    write_new,
 )
 from .times import iso
 from .upkeep import doctor as examine_book
@@ -314,10 +316,23 @@ def sweep(
 
 
 @app.command()
-def replay(book: BookUrl, keyless: Keyless = False, as_json: AsJson = False) -> None:
+def replay(
+    book: BookUrl,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Sign it, and write the signed note here; see audit certificate")
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option("--executor", help="reference or columnar (default: what is sooner done)")
+    ] = None,
+    keyless: Keyless = False,
+    as_json: AsJson = False,
+) -> None:
     """The certificate: do the facts, under the rule sets then in force, give the recorded decisions? Exit 1 if not."""
+    check_new(sign)
     with open_to_verify(book, keyless=keyless) as opened, watched("replay", as_json) as progress:
-        certificate = opened.replay(progress)
+        certificate = opened.replay(progress, executor=executor, sign=sign is not None)
+    if sign is not None:
+        write_new(sign, certificate.note)
 
     def show() -> None:
         if certificate.holds:
@@ -330,6 +345,9 @@ def replay(book: BookUrl, keyless: Keyless = False, as_json: AsJson = False) -> 
         else:
             out.print(f"The certificate fails for {certificate.divergent_accounts:,} accounts. First: ", end="")
             out.print(str(certificate.first), markup=False)
+        err.print(f"Replayed by the {certificate.executor} executor. {certificate.why}".rstrip(), markup=False)
+        if sign is not None:
+            out.print(f"Signed, up to position {certificate.position:,}: {sign}", markup=False)
 
     tell({"holds": certificate.holds, **asdict(certificate)}, as_json, show)
     if not certificate.holds:

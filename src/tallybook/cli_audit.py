@@ -38,8 +38,8 @@ from .terminal import (
 )
 
 
-def _key_of(given: str) -> str:
-    """A public key, which may lie in a file."""
+def key_of(given: str) -> str:
+    """A public key, which may lie in a file, as an option gives it."""
     path = Path(given)
     if "+" in given and not path.is_file():
         return given
@@ -86,7 +86,7 @@ def audit_verify(
         if not token.is_file():
             raise typer.BadParameter(f"{token} is not there", param_hint="--tsa-cert")
         stamped = stamped_at(against.read_text("utf-8"), token.read_bytes(), tsa_cert).isoformat()
-    key = None if vkey is None else _key_of(vkey)
+    key = None if vkey is None else key_of(vkey)
     with open_to_verify(book, keyless=keyless, signs=False) as opened, watched("verify", as_json) as progress:
         steps, lost = _from_key(opened, key)
         # A key that was kept is as good as the one that it leads to.

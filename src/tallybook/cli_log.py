@@ -13,15 +13,17 @@ import typer
 from tallybook.adapters.notes import Signer
 
 from .audit import SignedCheckpoint
-from .cli_audit import audit_app
+from .cli_audit import audit_app, key_of
 from .terminal import (
     Actor,
     AsJson,
     BookUrl,
+    Keyless,
     Purpose,
     acting_in,
     check_new,
     open_book,
+    open_to_verify,
     out,
     say,
     tell,
@@ -111,6 +113,33 @@ def audit_proof(
             out.print(f"{found.log} {found.position:,} is in the tree of {found.size:,} leaves: {file}", markup=False)
 
     tell({**asdict(found), "leaf": found.leaf.hex()}, as_json, show)
+
+
+@audit_app.command("certificate")
+def audit_certificate(
+    file: Annotated[Path, typer.Argument(help="What `tallybook replay --sign` wrote")],
+    book: BookUrl,
+    vkey: Annotated[
+        str | None, typer.Option("--vkey", help="The public key that you kept (default: those that the book names)")
+    ] = None,
+    keyless: Keyless = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a signed certificate is as it was signed, and show it. Exit 2 if it is not; 1 if it names a
+    divergence."""
+    key = None if vkey is None else key_of(vkey)
+    with open_to_verify(book, keyless=keyless, signs=False) as opened:
+        found = opened.audit.check_certificate(file, vkey=key)
+
+    def show() -> None:
+        verdict = "holds" if found.holds else f"fails: {found.first}"
+        by = "" if vkey is not None else ", by the keys that this database names"
+        out.print(f"Signed{by}: {found.origin} up to position {found.position:,}, root {found.root}.", markup=False)
+        out.print(f"The certificate {verdict}", markup=False)
+
+    tell(found.document(), as_json, show)
+    if not found.holds:
+        raise typer.Exit(1)
 
 
 @audit_app.command("rotate-key")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from tallybook.projections.backtest import ORDERS, Partial, Question, reference,
 from tallybook.projections.columnar.backtesting import partial_of
 from tallybook.projections.columnar.facts import Gathering
 from tallybook.projections.columnar.names import Names
+from tallybook.projections.read_models import Recorded
 from tallybook.times import iso
 
 
@@ -32,7 +33,7 @@ def by_columns(history: History, question: Question) -> Partial:
 
 
 def alike(history: History, question: Question) -> Partial:
-    domain, _, _ = reference(history, question)
+    domain, _, _ = reference(starmap(Recorded, history), question)
     columns = by_columns(history, question)
     kept = {key: value for key, value in domain.sums.items() if value}
     found = {key: value for key, value in columns.sums.items() if value}

@@ -1,0 +1,292 @@
+"""`book.shadow`: a candidate beside the adopted rules, on facts as they come. Nothing of it is recorded in the book."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from heapq import merge
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from tallybook.adapters.outputs import trouble
+from tallybook.domain.errors import BookError, refusal
+from tallybook.domain.events import Fact
+from tallybook.projections.backtest import Difference, Question, differing
+from tallybook.projections.read_models import Hold, Progress, Recorded
+from tallybook.projections.replay import FACT_NAMES, Derivation
+
+from .backtesting import CONTROL_NAMES
+from .core import Core
+
+BATCH = 1_000
+"""So many facts are looked at between two notes in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowStatus:
+    """How a shadow stands: the candidate, up to which position it followed; how many facts it looked at, of how many
+    customers, and about how many something was decided otherwise. `outstanding`: points of these customers' accounts
+    under the adopted rules and under the candidate; `tiers`: how many accounts hold another tier."""
+
+    candidate: str
+    digest: str
+    since_us: int
+    position: int
+    facts: int
+    customers: int
+    differences: int
+    outstanding: tuple[int, int]
+    tiers: int
+
+
+class _Pair:
+    """One customer's accounts under the adopted rules and under the candidate."""
+
+    def __init__(self, question: Question) -> None:
+        self.sides = Derivation(), Derivation(question.candidate, since_us=question.since_us)
+        self.control = 0
+        """How many of the facts that concern all accounts it knows."""
+
+    def feed(self, one: Recorded) -> Iterator[Difference]:
+        """Take in the next event; where the sides decide otherwise."""
+        derived = [side.feed(one.event) for side in self.sides]
+        yield from differing(one.position, one.event, *derived)
+
+
+class Shadow:
+    """A candidate that runs beside the adopted rules: what it would decide about each fact, from `since` on, kept apart
+    from the book. For one thread.
+
+    A customer's history is read when a fact about the customer comes first; so it begins at once, however long the
+    book is. What time alone decides is looked at for these customers, whenever a sweep has run. With a `file`, what was
+    found is appended there, and taken up again.
+    """
+
+    def __init__(self, core: Core, question: Question, file: Path | None) -> None:
+        self._core, self._question, self._file = core, question, file
+        self._pairs: dict[UUID, _Pair] = {}
+        self._found: list[Difference] = []
+        self._counts: Counter[str] = Counter()
+        self._position = core.app.position()
+        self._hold: Hold | None = None
+        if file is not None:
+            try:
+                self._take_up(file)
+            except BaseException:
+                self.close()
+                raise
+        self._control = [one for one in core.history(CONTROL_NAMES) if one.position <= self._position]
+
+    @property
+    def position(self) -> int:
+        """Up to which the shadow followed the book."""
+        return self._position
+
+    def close(self) -> None:
+        """Let go of the file. The shadow is of no further use."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def catch_up(self, progress: Progress | None = None) -> list[Difference]:
+        """Look at the facts that came since the last time: where the candidate decides otherwise. Raises BookError."""
+        core = self._core
+        core.check_open()
+        head, found = core.app.position(), []
+        batch: list[Difference] = []
+        for number, one in enumerate(self._news(head), 1):
+            batch += self._looked_at(one)
+            self._position = one.position
+            if number % BATCH == 0:
+                found += self._noted(batch)
+                batch = []
+                if progress:
+                    progress(one.position, head)
+        self._position = head
+        for pair in self._pairs.values():
+            batch += self._told_control(pair, head + 1)
+        return found + self._noted(batch)
+
+    def differences(self) -> Sequence[Difference]:
+        """All that was found, in the order in which it was."""
+        return tuple(self._found)
+
+    def status(self) -> ShadowStatus:
+        """How it stands."""
+        rules = self._question.candidate
+        outstanding, tiers = [0, 0], 0
+        for pair in self._pairs.values():
+            adopted, candidate = (side.accounts for side in pair.sides)
+            for account_id, account in adopted.items():
+                other = candidate[account_id]
+                outstanding[0] += account.active
+                outstanding[1] += other.active
+                tiers += account.tier != other.tier
+        return ShadowStatus(
+            rules.label,
+            rules.rule_set.digest(),
+            self._question.since_us or 0,
+            self._position,
+            self._counts["facts"],
+            len(self._pairs),
+            len(self._found),
+            (outstanding[0], outstanding[1]),
+            tiers,
+        )
+
+    # ── following ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _news(self, head: int) -> Iterator[Recorded]:
+        """The facts after the position, up to another."""
+        rows = self._core.app.log.iterate(after=self._position, topics=FACT_NAMES)
+        for one in self._core.app.decode(rows):
+            if one.position > head:
+                return
+            yield one
+
+    def _looked_at(self, one: Recorded) -> list[Difference]:
+        event = one.event
+        if event.subject_id is None:
+            if event.stored_name in CONTROL_NAMES:
+                self._control.append(one)
+            return []
+        if not isinstance(event, Fact) or event.subject_id in self._question.left_out:
+            return []
+        self._counts["facts"] += 1
+        pair = self._pairs.get(event.subject_id)
+        if pair is None:
+            pair = self._pairs[event.subject_id] = self._pair_of(event.subject_id, one.position)
+        return [*self._told_control(pair, one.position), *pair.feed(one)]
+
+    def _pair_of(self, customer: UUID, before: int) -> _Pair:
+        """A customer's accounts as they stood before a position."""
+        pair = _Pair(self._question)
+        self._core.catch_up(self._core.trail)
+        own = (
+            one
+            for one in self._core.subject_history(customer)
+            if one.position < before and one.event.stored_name in FACT_NAMES
+        )
+        for one in merge(own, [one for one in self._control if one.position < before], key=lambda one: one.position):
+            for _ in pair.feed(one):
+                pass
+        pair.control = len(self._control)
+        return pair
+
+    def _told_control(self, pair: _Pair, before: int) -> list[Difference]:
+        """What concerns all accounts and came since, told to a customer's."""
+        found: list[Difference] = []
+        while pair.control < len(self._control) and self._control[pair.control].position < before:
+            found += pair.feed(self._control[pair.control])
+            pair.control += 1
+        return found
+
+    # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "shadow": self._question.candidate.rule_set.digest(),
+            "candidate": self._question.candidate.label,
+            "book": self._core.origin,
+        }
+
+    def _take_up(self, file: Path) -> None:
+        """Go on where a file ends: what was being written when somebody stopped is looked at again."""
+        self._hold = self._core.storage.models.hold(f"shadow-{sha256(str(file).encode()).hexdigest()[:16]}")
+        if self._hold is None:
+            raise refusal("busy", f"Another shadow writes to {file}.")
+        try:
+            if not file.exists():
+                self._append([self._head() | {"since_us": self._question.since_us, "began": self._position}])
+                return
+            whole, lines = 0, file.read_bytes().splitlines(keepends=True)
+            told: list[dict[str, Any]] = []
+            pending: list[dict[str, Any]] = []
+            for number, line in enumerate(lines):
+                one = _line(file, number, line, last=number == len(lines) - 1)
+                if one is None:
+                    break
+                pending.append(one)
+                if number == 0 or "reached" in one:
+                    told += pending
+                    pending = []
+                    whole = sum(map(len, lines[: number + 1]))
+            if not told or any(told[0].get(name) != value for name, value in self._head().items()):
+                raise BookError(
+                    f"{file} is not the file of this shadow: it is of another candidate or book.",
+                    path=str(file),
+                    remedy="Name another file, or move this one away.",
+                )
+            os.truncate(file, whole)
+            self._question = self._question.beginning(told[0]["since_us"])
+            self._position = told[0]["began"]
+            for one in told[1:]:
+                if "reached" in one:
+                    self._position = one["reached"]
+                    self._counts["facts"] = one["facts"]
+                else:
+                    self._found.append(_difference(one))
+        except OSError as error:
+            raise trouble(error, file) from error
+
+    def _noted(self, found: list[Difference]) -> list[Difference]:
+        """Differences, kept."""
+        self._found += found
+        if self._file is not None:
+            reached = {"reached": self._position, "facts": self._counts["facts"]}
+            self._append([*map(asdict, found), reached])
+        return found
+
+    def _append(self, told: Sequence[dict[str, Any]]) -> None:
+        assert self._file is not None
+        text = "".join(json.dumps(one, default=str, separators=(",", ":")) + "\n" for one in told)
+        try:
+            with self._file.open("ab") as lines:
+                lines.write(text.encode())
+                lines.flush()
+                os.fsync(lines.fileno())
+        except OSError as error:
+            raise trouble(error, self._file) from error
+
+
+def _line(file: Path, number: int, line: bytes, *, last: bool) -> dict[str, Any] | None:
+    """A line of a file; None: the last one, torn."""
+    try:
+        found = json.loads(line)
+        if isinstance(found, dict) and (number == 0 or "reached" in found or _difference(found)):
+            return found
+    except (ValueError, TypeError, KeyError):
+        pass
+    if last and number:
+        return None
+    raise BookError(
+        f"Line {number + 1} of {file} is none of a shadow.",
+        path=str(file),
+        remedy="Name another file, or put a copy of it back.",
+    )
+
+
+def _difference(told: dict[str, Any]) -> Difference:
+    values = {one.name: told[one.name] for one in fields(Difference)}
+    customer = values["customer_id"]
+    values |= {
+        "customer_id": None if customer is None else UUID(customer),
+        "account_id": UUID(values["account_id"]),
+        "baseline": tuple(values["baseline"]),
+        "candidate": tuple(values["candidate"]),
+    }
+    return Difference(**values)

@@ -1,0 +1,158 @@
+"""A candidate beside the adopted rules: what it would decide of facts as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+import tallybook
+from tallybook import Book
+from tallybook.domain.calendar import DAY_US
+from tallybook.domain.errors import BookError, Refused
+from tallybook.projections.backtest import Difference
+from tallybook.times import iso
+
+LINES = [{"sku": "a", "quantity": 1, "net_minor": 7_000}]
+
+
+@pytest.fixture
+def clock() -> list[int]:
+    return [1_700_000_000_000_000]
+
+
+@pytest.fixture
+def book(tmp_path: Path, clock: list[int]) -> Iterator[Book]:
+    def now() -> int:
+        clock[0] += 1_000_000
+        return clock[0]
+
+    with tallybook.open(f"sqlite:///{tmp_path}/shop.book", now_us=now) as one, one.acting("agent:t", purpose="t"):
+        one.rules.adopt("standard", effective_at="2023-01-01T00:00:00Z")
+        yield one
+
+
+def member(book: Book, number: int) -> UUID:
+    customer = book.customers.register(identifiers={"shop": str(number)})
+    book.loyalty.enrol(customer)
+    return customer
+
+
+def buys(book: Book, customer: UUID, net: int = 7_000) -> None:
+    book.customers.record_purchase(customer, [{**LINES[0], "net_minor": net}])
+
+
+def test_what_a_candidate_would_decide_is_found_as_facts_come(book: Book, tmp_path: Path) -> None:
+    ada, bob = member(book, 1), member(book, 2)
+    buys(book, ada)
+    with book.shadow("candidate") as shadow:
+        assert not shadow.catch_up()
+        buys(book, ada)
+        buys(book, bob, 1_000)
+        found = shadow.catch_up()
+        # A large basket: half as much again now, no more then; a small one: the same points, that live longer.
+        assert [(one.customer_id, one.fact) for one in found] == [
+            (ada, "customer.purchase_recorded"),
+            (bob, "customer.purchase_recorded"),
+        ]
+        assert "points=105" in found[0].baseline[0]
+        assert "points=70" in found[0].candidate[0]
+        assert not shadow.catch_up()
+        status = shadow.status()
+        assert (status.facts, status.customers, status.differences) == (2, 2, 2)
+        # What was earned before it began is as it was.
+        assert status.outstanding == (105 + 105 + 10, 105 + 70 + 10)
+        assert status.position == book.position()
+        assert shadow.differences() == tuple(found)
+    assert not [event for _, event in book._core.history() if "candidate" in str(event)]
+
+
+def test_it_finds_what_a_backtest_finds_from_then_on(book: Book, clock: list[int]) -> None:
+    customers = [member(book, number) for number in range(5)]
+    for customer in customers:
+        buys(book, customer)
+    since = iso(clock[0]) or ""
+    with book.shadow("candidate", since=since) as shadow:
+        for number, customer in enumerate(customers[:4]):
+            buys(book, customer, 2_000 * (number + 1))
+            shadow.catch_up()
+        clock[0] += 600 * DAY_US
+        book.loyalty.sweep(iso(clock[0]) or "")
+        shadow.catch_up()
+        first: dict[UUID | None, Difference] = {}
+        for one in shadow.differences():
+            first.setdefault(one.customer_id, one)
+        report = book.backtest("candidate", since=since, executor="reference")
+        for customer in customers[:4]:
+            assert report.explain(customer) == first.get(customer)
+        assert any(one.fact == "book.sweep_finished" for one in shadow.differences())
+
+
+def test_a_file_keeps_what_was_found_and_is_taken_up_again(book: Book, tmp_path: Path) -> None:
+    ada, file = member(book, 1), tmp_path / "shadow.jsonl"
+    with book.shadow("candidate", file=file) as shadow:
+        buys(book, ada)
+        first = shadow.catch_up()
+    buys(book, ada, 9_000)
+    whole = file.read_bytes()
+    # Half a line, and a whole one with no end of a batch behind it: both are looked at again.
+    line = next(one for one in whole.splitlines() if b"reached" not in one and b"shadow" not in one)
+    for torn in (b"", line + b"\n", b'{"position": 1'):
+        file.write_bytes(whole + torn)
+        with book.shadow("candidate", file=file) as shadow:
+            assert shadow.differences() == tuple(first)
+            found = shadow.catch_up()
+            assert len(found) == 1
+            assert "points=135" in found[0].baseline[0]
+            assert shadow.status().facts == 2
+        told = [json.loads(one) for one in file.read_text().splitlines()]
+        assert [one["position"] for one in told if "position" in one] == [one.position for one in (*first, *found)]
+
+
+def test_a_file_of_something_else_is_left_alone(book: Book, tmp_path: Path) -> None:
+    file = tmp_path / "shadow.jsonl"
+    with book.shadow("candidate", file=file):
+        pass
+    kept = file.read_bytes()
+    with pytest.raises(BookError, match="another candidate"):
+        book.shadow("standard", file=file)
+    assert file.read_bytes() == kept
+    for odd in (b"odd\n", b'{"a": 1}\n', kept + b"odd\n" + kept):
+        file.write_bytes(odd)
+        with pytest.raises(BookError):
+            book.shadow("candidate", file=file)
+        assert file.read_bytes() == odd
+    with pytest.raises(BookError, match="can't be written"):
+        book.shadow("candidate", file=tmp_path / "none" / "shadow.jsonl")
+
+
+def test_two_can_not_run_one_shadow(book: Book, tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    with book.shadow("candidate", file=file), pytest.raises(Refused, match=r"Another shadow writes to .*one\.jsonl"):
+        book.shadow("candidate", file=file)
+    book.shadow("candidate", file=file).close()
+
+
+def test_who_is_left_out_of_scoring_is_left_out(book: Book) -> None:
+    ada, bob = member(book, 1), member(book, 2)
+    book.customers.restrict(bob, "asked")
+    with book.shadow("candidate") as shadow:
+        for customer in (ada, bob):
+            buys(book, customer)
+        assert [one.customer_id for one in shadow.catch_up()] == [ada]
+
+
+def test_rules_that_are_adopted_meanwhile_are_followed(book: Book) -> None:
+    ada = member(book, 1)
+    with book.shadow("candidate") as shadow:
+        buys(book, ada)
+        assert len(shadow.catch_up()) == 1
+        book.rules.adopt("candidate")
+        buys(book, ada)
+        # Both decide by the same rules now, on what they decided before.
+        [found] = shadow.catch_up()
+        for decided in (found.baseline[0], found.candidate[0]):
+            assert "rules=candidate@1, points=70" in decided
