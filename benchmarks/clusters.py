@@ -1,6 +1,6 @@
 """What a backtest needs on one core, and what each engine adds: `python -m benchmarks.clusters --facts 4_000_000`.
 
-A made-up history (`histories`) as the files of 64 buckets; each row is measured in a process of its own, and rows
+Made-up histories (`histories`) as the files of 64 buckets; each row is measured in a process of its own, and rows
 follow one another. The question: L2 against L1, as a backtest (with months, rules and where they part) and as a sweep
 of four candidates. docs/scaling.md reckons with these figures.
 """
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from tallybook.projections.columnar.facts import Facts
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 
-from .histories import PROGRAMME, facts_of, rules_of, split, swept
+from .histories import PROGRAMME, facts_of, rules_of, swept
 from .replay import EACH, ROOT, _forget_peak, _memory_of_process
 from .report import machine
 
@@ -55,24 +56,20 @@ def asked(sums: bool) -> Asked:
 
 
 def write(facts: int, parts: int, folder: Path) -> dict[str, Any]:
-    """Write the files of a history, and the sweep at its end."""
-    names = Names()
-    customers = max(1, facts // EACH)
-    found = facts_of(synth.chunks(synth.History(1, customers, customers * EACH)), names)
-    started, size = perf_counter(), 0
-    for number, part in enumerate(split(found, parts)):
-        data = packed(part, names, MADE_FROM)
-        size += len(data)
+    """Write the files of so many facts: of each bucket a history of its own."""
+    told: Counter[str] = Counter()
+    customers = max(1, facts // EACH // parts)
+    for number in range(parts):
+        names = Names()
+        found = facts_of(synth.chunks(synth.History(number + 1, customers, customers * EACH)), names)
+        data = packed(found, names, MADE_FROM)
         (folder / f"bucket-{number:02}-{MADE_FROM}-{sha256(data).hexdigest()[:32]}.arrow").write_bytes(data)
-    (folder / "facts").write_text(str(len(found)))
-    return {
-        "facts": len(found),
-        "items": len(found.items),
-        "customers": len(found.customers),
-        "bytes": size,
-        "pack_s": perf_counter() - started,
-        "held": sum(one.nbytes for one in vars(found).values() if isinstance(one, np.ndarray)),
-    }
+        told["facts"] += len(found)
+        told["items"] += len(found.items)
+        told["customers"] += len(found.customers)
+        told["bytes"] += len(data)
+        told["held"] += sum(one.nbytes for one in vars(found).values() if isinstance(one, np.ndarray))
+    return dict(told)
 
 
 def tasks_of(folder: Path, what: Asked) -> list[BucketTask]:
