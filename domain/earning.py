@@ -159,6 +159,10 @@ class Rules:
         }
         """What a rule's points are held against: its own caps, then the programme's."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is compiled is made anew where it arrives.
+        return Rules, (self.rule_set, self.zone)
+
     def factor(self, multiplier: str | None, tier: str | None) -> Fraction:
         """By what a rule that multiplies, or none, and a level of these rules, or none, multiply together."""
         return self._factors[multiplier, tier]

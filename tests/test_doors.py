@@ -378,7 +378,7 @@ WALKED = ("__iter__", "__next__", "__aiter__", "__anext__", "__getitem__", "__en
 SELECTS = {
     "as_of", "known_at", "at", "since", "until", "after", "limit", "position", "log", "names", "timeout_s", "programme",
     "customer", "subject", "ticket", "tier", "actor", "role", "purpose", "action", "name", "known", "file", "folder",
-    "replace", "progress", "processes", "stop", "system", "external_id", "open_only", "thresholds",
+    "replace", "progress", "processes", "workers", "stop", "system", "external_id", "open_only", "thresholds",
 }  # fmt: skip
 """Parameters that say whose, of when, how many, or where to: they choose, and add nothing to what a method shows."""
 

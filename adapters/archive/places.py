@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -48,6 +49,10 @@ class Place(Protocol):
 
     def for_arrow(self) -> tuple[Any, str]:
         """A file system of pyarrow, and the path of the folder in it."""
+        ...
+
+    def inside(self, name: str) -> Place:
+        """A folder in it."""
         ...
 
 
@@ -113,6 +118,10 @@ class LocalFolder:
     def for_arrow(self) -> tuple[Any, str]:
         """A file system of pyarrow, and the path of the folder in it."""
         return arrow_fs.LocalFileSystem(), str(self.path)
+
+    def inside(self, name: str) -> LocalFolder:
+        """A folder in it."""
+        return LocalFolder(self.path / name)
 
 
 class ObjectStore:
@@ -183,6 +192,12 @@ class ObjectStore:
     def for_arrow(self) -> tuple[Any, str]:
         """A file system of pyarrow, and the path of the folder in it."""
         return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(self._fs)), self._root
+
+    def inside(self, name: str) -> ObjectStore:
+        """A folder in it."""
+        found = copy(self)
+        found._root, found.shown = f"{self._root}/{name}", f"{self.shown}/{name}"
+        return found
 
 
 def place_of(where: str | Path) -> Place:

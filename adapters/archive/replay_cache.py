@@ -12,11 +12,11 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ import pyarrow.ipc as ipc
 
 from tallybook.domain import customer
 from tallybook.domain.customer import Traits
-from tallybook.domain.errors import BookError
+from tallybook.domain.errors import ArchiveError, BookError
 from tallybook.projections.columnar import facts as columnar_facts
 from tallybook.projections.columnar.compiling import cache_folder
 from tallybook.projections.columnar.facts import Accounts, Facts, Ids
@@ -33,10 +33,12 @@ from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
 
 from . import replay_columns
-from .archive import Archive
-from .manifest import Manifest
-from .places import LocalFolder
+from .places import LocalFolder, Place
 from .replay_columns import PARTS, SLOTS, Sort, Told, facts_of
+
+if TYPE_CHECKING:
+    from .archive import Archive
+    from .manifest import Manifest
 
 Array = npt.NDArray[Any]
 FORMAT = 1
@@ -56,14 +58,43 @@ _ROWS = ("kind", "position", "at_us", "account", "trait")
 logger = logging.getLogger("tallybook.archive")
 
 
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a file raises that is none of these."""
+
+
+class BucketFile(NamedTuple):
+    """The file of a bucket's facts: whatever process reaches the place can read it."""
+
+    place: Place
+    name: str
+    made_from: str
+
+    def load(self, names: Names) -> Facts:
+        """The facts. Raises ArchiveError where the file is not what its name says, BookError where it is not there."""
+        path = f"{self.place.shown}/{self.name}"
+        data = _bytes_in(self.place, self.name)
+        if data is None:
+            raise BookError(
+                f"{path} is not there, as this process sees it.",
+                path=path,
+                remedy="Have the archive where every worker reaches it under that name: docs/scaling.md.",
+            )
+        try:
+            if not self.name.endswith(f"-{_digest(data)}.arrow"):
+                raise ValueError("its SHA-256 is another")
+            return unpacked(data, names, self.made_from)
+        except _UNREADABLE as error:
+            remedy = "It is made anew when the next replay begins."
+            raise ArchiveError(f"{path} can't be read: {error}.", path=path, remedy=remedy) from None
+
+
 class ReplayCache:
     """The facts of an archive's buckets. `folder`: where they are kept, for one archive; by default beside a local one,
-    else in the user's cache."""
+    else in the user's cache; `shared`: beside the archive wherever that is, so that other hosts reach them."""
 
-    def __init__(self, archive: Archive, folder: Path | None = None) -> None:
+    def __init__(self, archive: Archive, folder: Path | None = None, *, shared: bool = False) -> None:
         self._archive = archive
-        found = folder or _folder_for(archive)
-        self._folder = None if found is None else LocalFolder(found)
+        self._folder = LocalFolder(folder) if folder else _place_for(archive, shared=shared)
         self._seen: dict[str, object] = {}
         """Files whose bytes were held against their hash, and what tells that nobody wrote to them since."""
 
@@ -75,14 +106,40 @@ class ReplayCache:
         for data in self._kept(f"bucket-{bucket:02}-{made_from}-"):
             try:
                 return unpacked(data, names, made_from)
-            except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            except _UNREADABLE as error:
                 logger.warning("What is kept of bucket %d for replays can't be read: %s.", bucket, error)
-        own = Names()
-        made = packed(facts_of(self._archive, bucket, own, manifest), own, made_from)
-        self._keep(bucket, made_from, made)
+        made = self._made(bucket, made_from, manifest)
+        try:
+            self._keep(bucket, made_from, made)
+        except BookError as error:
+            logger.info("Nothing is kept for replays: %s", error)
         return unpacked(made, names, made_from)
 
-    def _kept(self, stem: str) -> Iterator[memoryview]:
+    def there(self) -> list[str]:
+        """The names of all files that are kept. Raises BookError."""
+        return [] if self._folder is None else self._folder.names()
+
+    def file(self, bucket: int, manifest: Manifest, there: Sequence[str]) -> BucketFile:
+        """The file of a bucket: one of those that are there, which is not read; or made from the archive. Raises
+        ArchiveError, BookDamaged, BookError."""
+        if self._folder is None:
+            raise BookError("There is no folder for what replays read.")
+        made_from = _made_from(manifest, bucket)
+        stem = f"bucket-{bucket:02}-{made_from}-"
+        found = [name for name in there if name.startswith(stem) and name.endswith(".arrow")]
+        name = found[0] if found else self._keep(bucket, made_from, self._made(bucket, made_from, manifest))
+        return BucketFile(self._folder, name, made_from)
+
+    def forget(self, path: str) -> None:
+        """Remove a file that can't be read, by what errors call it. Raises BookError."""
+        if self._folder is not None and path.startswith(f"{self._folder.shown}/bucket-"):
+            self._folder.remove([path.removeprefix(f"{self._folder.shown}/")])
+
+    def _made(self, bucket: int, made_from: str, manifest: Manifest) -> bytes:
+        own = Names()
+        return packed(facts_of(self._archive, bucket, own, manifest), own, made_from)
+
+    def _kept(self, stem: str) -> Iterator[bytes | memoryview]:
         """The bytes of files whose names begin so, if they are what the names say."""
         if self._folder is None:
             return
@@ -90,7 +147,9 @@ class ReplayCache:
             names = [name for name in self._folder.names() if name.startswith(stem) and name.endswith(".arrow")]
             for name in names:
                 token = self._folder.token(name)
-                data = _read(self._folder.path / name)
+                data = _bytes_in(self._folder, name)
+                if data is None:
+                    continue
                 if self._seen.get(name) != token or token is None:
                     if f"{stem}{_digest(data)}.arrow" != name:
                         logger.warning("%s/%s was altered: its SHA-256 is another.", self._folder.shown, name)
@@ -100,25 +159,32 @@ class ReplayCache:
         except (BookError, OSError) as error:
             logger.warning("What is kept for replays can't be read: %s", error)
 
-    def _keep(self, bucket: int, made_from: str, data: bytes) -> None:
-        """Write a bucket's file, in the place of any other of that bucket. Where that can't be, it is not kept."""
-        if self._folder is None:
-            return
+    def _keep(self, bucket: int, made_from: str, data: bytes) -> str:
+        """Write a bucket's file, in the place of any other of that bucket; its name. Raises BookError."""
         name = f"bucket-{bucket:02}-{made_from}-{_digest(data)}.arrow"
-        try:
+        if self._folder is not None:
             others = [one for one in self._folder.names() if one.lstrip(".").startswith(f"bucket-{bucket:02}-")]
             self._folder.write(name, data)
             self._folder.remove(one for one in others if one != name)
-        except BookError as error:
-            logger.info("Nothing is kept for replays: %s", error)
+        return name
 
 
-def _folder_for(archive: Archive) -> Path | None:
+def _place_for(archive: Archive, *, shared: bool) -> Place | None:
     """Where an archive's facts are kept."""
-    if isinstance(archive.place, LocalFolder):
-        return archive.place.path / "replay"
+    if shared or isinstance(archive.place, LocalFolder):
+        return archive.place.inside("replay")
     found = cache_folder(_digest(f"{archive.log.origin}\n{archive.place.shown}".encode()))
-    return None if found is None else Path(found)
+    return None if found is None else LocalFolder(found)
+
+
+def _bytes_in(place: Place, name: str) -> bytes | memoryview | None:
+    """A file's bytes; None: there is none."""
+    if not isinstance(place, LocalFolder):
+        return place.read(name)
+    try:
+        return _read(place.path / name)
+    except FileNotFoundError:
+        return None
 
 
 def _read(path: Path) -> memoryview:

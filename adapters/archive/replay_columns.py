@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -25,12 +25,14 @@ from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids
 from tallybook.projections.columnar.machine.layout import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
-from .archive import Archive
 from .building import Chunk, Program, chunk_of, prepared, program, table_of
 from .columns import NO_SUBJECT, arrow_schema, columns
 from .decoding import EVENT_HI, EVENT_LO, POSITION
 from .files import fitted
-from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from .archive import Archive
+    from .manifest import Manifest
 
 Array = npt.NDArray[Any]
 pc: Any = pyarrow.compute

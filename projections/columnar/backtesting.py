@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.earning import Rules
@@ -16,6 +16,7 @@ from tallybook.domain.loyalty import UNFUNDED
 from tallybook.domain.points import BUCKETS
 from tallybook.projections.backtest import (
     ACTIVE_PLACE,
+    BUCKETS_OF_SUBJECTS,
     HINDSIGHT,
     MOVERS,
     NO_TIER,
@@ -24,11 +25,13 @@ from tallybook.projections.backtest import (
     Mover,
     Partial,
     Question,
+    bucket_of,
     month_name,
     most,
     tier_number,
     value_class,
 )
+from tallybook.projections.exclusions import Exclusions
 
 from .executor import Compared, compared, places_of, replayed, unpaid
 from .facts import Facts, with_tier_coupons
@@ -192,6 +195,29 @@ def scenarios_of(
         _count_left_out(partial, facts, question)
         found.append(partial)
     return found
+
+
+class Asked(NamedTuple):
+    """What is asked about the customers of some facts: a backtest; or, for `sums` alone, a sweep."""
+
+    questions: tuple[Question, ...]
+    sums: bool
+
+    def of(self, facts: Facts, control: Sequence[tuple[int, Event]], names: Names) -> list[Partial]:
+        """What is found, question by question."""
+        if self.sums:
+            return scenarios_of(facts, control, self.questions, names)
+        return [partial_of(facts, control, question, names) for question in self.questions]
+
+    def by_bucket(self) -> Iterator[Asked]:
+        """The same for each bucket: of those who are left out, its own customers alone are named."""
+        parts: list[tuple[set[UUID], set[UUID]]] = [(set(), set()) for _ in range(BUCKETS_OF_SUBJECTS)]
+        for why, customers in enumerate(self.questions[0].left_out):
+            for customer in customers:
+                parts[bucket_of(customer)][why].add(customer)
+        for restricted, objecting in parts:
+            left_out = Exclusions(frozenset(restricted), frozenset(objecting))
+            yield self._replace(questions=tuple(replace(question, left_out=left_out) for question in self.questions))
 
 
 class _Sums:

@@ -144,9 +144,9 @@ class ArchiveDesk(Desk):
         return last.note if last.size == position else None
 
 
-def facts_kept(desk: ArchiveDesk) -> tuple[ReplayCache, Manifest] | None:
-    """The facts that replays read, of an archive that is there, brought up to the log; None: there is none. Raises
-    MissingExtra, BookError. Refuses: busy."""
+def facts_kept(desk: ArchiveDesk, *, shared: bool = False) -> tuple[ReplayCache, Manifest] | None:
+    """The facts that replays read, of an archive that is there, brought up to the log; None: there is none. `shared`:
+    they lie where the archive does. Raises MissingExtra, BookError. Refuses: busy."""
     archive = desk._archive()
     if not archive.exists():
         return None
@@ -154,7 +154,7 @@ def facts_kept(desk: ArchiveDesk) -> tuple[ReplayCache, Manifest] | None:
 
     with rarely_collecting():
         archive.catch_up()
-    return ReplayCache(archive), archive.manifest()
+    return ReplayCache(archive, shared=shared), archive.manifest()
 
 
 class Scan:

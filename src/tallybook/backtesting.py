@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace as replaced
@@ -24,7 +24,7 @@ import tallybook.domain
 import tallybook.projections
 from tallybook.adapters.outputs import named, new_file
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
-from tallybook.domain.errors import BookError, MissingExtra, Refused
+from tallybook.domain.errors import ArchiveError, BookError, MissingExtra, Refused, refusal
 from tallybook.domain.events import Event
 from tallybook.projections.backtest import (
     REPORT_EVERY,
@@ -46,7 +46,10 @@ from .core import Core
 from .release import RELEASE
 
 if TYPE_CHECKING:
+    from tallybook.adapters.archive.manifest import Manifest
+    from tallybook.adapters.archive.replay_cache import ReplayCache
     from tallybook.adapters.backtest_files import AccountFile
+    from tallybook.projections.columnar.backtesting import Asked
     from tallybook.projections.columnar.facts import Facts
     from tallybook.projections.columnar.names import Names
 
@@ -85,15 +88,16 @@ def backtest(
     customers: Path | str | None = None,
     *,
     replace: bool = False,
+    workers: Any = None,
 ) -> Backtest:
     """Run a backtest. `executor`: that one; None: the columnar one where it can. `customers`: a file for a row of each
-    account."""
+    account. `workers`: see `cluster_of`; None: threads."""
     started = perf_counter()
     if customers is None:
-        report = _reckoned(core, archive, question, executor, progress)
+        report = _reckoned(core, archive, question, executor, progress, workers)
     else:
         with _recorded(core, customers, replace=replace) as (file, done):
-            report = _reckoned(core, archive, replaced(question, rows=True), executor, progress, file)
+            report = _reckoned(core, archive, replaced(question, rows=True), executor, progress, workers, file)
             report.customers = str(named(customers, "customers"))
             done(report)
     report.seconds = round(perf_counter() - started, 3)
@@ -135,20 +139,19 @@ def _reckoned(
     question: Question,
     executor: str | None,
     progress: Progress | None,
+    workers: Any,
     file: AccountFile | None = None,
 ) -> Backtest:
 
     def columns() -> Backtest:
-        from tallybook.projections.columnar.backtesting import partial_of
-
-        def part(facts: Facts, control: Sequence[tuple[int, Event]], names: Names) -> list[Partial]:
-            return [partial_of(facts, control, question, names)]
+        from tallybook.projections.columnar.backtesting import Asked
 
         if file is not None:
             file.begin()
-        (total,), source = _over_parts(core, archive, progress, part, file)
-        explain = _explaining(core, question, source.position)
-        return report_of(question, total, source.position, explain, executor="columnar", **_beside(core, source.root))
+        asked = Asked((question,), sums=False)
+        (total,), position, root = _over_all(core, archive, asked, progress, workers, file)
+        explain = _explaining(core, question, position)
+        return report_of(question, total, position, explain, executor="columnar", **_beside(core, root))
 
     def by_reference(why: str) -> Backtest:
         position, root = _head(core)
@@ -158,7 +161,7 @@ def _reckoned(
             file.add(partial.rows)
         return report_of(question, partial, position, first.get, executor="reference", why=why, **_beside(core, root))
 
-    return _by(executor, columns, by_reference)
+    return _by(executor, columns, by_reference, workers)
 
 
 def _head(core: Core) -> tuple[int, str]:
@@ -194,17 +197,16 @@ def sweep(
     budget: int | None,
     executor: str | None,
     progress: Progress | None,
+    workers: Any = None,
 ) -> Sweep:
     """Run a sweep: each question differs in its candidate alone."""
 
     def columns() -> Sweep:
-        from tallybook.projections.columnar.backtesting import scenarios_of
+        from tallybook.projections.columnar.backtesting import Asked
 
-        asked = [question for _, question in questions]
-        totals, source = _over_parts(
-            core, archive, progress, lambda facts, control, names: scenarios_of(facts, control, asked, names)
-        )
-        return sweep_of(questions, [one.sums for one in totals], budget, source.position, "columnar")
+        asked = Asked(tuple(question for _, question in questions), sums=True)
+        totals, position, _ = _over_all(core, archive, asked, progress, workers)
+        return sweep_of(questions, [one.sums for one in totals], budget, position, "columnar")
 
     def by_reference(why: str) -> Sweep:
         position = core.app.position()
@@ -216,21 +218,28 @@ def sweep(
                 progress(position * number // len(questions), position)
         return sweep_of(questions, found, budget, position, "reference", why)
 
-    return _by(executor, columns, by_reference)
+    return _by(executor, columns, by_reference, workers)
 
 
-def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[str], T]) -> T:
-    """By the columnar executor, where it can, unless the other one is asked for."""
+def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[str], T], workers: Any) -> T:
+    """By the columnar executor, where it can, unless the other one is asked for, which no workers run."""
     why = "asked for"
+    if workers is not None:
+        if executor == "reference":
+            raise refusal(
+                "invalid_argument", "workers: the reference executor runs in this process.", argument="workers"
+            )
+        executor = "columnar"
     if executor != "reference":
         try:
             _check_compiler()
             return columns()
         except Falls as reason:
             if executor == "columnar":
+                left_out = 'executor="columnar"' if workers is None else "workers"
                 raise BookError(
                     f"The columnar executor can't do this: {reason}",
-                    remedy='Leave out `executor="columnar"`: the reference executor can.',
+                    remedy=f"Leave out `{left_out}`: the reference executor can.",
                 ) from reason.__cause__
             why = str(reason)
             logger.info("The reference executor replays: %s", why)
@@ -247,41 +256,84 @@ def _check_compiler() -> None:
         raise Falls(str(missing)) from missing
 
 
-def _over_parts(
+def _over_all(
     core: Core,
     archive: ArchiveDesk,
+    asked: Asked,
     progress: Progress | None,
-    task: Callable[[Facts, Sequence[tuple[int, Event]], Names], list[Partial]],
+    workers: Any,
     file: AccountFile | None = None,
-) -> tuple[list[Partial], Source]:
-    """What a task finds over all facts, part by part, and where they are from. `file` takes the rows of accounts."""
-    from tallybook.projections.columnar.names import Names
+) -> tuple[list[Partial], int, str]:
+    """What is found over all facts, part by part; the position of the log that they are of, and its root there. `file`
+    takes the rows of accounts."""
+    from tallybook.projections.columnar.compiling import Uncompiled
     from tallybook.projections.columnar.rulebook import TooManyTiers
 
-    source = _archived(core, archive) or _gathered(core, progress)
-
-    def part(number: int) -> list[Partial]:
-        names = Names()
-        return task(source.load(number, names), source.control, names)
-
+    if workers is None:
+        source = _archived(core, archive) or _gathered(core, progress)
+        found_in = _by_threads(source, asked)
+    else:
+        source, found_in = _by_workers(core, archive, asked, workers)
     totals: list[Partial] = []
     try:
-        for done, found in enumerate(_in_threads(part, source.parts), 1):
-            totals = totals or [Partial() for _ in found]
-            for total, one in zip(totals, found, strict=True):
-                total.add(one)
-                if file is not None:
-                    file.add(one.rows)
-            if progress:
-                progress(source.position * done // source.parts, source.position)
-    except TooManyTiers as reason:
+        with closing(found_in):
+            for done, found in enumerate(found_in, 1):
+                totals = totals or [Partial() for _ in found]
+                for total, one in zip(totals, found, strict=True):
+                    total.add(one)
+                    if file is not None:
+                        file.add(one.rows)
+                if progress:
+                    progress(source.position * done // source.parts, source.position)
+    except (TooManyTiers, Uncompiled) as reason:
         raise Falls(str(reason)) from reason
     for total in totals:
         total.sums["facts",] += len(source.control)
-    return totals, source
+    return totals, source.position, source.root
 
 
-def _in_threads(task: Callable[[int], T], parts: int) -> Iterator[T]:
+def _by_threads(source: Source, asked: Asked) -> Generator[list[Partial]]:
+    """What is found in each part, by threads of this process."""
+    from tallybook.projections.columnar.names import Names
+
+    def part(number: int) -> list[Partial]:
+        names = Names()
+        return asked.of(source.load(number, names), source.control, names)
+
+    return _in_threads(part, source.parts)
+
+
+def _by_workers(
+    core: Core, archive: ArchiveDesk, asked: Asked, workers: Any
+) -> tuple[Source, Generator[list[Partial]]]:
+    """Where the facts are, and what is found in each bucket, by workers that read its file."""
+    kept = facts_kept(archive, shared=True)
+    if kept is None:
+        raise BookError(
+            "Workers read the archive, and there is none.", remedy="Make it first: `book.archive.catch_up()`."
+        )
+    cache, manifest = kept
+    source = _kept(core, cache, manifest)
+
+    def found() -> Generator[list[Partial]]:
+        from tallybook.adapters.archive.bucket_task import BucketTask, bucket_task, code
+        from tallybook.adapters.clusters import cluster_of
+
+        there = cache.there()
+        files = list(_in_threads(lambda number: cache.file(number, manifest, there), BUCKETS))
+        own = asked.by_bucket()
+        tasks = [BucketTask(file, one, source.control, code()) for file, one in zip(files, own, strict=True)]
+        try:
+            with cluster_of(workers) as cluster:
+                yield from cluster.map(bucket_task, tasks)
+        except ArchiveError as error:
+            cache.forget(error.path)
+            raise
+
+    return source, found()
+
+
+def _in_threads(task: Callable[[int], T], parts: int) -> Generator[T]:
     """What a task gives for each part, in order. The first is done alone: it compiles what all need. Few are ahead of
     what is taken, so that memory holds so many only."""
     yield task(0)
@@ -309,6 +361,11 @@ def _archived(core: Core, archive: ArchiveDesk) -> Source | None:
     if kept is None:
         return None
     cache, manifest = kept
+    return _kept(core, cache, manifest)
+
+
+def _kept(core: Core, cache: ReplayCache, manifest: Manifest) -> Source:
+    """The facts of an archive."""
     control = [one for one in core.history(CONTROL_NAMES) if one.position <= manifest.position]
     return Source(
         BUCKETS, lambda number, names: cache.load(number, names, manifest), control, manifest.position, manifest.root

@@ -177,6 +177,7 @@ class Book:
         executor: str | None = None,
         customers: str | Path | None = None,
         replace: bool = False,
+        workers: Any = None,
         record: bool = False,
         progress: Progress | None = None,
     ) -> Backtest:
@@ -189,7 +190,9 @@ class Book:
         means.
 
         `executor`: "columnar" (it needs the extra `replay`, and reads the archive, where there is one) or "reference";
-        None: the columnar one where it can. The report says which it was, and why. `customers`: a Parquet file to
+        None: the columnar one where it can. The report says which it was, and why. `workers`: who runs it, bucket by
+        bucket: None: threads of this process; "ray", "dask", an address of theirs, a `distributed.Client`, or an
+        executor of `concurrent.futures`; they reach the archive (docs/scaling.md). `customers`: a Parquet file to
         write, with a row for each account; one that is there is refused, unless `replace` is given. Like each export,
         it is decided by the access policy and recorded with its digest. `record`: put on record that the candidate was
         tried, with the report's digest, for its adoption to name. Customers whose data is restricted, and those who
@@ -199,7 +202,9 @@ class Book:
         """
         with rarely_collecting():
             question = self._question(candidate, baseline, unfunded, order, since, executor)
-            report = backtest(self._core, self.archive, question, executor, progress, customers, replace=replace)
+            report = backtest(
+                self._core, self.archive, question, executor, progress, customers, replace=replace, workers=workers
+            )
         if record:
             self.rules._note_backtest(question.candidate.rule_set, report.digest(), report.position)
         return report
@@ -214,6 +219,7 @@ class Book:
         order: str = "canonical",
         since: When | None = None,
         executor: str | None = None,
+        workers: Any = None,
         progress: Progress | None = None,
     ) -> Sweep:
         """Try many candidates of one programme on the same history, which is loaded once.
@@ -221,7 +227,7 @@ class Book:
         `candidates`: a TOML file that lists them, or says which values of one are varied (docs/backtest.md); or rule
         sets. `budget`: points that a scenario may give beyond the baseline; of a file, in the place of its own. The
         others are as for `backtest`. Of each scenario: what it costs, the liability that it leaves, who moves; the
-        efficient ones are marked. Raises RuleSetError, BookError. Refuses: invalid_argument.
+        efficient ones are marked. Raises RuleSetError, BookError, MissingExtra. Refuses: invalid_argument.
         """
         if isinstance(candidates, (str, Path)):
             told = load_candidates(candidates)
@@ -242,7 +248,7 @@ class Book:
         with rarely_collecting():
             first = self._question(named[0][1], baseline, unfunded, order, since, executor)
             questions = [(name, replace(first, candidate=self.rules.rules_of(one))) for name, one in named]
-            return sweep(self._core, self.archive, questions, budget, executor, progress)
+            return sweep(self._core, self.archive, questions, budget, executor, progress, workers)
 
     def shadow(
         self,

@@ -217,7 +217,7 @@ def redeem(s: Words, rules: int) -> None:
     if s[V_MODE] != SILENT:
         put_ref(s, ref, s[V_POS_D])
     put_uses(s, uses, uses_end)
-    if s[V_MODE] != SILENT:
+    if debt != 0 and s[V_MODE] != SILENT:
         put(s, debt)
     for word in range(count_of * PART):
         s[kept + word] = s[parts + word]
