@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tallybook.domain.control import Swept
-from tallybook.domain.errors import TallybookError
 from tallybook.domain.events import Event, from_us
 from tallybook.domain.lots import NEVER
 from tallybook.projections.columnar import certify as c
@@ -77,8 +76,10 @@ def by_columns(
         return _Certifying(log, decode, position, progress).certificate()
     except (Uncompiled, TooManyTiers) as error:
         raise NotByColumns(str(error)) from error
-    except TallybookError as error:
-        raise NotByColumns(f"What is stored can't be made columns of: {error}") from error
+    except NotByColumns:
+        raise
+    except Exception as error:  # what a foreign history holds may fail anywhere; if it is the log, the other says so
+        raise NotByColumns(f"What is stored can't be made columns of: {type(error).__name__}: {error}") from error
 
 
 @dataclass(slots=True)

@@ -760,7 +760,7 @@ def decision_words(
                         out[written] = NULL
                         out[written + 1] = 0
                         written += 2
-                        if size < 0:
+                        if size < 0 and sort < LIST:
                             continue
                         if size != 16:
                             return BROKEN, row, found
@@ -853,7 +853,7 @@ def lengths(data: Any, ends: Any) -> Any:
             found += 1
             value, digits = 0, 0
         elif 0x30 <= data[at] <= 0x39:
-            value = value * 10 + np.int64(data[at]) - 0x30
+            value = value * 10 + int(data[at]) - 0x30
             digits += 1
         else:
             return BROKEN
