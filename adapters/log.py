@@ -843,10 +843,12 @@ class LogRecorder(ApplicationRecorder):
         """
         if not getattr(self.database, "packs", False):  # a host's own database need not know of it
             return None
-        columns = {"originator_id": "''", "topic": "char(10)", "length(state)": "','", "state": "''"}
+        columns = {"originator_id": "''", "topic": "'\n'", "length(state)": "','", "state": "''"}
         told = ", ".join(f"CAST(group_concat({column}, {by}) AS BLOB)" for column, by in columns.items())
         [(first, last, count, *values)] = self.database.rows(
-            f"SELECT min(position), max(position), count(*), {told} FROM ({self._select_span})",  # noqa: S608 - names of ours
+            # In the order of the primary key, in which the rows lie: with a sort it would take a third more.
+            f"SELECT min(position), max(position), count(*), {told} FROM {self.table.name} NOT INDEXED "  # noqa: S608 - names of ours
+            "WHERE position>? AND position<=?",
             (after, stop),
         )
         return PackedRows(after + 1, *values) if (first, last, count) == (after + 1, stop, stop - after) else None

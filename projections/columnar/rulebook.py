@@ -297,7 +297,8 @@ class Book:
         if len(self.names.tiers) > TIERS_MAX:
             raise TooManyTiers(f"{len(self.names.tiers)} tiers are named, and {TIERS_MAX} can be told apart.")
         words = self._words.copy()
-        place_of = {stream: place for place, (stream, _, _) in enumerate(facts.accounts)}
+        some = any(passed_over for _, _, _, passed_over in self._adoptions.entries)
+        place_of = {stream: place for place, (stream, _, _) in enumerate(facts.accounts)} if some else {}
         rows: list[int] = []
         passed: list[int] = []
         for position, kind, value, passed_over in self._adoptions.entries:
