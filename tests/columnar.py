@@ -118,10 +118,8 @@ class Rows:
             state = pack(form.encode(clear.__dict__, _pack_metadata(event.metadata), None))
             self.rows[position] = position, event.originator_id.bytes, event.originator_version, form.name, state
 
-    def log_rows(
-        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
-    ) -> list[tuple[Any, ...]]:
-        return [row for at, row in self.rows.items() if at > after and row[3] in topics][:limit]
+    def log_rows(self, after: int, limit: int, stop: int | None = None) -> list[tuple[Any, ...]]:
+        return [row for at, row in self.rows.items() if after < at and (stop is None or at <= stop)][:limit]
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         return (self.rows[position] for position in positions)
