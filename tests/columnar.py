@@ -21,9 +21,9 @@ from tallybook.domain.events import REGISTRY, Decision, Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.points import lot_of
 from tallybook.projections.columnar import executor
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import decisions_of
 from tallybook.projections.columnar.facts import Gathering, granted_by_tiers, with_tier_coupons
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Id, Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.read_models import Recorded

@@ -23,10 +23,10 @@ from tallybook.domain.errors import TallybookError
 from tallybook.domain.events import Event, from_us
 from tallybook.domain.lots import NEVER
 from tallybook.projections.columnar import certify as c
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.compiling import Uncompiled, cache_folder, compiled, digest_of
 from tallybook.projections.columnar.executor import Run, columns_of, unpaid
 from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids, granted_by_tiers, with_tier_coupons
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Id, Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Progress, Recorded

@@ -14,7 +14,7 @@ from tallybook.adapters.clear_form import Shape, shape_of
 from tallybook.adapters.form import uuid_from
 from tallybook.domain.errors import StoredFormError
 from tallybook.domain.events import REGISTRY, plain
-from tallybook.projections.columnar.machine import DECISIONS, NONE
+from tallybook.projections.columnar.machine.layout import DECISIONS, NONE
 from tallybook.projections.columnar.names import TIERS, Id, Names
 
 from . import decoding

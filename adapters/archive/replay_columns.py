@@ -22,7 +22,7 @@ from tallybook.domain.events import Event
 from tallybook.domain.loyalty import account_id
 from tallybook.domain.points import Enrolled, lot_of
 from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids
-from tallybook.projections.columnar.machine import FACTS, ITEMS, NO_REF, NONE
+from tallybook.projections.columnar.machine.layout import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
 from .archive import Archive

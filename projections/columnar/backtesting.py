@@ -30,9 +30,9 @@ from tallybook.projections.backtest import (
     value_class,
 )
 
-from . import machine as m
 from .executor import Compared, compared, places_of, replayed, unpaid
 from .facts import Facts, with_tier_coupons
+from .machine import layout as m
 from .names import Names
 from .rulebook import Adoptions, Book, years_of
 
