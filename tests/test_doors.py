@@ -46,7 +46,9 @@ from tallybook.domain.retention import Schedule
 from tallybook.domain.rules import Multiplier, Reward, RuleSet
 from tallybook.policy_names import ACTIONS
 from tallybook.projections.backtest import Backtest
+from tallybook.projections.sweep import Sweep
 from tallybook.reviews import REVIEWS
+from tallybook.shadow import Shadow
 from tallybook.views import ProfilesView
 
 from .conftest import CANDIDATE, STANDARD
@@ -138,6 +140,18 @@ def reviewed(filled: Filled, name: str, **about: Any) -> str:
     folder = filled.path.with_name("review")
     report.csv(folder)
     return " ".join([report.json(), report.html(), *(file.read_text() for file in folder.iterdir())])
+
+
+def swept(filled: Filled) -> Sweep:
+    """A sweep of two candidates."""
+    return filled.book.backtest_sweep([CANDIDATE, STANDARD], executor="reference", budget=0)
+
+
+def shadowed(filled: Filled) -> Shadow:
+    """A candidate beside the adopted rules, that has seen what there is."""
+    shadow = filled.book.shadow(CANDIDATE, since="1996-01-01T00:00:00Z")
+    shadow.catch_up()
+    return shadow
 
 
 def backtested(filled: Filled) -> Backtest:
@@ -284,6 +298,15 @@ SHUT: Mapping[str, Call] = {
     "Personal.field": lambda it: [one.field for one in handles(it)],
     "Personal.known_as": lambda it: [one.known_as for one in handles(it)],
     "Certificate.holds": lambda it: it.book.replay().holds,
+    "book.backtest_sweep": lambda it: swept(it).scenarios,
+    "Sweep.digest": lambda it: swept(it).digest(),
+    "Sweep.as_dict": lambda it: swept(it).as_dict(),
+    "book.shadow": lambda it: shadowed(it).catch_up(),
+    "Shadow.catch_up": lambda it: shadowed(it).catch_up(),
+    "Shadow.differences": lambda it: shadowed(it).differences(),
+    "Shadow.status": lambda it: shadowed(it).status(),
+    "Shadow.position": lambda it: shadowed(it).position,
+    "Shadow.close": lambda it: shadowed(it).close(),
     "Backtest.explain": lambda it: it.book.backtest(CANDIDATE, executor="reference").explain(it.customer),
     "Backtest.digest": lambda it: it.book.backtest(CANDIDATE, executor="reference").digest(),
     "Mover.change": lambda it: [one.change for one in it.book.backtest(CANDIDATE, executor="reference").gained],
@@ -407,6 +430,15 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "customers": "book.backtest, with a row for each account",
         "record": "a digest and a position",
     },
+    "book.backtest_sweep": {
+        "candidates": "rule sets",
+        "baseline": "a rule set",
+        "budget": "a figure",
+        "unfunded": "a way to reckon",
+        "order": "a way to reckon",
+        "executor": "a way to reckon",
+    },
+    "book.shadow": {"candidate": "a rule set"},
     "book.doctor": {"quick": "book.doctor"},
     "book.erasures.erase": dict.fromkeys(
         ["reason", "request_id", "even_so", "effective_at", "command_id"], "a command"
@@ -880,6 +912,13 @@ def certificate_file(it: Filled) -> Path:
     return path
 
 
+def sweep_file(filled: Filled) -> str:
+    """A file that varies one value."""
+    file = filled.path.with_name("sweep.toml")
+    file.write_text('candidate = "candidate"\n[grid]\n"expiry.months" = [6, 12]\n', encoding="utf-8")
+    return str(file)
+
+
 def checkpoint_file(it: Filled) -> Path:
     file = out(it, "checkpoint")
     file.write_text(it.book.audit.checkpoint().note)
@@ -1139,6 +1178,30 @@ CLI_SHUT: Mapping[str, Given] = {
     "show ticket": lambda it: [it.ticket],
     "audit verify, without keys": lambda _: ["--keyless", "--log-only"],
     "replay, without keys": lambda _: ["--keyless"],
+    "backtest-sweep": lambda it: [
+        sweep_file(it),
+        "--executor",
+        "reference",
+        "--baseline",
+        STANDARD,
+        "--budget",
+        "5",
+        "--unfunded",
+        "clamp",
+        "--order",
+        "hindsight",
+        "--since",
+        "2020-01-01T00:00:00Z",
+    ],
+    "backtest-sweep, without keys": lambda it: [sweep_file(it), "--keyless", "--executor", "reference"],
+    "shadow": lambda it: [
+        CANDIDATE,
+        "--no-wait",
+        "--since",
+        "2020-01-01T00:00:00Z",
+        "--file",
+        out(it, f"shadow-{next(_NUMBERS)}"),
+    ],
     "backtest, without keys": lambda _: [CANDIDATE, "--keyless", "--executor", "reference"],
     "audit export, without keys": lambda it: [out(it, f"pack-{next(_NUMBERS)}"), "--keyless"],
     "audit verify": lambda it: ["--against", checkpoint_file(it), "--log-only"],

@@ -34,6 +34,7 @@ from .cli_loyalty_views import loyalty_app
 from .cli_policy import policy_app
 from .cli_privacy import privacy_app
 from .cli_rules import rules_app
+from .cli_scenarios import scenarios_app
 from .demo import run_demo
 from .synthesis import synth
 from .terminal import (
@@ -97,6 +98,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
 app.add_typer(backtest_app)
+app.add_typer(scenarios_app)
 
 
 @cache
