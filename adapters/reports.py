@@ -13,7 +13,7 @@ import re
 import zipfile
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from html import escape
@@ -52,7 +52,8 @@ class Column:
 
 
 class ChartKind(StrEnum):
-    """bars: a label and a number each; line: the same in an order; matrix: a label, and a number for each column."""
+    """bars: a label and a number or two each; line: the same in an order; matrix: a label, and a number for each
+    column."""
 
     BARS = "bars"
     LINE = "line"
@@ -61,22 +62,35 @@ class ChartKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """How rows are drawn: `label` names the column of labels, `values` those of numbers (count or share)."""
+    """How rows are drawn: `label` names the column of labels, `values` those of numbers (count or share). `caption` and
+    `names` of the values are made from those, where they are not given."""
 
     kind: ChartKind
     label: str
     values: tuple[str, ...]
+    caption: str = ""
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number that comes first: its name, what it is, and what goes with it."""
+
+    name: str
+    value: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, some text, and at most one table with its chart. Each row has a cell for each column."""
+    """A heading, some text, figures, and at most one table with its charts. Each row has a cell for each column."""
 
     title: str
     text: str = ""
     columns: tuple[Column, ...] = ()
     rows: Sequence[Sequence[Any]] = ()
-    chart: Chart | None = None
+    chart: Chart | tuple[Chart, ...] | None = None
+    figures: tuple[Figure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +174,7 @@ def as_json(report: Report) -> str:
             {
                 "title": section.title,
                 "text": section.text,
+                **({"figures": [asdict(one) for one in section.figures]} if section.figures else {}),
                 "columns": [{"name": one.name, "kind": one.kind.value} for one in section.columns],
                 "rows": [
                     [machine(cell, one.kind) for cell, one in zip(row, section.columns, strict=True)]
@@ -236,9 +251,9 @@ def _csv_cell(value: Any, kind: Kind) -> str:
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fbfaf7;--card:#fff;--ink:#1d2433;--soft:#5d6575;--line:#e3e1da;--head:#f4f2ec;
---mark:#1f5f8b;--bar:#2f7fb5;--heat:47,127,181}
+--mark:#1f5f8b;--bar:#2f7fb5;--other:#85796a;--heat:47,127,181}
 @media (prefers-color-scheme:dark){:root{--bg:#12161d;--card:#1a2029;--ink:#e6e9ef;--soft:#9aa4b4;--line:#2c3541;
---head:#202833;--mark:#8cc4ea;--bar:#5aa9dc;--heat:90,169,220}}
+--head:#202833;--mark:#8cc4ea;--bar:#5aa9dc;--other:#b3a68f;--heat:90,169,220}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -268,19 +283,32 @@ th button:focus-visible{outline:2px solid var(--mark);outline-offset:2px}
 th[aria-sort=ascending] button::after{content:" \\25b2";font-size:.7em}
 th[aria-sort=descending] button::after{content:" \\25bc";font-size:.7em}
 td{overflow-wrap:anywhere;min-width:6.5rem;white-space:pre-wrap}
-.long{min-width:17rem}
+.long{min-width:17rem}.short{min-width:0;white-space:nowrap}
 td.id{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.92em;min-width:9.5rem}
 .time{font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 tbody tr:hover td{background:var(--head)}
 .none{color:var(--soft);font-style:italic}
 figure{margin:.4rem 0 1rem}
-figcaption{color:var(--soft);font-size:.84rem;margin-bottom:.3rem}
+figcaption{color:var(--soft);font-size:.84rem;margin-bottom:.3rem}figcaption span{white-space:nowrap}
+.key{display:inline-block;width:1.5em;height:0;border-top:3px solid var(--bar);margin:0 .35em 0 .9em;
+vertical-align:middle}
+.key.first{border-top:3px dashed var(--other)}
+.key.box{width:.85em;height:.85em;border:0;border-radius:2px;background:var(--bar)}.key.box.first{background:var(--other)}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,29rem),1fr));gap:.4rem 2rem}
+.figures{list-style:none;display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.6rem;
+padding:0;margin:.6rem 0 .9rem}
+.figures li{border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem;background:var(--bg);
+overflow-wrap:anywhere}
+.figures span{display:block;color:var(--soft);font-size:.84rem}
+.figures strong{display:block;font-size:1.4rem;line-height:1.3;font-weight:650;font-variant-numeric:tabular-nums}
 svg{display:block;overflow:visible}
 svg text{fill:var(--ink);font-size:12px}
 svg .soft{fill:var(--soft)}
+svg .tick{paint-order:stroke;stroke:var(--card);stroke-width:3px}
 svg .grid{stroke:var(--line);stroke-width:1}
 svg .bar{fill:var(--bar)}svg .line{fill:none;stroke:var(--bar);stroke-width:2;vector-effect:non-scaling-stroke}
+svg .bar.first{fill:var(--other)}svg .line.first{stroke:var(--other);stroke-dasharray:6 4}
 svg .area{fill:rgba(var(--heat),.14)}
 svg .cell{fill:rgb(var(--heat))}
 @media (max-width:560px){main{padding:1.2rem .7rem 3rem}section{padding:.9rem .8rem}dl{grid-template-columns:1fr;gap:0}
@@ -344,8 +372,8 @@ _POLICY = (
 BARS_MAX = 40
 """A chart of bars shows so many; the table has them all."""
 MATRIX_MAX = 14
-LONG_CHARS = 48
-"""A column with texts longer than that is given more room."""
+LONG_CHARS, SHORT_CHARS = 48, 14
+"""A column with texts longer than that is given more room; one whose texts are as short as this is not broken."""
 
 
 def as_html(report: Report) -> str:
@@ -381,11 +409,14 @@ def _section(section: Section, anchor: str) -> str:
     parts = [f'\n<section id="{anchor}"><h2>{_text(section.title)}</h2>']
     if section.text:
         parts.append(f"<p>{_text(section.text)}</p>")
+    if section.figures:
+        parts.append(f'<ul class="figures">{"".join(map(_figure, section.figures))}</ul>')
     if section.columns and not section.rows:
         parts.append('<p class="none">Nothing.</p>')
     elif section.columns:
-        if section.chart is not None:
-            parts.append(_chart(section, section.chart))
+        charts = (section.chart,) if isinstance(section.chart, Chart) else section.chart or ()
+        drawn = "".join(_chart(section, one) for one in charts)
+        parts.append(f'<div class="charts">{drawn}</div>' if len(charts) > 1 else drawn)
         marks = [(_class(one, [row[at] for row in section.rows]), one.kind) for at, one in enumerate(section.columns)]
         heads = "".join(
             f'<th scope="col"{mark}>{_text(one.name.replace("_", " "))}</th>'
@@ -400,6 +431,11 @@ def _section(section: Section, anchor: str) -> str:
     return "".join(parts)
 
 
+def _figure(one: Figure) -> str:
+    note = f"<span>{_text(one.note)}</span>" if one.note else ""
+    return f"<li><span>{_text(one.name)}</span><strong>{_text(one.value)}</strong>{note}</li>"
+
+
 _CLASSES = {Kind.ID: "id", Kind.IDS: "id", Kind.TIME: "time"}
 
 
@@ -407,6 +443,8 @@ def _class(column: Column, cells: Sequence[Any]) -> str:
     name = "num" if column.kind in NUMERIC else _CLASSES.get(column.kind, "")
     if not name and any(isinstance(cell, str) and len(cell) > LONG_CHARS for cell in cells):
         name = "long"
+    elif not name and all(isinstance(cell, str) and len(cell) <= SHORT_CHARS for cell in cells):
+        name = "short"
     return f' class="{name}"' if name else ""
 
 
@@ -440,77 +478,117 @@ def _chart(section: Section, chart: Chart) -> str:
     values = [names.index(name) for name in chart.values]
     kinds = [section.columns[index].kind for index in values]
     rows = [(shown(row[label], Kind.TEXT), [row[index] for index in values]) for row in section.rows]
-    caption = f"{', '.join(chart.values)} by {chart.label}"
+    caption = chart.caption or f"{', '.join(chart.values)} by {chart.label}"
+    series = chart.names or chart.values
     if chart.kind is ChartKind.BARS:
         if len(rows) > BARS_MAX:
-            rows = sorted(rows, key=lambda row: -_number(row[1][0]))[:BARS_MAX]
+            rows = sorted(rows, key=lambda row: -max(map(_number, row[1])))[:BARS_MAX]
             caption = f"{caption}: the {BARS_MAX} highest of {len(section.rows):,}"
-        drawn = _bars([(name, cells[0]) for name, cells in rows], kinds[0])
+        drawn = _bars(rows, kinds[0], caption)
     elif chart.kind is ChartKind.LINE:
-        drawn = _line([(name, cells[0]) for name, cells in rows], kinds[0])
+        drawn = _line(rows, kinds[0], caption)
     else:
         caption = f"{caption}: the first {MATRIX_MAX} of {len(values)}" if len(values) > MATRIX_MAX else caption
-        drawn = _matrix(chart.values[:MATRIX_MAX], [(name, cells[:MATRIX_MAX]) for name, cells in rows[:60]], kinds)
-    return f"<figure><figcaption>{_text(caption)}</figcaption>{drawn}</figure>"
+        drawn = _matrix(series[:MATRIX_MAX], [(name, cells[:MATRIX_MAX]) for name, cells in rows[:60]], kinds, caption)
+    told = _text(caption)
+    if chart.kind is not ChartKind.MATRIX and len(series) > 1:
+        box = " box" if chart.kind is ChartKind.BARS else ""
+        for at, name in enumerate(series):
+            told += f' <span><i class="key{box}{_FIRST * (at == 0)}"></i>{_text(name)}</span>'
+    return f"<figure><figcaption>{told}</figcaption>{drawn}</figure>"
+
+
+_FIRST = " first"
+"""What marks the first of two series."""
 
 
 def _clipped(text: str, most: int) -> str:
     return _text(text if len(text) <= most else f"{text[: most - 1]}…")
 
 
-def _axis_top(values: Sequence[Any], kind: Kind) -> tuple[float, list[tuple[float, str]]]:
-    """The end of an axis that begins at 0, and its ticks."""
-    most = max([_number(value) for value in values], default=0.0)
+def _axis(values: Sequence[Any], kind: Kind) -> tuple[float, float, list[tuple[float, str]]]:
+    """Where an axis begins and ends, which holds 0, and its ticks."""
+    numbers = [_number(value) for value in values]
+    most, least = max(numbers, default=0.0), min([0.0, *numbers])
     if kind is Kind.SHARE:
         top = 1.0 if most > 0.5 else 0.5 if most > 0.2 else 0.2
-        return top, [(top * step / 4, f"{top * step / 4:.0%}") for step in range(5)]
+        return 0.0, top, [(top * step / 4, f"{top * step / 4:.0%}") for step in range(5)]
     step = 1
-    while step * 5 < most:
+    while step * 5 < most - least:
         step = step * 5 // 2 if str(step)[0] == "2" else step * 2
-    count = max(-int(-most // step), 1)
-    return float(step * count), [(float(step * tick), f"{step * tick:,}") for tick in range(count + 1)]
+    above = -int(-most // step) if most > 0 else 0
+    below = -int(least // step)
+    above = max(above, 1 - below)
+    ticks = [(float(step * at), _shortened(step * at)) for at in range(-below, above + 1)]
+    return float(-step * below), float(step * above), ticks
 
 
-def _bars(rows: Sequence[tuple[str, Any]], kind: Kind) -> str:
-    top, ticks = _axis_top([value for _, value in rows], kind)
-    # Of the width, a part is left for the number at a bar's end.
-    reach = 86.0
-    height = 36 * len(rows)
-    parts = [f'<svg width="100%" height="{height + 22}" role="img" aria-label="bars">']
+def _shortened(number: int) -> str:
+    """A number of an axis, in few letters: neighbours must not run into each other where the page is narrow."""
+    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(number) >= unit:
+            return f"{number / unit:g}{letter}"
+    return str(number)
+
+
+def _opened(height: int, caption: str) -> str:
+    return f'<svg width="100%" height="{height}" role="img" aria-label="{_text(caption)}">'
+
+
+def _bars(rows: Sequence[tuple[str, Sequence[Any]]], kind: Kind, caption: str) -> str:
+    _, top, ticks = _axis([max(0, *map(_number, cells)) for _, cells in rows], kind)
+    # Of the width, a part is left for the number at a bar's end, as much as it needs where the page is narrow.
+    letters = max([len(shown(value, kind)) for _, cells in rows for value in cells], default=0)
+    reach = min(max(96 - 2.4 * letters, 50.0), 86.0)
+    series = max([len(cells) for _, cells in rows], default=1)
+    step = 20 + 16 * series
+    height = step * len(rows)
+    parts = [_opened(height + 22, caption)]
     for at, text in ticks:
         x = reach * at / top
         parts.append(f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{height}"/>')
         anchor = "start" if at == 0 else "middle"
         parts.append(f'<text class="soft" x="{x:.2f}%" y="{height + 16}" text-anchor="{anchor}">{text}</text>')
-    for index, (name, value) in enumerate(rows):
-        width = reach * max(_number(value), 0.0) / top
-        y = 36 * index
+    for index, (name, cells) in enumerate(rows):
+        y = step * index
         parts.append(f'<text x="0" y="{y + 13}">{_clipped(name, 46)}</text>')
-        parts.append(f'<rect class="bar" x="0" y="{y + 18}" width="{width:.2f}%" height="12" rx="2"/>')
-        parts.append(f'<text class="soft" x="{width:.2f}%" dx="5" y="{y + 28}">{_text(value, kind)}</text>')
+        for number, value in enumerate(cells):
+            width = reach * max(_number(value), 0.0) / top
+            mark = _FIRST * (series > 1 and number == 0)
+            at = y + 18 + 15 * number
+            parts.append(f'<rect class="bar{mark}" x="0" y="{at}" width="{width:.2f}%" height="12" rx="2"/>')
+            parts.append(f'<text class="soft" x="{width:.2f}%" dx="5" y="{at + 10}">{_text(value, kind)}</text>')
     return "".join(parts) + "</svg>"
 
 
-def _line(rows: Sequence[tuple[str, Any]], kind: Kind) -> str:
-    top, ticks = _axis_top([value for _, value in rows], kind)
+def _line(rows: Sequence[tuple[str, Sequence[Any]]], kind: Kind, caption: str) -> str:
+    bottom, top, ticks = _axis([value for _, cells in rows for value in cells], kind)
     height = 180
-    parts = [f'<svg width="100%" height="{height + 26}" role="img" aria-label="line">']
-    for at, text in ticks:
-        y = height - (height - 16) * at / top
-        parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="soft" x="0" y="{y - 3:.1f}">{text}</text>')
     last = max(len(rows) - 1, 1)
-    points = " ".join(
-        f"{1000 * index / last:.1f},{height - (height - 16) * _number(value) / top:.1f}"
-        for index, (_, value) in enumerate(rows)
-    )
+
+    def y_of(value: float) -> float:
+        return height - (height - 16) * (value - bottom) / (top - bottom)
+
+    parts = [_opened(height + 26, caption)]
+    series = max([len(cells) for _, cells in rows], default=0)
+    drawn: list[str] = []
+    for number in range(series):
+        points = " ".join(
+            f"{1000 * index / last:.1f},{y_of(_number(cells[number])):.1f}" for index, (_, cells) in enumerate(rows)
+        )
+        if series == 1:
+            zero, end = f"{y_of(0):.1f}", 1000 if len(rows) > 1 else 0
+            drawn.append(f'<polygon class="area" points="0,{zero} {points} {end},{zero}"/>')
+        drawn.append(f'<polyline class="line{_FIRST * (series > 1 and number == 0)}" points="{points}"/>')
+    for at, _ in ticks:
+        parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y_of(at):.1f}" y2="{y_of(at):.1f}"/>')
     parts.append(
         f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
-        f'<polygon class="area" points="0,{height} {points} {1000 if len(rows) > 1 else 0},{height}"/>'
-        f'<polyline class="line" points="{points}"/></svg>'
+        f"{''.join(drawn)}</svg>"
     )
-    marks = sorted({0, len(rows) // 2, len(rows) - 1}) if len(rows) > 4 else sorted({0, len(rows) - 1})
-    for index in marks:
+    parts.extend(f'<text class="soft tick" x="0" y="{y_of(at) - 3:.1f}">{text}</text>' for at, text in ticks)
+    quarters = (0, 1, 2, 3, 4) if len(rows) > 9 else (0, 2, 4) if len(rows) > 4 else (0, 4)
+    for index in sorted({round((len(rows) - 1) * part / 4) for part in quarters}):
         anchor = "start" if index == 0 else "end" if index == len(rows) - 1 else "middle"
         x = 100 * index / last
         text = _clipped(rows[index][0], 24)
@@ -518,13 +596,15 @@ def _line(rows: Sequence[tuple[str, Any]], kind: Kind) -> str:
     return "".join(parts) + "</svg>"
 
 
-def _matrix(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], kinds: Sequence[Kind]) -> str:
+def _matrix(
+    names: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], kinds: Sequence[Kind], caption: str
+) -> str:
     most = max([_number(cell) for _, cells in rows for cell in cells], default=0.0) or 1.0
     margin = 24.0
     wide = (100 - margin) / max(len(names), 1)
     # In as many letters as fit where the page is narrow.
     letters = max(int(wide / 2), 4)
-    parts = [f'<svg width="100%" height="{30 * len(rows) + 24}" role="img" aria-label="matrix">']
+    parts = [_opened(30 * len(rows) + 24, caption)]
     for column, name in enumerate(names):
         x = margin + wide * (column + 0.5)
         parts.append(f'<text class="soft" x="{x:.2f}%" y="14" text-anchor="middle">{_clipped(name, letters)}</text>')
@@ -533,7 +613,8 @@ def _matrix(names: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], kin
         parts.append(f'<text x="0" y="{y + 18}">{_clipped(name, 14)}</text>')
         for column, cell in enumerate(cells):
             x = margin + wide * column
-            strength = 0.08 + 0.72 * _number(cell) / most if _number(cell) > 0 else 0.03
+            # By the root: few are seen beside many.
+            strength = 0.08 + 0.6 * (_number(cell) / most) ** 0.5 if _number(cell) > 0 else 0.03
             parts.append(
                 f'<rect class="cell" x="{x:.2f}%" y="{y}" width="{wide * 0.97:.2f}%" height="27" rx="3" '
                 f'fill-opacity="{strength:.2f}"/>'

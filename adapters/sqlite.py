@@ -357,6 +357,8 @@ class SQLiteDatabase:
     overwrites = True
     table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
     holds = "instr(state, ?)>0"
+    packs = True
+    """Whether it tells many rows as a few long values (see `LogRecorder.packed_rows`)."""
     code_names = "(SELECT group_concat(type || ' ' || name, ', ') FROM sqlite_master WHERE type IN ('trigger', 'view'))"
 
     def __init__(

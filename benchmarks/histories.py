@@ -32,8 +32,8 @@ from tallybook.domain.earning import Rules
 from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.domain.loyalty import TAKES_NOTHING
 from tallybook.domain.points import NewLot
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.facts import Facts
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
 
 Array = Any

@@ -32,9 +32,9 @@ import numpy as np
 from tallybook.adapters import synth
 from tallybook.domain.customer import Traits
 from tallybook.domain.points import BUCKETS
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import outcomes
 from tallybook.projections.columnar.facts import Facts
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.replay import Derivation

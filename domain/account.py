@@ -41,6 +41,7 @@ from .points import (
     PointsHeld,
     PointsRedeemed,
     PointsTransferred,
+    RedemptionHonoured,
     RedemptionReversed,
     ReferralCredited,
     TierChanged,
@@ -479,6 +480,7 @@ def _out_of_hold(account: Account, event: PointsRedeemed) -> None:
         _take_from_hold(account, event.hold_id, event.lots)
 
 
+@_after_moves(RedemptionHonoured, before=_out_of_hold)
 @_after_moves(PointsRedeemed, before=_out_of_hold)
 def _points_redeemed(account: Account, event: PointsRedeemed) -> None:
     account.redemptions[event.facts[0]] = RedemptionState(event.effective_us, event.reward, _spent(event.lots))

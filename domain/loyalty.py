@@ -69,6 +69,7 @@ from .points import (
     PointsHeld,
     PointsRedeemed,
     PointsTransferred,
+    RedemptionHonoured,
     RedemptionRefused,
     RedemptionRequested,
     RedemptionReturned,
@@ -1018,8 +1019,9 @@ def _pay(
             RedemptionRefused, stamp, rules, facts, points=points, reward=fact.reward, code=code, active=there
         )
     used = lot_book.take(account.lots.copy(), points) if hold is None else lot_book.split(hold.parts, points)[0]
+    kind, owed = (RedemptionHonoured, {"debt": debt}) if debt else (PointsRedeemed, {})
     paid = account._decide(
-        PointsRedeemed,
+        kind,
         stamp,
         rules,
         facts,
@@ -1028,7 +1030,7 @@ def _pay(
         lots=_parts(used),
         hold_id=fact.hold_id,
         uses=uses,
-        debt=debt,
+        **owed,
     )
     if fact.hold_id is not None and fact.hold_id in account.holds:
         account._release(stamp, rules, facts, fact.hold_id, "captured")

@@ -445,10 +445,7 @@ class PointsCredited(LoyaltyDecision):
 
 @stored("loyalty.points_redeemed")
 class PointsRedeemed(LoyaltyDecision):
-    """The account paid; the lots that it used, in the order of use. Out of a hold, where `hold_id` names one.
-
-    `debt` is what it lacked, and owes from now on: only where a backtest honours what was paid under other rules.
-    """
+    """The account paid; the lots that it used, in the order of use. Out of a hold, where `hold_id` names one."""
 
     resets_inactivity = True
 
@@ -457,13 +454,24 @@ class PointsRedeemed(LoyaltyDecision):
     lots: tuple[LotPart, ...]
     hold_id: UUID | None = None
     uses: tuple[Use, ...] = ()
-    debt: Count = 0
 
     def moves(self) -> Iterator[Move]:
-        """Active, or held, to spent; what was lacking, out of debt."""
-        yield from _each(self.lots, ACTIVE if self.hold_id is None else HELD, SPENT)
-        if self.debt:
-            yield Move(self.facts[0], DEBT, SPENT, self.debt)
+        """Active, or held, to spent."""
+        return _each(self.lots, ACTIVE if self.hold_id is None else HELD, SPENT)
+
+
+class RedemptionHonoured(PointsRedeemed):
+    """The account paid with what was there, and owes the rest: a backtest honours what was paid under other rules. No
+    book holds such a decision."""
+
+    clear_fields: ClassVar[tuple[str, ...]] = (*PointsRedeemed.clear_fields, "debt")
+
+    debt: Count
+
+    def moves(self) -> Iterator[Move]:
+        """As of a redemption; what was lacking, out of debt."""
+        yield from super().moves()
+        yield Move(self.facts[0], DEBT, SPENT, self.debt)
 
 
 @stored("loyalty.redemption_refused")

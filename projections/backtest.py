@@ -38,6 +38,7 @@ from tallybook.domain.points import (
     RedemptionRequested,
 )
 
+from .backtest_tables import TOTALS, Table, frame_of, tables_of
 from .exclusions import NOBODY, Exclusions
 from .read_models import Progress, Recorded
 from .replay import ACCOUNT_FACTS, CONTROL_FACTS, STAMP, SUBJECT_FACTS, Derivation, describe
@@ -51,6 +52,7 @@ FIRST_YEAR, LAST_YEAR = 1970, 2100
 MOVERS = 20
 """How many accounts are named that gain most, and that lose most."""
 BUCKETS_OF_SUBJECTS = 64
+REPORT_EVERY = 10_000
 NO_TIER = "none"
 SIDES = ("before", "after")
 
@@ -63,6 +65,7 @@ class Question:
     candidate: one of UNFUNDED. `order`: "canonical": facts as they became known, without looking ahead; "hindsight": as
     if each had been known when it happened. `since_us`: the candidate (and a `baseline`) is in force from then on, and
     before it the recorded rule sets, so that balances at that time are as they were; None: from the beginning.
+    `rows`: whether what came of each account is wanted, too.
     """
 
     candidate: Rules
@@ -71,6 +74,7 @@ class Question:
     order: str = CANONICAL
     since_us: int | None = None
     left_out: Exclusions = NOBODY
+    rows: bool = False
 
     def beginning(self, since_us: int | None) -> Question:
         """The same, with the candidate in force from another time on."""
@@ -134,9 +138,12 @@ class Partial:
     lost: list[Mover] = field(default_factory=list)
     digests: dict[int, str] = field(default_factory=dict)
     """By bucket of customers: the SHA-256 of what came of each of their accounts."""
+    rows: dict[str, Any] = field(default_factory=dict)
+    """What came of each account, if it is asked for: the fields of `Outcome` as columns, by bucket and account. Texts
+    may be a pair: codes, and the texts. They don't add up."""
 
     def add(self, other: Partial) -> None:
-        """Take in what was found about others."""
+        """Take in what was found about others, but for the rows."""
         for key, value in other.sums.items():
             self.sums[key] += value
         self.gained = most(self.gained + other.gained)
@@ -238,6 +245,12 @@ def partial_of(outcomes: Iterable[Outcome], order: Mapping[str, int]) -> Partial
     return partial
 
 
+def rows_of(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Outcomes as columns, by bucket and account."""
+    ordered = sorted(outcomes, key=lambda one: (bucket_of(one.customer_id), one.account_id))
+    return {name: [getattr(one, name) for one in ordered] for name in Outcome._fields}
+
+
 # ── the reference: the domain's own code ──────────────────────────────────────────────────────────────────────────
 
 
@@ -296,11 +309,14 @@ def reference(
         new.what_if.short = None
         after = new.noted(new.derivation.feed(event))
         found.note(position, event, before, after, new.what_if.short)
-        if progress and position % 10_000 == 0:
+        if progress and position % REPORT_EVERY == 0:
             progress(position, total)
     old_tail, new_tail = (side.noted(list(side.derivation.follow_sweep())) for side in (old, new))
     found.note(END, None, old_tail, new_tail)
-    partial = partial_of(found.outcomes(old.derivation, new.derivation), question.ranks)
+    outcomes = list(found.outcomes(old.derivation, new.derivation))
+    partial = partial_of(outcomes, question.ranks)
+    if question.rows:
+        partial.rows = rows_of(outcomes)
     partial.sums.update(old.sums)
     partial.sums.update(new.sums)
     partial.sums["facts",] = found.facts
@@ -499,20 +515,9 @@ class Totals:
     debt: int = 0
 
 
-_TOTALS = {
-    "earned": "earned",
-    "redeemed": "spent",
-    "expired": "expired",
-    "reversed": "reversed",
-    "outstanding": "active",
-    "pending": "pending",
-    "debt": "debt",
-}
-
-
 def totals_of(sums: Mapping[Key, int], side: str) -> Totals:
     """The points of all accounts on one side."""
-    return Totals(**{name: sums.get(("balance", side, bucket), 0) for name, bucket in _TOTALS.items()})
+    return Totals(**{name: sums.get(("balance", side, bucket), 0) for name, bucket in TOTALS.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,7 +570,10 @@ class Backtest:
 
     `months`, `rules`, `classes` (by value: what they bought, in minor units, the power of ten below it; by joined: the
     year; by channel: that of most of their purchases), `gained`, `lost`: pairs of figures are baseline and candidate.
-    `executor`: which code reckoned, and `why`, if not the columnar one.
+    Beside what was found: `book` and `root` are the book's name and the root of its log at `position`; `release` and
+    `code` are Tallybook's, and the digest of the sources that reckon. `executor`: which code reckoned, and `why`, if
+    not the columnar one; `seconds` it took, and `peak_bytes` the most memory that the process has had. `customers`: the
+    file that has a row for each account, if it was asked for.
     """
 
     candidate: str
@@ -599,9 +607,17 @@ class Backtest:
     lost: tuple[Mover, ...] = ()
     outcomes: str = ""
     """The SHA-256 of what came of each account, in hex."""
+    book: str = ""
+    root: str = ""
+    release: str = ""
+    code: str = ""
     executor: str = "reference"
     why: str = ""
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    customers: str = ""
     _explain: Callable[[UUID], Difference | None] = field(default=lambda _: None, repr=False)
+    _page: Callable[[Backtest], str] = field(default=lambda _: "", repr=False)
 
     def digest(self) -> str:
         """SHA-256 of the report in hex: the same rule sets on the same facts give the same, wherever the log ends, and
@@ -611,7 +627,7 @@ class Backtest:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for machines, with its digest; ids as text."""
-        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "_explain"}
+        told = {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("_")}
         found: dict[str, Any] = _plain(told)
         return found | {"assumed": ASSUMED, "digest": self.digest()}
 
@@ -619,8 +635,24 @@ class Backtest:
         """The first fact at which the candidate decides otherwise for a customer; None: nowhere."""
         return self._explain(customer_id)
 
+    def html(self) -> str:
+        """One page with tables and charts, that needs nothing else."""
+        return self._page(self)
 
-_BESIDE = ("position", "executor", "why", "_explain")
+    def tables(self) -> dict[str, Table]:
+        """The figures as tables: totals, matrix, months, rules, classes, movers."""
+        return tables_of(self)
+
+    def frame(self, name: str) -> Any:
+        """One of the tables as a `polars.DataFrame`; "customers": the rows of all accounts, if the backtest was asked
+        to write them. Raises MissingExtra. Refuses: invalid_argument."""
+        return frame_of(self, name)
+
+
+_BESIDE = (
+    "position", "book", "root", "release", "code", "executor", "why", "seconds", "peak_bytes", "customers", "_explain",
+    "_page",
+)  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
@@ -640,10 +672,9 @@ def report_of(
     partial: Partial,
     position: int,
     explain: Callable[[UUID], Difference | None],
-    executor: str = "reference",
-    why: str = "",
+    **beside: Any,
 ) -> Backtest:
-    """The report on all that was found."""
+    """The report on all that was found. `beside`: what is known of it beside that, such as `executor`."""
     sums = partial.sums
     baseline = question.baseline
     matrix: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -667,7 +698,11 @@ def report_of(
         sums["accounts",],
         (*order, *sorted(held - set(order))),
         dict(matrix),
-        **{name: sums[name,] for name in ("moved_up", "moved_down", "gain_points", "lose_points", "changed")},
+        moved_up=sums["moved_up",],
+        moved_down=sums["moved_down",],
+        gain_points=sums["gain_points",],
+        lose_points=sums["lose_points",],
+        changed=sums["changed",],
         restricted=sums["restricted",],
         objecting=sums["objecting",],
         unfunded_redemptions=sums["unfunded",],
@@ -681,8 +716,7 @@ def report_of(
         gained=tuple(partial.gained),
         lost=tuple(partial.lost),
         outcomes=sha256(told.encode()).hexdigest(),
-        executor=executor,
-        why=why,
+        **beside,
         _explain=explain,
     )
 

@@ -21,9 +21,9 @@ from tallybook.domain.events import REGISTRY, Decision, Event, Fact
 from tallybook.domain.loyalty import LoyaltyAccount
 from tallybook.domain.points import lot_of
 from tallybook.projections.columnar import executor
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import decisions_of
 from tallybook.projections.columnar.facts import Gathering, granted_by_tiers, with_tier_coupons
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Id, Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.read_models import Recorded
@@ -118,10 +118,8 @@ class Rows:
             state = pack(form.encode(clear.__dict__, _pack_metadata(event.metadata), None))
             self.rows[position] = position, event.originator_id.bytes, event.originator_version, form.name, state
 
-    def log_rows(
-        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
-    ) -> list[tuple[Any, ...]]:
-        return [row for at, row in self.rows.items() if at > after and row[3] in topics][:limit]
+    def log_rows(self, after: int, limit: int, stop: int | None = None) -> list[tuple[Any, ...]]:
+        return [row for at, row in self.rows.items() if after < at and (stop is None or at <= stop)][:limit]
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         return (self.rows[position] for position in positions)

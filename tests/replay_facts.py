@@ -11,7 +11,7 @@ import numpy as np
 from tallybook.adapters.archive.replay_columns import PARTS, SLOTS, Sort, Told
 from tallybook.domain.events import Event
 from tallybook.projections.columnar.facts import Facts, Gathering
-from tallybook.projections.columnar.machine import FACTS, NO_REF, NONE, UNKNOWN_ID, UNKNOWN_REF
+from tallybook.projections.columnar.machine.layout import FACTS, NO_REF, NONE, UNKNOWN_ID, UNKNOWN_REF
 from tallybook.projections.columnar.names import Names
 
 Customer = tuple[frozenset[tuple[UUID, str]], list[dict[str, Any]]]

@@ -542,3 +542,18 @@ def test_an_interrupt_while_the_command_is_still_loading_is_quiet(tmp_path: Path
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_certificate_is_signed_and_checked(url: str, run: Run, tmp_path: Path) -> None:
+    kept = tmp_path / "shop.certificate"
+    assert str(kept) in run("replay", "--book", url, "--sign", kept).out
+    assert run("audit", "certificate", kept, "--book", url).out.endswith("The certificate holds\n")
+    key = run("audit", "vkey", "--book", url).out.strip()
+    told = run("audit", "certificate", kept, "--vkey", key, "--book", url, "--json")
+    assert told.json["holds"] is True
+    assert told.json["executor"] == "reference"
+    kept.write_text(kept.read_text("utf-8").replace('"holds":true', '"holds":false'), "utf-8")
+    refused = run("audit", "certificate", kept, "--book", url)
+    assert (refused.status, "altered" in refused.err) == (2, True)
+    there = run("replay", "--book", url, "--sign", kept)
+    assert (there.status, "already" in there.err) == (2, True)

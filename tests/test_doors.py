@@ -45,6 +45,7 @@ from tallybook.domain.policy import PolicyDocument
 from tallybook.domain.retention import Schedule
 from tallybook.domain.rules import Multiplier, Reward, RuleSet
 from tallybook.policy_names import ACTIONS
+from tallybook.projections.backtest import Backtest
 from tallybook.reviews import REVIEWS
 from tallybook.views import ProfilesView
 
@@ -139,6 +140,12 @@ def reviewed(filled: Filled, name: str, **about: Any) -> str:
     return " ".join([report.json(), report.html(), *(file.read_text() for file in folder.iterdir())])
 
 
+def backtested(filled: Filled) -> Backtest:
+    """A backtest with a row for each account, in a file."""
+    file = filled.path.with_name("accounts")
+    return filled.book.backtest(CANDIDATE, executor="reference", customers=file, replace=True)
+
+
 def archived(filled: Filled, number: int) -> Any:
     """The rows of a bucket of the archive."""
     return filled.book.archive.bucket(number).to_pylist()
@@ -182,6 +189,7 @@ LOOKS_AT_ALL: Mapping[str, Call] = {
     "book.exports.cloudevents": lambda it: held(it, it.book.exports.cloudevents(it.path.with_name("ce"), replace=True)),
     "book.exports.ocsf": lambda it: held(it, it.book.exports.ocsf(it.path.with_name("ocsf"), replace=True)),
     "book.exports.ocel": lambda it: held(it, it.book.exports.ocel(it.path.with_name("ocel"), replace=True)),
+    "book.backtest, with a row for each account": lambda it: backtested(it).frame("customers").rows(),
     "book.audit.trail, of all": lambda it: it.book.audit.trail(),
     "book.audit.review, corrections of all": lambda it: reviewed(it, "corrections"),
     "book.audit.review, processing-records": lambda it: reviewed(it, "processing-records"),
@@ -196,7 +204,7 @@ SHUT: Mapping[str, Call] = {
     "book.position": lambda it: it.book.position(),
     "book.follow": lambda it: list(it.book.follow(timeout_s=0)),
     "book.replay": lambda it: it.book.replay(),
-    "book.backtest": lambda it: it.book.backtest(CANDIDATE),
+    "book.backtest": lambda it: it.book.backtest(CANDIDATE, executor="reference"),
     "book.doctor": lambda it: it.book.doctor(),
     "book.drop_snapshots": lambda it: it.book.drop_snapshots(),
     "book.profiles.segments": lambda it: it.book.profiles.segments(),
@@ -276,12 +284,17 @@ SHUT: Mapping[str, Call] = {
     "Personal.field": lambda it: [one.field for one in handles(it)],
     "Personal.known_as": lambda it: [one.known_as for one in handles(it)],
     "Certificate.holds": lambda it: it.book.replay().holds,
+    "Backtest.explain": lambda it: it.book.backtest(CANDIDATE, executor="reference").explain(it.customer),
+    "Backtest.digest": lambda it: it.book.backtest(CANDIDATE, executor="reference").digest(),
+    "Mover.change": lambda it: [one.change for one in it.book.backtest(CANDIDATE, executor="reference").gained],
+    "Backtest.as_dict": lambda it: it.book.backtest(CANDIDATE, executor="reference").as_dict(),
+    "Backtest.html": lambda it: it.book.backtest(CANDIDATE, executor="reference").html(),
+    "Backtest.tables": lambda it: it.book.backtest(CANDIDATE, executor="reference").tables(),
+    "Backtest.frame": lambda it: it.book.backtest(CANDIDATE, executor="reference").frame("movers").rows(),
     "Certificate.document": lambda it: it.book.replay(executor="reference").document(),
     "Certificate.canonical": lambda it: it.book.replay().canonical(),
     "Certificate.digest": lambda it: it.book.replay().digest(),
     "Certificate.parse": lambda it: type(made := it.book.replay(sign=True)).parse(made.canonical()),
-    "Backtest.explain": lambda it: it.book.backtest(CANDIDATE).explain(it.customer),
-    "Backtest.digest": lambda it: it.book.backtest(CANDIDATE).digest(),
     **{
         f"{schema.event_class.__name__}.moves": lambda it: [
             one.event.moves() for one in it.book.follow(timeout_s=0) if isinstance(one.event, LoyaltyDecision)
@@ -385,7 +398,15 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "book.audit.rotate_signing_key": {"command_id": "a command"},
     "book.audit.timestamp": {"checkpoint": "a checkpoint", "url": "whom it is sent to: a hash alone"},
     "book.audit.verify": {"against": "a checkpoint", "vkey": "a public key"},
-    "book.backtest": {"candidate": "a rule set", "baseline": "a rule set", "record": "a digest and a position"},
+    "book.backtest": {
+        "candidate": "a rule set",
+        "baseline": "a rule set",
+        "unfunded": "a way to reckon",
+        "order": "a way to reckon",
+        "executor": "a way to reckon",
+        "customers": "book.backtest, with a row for each account",
+        "record": "a digest and a position",
+    },
     "book.doctor": {"quick": "book.doctor"},
     "book.erasures.erase": dict.fromkeys(
         ["reason", "request_id", "even_so", "effective_at", "command_id"], "a command"
@@ -917,7 +938,12 @@ CLI_DOORS: Mapping[str, Given] = {
 CLI_LOOKS: Mapping[str, Given] = {
     "show account, by an external id": lambda _: [f"crm:{STEM}-77", "--programme", "main"],
     "loyalty standing, by an external id": lambda _: [f"crm:{STEM}-77"],
-    "backtest, explained by an external id": lambda _: [CANDIDATE, "--explain", f"crm:{STEM}-77"],
+    "backtest, explained by an external id": lambda _: [
+        CANDIDATE, "--executor", "reference", "--explain", f"crm:{STEM}-77"
+    ],
+    "backtest, with a row for each account": lambda it: [
+        CANDIDATE, "--executor", "reference", "--customers", out(it, f"accounts-{next(_NUMBERS)}")
+    ],
     "audit trail": lambda it: ["--subject", it.customer],
     "audit trail, of one actor": lambda _: ["--by", "agent:lin", "--limit", "5"],
     "audit replay, sealed": lambda it: ["--subject", it.customer, "--at", datetime.now(UTC).isoformat(), "--sealed"],
@@ -1008,8 +1034,24 @@ CLI_ACTS: Mapping[str, Given] = {
 
 CLI_SHUT: Mapping[str, Given] = {
     "replay": lambda _: [],
+    "backtest": lambda it: [
+        CANDIDATE,
+        "--baseline",
+        STANDARD,
+        "--explain",
+        it.customer,
+        "--unfunded",
+        "clamp",
+        "--order",
+        "hindsight",
+        "--since",
+        "2020-02-01",
+        "--executor",
+        "reference",
+        "--report",
+        out(it, f"page-{next(_NUMBERS)}"),
+    ],
     "replay, signed": lambda it: ["--sign", out(it, f"certificate-{next(_NUMBERS)}"), "--executor", "reference"],
-    "backtest": lambda it: [CANDIDATE, "--baseline", STANDARD, "--explain", it.customer],
     "doctor": lambda _: ["--quick", "--lock-timeout", "1"],
     "tiers": lambda _: ["--programme", "main"],
     "tiers, the members of one": lambda _: ["--tier", "basic"],
@@ -1097,7 +1139,7 @@ CLI_SHUT: Mapping[str, Given] = {
     "show ticket": lambda it: [it.ticket],
     "audit verify, without keys": lambda _: ["--keyless", "--log-only"],
     "replay, without keys": lambda _: ["--keyless"],
-    "backtest, without keys": lambda _: [CANDIDATE, "--keyless"],
+    "backtest, without keys": lambda _: [CANDIDATE, "--keyless", "--executor", "reference"],
     "audit export, without keys": lambda it: [out(it, f"pack-{next(_NUMBERS)}"), "--keyless"],
     "audit verify": lambda it: ["--against", checkpoint_file(it), "--log-only"],
     "audit checkpoint": lambda it: ["--log", "reads", "--out", out(it, f"checkpoint-{next(_NUMBERS)}")],

@@ -16,9 +16,9 @@ from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.adapters.synth import History, chunks
 from tallybook.domain.earning import Rules
 from tallybook.domain.loyalty import account_id
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.executor import decisions_of, outcomes
 from tallybook.projections.columnar.facts import Gathering
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 

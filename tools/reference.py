@@ -32,6 +32,7 @@ from tallybook.imports import ImportDesk
 from tallybook.loyalty import LoyaltyDesk
 from tallybook.policy import PolicyDesk
 from tallybook.projecting import ProjectionsDesk
+from tallybook.projections.backtest import Backtest
 from tallybook.retention import RetentionDesk
 from tallybook.rules import RulesDesk
 from tallybook.tickets import TicketDesk
@@ -58,6 +59,7 @@ DESKS: dict[str, type] = {
     "book.retention": RetentionDesk,
     "book.archive": ArchiveDesk,
     "Scan": Scan,
+    "Backtest": Backtest,
     "Follower": Follower,
     "Event": Event,
     "Event.metadata": Metadata,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tallybook.adapters.form import Form, NewerVersion, form_of, uuid_from
+from tallybook.adapters.log import PackedRows
 from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
 from tallybook.domain.events import REGISTRY, Metadata
 from tallybook.domain.loyalty import account_id
@@ -172,6 +173,42 @@ def chunk_of(found: Sequence[Row], made: Program) -> Chunk:
 _POSITION, _STREAM, _VERSION, _NAME, _STATE = map(itemgetter, range(5))
 
 
+def unpacked(found: PackedRows, kinds: Texts) -> Chunk | None:
+    """Packed rows as a chunk, but for their versions; None where they can't be read so. `kinds`: the numbers of stored
+    names."""
+    count = len(found.streams) // 16
+    rows = np.zeros((count, ROW_NUMBERS), np.uint64)
+    ends = np.zeros(count, np.int64)
+    names = np.frombuffer(found.names, np.uint8)
+    told = (
+        decoding.name_codes(names.ctypes.data, len(names), *kinds.table, rows),
+        decoding.lengths(np.frombuffer(found.lengths, np.uint8), ends),
+    )
+    if told != (count, count) or len(found.streams) != 16 * count or len(found.states) != ends[-1]:
+        return None
+    rows[:, POSITION] = np.arange(found.first, found.first + count)
+    rows[:, decoding.STREAM_HI : decoding.STREAM_LO + 1] = np.frombuffer(found.streams, ">u8").reshape(-1, 2)
+    return Chunk(rows, ends, np.frombuffer(found.states, np.uint8))
+
+
+class Texts:
+    """Texts with their codes, to be found by their bytes; each sort by itself."""
+
+    def __init__(self, sorts: Mapping[int, Mapping[str, int]]) -> None:
+        raw = [[text.encode("utf-8", "surrogatepass") for text in one] for one in sorts.values()]
+        self._data = np.frombuffer(b"".join(map(b"".join, raw)) + b"\0", np.uint8)
+        lengths = np.array([len(text) for one in raw for text in one], np.int64)
+        rows = np.zeros((len(lengths), 4), np.int64)
+        rows[:, 0] = np.repeat(list(sorts), [len(one) for one in sorts.values()])
+        rows[1:, 1] = np.cumsum(lengths)[:-1]
+        rows[:, 2] = lengths
+        rows[:, 3] = [code for one in sorts.values() for code in one.values()]
+        places = np.full(1 << (2 * len(rows) + 1).bit_length(), -1, np.int64)
+        decoding.known_texts(self._data.ctypes.data, rows, places)
+        self.table = self._data.ctypes.data, rows, places
+        """Where their bytes lie, what is known of each, and the hash table."""
+
+
 def prepared(chunk: Chunk, made: Program) -> tuple[Chunk, Numbers]:
     """A chunk with its subjects and event ids, and the bucket of each row; older schema versions brought up.
 
@@ -247,6 +284,11 @@ class Spill:
 
     def add(self, chunk: Chunk) -> None:
         """Keep a chunk, which follows those before it. Raises StoredFormError and its kinds."""
+        self.keep(*self.apart(chunk))
+
+    def apart(self, chunk: Chunk) -> tuple[npt.NDArray[np.uint64], Raw, Numbers, Numbers]:
+        """A chunk sorted by bucket, to be kept. Several threads may do this at once. Raises StoredFormError and its
+        kinds."""
         chunk, buckets = prepared(chunk, self.program)
         data, rows = np.empty_like(chunk.data), np.empty_like(chunk.rows)
         number = len(self.counts)
@@ -254,10 +296,13 @@ class Spill:
         buckets = np.where(sorts < 0, number, buckets + FILES * sorts)
         counts, sizes = np.zeros(number + 2, np.int64), np.zeros(number + 2, np.int64)
         decoding.apart(chunk.data, chunk.ends, chunk.rows, buckets, data, rows, counts, sizes)
-        rows, data = rows[: counts[number]], data[: sizes[number]]
+        return rows[: counts[number]], data[: sizes[number]], counts, sizes
+
+    def keep(self, rows: npt.NDArray[np.uint64], data: Raw, counts: Numbers, sizes: Numbers) -> None:
+        """Keep what follows what was kept before."""
         if not len(rows):
             return
-        at = self._at
+        at, number = self._at, len(self.counts)
         self._file.write(rows.data.cast("B"))
         self._file.write(data.data)
         self._file.flush()  # it is read by its handle

@@ -6,10 +6,12 @@ what integers of 64 bits don't hold, counts as not agreeing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -19,21 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tallybook.domain.control import Swept
-from tallybook.domain.errors import TallybookError
 from tallybook.domain.events import Event, from_us
 from tallybook.domain.lots import NEVER
 from tallybook.projections.columnar import certify as c
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.compiling import Uncompiled, cache_folder, compiled, digest_of
 from tallybook.projections.columnar.executor import Run, columns_of, unpaid
 from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids, granted_by_tiers, with_tier_coupons
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Id, Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import COLUMNAR, DECISION_NAMES, FACT_NAMES, PROFILE_FACTS, Certificate, certify
 
 from . import decoding
-from .building import FILES, Chunk, Program, Spill, chunk_of, program
+from .building import FILES, Chunk, Program, Spill, Texts, chunk_of, program, unpacked
 from .columns import BUCKETS, NO_SUBJECT
 from .decoding import KIND, POSITION, STREAM_HI, SUBJECT_HI
 from .recorded import shapes, words_of_rows
@@ -42,7 +43,9 @@ from .replay_columns import PARTS, SLOTS, Log, Sort, facts_in
 Array = npt.NDArray[Any]
 CHUNK_ROWS = 32_768
 AHEAD = 4
-"""So many chunks are read before those ahead of them are sorted."""
+"""So many chunks are at work, or wait to be kept."""
+GROUP_ROWS = 100_000
+"""Buckets of fewer rows are made facts of together: each takes some milliseconds before its first row."""
 WORKERS = 2
 MOST = 10**15
 """What amounts of facts stay below, by which rule sets are held to 64 bits."""
@@ -73,8 +76,10 @@ def by_columns(
         return _Certifying(log, decode, position, progress).certificate()
     except (Uncompiled, TooManyTiers) as error:
         raise NotByColumns(str(error)) from error
-    except TallybookError as error:
-        raise NotByColumns(f"What is stored can't be made columns of: {error}") from error
+    except NotByColumns:
+        raise
+    except Exception as error:  # what a foreign history holds may fail anywhere; if it is the log, the other says so
+        raise NotByColumns(f"What is stored can't be made columns of: {type(error).__name__}: {error}") from error
 
 
 @dataclass(slots=True)
@@ -98,6 +103,15 @@ class _Side:
         self.names = Names()
         self._control = control
         self._books: dict[str, Book] = {}
+        self._texts: tuple[int, int, Texts] | None = None
+
+    def texts(self) -> Texts:
+        """The codes of all names so far."""
+        names, kept = self.names, self._texts
+        if kept is None or kept[:2] != (len(names.texts), len(names.tiers)):
+            made = Texts({decoding.TEXT: names.texts, decoding.TIER: names.tiers})
+            kept = self._texts = len(names.texts), len(names.tiers), made
+        return kept[2]
 
     def book(self, programme: str) -> Book:
         """The rule sets of a programme. Raises NotByColumns."""
@@ -134,45 +148,52 @@ class _Certifying:
     # ── rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _read(self, spill: Spill) -> None:
-        """All rows to their buckets: while one thread sorts some, this one reads the next."""
-        names = (*FACT_NAMES, *DECISION_NAMES)
+        """All rows to their buckets: some threads read and sort chunks, which are kept in their order."""
         made = spill.program
+        kinds = Texts({decoding.TEXT: made.numbers})
         control = [made.numbers[kind.stored_name] for kind in CONTROL]
         counts = np.zeros(len(made.names), np.int64)
-        after = 0
-        pending: list[Future[None]] = []
-        with ThreadPoolExecutor(1) as pool:
-            while after < self._position:
-                rows = self._log.log_rows(after, CHUNK_ROWS, self._position, names)
-                if not rows:
-                    break
-                chunk = chunk_of(rows, made)
-                kinds = chunk.rows[:, KIND].astype(np.int64)
-                counts += np.bincount(kinds, minlength=len(counts))
-                self._control_at += chunk.rows[np.isin(kinds, control), POSITION].astype(np.int64).tolist()
-                if len(pending) == AHEAD:
-                    pending.pop(0).result()
-                pending.append(pool.submit(spill.add, chunk))
-                after = self._last = int(rows[-1][0])
-                self._progress(after // 2, self._position)
-            for one in pending:
-                one.result()
+        read = np.isin(made.names, (*FACT_NAMES, *DECISION_NAMES))
+
+        def sorted_out(after: int) -> tuple[Any, Array]:
+            chunk = self._chunk(after, min(after + CHUNK_ROWS, self._position), made, kinds)
+            return spill.apart(chunk), chunk.rows[:, [POSITION, KIND]].astype(np.int64)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            starts = iter(range(0, self._position, CHUNK_ROWS))
+            pending = deque(pool.submit(sorted_out, after) for after in islice(starts, AHEAD))
+            while pending:
+                parts, rows = pending.popleft().result()
+                pending += (pool.submit(sorted_out, after) for after in islice(starts, 1))
+                spill.keep(*parts)
+                counts += np.bincount(rows[:, 1], minlength=len(counts))
+                self._control_at += rows[np.isin(rows[:, 1], control), 0].tolist()
+                if len(rows):
+                    self._last = int(rows[read[rows[:, 1]], 0].max(initial=self._last))
+                    self._progress(int(rows[-1, 0]) // 2, self._position)
         self._counts = dict(zip(made.names, counts.tolist(), strict=True))
+
+    def _chunk(self, after: int, stop: int, made: Program, kinds: Texts) -> Chunk:
+        """The rows after a position up to another."""
+        packed_rows = getattr(self._log, "packed_rows", None)  # a host's own store has none
+        packed = None if packed_rows is None else packed_rows(after, stop)
+        chunk = None if packed is None else unpacked(packed, kinds)
+        return chunk or chunk_of(self._log.log_rows(after, stop - after, stop), made)
 
     # ── buckets ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _buckets(self, spill: Spill, control: Sequence[tuple[int, Event]]) -> list[_Found]:
-        numbers = [one for one in range(BUCKETS) if spill.counts[one] or spill.counts[FILES + one]]
+        groups = list(_groups([spill.counts[one] + spill.counts[FILES + one] for one in range(BUCKETS)]))
         sides: SimpleQueue[_Side] = SimpleQueue()
         for _ in range(WORKERS):
             sides.put(_Side(control))
         half = self._position // 2
         found: list[_Found] = []
 
-        def at_work(number: int) -> _Found:
+        def at_work(group: Sequence[int]) -> _Found:
             side = sides.get()
             try:
-                facts, decisions = spill.bucket(number), spill.bucket(FILES + number)
+                facts, decisions = spill.buckets(group), spill.buckets([FILES + one for one in group])
                 if len(facts.ends):
                     return _Bucket(facts, decisions, spill.program, side, self._log, self._horizon_us).found()
                 strangers = decisions.rows[:, STREAM_HI : STREAM_HI + 2].astype(">u8").tobytes()
@@ -182,12 +203,12 @@ class _Certifying:
 
         def note(one: _Found) -> None:
             found.append(one)
-            self._progress(half + half * len(found) // len(numbers), self._position)
+            self._progress(half + half * len(found) // len(groups), self._position)
 
-        if numbers:
-            note(at_work(numbers[0]))  # what is not compiled yet is compiled once
+        if groups:
+            note(at_work(groups[0]))  # what is not compiled yet is compiled once
         with ThreadPoolExecutor(WORKERS) as pool:
-            for one in pool.map(at_work, numbers[1:]):
+            for one in pool.map(at_work, groups[1:]):
                 note(one)
         return found
 
@@ -267,7 +288,14 @@ class _Bucket:
             with_tier_coupons(facts, book.grants, self._years, book.names)
         runs = {place: Run(facts, book, m.ALL) for place, book in books.items()}
         words, begins = words_of_rows(
-            recorded, self._program, self._order, self._customer, self._named, self._side.names, self._granted()
+            recorded,
+            self._program,
+            self._order,
+            self._customer,
+            self._named,
+            self._side.names,
+            self._side.texts(),
+            self._granted(),
         )
         agrees, pending = np.zeros(len(accounts), np.bool_), np.zeros(len(accounts), np.int64)
         rests = np.full(len(self._order), c.NOTHING, np.int64)
@@ -363,6 +391,21 @@ def _odd(facts: Facts, accounts: Accounts) -> Array:
     begins &= np.bincount(enrolled, minlength=len(accounts)) == 1
     found[accounts.customer[~begins]] = True
     return found
+
+
+def _groups(counts: Sequence[int]) -> Iterator[list[int]]:
+    """Neighbouring buckets of so many rows, by what is made at once."""
+    group: list[int] = []
+    rows = 0
+    for number, count in enumerate(counts):
+        if group and rows + count > GROUP_ROWS:
+            yield group
+            group, rows = [], 0
+        if count:
+            group.append(number)
+            rows += count
+    if group:
+        yield group
 
 
 def _states(chunk: Chunk) -> tuple[int, Array]:

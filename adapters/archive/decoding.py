@@ -760,7 +760,7 @@ def decision_words(
                         out[written] = NULL
                         out[written + 1] = 0
                         written += 2
-                        if size < 0:
+                        if size < 0 and sort < LIST:
                             continue
                         if size != 16:
                             return BROKEN, row, found
@@ -837,4 +837,47 @@ def places_of(rows: Any, first: int, ids: Any) -> Any:
                 found[row] = place
                 break
             at = (at + 1) & (size - 1)
+    return found
+
+
+@kept_compiled
+def lengths(data: Any, ends: Any) -> Any:
+    """Of lengths in decimal, with commas between them, the sums; how many there are, or BROKEN."""
+    found, value, digits, total = 0, 0, 0, 0
+    for at in range(data.shape[0] + 1):
+        if at == data.shape[0] or data[at] == 0x2C:
+            if digits == 0 or digits > 12 or found == ends.shape[0]:
+                return BROKEN
+            total += value
+            ends[found] = total
+            found += 1
+            value, digits = 0, 0
+        elif 0x30 <= data[at] <= 0x39:
+            value = value * 10 + int(data[at]) - 0x30
+            digits += 1
+        else:
+            return BROKEN
+    return found
+
+
+@kept_compiled
+def name_codes(memory: int, size: int, text_memory: int, texts: Any, table: Any, rows: Any) -> Any:
+    """The kinds of rows, of names in lines; how many there are, or BROKEN where one is not known."""
+    found, start = 0, 0
+    for at in range(size + 1):
+        if at < size and _byte(memory + at) != 0x0A:
+            continue
+        where = _text_hash(TEXT, memory + start, at - start) & (table.shape[0] - 1)
+        code = -1
+        while table[where] >= 0:
+            text = table[where]
+            if texts[text, 2] == at - start and _same(text_memory + texts[text, 1], memory + start, at - start):
+                code = texts[text, 3]
+                break
+            where = (where + 1) & (table.shape[0] - 1)
+        if code < 0 or found == rows.shape[0]:
+            return BROKEN
+        rows[found, KIND] = np.uint64(code)
+        found += 1
+        start = at + 1
     return found

@@ -14,11 +14,11 @@ from tallybook.adapters.clear_form import Shape, shape_of
 from tallybook.adapters.form import uuid_from
 from tallybook.domain.errors import StoredFormError
 from tallybook.domain.events import REGISTRY, plain
-from tallybook.projections.columnar.machine import DECISIONS, NONE
+from tallybook.projections.columnar.machine.layout import DECISIONS, NONE
 from tallybook.projections.columnar.names import TIERS, Id, Names
 
 from . import decoding
-from .building import Chunk, Program
+from .building import Chunk, Program, Texts
 from .decoding import KIND, POSITION
 
 Array = npt.NDArray[Any]
@@ -66,23 +66,6 @@ def shapes() -> tuple[Array, Array]:
     return _forms()[2].reshape(-1), _forms()[3]
 
 
-class Texts:
-    """Codes of texts and of tiers, found by their bytes."""
-
-    def __init__(self, names: Names) -> None:
-        known = [(decoding.TEXT, text, code) for text, code in names.texts.items()]
-        known += [(decoding.TIER, tier, code) for tier, code in names.tiers.items()]
-        raw = [text.encode("utf-8", "surrogatepass") for _, text, _ in known]
-        self.data = np.frombuffer(b"".join(raw) + b"\0", np.uint8)
-        ends = np.cumsum([0, *map(len, raw)])
-        self.rows = np.array(
-            [(sort, ends[at], len(raw[at]), code) for at, (sort, _, code) in enumerate(known)], np.int64
-        )
-        size = 1 << (2 * len(known) + 1).bit_length()
-        self.table = np.full(size, -1, np.int64)
-        decoding.known_texts(self.data.ctypes.data, self.rows, self.table)
-
-
 def words_of_rows(
     chunk: Chunk,
     made: Program,
@@ -90,19 +73,19 @@ def words_of_rows(
     codes: Array,
     facts: tuple[Array, Array, Array],
     names: Names,
+    texts: Texts,
     granted: Callable[[int, UUID], Id | None],
 ) -> tuple[Array, Array]:
     """Decisions of a chunk, in some order, as words, one after another, and where each begins.
 
     `codes`: the place of each row's customer; `facts`: the hash table of the facts that decisions name, those facts'
     rows, and the places of their customers. `granted` tells the id of a coupon that a tier granted the account of a
-    decision. Raises StoredFormError.
+    decision; `texts`: the codes of `names`. Raises StoredFormError.
     """
     fields, firsts, _, _ = _forms()
     kinds = np.full(len(made.names), -1, np.int64)
     for number, name in enumerate(DECISIONS):
         kinds[made.numbers[name]] = number
-    texts = Texts(names)
     offsets = np.concatenate([np.zeros(1, np.int64), chunk.ends])
     # A word takes a byte at least, and the envelope more than what is told twice.
     words = np.empty(len(chunk.data) + 1, np.int64)
@@ -111,7 +94,7 @@ def words_of_rows(
     while True:
         error, row, found = decoding.decision_words(
             chunk.data.ctypes.data, offsets, chunk.rows, order, codes, *facts, kinds, firsts, fields,
-            texts.data.ctypes.data, texts.rows, texts.table, words, begins, others,
+            *texts.table, words, begins, others,
         )  # fmt: skip
         if error != decoding.NO_ROOM:
             break

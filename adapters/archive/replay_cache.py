@@ -27,9 +27,9 @@ from tallybook.domain import customer
 from tallybook.domain.customer import Traits
 from tallybook.domain.errors import ArchiveError, BookError
 from tallybook.projections.columnar import facts as columnar_facts
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.compiling import cache_folder
 from tallybook.projections.columnar.facts import Accounts, Facts, Ids
+from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
 
 from . import replay_columns

@@ -22,7 +22,7 @@ from tallybook.domain.events import Event
 from tallybook.domain.loyalty import account_id
 from tallybook.domain.points import Enrolled, lot_of
 from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids
-from tallybook.projections.columnar.machine import FACTS, ITEMS, NO_REF, NONE
+from tallybook.projections.columnar.machine.layout import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
 from .building import Chunk, Program, chunk_of, prepared, program, table_of
@@ -48,10 +48,8 @@ class Log(Protocol):
         """The rows at positions that ascend."""
         ...
 
-    def log_rows(
-        self, after: int, limit: int, stop: int | None = None, topics: Sequence[str] = ()
-    ) -> Sequence[tuple[Any, ...]]:
-        """Up to `limit` rows after a position, in order; up to `stop` (inclusive), of some names only."""
+    def log_rows(self, after: int, limit: int, stop: int | None = None) -> Sequence[tuple[Any, ...]]:
+        """Up to `limit` rows after a position, in order; up to `stop` (inclusive)."""
         ...
 
 
@@ -248,6 +246,15 @@ class _Making:
     def _codes(self, name: str, code: Callable[[str], int], none: int) -> Array:
         return _codes(self._array(name), code, none)
 
+    def _values(self, name: str) -> list[Any]:
+        """What a column says of those who are told of: texts, or numbers; None: nothing."""
+        array = self._array(name)
+        if not pa.types.is_dictionary(array.type):
+            values: list[Any] = array.take(pa.array(self._profiles)).to_pylist()
+            return values
+        texts = [*array.dictionary.to_pylist(), None]
+        return [texts[code] for code in _numbers(array.indices, len(texts) - 1)[self._profiles].tolist()]
+
     # ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def facts(self) -> Facts:
@@ -371,26 +378,42 @@ class _Making:
     def _traits(self) -> tuple[Array, tuple[Traits, ...]]:
         """What was known of the customer at each row, and what there is to know."""
         profiles = self._profiles
-        at = pa.array(profiles)
-        taken = [self._array(self._column_of[CustomerRegistered.stored_name, name]).take(at) for name in _TRAITS]
-        told = zip(*(one.to_pylist() for one in taken), strict=True)
-        cleared = self._array(self._column_of[CustomerChanged.stored_name, "cleared"]).take(at).to_pylist()
+        taken = [self._values(self._column_of[CustomerRegistered.stored_name, name]) for name in _TRAITS]
+        cleared = self._array(self._column_of[CustomerChanged.stored_name, "cleared"]).take(pa.array(profiles))
+        gone = [None] * len(profiles) if cleared.null_count == len(profiles) else cleared.to_pylist()
+        told = zip(zip(*taken, strict=True), map(tuple, (one or () for one in gone)), strict=True)
         times = self._numbers("effective_us")[profiles].tolist()
         runs = self._run[profiles]
         codes = {Traits(): 0}
-        after = np.zeros(len(profiles) + 1, np.int64)
+        alone: dict[Any, int] = {}
+        """What is known of somebody of whom only that was told."""
+        after = [0]
         noted: dict[str, tuple[int, str]] = {}
-        last = -1
-        for place, (run, at_us, values, gone) in enumerate(zip(runs.tolist(), times, told, cleared, strict=True), 1):
-            if run != last:
-                last, noted = run, {}
+        last, first = -1, None
+
+        def note(at_us: int, values: tuple[Any, ...], gone: tuple[str, ...]) -> int:
             known = {name: str(value) for name, value in zip(_TRAITS, values, strict=True) if value is not None}
-            note_values(noted, at_us, known, gone or ())
-            after[place] = codes.setdefault(traits_of(noted), len(codes))
+            note_values(noted, at_us, known, gone)
+            return codes.setdefault(traits_of(noted), len(codes))
+
+        for run, at_us, one in zip(runs.tolist(), times, told, strict=True):
+            if run != last:
+                last, first = run, (at_us, one)
+                code = alone.get(one)
+                if code is None:
+                    noted = {}
+                    code = alone[one] = note(at_us, *one)
+            else:
+                if first is not None:
+                    noted = {}
+                    note(first[0], *first[1])
+                    first = None
+                code = note(at_us, *one)
+            after.append(code)
         before = np.searchsorted(profiles, self.rows)
         mine = before > 0
         mine[mine] = runs[before[mine] - 1] == self._run[self.rows[mine]]
-        seen = np.where(mine, after[before], 0)
+        seen = np.where(mine, np.array(after, np.int64)[before], 0)
         used = np.union1d(seen, [0])
         traits = tuple(codes)
         return np.searchsorted(used, seen), tuple(traits[code] for code in used.tolist())

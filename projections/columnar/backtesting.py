@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -32,9 +33,9 @@ from tallybook.projections.backtest import (
 )
 from tallybook.projections.exclusions import Exclusions
 
-from . import machine as m
 from .executor import Compared, compared, places_of, replayed, unpaid
 from .facts import Facts, with_tier_coupons
+from .machine import layout as m
 from .names import Names
 from .rulebook import Adoptions, Book, years_of
 
@@ -250,16 +251,18 @@ class _Sums:
         counts = _counted(found.before, found.after, self._tiers, self._question.ranks, sums)
         counts["changed"] = differs != 0
         sums["changed",] = int(counts["changed"].sum())
-        for dimension, (classes, codes) in self._classes().items():
+        for dimension, (classes, codes) in self._classes.items():
             told = counts | {"before": before[:, ACTIVE_PLACE], "after": after[:, ACTIVE_PLACE]}
             for what, of in told.items():
                 totals = np.zeros(len(classes), np.int64)
                 np.add.at(totals, codes, of)
                 for place in np.unique(codes):
-                    sums["class", dimension, str(classes[place]), what] += int(totals[place])
+                    sums["class", dimension, str(classes[int(place)]), what] += int(totals[place])
         partial.gained = self._movers(change, change > 0)
         partial.lost = self._movers(change, change < 0)
         partial.digests = self._digests(differs, was, becomes, before, after)
+        if self._question.rows:
+            partial.rows = self._rows(differs, was, becomes, before, after)
         return partial
 
     def _differs(self) -> Array:
@@ -293,19 +296,34 @@ class _Sums:
             for row in rows
         )
 
+    @cached_property
+    def _purchases(self) -> tuple[Array, Array]:
+        """The rows of purchases, and the customer of each."""
+        import numpy as np
+
+        rows = self._facts.earning[m.F_PURCHASE]
+        return rows, np.searchsorted(self._facts.first, rows, side="right") - 1
+
+    @cached_property
+    def _value(self) -> Array:
+        """What each account's customer bought."""
+        import numpy as np
+
+        value = np.zeros(len(self._facts.customers), np.int64)
+        np.add.at(value, self._purchases[1], self._found.amounts)
+        return value[self._customers]
+
+    @cached_property
     def _classes(self) -> dict[str, tuple[Sequence[str], Array]]:
         """By dimension: the names of classes, and the class of each account."""
         import numpy as np
 
         facts, question = self._facts, self._question
-        rows = facts.earning[m.F_PURCHASE]
-        customer_of = np.searchsorted(facts.first, rows, side="right") - 1
-        value = np.zeros(len(facts.customers), np.int64)
-        np.add.at(value, customer_of, self._found.amounts)
+        rows, customer_of = self._purchases
         powers = [0, *(10**power for power in range(19))]
         names = ["0", *(value_class(power) for power in powers[1:])]
         found: dict[str, tuple[Sequence[str], Array]] = {}
-        found["value"] = names, np.searchsorted(powers[1:], np.maximum(value, 0), side="right")[self._customers]
+        found["value"] = names, np.searchsorted(powers[1:], np.maximum(self._value, 0), side="right")
         joined = np.zeros(len(facts.accounts), np.int64)
         enrolled = facts.earning[m.F_ENROLLED]
         joined[facts.account[enrolled]] = facts.at_us[enrolled]
@@ -338,17 +356,49 @@ class _Sums:
         """By bucket of customers: the digest of what came of their accounts."""
         import numpy as np
 
-        found, facts = self._found, self._facts
+        found = self._found
         number = np.array([tier_number(tier) for tier in self._tiers], np.int64)
         counts = found.after[:, [m.O_UNFUNDED, m.O_FUNDED, m.O_SHORT]]
         rows = np.column_stack((differs, counts, number[was], number[becomes], before, after)).astype("<i8")
-        accounts = facts.account_ids()[found.places]
-        bucket = facts.customer_ids()[self._customers, 0] >> 2
-        keys = np.ascontiguousarray(accounts).view(">u8")
-        order = np.lexsort((keys[:, 1], keys[:, 0], bucket))
+        accounts, _, bucket, order = self._ordered
         told = np.concatenate((accounts, rows.view(np.uint8).reshape(len(rows), -1)), axis=1)[order]
         buckets, first = np.unique(bucket[order], return_index=True)
         return {
             int(number): sha256(told[begin:end].tobytes()).hexdigest()
             for number, begin, end in zip(buckets, first, [*first[1:], len(told)], strict=True)
+        }
+
+    @cached_property
+    def _ordered(self) -> tuple[Array, Array, Array, Array]:
+        """The ids of accounts and of their customers, the bucket of each, and their order by bucket and account."""
+        import numpy as np
+
+        facts = self._facts
+        accounts, customers = facts.account_ids()[self._found.places], facts.customer_ids()[self._customers]
+        bucket = customers[:, 0] >> 2
+        keys = np.ascontiguousarray(accounts).view(">u8")
+        return accounts, customers, bucket, np.lexsort((keys[:, 1], keys[:, 0], bucket))
+
+    def _rows(self, differs: Array, was: Array, becomes: Array, before: Array, after: Array) -> dict[str, Any]:
+        """As `projections.backtest.rows_of` gives them, as arrays."""
+        import numpy as np
+
+        accounts, customers, _, order = self._ordered
+        out = self._found.after
+        years, year = self._classes["joined"]
+        channels, channel = self._classes["channel"]
+        return {
+            "account_id": accounts[order],
+            "customer_id": customers[order],
+            "tier_before": (was[order], self._tiers),
+            "tier_after": (becomes[order], self._tiers),
+            "before": before[order],
+            "after": after[order],
+            "differs": differs[order],
+            "unfunded": out[order, m.O_UNFUNDED],
+            "newly_funded": out[order, m.O_FUNDED],
+            "short": out[order, m.O_SHORT],
+            "value": self._value[order],
+            "joined": np.array([*map(int, years)], np.int64)[year][order],
+            "channel": (channel[order], channels),
         }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .compiling import address
-from .machine import END, STEP, V_ACCOUNT, V_OUT0, V_OUTS, V_OVER, V_STEP0, V_STEPS, Array, Rows, Words, run
+from .machine.layout import END, STEP, V_ACCOUNT, V_OUT0, V_OUTS, V_OVER, V_STEP0, V_STEPS, Array, Rows, Words
+from .machine.running import run
 
 AGREES, PENDING = range(2)
 OUTCOME = 2

@@ -86,11 +86,19 @@ def everything(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 
 def digest_of(function: Callable[..., Any]) -> str:
-    """A digest of the sources of all modules that a function and what it calls stand in."""
-    files = sorted({inspect.getfile(one) for one in everything(function)})
+    """A digest of the sources of all modules that a function and what it calls stand in, and of the numbers that they
+    take from others."""
+    functions = list(everything(function))
     told = sha256()
-    for file in files:
+    for file in sorted({inspect.getfile(one) for one in functions}):
         told.update(Path(file).read_bytes())
+    numbers = {
+        (name, value)
+        for one in functions
+        for name in one.__code__.co_names
+        if isinstance(value := one.__globals__.get(name), int)
+    }
+    told.update(repr(sorted(numbers)).encode())
     return told.hexdigest()
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from . import machine as m
 from .compiling import compiled
 from .facts import Facts
+from .machine import layout as m
+from .machine import running
 from .rulebook import Book
 
 Array = Any
@@ -152,7 +153,7 @@ def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterat
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
-            compiled(m.decide)(s, side.x, side.y, *columns_of(facts), side.depth, paid, first, last)
+            compiled(running.decide)(s, side.x, side.y, *columns_of(facts), side.depth, paid, first, last)
             if not s[m.V_OVER]:
                 break
             side.space.grow()
@@ -198,7 +199,7 @@ def replayed(
     out = np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
-        done = compiled(m.replay)(
+        done = compiled(running.replay)(
             side.s, side.x, side.y, *columns_of(facts), side.depth, paid, int(unfunded is not None), places, first,
             last, out, done,
         )  # fmt: skip
@@ -242,7 +243,7 @@ def compared(
     depths, paid = np.array([one.depth, other.depth], np.int64), unpaid(facts)
     done = 0
     while done < len(places):
-        done = compiled(m.compare)(
+        done = compiled(running.compare)(
             one.s, one.x, one.y, other.s, other.x, other.y, *columns_of(facts), paid, places, first, last, depths,
             before, after, done,
         )  # fmt: skip

@@ -65,7 +65,7 @@ from tallybook.domain.points import (
     number_of,
 )
 
-from .machine import (
+from .machine.layout import (
     F_ACTIVITY,
     F_ENROLLED,
     F_PURCHASE,

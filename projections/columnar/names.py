@@ -9,7 +9,7 @@ from uuid import UUID
 
 from tallybook.domain.events import Decision, Value, plain
 
-from .machine import CODES, DECISIONS, NONE, UNKNOWN_ID, UNKNOWN_REF
+from .machine.layout import CODES, DECISIONS, NONE, UNKNOWN_ID, UNKNOWN_REF
 
 Id = tuple[int, int]
 """An id among words: the position of a fact, and the number of a lot of it; a coupon that a tier granted; or an id that

@@ -18,10 +18,11 @@ from tallybook.domain.loyalty import granted_by
 from tallybook.domain.rules import LIMITS, ON, Expiry, Fixed, Multiplier, PerAmount
 from tallybook.domain.tiers import DOWNGRADES
 
-from . import machine as m
 from .compiling import compiled
 from .conditions import Seen, evaluated
 from .facts import Facts
+from .machine import layout as m
+from .machine import tables
 from .names import Names
 
 Array = Any
@@ -476,7 +477,7 @@ def _table(days: int) -> Array:
 @lru_cache(maxsize=16)
 def _months(first: int, days: int) -> Array:
     into = _table(days)
-    compiled(m.months_by_day)(first, into)
+    compiled(tables.months_by_day)(first, into)
     return into
 
 
@@ -484,21 +485,21 @@ def _months(first: int, days: int) -> Array:
 def _offsets(zone: Zone, first: int, days: int) -> Array:
     starts, offsets, _ = _arrays(zone)
     into = _table(days)
-    compiled(m.offsets_by_day)(starts, offsets, first, into)
+    compiled(tables.offsets_by_day)(starts, offsets, first, into)
     return into
 
 
 @lru_cache(maxsize=64)
 def _midnights(zone: Zone, months: int, first: int, days: int) -> Array:
     into = _table(days)
-    compiled(m.midnights_by_day)(*_arrays(zone), _offsets(zone, first, days), first, months, into)
+    compiled(tables.midnights_by_day)(*_arrays(zone), _offsets(zone, first, days), first, months, into)
     return into
 
 
 @lru_cache(maxsize=64)
 def _ends(zone: Zone, unit: int, count: int, until: int, first: int, days: int) -> Array:
     into = _table(days)
-    compiled(m.ends_by_day)(*_arrays(zone), _offsets(zone, first, days), first, unit, count, until, into)
+    compiled(tables.ends_by_day)(*_arrays(zone), _offsets(zone, first, days), first, unit, count, until, into)
     return into
 
 
@@ -515,7 +516,7 @@ def years_of(zone: Zone, times: Array) -> Array:
     import numpy as np
 
     into = np.zeros((len(times), 5), np.int64)
-    compiled(m.civil)(*_arrays(zone)[:2], np.ascontiguousarray(times), into)
+    compiled(tables.civil)(*_arrays(zone)[:2], np.ascontiguousarray(times), into)
     return into[:, 1]
 
 
@@ -694,7 +695,7 @@ class _See:
         into = np.zeros((len(times), 5), np.int64)
         zone = self.rules.zone
         arrays = (np.array(zone.starts_us, np.int64), np.array(zone.offsets_s, np.int64))
-        compiled(m.civil)(*arrays, np.ascontiguousarray(times), into)
+        compiled(tables.civil)(*arrays, np.ascontiguousarray(times), into)
         return into
 
     def _purchases(
@@ -712,7 +713,7 @@ class _See:
         lines = int((facts.item[rows + 1] - facts.item[rows]).sum())
         known = np.zeros(len(rows), np.int64)
         net, amounts, pieces = (np.zeros(lines, np.int64) for _ in range(3))
-        compiled(m.rate_lines)(
+        compiled(tables.rate_lines)(
             rows, facts.item, facts.items, currency, codes, numerators, denominators, rules.rounding,
             int("tax" in include), int("shipping" in include), int("net" in include), known, net, amounts, pieces,
         )  # fmt: skip
@@ -730,7 +731,7 @@ class _See:
             seen = Seen({}, of_lines, self.first, self.fact_of, names.text)
             out = np.broadcast_to(evaluated(exclude.tree, seen, of_lines=True), lines)
             amounts, pieces = np.where(out, 0, amounts), np.where(out, 0, pieces)
-        compiled(m.sum_lines)(rows, facts.item, known, amounts, pieces, y, column, *columns)
+        compiled(tables.sum_lines)(rows, facts.item, known, amounts, pieces, y, column, *columns)
         of_facts: dict[str, Array] = {}
         if self._paths():
             of_facts = {

@@ -53,7 +53,7 @@ from .rules import RulesDesk
 from .sealing import KeyRotation, SealingDesk
 from .shadow import Shadow
 from .tickets import TicketDesk
-from .times import When, moment_us
+from .times import When, since_us
 from .views import ProfilesView, TiersView
 
 
@@ -175,6 +175,8 @@ class Book:
         order: str = "canonical",
         since: When | None = None,
         executor: str | None = None,
+        customers: str | Path | None = None,
+        replace: bool = False,
         workers: Any = None,
         record: bool = False,
         progress: Progress | None = None,
@@ -190,14 +192,19 @@ class Book:
         `executor`: "columnar" (it needs the extra `replay`, and reads the archive, where there is one) or "reference";
         None: the columnar one where it can. The report says which it was, and why. `workers`: who runs it, bucket by
         bucket: None: threads of this process; "ray", "dask", an address of theirs, a `distributed.Client`, or an
-        executor of `concurrent.futures`; they reach the archive (docs/scaling.md). `record`: put on record that the
-        candidate was tried, with the report's digest, for its adoption to name. Customers whose data is restricted,
-        and those who object to automated decisions, are left out and counted.
-        Raises RuleSetError, BookError, MissingExtra. Refuses: invalid_argument.
+        executor of `concurrent.futures`; they reach the archive (docs/scaling.md). `customers`: a Parquet file to
+        write, with a row for each account; one that is there is refused, unless `replace` is given. Like each export,
+        it is decided by the access policy and recorded with its digest. `record`: put on record that the candidate was
+        tried, with the report's digest, for its adoption to name. Customers whose data is restricted, and those who
+        object to automated decisions, are left out and counted.
+        Raises RuleSetError, BookError, MissingExtra. Refuses: invalid_argument, naive_time; for `customers` too:
+        acting_required, access_denied.
         """
         with rarely_collecting():
             question = self._question(candidate, baseline, unfunded, order, since, executor)
-            report = backtest(self._core, self.archive, question, executor, progress, workers)
+            report = backtest(
+                self._core, self.archive, question, executor, progress, customers, replace=replace, workers=workers
+            )
         if record:
             self.rules._note_backtest(question.candidate.rule_set, report.digest(), report.position)
         return report
@@ -293,7 +300,7 @@ class Book:
             None if baseline is None else self.rules.rules_of(baseline),
             unfunded,
             order,
-            None if since is None else moment_us(since, "since"),
+            None if since is None else since_us(since),
             core.left_out(core.now_us(), core.known_at(None)),
         )
 

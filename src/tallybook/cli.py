@@ -21,11 +21,10 @@ from pydantic_core import to_json
 
 from tallybook.adapters.reports import visible
 from tallybook.domain.errors import TallybookError, refusal
-from tallybook.domain.events import from_us
-from tallybook.projections.backtest import Backtest
 from tallybook.projections.projector import FAILED
 
 from .cli_archive import archive_app
+from .cli_backtest import backtest_app
 from .cli_erasure import erasure_app
 from .cli_export import export_app
 from .cli_keys import keys_app
@@ -97,6 +96,7 @@ app.add_typer(import_app, name="import")
 app.add_typer(export_app, name="export")
 app.add_typer(privacy_app)
 app.add_typer(erasure_app)
+app.add_typer(backtest_app)
 
 
 @cache
@@ -352,98 +352,6 @@ def replay(
     tell({"holds": certificate.holds, **asdict(certificate)}, as_json, show)
     if not certificate.holds:
         raise typer.Exit(1)
-
-
-def show_backtest(report: Backtest) -> None:
-    """A backtest as tables."""
-    out.print(
-        f"{report.candidate} against {report.baseline}: {report.facts:,} facts, {report.accounts:,} accounts. "
-        "Behaviour is assumed unchanged."
-    )
-    show_left_out(report.restricted, report.objecting)
-    tiers = report.tiers
-    show_table(
-        "Tier under the baseline (rows) and under the candidate (columns)",
-        ["", *tiers],
-        [[tier, *[f"{report.matrix.get(tier, {}).get(other, 0):,}" for other in tiers]] for tier in tiers],
-        tiers,
-    )
-    before, after = report.before, report.after
-    names = ("earned", "redeemed", "expired", "reversed", "outstanding", "debt")
-    show_table(
-        "Points",
-        ["", "baseline", "candidate", "change"],
-        [
-            [
-                name,
-                f"{getattr(before, name):,}",
-                f"{getattr(after, name):,}",
-                f"{getattr(after, name) - getattr(before, name):+,}",
-            ]
-            for name in names
-        ],
-        ["baseline", "candidate", "change"],
-    )
-    out.print(
-        f"{report.moved_up:,} move up, {report.moved_down:,} move down; {report.gain_points:,} have more points, "
-        f"{report.lose_points:,} fewer. Redemptions: {report.unfunded_redemptions:,} could no longer be paid, "
-        f"{report.newly_funded_redemptions:,} that were refused could."
-    )
-
-
-def backtest_answer(report: Backtest) -> dict[str, Any]:
-    """A backtest for machines: without the difference of each customer."""
-    answer = asdict(report)
-    del answer["first"]
-    return answer
-
-
-@app.command()
-def backtest(
-    file: Annotated[Path, typer.Argument(help="The candidate: a TOML file, or standard, candidate")],
-    book: BookUrl,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Compare with this rule set, not the recorded ones")
-    ] = None,
-    explain: Annotated[
-        str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
-    ] = None,
-    record: Annotated[bool, typer.Option("--record", help="Put it on record, for `rules adopt --backtest`")] = False,
-    keyless: Keyless = False,
-    actor: Actor = None,
-    purpose: Purpose = None,
-    as_json: AsJson = False,
-) -> None:
-    """Replay history under a candidate rule set: who moves tier, what it costs."""
-    with (
-        open_to_verify(book, keyless=keyless) as opened,
-        acting_as(opened, actor, purpose),
-        watched("backtest", as_json) as progress,
-    ):
-        report = opened.backtest(file, baseline=baseline, progress=progress, record=record)
-        difference = report.explain(the_customer(opened, explain)) if explain else None
-
-    def show() -> None:
-        show_backtest(report)
-        if explain and difference is None:
-            out.print(f"Nothing differs for {explain}.", markup=False)
-        if difference is not None:
-            out.print(
-                f"First difference for {explain}: {difference.fact} on {from_us(difference.effective_us):%Y-%m-%d}, "
-                f"position {difference.position}",
-                markup=False,
-            )
-            for label, decisions in (("baseline", difference.baseline), ("candidate", difference.candidate)):
-                for decision in decisions or ("nothing",):
-                    out.print(f"  {label:9}  {decision}", markup=False)
-
-    answer = backtest_answer(report)
-    if explain:
-        answer["explain"] = None if difference is None else asdict(difference)
-    tell(answer, as_json, show)
-
-
-# ── running a book ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @app.command()

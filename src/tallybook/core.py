@@ -380,9 +380,9 @@ class Core:
             for position, version, name, state in rows
         ]
 
-    def history(self, names: Sequence[str] = ()) -> Iterator[Recorded]:
-        """All events of the book (or those of some stored names), in order."""
-        return self.app.decode(self.app.log.iterate(topics=names))
+    def history(self, names: Sequence[str] = (), until: int | None = None) -> Iterator[Recorded]:
+        """All events of the book (or those of some stored names; or up to a position), in order."""
+        return self.app.decode(self.app.log.iterate(stop=until, topics=names))
 
     def reads(self) -> Iterator[Recorded]:
         """All recorded reads, in order."""

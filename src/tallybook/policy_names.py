@@ -27,6 +27,7 @@ ACTIONS: dict[str, str] = {
     "export.cloudevents": "both logs for brokers",
     "export.ocsf": "both logs for security tools",
     "export.ocel": "the log for process mining",
+    "export.backtest": "what a backtest finds of each account",
 }
 """Each action, and what it shows. Reviews add theirs: `audit.review.exposure` and its kind."""
 

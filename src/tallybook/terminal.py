@@ -197,6 +197,8 @@ def show_report(report: Report) -> None:
         out.print()
         if section.text:
             out.print(section.text, markup=False)
+        for one in section.figures:
+            out.print(f"{one.name}: {one.value}{f' ({one.note})' if one.note else ''}", markup=False)
         kinds = [one.kind for one in section.columns]
         rows = [list(map(_shortly, row, kinds)) for row in section.rows]
         names = [one.name for one in section.columns]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.columnar import by_columns, certified, plain_python
+from tests.columnar import Rows, by_columns, certified, plain_python
 from tests.loyalty_lives import PROGRAMMES, Step, living, steps
 from tests.programme_life import Life
 from tests.programme_life import Step as Command
@@ -22,10 +25,11 @@ from tests.test_synth import generous
 
 import tallybook
 from tallybook.adapters import notes
-from tallybook.adapters.archive import certificate
+from tallybook.adapters.archive import certificate, decoding
+from tallybook.adapters.archive.building import Texts, chunk_of, program, unpacked
 from tallybook.adapters.archive.certificate import NotByColumns
 from tallybook.domain.events import Decision, Event, Value
-from tallybook.domain.points import CouponIssued
+from tallybook.domain.points import CouponIssued, PointsEarned
 from tallybook.projections.read_models import Recorded
 from tallybook.projections.replay import COLUMNAR, REFERENCE, Certificate, Divergence
 
@@ -201,6 +205,52 @@ def test_a_made_up_book(tmp_path: Path) -> None:
         coupons = [place for place, (_, event) in enumerate(history) if isinstance(event, CouponIssued)]
         assert coupons
         assert not certified(field_altered(history, 5, 3)).holds
+
+
+# ── rows and columns ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_packed_rows_are_the_rows(shop: tallybook.Book, tmp_path: Path) -> None:
+    log = shop._core.app.log
+    made = program()
+    kinds = Texts({decoding.TEXT: made.numbers})
+    head = shop.position()
+    packed = log.packed_rows(1, head)
+    assert packed is not None
+    found, wanted = unpacked(packed, kinds), chunk_of(log.log_rows(1, 1_000), made)
+    assert found is not None
+    wanted.rows[:, decoding.VERSION] = 0
+    assert (found.rows == wanted.rows).all()
+    assert (found.ends == wanted.ends).all()
+    assert (found.data == wanted.data).all()
+    assert log.packed_rows(1, head + 1) is None
+    for broken in (
+        packed._replace(names=packed.names + b"x"), packed._replace(names=packed.names[:-1]),
+        packed._replace(lengths=packed.lengths + b",1"), packed._replace(lengths=b""),
+        packed._replace(lengths=b"x" + packed.lengths[1:]), packed._replace(streams=packed.streams[:-1]),
+        packed._replace(streams=packed.streams + bytes(16)), packed._replace(states=packed.states[1:]),
+    ):  # fmt: skip
+        assert unpacked(broken, kinds) is None
+    with closing(sqlite3.connect(tmp_path / "shop.book")) as database, database:
+        database.execute("DELETE FROM stored_events WHERE position=3")
+    assert log.packed_rows(1, head) is None
+
+
+def test_states_that_are_no_decisions_are_left_to_the_reference(cdnow: History) -> None:
+    log = Rows(cdnow)
+    place = next(at for at, event in cdnow if isinstance(event, PointsEarned))
+    position, stream, version, name, state = log.rows[place]
+    values = msgpack.unpackb(state)
+    fields = PointsEarned.clear_fields
+    for field, value in (("facts", [None] * 9_000), ("points", "x"), ("lines", [[1, 2]]), ("rules", 7), ("uses", None)):
+        changed = values.copy()
+        changed[6 + fields.index(field)] = value
+        log.rows[place] = position, stream, version, name, msgpack.packb(changed)
+        with plain_python(), pytest.raises(NotByColumns, match="form"):
+            certificate.by_columns(log, log.decode, len(cdnow))
+    log.rows[place] = position, stream, version, name, msgpack.packb([*values[:-1], [1, b"sealed"]])
+    with plain_python(), pytest.raises(NotByColumns, match="form"):
+        certificate.by_columns(log, log.decode, len(cdnow))
 
 
 # ── through the front door ────────────────────────────────────────────────────────────────────────────────────────

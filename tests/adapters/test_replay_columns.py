@@ -44,7 +44,7 @@ from tallybook.domain.points import (
     lot_of,
 )
 from tallybook.projections.columnar.facts import Facts
-from tallybook.projections.columnar.machine import CODES, FACTS, NO_REF
+from tallybook.projections.columnar.machine.layout import CODES, FACTS, NO_REF
 from tallybook.projections.columnar.names import Names
 
 QUICK = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))

@@ -21,6 +21,7 @@ from tallybook.adapters.reports import (
     Chart,
     ChartKind,
     Column,
+    Figure,
     Kind,
     Report,
     Section,
@@ -177,6 +178,36 @@ def test_each_chart_is_drawn_with_axis_and_labels_and_its_table_stands_below() -
     assert ">50%</text>" in line
     assert matrix.count('class="cell"') == 4
     assert ">gold</text>" in matrix
+
+
+def test_two_series_are_told_apart_by_more_than_their_colour() -> None:
+    columns = (Column("month"), Column("before", Kind.COUNT), Column("after", Kind.COUNT))
+    charts = tuple(
+        Chart(kind, "month", ("before", "after"), "Points", ("old", "new")) for kind in (ChartKind.LINE, ChartKind.BARS)
+    )
+    rows = [("2026-01", -500_000, 1_500_000), ("2026-02", 0, 2_000_000)]
+    made = as_html(report(table(*rows, columns=columns, chart=charts)))
+    line, bars = made.split("<figure>")[1:]
+    for drawn, key in ((line, "key"), (bars, "key box")):
+        assert f'<figcaption>Points <span><i class="{key} first"></i>old</span>' in drawn
+        assert f'<span><i class="{key}"></i>new</span>' in drawn
+        assert 'aria-label="Points"' in drawn
+    assert line.count('<polyline class="line first"') == line.count('<polyline class="line"') == 1
+    assert "stroke-dasharray" in made
+    assert bars.count('class="bar first"') == bars.count('class="bar"') == 2
+    assert ">500k</text>" in line  # in few letters
+    assert ">2M</text>" in line
+    assert ">-500k</text>" in line  # below 0
+
+
+def test_figures_come_before_the_table_in_html_and_json() -> None:
+    section = Section("In short", figures=(Figure("move <up>", "12", "3 %"), Figure("cost", "5")))
+    made = as_html(report(section))
+    assert "<li><span>move &lt;up&gt;</span><strong>12</strong><span>3 %</span></li>" in made
+    assert "<li><span>cost</span><strong>5</strong></li>" in made
+    [told] = json.loads(report(section).json())["sections"]
+    assert told["figures"][0] == {"name": "move <up>", "value": "12", "note": "3 %"}
+    assert "figures" not in json.loads(report(table()).json())["sections"][0]
 
 
 def test_many_bars_are_cut_to_the_highest_and_that_is_said() -> None:

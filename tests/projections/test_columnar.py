@@ -32,10 +32,11 @@ from tallybook.domain.events import Event
 from tallybook.domain.expressions import Node
 from tallybook.projections.backtest import backtest
 from tallybook.projections.columnar import compiling, executor
-from tallybook.projections.columnar import machine as m
 from tallybook.projections.columnar.compiling import Uncompiled, compiled, digest_of
 from tallybook.projections.columnar.conditions import Seen, evaluated
 from tallybook.projections.columnar.facts import Gathering
+from tallybook.projections.columnar.machine import layout as m
+from tallybook.projections.columnar.machine import running
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import TIERS_MAX, Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Recorded
@@ -305,9 +306,21 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path: Path, m
     assert fresh(arithmetic.given_back)(10, 4, 0, 2) == 5
 
 
+def test_the_digest_of_a_function_tells_the_numbers_that_it_takes_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest_of(running.decide)
+    monkeypatch.setattr(running, "V_HORIZON", 1)
+    assert digest_of(running.decide) != before
+
+
 def test_what_a_function_is_made_of_holds_all_that_it_calls() -> None:
-    sources = {Path(inspect.getfile(one)).name for one in compiling.everything(m.decide)}
-    assert sources == {"machine.py", "arithmetic.py", "calendar.py", "lots.py", "compiling.py"}
+    sources = {Path(inspect.getfile(one)).name for one in compiling.everything(running.decide)}
+    rooms = {Path(one).name for one in (Path(inspect.getfile(running)).parent).glob("*.py")}
+    assert sources == (rooms - {"__init__.py", "layout.py", "tables.py"}) | {
+        "arithmetic.py",
+        "calendar.py",
+        "lots.py",
+        "compiling.py",
+    }
 
 
 def test_without_the_compiler_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

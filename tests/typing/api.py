@@ -55,6 +55,7 @@ def synchronous(book: Book) -> None:
         assert_type(recorded, Recorded)
         assert_type(recorded.position, int)
     assert_type(book.backtest("rules/candidate.toml"), Backtest)
+    assert_type(book.backtest("rules/candidate.toml", unfunded="clamp", customers="accounts.parquet").html(), str)
     assert_type(book.rules.check("rules/candidate.toml"), RuleSet)
 
 
