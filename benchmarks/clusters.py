@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,11 +97,11 @@ def on_one_core(folder: Path) -> dict[str, Any]:
 
     for task, other in zip(backtest, sweep, strict=True):
         names = Names()
-        facts: Facts = timed("load", lambda task=task, names=names: task.file.load(names))
+        facts: Facts = timed("load", partial(task.file.load, names))
         book = Book(Adoptions(PROGRAMME, task.control, rules_of("L2")), names)
-        timed("seen", lambda book=book, facts=facts: book.seen(facts))
-        timed("backtest", lambda task=task, facts=facts, names=names: task.asked.of(facts, task.control, names))
-        timed("sweep", lambda task=other, facts=facts, names=names: task.asked.of(facts, task.control, names))
+        timed("seen", partial(book.seen, facts))
+        timed("backtest", partial(task.asked.of, facts, task.control, names))
+        timed("sweep", partial(other.asked.of, facts, other.control, names))
     return {"seconds": seconds}
 
 
@@ -127,7 +128,8 @@ def engine_of(name: str) -> Iterator[Any]:
     if name == "dask":
         import distributed
 
-        client: Any = distributed.Client(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
+        started: Any = distributed.Client
+        client: Any = started(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
         with client:
             yield client
     elif name == "ray":
@@ -239,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="tallybook-clusters-") as scratch:
         many, single = Path(scratch) / "many", Path(scratch) / "single"
-        many.mkdir(), single.mkdir()
+        many.mkdir()
+        single.mkdir()
         results = {"files": measured("write", many), "core": measured("core", many)}
         wrote = measured("write", single, 1, given.facts // 2)
         results["memory"] = measured("memory", single) | {"facts": wrote["facts"]}
