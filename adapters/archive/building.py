@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tallybook.adapters.form import Form, NewerVersion, form_of, uuid_from
-from tallybook.adapters.log import PackedRows
 from tallybook.domain.errors import NewerSchema, StoredFormError, UnknownStoredName
 from tallybook.domain.events import REGISTRY, Metadata
 from tallybook.domain.loyalty import account_id
@@ -46,6 +45,9 @@ from .columns import (
     columns,
 )
 from .decoding import KIND, LENGTH, POSITION, ROW_NUMBERS, VERSION
+
+if TYPE_CHECKING:
+    from tallybook.adapters.log import PackedRows
 
 Numbers = npt.NDArray[np.int64]
 Raw = npt.NDArray[np.uint8]
