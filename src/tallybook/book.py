@@ -229,6 +229,7 @@ class Book:
         others are as for `backtest`. Of each scenario: what it costs, the liability that it leaves, who moves; the
         efficient ones are marked. Raises RuleSetError, BookError, MissingExtra. Refuses: invalid_argument.
         """
+        self._core.check_open()
         if isinstance(candidates, (str, Path)):
             told = load_candidates(candidates)
             named: Sequence[tuple[str, RuleSet]] = told.scenarios

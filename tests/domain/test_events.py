@@ -28,7 +28,13 @@ from tallybook.domain.events import (
     to_us,
 )
 from tallybook.domain.personal import Category, Erased, Personal, Sealed
-from tallybook.domain.points import LoyaltyDecision, PointsEarned, RedemptionRefused, RedemptionRequested
+from tallybook.domain.points import (
+    LoyaltyDecision,
+    PointsEarned,
+    RedemptionHonoured,
+    RedemptionRefused,
+    RedemptionRequested,
+)
 
 SECRET = "Ada Lovelace of St James's Square"
 ONE = UUID(int=1)
@@ -65,7 +71,8 @@ def event_classes() -> set[type[Event]]:
 
 
 def test_every_event_class_is_registered_once_and_nothing_else_is() -> None:
-    assert {schema.event_class for schema in REGISTRY.values()} == event_classes()
+    # No book holds a redemption that a backtest honours.
+    assert {schema.event_class for schema in REGISTRY.values()} == event_classes() - {RedemptionHonoured}
     assert len({schema.event_class for schema in REGISTRY.values()}) == len(REGISTRY)
 
 
