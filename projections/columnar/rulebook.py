@@ -402,6 +402,9 @@ class Book:
         table: list[int] = []
         for on in ON:
             read = [name for name in rules.layouts[on].fact if name.startswith("customer.")]
+            if not read:
+                table += [0] * (2 * len(traits))
+                continue
             for one in traits:
                 told = [self.names.text(f"{name}={getattr(one, name.partition('.')[2])}") for name in read]
                 table += [len(words), len(told)]
