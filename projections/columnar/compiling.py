@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, MutableMapping, MutableSequence,
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 PACKAGE = "tallybook"
 SMALL = 250
 """Functions of so much bytecode are copied to where they are called, and those that are called once."""
 
 
-_ADDRESS = "address"
+_ADDRESS, _APART = "address", "apart"
 Memory: TypeAlias = Annotated[MutableSequence[int], _ADDRESS]
 """64-bit integers from an address on: what of them is there is not checked in machine code."""
 
@@ -32,6 +32,15 @@ def address(words: Any) -> Memory:
     """An array of 64-bit integers, of any shape, as the integers that it holds one after another."""
     found: Memory = words.reshape(-1)
     return found
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def apart(function: F) -> F:
+    """Mark a function that is called from many places, and seldom where time counts: it is copied to none of them."""
+    setattr(function, _APART, True)
+    return function
 
 
 def view(words: Memory, first: int, count: int) -> MutableSequence[int]:
@@ -174,7 +183,8 @@ class _Linking:
                 _signature(function),
                 no_cpython_wrapper=True,
                 no_cfunc_wrapper=True,
-                forceinline=self._calls[function] == 1 or len(function.__code__.co_code) <= SMALL,
+                forceinline=not hasattr(function, _APART)
+                and (self._calls[function] == 1 or len(function.__code__.co_code) <= SMALL),
                 **_OPTIONS,
             )(made)
         return self._made[function]

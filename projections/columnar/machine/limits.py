@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tallybook.domain.account import POINTS_MAX
+from tallybook.projections.columnar.compiling import apart
 
 from .layout import (
     CLOSED,
@@ -103,6 +104,7 @@ def note_use(s: Words, counter: int, period: int, number: int, amount: int, slot
     s[at + 4] = slot
 
 
+@apart
 def put_uses(s: Words, uses: int, until: int) -> None:
     """Write what is counted."""
     if s[V_MODE] == SILENT:

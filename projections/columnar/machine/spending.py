@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tallybook.projections.columnar.compiling import apart
+
 from .due import expired, recover, recovered, release
 from .earning import item_at
 from .layout import (
@@ -109,6 +111,7 @@ from .tiers import issue, why_not_good
 from .writing import because, begin, more, noted, push, put, put_id, put_lot, put_parts, used
 
 
+@apart
 def put_ref(s: Words, ref: int, position: int) -> None:
     """Write the id that a fact names: that of a position, or none, or an unknown one."""
     if ref >= 0:

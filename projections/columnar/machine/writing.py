@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tallybook.domain.lots import NEVER
+from tallybook.projections.columnar.compiling import apart
 
 from .layout import (
     ALL,
@@ -37,6 +38,7 @@ from .layout import (
 )
 
 
+@apart
 def put(s: Words, word: int) -> None:
     """Write a word of a decision."""
     at = s[V_OUTS]
@@ -47,17 +49,20 @@ def put(s: Words, word: int) -> None:
     s[V_OUTS] = at + 1
 
 
+@apart
 def put_id(s: Words, first: int, second: int) -> None:
     """Write an id."""
     put(s, first)
     put(s, second)
 
 
+@apart
 def put_lot(s: Words, lot: int) -> None:
     """Write the id of a lot."""
     put_id(s, s[lot + L_FACT], s[lot + L_NUMBER])
 
 
+@apart
 def put_parts(s: Words, parts: int, count: int) -> None:
     """Write parts of lots."""
     if s[V_MODE] == SILENT:
@@ -106,6 +111,7 @@ def change(s: Words, bucket: int, by: int) -> None:
         s[s[V_TALLY] + s[V_MONTH] * BALANCES + bucket] += by
 
 
+@apart
 def because(s: Words, first: int, second: int) -> None:
     """Write the one fact that a decision rests on."""
     if s[V_MODE] == SILENT:
@@ -115,6 +121,7 @@ def because(s: Words, first: int, second: int) -> None:
     put(s, s[V_PROGRAMME])
 
 
+@apart
 def because_of_lots(s: Words, parts: int, count: int) -> None:
     """Write the facts that lots were earned for, each once."""
     if s[V_MODE] == SILENT:
@@ -137,6 +144,7 @@ def because_of_lots(s: Words, parts: int, count: int) -> None:
     put(s, s[V_PROGRAMME])
 
 
+@apart
 def because_of_nothing(s: Words) -> None:
     """Write that no fact is named."""
     if s[V_MODE] == SILENT:
