@@ -1018,7 +1018,11 @@ def _pay(
         return account._decide(
             RedemptionRefused, stamp, rules, facts, points=points, reward=fact.reward, code=code, active=there
         )
-    used = lot_book.take(account.lots.copy(), points) if hold is None else lot_book.split(hold.parts, points)[0]
+    if hold is not None:
+        used = lot_book.split(hold.parts, points)[0]
+    else:
+        # Out of a hold that there never was, nothing is used: all of it is owed.
+        used = lot_book.take(account.lots.copy(), points) if fact.hold_id is None else []
     kind, owed = (RedemptionHonoured, {"debt": debt}) if debt else (PointsRedeemed, {})
     paid = account._decide(
         kind,
@@ -1028,7 +1032,7 @@ def _pay(
         points=points,
         reward=fact.reward,
         lots=_parts(used),
-        hold_id=fact.hold_id,
+        hold_id=None if hold is None else fact.hold_id,
         uses=uses,
         **owed,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from tallybook.adapters import synth
 from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.adapters.synth import History, chunks
 from tallybook.domain.earning import Rules
-from tallybook.domain.loyalty import account_id
+from tallybook.domain.loyalty import UNFUNDED, account_id
+from tallybook.projections.backtest import Question, reference
+from tallybook.projections.columnar.backtesting import partial_of
 from tallybook.projections.columnar.executor import decisions_of, outcomes
 from tallybook.projections.columnar.facts import Gathering
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
+from tallybook.projections.read_models import Recorded
 
 SMALL = History(seed=3, customers=300, events=9_000)
 ARRAYS = ("kind", "position", "at_us", "account", "slots", "item", "items", "trait", "channel", "first")
@@ -121,3 +125,19 @@ def test_both_executors_decide_the_same_under_the_rule_sets_of_the_benchmarks(na
         assert [(at, words.tolist()) for at, words in steps] == wanted
         kinds.update(one.stored_name for _, decisions in told for one in decisions)
     assert len(kinds) > 10
+
+
+@pytest.mark.parametrize("unfunded", UNFUNDED)
+def test_both_executors_find_the_same_of_what_was_paid_and_can_not_be_any_more(unfunded: str) -> None:
+    names = Names()
+    facts = facts_of(chunks(History(31, 400)), names)
+    question = Question(rules_of("every"), rules_of("L2"), unfunded=unfunded)
+    domain, _, _ = reference(starmap(Recorded, events_of(facts, names)), question)
+    own = Names()
+    own.take_over(names)
+    columns = partial_of(facts, [], question, own)
+    assert {key: value for key, value in columns.sums.items() if value} == {
+        key: value for key, value in domain.sums.items() if value
+    }
+    assert columns.digests == domain.digests
+    assert columns.sums["unfunded",] > 10

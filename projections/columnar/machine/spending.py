@@ -218,7 +218,7 @@ def redeem(s: Words, rules: int) -> None:
         put(s, s[V_B])
     put_parts(s, parts, count_of)
     if s[V_MODE] != SILENT:
-        put_ref(s, ref, s[V_POS_D])
+        put_ref(s, ref if hold != 0 else NO_REF, s[V_POS_D])
     put_uses(s, uses, uses_end)
     if debt != 0 and s[V_MODE] != SILENT:
         put(s, debt)
