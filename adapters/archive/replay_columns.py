@@ -5,7 +5,7 @@ What no column tells is asked of the log: what concerns all accounts, and ids of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
@@ -18,15 +18,14 @@ import pyarrow.compute
 from tallybook.adapters.form import uuid_from, uuid_of
 from tallybook.domain.customer import CustomerChanged, CustomerRegistered, Traits, note_values, traits_of
 from tallybook.domain.errors import BookDamaged
-from tallybook.domain.events import Event
 from tallybook.domain.loyalty import account_id
 from tallybook.domain.points import Enrolled, lot_of
-from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids
+from tallybook.projections.columnar.facts import Accounts, Facts, Ids
 from tallybook.projections.columnar.machine.layout import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
 from .building import Chunk, Program, chunk_of, prepared, program, table_of
-from .columns import NO_SUBJECT, arrow_schema, columns
+from .columns import arrow_schema, columns
 from .decoding import EVENT_HI, EVENT_LO, POSITION
 from .files import fitted
 
@@ -126,19 +125,6 @@ _TRAITS = ("kind", "country", "source", "birth_month")
 _ENVELOPE = ("position", "subject_id", "stream", "stream_id", "stored_name", "effective_us", "channel")
 _PLACES = 40
 """Positions have as many bits at most."""
-
-
-def control_of(
-    archive: Archive,
-    decode: Callable[[Iterable[tuple[Any, ...]]], Iterable[tuple[int, Event]]],
-    manifest: Manifest | None = None,
-) -> list[tuple[int, Event]]:
-    """What concerns all accounts, with its position: rule sets adopted, sweeps. `decode` makes events of rows of the
-    log. Raises ArchiveError, BookDamaged."""
-    table = archive.bucket(NO_SUBJECT, ["position", "stored_name"], manifest=manifest)
-    wanted = pc.is_in(table["stored_name"], value_set=pa.array([kind.stored_name for kind in CONTROL]))
-    positions = np.sort(table.filter(wanted)["position"].to_numpy())
-    return [(position, event) for position, event in decode(_rows_at(archive.log, positions))]
 
 
 def facts_of(archive: Archive, bucket: int, names: Names, manifest: Manifest | None = None) -> Facts:

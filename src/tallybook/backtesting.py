@@ -366,7 +366,7 @@ def _archived(core: Core, archive: ArchiveDesk) -> Source | None:
 
 def _kept(core: Core, cache: ReplayCache, manifest: Manifest) -> Source:
     """The facts of an archive."""
-    control = [one for one in core.history(CONTROL_NAMES) if one.position <= manifest.position]
+    control = list(core.history(CONTROL_NAMES, manifest.position))
     return Source(
         BUCKETS, lambda number, names: cache.load(number, names, manifest), control, manifest.position, manifest.root
     )

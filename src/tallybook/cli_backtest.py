@@ -59,26 +59,32 @@ class Executor(StrEnum):
     REFERENCE = "reference"
 
 
+BaselineFile = Annotated[
+    Path | None, typer.Option("--baseline", help="Compare with this rule set, not the recorded ones")
+]
+WhatOfUnfunded = Annotated[
+    Unfunded, typer.Option("--unfunded", help="A redemption that was paid and can't be: refused, cut, or owed")
+]
+InOrder = Annotated[
+    Order, typer.Option("--order", help="Facts as they became known, or as if known when they happened")
+]
+InForceSince = Annotated[
+    str | None, typer.Option("--since", help="From when on the candidate is in force (a date, or a time with a zone)")
+]
+ByExecutor = Annotated[
+    Executor | None, typer.Option("--executor", help="Which code reckons (default: columnar, where it can)")
+]
+
+
 @backtest_app.command("backtest")
 def backtest(
     file: Annotated[Path, typer.Argument(help="The candidate: a TOML file, or standard, candidate")],
     book: BookUrl,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Compare with this rule set, not the recorded ones")
-    ] = None,
-    unfunded: Annotated[
-        Unfunded, typer.Option("--unfunded", help="A redemption that was paid and can't be: refused, cut, or owed")
-    ] = Unfunded.REJECT,
-    order: Annotated[
-        Order, typer.Option("--order", help="Facts as they became known, or as if known when they happened")
-    ] = Order.CANONICAL,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="From when on the candidate is in force (a date, or a time with a zone)"),
-    ] = None,
-    executor: Annotated[
-        Executor | None, typer.Option("--executor", help="Which code reckons (default: columnar, where it can)")
-    ] = None,
+    baseline: BaselineFile = None,
+    unfunded: WhatOfUnfunded = Unfunded.REJECT,
+    order: InOrder = Order.CANONICAL,
+    since: InForceSince = None,
+    executor: ByExecutor = None,
     explain: Annotated[
         str | None, typer.Option("--explain", help="Also the first fact that differs for a customer")
     ] = None,

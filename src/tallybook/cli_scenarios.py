@@ -13,7 +13,7 @@ from tallybook.domain.events import from_us
 from tallybook.projections.backtest import ASSUMED, Difference
 from tallybook.projections.sweep import Sweep
 
-from .cli_backtest import Executor, Order, Unfunded
+from .cli_backtest import BaselineFile, ByExecutor, InForceSince, InOrder, Order, Unfunded, WhatOfUnfunded
 from .terminal import (
     AsJson,
     BookUrl,
@@ -37,25 +37,14 @@ WAIT_S = 1.0
 def backtest_sweep(
     file: Annotated[Path, typer.Argument(help="A TOML file: candidates, or one and the values that are varied")],
     book: BookUrl,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Compare with this rule set, not the recorded ones")
-    ] = None,
+    baseline: BaselineFile = None,
     budget: Annotated[
         int | None, typer.Option("--budget", min=0, help="Points that a scenario may give beyond the baseline")
     ] = None,
-    unfunded: Annotated[
-        Unfunded, typer.Option("--unfunded", help="A redemption that was paid and can't be: refused, cut, or owed")
-    ] = Unfunded.REJECT,
-    order: Annotated[
-        Order, typer.Option("--order", help="Facts as they became known, or as if known when they happened")
-    ] = Order.CANONICAL,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="From when on candidates are in force (a date, or a time with a zone)"),
-    ] = None,
-    executor: Annotated[
-        Executor | None, typer.Option("--executor", help="Which code reckons (default: columnar, where it can)")
-    ] = None,
+    unfunded: WhatOfUnfunded = Unfunded.REJECT,
+    order: InOrder = Order.CANONICAL,
+    since: InForceSince = None,
+    executor: ByExecutor = None,
     keyless: Keyless = False,
     as_json: AsJson = False,
 ) -> None:

@@ -81,7 +81,7 @@ class Shadow:
             except BaseException:
                 self.close()
                 raise
-        self._control = [one for one in core.history(CONTROL_NAMES) if one.position <= self._position]
+        self._control = list(core.history(CONTROL_NAMES, self._position))
 
     @property
     def position(self) -> int:

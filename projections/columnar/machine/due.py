@@ -67,7 +67,6 @@ from .layout import (
     V_CHANGE_TIER,
     V_DUE_HEAD,
     V_DUE_N,
-    V_FORGIVEN,
     V_HELD_HEAD,
     V_HELD_N,
     V_HELD_ORDER,
@@ -285,7 +284,6 @@ def recovered(s: Words, parts: int, count: int) -> None:
     """Points that a return could not take, and had forgiven, came back and were taken."""
     for place in range(parts, parts + count * PART, PART):
         s[s[place] + L_RECOVERABLE] -= s[place + P_POINTS]
-        s[V_FORGIVEN] -= s[place + P_POINTS]
 
 
 def release(s: Words, at_us: int, rules: int, fact: int, hold: int, reason: int) -> None:

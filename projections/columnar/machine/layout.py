@@ -27,7 +27,7 @@ NONE = -(2**63)
 # ── registers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 (
-    V_OVER, V_STATUS, V_SUSPENDED, V_TIER, V_TIER_SINCE, V_LENT, V_OVERRIDE, V_ENROLLED, V_CLOCK, V_MOVED, V_FORGIVEN,
+    V_OVER, V_STATUS, V_SUSPENDED, V_TIER, V_TIER_SINCE, V_LENT, V_OVERRIDE, V_ENROLLED, V_CLOCK, V_MOVED,
     V_MEMBER, V_PROGRAMME, V_ACCOUNT, V_VERSION, V_HORIZON, V_SWEPT, V_FOLLOWED, V_PASSED, V_MODE,
     # what is known without reckoning it anew: nothing is due before; whether that holds while points come in order;
     # where the window begins, and of which calendar its entries know when they leave; a year of tiers
@@ -53,7 +53,7 @@ NONE = -(2**63)
     # what is counted of all accounts: balances by month, points by rule (0: it is not); when months begin
     V_TALLY, V_RULE_TALLY, V_MONTH0, V_MONTHS, V_UNFUNDED,
     V_BUCKETS,
-) = range(125)
+) = range(124)
 
 # Balances, from V_BUCKETS on, in this order.
 (

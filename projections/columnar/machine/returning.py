@@ -33,7 +33,6 @@ from .layout import (
     V_ACTIVE_HEAD,
     V_ACTIVE_N,
     V_AT,
-    V_FORGIVEN,
     V_ITEM1,
     V_MODE,
     V_OVER,
@@ -141,7 +140,6 @@ def reverse(s: Words, rules: int, lot: int, by: int) -> int:
     move(s, lot, PENDING, REVERSED, pending)
     move_parts(s, taken, count_of, ACTIVE, REVERSED)
     move(s, lot, DEBT, REVERSED, debt)
-    s[V_FORGIVEN] += rest
     for line in range(lines):
         s[s[lot + L_LINE0] + line * LINE + N_RETURNED] += s[back + line]
     s[lot + L_LOST] -= lost
