@@ -32,7 +32,7 @@ from tallybook.domain.earning import Rules
 from tallybook.domain.events import REGISTRY, Event, Metadata
 from tallybook.domain.loyalty import TAKES_NOTHING
 from tallybook.domain.points import NewLot
-from tallybook.projections.columnar.facts import Facts
+from tallybook.projections.columnar.facts import Accounts, Facts, Ids
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
 
@@ -166,7 +166,7 @@ def facts_of(
         traits=tuple(_traits(number) for number in used.tolist()),
         customers=customers,
         first=_offsets(rows),
-        accounts=[(_account_id(customers[place]), PROGRAMME, place) for place in members.tolist()],
+        accounts=_accounts([_account_id(customers[place]) for place in members.tolist()], members),
     )
     _name_receivers(facts, names, column("transfers"), ordinal or 0)
     return facts
@@ -342,11 +342,19 @@ def swept(facts: Facts) -> list[tuple[int, Event]]:
     return [(end, Swept(event_id=event_id(end), **told)), (end + 1, over)]
 
 
+def _accounts(ids: Sequence[UUID], customers: Array) -> Accounts:
+    """Accounts of the programme, of customers at places."""
+    return Accounts(Ids(b"".join(one.bytes for one in ids)), [PROGRAMME], np.zeros(len(ids), np.int64), customers)
+
+
 def split(facts: Facts, parts: int) -> Iterator[Facts]:
     """The same facts by customers, in so many parts of about the same length: views, where nothing names a row."""
     aims = np.arange(1, parts) * len(facts) // parts
     cuts = np.searchsorted(facts.first[1:], aims, side="left").tolist()
-    of_customers = np.array([place for _, _, place in facts.accounts], np.int64)
+    accounts = facts.accounts
+    if not isinstance(accounts, Accounts):
+        raise TypeError("accounts as arrays, as `facts_of` has them")
+    of_customers = accounts.customer
     if (np.diff(of_customers) < 0).any():
         raise ValueError("accounts stand in the order of their customers")
     for begin, end in pairwise([0, *cuts, len(facts.customers)]):
@@ -371,7 +379,12 @@ def split(facts: Facts, parts: int) -> Iterator[Facts]:
             traits=facts.traits,
             customers=facts.customers[begin:end],
             first=facts.first[begin : end + 1] - first,
-            accounts=[(stream, of, place - begin) for stream, of, place in facts.accounts[account0:account1]],
+            accounts=Accounts(
+                Ids(accounts.ids.data[16 * account0 : 16 * account1]),
+                accounts.programmes,
+                accounts.programme[account0:account1],
+                of_customers[account0:account1] - begin,
+            ),
         )
 
 

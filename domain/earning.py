@@ -413,7 +413,12 @@ def _caps(counter: str, caps: Caps) -> list[Cap]:
 
 def cohort(account_id: UUID, campaign: str) -> int:
     """0 to 99: which part of all accounts an account is in, for a campaign. Drawn by the ids alone, for ever."""
-    return (int.from_bytes(account_id.bytes[:4], "big") ^ crc32(campaign.encode())) % 100
+    return drawn(int.from_bytes(account_id.bytes[:4], "big"), campaign)
+
+
+def drawn(first: int, campaign: str) -> int:
+    """The same by the first four bytes of the account's id, as a number."""
+    return (first ^ crc32(campaign.encode())) % 100
 
 
 @lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 PACKAGE = "tallybook"
-SMALL = 250
+SMALL = 256
 """Functions of so much bytecode are copied to where they are called, and those that are called once."""
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from tallybook.domain.calendar import DAY_US, PERIODS, Zone
 from tallybook.domain.control import Control, RuleBook, RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.customer import Traits
-from tallybook.domain.earning import Rules, cohort
+from tallybook.domain.earning import Rules, drawn
 from tallybook.domain.events import Event
 from tallybook.domain.lots import FOR_EVER
 from tallybook.domain.loyalty import granted_by
@@ -523,14 +523,15 @@ def years_of(zone: Zone, times: Array) -> Array:
     return into[:, 1]
 
 
-class _See:
-    """What one rule set sees of the facts of one kind."""
+BLOCK = 16_384
+"""What the rule sets see is reckoned for so many facts at a time."""
 
-    def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
-        self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
-        self.rows = facts.earning[_FACTS[on]]
-        self.conditions = rules.conditions
-        self.fields = {name for path in self._paths() for name in self.conditions[path].fields()}
+
+class _Block:
+    """Some of the facts of one kind: their rows, and their lines."""
+
+    def __init__(self, facts: Facts, rows: Array) -> None:
+        self.facts, self.rows = facts, rows
 
     @cached_property
     def first(self) -> Array:
@@ -554,28 +555,66 @@ class _See:
 
         return np.arange(self.first[-1]) + (self.facts.item[self.rows] - self.first[:-1])[self.fact_of]
 
-    def _paths(self) -> list[str]:
-        found = [f"earning.{place}.{part}" for place in self.places for part in ("when", "lines")]
-        return [path for path in [*found, "amount.exclude"] if path in self.conditions]
+    @cached_property
+    def customers(self) -> Array:
+        """The place of the customer of each fact."""
+        import numpy as np
 
-    def _sum(self, values: Array) -> Array:
+        return np.searchsorted(self.facts.first, self.rows, side="right") - 1
+
+    def sums(self, values: Array) -> Array:
         """By fact, of values of its lines."""
         import numpy as np
 
         sums = np.concatenate((np.zeros(1, np.int64), np.cumsum(values)))
         return sums[self.first[1:]] - sums[self.first[:-1]]
 
-    def into(self, columns: Sequence[Array], y: Array, at: int) -> None:
-        """Fill the columns of these facts."""
+
+class _See:
+    """What one rule set sees of the facts of one kind."""
+
+    def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
+        self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
+        self.conditions = rules.conditions
+        self.fields = {name for path in self._paths() for name in self.conditions[path].fields()}
+        self._cohorts: dict[str, Array] = {}
+
+    @cached_property
+    def _traits(self) -> Mapping[str, Array]:
+        """What conditions read of customers, by their fields' names: of each of the facts' traits."""
         import numpy as np
 
-        rows, facts, rules, book = self.rows, self.facts, self.rules, self.book
+        code, found = self.book.names.text, {}
+        for name in self.fields:
+            scope, _, part = name.partition(".")
+            if scope == "customer":
+                values = [getattr(one, part) for one in self.facts.traits]
+                found[name] = np.array([code(v) if isinstance(v, str) else v for v in values], np.int64)
+        return found
+
+    def _paths(self) -> list[str]:
+        found = [f"earning.{place}.{part}" for place in self.places for part in ("when", "lines")]
+        return [path for path in [*found, "amount.exclude"] if path in self.conditions]
+
+    def into(self, columns: Sequence[Array], y: Array, at: int) -> None:
+        """Fill the columns of these facts, some of them at a time: what is reckoned of those stays near."""
+        rows = self.facts.earning[_FACTS[self.on]]
+        for first in range(0, len(rows), BLOCK):
+            block = _Block(self.facts, rows[first : first + BLOCK])
+            self._block_into([column[first : first + BLOCK] for column in columns], y, at, block)
+
+    def _block_into(self, columns: Sequence[Array], y: Array, at: int, block: _Block) -> None:
+        import numpy as np
+
+        rows, facts, rules, book = block.rows, self.facts, self.rules, self.book
         of_facts: dict[str, Array] = {}
         of_lines: dict[str, Array] = {}
         amounts = pieces = np.zeros(0, np.int64)
         if self.on == "purchase":
             x0 = book.word(at + m.RS_X)
-            of_facts, of_lines, amounts, pieces = self._purchases(columns[x0 : x0 + 3], y, book.word(at + m.RS_Y))
+            of_facts, of_lines, amounts, pieces = self._purchases(
+                columns[x0 : x0 + 3], y, book.word(at + m.RS_Y), block
+            )
         if self.on == "activity" and self.fields:
             slots = facts.slots[rows]
             of_facts |= {
@@ -590,29 +629,36 @@ class _See:
                 "referral.occasion": slots[:, 1],
                 "referral.role": slots[:, 2],
             }
-        days = self._times(of_facts)
+        days = self._times(of_facts, block)
         for place, rule_at in self.places.items():
             rule = rules.rule_set.earning[place]
             column = book.word(rule_at + m.E_MASK)
             if column >= 0:
-                mask = self._mask(f"earning.{place}.when", of_facts, of_lines, of_lines_too=False)
+                mask = self._mask(f"earning.{place}.when", of_facts, of_lines, block, of_lines_too=False)
                 first_day, last_day = rule.days
                 if rule.dated:
                     mask = np.where((first_day <= days) & (days <= last_day), mask, 0)
                 if not isinstance(rule, Multiplier) and rule.control_percent:
-                    mask = np.where(self._controls(rule.campaign or "", rule.control_percent), 0, mask)
+                    controls = self._drawn(rule.campaign or "") < rule.control_percent
+                    mask = np.where(controls[block.customers], 0, mask)
                 columns[column][:] = mask
             if not isinstance(rule, PerAmount) or rule.lines is None:
                 continue
             weights = amounts if rule.per_minor is not None else pieces
-            picks = self._mask(f"earning.{place}.lines", of_facts, of_lines, of_lines_too=True)
-            y[self.items, book.word(rule_at + m.E_PICKS)] = picks
+            picks = self._mask(f"earning.{place}.lines", of_facts, of_lines, block, of_lines_too=True)
+            y[block.items, book.word(rule_at + m.E_PICKS)] = picks
             measured = book.word(rule_at + m.E_MEASURED)
             for bit in range(book.tiers + 1 if book.word(rule_at + m.E_WHOLE) & 2 else 1):
-                columns[measured + bit][:] = self._sum(np.where(picks >> bit & 1, weights, 0))
+                columns[measured + bit][:] = block.sums(np.where(picks >> bit & 1, weights, 0))
 
     def _mask(
-        self, path: str, of_facts: Mapping[str, Array], of_lines: Mapping[str, Array], *, of_lines_too: bool
+        self,
+        path: str,
+        of_facts: Mapping[str, Array],
+        of_lines: Mapping[str, Array],
+        block: _Block,
+        *,
+        of_lines_too: bool,
     ) -> Array:
         """In which tiers a condition holds, as bits: the first is that of no tier."""
         import numpy as np
@@ -620,12 +666,12 @@ class _See:
         condition = self.conditions.get(path)
         if condition is None:
             return np.int64(-1)
-        count = len(self.items) if of_lines_too else len(self.rows)
+        count = len(block.items) if of_lines_too else len(block.rows)
 
         def holds(tier: str) -> Array:
             code = self.book.names.text
             facts = {**of_facts, "account.tier": np.int64(code(tier))}
-            seen = Seen(facts, of_lines, self.first, self.fact_of, code)
+            seen = Seen(facts, of_lines, block.first, block.fact_of, code)
             return np.broadcast_to(evaluated(condition.tree, seen, of_lines=of_lines_too), count)
 
         if "account.tier" not in condition.fields():
@@ -635,33 +681,25 @@ class _See:
             mask |= np.where(holds(tier), np.int64(1 << bit), np.int64(0))
         return mask
 
-    def _controls(self, campaign: str, percent: int) -> Array:
-        """Whose account is in a campaign's control group."""
+    def _drawn(self, campaign: str) -> Array:
+        """The part of all accounts that each customer's is in, for a campaign."""
         import numpy as np
 
-        members = np.zeros(len(self.facts.customers), bool)
+        if campaign in self._cohorts:
+            return self._cohorts[campaign]
+        found = self._cohorts[campaign] = np.full(len(self.facts.customers), 100)
         places, customers = self.facts.members(self.book.programme)
-        members[customers] = [cohort(self.facts.accounts[place][0], campaign) < percent for place in places]
-        return members[self._customers()]
+        first = self.facts.account_ids()[places, :4].copy().view(">u4").ravel().astype(np.int64)
+        found[customers] = drawn(first, campaign)
+        return found
 
-    def _customers(self) -> Array:
-        """The place of the customer of each fact."""
-        import numpy as np
-
-        return np.searchsorted(self.facts.first, self.rows, side="right") - 1
-
-    def _times(self, of_facts: dict[str, Array]) -> Array:
+    def _times(self, of_facts: dict[str, Array], block: _Block) -> Array:
         """Fields of time, of the customer and of the account; the local day of each fact, where it is needed."""
         import numpy as np
 
-        facts, rows = self.facts, self.rows
+        facts, rows = self.facts, block.rows
         trait = facts.trait[rows]
-        for name in self.fields:
-            scope, _, part = name.partition(".")
-            if scope == "customer":
-                values = [getattr(one, part) for one in facts.traits]
-                code = self.book.names.text
-                of_facts[name] = np.array([code(v) if isinstance(v, str) else v for v in values], np.int64)[trait]
+        of_facts |= {name: values[trait] for name, values in self._traits.items()}
         if "fact.channel" in self.fields:
             of_facts["fact.channel"] = facts.channel[rows].astype(np.int64)
         timed = any(self.rules.rule_set.earning[place].dated for place in self.places)
@@ -675,9 +713,10 @@ class _See:
             "fact.weekday": civil[:, 4],
         }
         if "account.member_days" in self.fields:
-            of_facts["account.member_days"] = np.maximum(0, civil[:, 0] - self._joined()[self._customers()])
+            of_facts["account.member_days"] = np.maximum(0, civil[:, 0] - self._joined[block.customers])
         return civil[:, 0]
 
+    @cached_property
     def _joined(self) -> Array:
         """The local day on which each customer joined the programme."""
         import numpy as np
@@ -702,13 +741,13 @@ class _See:
         return into
 
     def _purchases(
-        self, columns: Sequence[Array], y: Array, column: int
+        self, columns: Sequence[Array], y: Array, column: int, block: _Block
     ) -> tuple[dict[str, Array], dict[str, Array], Array, Array]:
         """Of purchases: fields of orders, of lines, what counts of each line. Fills `columns`: by what lines weigh, and
         the sums of amounts and of pieces."""
         import numpy as np
 
-        facts, rows, rules, names = self.facts, self.rows, self.rules, self.book.names
+        facts, rows, rules, names = self.facts, block.rows, self.rules, self.book.names
         include = rules.rule_set.amount.include
         rates = [(names.text(code), numerator, denominator) for code, (numerator, denominator) in rules.rates.items()]
         codes, numerators, denominators = (np.array(one, np.int64) for one in zip(*rates, strict=True))
@@ -722,7 +761,7 @@ class _See:
         )  # fmt: skip
         of_lines: dict[str, Array] = {}
         if self._paths():
-            items = facts.items[self.items]
+            items = facts.items[block.items]
             of_lines = {
                 "line.sku": items[:, 4],
                 "line.category": items[:, 5],
@@ -731,16 +770,16 @@ class _See:
             }
         exclude = self.conditions.get("amount.exclude")
         if exclude is not None:
-            seen = Seen({}, of_lines, self.first, self.fact_of, names.text)
+            seen = Seen({}, of_lines, block.first, block.fact_of, names.text)
             out = np.broadcast_to(evaluated(exclude.tree, seen, of_lines=True), lines)
             amounts, pieces = np.where(out, 0, amounts), np.where(out, 0, pieces)
         compiled(tables.sum_lines)(rows, facts.item, known, amounts, pieces, y, column, *columns)
         of_facts: dict[str, Array] = {}
         if self._paths():
             of_facts = {
-                "order.net_minor": self._sum(net),
+                "order.net_minor": block.sums(net),
                 "order.amount_minor": columns[1],
-                "order.quantity": self._sum(facts.items[self.items, 1]),
+                "order.quantity": block.sums(facts.items[block.items, 1]),
                 "order.currency": currency,
                 "order.store": facts.slots[rows, 1],
             }

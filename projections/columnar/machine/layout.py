@@ -30,8 +30,10 @@ NONE = -(2**63)
     V_OVER, V_STATUS, V_SUSPENDED, V_TIER, V_TIER_SINCE, V_LENT, V_OVERRIDE, V_ENROLLED, V_CLOCK, V_MOVED,
     V_MEMBER, V_PROGRAMME, V_ACCOUNT, V_VERSION, V_HORIZON, V_SWEPT, V_FOLLOWED, V_PASSED, V_MODE,
     # what is known without reckoning it anew: nothing is due before; whether that holds while points come in order;
-    # where the window begins, and of which calendar its entries know when they leave; a year of tiers
+    # where the window begins, and of which calendar its entries know when they leave; a year of tiers; whether there
+    # are several rule sets, or which is the only one (-1: none), and from when on
     V_QUIET, V_STEADY, V_FIRST, V_CALENDAR, V_YEAR_RULES, V_YEAR_LAST, V_YEAR_FROM, V_YEAR_UNTIL, V_SEVERAL,
+    V_ONLY, V_ONLY_FROM,
     # of what is counted by month: the month of the last decision, and where that begins and ends
     V_MONTH, V_MONTH_FROM, V_MONTH_UNTIL,
     # redemptions for which there is too little now, and that are paid now; the points lacking that were honoured
@@ -53,7 +55,7 @@ NONE = -(2**63)
     # what is counted of all accounts: balances by month, points by rule (0: it is not); when months begin
     V_TALLY, V_RULE_TALLY, V_MONTH0, V_MONTHS, V_UNFUNDED,
     V_BUCKETS,
-) = range(124)
+) = range(126)
 
 # Balances, from V_BUCKETS on, in this order.
 (

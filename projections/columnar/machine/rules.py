@@ -34,6 +34,9 @@ from .layout import (
     RS_ZONE0,
     RS_ZONES,
     V_ENROLLED,
+    V_ONLY,
+    V_ONLY_FROM,
+    V_SEVERAL,
     V_VERSION,
     V_YEAR_FROM,
     V_YEAR_LAST,
@@ -51,6 +54,13 @@ from .layout import (
 
 def in_force(s: Words, at_us: int) -> int:
     """The rule set for a moment, in the account's programme, as known now; -1: none."""
+    if s[V_SEVERAL] == 0:
+        return s[V_ONLY] if at_us >= s[V_ONLY_FROM] else -1
+    return last_in_force(s, at_us)
+
+
+def last_in_force(s: Words, at_us: int) -> int:
+    """The same, of several."""
     version = s[B_VERSION0] + s[V_VERSION] * VERSION
     first, count = s[version], s[version + 1]
     found = -1
@@ -114,8 +124,9 @@ def days_after(s: Words, rules: int, at_us: int, days: int) -> int:
     """The same wall-clock time so many days later, in the rule set's zone."""
     then_us = at_us + days * DAY_US
     ahead_us = offset_us(s, rules, at_us)
-    if ahead_us != NONE and offset_us(s, rules, then_us) == ahead_us:
-        return then_us
+    then_ahead_us = offset_us(s, rules, then_us)
+    if ahead_us != NONE and then_ahead_us != NONE:
+        return then_us + ahead_us - then_ahead_us
     return days_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, days)
 
 

@@ -65,6 +65,8 @@ from .layout import (
     V_MAP0,
     V_MAP_END,
     V_MODE,
+    V_ONLY,
+    V_ONLY_FROM,
     V_OUTCOME,
     V_OUTS,
     V_OVER,
@@ -244,7 +246,10 @@ def copy_items(s: Words, y: Words, it: Words, item0: int, item1: int, depth: int
 def know_rules(s: Words, version: int) -> None:
     """From now on a version of the rule book is known."""
     s[V_VERSION] = version
-    s[V_SEVERAL] = 1 if s[s[B_VERSION0] + version * VERSION + 2] > 1 else 0
+    known = s[B_VERSION0] + version * VERSION
+    s[V_SEVERAL] = 1 if s[known + 2] > 1 else 0
+    s[V_ONLY] = s[s[known] + 1] if s[known + 1] > 0 else -1
+    s[V_ONLY_FROM] = s[s[known]] if s[known + 1] > 0 else LONG_AGO
     s[V_QUIET] = LONG_AGO
 
 
