@@ -30,6 +30,7 @@ from tallybook.domain.earning import Rules
 from tallybook.domain.errors import Refused
 from tallybook.domain.events import Event
 from tallybook.domain.expressions import Node
+from tallybook.domain.points import TierChanged
 from tallybook.projections.backtest import backtest
 from tallybook.projections.columnar import compiling, executor
 from tallybook.projections.columnar.compiling import Uncompiled, compiled, digest_of
@@ -131,6 +132,24 @@ def test_rules_that_change_and_sweeps_that_are_cut_short_or_pass_accounts_over()
         passing.append(Recorded(position, changed))
     assert any(isinstance(event, Swept) for _, event in passing)
     assert alike(passing) > 100
+
+
+def test_what_is_earned_while_a_grace_lasts_does_not_count_when_points_left_the_window() -> None:
+    levels = [{"name": "basic", "threshold": 0}, {"name": "silver", "threshold": 500, "keep": 400}]
+    tiers = {"window": "rolling", "window_months": 6, "grace_days": 30, "levels": levels}
+    world = World(rule_set(tiers=tiers, pending={"days": 60}))
+    world.enrol("2024-03-01T00:00:00Z")
+    bought = (
+        ("03-15", 256), ("03-29", 298), ("04-10", 63), ("07-15", 192), ("08-23", 14), ("10-18", 162), ("10-25", 27),
+        ("10-31", 9),
+    )  # fmt: skip
+    for day, points in bought:
+        world.buy(f"2024-{day}T12:00:00Z", points * 100)
+    # On 22 October, what is due next is reckoned anew: points of August become active.
+    # On 29 September 298 points leave, and 269 are left: what comes in October is too little at the end of the grace.
+    lost = [one for one in world.decisions() if isinstance(one, TierChanged) and one.tier == "basic" and one.previous]
+    assert [iso(one.effective_us) for one in lost] == ["2024-10-29T00:00:00Z"]
+    assert alike(list(world.history())) > 100
 
 
 def test_plain_python_decides_the_same_as_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -431,6 +431,9 @@ def next_moment_of(s: Words, rules: int, after_us: int) -> int:
     in_all = before(s, end)
     while place < end:
         place += WINDOW
+        if grace > 0:
+            # When it leaves, what is earned while the grace lasts does not count yet.
+            in_all = before(s, window_place(s, leaving(s, rules, place - WINDOW)))
         if in_all - before(s, place) < keeps:
             at_us = leaving(s, rules, place - WINDOW)
             due_us = at_us if grace == 0 else days_after(s, rules, at_us, grace)
