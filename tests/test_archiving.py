@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from queue import Queue
+from threading import Thread
+from time import sleep
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -49,6 +53,54 @@ def test_a_scan_sees_what_was_just_recorded(shop: Book) -> None:
         with shop.acting("agent:lin", purpose="support"):
             shop.customers.register(name="Bob")
         assert shop.archive.scan().arrow().num_rows == shop.position() > before
+
+
+def test_it_follows_the_log_until_nothing_comes(shop: Book) -> None:
+    with shop:
+        following = shop.archive.follow(every_s=0, timeout_s=0)
+        assert next(following) == shop.position()
+        for _ in range(3):
+            with shop.acting("agent:lin", purpose="support"):
+                shop.customers.register(name="Bob")
+            assert next(following) == shop.position()
+        assert list(following) == []
+        assert list(shop.archive.follow(timeout_s=0)) == [shop.position()]
+        status = shop.archive.status()
+        assert (status.state, status.rows) == ("current", shop.position())
+        assert status.delta_rows <= 0.05 * status.rows
+        assert shop.archive.verify().holds
+
+
+def test_it_follows_from_another_thread_until_the_book_is_closed(shop: Book) -> None:
+    reached: Queue[int] = Queue()
+    with shop:
+        thread = Thread(target=lambda: [reached.put(position) for position in shop.archive.follow(every_s=0)])
+        thread.start()
+        assert reached.get(timeout=60) == shop.position()
+        with shop.acting("agent:lin", purpose="support"):
+            shop.customers.register(name="Bob")
+        assert reached.get(timeout=60) == shop.position()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+
+
+def test_it_follows_on_when_another_writer_is_done(shop: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shop:
+        monkeypatch.setattr("tallybook.adapters.archive.archive.WAIT_S", 0.0)
+        hold = shop._core.storage.models.hold("archive")
+        assert hold is not None
+        following = shop.archive.follow(every_s=0.01)
+        rest = Thread(target=lambda: [sleep(0.2), hold.release()])
+        rest.start()
+        assert next(following) == shop.position()
+        rest.join()
+        following.close()
+
+
+@pytest.mark.parametrize("given", [{"every_s": -1}, {"every_s": "1"}, {"timeout_s": True}, {"timeout_s": float("nan")}])
+def test_seconds_that_are_none_are_refused(shop: Book, given: dict[str, Any]) -> None:
+    with shop, pytest.raises(Refused, match=f"{next(iter(given))}: seconds"):
+        shop.archive.follow(**given)
 
 
 def test_names_and_columns_that_are_none_are_refused(shop: Book) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from tallybook.adapters.archive.columns import BUCKETS
 from tallybook.adapters.archive.columns import columns as all_columns
 from tallybook.adapters.archive.manifest import ArchiveStatus, ArchiveVerification
 from tallybook.adapters.bulk import rarely_collecting
+from tallybook.adapters.log import Tail
 from tallybook.adapters.storage import archive_beside, file_of
-from tallybook.domain.errors import BookError, MissingExtra, listed, refusal, whole
+from tallybook.domain.errors import BookClosed, BookError, MissingExtra, Refused, listed, refusal, whole
 from tallybook.projections.read_models import Progress
 
 from .commands import Desk
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArchiveDesk", "Scan"]
 
+SECONDS_MAX = 1e9
 _PACKAGES = ("pyarrow", "numpy", "numba", "llvmlite", "fsspec")
 
 
@@ -57,6 +60,40 @@ class ArchiveDesk(Desk):
         missing, torn or another's, is made anew. Raises MissingExtra, BookError. Refuses: busy."""
         with rarely_collecting():
             return self._archive().catch_up(progress)
+
+    def follow(self, *, every_s: float = 1.0, timeout_s: float | None = None) -> Generator[int, None, None]:
+        """Keep the archive up with the log: the position after each catch-up, as events come.
+
+        To be iterated in a process or thread of its own: there, in the background, what was added is merged into the
+        files, and whoever scans or replays meanwhile has little to catch up with. It catches up every `every_s` seconds
+        at most. Ends when the book is closed, and when nothing came for `timeout_s`. While another writes to the
+        archive, it waits. Raises MissingExtra, BookError. Refuses: invalid_argument.
+        """
+        self._archive()
+        for name, given in (("every_s", every_s), ("timeout_s", 0 if timeout_s is None else timeout_s)):
+            if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < SECONDS_MAX:
+                raise refusal("invalid_argument", f"{name}: seconds, 0 or more, are wanted.", argument=name)
+        return self._followed(every_s, timeout_s)
+
+    def _followed(self, every_s: float, timeout_s: float | None) -> Generator[int, None, None]:
+        tail = Tail(self._core.app.log, 0)
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    tail.after = self.catch_up()
+                except Refused as refused:
+                    if refused.code != "busy":
+                        raise
+                else:
+                    yield tail.after
+                    if not tail.pull(timeout_s):
+                        return
+                time.sleep(max(0.0, began + every_s - time.monotonic()))
+        except BookClosed:
+            return
+        finally:
+            tail.close()
 
     def rebuild(self, progress: Progress | None = None) -> int:
         """Make the archive anew from the log; the position reached. What is there answers until it is done.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
@@ -44,6 +45,21 @@ def archive_catch_up(book: BookUrl, as_json: AsJson = False) -> None:
     with open_book(book, create=False) as opened, watched("archive", as_json) as progress:
         position = opened.archive.catch_up(progress)
     say({"position": position}, as_json, f"The archive is up to position {position:,}.")
+
+
+@archive_app.command("follow")
+def archive_follow(
+    book: BookUrl,
+    every: Annotated[float, typer.Option("--every", min=0, help="Catch up every so many seconds at most")] = 1.0,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="End when nothing came for so many seconds")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the archive up with the log as events come, and merge what was added, in the background."""
+    with open_book(book, create=False) as opened:
+        for position in opened.archive.follow(every_s=every, timeout_s=timeout):
+            say({"position": position}, as_json, f"The archive is up to position {position:,}.")
 
 
 @archive_app.command("rebuild")
