@@ -251,13 +251,13 @@ class _Sums:
         counts = _counted(found.before, found.after, self._tiers, self._question.ranks, sums)
         counts["changed"] = differs != 0
         sums["changed",] = int(counts["changed"].sum())
+        told = counts | {"before": before[:, ACTIVE_PLACE], "after": after[:, ACTIVE_PLACE]}
         for dimension, (classes, codes) in self._classes.items():
-            told = counts | {"before": before[:, ACTIVE_PLACE], "after": after[:, ACTIVE_PLACE]}
+            order = np.argsort(codes, kind="stable")
+            some, starts = np.unique(codes[order], return_index=True)
             for what, of in told.items():
-                totals = np.zeros(len(classes), np.int64)
-                np.add.at(totals, codes, of)
-                for place in np.unique(codes):
-                    sums["class", dimension, str(classes[int(place)]), what] += int(totals[place])
+                for place, total in zip(some, np.add.reduceat(of[order].astype(np.int64), starts), strict=True):
+                    sums["class", dimension, str(classes[int(place)]), what] += int(total)
         partial.gained = self._movers(change, change > 0)
         partial.lost = self._movers(change, change < 0)
         partial.digests = self._digests(differs, was, becomes, before, after)
@@ -309,9 +309,9 @@ class _Sums:
         """What each account's customer bought."""
         import numpy as np
 
-        value = np.zeros(len(self._facts.customers), np.int64)
-        np.add.at(value, self._purchases[1], self._found.amounts)
-        return value[self._customers]
+        sums = np.concatenate((np.zeros(1, np.int64), np.cumsum(self._found.amounts)))
+        first = np.searchsorted(self._purchases[1], np.arange(len(self._facts.customers) + 1))
+        return (sums[first[1:]] - sums[first[:-1]])[self._customers]
 
     @cached_property
     def _classes(self) -> dict[str, tuple[Sequence[str], Array]]:
