@@ -93,9 +93,9 @@ class Row(NamedTuple):
 # ── measuring ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(given: Given, run: Callable[[], Any], count: int) -> dict[str, Any]:
-    """Seconds of each round, of the clock and of the processor; the memory of the process before and at its peak; and
-    what Python (and numpy) allocate on top at the peak of one more round, which is not timed."""
+def measured(given: Given, run: Callable[[], Any], count: int, *, with_heap: bool = True) -> dict[str, Any]:
+    """Seconds of each round, of the clock and of the processor; the memory of the process before and at its peak; and,
+    `with_heap`, what Python (and numpy) allocate on top at the peak of one more round, which is not timed."""
     seconds: list[float] = []
     cpu: list[float] = []
     before = _memory_of_process("VmRSS")
@@ -106,10 +106,12 @@ def measured(given: Given, run: Callable[[], Any], count: int) -> dict[str, Any]
         seconds.append(perf_counter() - started)
         cpu.append(process_time() - worked)
     peak = _memory_of_process("VmHWM") if with_peak else None
-    tracemalloc.start()
-    run()
-    heap = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    heap = None
+    if with_heap:
+        tracemalloc.start()
+        run()
+        heap = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     return {"count": count, "seconds": seconds, "cpu": cpu, "before": before, "peak": peak, "heap": heap}
 
 
@@ -506,10 +508,10 @@ def table(results: dict[str, Any]) -> str:
         slowest, fastest = (one["count"] / seconds for seconds in (max(one["seconds"]), min(one["seconds"])))
         times = ", ".join(f"{rates[key] / rates[other]:.1f} of {other}" for other in row.baselines if other in rates)
         first = f"{one['first']:.2f} s" if "first" in one else ""
-        memory = " | ".join("" if one[name] is None else f"{one[name] / 2**20:.0f} MiB" for name in _MEMORY)
+        memory = " | ".join(memory_of(one[name]) for name in _MEMORY)
         lines.append(
-            f"| {row.title} | {row.threads} | {one['count']:,} | **{_thousands(rates[key])}** "
-            f"({_thousands(slowest)} to {_thousands(fastest)}) | {times} | {first} | {memory} |"
+            f"| {row.title} | {row.threads} | {one['count']:,} | **{table_rate(rates[key])}** "
+            f"({table_rate(slowest)} to {table_rate(fastest)}) | {times} | {first} | {memory} |"
         )
     about = results["machine_info"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
@@ -524,10 +526,16 @@ def table(results: dict[str, Any]) -> str:
 
 
 _MEMORY = ("before", "peak", "heap")
-_PACKAGES = ("numpy", "numba", "pyarrow", "polars", "duckdb")
+PACKAGES = ("numpy", "numba", "pyarrow", "polars", "duckdb")
 
 
-def _thousands(rate: float) -> str:
+def memory_of(size: int | None) -> str:
+    """So many bytes, to be read."""
+    return "" if size is None else f"{size / 2**20:.0f} MiB"
+
+
+def table_rate(rate: float) -> str:
+    """So many a second, to be read."""
     return f"{rate / 1000:,.1f}k" if rate < 100_000 else f"{rate / 1_000_000:,.2f}M"
 
 
@@ -565,7 +573,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 1
             results["rows"][row.key] = json.loads(done.stdout)
         results["machine_info"] = machine(scratch)
-        results["machine_info"]["packages"] |= {name: version(name) for name in _PACKAGES}
+        results["machine_info"]["packages"] |= {name: version(name) for name in PACKAGES}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     results["given"] = {name: getattr(given, name) for name in ("facts", "sample", "rounds", "seed")}

@@ -6,8 +6,7 @@ import json
 import sys
 from pathlib import Path
 from queue import Queue
-from threading import Thread
-from time import sleep
+from threading import Thread, Timer
 from typing import Any
 
 import duckdb
@@ -73,8 +72,13 @@ def test_it_follows_the_log_until_nothing_comes(shop: Book) -> None:
 
 def test_it_follows_from_another_thread_until_the_book_is_closed(shop: Book) -> None:
     reached: Queue[int] = Queue()
+
+    def follow() -> None:
+        for position in shop.archive.follow(every_s=0):
+            reached.put(position)
+
     with shop:
-        thread = Thread(target=lambda: [reached.put(position) for position in shop.archive.follow(every_s=0)])
+        thread = Thread(target=follow)
         thread.start()
         assert reached.get(timeout=60) == shop.position()
         with shop.acting("agent:lin", purpose="support"):
@@ -90,7 +94,7 @@ def test_it_follows_on_when_another_writer_is_done(shop: Book, monkeypatch: pyte
         hold = shop._core.storage.models.hold("archive")
         assert hold is not None
         following = shop.archive.follow(every_s=0.01)
-        rest = Thread(target=lambda: [sleep(0.2), hold.release()])
+        rest = Timer(0.2, hold.release)
         rest.start()
         assert next(following) == shop.position()
         rest.join()

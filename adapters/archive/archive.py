@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.dataset as pads
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
@@ -39,6 +38,9 @@ from .columns import BUCKETS, NO_SUBJECT, SCHEMA_VERSION, arrow_schema, fingerpr
 from .files import fitted, slimmed, sorted_rows, text_paths, write_parquet
 from .manifest import BEHIND, CURRENT, NONE, STALE, ArchiveStatus, ArchiveVerification, File, Manifest
 from .places import MANIFEST, Place
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 pc: Any = pyarrow.compute
 """Its functions are made when it is loaded: no checker sees them."""
@@ -170,6 +172,9 @@ class Archive:
 
     def dataset(self, manifest: Manifest | None = None) -> pads.Dataset:
         """All rows as one dataset of pyarrow, read when it is asked. Raises ArchiveError."""
+        # It loads pandas, where that is installed: a backtest is to have begun by then.
+        import pyarrow.dataset as pads
+
         manifest = manifest or self.manifest()
         filesystem, folder = self.place.for_arrow()
         schema = arrow_schema()

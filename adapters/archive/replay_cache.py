@@ -306,6 +306,16 @@ def _of_16(data: bytes) -> pa.Array:
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _numbers(array: pa.Array) -> Any:
+    """Integers of an array. Raises ValueError for what has none. (Arrow's own way loads pandas, where it is there.)"""
+    if array.null_count or not pa.types.is_integer(array.type):
+        raise ValueError(f"{array.type} with {array.null_count} nulls, where integers belong")
+    kind = np.dtype(str(array.type))
+    if not len(array):
+        return np.zeros(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
+
+
 def unpacked(data: bytes | memoryview, names: Names, made_from: str) -> Facts:
     """A file as facts, told by `names`. Raises ValueError and whatever else of what is no such file."""
     with ipc.open_file(pa.BufferReader(pa.py_buffer(data)), options=ipc.IpcReadOptions(use_threads=False)) as reader:
@@ -321,7 +331,7 @@ def unpacked(data: bytes | memoryview, names: Names, made_from: str) -> Facts:
         "id": np.array([0, *ids], np.int64),
         "stranger": np.array([0, *(m.UNKNOWN_ID + one for one in ids)], np.int64),
     }
-    rows = {name: held[name].to_numpy().astype(np.int64) for name in _ROWS}
+    rows = {name: _numbers(held[name]).astype(np.int64) for name in _ROWS}
     item, first = _sums(held["of_row"]), _sums(held["of_customer"])
     traits = zip(*(held[f"trait {name}"].to_pylist() for name in Traits._fields), strict=True)
     programmes = held["programmes"].to_pylist()
@@ -341,8 +351,8 @@ def unpacked(data: bytes | memoryview, names: Names, made_from: str) -> Facts:
         Accounts(
             Ids(_bytes_of(held["accounts"])),
             programmes,
-            held["programme"].to_numpy().astype(np.int64),
-            held["customer"].to_numpy().astype(np.int64),
+            _numbers(held["programme"]).astype(np.int64),
+            _numbers(held["customer"]).astype(np.int64),
         ),
     )
 
@@ -361,7 +371,7 @@ def _bytes_of(array: pa.Array) -> bytes:
 def _sums(lengths: pa.Array) -> Array:
     """Where each begins, and where the last ends."""
     made = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths.to_numpy().astype(np.int64), out=made[1:])  # twice as fast as from what is narrow
+    np.cumsum(_numbers(lengths).astype(np.int64), out=made[1:])  # twice as fast as from what is narrow
     return made
 
 
@@ -374,13 +384,13 @@ def _widened(held: Mapping[str, pa.Array], name: str, count: int, width: int, co
             stored = f"{name}{place if width > 1 else ''} {sort}"
             if stored not in held:
                 continue
-            values, after = held[stored].to_numpy(), held.get(f"{stored} after")
+            values, after = _numbers(held[stored]), held.get(f"{stored} after")
             if len(values) != (count if after is None else len(after)):
                 raise ValueError(f"{stored} is of another length")
             if after is None:
                 dense[place, sort] = values
             else:
-                sparse.append((place, after.to_numpy(), values if told is None else told[values]))
+                sparse.append((place, _numbers(after), values if told is None else told[values]))
     if count >= MANY and name in _AT_ONCE:
         made = _at_once(name, count, width, codes["text"], dense)
     else:

@@ -26,7 +26,7 @@ from tallybook.adapters.checkpoints import (
 )
 from tallybook.adapters.codec import subject_of
 from tallybook.adapters.database import SCRUB_S, Session, damaged
-from tallybook.adapters.form import known_uuid, unvalidated, uuid_from
+from tallybook.adapters.form import unvalidated, uuid_from
 from tallybook.adapters.gate import Gate, Told
 from tallybook.adapters.keys import Keyring
 from tallybook.adapters.log import Fresh, OwnStreams, check_stream, log_of, missing
@@ -400,13 +400,14 @@ class Core:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
 
         def notices() -> Iterator[Notice]:
-            for kind in EXCLUDING:
-                restricts, holds = kind in (Restricted, RestrictionLifted), kind in (Restricted, Objected)
-                fields = ["subject_id", "effective_us", "metadata", *([] if restricts else ["to"])]
-                for position, (subject, effective_us, metadata, *to) in self.app.scan(kind, fields):
-                    about = restricts or to == [ObjectionTo.AUTOMATED_DECISIONS]
-                    if about and effective_us <= at_us and known(position, metadata[RECORDED_US]):
-                        yield Notice(position, known_uuid(subject), restricts, holds)
+            names = tuple(kind.stored_name for kind in EXCLUDING)
+            for position, event in self.app.decode(self.app.log.iterate(topics=names)):
+                restricts = isinstance(event, (Restricted, RestrictionLifted))
+                holds = isinstance(event, (Restricted, Objected))
+                about = restricts or getattr(event, "to", None) == ObjectionTo.AUTOMATED_DECISIONS
+                if about and event.effective_us <= at_us and known(position, event.metadata.recorded_us):
+                    assert event.subject_id is not None  # they are all about somebody
+                    yield Notice(position, event.subject_id, restricts, holds)
 
         return exclusions(notices())
 
