@@ -44,8 +44,8 @@ scenarios: $(READY) ## misdeeds in 100 drawn offices (COUNT=100 JOBS=2): the acc
 lives: $(READY) ## 5,200 random lives of a loyalty account (SEED=1 COUNT=5200), step by step beside a plain model
 	$(BIN)/python -m tests.domain.test_account_machine $(or $(SEED),1) $(or $(COUNT),5200) 50
 
-differential: $(READY) ## both executors over 1,000,000 made-up accounts (SEED=1 COUNT=1000000 JOBS=2), decision by decision
-	$(BIN)/python -m tests.differential --accounts $(or $(COUNT),1000000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2)
+differential: $(READY) ## both executors over 1,000,000 made-up accounts (SEED=1 COUNT=1000000 JOBS=2 BACKTESTS=--backtests)
+	$(BIN)/python -m tests.differential --accounts $(or $(COUNT),1000000) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2) $(BACKTESTS)
 
 bench: $(READY) ## benchmarks beside the stock library and raw SQLite; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -450,11 +450,13 @@ class _Found:
             if isinstance(fact, RedemptionRequested):
                 paid = any(isinstance(one, PointsRedeemed) for one in decisions)
                 pays = any(isinstance(one, PointsRedeemed) for one in others)
-                refuses = any(isinstance(one, RedemptionRefused) for one in others)
+                refused, refuses = (
+                    any(isinstance(one, RedemptionRefused) for one in side) for side in (decisions, others)
+                )
                 counts = self._counts[account.id]
                 counts["unfunded"] += paid and (refuses or short is not None)
                 counts["short"] += short or 0
-                counts["newly_funded"] += pays and not paid
+                counts["newly_funded"] += pays and refused
         for difference in differing(position, fact, old, new):
             self._differs.setdefault(difference.account_id, position)
             if difference.customer_id is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import books, passes
+from tools import replay_speed
 
 
 def test_scenarios_are_twenty_and_differ() -> None:
@@ -34,3 +35,8 @@ def test_a_book_gives_the_same_answer_by_either_executor(tmp_path: Path) -> None
         books.answer(url, "archive rebuild", "default", 2)["told"]
         == [books.answer(url, "certificate", "reference", 1)["events"]] * 2
     )
+
+
+def test_the_page_tells_what_was_measured() -> None:
+    text = replay_speed.PAGE.read_text(encoding="utf-8")
+    assert replay_speed.page(text) == text, "run `python -m tools.replay_speed`"
