@@ -411,6 +411,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         ["on_behalf_of", "channel", "application", "address", "correlation_id", "causation_id"], "what records hold"
     ),
     "book.archive.bucket": {"number": "which customers", "columns": "which columns", "encoded": "texts by dictionary"},
+    "book.archive.follow": {"every_s": "how often"},
     "book.archive.scan": {"columns": "which columns"},
     "Scan.duckdb": {"connection": "one of the host's"},
     "book.audit.consistency": {"old": "a checkpoint", "new": "a checkpoint"},
@@ -1216,7 +1217,7 @@ CLI_SHUT: Mapping[str, Given] = {
     "audit rebuild-tiles": lambda _: [],
     "archive status": lambda _: [],
     "archive catch-up": lambda _: [],
-    "archive follow": lambda _: ["--timeout", "0"],
+    "archive follow": lambda _: ["--every", "0", "--timeout", "0"],
     "archive rebuild": lambda _: [],
     "archive compact": of_an_archive,
     "archive verify": of_an_archive,
