@@ -576,7 +576,7 @@ class _See:
     def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
         self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
         self.conditions = rules.conditions
-        self.fields = {name for path in self._paths() for name in self.conditions[path].fields()}
+        self.fields = {name for path in self._paths for name in self.conditions[path].fields()}
         self._cohorts: dict[str, Array] = {}
 
     @cached_property
@@ -592,7 +592,9 @@ class _See:
                 found[name] = np.array([code(v) if isinstance(v, str) else v for v in values], np.int64)
         return found
 
+    @cached_property
     def _paths(self) -> list[str]:
+        """The conditions that are evaluated."""
         found = [f"earning.{place}.{part}" for place in self.places for part in ("when", "lines")]
         return [path for path in [*found, "amount.exclude"] if path in self.conditions]
 
@@ -760,7 +762,7 @@ class _See:
             int("tax" in include), int("shipping" in include), int("net" in include), known, net, amounts, pieces,
         )  # fmt: skip
         of_lines: dict[str, Array] = {}
-        if self._paths():
+        if self._paths:
             items = facts.items[block.items]
             of_lines = {
                 "line.sku": items[:, 4],
@@ -775,7 +777,7 @@ class _See:
             amounts, pieces = np.where(out, 0, amounts), np.where(out, 0, pieces)
         compiled(tables.sum_lines)(rows, facts.item, known, amounts, pieces, y, column, *columns)
         of_facts: dict[str, Array] = {}
-        if self._paths():
+        if self._paths:
             of_facts = {
                 "order.net_minor": block.sums(net),
                 "order.amount_minor": columns[1],

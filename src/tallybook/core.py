@@ -400,8 +400,7 @@ class Core:
         """Who is left out of scoring at a moment, as the book knew it: from a scan of four kinds of facts."""
 
         def notices() -> Iterator[Notice]:
-            names = tuple(kind.stored_name for kind in EXCLUDING)
-            for position, event in self.app.decode(self.app.log.iterate(topics=names)):
+            for position, event in self.history([kind.stored_name for kind in EXCLUDING]):
                 restricts = isinstance(event, (Restricted, RestrictionLifted))
                 holds = isinstance(event, (Restricted, Objected))
                 about = restricts or getattr(event, "to", None) == ObjectionTo.AUTOMATED_DECISIONS
