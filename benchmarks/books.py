@@ -10,13 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
@@ -26,8 +23,8 @@ from typing import Any
 import tallybook
 from tallybook.synthesis import synth
 
-from .replay import PACKAGES, ROOT
-from .report import machine
+from .replay import PACKAGES
+from .report import ROOT, apart, footer, keep
 
 RESULTS = ROOT / "benchmarks" / "results" / "books.json"
 Asked = Callable[[tallybook.Book, str], Any]
@@ -90,12 +87,9 @@ def answer(url: str, what: str, executor: str, times: int) -> dict[str, Any]:
 def asked_apart(url: str, what: str, executor: str, times: int) -> dict[str, Any]:
     """The same in a new process; `whole`: seconds from its start to its end."""
     print(url.rpartition("/")[2], what, executor, file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "benchmarks.books", "--row", url, what, executor, str(times)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     started = perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+    found = apart("books", "--row", url, what, executor, str(times))
     whole = perf_counter() - started
-    found: dict[str, Any] = json.loads(done.stdout)
     return found | {"whole": whole}
 
 
@@ -132,12 +126,7 @@ def table(results: dict[str, Any]) -> str:
             f"| {one['book']} | {one['what']} | {one['events']:,} | {median(one['cold']):.2f} "
             f"| {median(one['warm']):.2f} | {cpu:.2f} | {one['events'] / cpu / 1e6:.2f}M | {reference} |"
         )
-    about = results["machine_info"]
-    lines += [
-        "",
-        f"{results['datetime'][:16].replace('T', ' ')} UTC, {about['cpu']}, {about['cores']} cores, "
-        f"{about['memory']}, {about['python']}, load {', '.join(map(str, about['load']))}.",
-    ]
+    lines += ["", footer(results)]
     return "\n".join(lines)
 
 
@@ -165,11 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 measured(other, "backtest", given.rounds, reference=False),
                 measured(other, "archive rebuild", given.rounds, reference=False),
             ],
-            "machine_info": machine(folder),
         }
-    results["machine_info"]["packages"] |= {name: version(name) for name in PACKAGES}
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        keep(results, folder, PACKAGES, given.json)
     print(table(results))
     return 0
 

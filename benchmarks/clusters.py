@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -39,8 +37,8 @@ from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 
 from .histories import PROGRAMME, facts_of, rules_of, swept
-from .replay import EACH, ROOT, _forget_peak, _memory_of_process
-from .report import machine
+from .replay import EACH, _forget_peak, _memory_of_process
+from .report import apart, machine
 
 PARTS = 64
 TASKS = 640
@@ -231,13 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measured(step: str, folder: Path, parts: int = PARTS, facts: int = given.facts) -> dict[str, Any]:
         print(step, file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "benchmarks.clusters", "--row", step, str(parts), str(folder)]
-        command += ["--facts", str(facts), "--rounds", str(given.rounds)]
-        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-        environment = {**os.environ, "PYTHONPATH": paths}
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        sizes = ["--facts", str(facts), "--rounds", str(given.rounds)]
+        return apart("clusters", "--row", step, str(parts), str(folder), *sizes)
 
     with tempfile.TemporaryDirectory(prefix="tallybook-clusters-") as scratch:
         many, single = Path(scratch) / "many", Path(scratch) / "single"

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -35,8 +32,8 @@ from tallybook.projections.columnar.rulebook import Adoptions, Book
 
 from .clusters import tasks_of, write
 from .histories import PROGRAMME, rules_of
-from .replay import PACKAGES, ROOT, THREADS, Given, measured, memory_of, table_rate
-from .report import machine
+from .replay import PACKAGES, THREADS, Given, measured, memory_of, table_rate
+from .report import ROOT, apart, footer, keep
 
 PARTS = 64
 SCENARIOS = 20
@@ -51,8 +48,8 @@ def scenarios() -> list[Rules]:
     for number in range(SCENARIOS):
         document["version"] = str(number + 1)
         document["earning"][0]["per_minor"] = 100 - number % 5
-        for level, threshold, keep in ((1, 500, 400), (2, 2000, 1500)):
-            document["tiers"]["levels"][level] |= {"threshold": threshold + 20 * number, "keep": keep + 20 * number}
+        for level, threshold, kept in ((1, 500, 400), (2, 2000, 1500)):
+            document["tiers"]["levels"][level] |= {"threshold": threshold + 20 * number, "keep": kept + 20 * number}
         rule_set = parse_rule_set(document, "scenario")
         found.append(Rules(rule_set, frozen_zone(rule_set.zone)))
     return found
@@ -138,12 +135,7 @@ def table(results: dict[str, Any]) -> str:
         before, peak, heap = (memory_of(told[name]) for name in ("before", "peak", "heap"))
         cells = [row.title, row.threads, f"{told['count']:,}", f"{seconds:.1f}", f"**{rate}**", before, peak, heap]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    about = results["machine_info"]
-    lines += [
-        "",
-        f"{results['datetime'][:16].replace('T', ' ')} UTC, {about['cpu']}, {about['cores']} cores, "
-        f"{about['memory']}, {about['python']}, load {', '.join(map(str, about['load']))}.",
-    ]
+    lines += ["", footer(results)]
     return "\n".join(lines)
 
 
@@ -170,13 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measured_apart(key: str, passes: int, count: int) -> dict[str, Any]:
         print(key, passes, file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "benchmarks.passes", "--row", key, str(scratch), str(passes), str(count)]
-        command += ["--facts", str(given.facts), "--rounds", str(given.rounds)]
-        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-        environment = {**os.environ, "PYTHONPATH": paths}
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        sizes = ["--facts", str(given.facts), "--rounds", str(given.rounds)]
+        return apart("passes", "--row", key, str(scratch), str(passes), str(count), *sizes)
 
     try:
         files = measured_apart("write", 1, 0) | {"events": given.facts}
@@ -184,12 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for key in given.k or ROWS:
             for passes in given.passes if key == f"L2-{THREADS}" else [1]:
                 results["rows"].append(measured_apart(key, passes, files["facts"]) | {"key": key})
-        results["machine_info"] = machine(scratch)
-        results["machine_info"]["packages"] |= {name: version(name) for name in PACKAGES}
+        keep(results, scratch, PACKAGES, given.json)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table(results))
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -40,10 +38,9 @@ from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.replay import Derivation
 
 from .histories import CURRENCIES, PROGRAMME, events_of, facts_of, rules_of, split, swept
-from .report import machine
+from .report import ROOT, apart, footer, keep
 
 Array = Any
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "replay.json"
 FACTS = 1_000_000
 EACH = 21
@@ -513,16 +510,7 @@ def table(results: dict[str, Any]) -> str:
             f"| {row.title} | {row.threads} | {one['count']:,} | **{table_rate(rates[key])}** "
             f"({table_rate(slowest)} to {table_rate(fastest)}) | {times} | {first} | {memory} |"
         )
-    about = results["machine_info"]
-    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{results['datetime'][:16].replace('T', ' ')} UTC, {about['cpu']}, {about['cores']} cores, "
-            f"{about['memory']}, {about['python']}, load {', '.join(map(str, about['load']))}; {packages}.",
-        ]
-    )
+    return "\n".join([*lines, "", footer(results)])
 
 
 _MEMORY = ("before", "peak", "heap")
@@ -556,29 +544,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one = row.measure(Given(given.facts, given.sample, given.rounds, given.seed, given.folder), row)
         print(json.dumps(one))
         return 0
-    results: dict[str, Any] = {"datetime": datetime.now(UTC).isoformat(), "rows": {}}
+    sizes = {name: getattr(given, name) for name in ("facts", "sample", "rounds", "seed")}
+    results: dict[str, Any] = {"datetime": datetime.now(UTC).isoformat(), "rows": {}, "given": sizes}
     scratch = Path(tempfile.mkdtemp(prefix="tallybook-replay-", dir=given.folder))
     try:
         for row in ROWS.values():
             if given.k and row.key not in given.k:
                 continue
             print(row.key, file=sys.stderr, flush=True)
-            command = [sys.executable, "-m", "benchmarks.replay", "--row", row.key, "--folder", str(scratch)]
-            for name in ("facts", "sample", "rounds", "seed"):
-                command += [f"--{name}", str(getattr(given, name))]
-            environment = {**os.environ, "POLARS_MAX_THREADS": str(row.threads)}
-            done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE)
-            if done.returncode:
-                print(f"{row.key} failed: nothing is written.", file=sys.stderr)
-                return 1
-            results["rows"][row.key] = json.loads(done.stdout)
-        results["machine_info"] = machine(scratch)
-        results["machine_info"]["packages"] |= {name: version(name) for name in PACKAGES}
+            wanted = ["--row", row.key, "--folder", str(scratch)]
+            for name, value in results["given"].items():
+                wanted += [f"--{name}", str(value)]
+            results["rows"][row.key] = apart("replay", *wanted, POLARS_MAX_THREADS=str(row.threads))
+        keep(results, scratch, PACKAGES, given.json)
+    except subprocess.CalledProcessError:
+        print(f"{row.key} failed: nothing is written.", file=sys.stderr)
+        return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    results["given"] = {name: getattr(given, name) for name in ("facts", "sample", "rounds", "seed")}
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table(results))
     return 0
 

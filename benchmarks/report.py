@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +18,7 @@ from pytest_benchmark.stats import Stats
 
 from .rows import BY_KEY, BYTES_MAX, OURS, RAW, ROWS, STOCK, WHO, Row
 
+ROOT = Path(__file__).resolve().parent.parent
 NOT_PLAIN = (
     *("load-plain", "catch-up", "catch-up-stock", "import"),
     *("rebuild", "inline-tiers", "inline-all", "inline-ask"),
@@ -49,6 +53,34 @@ def machine(folder: Path) -> dict[str, Any]:
             name: version(name) for name in ("tallybook", "eventsourcing", "pydantic", "msgpack", "cryptography")
         },
     }
+
+
+def apart(module: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """What a module of benchmarks measures in a process of its own. Raises CalledProcessError."""
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    told = {**os.environ, "PYTHONPATH": paths, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=told, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def keep(results: dict[str, Any], folder: Path, packages: Iterable[str], where: Path | None) -> None:
+    """Add to results of replays what they depend on, and write them where they are wanted."""
+    results["machine_info"] = machine(folder)
+    results["machine_info"]["packages"] |= {name: version(name) for name in packages}
+    if where:
+        where.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def footer(results: Mapping[str, Any]) -> str:
+    """When and on what machine they were measured."""
+    about = results["machine_info"]
+    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    return (
+        f"{results['datetime'][:16].replace('T', ' ')} UTC, {about['cpu']}, {about['cores']} cores, "
+        f"{about['memory']}, {about['python']}, load {', '.join(map(str, about['load']))}; {packages}."
+    )
 
 
 def _first(path: str, name: str) -> str:

@@ -164,6 +164,9 @@ def _warm_up() -> None:
         book.rotate_wrapping_key()
         book.audit.rotate_signing_key()
         book.backup(f"{folder}/backup")
+    for one in threading.enumerate():  # a timer that was stopped needs a moment to end
+        if one is not threading.current_thread():
+            one.join(30)
     assert threading.active_count() == 1, threading.enumerate()
 
 
