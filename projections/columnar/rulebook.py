@@ -18,12 +18,12 @@ from tallybook.domain.loyalty import granted_by
 from tallybook.domain.rules import LIMITS, ON, Expiry, Fixed, Multiplier, PerAmount
 from tallybook.domain.tiers import DOWNGRADES
 
-from .compiling import compiled
 from .conditions import Seen, evaluated
 from .facts import Facts
 from .machine import layout as m
 from .machine import tables
 from .names import Names
+from .compiling import compiled
 
 Array = Any
 TIERS_MAX = 62
@@ -274,7 +274,20 @@ class Book:
         for number, on in enumerate(ON):
             first = self._add(of_kind[on])
             words[at + m.RS_RULES + 2 * number : at + m.RS_RULES + 2 * number + 2] = [first, first + len(of_kind[on])]
+        words[at + m.RS_PLAIN] = self._plain(rules, words[at + m.RS_RULES + 2 * m.ON_PURCHASE])
         words[at + m.RS_SLOTS] = 0  # set when all are known
+
+    def _plain(self, rules: Rules, first: int) -> int:
+        """Where the one rule stands that gives points for purchases, at once; 0: there is not one. The rules about
+        purchases stand from `first` on."""
+        of_purchases = [rule for rule in rules.rule_set.earning if rule.on == "purchase"]
+        giving = [place for place, rule in enumerate(of_purchases) if not isinstance(rule, Multiplier)]
+        if len(giving) != 1 or any(limit.on == "earn" for limit in rules.rule_set.limits):
+            return 0
+        row = first + m.RULE * giving[0]
+        words = self._words[row : row + m.RULE]
+        plain = words[m.E_KIND] != m.FIXED and words[m.E_PENDING] == 0 and words[m.E_CAPS] <= 1
+        return row if plain else 0
 
     def _rule(self, rules: Rules, place: int, factor: int, x0: int) -> list[int]:
         rule, names = rules.rule_set.earning[place], self.names

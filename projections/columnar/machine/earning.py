@@ -151,6 +151,36 @@ def holds(s: Words, x: Words, rule: int, bit: int) -> bool:
     return column < 0 or (x[column + s[V_SEEN]] >> bit) & 1 != 0
 
 
+def multiplier(s: Words, x: Words, first: int, last: int, bit: int) -> int:
+    """The greatest of the multipliers that hold for the fact at hand, in the tier that a bit stands for; -1: none."""
+    by = -1
+    for rule in range(first, last, RULE):
+        if s[rule + E_KIND] != MULTIPLIER or not holds(s, x, rule, bit):
+            continue
+        if by < 0 or s[rule + E_NUMERATOR] * s[by + E_DENOMINATOR] > s[by + E_NUMERATOR] * s[rule + E_DENOMINATOR]:
+            by = rule
+    return by
+
+
+def factor_of(s: Words, rules: int, by: int) -> int:
+    """Where the numerator and the denominator stand by which a multiplier and the account's tier multiply."""
+    multiplied = 0 if by < 0 else s[by + E_FACTOR]
+    level = rank(s, rules, s[V_TIER]) + 1
+    return s[rules + RS_FACTOR0] + (multiplied * (s[rules + RS_LEVELS] + 1) + level) * 2
+
+
+def bought(s: Words, x: Words, rule: int, bit: int) -> int:
+    """What of a purchase a rule counts: an amount, or pieces."""
+    by_tier = bit * s[B_PURCHASES] if s[rule + E_WHOLE] > 1 else 0
+    return x[s[rule + E_MEASURED] + by_tier + s[V_SEEN]]
+
+
+def in_whole(s: Words, rule: int, measured: int) -> int:
+    """What of a measure gives points: whole steps, if the rule says so."""
+    per = s[rule + E_PER]
+    return measured // per * per if s[rule + E_WHOLE] & 1 else measured
+
+
 def earn(s: Words, x: Words, rules: int, on: int) -> int:
     """What the fact at hand earns: a lot for each age that rules give; 1, if points were earned, 2, if something else
     was decided."""
@@ -174,15 +204,8 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
         item1 = item0
     tier = s[V_TIER]
     bit = tier + 1
-    by = -1
-    for rule in range(first, last, RULE):
-        if s[rule + E_KIND] != MULTIPLIER or not holds(s, x, rule, bit):
-            continue
-        if by < 0 or s[rule + E_NUMERATOR] * s[by + E_DENOMINATOR] > s[by + E_NUMERATOR] * s[rule + E_DENOMINATOR]:
-            by = rule
-    level = rank(s, rules, tier) + 1
-    multiplied = 0 if by < 0 else s[by + E_FACTOR]
-    factor = s[rules + RS_FACTOR0] + (multiplied * (s[rules + RS_LEVELS] + 1) + level) * 2
+    by = multiplier(s, x, first, last, bit)
+    factor = factor_of(s, rules, by)
     numerator_of, denominator_of = s[factor], s[factor + 1]
     rounding = s[rules + RS_ROUNDING]
     shares = s[V_TEMPS]
@@ -200,15 +223,11 @@ def earn(s: Words, x: Words, rules: int, on: int) -> int:
             elif on == ON_REFERRAL:
                 weights = BY_REFERRAL
         else:
-            measured = s[V_A]
-            if on == ON_PURCHASE:
-                by_tier = bit * s[B_PURCHASES] if s[rule + E_WHOLE] > 1 else 0
-                measured = x[s[rule + E_MEASURED] + by_tier + s[V_SEEN]]
+            measured = s[V_A] if on != ON_PURCHASE else bought(s, x, rule, bit)
             if measured == 0:
                 continue
             denominator = s[rule + E_PER]
-            whole = s[rule + E_WHOLE] & 1
-            numerator = s[rule + E_POINTS] * (measured // denominator * denominator if whole else measured)
+            numerator = s[rule + E_POINTS] * in_whole(s, rule, measured)
             if on == ON_PURCHASE:
                 weights = BY_AMOUNTS if kind == PER_AMOUNT else BY_PIECES
         if s[rule + E_MULTIPLIED] != 0:

@@ -120,11 +120,12 @@ M_LOT, M_HOLD, M_SPENDING, M_COUPON = range(4)
     RS_HOLD, RS_REFUND, RS_NEW_LOT, RS_TRANSFERS, RS_KEEP_AGES, RS_INACTIVE, RS_EXPIRY, RS_REWARD0, RS_REWARDS,
     RS_LIMIT0, RS_LIMITS, RS_ZONE0, RS_ZONES, RS_RANK0, RS_RANKS, RS_FACTOR0, RS_X, RS_Y, RS_SLOTS,
     RS_INPUT0, RS_THRESHOLD0, RS_DAY0, RS_DAYS, RS_OFFSETS, RS_MONTH_NUMBERS, RS_LEAVING, RS_HELD, RS_IDLE,
-    RS_CALENDAR, RS_RULES,
-) = range(40)
+    RS_CALENDAR, RS_PLAIN, RS_RULES,
+) = range(41)
 
 RULE_SET = RS_RULES + 8
-"""From RS_RULES on: for each kind of fact, where its rules begin and where they end."""
+"""From RS_RULES on: for each kind of fact, where its rules begin and where they end. RS_PLAIN: the only rule that gives
+something for a purchase, where `plain` can do that; 0: there is none."""
 
 ON_PURCHASE, ON_ACTIVITY, ON_ENROLMENT, ON_REFERRAL = range(4)
 

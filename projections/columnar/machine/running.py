@@ -97,6 +97,7 @@ from .layout import (
     Rows,
     Words,
 )
+from .plain import buy
 from .reacting import applied, receive
 from .writing import more
 
@@ -181,6 +182,13 @@ def run(
             follow(s, control, exists)
             control += CONTROL
         exists = True
+        plain = silent and kinds[row] == F_PURCHASE and lined[row] == 0
+        if plain and buy(s, x, row, position, times[row], ordinals[row]):
+            if s[V_SWEPT] != 0:
+                settle(s, s[V_HORIZON])
+            if s[V_OVER] != 0:
+                return
+            continue
         s[V_KIND] = kinds[row]
         s[V_ROW] = row
         s[V_POS] = position
