@@ -31,7 +31,7 @@ from tallybook.adapters import synth
 from tallybook.domain.customer import Traits
 from tallybook.domain.points import BUCKETS
 from tallybook.projections.columnar.executor import outcomes
-from tallybook.projections.columnar.facts import Facts
+from tallybook.projections.columnar.facts import Accounts, Facts
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
@@ -210,7 +210,13 @@ class Members(NamedTuple):
     """Customers and their accounts, as `Facts` has them."""
 
     customers: Sequence[UUID]
-    accounts: Sequence[tuple[UUID, str, int]]
+    accounts: Accounts
+
+
+def members_of(facts: Facts) -> Members:
+    """Those of some facts."""
+    assert isinstance(facts.accounts, Accounts)
+    return Members(facts.customers, facts.accounts)
 
 
 def purchases_of(facts: Facts) -> Facts:
@@ -225,7 +231,7 @@ def purchases_of(facts: Facts) -> Facts:
     upto = np.concatenate(([0], np.cumsum(facts.items[:, 0])))
     net = upto[facts.item[rows + 1]] - upto[facts.item[rows]]
     customers = np.concatenate(([0], np.cumsum(np.bincount(customer[rows], minlength=len(facts.customers)))))
-    members = Members(facts.customers, facts.accounts)
+    members = members_of(facts)
     return _of_columns(
         facts.kind[rows], facts.position[rows], facts.at_us[rows], facts.slots[rows, 0], net, customers, members
     )
@@ -242,7 +248,7 @@ def _of_columns(
     items[:, 0], items[:, 1] = amount[bought], 1
     customer = np.repeat(np.arange(len(first) - 1), np.diff(first))
     account_of = np.full(len(first) - 1, -1)
-    account_of[[place for _, _, place in of.accounts]] = np.arange(len(of.accounts))
+    account_of[of.accounts.customer] = np.arange(len(of.accounts))
     return Facts(
         kind=kind,
         position=position,
@@ -364,7 +370,7 @@ def purchases_read(given: Given, row: Row) -> dict[str, Any]:
     """The same, each part read from its file first."""
     purchases = Purchases.of(given)
     count, before = len(purchases), purchases.before
-    of = [Members(part.customers, part.accounts) for part in purchases.parts]
+    of = [members_of(part) for part in purchases.parts]
     names, book = purchases.names, purchases.book
     del purchases
 
