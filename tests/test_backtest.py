@@ -21,7 +21,7 @@ from tallybook.domain.access import Exported, PersonalDataRead
 from tallybook.projections import backtest as reckoning
 from tallybook.projections.backtest import Backtest, Partial
 from tallybook.projections.columnar import backtesting as columns
-from tallybook.projections.columnar import compiling
+from tallybook.projections.columnar import compiling, native
 
 from .conftest import CANDIDATE
 from .test_cli import Run, run
@@ -112,7 +112,7 @@ def test_without_the_compiler_the_reference_executor_runs_and_says_why(
     def missing() -> None:
         raise compiling.Uncompiled('The compiler is not here: pip install "tallybook[replay]".')
 
-    monkeypatch.setattr(compiling, "compiler", missing)
+    monkeypatch.setattr(native, "check_compiler", missing)
     report = shop.backtest(CANDIDATE)
     assert report.executor == "reference"
     assert "tallybook[replay]" in report.why

@@ -10,5 +10,5 @@
     recorded, certificate
                recorded decisions as words, and the certificate over columns made of the log
 
-Nothing of pyarrow, numpy, numba or fsspec is loaded before an archive is used.
+Nothing of pyarrow, numpy or fsspec is loaded before an archive is used, and nothing of numba before rows are decoded.
 """

@@ -33,14 +33,15 @@ from tallybook.adapters.notes import Checkpoint
 from tallybook.domain.errors import ArchiveError, BookDamaged, NoteError, refusal
 from tallybook.projections.read_models import Hold, Progress
 
-from .building import FILES, Chunk, Spill, chunk_of, prepared, program, table_of
-from .columns import BUCKETS, NO_SUBJECT, SCHEMA_VERSION, arrow_schema, fingerprint
+from .columns import BUCKETS, FILES, NO_SUBJECT, SCHEMA_VERSION, arrow_schema, fingerprint
 from .files import fitted, slimmed, sorted_rows, text_paths, write_parquet
 from .manifest import BEHIND, CURRENT, NONE, STALE, ArchiveStatus, ArchiveVerification, File, Manifest
 from .places import MANIFEST, Place
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
+
+    from .building import Chunk, Spill
 
 pc: Any = pyarrow.compute
 """Its functions are made when it is loaded: no checker sees them."""
@@ -251,6 +252,8 @@ class Archive:
     def _group_file(self, spill: Spill, buckets: tuple[int, ...]) -> File | None:
         if not any(spill.counts[number] for number in buckets):
             return None
+        from .building import table_of
+
         table = table_of(spill.buckets(buckets), spill.program, nobody=buckets == (NO_SUBJECT,))
         return self._keep_group(buckets, table)
 
@@ -269,6 +272,8 @@ class Archive:
 
     def _spilled(self, stop: int, progress: Progress | None, hashed: merkle.Frontier | None = None) -> Spill:
         """All rows up to a position, by bucket; `hashed` takes their leaves in."""
+        from .building import Spill, chunk_of
+
         spill = Spill()
         try:
             for rows in self._rows(0, stop, progress):
@@ -322,6 +327,8 @@ class Archive:
         What they refer to may stand before them: the earlier events of the same subjects are read with them, from the
         log, at the positions that the archive tells.
         """
+        from .building import chunk_of, prepared, program, table_of
+
         made = program()
         chunk, buckets = prepared(chunk_of(rows, made), made)
         touched = tuple(sorted(set(buckets.tolist())))
@@ -462,6 +469,8 @@ class Archive:
 
     def _compare(self, manifest: Manifest, spill: Spill, group: tuple[int, ...]) -> Iterator[str]:
         """The first difference between the buckets of a file and the log."""
+        from .building import table_of
+
         schema = arrow_schema()
         if any(spill.counts[number] for number in group):
             told = table_of(spill.buckets(group), spill.program, nobody=group == (NO_SUBJECT,))
@@ -610,6 +619,8 @@ def _subjects(chunk: Chunk) -> Any:
 
 def _part(chunk: Chunk, mine: Any) -> Chunk:
     """Some rows of a chunk."""
+    from .building import Chunk
+
     rows = chunk.rows[mine]
     lengths = np.diff(chunk.ends, prepend=0)
     return Chunk(rows, np.cumsum(lengths[mine]), chunk.data[np.repeat(mine, lengths)])

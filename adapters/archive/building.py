@@ -28,23 +28,27 @@ from tallybook.domain.points import Enrolled
 from . import decoding
 from .columns import (
     BOOL,
-    BUCKETS,
     ENVELOPE_COLUMNS,
+    FILES,
     ID,
     INT,
+    KIND,
+    LENGTH,
     LIST,
     METADATA_TEXTS,
     OPENED,
     PART,
     PARTS,
+    POSITION,
+    ROW_NUMBERS,
     SKIPPED,
     TEXT,
+    VERSION,
     WIDTH,
     Column,
     Columns,
     columns,
 )
-from .decoding import KIND, LENGTH, POSITION, ROW_NUMBERS, VERSION
 
 if TYPE_CHECKING:
     from tallybook.adapters.log import PackedRows
@@ -52,7 +56,6 @@ if TYPE_CHECKING:
 Numbers = npt.NDArray[np.int64]
 Raw = npt.NDArray[np.uint8]
 Row = tuple[int, bytes, int, str, bytes]
-FILES = BUCKETS + 1
 TEXTS_AT_FIRST = 4096
 
 
@@ -144,7 +147,7 @@ def leaf_slot(column: Column, leaf: int, first: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of the log: what is known of each (see `decoding.ROW_NUMBERS`), and their states one after another."""
+    """Rows of the log: what is known of each (see `columns.ROW_NUMBERS`), and their states one after another."""
 
     rows: npt.NDArray[np.uint64]
     ends: Numbers

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from uuid import UUID
@@ -24,19 +23,19 @@ from tallybook.domain.control import Swept
 from tallybook.domain.events import Event, from_us
 from tallybook.domain.lots import NEVER
 from tallybook.projections.columnar import certify as c
-from tallybook.projections.columnar.compiling import Uncompiled, cache_folder, compiled, digest_of
+from tallybook.projections.columnar.compiling import Uncompiled
 from tallybook.projections.columnar.executor import Run, columns_of, unpaid
 from tallybook.projections.columnar.facts import CONTROL, Accounts, Facts, Ids, granted_by_tiers, with_tier_coupons
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Id, Names
+from tallybook.projections.columnar.native import compiled, is_kept
 from tallybook.projections.columnar.rulebook import Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import COLUMNAR, DECISION_NAMES, FACT_NAMES, PROFILE_FACTS, Certificate, certify
 
 from . import decoding
-from .building import FILES, Chunk, Program, Spill, Texts, chunk_of, program, unpacked
-from .columns import BUCKETS, NO_SUBJECT
-from .decoding import KIND, POSITION, STREAM_HI, SUBJECT_HI
+from .building import Chunk, Program, Spill, Texts, chunk_of, program, unpacked
+from .columns import BUCKETS, FILES, KIND, NO_SUBJECT, POSITION, STREAM_HI, SUBJECT_HI
 from .recorded import shapes, words_of_rows
 from .replay_columns import PARTS, SLOTS, Log, Sort, facts_in
 
@@ -61,8 +60,7 @@ class NotByColumns(Exception):
 
 def is_compiled() -> bool:
     """Whether what compares accounts was compiled before, and kept."""
-    folder = cache_folder(digest_of(c.certify)[:32])
-    return folder is not None and any(Path(folder).iterdir())
+    return is_kept(c.certify)
 
 
 def by_columns(

@@ -44,6 +44,11 @@ BUCKETS = 64
 """Files by the subject's id: its first six bits."""
 NO_SUBJECT = BUCKETS
 """The number of the bucket of events about nobody."""
+FILES = BUCKETS + 1
+
+POSITION, VERSION, STREAM_HI, STREAM_LO, SUBJECT_HI, SUBJECT_LO, EVENT_HI, EVENT_LO, KIND, LENGTH = range(10)
+ROW_NUMBERS = 10
+"""What is known of a row of the log beside its state: ids in two halves."""
 
 INT, BOOL, TEXT, ID = range(4)
 """What a leaf holds."""

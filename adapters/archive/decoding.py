@@ -34,11 +34,17 @@ assert (LIST, PARTS, PART) == (columns.LIST, columns.PARTS, columns.PART)
 assert (SKIPPED, OPENED) == (columns.SKIPPED, columns.OPENED)
 assert (BUCKETS, NO_SUBJECT) == (columns.BUCKETS, columns.NO_SUBJECT)
 
+POSITION, VERSION, STREAM_HI, STREAM_LO, SUBJECT_HI, SUBJECT_LO, EVENT_HI, EVENT_LO, KIND, LENGTH = range(10)
+assert (POSITION, VERSION, STREAM_HI, STREAM_LO) == (
+    columns.POSITION, columns.VERSION, columns.STREAM_HI, columns.STREAM_LO,
+)  # fmt: skip
+assert (SUBJECT_HI, SUBJECT_LO, EVENT_HI, EVENT_LO) == (
+    columns.SUBJECT_HI, columns.SUBJECT_LO, columns.EVENT_HI, columns.EVENT_LO,
+)  # fmt: skip
+assert (KIND, LENGTH) == (columns.KIND, columns.LENGTH)
+
 NULL = -(2**63)
 """Stands for null among numbers."""
-POSITION, VERSION, STREAM_HI, STREAM_LO, SUBJECT_HI, SUBJECT_LO, EVENT_HI, EVENT_LO, KIND, LENGTH = range(10)
-ROW_NUMBERS = 10
-"""What is known of a row beside its state: ids in two halves."""
 
 FINE, BROKEN, TOO_LARGE, WRONG_ARITY, NO_ROOM = 0, -1, -2, -3, -4
 _LOW_40 = np.uint64(2**40 - 1)

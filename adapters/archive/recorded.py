@@ -19,7 +19,7 @@ from tallybook.projections.columnar.names import TIERS, Id, Names
 
 from . import decoding
 from .building import Chunk, Program, Texts
-from .decoding import KIND, POSITION
+from .columns import KIND, POSITION
 
 Array = npt.NDArray[Any]
 UNKNOWN = NONE + 1

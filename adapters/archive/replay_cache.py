@@ -27,10 +27,10 @@ from tallybook.domain import customer
 from tallybook.domain.customer import Traits
 from tallybook.domain.errors import ArchiveError, BookError
 from tallybook.projections.columnar import facts as columnar_facts
-from tallybook.projections.columnar.compiling import cache_folder
 from tallybook.projections.columnar.facts import Accounts, Facts, Ids
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names
+from tallybook.projections.columnar.native import cache_folder, compiled
 
 from . import replay_columns
 from .places import LocalFolder, Place
@@ -47,7 +47,7 @@ SPARSE = 8
 """Of what fewer than one row in so many has, those rows alone are kept."""
 BLOCK = 1 << 14
 """So many rows are widened at once: they stay in the processor's own memory meanwhile."""
-MANY = 1 << 17
+MANY = 1 << 15
 """From so many rows on, what widens them is compiled: that takes a second once."""
 _AT_ONCE = {"slot": (0, 1, 2), "item": (4, 5)}
 """The places in which there may be texts, if not few, of what is compiled."""
@@ -409,11 +409,12 @@ def _at_once(name: str, count: int, width: int, texts: Array, dense: dict[tuple[
     """What can be put together in one pass; it is taken out of `dense`."""
     from . import widening
 
-    nothing = np.zeros(count, np.uint8)
-    numbers = [dense.pop((place, "number"), nothing) for place in range(4)]
-    named = [dense.pop((place, "text"), nothing) for place in _AT_ONCE[name]]
-    if any(one.max() >= len(texts) for one in named):
+    told = [(place, "number") for place in range(4)] + [(place, "text") for place in _AT_ONCE[name]]
+    nothing = np.zeros(count, np.int32)
+    fitting = {one for one in told if one in dense and np.can_cast(dense[one].dtype, np.int32)}
+    columns = [dense.pop(one).astype(np.int32) if one in fitting else nothing for one in told]
+    if any(one.max() >= len(texts) for one in columns[4:]):
         raise ValueError(f"{name} names a text that there is not")
     made = np.empty((count, width), np.int64)
-    getattr(widening, f"{name}s")(made, texts, *numbers, *named)
+    compiled(getattr(widening, f"{name}s"))(made, texts, *columns)
     return made

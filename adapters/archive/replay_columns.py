@@ -24,13 +24,12 @@ from tallybook.projections.columnar.facts import Accounts, Facts, Ids
 from tallybook.projections.columnar.machine.layout import FACTS, ITEMS, NO_REF, NONE
 from tallybook.projections.columnar.names import Names
 
-from .building import Chunk, Program, chunk_of, prepared, program, table_of
-from .columns import arrow_schema, columns
-from .decoding import EVENT_HI, EVENT_LO, POSITION
+from .columns import EVENT_HI, EVENT_LO, POSITION, arrow_schema, columns
 from .files import fitted
 
 if TYPE_CHECKING:
     from .archive import Archive
+    from .building import Chunk, Program
     from .manifest import Manifest
 
 Array = npt.NDArray[Any]
@@ -140,6 +139,8 @@ def facts_of(archive: Archive, bucket: int, names: Names, manifest: Manifest | N
 def facts_in(chunk: Chunk, made: Program, names: Names, log: Log) -> Facts:
     """The same of rows of the log, if each is of a kind among FACTS or tells of a customer. Raises StoredFormError,
     BookDamaged."""
+    from .building import table_of
+
     wanted = columns_read()
     schema = arrow_schema()
     read = pa.schema([schema.field(name) for name in wanted])
@@ -302,6 +303,8 @@ class _Making:
         positions = np.unique(named.position[named.other == 0])
         events: dict[int, UUID] = {}
         if len(positions):
+            from .building import chunk_of, prepared, program
+
             made = program()
             chunk, _ = prepared(chunk_of(_rows_at(self._log, positions), made), made)
             for row in chunk.rows:

@@ -1,28 +1,26 @@
-"""Narrow columns side by side as rows of 64-bit numbers, compiled by numba: in one pass over memory, where numpy takes
-one for each column. Compiled anew for each choice of widths, of which a book has few.
-"""
+"""Narrow columns side by side as rows of 64-bit numbers: machine code does in one pass over memory what numpy takes one
+for each column for."""
 
 from __future__ import annotations
 
-from typing import Any
+from tallybook.projections.columnar.compiling import Narrow
+from tallybook.projections.columnar.machine.layout import Array, Rows
 
-from .decoding import kept_compiled
 
-
-@kept_compiled
-def slots(into: Any, codes: Any, a: Any, b: Any, c: Any, d: Any, of_a: Any, of_b: Any, of_c: Any) -> None:
+def slots(
+    into: Rows, codes: Array, a: Narrow, b: Narrow, c: Narrow, d: Narrow, of_a: Narrow, of_b: Narrow, of_c: Narrow
+) -> None:
     """Four numbers a row; in the first three places, the code of a text is added to what is 0 then."""
-    for row in range(into.shape[0]):
+    for row in range(len(a)):
         into[row, 0] = a[row] + codes[of_a[row]]
         into[row, 1] = b[row] + codes[of_b[row]]
         into[row, 2] = c[row] + codes[of_c[row]]
         into[row, 3] = d[row]
 
 
-@kept_compiled
-def items(into: Any, codes: Any, a: Any, b: Any, c: Any, d: Any, of_e: Any, of_f: Any) -> None:
+def items(into: Rows, codes: Array, a: Narrow, b: Narrow, c: Narrow, d: Narrow, of_e: Narrow, of_f: Narrow) -> None:
     """Four numbers a row, and the codes of two texts."""
-    for row in range(into.shape[0]):
+    for row in range(len(a)):
         into[row, 0] = a[row]
         into[row, 1] = b[row]
         into[row, 2] = c[row]

@@ -1,14 +1,9 @@
-"""Domain functions, compiled: the same source, and all that it calls, as machine code (numba).
-
-What is compiled is kept on disk, in the user's cache, under a digest of every source that went into it: numba itself
-looks at the file of the outermost function alone.
-"""
+"""Domain functions as machine code: the same source, and all that it calls, by numba. `native` keeps and calls it."""
 
 from __future__ import annotations
 
 import dis
 import inspect
-import os
 import types
 import typing
 from collections import Counter
@@ -23,9 +18,13 @@ SMALL = 256
 """Functions of so much bytecode are copied to where they are called, and those that are called once."""
 
 
-_ADDRESS, _APART = "address", "apart"
-Memory: TypeAlias = Annotated[MutableSequence[int], _ADDRESS]
+_APART = "apart"
+ADDRESS, NARROW = "address", "narrow"
+Memory: TypeAlias = Annotated[MutableSequence[int], ADDRESS]
 """64-bit integers from an address on: what of them is there is not checked in machine code."""
+
+Narrow: TypeAlias = Annotated[Sequence[int], NARROW]
+"""An array of 32-bit integers."""
 
 
 def address(words: Any) -> Memory:
@@ -181,8 +180,6 @@ class _Linking:
             made.__globals__.update(self.names(function))
             self._made[function] = compiler().njit(
                 _signature(function),
-                no_cpython_wrapper=True,
-                no_cfunc_wrapper=True,
                 forceinline=not hasattr(function, _APART)
                 and (self._calls[function] == 1 or len(function.__code__.co_code) <= SMALL),
                 **_OPTIONS,
@@ -190,7 +187,10 @@ class _Linking:
         return self._made[function]
 
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True,
+}  # fmt: skip
+"""What is divided by is above 0; nothing is allocated, so that no references are counted."""
 
 
 def _clone(function: Callable[..., Any]) -> types.FunctionType:
@@ -217,7 +217,8 @@ def _numba_type(annotation: Any) -> Any:
         return {int: types_.int64, bool: types_.boolean, type(None): types_.void}[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return types_.CPointer(types_.int64)
+        narrow = NARROW in annotation.__metadata__
+        return types_.Array(types_.int32, 1, "C") if narrow else types_.CPointer(types_.int64)
     if origin is tuple:
         return types_.UniTuple(types_.int64, len(arguments))
     if origin is MutableMapping:
@@ -225,78 +226,18 @@ def _numba_type(annotation: Any) -> Any:
     return types_.Array(types_.int64, 1, "C")
 
 
-@cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of integers and arrays as machine code: compiled at its first call, or read from the cache.
-
-    Whatever it calls must be of the same kind. It leaves the interpreter's lock alone. Raises Uncompiled.
-    """
+def object_code(function: Callable[..., Any], takes: Sequence[str]) -> tuple[str, bytes]:
+    """A function of integers and arrays as machine code: its symbol, and the object file in which it stands with all
+    that it calls. `takes`: what it is called with, as "ptr" and "i64". Raises Uncompiled."""
     made = _clone(function)
-    dispatcher = compiler().njit(**_OPTIONS)(made)
-
-    def link() -> None:
-        made.__globals__.update(_Linking(function).names(function))
-
-    folder = cache_folder(digest_of(function)[:32])
-    if folder is None:
-        link()
-    else:
-        dispatcher._cache = _cache_in(folder, link)(made)
-    answer: Callable[..., Any] = dispatcher
-    return answer
-
-
-def cache_folder(name: str) -> str | None:
-    """A folder in the user's cache for what replays keep; None where nothing can be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.path.join(home, PACKAGE, "replay", name)
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
-
-
-def _cache_in(folder: str, link: Callable[[], None]) -> Any:
-    """numba's cache of one function, in a folder that is named by what the function is made of. What is not there is
-    about to be compiled: `link` compiles first what it calls."""
-    from numba.core.caching import CompileResultCacheImpl, FunctionCache
-
-    class Locator:
-        """As numba asks for it: where the cache lies, and by what it would be stale."""
-
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        @classmethod
-        def from_function(cls, function: Any, _file: str) -> Locator:
-            return cls(function.__name__)
-
-        def ensure_cache_path(self) -> None:
-            os.makedirs(folder, exist_ok=True)
-
-        def get_cache_path(self) -> str:
-            return folder
-
-        def get_source_stamp(self) -> str:
-            return folder
-
-        def get_disambiguator(self) -> str:
-            return self._name
-
-    class Kept(CompileResultCacheImpl):
-        pass
-
-    setattr(Kept, "_locator_classes", [Locator])  # noqa: B010 - numba declares it with a type of its own
-
-    class KeptFunction(FunctionCache):
-        _impl_class = Kept
-
-        def load_overload(self, sig: Any, target_context: Any) -> Any:
-            load: Any = FunctionCache.load_overload
-            found = load(self, sig, target_context)
-            if found is None:
-                link()
-            return found
-
-    return KeptFunction
+    made.__globals__.update(_Linking(function).names(function))
+    [found] = compiler().njit(_signature(function), **_OPTIONS)(made).overloads.values()
+    symbol, library = found.fndesc.llvm_func_name, found.library
+    module = library._final_module
+    outside = {one.name for one in module.functions if one.is_declaration and not one.name.startswith("llvm.")}
+    if outside:  # but for what every C library has
+        raise Uncompiled(f"{function.__name__} as machine code calls {', '.join(sorted(outside))}.")
+    types_ = [str(one.type) for one in module.get_function(symbol).arguments]
+    if ["ptr" if one.endswith("*") else one for one in types_] != list(takes):
+        raise Uncompiled(f"This version of the compiler passes arguments otherwise: {', '.join(types_)}.")
+    return symbol, library.serialize_using_object_code()[2][0]

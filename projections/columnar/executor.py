@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from .compiling import compiled
 from .facts import Facts
 from .machine import layout as m
 from .machine import running
+from .native import compiled
 from .rulebook import Book
 
 Array = Any

@@ -23,7 +23,7 @@ from .facts import Facts
 from .machine import layout as m
 from .machine import tables
 from .names import Names
-from .compiling import compiled
+from .native import compiled
 
 Array = Any
 TIERS_MAX = 62

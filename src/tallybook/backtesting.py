@@ -248,10 +248,11 @@ def _by(executor: str | None, columns: Callable[[], T], by_reference: Callable[[
 
 def _check_compiler() -> None:
     """See that what the columnar executor needs is here. Raises Falls."""
-    from tallybook.projections.columnar.compiling import Uncompiled, compiler
+    from tallybook.projections.columnar.compiling import Uncompiled
+    from tallybook.projections.columnar.native import check_compiler
 
     try:
-        compiler()
+        check_compiler()
     except Uncompiled as missing:
         raise Falls(str(missing)) from missing
 

@@ -146,7 +146,7 @@ def archive_of(book: tallybook.Book, place: str | Path) -> Archive:
 
 
 def all_rows(archive: Archive) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = archive.rows(range(building.FILES)).to_pylist()
+    rows: list[dict[str, Any]] = archive.rows(range(columns.FILES)).to_pylist()
     return rows
 
 
@@ -208,12 +208,12 @@ def test_catching_up_gives_what_a_rebuild_gives(what: list[Step], after: list[St
                 followed.catch_up()
         rebuilt = archive_of(life.book, "memory://rebuilt")
         rebuilt.rebuild()
-        expected = rebuilt.rows(range(building.FILES))
-        assert followed.rows(range(building.FILES)) == expected
+        expected = rebuilt.rows(range(columns.FILES))
+        assert followed.rows(range(columns.FILES)) == expected
         assert followed.verify().holds
         followed.compact()
         assert not followed.manifest().deltas
-        assert followed.rows(range(building.FILES)) == expected
+        assert followed.rows(range(columns.FILES)) == expected
         assert_same(all_rows(followed), events_of(life.book))
     finally:
         life.close()

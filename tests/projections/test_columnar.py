@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import lzma
+import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.resources import files
 from itertools import starmap
@@ -32,13 +34,14 @@ from tallybook.domain.events import Event
 from tallybook.domain.expressions import Node
 from tallybook.domain.points import TierChanged
 from tallybook.projections.backtest import backtest
-from tallybook.projections.columnar import compiling, executor
-from tallybook.projections.columnar.compiling import Uncompiled, compiled, digest_of
+from tallybook.projections.columnar import compiling, executor, native
+from tallybook.projections.columnar.compiling import Uncompiled, digest_of, object_code
 from tallybook.projections.columnar.conditions import Seen, evaluated
 from tallybook.projections.columnar.facts import Gathering
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.machine import running
 from tallybook.projections.columnar.names import Names
+from tallybook.projections.columnar.native import compiled
 from tallybook.projections.columnar.rulebook import TIERS_MAX, Adoptions, Book, TooManyTiers
 from tallybook.projections.read_models import Recorded
 from tallybook.projections.replay import derived_by
@@ -305,24 +308,95 @@ def test_conditions_over_columns_give_what_python_gives(tree: Node, facts: list[
 # ── compiling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_machine_code_is_kept_under_a_digest_of_all_that_it_is_made_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one file in which the machine code of `room` is kept, in a cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    fresh: Callable[..., Any] = inspect.unwrap(compiling.compiled)
     assert fresh(arithmetic.room)(5, 3) == 2
-    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert kept
-    assert all(digest_of(arithmetic.room)[:32] in str(path) for path in kept)
+    [path] = (path for path in tmp_path.rglob("*") if path.is_file())
+    return path
+
+
+def fresh(function: Callable[..., Any]) -> Callable[..., int]:
+    """As a new process finds it."""
+    answer: Callable[..., int] = inspect.unwrap(compiled)(function)
+    return answer
+
+
+def test_machine_code_is_kept_and_called_without_the_compiler(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "object_code", None)
+    assert native.is_kept(arithmetic.room)
     assert fresh(arithmetic.room)(5, 3) == 2
-    assert sorted(kept) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_machine_code_is_kept_under_what_it_was_made_from_by_what_and_for_which_processor(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "digest_of", lambda _: "other sources")
+    assert not native.is_kept(arithmetic.room)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept.parents[3]))
+    assert native.is_kept(arithmetic.room)
+    monkeypatch.setattr(native, "version", lambda _: "99.0")
+    assert not native.is_kept(arithmetic.room)
+
+
+@pytest.mark.parametrize("damage", ["nothing", "half", "a bit", "foreign"])
+def test_a_file_that_is_not_as_it_was_written_is_made_anew(kept: Path, damage: str) -> None:
+    whole = kept.read_bytes()
+    flipped = bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])
+    kept.write_bytes(
+        {"nothing": b"", "half": whole[: len(whole) // 2], "a bit": flipped, "foreign": b"\x7fELF"}[damage]
+    )
+    assert fresh(arithmetic.room)(5, 3) == 2
+    assert kept.read_bytes()[:64] == native._digest(kept.read_bytes()[64:])
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    fresh: Callable[..., Any] = inspect.unwrap(compiling.compiled)
+    assert not native.is_kept(arithmetic.given_back)
     assert fresh(arithmetic.given_back)(10, 4, 0, 2) == 5
+
+
+def test_threads_that_call_it_first_compile_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[str] = []
+
+    def counted(function: Callable[..., Any], takes: list[str]) -> tuple[str, bytes]:
+        made.append(function.__name__)
+        return object_code(function, takes)
+
+    monkeypatch.setattr(native, "object_code", counted)
+    function = fresh(arithmetic.room)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(function, [5] * 8, range(8))) == [5, 4, 3, 2, 1, 0, 0, 0]
+    assert made == ["room"]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [np.array([1, 2], np.int32), np.array([[1, 2]], np.int64), np.array([1, 0, 2, 0], np.int64)[::2]],
+    ids=["narrow", "of two dimensions", "with gaps"],
+)
+def test_an_array_of_another_kind_is_refused(weights: Any) -> None:
+    with pytest.raises(TypeError, match="where one of int64 belongs"):
+        compiled(arithmetic.allocate)(10, weights, np.zeros(2, np.int64))
+
+
+def test_a_compiler_that_passes_arguments_otherwise_is_told() -> None:
+    with pytest.raises(Uncompiled, match="passes arguments otherwise: ptr, ptr, i64, i64"):
+        object_code(arithmetic.room, ["ptr", "ptr", "i64"])
+
+
+def test_machine_code_that_calls_what_is_not_its_own_is_told() -> None:
+    def told(number: int) -> int:
+        print(number)
+        return number
+
+    with pytest.raises(Uncompiled, match=r"told as machine code calls .*Py"):
+        object_code(told, ["ptr", "ptr", "i64"])
 
 
 def test_the_digest_of_a_function_tells_the_numbers_that_it_takes_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,15 +417,9 @@ def test_what_a_function_is_made_of_holds_all_that_it_calls() -> None:
 
 
 def test_without_the_compiler_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import builtins
-
-    real = builtins.__import__
-
-    def missing(name: str, *rest: Any, **options: Any) -> Any:
-        if name == "numba":
-            raise ImportError(name)
-        return real(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(Uncompiled, match=r"tallybook\[replay\]"):
         inspect.unwrap(compiling.compiler)()
+    monkeypatch.setattr(native, "find_spec", lambda _: None)
+    with pytest.raises(Uncompiled, match=r"tallybook\[replay\]"):
+        native.check_compiler()

@@ -47,7 +47,6 @@ from .layout import (
     X_TABLE,
     X_UNIT,
     X_UNTIL,
-    Array,
     Words,
 )
 
@@ -83,21 +82,6 @@ def tier_at(s: Words, rules: int, place: int) -> int:
     return s[s[rules + RS_LEVEL0] + place * LEVEL + L_TIER]
 
 
-def starts_of(s: Words, rules: int) -> Array:
-    """From when on each offset of the rule set's zone counts."""
-    return view(s, s[rules + RS_ZONE0], s[rules + RS_ZONES])
-
-
-def offsets_of(s: Words, rules: int) -> Array:
-    """The offsets of the rule set's zone."""
-    return view(s, s[rules + RS_ZONE0] + s[rules + RS_ZONES], s[rules + RS_ZONES])
-
-
-def turns_of(s: Words, rules: int) -> Array:
-    """The wall-clock times from which on each offset but the first counts."""
-    return view(s, s[rules + RS_ZONE0] + 2 * s[rules + RS_ZONES], s[rules + RS_ZONES] - 1)
-
-
 def offset_us(s: Words, rules: int, at_us: int) -> int:
     """What the rule set's clocks are ahead, from two days before a moment up to two days after; NONE: not known so."""
     day = at_us // DAY_US - s[rules + RS_DAY0]
@@ -127,7 +111,10 @@ def days_after(s: Words, rules: int, at_us: int, days: int) -> int:
     then_ahead_us = offset_us(s, rules, then_us)
     if ahead_us != NONE and then_ahead_us != NONE:
         return then_us + ahead_us - then_ahead_us
-    return days_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, days)
+    zone, zones = s[rules + RS_ZONE0], s[rules + RS_ZONES]
+    return days_later(
+        view(s, zone, zones), view(s, zone + zones, zones), view(s, zone + 2 * zones, zones - 1), at_us, days
+    )
 
 
 def months_after(s: Words, rules: int, table: int, at_us: int, months: int) -> int:
@@ -138,7 +125,10 @@ def months_after(s: Words, rules: int, table: int, at_us: int, months: int) -> i
         known_us = s[s[rules + table] + place]
         if known_us != NONE:
             return known_us
-    return midnight_months_later(starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules), at_us, months)
+    zone, zones = s[rules + RS_ZONE0], s[rules + RS_ZONES]
+    return midnight_months_later(
+        view(s, zone, zones), view(s, zone + zones, zones), view(s, zone + 2 * zones, zones - 1), at_us, months
+    )
 
 
 def period_of(s: Words, rules: int, at_us: int, period: int) -> int:
@@ -149,7 +139,8 @@ def period_of(s: Words, rules: int, at_us: int, period: int) -> int:
             return place + s[rules + RS_DAY0]
         month = s[s[rules + RS_MONTH_NUMBERS] + place]
         return month if period == MONTH else month // 12
-    return period_number(starts_of(s, rules), offsets_of(s, rules), at_us, period)
+    zone, zones = s[rules + RS_ZONE0], s[rules + RS_ZONES]
+    return period_number(view(s, zone, zones), view(s, zone + zones, zones), at_us, period)
 
 
 def expires_us(s: Words, rules: int, expiry: int, from_us: int) -> int:
@@ -161,10 +152,11 @@ def expires_us(s: Words, rules: int, expiry: int, from_us: int) -> int:
         known_us = s[s[expiry + X_TABLE] + place]
         if known_us != NONE:
             return from_us + known_us if s[expiry + X_UNTIL] == EXACT else known_us
+    zone, zones = s[rules + RS_ZONE0], s[rules + RS_ZONES]
     return end_us(
-        starts_of(s, rules),
-        offsets_of(s, rules),
-        turns_of(s, rules),
+        view(s, zone, zones),
+        view(s, zone + zones, zones),
+        view(s, zone + 2 * zones, zones - 1),
         from_us,
         s[expiry + X_UNIT],
         s[expiry + X_COUNT],
@@ -191,7 +183,9 @@ def year_of(s: Words, rules: int, at_us: int, years: int) -> int:
 
 def reckoned_year(s: Words, rules: int, at_us: int, years: int) -> int:
     """The same, from the calendar."""
-    starts, offsets, turns = starts_of(s, rules), offsets_of(s, rules), turns_of(s, rules)
+    zone, zones = s[rules + RS_ZONE0], s[rules + RS_ZONES]
+    starts, offsets = view(s, zone, zones), view(s, zone + zones, zones)
+    turns = view(s, zone + 2 * zones, zones - 1)
     if s[rules + RS_WINDOW] == CALENDAR_YEAR:
         return calendar_year_us(starts, offsets, turns, at_us, years)
     return year_start_us(starts, offsets, turns, s[V_ENROLLED], at_us, years)
