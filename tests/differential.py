@@ -128,6 +128,11 @@ def varied(random: Random, document: Mapping[str, Any]) -> dict[str, Any]:
     rules = [rule for rule in told["earning"] if random.random() < 0.85]
     if any(rule["kind"] != "multiplier" for rule in rules):
         told["earning"] = rules
+        giving = [rule for rule in rules if rule["kind"] in ("per_amount", "per_piece")]
+        if giving and random.random() < 0.3:
+            # What the shortest way is for (`machine.plain`): one rule, and all that multiplies.
+            told["earning"] = [random.choice(giving), *(rule for rule in rules if rule["kind"] == "multiplier")]
+            told["limits"] = [limit for limit in told.get("limits", []) if limit["on"] != "earn"]
         groups = {rule["group"] for rule in rules if "group" in rule}
         told["groups"] = {name: how for name, how in told.get("groups", {}).items() if name in groups}
     for rule in told["earning"]:
@@ -135,6 +140,8 @@ def varied(random: Random, document: Mapping[str, Any]) -> dict[str, Any]:
             rule["expiry"] = random.choice(_EXPIRIES)
         if rule["kind"] != "multiplier" and random.random() < 0.2:
             rule["pending"] = random.choice(_PENDING[1:])
+        if rule["kind"] != "multiplier" and random.random() < 0.1:
+            rule["gives"] = random.choice(("both", "points", "qualifying"))
     return told
 
 

@@ -131,9 +131,10 @@ def test_a_book_in_memory_needs_to_be_told_the_place(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(shop: Book, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [one for one in sys.modules if one.startswith("tallybook.adapters.archive.")]:
         monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(name)
     monkeypatch.setitem(sys.modules, package, None)
     with shop, pytest.raises(MissingExtra, match=rf"{package}.*tallybook\[replay\]"):
-        shop.archive.status()
+        shop.archive.rebuild()
 
 
 @pytest.mark.parametrize("package", ["polars", "duckdb"])

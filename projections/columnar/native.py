@@ -153,11 +153,19 @@ def _linked(code: bytes) -> Any:
 
 
 def cache_folder(name: str) -> str | None:
-    """A folder in the user's cache for what replays keep; None where nothing can be written."""
+    """A folder in the user's cache for what replays keep, machine code among it; None where nothing can be written, or
+    where somebody else could write."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.path.join(home, PACKAGE, "replay", name)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
+        ours = all(_is_ours(one) for one in (folder, os.path.dirname(folder), os.path.join(home, PACKAGE)))
     except OSError:
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if ours and os.access(folder, os.W_OK) else None
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether nobody else can put a file into a folder, or another folder into its place."""
+    found = os.stat(folder)
+    return os.name != "posix" or (found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o022)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import lzma
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -358,6 +359,14 @@ def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(tmp_path: Path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert not native.is_kept(arithmetic.given_back)
     assert fresh(arithmetic.given_back)(10, 4, 0, 2) == 5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of folders")
+@pytest.mark.parametrize("above", [0, 1, 2])
+def test_machine_code_that_others_could_have_put_there_is_not_run(kept: Path, above: int) -> None:
+    assert native.is_kept(arithmetic.room)
+    (kept.parent, *kept.parents[1:3])[above].chmod(0o777)
+    assert not native.is_kept(arithmetic.room)
 
 
 def test_threads_that_call_it_first_compile_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

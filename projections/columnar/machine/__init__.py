@@ -21,6 +21,7 @@ due        what time alone does
 limits     what was counted in a period, what may still come
 earning, returning, spending, crediting     what facts do
 reacting   where facts meet rules
+plain      what most purchases earn, by the shortest way
 running    accounts, from their first fact to their last
 tables     what is reckoned for many facts at once
 """
