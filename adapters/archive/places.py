@@ -7,7 +7,8 @@ one file that is replaced, at once. So a writer that is killed leaves files that
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,50 +145,57 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes | None:
         """What a file holds; None if there is none."""
-        try:
+        with self._told(name, "read"), suppress(FileNotFoundError):
             found: bytes = self._fs.cat_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _unread(error, f"{self.shown}/{name}") from error
-        return found
+            return found
+        return None
 
     def token(self, name: str) -> object:
         """Something that is another once the object was written to; None if there is none."""
-        try:
+        with self._told(name, "read"), suppress(FileNotFoundError):
             found = self._fs.info(f"{self._root}/{name}")
-        except OSError:
-            return None
-        return tuple(str(found.get(key)) for key in ("size", "ETag", "etag", "mtime", "created", "LastModified"))
+            return tuple(str(found.get(key)) for key in ("size", "ETag", "etag", "mtime", "created", "LastModified"))
+        return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, in one go."""
-        try:
-            self._fs.makedirs(self._root, exist_ok=True)
-            self._fs.pipe_file(f"{self._root}/{name}", data)
-        except OSError as error:
-            raise BookError(
-                f"{self.shown}/{name} can't be written: {error}.",
-                path=self.shown,
-                remedy="Check the place and the credentials for it.",
-            ) from error
+        """Write a file, in one go. The folder is made, if it is not there; what that is in is not, be it a bucket."""
+        path = f"{self._root}/{name}"
+        with self._told(name, "written"):
+            try:
+                self._fs.pipe_file(path, data)
+            except FileNotFoundError:
+                if "/" not in self._root.strip("/"):
+                    raise
+                with suppress(FileExistsError):
+                    self._fs.mkdir(self._root, create_parents=False)
+                self._fs.pipe_file(path, data)
 
     def names(self) -> list[str]:
         """The names of all files."""
-        self._fs.invalidate_cache()
-        try:
+        with self._told("", "read"), suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
             found = self._fs.ls(self._root, detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(str(one).rstrip("/").rsplit("/", 1)[-1] for one in found)
+            return sorted(str(one).rstrip("/").rsplit("/", 1)[-1] for one in found)
+        return []
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone, too."""
         for name in names:
-            try:
+            with self._told(name, "removed"), suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                continue
+
+    @contextmanager
+    def _told(self, name: str, done: str) -> Iterator[None]:
+        """Whatever the store's own package raises is told as a BookError."""
+        try:
+            yield
+        except Exception as error:
+            place = f"{self.shown}/{name}".rstrip("/")
+            raise BookError(
+                f"{place} can't be {done}: {str(error) or type(error).__name__}.",
+                path=place,
+                remedy="See that the store can be reached and has the bucket, and check the credentials for it.",
+            ) from error
 
     def for_arrow(self) -> tuple[Any, str]:
         """A file system of pyarrow, and the path of the folder in it."""

@@ -11,11 +11,11 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 import fsspec
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from tests.programme_life import Life, Step, steps
 
@@ -776,6 +777,88 @@ def test_an_object_store_holds_the_same(lived: Life) -> None:
     stored.place.remove([stored.manifest().files[0].name, "none such"])
     with pytest.raises(ArchiveError, match="missing"):
         archive_of(lived.book, "memory://bucket/shop").manifest()
+
+
+class Buckets(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store as those of clouds are: what is in no bucket is in nothing, and its package has errors of its own."""
+
+    protocol = "buckets"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    buckets: ClassVar[set[str]] = set()
+    down: ClassVar[bool] = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("buckets://").strip("/")
+
+    def _look(self, path: str) -> None:
+        if self.down:
+            raise LookupError("no answer from the host")
+        if self._strip_protocol(path).strip("/").split("/")[0] not in self.buckets:
+            raise FileNotFoundError("no such bucket")
+
+    def mkdir(self, path: str, create_parents: bool = True, **rest: Any) -> None:
+        bucket, _, inner = self._strip_protocol(path).strip("/").partition("/")
+        if create_parents or not inner:
+            self.buckets.add(bucket)
+        self._look(path)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **rest: Any) -> None:
+        self._look(path)
+        super().pipe_file(path, value, mode=mode)
+
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **rest: Any) -> bytes:
+        self._look(path)
+        found: bytes = super().cat_file(path, start, end)
+        return found
+
+    def info(self, path: str, **rest: Any) -> Any:
+        self._look(path)
+        return super().info(path)
+
+    def ls(self, path: str, detail: bool = True, **rest: Any) -> Any:
+        self._look(path)
+        return super().ls(path, detail=detail)
+
+    def rm_file(self, path: str) -> None:
+        self._look(path)
+        super()._rm(path)
+
+
+@pytest.fixture
+def buckets(monkeypatch: pytest.MonkeyPatch) -> type[Buckets]:
+    fsspec.register_implementation("buckets", Buckets, clobber=True)
+    monkeypatch.setattr(Buckets, "store", {})
+    monkeypatch.setattr(Buckets, "buckets", {"here"})
+    return Buckets
+
+
+@pytest.mark.parametrize("url", ["buckets://gone/shop", "buckets://gone"])
+def test_a_bucket_that_is_not_there_is_not_made(buckets: type[Buckets], lived: Life, url: str) -> None:
+    with pytest.raises(BookError, match=rf"{url}/.* can't be written: no such bucket.*has the bucket"):
+        archive_of(lived.book, url).catch_up()
+    assert buckets.buckets == {"here"}
+    assert archive_of(lived.book, "buckets://here/shop").catch_up() == lived.book.position()
+
+
+def test_a_store_that_does_not_answer_is_told_in_our_words(
+    buckets: type[Buckets], lived: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = archive_of(lived.book, "buckets://here/shop")
+    archive.catch_up()
+    monkeypatch.setattr(buckets, "down", True)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("read", lambda: archive.place.read(MANIFEST)),
+        ("read", lambda: archive.place.token(MANIFEST)),
+        ("read", archive.place.names),
+        ("written", lambda: archive.place.write(MANIFEST, b"")),
+        ("removed", lambda: archive.place.remove([MANIFEST])),
+        ("read", archive_of(lived.book, "buckets://here/shop").status),
+    ]
+    for done, call in calls:
+        with pytest.raises(BookError, match=rf"buckets://here/shop.* can't be {done}: no answer from the host"):
+            call()
 
 
 def test_a_place_that_is_none_is_refused(tmp_path: Path, lived: Life) -> None:

@@ -123,10 +123,10 @@ from .layout import (
     Words,
 )
 from .ledger import move, new_lot
-from .limits import barred, count_uses, counted, fits, limited, note_use
+from .limits import barred, count_uses, counted, fits, limited, note_use, put_used
 from .rules import days_after, expires_us, period_of, rank
 from .tiers import qualify
-from .writing import because, begin, more, put, put_id, used
+from .writing import because, begin, more, out, put, used
 
 
 def item_at(s: Words, item: int) -> int:
@@ -470,28 +470,30 @@ def earned(
     begin(s, D_EARNED, at_us, rules)
     because(s, s[V_POS], 0)
     if s[V_MODE] != SILENT:
-        put_id(s, s[V_POS], number)
-        put(s, points)
-        put(s, counts)
-        put(s, activates)
-        put(s, ends)
+        at = out(s, 6)
+        s[at] = s[V_POS]
+        s[at + 1] = number
+        s[at + 2] = points
+        s[at + 3] = counts
+        s[at + 4] = activates
+        s[at + 5] = ends
         if s[V_MODE] == ALL:
             put_rules(s, shares, given, place)
-        put(s, lines)
-        for line in range(lines):
+        at = out(s, 6 + lines * N_RETURNED)
+        if s[V_OVER] != 0:
+            return
+        s[at] = lines
+        for line in range(line0, line0 + lines * LINE, LINE):
             for field in range(N_RETURNED):
-                put(s, s[line0 + line * LINE + field])
-        put(s, T_MINOR if in_minor else T_PIECES)
-        put(s, s[V_TIER])
-        put(s, paid)
-        put(s, s[one + G_CUT])
-        put(s, (uses_end - uses + limits_end - limits) // USE)
-        for use in range(uses, uses_end, USE):
-            for field in range(4):
-                put(s, s[use + field])
-        for use in range(limits, limits_end, USE):
-            for field in range(4):
-                put(s, s[use + field])
+                s[at + 1 + field] = s[line + field]
+            at += N_RETURNED
+        s[at + 1] = T_MINOR if in_minor else T_PIECES
+        s[at + 2] = s[V_TIER]
+        s[at + 3] = paid
+        s[at + 4] = s[one + G_CUT]
+        s[at + 5] = (uses_end - uses + limits_end - limits) // USE
+        put_used(s, uses, uses_end)
+        put_used(s, limits, limits_end)
         first = s[rules + RS_INPUT0] + (on * s[s[rules + RS_INPUT0] - 1] + s[V_TRAIT]) * 2
         put(s, s[first + 1])
         for text in range(s[first], s[first] + s[first + 1]):

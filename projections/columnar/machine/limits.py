@@ -42,7 +42,7 @@ from .layout import (
 )
 from .rules import period_of
 from .tiers import before
-from .writing import more, put
+from .writing import more, out, put
 
 # What was counted in a period: of each slot (a counter and a period) the last period and its amount; then what there
 # was in earlier ones, as slot, number, amount.
@@ -110,9 +110,16 @@ def put_uses(s: Words, uses: int, until: int) -> None:
     if s[V_MODE] == SILENT:
         return
     put(s, (until - uses) // USE)
+    put_used(s, uses, until)
+
+
+@apart
+def put_used(s: Words, uses: int, until: int) -> None:
+    """Write it, but for how much there is."""
     for place in range(uses, until, USE):
+        at = out(s, 4)
         for field in range(4):
-            put(s, s[place + field])
+            s[at + field] = s[place + field]
 
 
 def count_uses(s: Words, uses: int, until: int) -> None:

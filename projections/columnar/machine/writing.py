@@ -26,7 +26,6 @@ from .layout import (
     V_MONTH_UNTIL,
     V_MONTHS,
     V_MOVED,
-    V_OUT_END,
     V_OUTS,
     V_OVER,
     V_PROGRAMME,
@@ -38,22 +37,23 @@ from .layout import (
 )
 
 
+def out(s: Words, size: int) -> int:
+    """Room for so many words of a decision."""
+    return more(s, V_OUTS, size)
+
+
 @apart
 def put(s: Words, word: int) -> None:
     """Write a word of a decision."""
-    at = s[V_OUTS]
-    if at < s[V_OUT_END]:
-        s[at] = word
-    else:
-        s[V_OVER] = 1
-    s[V_OUTS] = at + 1
+    s[out(s, 1)] = word
 
 
 @apart
 def put_id(s: Words, first: int, second: int) -> None:
     """Write an id."""
-    put(s, first)
-    put(s, second)
+    at = out(s, 2)
+    s[at] = first
+    s[at + 1] = second
 
 
 @apart
@@ -67,10 +67,16 @@ def put_parts(s: Words, parts: int, count: int) -> None:
     """Write parts of lots."""
     if s[V_MODE] == SILENT:
         return
-    put(s, count)
+    at = out(s, 1 + 3 * count)
+    if s[V_OVER] != 0:
+        return
+    s[at] = count
     for place in range(parts, parts + count * PART, PART):
-        put_lot(s, s[place + P_LOT])
-        put(s, s[place + P_POINTS])
+        lot = s[place + P_LOT]
+        s[at + 1] = s[lot + L_FACT]
+        s[at + 2] = s[lot + L_NUMBER]
+        s[at + 3] = s[place + P_POINTS]
+        at += 3
 
 
 def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
@@ -84,8 +90,9 @@ def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
         s[V_QUIET] = LONG_AGO
     if s[V_MODE] == SILENT:
         return
-    put(s, kind)
-    put(s, at_us)
+    at = out(s, 2)
+    s[at] = kind
+    s[at + 1] = at_us
     if s[V_MODE] == ALL:
         put(s, T_NO_RULES if rules < 0 else s[rules + RS_LABEL])
 
@@ -116,9 +123,11 @@ def because(s: Words, first: int, second: int) -> None:
     """Write the one fact that a decision rests on."""
     if s[V_MODE] == SILENT:
         return
-    put(s, 1)
-    put_id(s, first, second)
-    put(s, s[V_PROGRAMME])
+    at = out(s, 4)
+    s[at] = 1
+    s[at + 1] = first
+    s[at + 2] = second
+    s[at + 3] = s[V_PROGRAMME]
 
 
 @apart
