@@ -66,8 +66,10 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Any]:
         if request.param == "dask":
             dask, distributed = map(import_module, ("dask", "distributed"))
 
+            # A machine that is busy with other tests takes long to start two processes.
+            slow = {f"distributed.comm.timeouts.{name}": "180s" for name in ("connect", "tcp")}
             with (
-                dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+                dask.config.set({"distributed.scheduler.allowed-failures": 1, **slow}),
                 distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
                 distributed.Client(local) as client,
             ):
