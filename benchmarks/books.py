@@ -1,23 +1,22 @@
 """How soon a book answers: `python -m benchmarks.books --customers 20_000`.
 
-The CDNOW book under the standard rules, and a made-up one, both in SQLite. Each answer is asked of a new process, as
-from the command line, and timed from its start to its end: a first one after another (cold), then again within the
+The CDNOW book under the standard rules, and a made-up one, both in SQLite. Each answer is asked of a new process
+(`benchmarks.answers`), and timed from its start to its end: a first one after another (cold), then again within the
 process (warm); what stands beside it is the domain's own code on the same book (the reference executor).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import lzma
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 import tallybook
@@ -27,24 +26,6 @@ from .replay import PACKAGES
 from .report import ROOT, apart, footer, keep
 
 RESULTS = ROOT / "benchmarks" / "results" / "books.json"
-Asked = Callable[[tallybook.Book, str], Any]
-
-
-def _backtest(book: tallybook.Book, executor: str) -> Any:
-    return book.backtest("candidate", executor="reference" if executor == "reference" else None).digest()
-
-
-def _certificate(book: tallybook.Book, executor: str) -> Any:
-    certificate = book.replay(executor="reference" if executor == "reference" else "columnar")
-    assert certificate.holds
-    return [certificate.facts, certificate.decisions]
-
-
-def _rebuild(book: tallybook.Book, _: str) -> Any:
-    return book.archive.rebuild()
-
-
-ASKED: dict[str, Asked] = {"backtest": _backtest, "certificate": _certificate, "archive rebuild": _rebuild}
 
 
 def cdnow(folder: Path) -> str:
@@ -72,23 +53,11 @@ def made_up(folder: Path, customers: int) -> str:
     return url
 
 
-def answer(url: str, what: str, executor: str, times: int) -> dict[str, Any]:
-    """Ask a book so many times; seconds of the clock and of the processor, and what it says."""
-    seconds, cpu, told = [], [], []
-    with tallybook.open(url) as book:
-        for _ in range(times):
-            started, worked = perf_counter(), process_time()
-            told.append(ASKED[what](book, executor))
-            seconds.append(perf_counter() - started)
-            cpu.append(process_time() - worked)
-        return {"seconds": seconds, "cpu": cpu, "told": told, "events": book.position()}
-
-
 def asked_apart(url: str, what: str, executor: str, times: int) -> dict[str, Any]:
     """The same in a new process; `whole`: seconds from its start to its end."""
     print(url.rpartition("/")[2], what, executor, file=sys.stderr, flush=True)
     started = perf_counter()
-    found = apart("books", "--row", url, what, executor, str(times))
+    found = apart("answers", url, what, executor, str(times))
     whole = perf_counter() - started
     return found | {"whole": whole}
 
@@ -136,12 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--customers", type=int, default=5_000, help="of the made-up book (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help=f"where the results go (results that are kept: {RESULTS})")
-    parser.add_argument("--row", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.row:
-        url, what, executor, times = given.row
-        print(json.dumps(answer(url, what, executor, int(times))))
-        return 0
     with tempfile.TemporaryDirectory(prefix="tallybook-books-") as scratch:
         folder = Path(scratch)
         one, other = cdnow(folder), made_up(folder, given.customers)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import books, passes
+from benchmarks import answers, books, passes
 from tools import replay_speed
 
 
@@ -29,11 +29,11 @@ def test_passes_out_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_book_gives_the_same_answer_by_either_executor(tmp_path: Path) -> None:
     url = books.made_up(tmp_path, 20)
     for what in ("backtest", "certificate"):
-        told = [books.answer(url, what, executor, 1)["told"] for executor in ("default", "reference")]
+        told = [answers.answer(url, what, executor, 1)["told"] for executor in ("default", "reference")]
         assert told[0] == told[1], what
     assert (
-        books.answer(url, "archive rebuild", "default", 2)["told"]
-        == [books.answer(url, "certificate", "reference", 1)["events"]] * 2
+        answers.answer(url, "archive rebuild", "default", 2)["told"]
+        == [answers.answer(url, "certificate", "reference", 1)["events"]] * 2
     )
 
 
