@@ -155,14 +155,17 @@ def _linked(code: bytes) -> Any:
 def cache_folder(name: str) -> str | None:
     """A folder in the user's cache for what replays keep, machine code among it; None where nothing can be written, or
     where somebody else could write."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.path.join(home, PACKAGE, "replay", name)
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        ours = all(_is_ours(one) for one in (folder, os.path.dirname(folder), os.path.join(home, PACKAGE)))
+        os.makedirs(folder, exist_ok=True)
+        for inner in (PACKAGE, "replay", name):
+            folder = os.path.join(folder, inner)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            if not _is_ours(folder):
+                return None
     except OSError:
         return None
-    return folder if ours and os.access(folder, os.W_OK) else None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _is_ours(folder: str) -> bool:

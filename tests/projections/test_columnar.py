@@ -369,6 +369,19 @@ def test_machine_code_that_others_could_have_put_there_is_not_run(kept: Path, ab
     assert not native.is_kept(arithmetic.room)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of folders")
+def test_a_user_who_shares_new_files_keeps_machine_code_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
+    before = os.umask(0o002)
+    try:
+        assert fresh(arithmetic.room)(5, 3) == 2
+    finally:
+        os.umask(before)
+    assert native.is_kept(arithmetic.room)
+
+
 def test_threads_that_call_it_first_compile_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made: list[str] = []
