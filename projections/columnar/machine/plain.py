@@ -63,8 +63,8 @@ from .writing import begin, used
 
 
 def buy(s: Words, x: Words, row: int, position: int, at_us: int, seen: int) -> bool:
-    """A purchase whose lines nobody names, of which no decision is written. Whether that was all about it: else nothing
-    was done."""
+    """A purchase whose lines nobody names, of which no decision is written. Whether that was all about it: else what is
+    due by then was settled, and nothing more."""
     until_us = at_us if s[V_SWEPT] == 0 else max(at_us, s[V_HORIZON])
     settle(s, until_us)
     if s[V_MEMBER] == 0 or at_us < s[V_ENROLLED] or s[V_TALLY] != 0:
@@ -80,15 +80,12 @@ def buy(s: Words, x: Words, row: int, position: int, at_us: int, seen: int) -> b
     measured = bought(s, x, rule, bit)
     if measured == 0:
         return True
-    numerator, denominator, rounding = (
-        s[rule + E_POINTS] * in_whole(s, rule, measured),
-        s[rule + E_PER],
-        s[rules + RS_ROUNDING],
-    )
-    base = uncapped = 0
+    numerator, denominator = s[rule + E_POINTS] * in_whole(s, rule, measured), s[rule + E_PER]
+    rounding = s[rules + RS_ROUNDING]
+    uncapped = 0
     if s[rule + E_MULTIPLIED] != 0:
-        by = multiplier(s, x, s[rules + RS_RULES + 2 * ON_PURCHASE], s[rules + RS_RULES + 2 * ON_PURCHASE + 1], bit)
-        factor = factor_of(s, rules, by)
+        first = rules + RS_RULES + 2 * ON_PURCHASE
+        factor = factor_of(s, rules, multiplier(s, x, s[first], s[first + 1], bit))
         uncapped = quotient(numerator * s[factor], denominator * s[factor + 1], rounding)
     else:
         uncapped = quotient(numerator, denominator, rounding)
