@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, UUID
@@ -56,19 +55,6 @@ def rules_of(name: str) -> Rules:
 
 _FACT_OF = np.array([m.FACTS.index(name) if name in m.FACTS else -1 for name in synth.KINDS], np.int64)
 _OF_ACCOUNT = np.array([name.startswith("loyalty.") for name in m.FACTS])
-_REFERS = {
-    m.F_RETURN: 0,
-    m.F_CONFIRMED: 0,
-    m.F_WITHDRAWN: 0,
-    m.F_REDEEM: 3,
-    m.F_REDEMPTION_RETURNED: 0,
-    m.F_HOLD_RELEASE: 0,
-    m.F_EXTENSION: 0,
-    m.F_REDUCED: 0,
-    m.F_COUPON_USED: 0,
-    m.F_COUPON_VOIDED: 0,
-}
-"""Which slot of which fact names a row."""
 _BIRTH_MONTHS = 13
 
 
@@ -219,9 +205,9 @@ def _piece(chunk: Chunk, codes: _Codes, base: int, accounts: int, left_out: Coun
     rests_on = np.where(ref >= 0, parent + base, m.NO_REF)
     slots = np.zeros((len(kept), 4), np.int64)
     code, a, b = chunk.code[kept], chunk.a[kept], chunk.b[kept]
-    for number, slot in _REFERS.items():
+    for number, columns in m.NAMING.items():
         some = np.flatnonzero(kind == number)
-        slots[some, slot] = m.NO_REF if number == m.F_EXTENSION else rests_on[some]
+        slots[some, columns[0]] = m.NO_REF if number == m.F_EXTENSION else rests_on[some]
 
     def of(number: int, *told: Array, first: int = 0) -> None:
         some = np.flatnonzero(kind == number)
@@ -345,47 +331,6 @@ def swept(facts: Facts) -> list[tuple[int, Event]]:
 def _accounts(ids: Sequence[UUID], customers: Array) -> Accounts:
     """Accounts of the programme, of customers at places."""
     return Accounts(Ids(b"".join(one.bytes for one in ids)), [PROGRAMME], np.zeros(len(ids), np.int64), customers)
-
-
-def split(facts: Facts, parts: int) -> Iterator[Facts]:
-    """The same facts by customers, in so many parts of about the same length: views, where nothing names a row."""
-    aims = np.arange(1, parts) * len(facts) // parts
-    cuts = np.searchsorted(facts.first[1:], aims, side="left").tolist()
-    accounts = facts.accounts
-    if not isinstance(accounts, Accounts):
-        raise TypeError("accounts as arrays, as `facts_of` has them")
-    of_customers = accounts.customer
-    if (np.diff(of_customers) < 0).any():
-        raise ValueError("accounts stand in the order of their customers")
-    for begin, end in pairwise([0, *cuts, len(facts.customers)]):
-        first, last = int(facts.first[begin]), int(facts.first[end])
-        item0, item1 = int(facts.item[first]), int(facts.item[last])
-        account0, account1 = np.searchsorted(of_customers, (begin, end)).tolist()
-        kind, slots = facts.kind[first:last], facts.slots[first:last].copy()
-        for number, slot in _REFERS.items():
-            some = np.flatnonzero((kind == number) & (slots[:, slot] >= 0))
-            slots[some, slot] -= first
-        account = facts.account[first:last]
-        yield Facts(
-            kind=kind,
-            position=facts.position[first:last],
-            at_us=facts.at_us[first:last],
-            account=np.where(account >= 0, account - account0, -1),
-            slots=slots,
-            item=facts.item[first : last + 1] - item0,
-            items=facts.items[item0:item1],
-            trait=facts.trait[first:last],
-            channel=facts.channel[first:last],
-            traits=facts.traits,
-            customers=facts.customers[begin:end],
-            first=facts.first[begin : end + 1] - first,
-            accounts=Accounts(
-                Ids(accounts.ids.data[16 * account0 : 16 * account1]),
-                accounts.programmes,
-                accounts.programme[account0:account1],
-                of_customers[account0:account1] - begin,
-            ),
-        )
 
 
 def events_of(facts: Facts, names: Names) -> Iterator[tuple[int, Event]]:

@@ -24,9 +24,9 @@ from tallybook.adapters.rule_files import frozen_zone
 from tallybook.domain.earning import Rules
 from tallybook.domain.rules import parse_rule_set
 from tallybook.projections.backtest import Question
-from tallybook.projections.columnar.backtesting import Asked, partial_of, scenarios_of
-from tallybook.projections.columnar.executor import outcomes
-from tallybook.projections.columnar.facts import Facts
+from tallybook.projections.columnar.backtesting import Asked
+from tallybook.projections.columnar.executor import Run, places_of, replayed, unpaid
+from tallybook.projections.columnar.machine.layout import SILENT
 from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 
@@ -38,7 +38,7 @@ from .report import ROOT, apart, footer, keep
 PARTS = 64
 SCENARIOS = 20
 RESULTS = ROOT / "benchmarks" / "results" / "passes.json"
-Task = Callable[[Facts, Any, Names], int]
+Task = Callable[[BucketFile, Any], int]
 
 
 def scenarios() -> list[Rules]:
@@ -55,24 +55,30 @@ def scenarios() -> list[Rules]:
     return found
 
 
-def _replay(rules: str) -> Task:
-    def run(facts: Facts, control: Any, names: Names) -> int:
-        return len(outcomes(facts, Book(Adoptions(PROGRAMME, control, rules_of(rules)), names))[0])
+def _replay(name: str) -> Task:
+    rules = rules_of(name)
+
+    def run(file: BucketFile, control: Any) -> int:
+        names = Names()
+        parts = file.load(names)
+        found, silent = 0, Run(Book(Adoptions(PROGRAMME, control, rules), names), SILENT)
+        for facts in parts:
+            found += len(replayed(facts, silent.over(facts), places_of(facts, PROGRAMME), unpaid(facts)))
+        return found
 
     return run
 
 
-def _backtest(facts: Facts, control: Any, names: Names) -> int:
-    return partial_of(facts, control, Question(rules_of("L2"), rules_of("L1")), names).sums["accounts",]
+def _asked(asked: Asked) -> Task:
+    return lambda file, control: sum(one.sums["accounts",] for one in asked.of(file.load, control))
+
+
+def _backtest() -> Task:
+    return _asked(Asked((Question(rules_of("L2"), rules_of("L1")),), sums=False))
 
 
 def _sweep() -> Task:
-    questions = [Question(rules, rules_of("L1")) for rules in scenarios()]
-
-    def run(facts: Facts, control: Any, names: Names) -> int:
-        return sum(one.sums["accounts",] for one in scenarios_of(facts, control, questions, names))
-
-    return run
+    return _asked(Asked(tuple(Question(rules, rules_of("L1")) for rules in scenarios()), sums=True))
 
 
 class Row(NamedTuple):
@@ -91,7 +97,7 @@ def _rows() -> Iterator[Row]:
         yield Row(f"L2-{threads}", "L2", lambda: _replay("L2"), threads)
     for threads in (1, THREADS):
         yield Row(f"every-{threads}", "every policy", lambda: _replay("every"), threads)
-    yield Row("backtest", "backtest of L2 against L1: months, rules, classes, digests", lambda: _backtest, THREADS)
+    yield Row("backtest", "backtest of L2 against L1: months, rules, classes, digests", _backtest, THREADS)
     yield Row("sweep", f"sweep of {SCENARIOS} scenarios, L2", _sweep, THREADS, SCENARIOS)
 
 
@@ -105,8 +111,7 @@ def run(row: Row, folder: Path, passes: int, rounds: int, count: int) -> dict[st
     control, task = tasks[0].control, row.task()
 
     def one(file: BucketFile) -> int:
-        names = Names()
-        return task(file.load(names), control, names)
+        return task(file, control)
 
     def whole() -> int:
         with ThreadPoolExecutor(row.threads) as pool:

@@ -37,7 +37,7 @@ from tallybook.projections.columnar.names import Names
 from tallybook.projections.columnar.rulebook import Adoptions, Book
 from tallybook.projections.replay import Derivation
 
-from .histories import CURRENCIES, PROGRAMME, events_of, facts_of, rules_of, split, swept
+from .histories import CURRENCIES, PROGRAMME, events_of, facts_of, rules_of, swept
 from .report import ROOT, apart, footer, keep
 
 Array = Any
@@ -164,7 +164,7 @@ def in_memory(given: Given, row: Row) -> dict[str, Any]:
     """The executor, over arrays that lie in memory: what the rules see of facts as columns, then the accounts."""
     names = Names()
     facts = given.history(names)
-    parts = list(split(facts, PARTS))
+    parts = list(facts.split(PARTS))
     book = book_of(row.rules, names, facts)
     first = first_run(parts[0], book)
     found = measured(given, lambda: replayed(parts, book, row.threads), len(facts))
@@ -182,7 +182,7 @@ def folded(given: Given, row: Row) -> dict[str, Any]:
     """The domain's own code, over some customers of the same history, whose events lie in memory."""
     names = Names()
     facts = given.history(names)
-    sample = next(split(facts, max(1, len(facts) // given.sample)))
+    sample = next(facts.split(max(1, len(facts) // given.sample)))
     rules, book, sweep = rules_of(row.rules), book_of(row.rules, names, facts), swept(facts)
     del facts
     events = [*events_of(sample, names), *sweep]
@@ -331,7 +331,7 @@ class Purchases:
         """Make them, and write the files, if they are not there."""
         names = Names()
         facts = purchases_of(given.history(names))
-        parts = list(split(facts, PARTS))
+        parts = list(facts.split(PARTS))
         if not given.files:
             write(parts, names, given.folder)
         return cls(parts, names, book_of("L1", names, facts))
@@ -379,7 +379,7 @@ def purchases_read(given: Given, row: Row) -> dict[str, Any]:
 
     def all_parts() -> list[Array]:
         with ThreadPoolExecutor(row.threads) as pool:
-            return list(pool.map(run, range(PARTS)))
+            return list(pool.map(run, range(len(of))))
 
     run(0)
     found = measured(given, all_parts, count)

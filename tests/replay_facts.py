@@ -18,6 +18,14 @@ Customer = tuple[frozenset[tuple[UUID, str]], list[dict[str, Any]]]
 """The accounts, with their programmes, and the rows."""
 
 
+def all_in_full(parts: Iterable[Facts], names: Names) -> dict[UUID, Customer]:
+    """What facts say that come in parts, by customer."""
+    found: dict[UUID, Customer] = {}
+    for facts in parts:
+        found |= in_full(facts, names)
+    return found
+
+
 def in_full(facts: Facts, names: Names) -> dict[UUID, Customer]:
     """What facts say, by customer."""
     texts, tiers, ids = ({code: name for name, code in one.items()} for one in (names.texts, names.tiers, names.ids))
@@ -66,7 +74,7 @@ def in_full(facts: Facts, names: Names) -> dict[UUID, Customer]:
     assert facts.item[-1] == len(facts.items)
     for array in (facts.kind, facts.position, facts.at_us, facts.account, facts.slots, facts.item, facts.items):
         assert array.dtype == np.int64
-        assert array.flags.c_contiguous
+        assert array.flags.c_contiguous or array.flags.f_contiguous
         assert array.flags.writeable
     for array in (facts.trait, facts.channel, facts.first):
         assert array.dtype == np.int64

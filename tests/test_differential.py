@@ -61,7 +61,7 @@ def test_a_backtest_that_finds_something_else_is_told() -> None:
     # Columns are asked without two of the customers.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "tests.differential.partial_of", lambda facts, control, _, names: partial_of(facts, control, lower, names)
+            "tests.differential.partial_of", lambda parts, control, _, names: partial_of(parts, control, lower, names)
         )
         found = list(backtested(case, replace(asked, left_out=NOBODY)))
     assert any("accounts" in told for told in found)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.histories import RULE_SETS, event_id, events_of, facts_of, rules_of, split, swept
+from benchmarks.histories import RULE_SETS, event_id, events_of, facts_of, rules_of, swept
 from tests.columnar import by_reference, ids
+from tests.replay_facts import all_in_full, in_full
 
 import tallybook
 from tallybook.adapters import synth
@@ -17,10 +20,11 @@ from tallybook.adapters.rule_files import frozen_zone, load_rule_set
 from tallybook.adapters.synth import History, chunks
 from tallybook.domain.earning import Rules
 from tallybook.domain.loyalty import UNFUNDED, account_id
-from tallybook.projections.backtest import Question, reference
-from tallybook.projections.columnar.backtesting import partial_of
+from tallybook.projections.backtest import Partial, Question, reference
+from tallybook.projections.columnar import executor
+from tallybook.projections.columnar.backtesting import Asked, partial_of
 from tallybook.projections.columnar.executor import decisions_of, outcomes
-from tallybook.projections.columnar.facts import Gathering
+from tallybook.projections.columnar.facts import Facts, Gathering
 from tallybook.projections.columnar.machine import layout as m
 from tallybook.projections.columnar.names import Names, words_of
 from tallybook.projections.columnar.rulebook import Adoptions, Book
@@ -78,10 +82,60 @@ def test_parts_come_to_the_same_as_the_whole() -> None:
     facts = facts_of(chunks(SMALL), names)
     book = Book(Adoptions("main", swept(facts), rules_of("every")), names)
     _, whole = outcomes(facts, book)
-    parts = [outcomes(part, book)[1] for part in split(facts, 7)]
+    parts = [outcomes(part, book)[1] for part in facts.split(7)]
     assert np.array_equal(np.concatenate(parts), whole)
     empty = np.flatnonzero(whole[:, m.O_BUCKETS :].sum(axis=0) == 0)
     assert set(empty.tolist()) <= {m.DEBT, m.HELD}  # at the end, of so few accounts
+
+
+@pytest.mark.parametrize("sums", [False, True], ids=["backtest", "sweep"])
+def test_what_parts_come_to_adds_up_however_often_there_is_too_little_room(
+    sums: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accounts that need more room than there is are run again: what was counted before them stays."""
+    questions = (Question(rules_of("every"), rules_of("L2")), Question(rules_of("L1"), rules_of("L2")))
+
+    own = Names()
+    events = sorted(events_of(facts_of(chunks(SMALL), own), own), key=lambda one: one[0])
+
+    def found(parts: int) -> list[Partial]:
+        def load(names: Names) -> Iterator[Facts]:
+            # In the order in which they come: not the most active ones first.
+            gathering = Gathering(names)
+            for position, event in events:
+                if position:
+                    gathering.feed(position, event)
+            return gathering.facts().split(parts)
+
+        return Asked(questions, sums).of(load, [])
+
+    monkeypatch.setattr(executor.Space, "_times", 256)
+    whole = found(1)
+    assert executor.Space._times == 256
+    monkeypatch.setattr(executor.Space, "_times", 1)
+    grown = found(3)
+    assert executor.Space._times > 1
+    for one, other in zip(whole, grown, strict=True):
+        assert one.sums == other.sums
+        assert (one.gained, one.lost, one.digests) == (other.gained, other.lost, other.digests)
+        assert any(key[0] == "month" for key in one.sums) is not sums
+
+
+def test_parts_are_whole_customers_and_name_their_own_rows() -> None:
+    names = Names()
+    facts = facts_of(chunks(SMALL), names)
+    whole = in_full(facts, names)
+    parts = list(facts.split(9))
+    assert [customer for part in parts for customer in part.customers] == list(facts.customers)
+    assert max(map(len, parts)) < len(facts) / 6
+    assert all_in_full(parts, names) == whole
+    listed = replace(facts, accounts=list(facts.accounts), customers=list(facts.customers))
+    assert all_in_full(listed.split(9), names) == whole
+    for other in (
+        replace(facts, accounts=list(facts.accounts)[::-1]),
+        replace(facts, account=np.where(facts.account >= 0, len(facts.accounts) - 1, -1)),
+    ):
+        assert [len(part) for part in other.split(2)] == [len(facts)]
 
 
 def test_a_book_filled_with_the_same_history_earns_the_same(tmp_path: Path) -> None:
@@ -135,7 +189,7 @@ def test_both_executors_find_the_same_of_what_was_paid_and_can_not_be_any_more(u
     domain, _, _ = reference(starmap(Recorded, events_of(facts, names)), question)
     own = Names()
     own.take_over(names)
-    columns = partial_of(facts, [], question, own)
+    columns = partial_of([facts], [], question, own)
     assert {key: value for key, value in columns.sums.items() if value} == {
         key: value for key, value in domain.sums.items() if value
     }

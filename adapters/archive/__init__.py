@@ -5,7 +5,7 @@
     building   the rows of a log to tables, a bucket at a time
     places     where files lie: a local folder or an object store
     archive    the archive itself: catching up, rebuilding, compacting, verifying, reading
-    replay_columns, replay_cache, widening
+    replay_columns, replay_cache
                a bucket as the facts that a replay runs over, and those kept for the next one
     recorded, certificate
                recorded decisions as words, and the certificate over columns made of the log

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 pc: Any = pyarrow.compute
 """Its functions are made when it is loaded: no checker sees them."""
 CHUNK_ROWS = 8_192
+"""So many rows are read at once, where they are read as tuples."""
 FILE_ROWS = 32_768
 """Buckets of fewer rows share a file with their neighbours: a file costs some 7,000 bytes before its first row."""
 DELTA_ROWS = 200_000
@@ -272,14 +273,29 @@ class Archive:
 
     def _spilled(self, stop: int, progress: Progress | None, hashed: merkle.Frontier | None = None) -> Spill:
         """All rows up to a position, by bucket; `hashed` takes their leaves in."""
-        from .building import Spill, chunk_of
+        from .building import PACKED_ROWS, Spill, Texts, by_threads, chunk_of, read_chunk
+        from .decoding import TEXT
 
         spill = Spill()
+        made = spill.program
+
+        def sorted_out(after: int) -> Any:
+            until = min(after + PACKED_ROWS, stop)
+            chunk = read_chunk(self.log, after, until, kinds, versions=True)
+            return spill.apart(chunk or chunk_of(self._whole(after, until), made))
+
         try:
-            for rows in self._rows(0, stop, progress):
-                if hashed is not None:
+            if hashed is not None:
+                for rows in self._rows(0, stop, progress):
                     hashed.append_hashes(merkle.row_hashes(self.log.origin, rows))
-                spill.add(chunk_of(rows, spill.program))
+                    spill.add(chunk_of(rows, made))
+            else:
+                kinds = Texts({TEXT: made.numbers})
+                starts = range(0, stop, PACKED_ROWS)
+                for after, parts in zip(starts, by_threads(sorted_out, starts), strict=True):
+                    spill.keep(*parts)
+                    if progress is not None:
+                        progress(min(after + PACKED_ROWS, stop), stop)
         except BaseException:
             spill.close()
             raise
@@ -287,20 +303,22 @@ class Archive:
 
     def _rows(self, after: int, stop: int, progress: Progress | None = None) -> Iterator[Sequence[tuple[Any, ...]]]:
         """The rows after a position up to another, chunk by chunk. Raises BookDamaged for a gap."""
-        first = after
-        while after < stop:
-            rows = self.log.log_rows(after, CHUNK_ROWS, stop)
-            wanted = min(CHUNK_ROWS, stop - after)
-            if len(rows) != wanted or rows[0][0] != after + 1 or rows[-1][0] != after + wanted:
-                raise BookDamaged(
-                    f"Of the rows {after + 1:,} to {after + wanted:,} of the log, {len(rows):,} are there.",
-                    path=self.log.database.place,
-                    remedy="See what `tallybook doctor` finds, and restore the book from a backup.",
-                )
-            yield rows
-            after += wanted
+        for begin in range(after, stop, CHUNK_ROWS):
+            until = min(begin + CHUNK_ROWS, stop)
+            yield self._whole(begin, until)
             if progress is not None:
-                progress(after - first, stop - first)
+                progress(until - after, stop - after)
+
+    def _whole(self, after: int, stop: int) -> Sequence[tuple[Any, ...]]:
+        """The rows after a position up to another. Raises BookDamaged for a gap."""
+        rows = self.log.log_rows(after, stop - after, stop)
+        if len(rows) != stop - after or rows[0][0] != after + 1 or rows[-1][0] != stop:
+            raise BookDamaged(
+                f"Of the rows {after + 1:,} to {stop:,} of the log, {len(rows):,} are there.",
+                path=self.log.database.place,
+                remedy="See what `tallybook doctor` finds, and restore the book from a backup.",
+            )
+        return rows
 
     def _extended(self, manifest: Manifest, stop: int, progress: Progress | None) -> Manifest:
         """A manifest with the deltas of what was added since; their files are written."""

@@ -17,7 +17,6 @@ from tallybook.domain.errors import BookError
 from tallybook.domain.events import Event
 from tallybook.projections.backtest import Partial
 from tallybook.projections.columnar.backtesting import Asked
-from tallybook.projections.columnar.names import Names
 
 from .replay_cache import BucketFile
 
@@ -60,5 +59,4 @@ def bucket_task(task: BucketTask) -> list[Partial]:
 
 
 def _found(task: BucketTask) -> list[Partial]:
-    names = Names()
-    return task.asked.of(task.file.load(names), task.control, names)
+    return task.asked.of(task.file.load, task.control)

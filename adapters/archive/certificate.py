@@ -6,12 +6,10 @@ what integers of 64 bits don't hold, counts as not agreeing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 from uuid import UUID
@@ -34,18 +32,14 @@ from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import COLUMNAR, DECISION_NAMES, FACT_NAMES, PROFILE_FACTS, Certificate, certify
 
 from . import decoding
-from .building import Chunk, Program, Spill, Texts, chunk_of, program, unpacked
+from .building import PACKED_ROWS, WORKERS, Chunk, Program, Spill, Texts, by_threads, chunk_of, program, read_chunk
 from .columns import BUCKETS, FILES, KIND, NO_SUBJECT, POSITION, STREAM_HI, SUBJECT_HI
 from .recorded import shapes, words_of_rows
 from .replay_columns import PARTS, SLOTS, Log, Sort, facts_in
 
 Array = npt.NDArray[Any]
-CHUNK_ROWS = 32_768
-AHEAD = 4
-"""So many chunks are at work, or wait to be kept."""
 GROUP_ROWS = 100_000
 """Buckets of fewer rows are made facts of together: each takes some milliseconds before its first row."""
-WORKERS = 2
 MOST = 10**15
 """What amounts of facts stay below, by which rule sets are held to 64 bits."""
 LINES_MAX = 10**6
@@ -154,29 +148,20 @@ class _Certifying:
         read = np.isin(made.names, (*FACT_NAMES, *DECISION_NAMES))
 
         def sorted_out(after: int) -> tuple[Any, Array]:
-            chunk = self._chunk(after, min(after + CHUNK_ROWS, self._position), made, kinds)
+            stop = min(after + PACKED_ROWS, self._position)
+            chunk = read_chunk(self._log, after, stop, kinds)
+            if chunk is None:
+                chunk = chunk_of(self._log.log_rows(after, stop - after, stop), made)
             return spill.apart(chunk), chunk.rows[:, [POSITION, KIND]].astype(np.int64)
 
-        with ThreadPoolExecutor(WORKERS) as pool:
-            starts = iter(range(0, self._position, CHUNK_ROWS))
-            pending = deque(pool.submit(sorted_out, after) for after in islice(starts, AHEAD))
-            while pending:
-                parts, rows = pending.popleft().result()
-                pending += (pool.submit(sorted_out, after) for after in islice(starts, 1))
-                spill.keep(*parts)
-                counts += np.bincount(rows[:, 1], minlength=len(counts))
-                self._control_at += rows[np.isin(rows[:, 1], control), 0].tolist()
-                if len(rows):
-                    self._last = int(rows[read[rows[:, 1]], 0].max(initial=self._last))
-                    self._progress(int(rows[-1, 0]) // 2, self._position)
+        for parts, rows in by_threads(sorted_out, range(0, self._position, PACKED_ROWS)):
+            spill.keep(*parts)
+            counts += np.bincount(rows[:, 1], minlength=len(counts))
+            self._control_at += rows[np.isin(rows[:, 1], control), 0].tolist()
+            if len(rows):
+                self._last = int(rows[read[rows[:, 1]], 0].max(initial=self._last))
+                self._progress(int(rows[-1, 0]) // 2, self._position)
         self._counts = dict(zip(made.names, counts.tolist(), strict=True))
-
-    def _chunk(self, after: int, stop: int, made: Program, kinds: Texts) -> Chunk:
-        """The rows after a position up to another."""
-        packed_rows = getattr(self._log, "packed_rows", None)  # a host's own store has none
-        packed = None if packed_rows is None else packed_rows(after, stop)
-        chunk = None if packed is None else unpacked(packed, kinds)
-        return chunk or chunk_of(self._log.log_rows(after, stop - after, stop), made)
 
     # ── buckets ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,7 +269,7 @@ class _Bucket:
         books = {place: self._side.book(name) for place, name in enumerate(accounts.programmes) if name}
         for book in books.values():
             with_tier_coupons(facts, book.grants, self._years, book.names)
-        runs = {place: Run(facts, book, m.ALL) for place, book in books.items()}
+        runs = {place: Run(book, m.ALL).over(facts) for place, book in books.items()}
         words, begins = words_of_rows(
             recorded,
             self._program,
@@ -341,10 +326,10 @@ class _Bucket:
         customers = facts.accounts.customer[places]
         first, last = facts.first[customers], facts.first[customers + 1]
         out = np.zeros((len(places), c.OUTCOME), np.int64)
-        paid, done = unpaid(facts), 0
+        columns, paid, done = columns_of(facts), unpaid(facts), 0
         while done < len(places):
             done = compiled(c.certify)(
-                run.s, run.x, run.y, *columns_of(facts), run.depth, paid, places, first, last, *shapes(), words, begins,
+                run.s, run.x, run.y, *columns, run.depth, paid, places, first, last, *shapes(), words, begins,
                 self._begins, rests, out, done,
             )  # fmt: skip
             if done < len(places):

@@ -19,12 +19,9 @@ SMALL = 256
 
 
 _APART = "apart"
-ADDRESS, NARROW = "address", "narrow"
+ADDRESS = "address"
 Memory: TypeAlias = Annotated[MutableSequence[int], ADDRESS]
 """64-bit integers from an address on: what of them is there is not checked in machine code."""
-
-Narrow: TypeAlias = Annotated[Sequence[int], NARROW]
-"""An array of 32-bit integers."""
 
 
 def address(words: Any) -> Memory:
@@ -217,8 +214,7 @@ def _numba_type(annotation: Any) -> Any:
         return {int: types_.int64, bool: types_.boolean, type(None): types_.void}[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        narrow = NARROW in annotation.__metadata__
-        return types_.Array(types_.int32, 1, "C") if narrow else types_.CPointer(types_.int64)
+        return types_.CPointer(types_.int64)
     if origin is tuple:
         return types_.UniTuple(types_.int64, len(arguments))
     if origin is MutableMapping:

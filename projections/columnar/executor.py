@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from .facts import Facts
@@ -38,6 +37,12 @@ _ORDERS = (
 )
 
 
+def _nothing() -> Array:
+    import numpy as np
+
+    return np.zeros(0, np.int64)
+
+
 class Space:
     """The array that the machine works on: the rule sets, what is counted of all accounts, and room for one account of
     so many rows; more where one needs more. `months`: when each begins by which balances are counted; none: they are
@@ -46,12 +51,24 @@ class Space:
     _times = 1
     """How many times the least room accounts have needed so far."""
 
-    def __init__(self, facts: Facts, book: Book, depth: int, months: Sequence[int]) -> None:
-        self._words, self._depth, self._slots = book.words(facts), depth, len(book.slots)
-        self._rows, self._months, self._rules = facts.most, months, len(book.tallied)
-        self.s = self._laid_out()
+    def __init__(self, book: Book, months: Sequence[int]) -> None:
+        self._slots, self._months, self._rules = len(book.slots), months, len(book.tallied)
+        self._words: Array = None
+        self._rows = self._depth = 0
+        self.s: Array = None
+        self._counted: Array = None
+        """What was counted of the facts before."""
 
-    def _laid_out(self) -> Array:
+    def take(self, words: Array, rows: int, depth: int) -> None:
+        """Make room for other facts: what is counted goes on."""
+        fits = words is self._words and rows <= self._rows and depth <= self._depth
+        self._words, self._rows, self._depth = words, max(rows, self._rows), max(depth, self._depth)
+        if self.s is not None:
+            self._counted = self.s[self._tallied].copy()
+        if not fits:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
         """All regions one after another."""
         import numpy as np
 
@@ -75,52 +92,55 @@ class Space:
         bounds[m.V_ITEMS0], bounds[m.V_ITEM_END] = region(16 * self._times * (3 + self._depth))
         bounds[m.V_SPENT0], _ = region(self._slots)
         bounds[m.V_SLOTS] = self._slots
+        first = at
         if self._months:
             bounds[m.V_MONTH0], _ = region(len(self._months))
             bounds[m.V_MONTHS] = len(self._months)
+            first = at
             bounds[m.V_TALLY], _ = region(len(self._months) * m.BALANCES)
             bounds[m.V_RULE_TALLY], _ = region(self._rules * m.BY_RULE)
+        self._tallied = slice(first, at)
         s = np.zeros(at, np.int64)
         s[: len(self._words)] = self._words
         for register, value in bounds.items():
             s[register] = value
         if self._months:
             s[bounds[m.V_MONTH0] : bounds[m.V_MONTH0] + len(self._months)] = self._months
-        return s
+        if self._counted is not None:
+            s[self._tallied] = self._counted
+        self.s = s
 
     def grow(self) -> None:
-        """Twice the room; what was counted is gone."""
+        """Twice the room; what was counted of these facts is gone."""
         self._times = Space._times = 2 * self._times
-        self.s = self._laid_out()
+        self._lay_out()
 
     def tallies(self) -> tuple[Array, Array]:
         """What was counted: of each month, by how much each balance changed; of each rule, points, and how often."""
-        s = self.s
-        if not self._months:
-            return s[:0].reshape(-1, m.BALANCES), s[:0].reshape(-1, m.BY_RULE)
-        months, rules = s[m.V_TALLY], s[m.V_RULE_TALLY]
-        return (
-            s[months : months + len(self._months) * m.BALANCES].reshape(-1, m.BALANCES),
-            s[rules : rules + self._rules * m.BY_RULE].reshape(-1, m.BY_RULE),
-        )
+        counted = self.s[self._tallied] if self.s is not None else _nothing()
+        months = counted[: len(self._months) * m.BALANCES]
+        return months.reshape(-1, m.BALANCES), counted[len(months) :].reshape(-1, m.BY_RULE)
 
 
 class Run:
-    """One rule book's side of a replay of some facts."""
+    """One rule book's side of a replay: over some facts after others."""
 
-    def __init__(
-        self,
-        facts: Facts,
-        book: Book,
-        mode: int,
-        months: Sequence[int] = (),
-        unfunded: int = m.REJECT,
-        seen: tuple[Array, Array] | None = None,
-    ) -> None:
-        self.x, self.y = seen or book.seen(facts)
-        self.depth = self.y.shape[1]
-        self.space = Space(facts, book, self.depth, months)
+    def __init__(self, book: Book, mode: int, months: Sequence[int] = (), unfunded: int = m.REJECT) -> None:
+        self.book, self.space = book, Space(book, months)
         self._registers = {m.V_MODE: mode, m.V_PROGRAMME: book.names.text(book.programme), m.V_UNFUNDED: unfunded}
+
+    def over(self, facts: Facts, seen: tuple[Array, Array] | None = None) -> Run:
+        """This, ready to run over some facts. `seen`: what the book sees of them, if that is known."""
+        self.x, self.y = seen or self.sees(facts)
+        self.depth = self.y.shape[1]
+        words, own = self.book.words(facts)
+        self.space.take(words, facts.most, self.depth)
+        self._registers |= own | {m.V_FACT_COUNT: len(facts), m.V_ITEM_COUNT: len(facts.items)}
+        return self
+
+    def sees(self, facts: Facts) -> tuple[Array, Array]:
+        """What the book sees of some facts, as far as this needs it."""
+        return self.book.seen(facts, silent=self._registers[m.V_MODE] == m.SILENT)
 
     @property
     def s(self) -> Array:
@@ -134,8 +154,8 @@ class Run:
 def columns_of(facts: Facts) -> tuple[Array, ...]:
     """The columns of facts, as the machine takes them."""
     return (
-        facts.items, facts.position, facts.kind, facts.at_us, facts.account, facts.slots, facts.item, facts.trait,
-        facts.lined, facts.ordinal,
+        facts.items.T, facts.position, facts.kind, facts.at_us, facts.account, facts.slots.T,
+        facts.item, facts.trait, facts.lined, facts.ordinal,
     )  # fmt: skip
 
 
@@ -148,12 +168,13 @@ def unpaid(facts: Facts) -> Array:
 
 def decisions_of(facts: Facts, book: Book, *, everything: bool = True) -> Iterator[tuple[int, list[tuple[int, Array]]]]:
     """What each account of the book's programme decides: the account's place, and by position the words."""
-    side, paid = Run(facts, book, m.ALL if everything else m.STEPS), unpaid(facts)
+    side, paid = Run(book, m.ALL if everything else m.STEPS).over(facts), unpaid(facts)
+    columns = columns_of(facts)
     for place, first, last in zip(*places_of(facts, book.programme), strict=True):
         while True:
             s = side.s
             s[m.V_ACCOUNT] = place
-            compiled(running.decide)(s, side.x, side.y, *columns_of(facts), side.depth, paid, first, last)
+            compiled(running.decide)(s, side.x, side.y, *columns, side.depth, paid, first, last)
             if not s[m.V_OVER]:
                 break
             side.space.grow()
@@ -177,81 +198,66 @@ def places_of(facts: Facts, programme: str, without: Container[UUID] = ()) -> tu
 def outcomes(facts: Facts, book: Book) -> tuple[Array, Array]:
     """The accounts of the book's programme, as places in `facts.accounts`, and what came of each: rows of `O_…`."""
     places, first, last = places_of(facts, book.programme)
-    return places, replayed(facts, book, (places, first, last), unpaid(facts))
+    run = Run(book, m.SILENT).over(facts)
+    return places, replayed(facts, run, (places, first, last), unpaid(facts))
 
 
-def replayed(
-    facts: Facts,
-    book: Book,
-    members: tuple[Array, Array, Array],
-    paid: Array,
-    unfunded: int | None = None,
-    *,
-    seen: tuple[Array, Array] | None = None,
-) -> Array:
-    """What came of accounts (`places_of`): rows of `O_…`. Which redemptions are paid is noted in `paid`, by row; or,
-    where `unfunded` is given, read there: what was paid under other rules, and what becomes of it where there is too
-    little. `seen`: what the book sees of the facts, if that is known."""
+def replayed(facts: Facts, run: Run, members: tuple[Array, Array, Array], paid: Array, *, reads: bool = False) -> Array:
+    """What came of accounts (`places_of`) of the facts that a silent run is over: rows of `O_…`. Which redemptions are
+    paid is noted in `paid`, by row; or, if it `reads` that, what was paid under other rules stands there."""
     import numpy as np
 
     places, first, last = members
-    side = Run(facts, book, m.SILENT, unfunded=unfunded or 0, seen=seen)
-    out = np.zeros((len(places), m.OUTCOME), np.int64)
+    columns, out = columns_of(facts), np.zeros((len(places), m.OUTCOME), np.int64)
     done = 0
     while done < len(places):
         done = compiled(running.replay)(
-            side.s, side.x, side.y, *columns_of(facts), side.depth, paid, int(unfunded is not None), places, first,
-            last, out, done,
-        )  # fmt: skip
+            run.s, run.x, run.y, *columns, run.depth, paid, int(reads), places, first, last, out, done
+        )
         if done < len(places):
-            side.space.grow()
+            run.space.grow()
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(NamedTuple):
     """What came of accounts (places in `facts.accounts`) under two rule books: rows of `O_…`; where they part is in
-    those of `after`. Of all of them: what balances changed by month, and what each rule gave. `amounts`: what each
-    purchase comes to under the candidate."""
+    those of `after`. `amounts`: what each purchase comes to under the candidate."""
 
     places: Array
     before: Array
     after: Array
-    months_before: Array
-    months_after: Array
-    rules_before: Array
-    rules_after: Array
     amounts: Array
 
 
-def compared(
-    facts: Facts,
-    baseline: Book,
-    candidate: Book,
-    *,
-    months: Sequence[int] = (),
-    unfunded: int = m.REJECT,
-    without: Container[UUID] = (),
-) -> Compared:
-    """Accounts of the candidate's programme under either rule book. `unfunded`: what becomes of redemptions that the
-    baseline pays, and for which there is too little under the candidate."""
-    import numpy as np
+class Comparison:
+    """Accounts of the candidate's programme under either rule book, some facts after others. `months`: when those begin
+    by which balances are counted; `unfunded`: what becomes of redemptions that the baseline pays, and for which there
+    is too little under the candidate."""
 
-    places, first, last = places_of(facts, candidate.programme, without)
-    one, other = Run(facts, baseline, m.STEPS, months), Run(facts, candidate, m.STEPS, months, unfunded)
-    before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
-    depths, paid = np.array([one.depth, other.depth], np.int64), unpaid(facts)
-    done = 0
-    while done < len(places):
-        done = compiled(running.compare)(
-            one.s, one.x, one.y, other.s, other.x, other.y, *columns_of(facts), paid, places, first, last, depths,
-            before, after, done,
-        )  # fmt: skip
-        if done < len(places):
-            # What is counted of all is counted anew.
-            one.space.grow()
-            other.space.grow()
-            done = 0 if months else done
-    (months, rules), (other_months, other_rules) = one.space.tallies(), other.space.tallies()
-    amounts = candidate.amounts(facts, other.x) if candidate.has_candidate else unpaid(facts)[:0]
-    return Compared(places, before, after, months, other_months, rules, other_rules, amounts)
+    def __init__(
+        self, baseline: Book, candidate: Book, *, months: Sequence[int] = (), unfunded: int = m.REJECT
+    ) -> None:
+        self.one, self.other = Run(baseline, m.STEPS, months), Run(candidate, m.STEPS, months, unfunded)
+        self._counts = bool(months)
+
+    def of(self, facts: Facts, without: Container[UUID] = ()) -> Compared:
+        """Those of some facts, but for customers `without` whom it is done."""
+        import numpy as np
+
+        one, other = self.one.over(facts), self.other.over(facts)
+        places, first, last = places_of(facts, other.book.programme, without)
+        before, after = (np.zeros((len(places), m.OUTCOME), np.int64) for _ in range(2))
+        depths, paid, columns = np.array([one.depth, other.depth], np.int64), unpaid(facts), columns_of(facts)
+        done = 0
+        while done < len(places):
+            done = compiled(running.compare)(
+                one.s, one.x, one.y, other.s, other.x, other.y, *columns, paid, places, first, last, depths, before,
+                after, done,
+            )  # fmt: skip
+            if done < len(places):
+                # What is counted of all is counted anew.
+                one.space.grow()
+                other.space.grow()
+                done = 0 if self._counts else done
+        book = other.book
+        return Compared(places, before, after, book.amounts(facts, other.x) if book.has_candidate else paid[:0])

@@ -31,9 +31,10 @@ A row that a fact names is an index; NO_REF: none is named; from UNKNOWN_REF dow
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -65,29 +66,32 @@ from tallybook.domain.points import (
     number_of,
 )
 
+from .machine import tables
 from .machine.layout import (
     F_ACTIVITY,
     F_ENROLLED,
     F_PURCHASE,
-    F_REDUCED,
     F_REFERRAL,
-    F_RETURN,
-    F_WITHDRAWN,
     FACTS,
     GRANT_BITS,
     ITEMS,
+    NAMING,
     NO_REF,
     NONE,
     SLOTS,
     TIER_COUPON,
 )
 from .names import Id, Names
+from .native import compiled
 
 Array = Any
 """A numpy array."""
 _KINDS = {name: number for number, name in enumerate(FACTS)}
 CONTROL = (RuleSetAdopted, Swept, SweepFinished)
 EARNING = (F_PURCHASE, F_ACTIVITY, F_ENROLLED, F_REFERRAL)
+"""In the order of `tables.sort_out`."""
+BLOCK = 1 << 15
+"""About so many rows are at work at once: they stay in the processor's own memory meanwhile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,13 @@ class Facts:
     first: Array
     accounts: Sequence[tuple[UUID, str, int]]
 
+    def __post_init__(self) -> None:
+        """In memory, slots and items lie column by column: so machine code reads them, turned round."""
+        import numpy as np
+
+        for name in ("slots", "items"):
+            object.__setattr__(self, name, np.asfortranarray(getattr(self, name)))
+
     def __len__(self) -> int:
         return len(self.kind)
 
@@ -135,6 +146,48 @@ class Facts:
         places, customers = np.array(found, np.int64).reshape(-1, 2).T
         return np.ascontiguousarray(places), np.ascontiguousarray(customers)
 
+    def split(self, parts: int) -> Iterator[Facts]:
+        """The same facts by customers, in up to so many parts of about the same length: views, where nothing names a
+        row. All in one, where accounts do not stand in the order of their customers, or several customers share one."""
+        import numpy as np
+
+        accounts = self.accounts if isinstance(self.accounts, Accounts) else Accounts.of(self.accounts)
+        on_account = self.account >= 0
+        customers = np.repeat(np.arange(len(self.customers)), np.diff(self.first))[on_account]
+        shared = (accounts.customer[self.account[on_account]] != customers).any()
+        aims = np.arange(1, parts) * len(self) // parts
+        cuts = {0, *np.searchsorted(self.first[1:], aims, side="left").tolist(), len(self.customers)}
+        if len(cuts) < 3 or shared or (np.diff(accounts.customer) < 0).any():
+            # Coupons' names are told anew in it.
+            yield replace(self, accounts=accounts, slots=self.slots.copy(order="K"))
+            return
+        for begin, end in pairwise(sorted(cuts)):
+            first, last = int(self.first[begin]), int(self.first[end])
+            item0, item1 = int(self.item[first]), int(self.item[last])
+            account0, account1 = np.searchsorted(accounts.customer, (begin, end)).tolist()
+            kind, slots = self.kind[first:last], self.slots[first:last].copy(order="K")
+            for number, columns in NAMING.items():
+                rows = np.flatnonzero(kind == number)
+                for column in columns:
+                    named = slots[rows, column]
+                    slots[rows, column] = np.where(named >= 0, named - first, named)
+            account = self.account[first:last]
+            yield Facts(
+                kind=kind,
+                position=self.position[first:last],
+                at_us=self.at_us[first:last],
+                account=np.where(account >= 0, account - account0, -1),
+                slots=slots,
+                item=self.item[first : last + 1] - item0,
+                items=self.items[item0:item1],
+                trait=self.trait[first:last],
+                channel=self.channel[first:last],
+                traits=self.traits,
+                customers=self.customers[begin:end],
+                first=self.first[begin : end + 1] - first,
+                accounts=accounts.part(account0, account1, begin),
+            )
+
     def account_ids(self) -> Array:
         """The ids of accounts: n × 16 bytes."""
         return _bytes_of(
@@ -148,29 +201,32 @@ class Facts:
     @cached_property
     def lined(self) -> Array:
         """By row: 1 if another fact takes back what it earned, so that its lines have to be kept."""
-        import numpy as np
-
-        lined = np.zeros(len(self), np.int64)
-        named = self.slots[np.isin(self.kind, (F_RETURN, F_WITHDRAWN, F_REDUCED)), 0]
-        lined[named[named >= 0]] = 1
-        return lined
+        return self._sorted[0]
 
     @cached_property
     def earning(self) -> Mapping[int, Array]:
         """The rows of each kind of fact that earning rules are about."""
-        import numpy as np
-
-        return {kind: np.flatnonzero(self.kind == kind) for kind in EARNING}
+        return dict(zip(EARNING, self._sorted[2:], strict=True))
 
     @cached_property
     def ordinal(self) -> Array:
         """By row: the place of the fact among those of its kind; 0 where no earning rule is about it."""
+        return self._sorted[1]
+
+    @cached_property
+    def _sorted(self) -> list[Array]:
+        """By row: whether its lines have to be kept, and its ordinal; and the rows of the kinds of EARNING."""
         import numpy as np
 
-        ordinal = np.zeros(len(self), np.int64)
-        for rows in self.earning.values():
-            ordinal[rows] = np.arange(len(rows))
-        return ordinal
+        made = np.empty((6, len(self)), np.int64)
+        counts = np.zeros(4, np.int64)
+        compiled(tables.sort_out)(self.kind, self.slots.T, made, counts)
+        return [made[0], made[1], *(made[2 + place, :count] for place, count in enumerate(counts.tolist()))]
+
+
+def in_blocks(facts: Facts) -> Iterator[Facts]:
+    """Facts in parts that are worked on at once."""
+    return facts.split(max(1, -(-len(facts) // BLOCK)))
 
 
 def _bytes_of(ids: Sequence[UUID]) -> Array:
@@ -195,7 +251,10 @@ class Ids(Sequence[UUID]):
     def __getitem__(self, place: slice) -> Sequence[UUID]: ...
     def __getitem__(self, place: int | slice) -> UUID | Sequence[UUID]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
+            begin, end, step = place.indices(len(self))
+            if step == 1:
+                return Ids(self.data[16 * begin : 16 * end])
+            return [self[one] for one in range(begin, end, step)]
         at = 16 * range(len(self))[place]
         return UUID(int=int.from_bytes(self.data[at : at + 16], "big"))
 
@@ -205,6 +264,22 @@ class Accounts(Sequence[tuple[UUID, str, int]]):
 
     def __init__(self, ids: Ids, programmes: Sequence[str], programme: Array, customer: Array) -> None:
         self.ids, self.programmes, self.programme, self.customer = ids, programmes, programme, customer
+
+    @classmethod
+    def of(cls, accounts: Sequence[tuple[UUID, str, int]]) -> Accounts:
+        """The same accounts."""
+        import numpy as np
+
+        programmes = sorted({programme for _, programme, _ in accounts})
+        codes = [programmes.index(programme) for _, programme, _ in accounts]
+        customers = [customer for _, _, customer in accounts]
+        ids = Ids(b"".join(one.bytes for one, _, _ in accounts))
+        return cls(ids, programmes, np.array(codes, np.int64), np.array(customers, np.int64))
+
+    def part(self, first: int, last: int, before: int) -> Accounts:
+        """Some of them, of customers behind so many others."""
+        ids = Ids(self.ids.data[16 * first : 16 * last])
+        return Accounts(ids, self.programmes, self.programme[first:last], self.customer[first:last] - before)
 
     def __len__(self) -> int:
         return len(self.ids)

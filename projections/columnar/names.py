@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,16 @@ class Names:
     def take_over(self, other: Names) -> None:
         """Give everything the codes that others gave it, before any is given here."""
         self.texts, self.tiers, self.ids = dict(other.texts), dict(other.tiers), dict(other.ids)
+
+    def take_up(self, texts: Sequence[str], tiers: Sequence[str], ids: Sequence[UUID]) -> bool:
+        """Give texts, tiers and ids their places as codes, if nothing has any but what the machine itself writes.
+        Whether they were given."""
+        if self.tiers or self.ids or len(self.texts) > len(CODES) or tuple(texts[: len(CODES)]) != CODES:
+            return False
+        self.texts = {text: code for code, text in enumerate(texts)}
+        self.tiers = {tier: code for code, tier in enumerate(tiers)}
+        self.ids = {other: number for number, other in enumerate(ids)}
+        return True
 
     def text(self, text: str) -> int:
         """The code of a text."""

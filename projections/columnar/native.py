@@ -19,9 +19,9 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from .compiling import NARROW, PACKAGE, Uncompiled, digest_of, object_code
+from .compiling import PACKAGE, Uncompiled, digest_of, object_code
 
 _TYPES: dict[str, Any] = {"ptr": ctypes.c_void_p, "i64": ctypes.c_int64}
 _FOUND = 64
@@ -90,12 +90,10 @@ def _passed(annotation: Any) -> tuple[list[str], Callable[[Any], list[int | None
     if annotation is int:
         return ["i64"], lambda value: [int(value)]
     dimensions = 2 if typing.get_origin(annotation) is MutableMapping else 1
-    narrow = typing.get_origin(annotation) is Annotated and NARROW in annotation.__metadata__
-    kind = "int32" if narrow else "int64"
 
     def words_of(array: Any) -> list[int | None]:
-        if array.dtype != kind or array.ndim != dimensions or not array.flags.c_contiguous:
-            raise TypeError(f"an array of {array.dtype}, {array.ndim}-dimensional, where one of {kind} belongs")
+        if array.dtype != "int64" or array.ndim != dimensions or not array.flags.c_contiguous:
+            raise TypeError(f"an array of {array.dtype}, {array.ndim}-dimensional, where one of int64 belongs")
         address = array.__array_interface__["data"][0]
         return [None, None, array.size, array.itemsize, address, *array.shape, *array.strides]
 

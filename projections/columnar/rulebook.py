@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallybook.domain.calendar import DAY_US, PERIODS, Zone
@@ -96,6 +96,30 @@ class Adoptions:
         return list(found.values())
 
 
+class _Kept(NamedTuple):
+    """The array of a book, as it goes with facts of some days whose customers have some traits; and its words that say
+    where a column of facts begins, each with the column."""
+
+    traits: Sequence[Traits]
+    days: tuple[int, int] | None
+    words: Array
+    columns: list[tuple[int, int]]
+
+
+class _Tables:
+    """Arrays that stand one after another behind so many words."""
+
+    def __init__(self, words: int) -> None:
+        self.arrays: list[Array] = []
+        self._end = words
+
+    def add(self, array: Array) -> int:
+        """Where the next one begins, which this becomes."""
+        self.arrays.append(array)
+        self._end += len(array)
+        return self._end - len(array)
+
+
 class Book:
     """The rule sets of a programme as integers."""
 
@@ -125,6 +149,9 @@ class Book:
         for rules in self.rules:
             self._fill(rules, self._at[id(rules)])
         self._versions()
+        self._kept: _Kept | None = None
+        self.traits: tuple[Sequence[Traits], dict[str, Array]] = (), {}
+        """What is known of customers, and what conditions read of it, by their fields' names."""
 
     @property
     def sees(self) -> object:
@@ -347,16 +374,24 @@ class Book:
 
     # ── for some facts ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def words(self, facts: Facts) -> Array:
+    def words(self, facts: Facts) -> tuple[Array, dict[int, int]]:
         """The array, as it goes with some facts: with what decisions name of customers, and the accounts that sweeps
-        passed over."""
-        import numpy as np
-
+        passed over; it is the same for others like them. And what of its words is of these facts alone."""
         if len(self.names.tiers) > TIERS_MAX:
             raise TooManyTiers(f"{len(self.names.tiers)} tiers are named, and {TIERS_MAX} can be told apart.")
+        days, kept = _days_of(facts), self._kept
+        if kept is None or kept.traits is not facts.traits or kept.days != days or self._passes:
+            kept = self._kept = self._made(facts, days)
+        offsets = self._offsets(facts)
+        own = {at: offsets[column] for at, column in kept.columns}
+        return kept.words, own | {m.B_PURCHASES: len(facts.earning[m.F_PURCHASE])}
+
+    def _made(self, facts: Facts, days: tuple[int, int] | None) -> _Kept:
+        """The array, but for where the columns of facts begin."""
+        import numpy as np
+
         words = self._words.copy()
-        passes = any(passed_over for _, _, _, passed_over in self._adoptions.entries)
-        place_of = {stream: place for place, (stream, _, _) in enumerate(facts.accounts)} if passes else {}
+        place_of = {stream: place for place, (stream, _, _) in enumerate(facts.accounts)} if self._passes else {}
         rows: list[int] = []
         passed: list[int] = []
         for position, kind, value, passed_over in self._adoptions.entries:
@@ -369,29 +404,32 @@ class Book:
             rows[row + m.CONTROL_PASSED0] += passed0
         words[m.B_CONTROL0], words[m.B_CONTROLS] = len(words), len(rows) // m.CONTROL
         words += rows
+        columns: list[tuple[int, int]] = []
+        tables = _Tables(len(words))
         for rules in self.rules:
             at = self._at[id(rules)]
             words[at + m.RS_SLOTS] = len(self.slots)
-            self._inputs(words, at, rules, facts.traits)
-        self._place_columns(words, facts)
-        tables = self._days(words, facts)
-        return np.concatenate((np.array(words, np.int64), *tables))
+            words[at + m.RS_INPUT0] = self._inputs(tables, rules, facts.traits)
+            columns.append((at + m.RS_X, words[at + m.RS_X]))
+            for rule in range(words[at + m.RS_RULES], words[at + m.RS_RULES + 7], m.RULE):
+                fields = (rule + field for field in (m.E_MASK, m.E_MEASURED))
+                columns += ((field, words[field]) for field in fields if words[field] >= 0)
+        if days is not None:
+            self._days(words, tables, *days)
+        return _Kept(facts.traits, days, np.concatenate((np.array(words, np.int64), *tables.arrays)), columns)
 
-    def _days(self, words: list[int], facts: Facts) -> list[Array]:
-        """What calendars say of each day that the facts may be of: tables, to stand behind the words."""
-        tables: list[Array] = []
-        if not len(facts):
-            return tables
-        first = (int(facts.at_us.min()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS * SPAN_DAYS
-        last = -((-int(facts.at_us.max()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS) * SPAN_DAYS
-        if last - first > DAYS_MAX:
-            return tables
+    @property
+    def _passes(self) -> bool:
+        """Whether a sweep passed accounts over."""
+        return any(passed_over for _, _, _, passed_over in self._adoptions.entries)
+
+    def _days(self, words: list[int], tables: _Tables, first: int, last: int) -> None:
+        """What calendars say of each of some days."""
         known: dict[tuple[Any, ...], int] = {}
 
         def table(made: Callable[..., Array], *of: Any) -> int:
             if (made, *of) not in known:
-                known[made, *of] = len(words) + (last - first) * len(tables)
-                tables.append(made(*of, first, last - first))
+                known[made, *of] = tables.add(made(*of, first, last - first))
             return known[made, *of]
 
         calendars: dict[tuple[Zone, int | None], int] = {}
@@ -408,55 +446,44 @@ class Book:
             unit, count, until = words[expiry : expiry + 3]
             if unit != FOR_EVER:
                 words[expiry + m.X_TABLE] = table(_ends, zone, unit, count, until)
-        return tables
 
-    def _inputs(self, words: list[int], at: int, rules: Rules, traits: Sequence[Traits]) -> None:
-        """For each kind of fact and each customer's traits, the texts that decisions name them by."""
-        table: list[int] = []
-        for on in ON:
+    def _inputs(self, tables: _Tables, rules: Rules, traits: Sequence[Traits]) -> int:
+        """For each kind of fact and each customer's traits, where the texts stand that decisions name them by, and how
+        many there are. How many traits there are stands before."""
+        import numpy as np
+
+        table = np.zeros(1 + 2 * len(ON) * len(traits), np.int64)
+        table[0] = len(traits)
+        of_kinds = table[1:].reshape(len(ON), len(traits), 2)
+        for on, into in zip(ON, of_kinds, strict=True):
             read = [name for name in rules.layouts[on].fact if name.startswith("customer.")]
-            if not read:
-                table += [0] * (2 * len(traits))
-                continue
-            for one in traits:
-                told = [self.names.text(f"{name}={getattr(one, name.partition('.')[2])}") for name in read]
-                table += [len(words), len(told)]
-                words += told
-        words.append(len(traits))
-        words[at + m.RS_INPUT0] = len(words)
-        words += table
+            if read:
+                texts = [f"{name}={getattr(one, name.partition('.')[2])}" for one in traits for name in read]
+                first = tables.add(np.array([*map(self.names.text, texts)], np.int64))
+                into[:, 0] = first + len(read) * np.arange(len(traits))
+                into[:, 1] = len(read)
+        return tables.add(table) + 1
 
-    def seen(self, facts: Facts) -> tuple[Array, Array]:
-        """What the rule sets see of facts, a column after the other, and of their items."""
+    def seen(self, facts: Facts, *, silent: bool = False) -> tuple[Array, Array]:
+        """What the rule sets see of facts, a column after the other, and of their items; where a run is `silent`, of
+        those alone that come back."""
         import numpy as np
 
         offsets = self._offsets(facts)
         x = np.zeros(offsets[-1] or 1, np.int64)
         columns = [x[first:last] for first, last in pairwise(offsets)]
-        y = np.zeros((len(facts.items), max(self.y, 1)), np.int64)
+        y = (np.empty if silent else np.zeros)((len(facts.items), max(self.y, 1)), np.int64)
         for rules in self.rules:
             for number, on in enumerate(ON):
                 places = self._rules_of(rules, number)
                 if len(facts.earning[_FACTS[on]]) and (places or on == "purchase"):
-                    _See(self, rules, facts, on, places).into(columns, y, self._at[id(rules)])
+                    _See(self, rules, facts, on, places, silent).into(columns, y, self._at[id(rules)])
         return x, y
 
     def _offsets(self, facts: Facts) -> list[int]:
         """Where each column of facts begins, and where the last one ends."""
         sizes = {on: len(facts.earning[kind]) for on, kind in _FACTS.items()}
         return [0, *accumulate(sizes[on] for on in self.x)]
-
-    def _place_columns(self, words: list[int], facts: Facts) -> None:
-        """Where columns are named, where they begin."""
-        offsets = self._offsets(facts)
-        words[m.B_PURCHASES] = len(facts.earning[m.F_PURCHASE])
-        for rules in self.rules:
-            at = self._at[id(rules)]
-            words[at + m.RS_X] = offsets[words[at + m.RS_X]]
-            for rule in range(words[at + m.RS_RULES], words[at + m.RS_RULES + 7], m.RULE):
-                for field in (m.E_MASK, m.E_MEASURED):
-                    if words[rule + field] >= 0:
-                        words[rule + field] = offsets[words[rule + field]]
 
     def amounts(self, facts: Facts, x: Array) -> Array:
         """What each purchase comes to under the candidate; 0 where its currency has no rate."""
@@ -475,6 +502,15 @@ class Book:
         first = self._words[self._at[id(rules)] + m.RS_RULES + 2 * number]
         places = [place for place, rule in enumerate(rules.rule_set.earning) if rule.on == ON[number]]
         return {place: first + m.RULE * index for index, place in enumerate(places)}
+
+
+def _days_of(facts: Facts) -> tuple[int, int] | None:
+    """The days that tables for some facts begin and end with; None: they have none."""
+    if not len(facts):
+        return None
+    first = (int(facts.at_us.min()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS * SPAN_DAYS
+    last = -((-int(facts.at_us.max()) // DAY_US - MARGIN_DAYS) // SPAN_DAYS) * SPAN_DAYS
+    return None if last - first > DAYS_MAX else (first, last)
 
 
 def _arrays(zone: Zone) -> tuple[Array, Array, Array]:
@@ -586,8 +622,10 @@ class _Block:
 class _See:
     """What one rule set sees of the facts of one kind."""
 
-    def __init__(self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int]) -> None:
-        self.book, self.rules, self.facts, self.on, self.places = book, rules, facts, on, places
+    def __init__(
+        self, book: Book, rules: Rules, facts: Facts, on: str, places: Mapping[int, int], silent: bool
+    ) -> None:
+        self.book, self.rules, self.facts, self.on, self.places, self.silent = book, rules, facts, on, places, silent
         self.conditions = rules.conditions
         self.fields = {name for path in self._paths for name in self.conditions[path].fields()}
         self._cohorts: dict[str, Array] = {}
@@ -597,13 +635,16 @@ class _See:
         """What conditions read of customers, by their fields' names: of each of the facts' traits."""
         import numpy as np
 
-        code, found = self.book.names.text, {}
-        for name in self.fields:
+        traits, known = self.book.traits
+        if traits is not self.facts.traits:
+            traits, known = self.book.traits = self.facts.traits, {}
+        for name in self.fields - known.keys():
             scope, _, part = name.partition(".")
             if scope == "customer":
-                values = [getattr(one, part) for one in self.facts.traits]
-                found[name] = np.array([code(v) if isinstance(v, str) else v for v in values], np.int64)
-        return found
+                values = [getattr(one, part) for one in traits]
+                codes = [self.book.names.text(v) if isinstance(v, str) else v for v in values]
+                known[name] = np.array(codes, np.int64)
+        return {name: known[name] for name in self.fields & known.keys()}
 
     @cached_property
     def _paths(self) -> list[str]:
@@ -696,6 +737,10 @@ class _See:
             mask |= np.where(holds(tier), np.int64(1 << bit), np.int64(0))
         return mask
 
+    def _read(self, columns: Mapping[str, Callable[[], Array]]) -> dict[str, Array]:
+        """Those that a condition reads."""
+        return {name: made() for name, made in columns.items() if name in self.fields}
+
     def _drawn(self, campaign: str) -> Array:
         """The part of all accounts that each customer's is in, for a campaign."""
         import numpy as np
@@ -766,36 +811,43 @@ class _See:
         include = rules.rule_set.amount.include
         rates = [(names.text(code), numerator, denominator) for code, (numerator, denominator) in rules.rates.items()]
         codes, numerators, denominators = (np.array(one, np.int64) for one in zip(*rates, strict=True))
+        flags = int("tax" in include), int("shipping" in include), int("net" in include)
+        items, none = facts.items.T, np.zeros(0, np.int64)
+        if not self._paths:
+            compiled(tables.weigh_lines)(
+                rows, facts.item, items, facts.slots.T, codes, numerators, denominators, rules.rounding,
+                *flags, facts.lined, int(not self.silent), y, column, *columns,
+            )  # fmt: skip
+            return {}, {}, none, none
         currency = np.ascontiguousarray(facts.slots[rows, 0])
         lines = int((facts.item[rows + 1] - facts.item[rows]).sum())
         known = np.zeros(len(rows), np.int64)
         net, amounts, pieces = (np.zeros(lines, np.int64) for _ in range(3))
         compiled(tables.rate_lines)(
-            rows, facts.item, facts.items, currency, codes, numerators, denominators, rules.rounding,
-            int("tax" in include), int("shipping" in include), int("net" in include), known, net, amounts, pieces,
+            rows, facts.item, items, currency, codes, numerators, denominators, rules.rounding, *flags, known, net,
+            amounts, pieces,
         )  # fmt: skip
-        of_lines: dict[str, Array] = {}
-        if self._paths:
-            items = facts.items[block.items]
-            of_lines = {
-                "line.sku": items[:, 4],
-                "line.category": items[:, 5],
-                "line.quantity": items[:, 1],
-                "line.net_minor": net,
+        of_lines = self._read(
+            {
+                "line.sku": lambda: items[4, block.items],
+                "line.category": lambda: items[5, block.items],
+                "line.quantity": lambda: items[1, block.items],
+                "line.net_minor": lambda: net,
             }
+        )
         exclude = self.conditions.get("amount.exclude")
         if exclude is not None:
             seen = Seen({}, of_lines, block.first, block.fact_of, names.text)
             out = np.broadcast_to(evaluated(exclude.tree, seen, of_lines=True), lines)
             amounts, pieces = np.where(out, 0, amounts), np.where(out, 0, pieces)
         compiled(tables.sum_lines)(rows, facts.item, known, amounts, pieces, y, column, *columns)
-        of_facts: dict[str, Array] = {}
-        if self._paths:
-            of_facts = {
-                "order.net_minor": block.sums(net),
-                "order.amount_minor": columns[1],
-                "order.quantity": block.sums(facts.items[block.items, 1]),
-                "order.currency": currency,
-                "order.store": facts.slots[rows, 1],
+        of_facts = self._read(
+            {
+                "order.net_minor": lambda: block.sums(net),
+                "order.amount_minor": lambda: columns[1],
+                "order.quantity": lambda: block.sums(items[1, block.items]),
+                "order.currency": lambda: currency,
+                "order.store": lambda: facts.slots[rows, 1],
             }
+        )
         return of_facts, of_lines, amounts, pieces

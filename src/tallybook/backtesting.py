@@ -69,11 +69,11 @@ class Falls(Exception):
 
 
 class Source(NamedTuple):
-    """Where facts come from: so many parts of the customers, each loaded when it is asked for; what concerns all
-    accounts; the position of the log that they are of, and its root there."""
+    """Where facts come from: so many parts of the customers, each loaded block by block when it is asked for; what
+    concerns all accounts; the position of the log that they are of, and its root there."""
 
     parts: int
-    load: Callable[[int, Names], Facts]
+    load: Callable[[int, Names], Iterable[Facts]]
     control: Sequence[tuple[int, Event]]
     position: int
     root: str
@@ -295,13 +295,11 @@ def _over_all(
 
 def _by_threads(source: Source, asked: Asked) -> Generator[list[Partial]]:
     """What is found in each part, by threads of this process."""
-    from tallybook.projections.columnar.names import Names
 
-    def part(number: int) -> list[Partial]:
-        names = Names()
-        return asked.of(source.load(number, names), source.control, names)
+    def found_in(number: int) -> list[Partial]:
+        return asked.of(lambda names: source.load(number, names), source.control)
 
-    return _in_threads(part, source.parts)
+    return _in_threads(found_in, source.parts)
 
 
 def _by_workers(
@@ -375,7 +373,7 @@ def _kept(core: Core, cache: ReplayCache, manifest: Manifest) -> Source:
 
 def _gathered(core: Core, progress: Progress | None) -> Source:
     """The facts out of the log, in memory."""
-    from tallybook.projections.columnar.facts import Gathering
+    from tallybook.projections.columnar.facts import Gathering, in_blocks
     from tallybook.projections.columnar.names import Names
 
     position, root = _head(core)
@@ -387,9 +385,9 @@ def _gathered(core: Core, progress: Progress | None) -> Source:
             progress(at, position)
     facts = gathering.facts()
 
-    def load(_: int, names: Names) -> Facts:
+    def load(_: int, names: Names) -> Iterator[Facts]:
         names.take_over(own)
-        return facts
+        return in_blocks(facts)
 
     return Source(1, load, gathering.control, position, root)
 

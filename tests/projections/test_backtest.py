@@ -27,7 +27,7 @@ def by_columns(history: History, question: Question) -> Partial:
     gathering = Gathering(names)
     for position, event in history:
         gathering.feed(position, event)
-    partial = partial_of(gathering.facts(), gathering.control, question, names)
+    partial = partial_of([gathering.facts()], gathering.control, question, names)
     partial.sums["facts",] += len(gathering.control)
     return partial
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.columnar import History, both
-from tests.domain.conftest import World, rule_set
+from tests.domain.conftest import World, rule_set, us
 from tests.domain.test_expressions import FACTS, LINES, TYPES, checked, run, trees
 from tests.loyalty_lives import PROGRAMMES, Step, living, steps
 
@@ -33,7 +33,7 @@ from tallybook.domain.earning import Rules
 from tallybook.domain.errors import Refused
 from tallybook.domain.events import Event
 from tallybook.domain.expressions import Node
-from tallybook.domain.points import TierChanged
+from tallybook.domain.points import TierChanged, TierOverridden
 from tallybook.projections.backtest import backtest
 from tallybook.projections.columnar import compiling, executor, native
 from tallybook.projections.columnar.compiling import Uncompiled, digest_of, object_code
@@ -156,6 +156,38 @@ def test_what_is_earned_while_a_grace_lasts_does_not_count_when_points_left_the_
     assert alike(list(world.history())) > 100
 
 
+@pytest.mark.parametrize("between", ["sweep", "redemption", "another lot"])
+@pytest.mark.parametrize("tier", ["basic", "silver"])
+def test_an_override_that_ended_without_effect_has_one_for_what_is_told_late(tier: str, between: str) -> None:
+    levels = [{"name": name, "threshold": points} for name, points in (("basic", 0), ("silver", 500), ("gold", 5000))]
+    world = World(rule_set(tiers={"window": "lifetime", "levels": levels}))
+    world.enrol("2024-01-01T00:00:00Z")
+    if tier == "silver":
+        world.buy("2024-01-15T00:00:00Z", 60_000)
+        world.redeem("2024-01-16T00:00:00Z", 600)
+    if between == "another lot":
+        world.buy("2024-01-17T00:00:00Z", 100)
+    world.tell("2024-02-01T00:00:00Z", TierOverridden, tier=tier, until_us=us("2024-06-01T00:00:00Z"), reason="vip")
+    if between == "redemption":
+        world.redeem("2024-07-01T00:00:00Z", 5)
+    else:
+        world.sweep("2024-09-01T00:00:00Z")
+    world.buy("2024-03-01T00:00:00Z", 600_000)
+    world.buy("2024-10-01T00:00:00Z", 100)
+    world.sweep("2026-12-01T00:00:00Z")
+    history = list(world.history())
+    machines, domains = both(history)
+    assert machines == domains
+    changes = [event for _, event in history if isinstance(event, TierChanged)]
+    assert changes[-1].tier == "gold"
+    names = Names()
+    gathering = Gathering(names)
+    for position, event in history:
+        gathering.feed(position, event)
+    _, out = executor.outcomes(gathering.facts(), Book(Adoptions("main", gathering.control), names))
+    assert out[:, m.O_TIER].tolist() == [names.tiers["gold"]]
+
+
 def test_plain_python_decides_the_same_as_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(rule_set(), zone=frozen_zone("Europe/Berlin"))
     world.enrol("2023-12-01T00:00:00Z")
@@ -196,7 +228,7 @@ def test_what_comes_of_accounts_is_what_the_reference_says(tmp_path: Path) -> No
         gathering.feed(position, event)
     facts = gathering.facts()
     baseline, other = (Book(Adoptions("main", gathering.control, rules), names) for rules in (None, candidate))
-    found = executor.compared(facts, baseline, other)
+    found = executor.Comparison(baseline, other).of(facts)
     places, before, after = found.places, found.before, found.after
     tiers = {code: tier for tier, code in names.tiers.items()}
     report = backtest(starmap(Recorded, history), candidate)

@@ -61,6 +61,7 @@ from .layout import (
     V_ACTIVE_HEAD,
     V_ACTIVE_N,
     V_BUCKETS,
+    V_CALM,
     V_CHANGE_POINTS,
     V_CHANGE_REASON,
     V_CHANGE_RULES,
@@ -121,7 +122,8 @@ def next_due(s: Words, until_us: int) -> int:
         over_us = s[s[s[V_DUE_HEAD]] + C_EXPIRES]
         if over_us < at_us or (over_us == at_us and rank_of > 5):
             at_us, place, rank_of = over_us, T_COUPON, 5
-    change_us = next_tier_change(s, min(until_us, at_us))
+    last_us = min(until_us, at_us)
+    change_us = NEVER if last_us < s[V_CALM] else next_tier_change(s, last_us)
     if change_us < at_us or (change_us == at_us and change_us < NEVER and rank_of > 1):
         s[V_PLACE] = T_TIER
         return change_us
@@ -205,7 +207,9 @@ def quiet_until(s: Words, after_us: int) -> int:
             at_us = min(at_us, inactive)
     if s[V_DUE_N] > 0:
         at_us = min(at_us, s[s[s[V_DUE_HEAD]] + C_EXPIRES])
-    return min(at_us, next_moment(s, after_us))
+    if s[V_CALM] <= after_us:
+        s[V_CALM] = next_moment(s, after_us)
+    return min(at_us, s[V_CALM])
 
 
 def activate_due(s: Words, at_us: int, rules: int) -> None:

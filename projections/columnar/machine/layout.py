@@ -29,10 +29,11 @@ NONE = -(2**63)
 (
     V_OVER, V_STATUS, V_SUSPENDED, V_TIER, V_TIER_SINCE, V_LENT, V_OVERRIDE, V_ENROLLED, V_CLOCK, V_MOVED,
     V_MEMBER, V_PROGRAMME, V_ACCOUNT, V_VERSION, V_HORIZON, V_SWEPT, V_FOLLOWED, V_PASSED, V_MODE,
-    # what is known without reckoning it anew: nothing is due before; whether that holds while points come in order;
-    # where the window begins, and of which calendar its entries know when they leave; a year of tiers; whether there
-    # are several rule sets, or which is the only one (-1: none), and from when on
-    V_QUIET, V_STEADY, V_FIRST, V_CALENDAR, V_YEAR_RULES, V_YEAR_LAST, V_YEAR_FROM, V_YEAR_UNTIL, V_SEVERAL,
+    # what is known without reckoning it anew: nothing is due before; time alone does not change the tier before;
+    # whether that holds while points come in order; where the window begins, and of which calendar its entries know
+    # when they leave; a year of tiers; whether there are several rule sets, or which is the only one (-1: none), and
+    # from when on
+    V_QUIET, V_CALM, V_STEADY, V_FIRST, V_CALENDAR, V_YEAR_RULES, V_YEAR_LAST, V_YEAR_FROM, V_YEAR_UNTIL, V_SEVERAL,
     V_ONLY, V_ONLY_FROM,
     # of what is counted by month: the month of the last decision, and where that begins and ends
     V_MONTH, V_MONTH_FROM, V_MONTH_UNTIL,
@@ -54,8 +55,10 @@ NONE = -(2**63)
     V_CHANGE_TIER, V_CHANGE_POINTS, V_CHANGE_RULES, V_CHANGE_REASON, V_PLACE,
     # what is counted of all accounts: balances by month, points by rule (0: it is not); when months begin
     V_TALLY, V_RULE_TALLY, V_MONTH0, V_MONTHS, V_UNFUNDED,
+    # how many facts and items there are: so long are the columns of what facts and items say
+    V_FACT_COUNT, V_ITEM_COUNT,
     V_BUCKETS,
-) = range(126)
+) = range(129)
 
 # Balances, from V_BUCKETS on, in this order.
 (

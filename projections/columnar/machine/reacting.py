@@ -43,7 +43,6 @@ from .layout import (
     H_PART0,
     H_PART1,
     L_PENDING,
-    LONG_AGO,
     M_COUPON,
     M_HOLD,
     M_SPENDING,
@@ -96,7 +95,6 @@ from .layout import (
     V_OVERRIDE,
     V_POS,
     V_POS_A,
-    V_QUIET,
     V_STATUS,
     V_SUSPENDED,
     V_SUSPENSIONS,
@@ -123,7 +121,7 @@ from .tiers import (
     standing,
     why_not_good,
 )
-from .writing import because, begin, more, noted, push, put, put_id
+from .writing import because, begin, more, noted, push, put, put_id, unsettle
 
 
 def applied(s: Words) -> None:
@@ -134,7 +132,7 @@ def applied(s: Words) -> None:
         s[V_ENROLLED] = at_us
         s[V_CLOCK] = at_us
         s[V_MOVED] = at_us
-        s[V_QUIET] = LONG_AGO
+        unsettle(s)
     elif kind == F_SUSPENDED:
         s[V_STATUS] = SUSPENDED
         s[V_SUSPENDED] = at_us
@@ -148,12 +146,12 @@ def applied(s: Words) -> None:
         s[V_STATUS] = CLOSED
     elif kind == F_OVERRIDE:
         # One that was over before it was told leaves alone what is decided since.
-        s[V_QUIET] = LONG_AGO
+        unsettle(s)
         if s[V_B] > s[V_CLOCK]:
             s[V_OVERRIDE] = s[V_B]
     elif kind == F_LIFT and s[V_OVERRIDE] != NONE:
         # What is told later of a time before that still meets the override.
-        s[V_QUIET] = LONG_AGO
+        unsettle(s)
         s[V_OVERRIDE] = min(s[V_OVERRIDE], max(at_us, s[V_CLOCK]))
 
 

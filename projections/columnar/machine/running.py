@@ -19,7 +19,6 @@ from .layout import (
     END,
     F_PURCHASE,
     HONOURED,
-    ITEMS,
     LONG_AGO,
     MAP,
     NONE,
@@ -34,7 +33,6 @@ from .layout import (
     REFUSED,
     RULES_ADOPTED,
     SILENT,
-    SLOTS,
     STEP,
     SWEEP_BEGUN,
     V_A,
@@ -48,11 +46,13 @@ from .layout import (
     V_COUNT0,
     V_COUNTS,
     V_D,
+    V_FACT_COUNT,
     V_FIRST,
     V_FOLLOWED,
     V_FUNDED,
     V_HORIZON,
     V_ITEM1,
+    V_ITEM_COUNT,
     V_ITEM_END,
     V_ITEM_WORDS,
     V_ITEMS0,
@@ -77,7 +77,6 @@ from .layout import (
     V_POS_A,
     V_POS_D,
     V_PROGRAMME,
-    V_QUIET,
     V_ROW,
     V_ROW0,
     V_SEEN,
@@ -99,7 +98,7 @@ from .layout import (
 )
 from .plain import buy
 from .reacting import applied, receive
-from .writing import more
+from .writing import more, unsettle
 
 
 def reset(s: Words, rows: int) -> None:
@@ -163,15 +162,16 @@ def run(
 
     `x` and `y` are what the rule sets see: `x` of facts, a column after the other, in which each fact stands at its
     place among those of its kind (`ordinals`); `y` of items, `depth` numbers of each. `it` are the items; the others
-    are columns of `Facts`. Whether a redemption is paid is noted in `paid` by row, unless that `reads` what was paid
-    under other rules. Whether there was room for it all is told by V_OVER.
+    are columns of `Facts`; of slots and items, a column stands after the other. Whether a redemption is paid is noted
+    in `paid` by row, unless that `reads` what was paid under other rules. Whether there was room for it all is told by
+    V_OVER.
     """
     reset(s, row1 - row0)
     s[V_ROW0] = row0
     control, controls = s[B_CONTROL0], s[B_CONTROL0] + s[B_CONTROLS] * CONTROL
     exists = False
     s[V_FOLLOWED] = 1
-    account, silent = s[V_ACCOUNT], s[V_MODE] == SILENT
+    account, silent, facts = s[V_ACCOUNT], s[V_MODE] == SILENT, s[V_FACT_COUNT]
     for row in range(row0, row1):
         if accounts[row] >= 0 and accounts[row] != account:
             continue
@@ -193,13 +193,13 @@ def run(
         s[V_ROW] = row
         s[V_POS] = position
         s[V_AT] = times[row]
-        slot = row * SLOTS
-        s[V_A] = slots[slot]
-        s[V_B] = slots[slot + 1]
-        s[V_C] = slots[slot + 2]
-        s[V_D] = slots[slot + 3]
-        s[V_POS_A] = positions[slots[slot]] if row0 <= slots[slot] < row1 else 0
-        s[V_POS_D] = positions[slots[slot + 3]] if row0 <= slots[slot + 3] < row1 else 0
+        a, d = slots[row], slots[row + 3 * facts]
+        s[V_A] = a
+        s[V_B] = slots[row + facts]
+        s[V_C] = slots[row + 2 * facts]
+        s[V_D] = d
+        s[V_POS_A] = positions[a] if row0 <= a < row1 else 0
+        s[V_POS_D] = positions[d] if row0 <= d < row1 else 0
         s[V_TRAIT] = traits[row]
         s[V_SEEN] = ordinals[row]
         s[V_PAID] = paid[row] if reads != 0 else 0
@@ -242,10 +242,10 @@ def copy_items(s: Words, y: Words, it: Words, item0: int, item1: int, depth: int
         return
     if s[V_KIND] == F_PURCHASE and s[V_LINED] == 0:
         return
-    at = s[V_ITEMS0]
+    at, count = s[V_ITEMS0], s[V_ITEM_COUNT]
     for item in range(item0, item1):
         for field in range(3):
-            s[at + field] = it[item * ITEMS + field]
+            s[at + field] = it[item + field * count]
         for column in range(depth):
             s[at + 3 + column] = y[item * depth + column]
         at += 3 + depth
@@ -258,7 +258,7 @@ def know_rules(s: Words, version: int) -> None:
     s[V_SEVERAL] = 1 if s[known + 2] > 1 else 0
     s[V_ONLY] = s[s[known] + 1] if s[known + 1] > 0 else -1
     s[V_ONLY_FROM] = s[s[known]] if s[known + 1] > 0 else LONG_AGO
-    s[V_QUIET] = LONG_AGO
+    unsettle(s)
 
 
 def follow(s: Words, control: int, exists: bool) -> None:

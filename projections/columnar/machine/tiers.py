@@ -87,7 +87,6 @@ from .layout import (
     V_MOMENTS,
     V_OVER,
     V_OVERRIDE,
-    V_QUIET,
     V_ROW,
     V_ROW0,
     V_SEVERAL,
@@ -108,7 +107,7 @@ from .layout import (
 )
 from .ledger import enter, leave
 from .rules import days_after, in_force, months_after, period_of, rank, tier_at, year_of, yearly
-from .writing import because, because_of_nothing, begin, more, push, put, put_id
+from .writing import because, because_of_nothing, begin, more, push, put, put_id, unsettle
 
 
 def window_place(s: Words, at_us: int) -> int:
@@ -148,7 +147,7 @@ def qualify(s: Words, earned_us: int, points: int) -> None:
         s[at + W_LEAVES] = NONE
     at += WINDOW
     if points < 0 or at < s[V_WINDOWS] or s[V_STEADY] == 0:
-        s[V_QUIET] = LONG_AGO
+        unsettle(s)
     while at < s[V_WINDOWS]:
         s[at + W_BEFORE] += points
         at += WINDOW
@@ -386,7 +385,8 @@ def next_moment(s: Words, after_us: int) -> int:
     clock_us = s[V_CLOCK]
     s[V_STEADY] = 1
     found_us = NEVER
-    if s[V_OVERRIDE] != NONE and s[V_OVERRIDE] >= clock_us and s[V_OVERRIDE] > after_us:
+    if s[V_OVERRIDE] != NONE and s[V_OVERRIDE] >= clock_us:
+        # One that ended without effect has one still, once a late fact brought points.
         found_us = s[V_OVERRIDE]
     if s[V_SEVERAL] != 0 and clock_us > after_us:
         return clock_us
@@ -466,7 +466,7 @@ def change_tier(
         s[V_OVERRIDE] = NONE
     s[V_TIER] = tier
     s[V_TIER_SINCE] = at_us
-    s[V_QUIET] = LONG_AGO
+    unsettle(s)
     place = rank(s, rules, tier)
     if place > was >= 0 and reason != T_OVERRIDDEN:
         level = s[rules + RS_LEVEL0] + place * LEVEL

@@ -18,6 +18,7 @@ from .layout import (
     SILENT,
     T_NO_RULES,
     V_BUCKETS,
+    V_CALM,
     V_CLOCK,
     V_MODE,
     V_MONTH,
@@ -87,7 +88,7 @@ def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
         find_month(s, at_us)
     if s[V_SEVERAL] != 0:
         # At the account's clock, other rules may hold than those that decided last.
-        s[V_QUIET] = LONG_AGO
+        unsettle(s)
     if s[V_MODE] == SILENT:
         return
     at = out(s, 2)
@@ -95,6 +96,12 @@ def begin(s: Words, kind: int, at_us: int, rules: int) -> None:
     s[at + 1] = at_us
     if s[V_MODE] == ALL:
         put(s, T_NO_RULES if rules < 0 else s[rules + RS_LABEL])
+
+
+def unsettle(s: Words) -> None:
+    """When time alone changes the tier has to be reckoned anew."""
+    s[V_CALM] = LONG_AGO
+    s[V_QUIET] = LONG_AGO
 
 
 def find_month(s: Words, at_us: int) -> None:
