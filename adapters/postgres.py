@@ -381,8 +381,15 @@ def _error_of(answer: PGresult | None) -> psycopg.Error:
 
 
 def _is_gone(link: _Link, error: psycopg.Error) -> bool:
-    """Whether the connection is lost, or about to be."""
-    return link.lost or error.sqlstate in _LOST
+    """Whether the connection is lost, or about to be.
+
+    An error that no server told is of the connection, which libpq may not have noticed yet (a socket that hung up).
+    """
+    if error.sqlstate is not None:
+        return link.lost or error.sqlstate in _LOST
+    return link.lost or (
+        isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.PipelineAborted)
+    )
 
 
 @lru_cache(10_000)

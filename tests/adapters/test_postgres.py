@@ -349,6 +349,28 @@ def test_a_read_and_the_first_statement_of_a_session_survive_a_lost_connection(s
     database.close()
 
 
+def test_a_socket_that_hung_up_is_a_lost_connection_before_libpq_has_noticed(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung_up = psycopg.OperationalError("connection socket closed")  # psycopg, of a hang-up with nothing to read
+    failing = [hung_up]
+    wait = psycopg.Connection.wait
+
+    def waits(self: psycopg.Connection[Any], *args: Any, **kwargs: Any) -> Any:
+        if failing:
+            raise failing.pop()
+        return wait(self, *args, **kwargs)
+
+    assert database.rows("SELECT 1") == [(1,)]
+    monkeypatch.setattr(psycopg.Connection, "wait", waits)
+    assert database.rows("SELECT 2") == [(2,)]
+    failing += [hung_up, hung_up]
+    with pytest.raises(BookUnreachable, match="connection socket closed"):
+        database.rows("SELECT 3")
+    failing.clear()
+    assert database.rows("SELECT 4") == [(4,)]
+
+
 def test_a_connection_lost_in_the_middle_is_an_error_and_nothing_is_written(schema: str, proxy: Proxy) -> None:
     database = PostgresDatabase(proxy.url(schema))
     with database.session(write=True) as session:
