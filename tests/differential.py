@@ -13,14 +13,14 @@ import argparse
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from itertools import starmap
+from itertools import pairwise, starmap
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -194,14 +194,18 @@ class Case:
         last = int(facts.position.max())
         control: list[tuple[int, Event]] = []
         candidate = None
+        rules = [drawn_rules(random)]
         if random.random() < 0.4:
-            candidate = drawn_rules(random)
+            (candidate,) = rules
         else:
-            control.append((1, adopted(drawn_rules(random), 0, 1)))
+            control.append((1, adopted(rules[0], 0, 1)))
             for _ in range(random.choice((0, 0, 1, 2))):
+                rules.append(drawn_rules(random))
                 position = random.randrange(3, last, 2)
                 then_us = int(np.sort(facts.at_us)[position // 2]) + random.randrange(-90, 90) * DAY_US
-                control.append((position, adopted(drawn_rules(random), then_us, position)))
+                control.append((position, adopted(rules[-1], then_us, position)))
+        if random.random() < 0.5:
+            facts = disturbed(facts, rules, names, random)
         if random.random() < 0.5:
             position = random.randrange(3, last - 4, 2)
             until_us = int(np.sort(facts.at_us)[position // 2])
@@ -216,6 +220,35 @@ class Case:
         for position, event in sorted(control, key=lambda one: one[0]):
             taken.setdefault(position, event)
         return cls(names, facts, [*taken.items(), *(swept(facts) if random.random() < 0.7 else ())], candidate)
+
+
+def disturbed(facts: Facts, rules: Iterable[Rules], names: Names, random: Random) -> Facts:
+    """The same facts, of which some are told late, and some are overrides of tiers: those that no other fact names."""
+    kind, at_us, account = facts.kind.copy(), facts.at_us.copy(), facts.account.copy()
+    slots = facts.slots.copy(order="K")
+    named = np.zeros(len(facts), np.bool_)
+    for number, columns in m.NAMING.items():
+        for column in columns:
+            rows = slots[kind == number, column]
+            named[rows[rows >= 0]] = True
+    # Most often the lowest one, which most hold anyway: such an override may end without effect.
+    levels = [one.rule_set.tiers.levels for one in rules if one.rule_set.tiers]
+    tiers = [names.tier(level.name) for of in levels for level in (*of[:1] * len(of), *of)]
+    overridden, late = random.choice((0, 0.1, 0.4)) if tiers else 0, random.choice((0.05, 0.5))
+    for first, last in pairwise(facts.first.tolist()):
+        holder, enrolled_us = -1, 0
+        for row in range(first, last):
+            if kind[row] == m.F_ENROLLED:
+                holder, enrolled_us = int(account[row]), int(at_us[row])
+            elif kind[row] in (m.F_PURCHASE, m.F_ACTIVITY, m.F_GOODWILL) and holder >= 0:
+                # Before it enrolled an account has nothing to be told of it.
+                if random.random() < late:
+                    at_us[row] = max(at_us[row] - random.randrange(1, 400 * DAY_US), enrolled_us)
+                if not named[row] and random.random() < overridden:
+                    until_us = at_us[row] + random.choice((1, 20, 90, 500)) * DAY_US
+                    kind[row], account[row] = m.F_OVERRIDE, holder
+                    slots[row] = random.choice(tiers), until_us, m.NONE, m.NONE
+    return replace(facts, kind=kind, at_us=at_us, account=account, slots=slots)
 
 
 _TOLD: dict[str, Any] = {
