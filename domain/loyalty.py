@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -394,10 +394,11 @@ class LoyaltyAccount(Account):
             starts += rule_book.starts(self.programme, clock_us, until_us)
             for start in starts:
                 moments.setdefault(start, RULES_CHANGED)
-        for start in starts:
+        for start, end in pairwise((*starts, NEVER)):
+            # What rules look at ends where others take their place.
             rules = rule_book.in_force(self.programme, start)
             if rules is not None:
-                for at_us in rules.ladder.moments(self, clock_us, until_us):
+                for at_us in rules.ladder.moments(self, start, min(until_us, end - 1)):
                     moments.setdefault(at_us, "window_moved")
         for at_us in sorted(moments):
             if at_us > until_us:

@@ -156,6 +156,26 @@ def test_what_is_earned_while_a_grace_lasts_does_not_count_when_points_left_the_
     assert alike(list(world.history())) > 100
 
 
+@pytest.mark.parametrize("grace_days", [0, 30])
+def test_what_rules_look_at_ends_where_others_take_their_place(grace_days: int) -> None:
+    levels = [{"name": "basic", "threshold": 0}, {"name": "silver", "threshold": 500}]
+    rolling = {"window": "rolling", "window_months": 12, "grace_days": grace_days, "levels": levels}
+    world = World(rule_set(tiers=rolling))
+    yearly = {"window": "calendar_year", "levels": [levels[0], levels[1] | {"threshold": 5000}]}
+    world.adopt(rule_set(version="2", tiers=yearly), "2024-02-20T00:00:00Z")
+    world.enrol("2023-01-01T00:00:00Z")
+    world.buy("2023-03-01T12:00:00Z", 60_000)
+    world.sweep("2024-02-10T00:00:00Z")
+    # In March 2024 those points leave the window of rules that hold no more: the tier is held to the end of the year.
+    world.sweep("2025-02-01T00:00:00Z")
+    changes = [event for _, event in world.history() if isinstance(event, TierChanged)]
+    assert [(one.tier, iso(one.effective_us)) for one in changes[-2:]] == [
+        ("silver", "2023-03-01T12:00:00Z"),
+        ("basic", "2025-01-01T00:00:00Z"),
+    ]
+    assert alike(list(world.history())) > 50
+
+
 @pytest.mark.parametrize("between", ["sweep", "redemption", "another lot"])
 @pytest.mark.parametrize("tier", ["basic", "silver"])
 def test_an_override_that_ended_without_effect_has_one_for_what_is_told_late(tier: str, between: str) -> None:

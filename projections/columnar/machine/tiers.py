@@ -344,13 +344,16 @@ def next_tier_change(s: Words, until_us: int) -> int:
         for place in range(first, first + count * ADOPTION, ADOPTION):
             if clock_us < s[place] <= until_us:
                 moment(s, s[place], T_RULES_CHANGED)
-    rules = in_force(s, clock_us)
-    if rules >= 0:
-        moments(s, rules, clock_us, until_us)
+    # What rules look at ends where others take their place.
+    rules, since_us = in_force(s, clock_us), clock_us
     if several:
         for place in range(first, first + count * ADOPTION, ADOPTION):
             if clock_us < s[place] <= until_us:
-                moments(s, s[place + 1], clock_us, until_us)
+                if rules >= 0:
+                    moments(s, rules, since_us, s[place] - 1)
+                rules, since_us = s[place + 1], s[place]
+    if rules >= 0:
+        moments(s, rules, since_us, until_us)
     # The earliest first; of several reasons for one, the first that was noted.
     done_us = LONG_AGO - 1
     while s[V_OVER] == 0:
@@ -391,7 +394,7 @@ def next_moment(s: Words, after_us: int) -> int:
     if s[V_SEVERAL] != 0 and clock_us > after_us:
         return clock_us
     from_us = max(clock_us, after_us)
-    rules = in_force(s, clock_us)
+    rules = in_force(s, from_us)
     if rules >= 0:
         found_us = min(found_us, next_moment_of(s, rules, from_us))
     if s[V_SEVERAL] != 0:
@@ -400,8 +403,6 @@ def next_moment(s: Words, after_us: int) -> int:
         for place in range(first, first + count * ADOPTION, ADOPTION):
             if s[place] > from_us:
                 return min(found_us, s[place])
-            if s[place] > clock_us:
-                found_us = min(found_us, next_moment_of(s, s[place + 1], from_us))
     return found_us
 
 
