@@ -385,11 +385,8 @@ def _is_gone(link: _Link, error: psycopg.Error) -> bool:
 
     An error that no server told is of the connection, which libpq may not have noticed yet (a socket that hung up).
     """
-    if error.sqlstate is not None:
-        return link.lost or error.sqlstate in _LOST
-    return link.lost or (
-        isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.PipelineAborted)
-    )
+    told = error.sqlstate is not None or isinstance(error, psycopg.errors.PipelineAborted)
+    return link.lost or error.sqlstate in _LOST or (not told and isinstance(error, psycopg.OperationalError))
 
 
 @lru_cache(10_000)

@@ -337,20 +337,16 @@ def next_tier_change(s: Words, until_us: int) -> int:
         moment(s, free_us, T_OVERRIDE_ENDED)
     version = s[B_VERSION0] + s[V_VERSION] * VERSION
     first, count = s[version], s[version + 1]
-    several = s[version + 2] > 1
-    if several:
+    # What rules look at ends where others take their place.
+    rules, since_us = in_force(s, clock_us), clock_us
+    if s[version + 2] > 1:
         # Rules that were adopted since, from before the account's clock, hold from the clock on.
         moment(s, clock_us, T_RULES_CHANGED)
         for place in range(first, first + count * ADOPTION, ADOPTION):
             if clock_us < s[place] <= until_us:
-                moment(s, s[place], T_RULES_CHANGED)
-    # What rules look at ends where others take their place.
-    rules, since_us = in_force(s, clock_us), clock_us
-    if several:
-        for place in range(first, first + count * ADOPTION, ADOPTION):
-            if clock_us < s[place] <= until_us:
                 if rules >= 0:
                     moments(s, rules, since_us, s[place] - 1)
+                moment(s, s[place], T_RULES_CHANGED)
                 rules, since_us = s[place + 1], s[place]
     if rules >= 0:
         moments(s, rules, since_us, until_us)
