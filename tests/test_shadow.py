@@ -11,10 +11,13 @@ import pytest
 
 import tallybook
 from tallybook import Book
+from tallybook.backtesting import Falls
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.errors import BookError, Refused
 from tallybook.projections.backtest import Difference
 from tallybook.times import iso
+
+from .conftest import STANDARD
 
 LINES = [{"sku": "a", "quantity": 1, "net_minor": 7_000}]
 
@@ -74,6 +77,7 @@ def test_it_finds_what_a_backtest_finds_from_then_on(book: Book, clock: list[int
     customers = [member(book, number) for number in range(5)]
     for customer in customers:
         buys(book, customer)
+    clock[0] += 1_000_000
     since = iso(clock[0]) or ""
     with book.shadow("candidate", since=since) as shadow:
         for number, customer in enumerate(customers[:4]):
@@ -86,9 +90,106 @@ def test_it_finds_what_a_backtest_finds_from_then_on(book: Book, clock: list[int
         for one in shadow.differences():
             first.setdefault(one.customer_id, one)
         report = book.backtest("candidate", since=since, executor="reference")
-        for customer in customers[:4]:
+        for customer in customers:
             assert report.explain(customer) == first.get(customer)
         assert any(one.fact == "book.sweep_finished" for one in shadow.differences())
+
+
+def higher(folder: Path) -> Path:
+    """The adopted rules with levels that take ten times as much."""
+    told = STANDARD.read_text().replace('"standard"', '"higher"')
+    for threshold in ("100", "300"):
+        told = told.replace(f"threshold = {threshold}", f"threshold = {threshold}0")
+    file = folder / "higher.toml"
+    file.write_text(told)
+    return file
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("executor", ["columnar", "reference"])
+def test_what_time_alone_decides_is_found_for_customers_without_facts(
+    book: Book, clock: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, *, at_once: bool
+) -> None:
+    def no_compiler() -> None:
+        raise Falls("there is no compiler")
+
+    monkeypatch.setattr("tallybook.shadow.PAIRS", 1)
+    if executor == "reference":
+        monkeypatch.setattr("tallybook.backtesting._check_compiler", no_compiler)
+    quiet, later = member(book, 1), member(book, 2)
+    for customer in (quiet, later):
+        buys(book, customer, 10_000)
+    assert book.tiers.counts() == {"silver": 2}
+    file = tmp_path / "shadow.jsonl"
+
+    def looked() -> list[Difference]:
+        with book.shadow(higher(tmp_path), file=file) as shadow:
+            found = shadow.catch_up()
+            if at_once and found:
+                status = shadow.status()
+                assert (status.customers, status.tiers) == (2, 2)
+                assert status.outstanding[0] == status.outstanding[1] > 0
+            return found
+
+    assert not looked()
+    clock[0] += 10 * DAY_US
+    book.loyalty.sweep(iso(clock[0]) or "")
+    found = [] if at_once else looked()
+    # Its first fact since comes after the sweep; what the sweep decided is told before it.
+    buys(book, later, 1_000)
+    found += looked()
+    swept = [one for one in found if one.fact == "book.sweep_finished"]
+    assert {one.customer_id for one in swept} == {quiet, later}
+    assert all(not one.baseline and "tier=basic" in one.candidate[0] for one in swept)
+    assert not looked()
+    # Once found, it is told once.
+    clock[0] += DAY_US
+    book.loyalty.sweep(iso(clock[0]) or "")
+    assert not looked()
+
+
+def place(one: Difference) -> tuple[int, UUID]:
+    return one.position, one.account_id
+
+
+@pytest.mark.parametrize("kept", [1, 2, 5])
+@pytest.mark.parametrize("then", ["time", "rules"])
+def test_however_few_accounts_are_held_it_finds_the_same(
+    book: Book, clock: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, then: str
+) -> None:
+    rules = higher(tmp_path)
+    customers = [member(book, number) for number in range(5)]
+    for customer in customers:
+        buys(book, customer, 20_000)
+    clock[0] += DAY_US
+    monkeypatch.setattr("tallybook.shadow.PAIRS", kept)
+    since = iso(clock[0]) or ""
+    with book.shadow(rules, since=since) as shadow, book.shadow(rules, since=since) as other:
+        for number in range(12):
+            buys(book, customers[number * 7 % 4], 1_500 * (number + 1))
+            if number % 4 == 3:
+                clock[0] += 100 * DAY_US
+                book.loyalty.sweep(iso(clock[0]) or "")
+            if number % 3 == 0:
+                shadow.catch_up()
+        shadow.catch_up()
+        before = len(shadow.differences())
+        # Now the adopted rules lower tiers: their window moves, or others are adopted.
+        clock[0] += (200 if then == "time" else 1) * DAY_US
+        if then == "rules":
+            book.rules.adopt(rules)
+            clock[0] += DAY_US
+        book.loyalty.sweep(iso(clock[0]) or "")
+        assert len(shadow.catch_up()) > 1
+        assert {one.fact for one in shadow.differences()[before:]} == {"book.sweep_finished"}
+        monkeypatch.setattr("tallybook.shadow.PAIRS", 1_000)
+        other.catch_up()
+        for one, another in zip(
+            sorted(shadow.differences(), key=place), sorted(other.differences(), key=place), strict=True
+        ):
+            assert one == another
+        assert {one.fact for one in shadow.differences()} == {"customer.purchase_recorded", "book.sweep_finished"}
+        assert shadow.status() == other.status()
 
 
 def test_a_file_keeps_what_was_found_and_is_taken_up_again(book: Book, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from functools import cache
 from heapq import merge
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import tallybook.domain
@@ -77,6 +77,18 @@ class Source(NamedTuple):
     control: Sequence[tuple[int, Event]]
     position: int
     root: str
+
+
+class Taker(Protocol):
+    """Takes what came of each account, part by part."""
+
+    def begin(self) -> None:
+        """Begin, or begin anew."""
+        ...
+
+    def add(self, rows: Mapping[str, Any]) -> None:
+        """Take in `Partial.rows`."""
+        ...
 
 
 def backtest(
@@ -140,7 +152,7 @@ def _reckoned(
     executor: str | None,
     progress: Progress | None,
     workers: Any,
-    file: AccountFile | None = None,
+    file: Taker | None = None,
 ) -> Backtest:
 
     def columns() -> Backtest:
@@ -162,6 +174,28 @@ def _reckoned(
         return report_of(question, partial, position, first.get, executor="reference", why=why, **_beside(core, root))
 
     return _by(executor, columns, by_reference, workers)
+
+
+class _WhoDiffers:
+    """The customers about whose accounts something is decided otherwise."""
+
+    def __init__(self) -> None:
+        self.customers: set[UUID] = set()
+
+    def begin(self) -> None:
+        self.customers.clear()
+
+    def add(self, rows: Mapping[str, Any]) -> None:
+        for customer, differs in zip(rows.get("customer_id", ()), rows.get("differs", ()), strict=True):
+            if differs:
+                self.customers.add(customer if isinstance(customer, UUID) else UUID(bytes=customer.tobytes()))
+
+
+def who_differs(core: Core, archive: ArchiveDesk, question: Question) -> frozenset[UUID]:
+    """The customers about whose accounts the candidate decides something otherwise."""
+    found = _WhoDiffers()
+    _reckoned(core, archive, replaced(question, rows=True), None, None, None, found)
+    return frozenset(found.customers)
 
 
 def _head(core: Core) -> tuple[int, str]:
@@ -263,7 +297,7 @@ def _over_all(
     asked: Asked,
     progress: Progress | None,
     workers: Any,
-    file: AccountFile | None = None,
+    file: Taker | None = None,
 ) -> tuple[list[Partial], int, str]:
     """What is found over all facts, part by part; the position of the log that they are of, and its root there. `file`
     takes the rows of accounts."""

@@ -272,7 +272,7 @@ class Book:
         question = self._question(candidate, None, "reject", "canonical", since, None)
         if since is None:
             question = question.beginning(core.now_us())
-        return Shadow(core, question, None if file is None else named(file, "file"))
+        return Shadow(core, self.archive, question, None if file is None else named(file, "file"))
 
     def _question(
         self,

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from heapq import merge
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from tallybook.adapters.outputs import trouble
+from tallybook.domain.calendar import DAY_US
+from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import BookError, refusal
-from tallybook.domain.events import Fact
+from tallybook.domain.events import Event, Fact
 from tallybook.projections.backtest import Difference, Question, differing
 from tallybook.projections.read_models import Hold, Progress, Recorded
 from tallybook.projections.replay import FACT_NAMES, Derivation
 
-from .backtesting import CONTROL_NAMES
+from .archiving import ArchiveDesk
+from .backtesting import CONTROL_NAMES, who_differs
 from .core import Core
 
 BATCH = 1_000
 """So many facts are looked at between two notes in the file."""
+PAIRS = 2_000
+"""So many customers' accounts are held in memory: some 40 KB each. Others are made of their histories again."""
+
+AHEAD_US = 400 * DAY_US
+"""So far beyond the last sweep is looked for what time does to accounts that are not held."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowStatus:
-    """How a shadow stands: the candidate, up to which position it followed; how many facts it looked at, of how many
-    customers, and about how many something was decided otherwise. `outstanding`: points of these customers' accounts
-    under the adopted rules and under the candidate; `tiers`: how many accounts hold another tier."""
+    """How a shadow stands: the candidate, up to which position it followed; how many facts it looked at; how many
+    customers it followed since it was opened: those of these facts, and those for whom time alone decided otherwise;
+    how often something was decided otherwise. `outstanding`: points of these customers' accounts under the adopted
+    rules and under the candidate; `tiers`: how many accounts hold another tier."""
 
     candidate: str
     digest: str
@@ -58,22 +68,61 @@ class _Pair:
         derived = [side.feed(one.event) for side in self.sides]
         yield from differing(one.position, one.event, *derived)
 
+    def standing(self) -> _Standing:
+        """How the accounts stand."""
+        adopted, candidate = (side.accounts for side in self.sides)
+        return _Standing(
+            sum(account.active for account in adopted.values()),
+            sum(account.active for account in candidate.values()),
+            sum(account.tier != candidate[account_id].tier for account_id, account in adopted.items()),
+        )
+
+    def quiet_until_us(self, look_us: int) -> int:
+        """Up to when time alone decides nothing, by the rule sets that are known; looks no further than `look_us`."""
+        return min(
+            account.quiet_until_us(side.control.rule_book, look_us)
+            for side in self.sides
+            for account in side.accounts.values()
+        )
+
+
+class _Standing(NamedTuple):
+    """Of one customer: the points outstanding under either rules; how many accounts hold another tier."""
+
+    adopted: int
+    candidate: int
+    tiers: int
+
+
+class _Put(NamedTuple):
+    """What is known of a customer whose accounts are not held: how they stand, and up to when time alone decides
+    nothing, as long as so many rule sets are adopted."""
+
+    standing: _Standing
+    quiet_us: int
+    adoptions: int
+
 
 class Shadow:
     """A candidate that runs beside the adopted rules: what it would decide about each fact, from `since` on, kept apart
     from the book. For one thread.
 
     A customer's history is read when a fact about the customer comes first; so it begins at once, however long the
-    book is. What time alone decides is looked at for these customers, whenever a sweep has run. With a `file`, what was
-    found is appended there, and taken up again.
+    book is. Whenever a sweep has run, a backtest tells whose accounts differ: what time alone decides is looked at for
+    these, too. With a `file`, what was found is appended there, and taken up again.
     """
 
-    def __init__(self, core: Core, question: Question, file: Path | None) -> None:
-        self._core, self._question, self._file = core, question, file
-        self._pairs: dict[UUID, _Pair] = {}
+    def __init__(self, core: Core, archive: ArchiveDesk, question: Question, file: Path | None) -> None:
+        self._core, self._archive, self._question, self._file = core, archive, question, file
+        self._pairs: OrderedDict[UUID, _Pair] = OrderedDict()
+        """Those that were asked for last."""
+        self._put: dict[UUID, _Put] = {}
+        """The others."""
         self._found: list[Difference] = []
         self._counts: Counter[str] = Counter()
         self._position = core.app.position()
+        self._differing: frozenset[UUID] | None = None
+        """Whose accounts differ by then, if that was asked for."""
         self._hold: Hold | None = None
         if file is not None:
             try:
@@ -82,6 +131,10 @@ class Shadow:
                 self.close()
                 raise
         self._control = list(core.history(CONTROL_NAMES, self._position))
+        self._horizon_us = self._adoptions = 0
+        """Up to when was swept; how many rule sets were adopted."""
+        for one in self._control:
+            self._know(one.event)
 
     @property
     def position(self) -> int:
@@ -107,6 +160,7 @@ class Shadow:
         core = self._core
         core.check_open()
         head, found = core.app.position(), []
+        self._differing = None
         batch: list[Difference] = []
         for number, one in enumerate(self._news(head), 1):
             batch += self._looked_at(one)
@@ -128,23 +182,17 @@ class Shadow:
     def status(self) -> ShadowStatus:
         """How it stands."""
         rules = self._question.candidate
-        outstanding, tiers = [0, 0], 0
-        for pair in self._pairs.values():
-            adopted, candidate = (side.accounts for side in pair.sides)
-            for account_id, account in adopted.items():
-                other = candidate[account_id]
-                outstanding[0] += account.active
-                outstanding[1] += other.active
-                tiers += account.tier != other.tier
+        found = [*(one.standing for one in self._put.values()), *(pair.standing() for pair in self._pairs.values())]
+        adopted, candidate, tiers = (sum(one) for one in zip(_Standing(0, 0, 0), *found, strict=True))
         return ShadowStatus(
             rules.label,
             rules.rule_set.digest(),
             self._question.since_us or 0,
             self._position,
             self._counts["facts"],
-            len(self._pairs),
+            len(found),
             len(self._found),
-            (outstanding[0], outstanding[1]),
+            (adopted, candidate),
             tiers,
         )
 
@@ -163,28 +211,60 @@ class Shadow:
         if event.subject_id is None:
             if event.stored_name in CONTROL_NAMES:
                 self._control.append(one)
-            return []
+                self._know(event)
+            return self._after_sweep(one) if isinstance(event, SweepFinished) else []
         if not isinstance(event, Fact) or event.subject_id in self._question.left_out:
             return []
         self._counts["facts"] += 1
-        pair = self._pairs.get(event.subject_id)
-        if pair is None:
-            pair = self._pairs[event.subject_id] = self._pair_of(event.subject_id, one.position)
+        pair = self._pair_of(event.subject_id)
         return [*self._told_control(pair, one.position), *pair.feed(one)]
 
-    def _pair_of(self, customer: UUID, before: int) -> _Pair:
-        """A customer's accounts as they stood before a position."""
+    def _know(self, event: Event) -> None:
+        """Note what of the book itself tells when accounts have to be looked at."""
+        if isinstance(event, Swept):
+            self._horizon_us = event.until_us
+        self._adoptions += isinstance(event, RuleSetAdopted)
+
+    def _after_sweep(self, one: Recorded) -> list[Difference]:
+        """What time alone decided otherwise by a sweep, of all customers."""
+        if self._differing is None:
+            self._differing = who_differs(self._core, self._archive, self._question)
+        others = [customer for customer in self._differing - self._pairs.keys() if self._may_be_due(customer)]
+        found: list[Difference] = []
+        for customer in (*self._pairs, *sorted(others)):
+            found += self._told_control(self._pair_of(customer), one.position + 1)
+        return found
+
+    def _may_be_due(self, customer: UUID) -> bool:
+        """Whether a sweep may have decided something about a customer whose accounts are not held."""
+        put = self._put.get(customer)
+        return put is None or put.quiet_us <= self._horizon_us or put.adoptions != self._adoptions
+
+    def _pair_of(self, customer: UUID) -> _Pair:
+        """A customer's accounts: at first, as they stood where what was looked at ends."""
+        pair = self._pairs.get(customer)
+        if pair is None:
+            pair = self._pairs[customer] = self._made(customer)
+            self._put.pop(customer, None)
+            if len(self._pairs) > PAIRS:
+                gone, oldest = self._pairs.popitem(last=False)
+                quiet_us = oldest.quiet_until_us(self._horizon_us + AHEAD_US)
+                self._put[gone] = _Put(oldest.standing(), quiet_us, self._adoptions)
+        self._pairs.move_to_end(customer)
+        return pair
+
+    def _made(self, customer: UUID) -> _Pair:
         pair = _Pair(self._question)
         self._core.catch_up(self._core.trail)
         own = (
             one
             for one in self._core.subject_history(customer)
-            if one.position < before and one.event.stored_name in FACT_NAMES
+            if one.position <= self._position and one.event.stored_name in FACT_NAMES
         )
-        for one in merge(own, [one for one in self._control if one.position < before], key=lambda one: one.position):
+        pair.control = bisect_right(self._control, self._position, key=lambda one: one.position)
+        for one in merge(own, self._control[: pair.control], key=lambda one: one.position):
             for _ in pair.feed(one):
                 pass
-        pair.control = len(self._control)
         return pair
 
     def _told_control(self, pair: _Pair, before: int) -> list[Difference]:
