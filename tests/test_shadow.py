@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +17,8 @@ from tallybook.backtesting import Falls
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.errors import BookError, Refused
 from tallybook.projections.backtest import Difference
+from tallybook.projections.read_models import Recorded
+from tallybook.shadow import _Pair
 from tallybook.times import iso
 
 from .conftest import STANDARD
@@ -235,6 +239,82 @@ def test_two_can_not_run_one_shadow(book: Book, tmp_path: Path) -> None:
     with book.shadow("candidate", file=file), pytest.raises(Refused, match=r"Another shadow writes to .*one\.jsonl"):
         book.shadow("candidate", file=file)
     book.shadow("candidate", file=file).close()
+
+
+def test_a_look_that_was_cut_short_is_taken_again(
+    book: Book, clock: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is interrupted: the same is found, and each difference stands in the file once."""
+    customers = [member(book, number) for number in range(3)]
+    monkeypatch.setattr("tallybook.shadow.BATCH", 3)
+    cuts = range(1, 25, 2)
+    shadows = [book.shadow("candidate", file=tmp_path / f"{cut}.jsonl") for cut in (0, *cuts)]
+    for customer in customers * 2:
+        buys(book, customer)
+    clock[0] += 10 * DAY_US
+    book.loyalty.sweep(iso(clock[0]) or "")
+    for customer in customers:
+        buys(book, customer)
+    whole, *others = shadows
+    found = whole.catch_up()
+    assert len(found) == 9
+    feed, fed = _Pair.feed, 0
+
+    def cut_short(self: _Pair, one: Recorded) -> Iterator[Difference]:
+        nonlocal fed
+        fed += 1
+        made = list(feed(self, one))
+        if fed == cut:
+            raise KeyboardInterrupt
+        yield from made
+
+    monkeypatch.setattr(_Pair, "feed", cut_short)
+    for cut, shadow in zip(cuts, others, strict=True):
+        fed = 0
+        with pytest.raises(KeyboardInterrupt):
+            shadow.catch_up()
+        noted, upto = shadow.differences(), shadow.position
+        assert upto < book.position()
+        assert [*noted, *shadow.catch_up()] == list(shadow.differences()) == found
+        assert shadow.status().facts == whole.status().facts
+        shadow.close()
+        with book.shadow("candidate", file=tmp_path / f"{cut}.jsonl") as taken_up:
+            assert list(taken_up.differences()) == found
+            assert not taken_up.catch_up()
+    whole.close()
+
+
+def test_what_a_full_disk_cut_short_is_written_again(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, file = member(book, 1), tmp_path / "s.jsonl"
+    with book.shadow("candidate", file=file) as shadow:
+        buys(book, ada)
+        before = file.read_bytes()
+
+        def full(lines: FileIO, data: bytes) -> None:
+            lines.write(data[:20])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("tallybook.shadow._write_all", full)
+            with pytest.raises(BookError, match="There is no space left"):
+                shadow.catch_up()
+        assert file.read_bytes() == before
+        assert not shadow.differences()
+        assert len(shadow.catch_up()) == 1
+    with book.shadow("candidate", file=file) as shadow:
+        assert len(shadow.differences()) == 1
+
+
+def test_a_closed_shadow_follows_no_further(book: Book) -> None:
+    ada = member(book, 1)
+    with book.shadow("candidate") as shadow:
+        buys(book, ada)
+        shadow.catch_up()
+    assert len(shadow.differences()) == shadow.status().differences == 1
+    with pytest.raises(BookError, match="This shadow is closed"):
+        shadow.catch_up()
 
 
 def test_who_is_left_out_of_scoring_is_left_out(book: Book) -> None:

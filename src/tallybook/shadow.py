@@ -6,10 +6,11 @@ import json
 import os
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from heapq import merge
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,7 +20,7 @@ from tallybook.adapters.outputs import trouble
 from tallybook.domain.calendar import DAY_US
 from tallybook.domain.control import RuleSetAdopted, SweepFinished, Swept
 from tallybook.domain.errors import BookError, refusal
-from tallybook.domain.events import Event, Fact
+from tallybook.domain.events import Fact
 from tallybook.projections.backtest import Difference, Question, differing
 from tallybook.projections.read_models import Hold, Progress, Recorded
 from tallybook.projections.replay import FACT_NAMES, Derivation
@@ -40,9 +41,9 @@ AHEAD_US = 400 * DAY_US
 @dataclass(frozen=True, slots=True)
 class ShadowStatus:
     """How a shadow stands: the candidate, up to which position it followed; how many facts it looked at; how many
-    customers it followed since it was opened: those of these facts, and those for whom time alone decided otherwise;
-    how often something was decided otherwise. `outstanding`: points of these customers' accounts under the adopted
-    rules and under the candidate; `tiers`: how many accounts hold another tier."""
+    customers it followed since it was opened, or cut short: those of these facts, and those for whom time alone decided
+    otherwise; how often something was decided otherwise. `outstanding`: points of these customers' accounts under the
+    adopted rules and under the candidate; `tiers`: how many accounts hold another tier."""
 
     candidate: str
     digest: str
@@ -103,6 +104,14 @@ class _Put(NamedTuple):
     adoptions: int
 
 
+class _Kept(NamedTuple):
+    """What was noted: up to which position; how many facts and differences that are."""
+
+    position: int
+    facts: int
+    differences: int
+
+
 class Shadow:
     """A candidate that runs beside the adopted rules: what it would decide about each fact, from `since` on, kept apart
     from the book. For one thread.
@@ -121,6 +130,7 @@ class Shadow:
         self._found: list[Difference] = []
         self._counts: Counter[str] = Counter()
         self._position = core.app.position()
+        self._closed = False
         self._differing: frozenset[UUID] | None = None
         """Whose accounts differ by then, if that was asked for."""
         self._hold: Hold | None = None
@@ -130,11 +140,18 @@ class Shadow:
             except BaseException:
                 self.close()
                 raise
-        self._control = list(core.history(CONTROL_NAMES, self._position))
+        self._kept = _Kept(self._position, self._counts["facts"], len(self._found))
+        self._begin(core.history(CONTROL_NAMES, self._position))
+
+    def _begin(self, control: Iterable[Recorded]) -> None:
+        """Hold no accounts, and know of what concerns them all so much."""
+        self._pairs.clear()
+        self._put.clear()
+        self._control: list[Recorded] = []
         self._horizon_us = self._adoptions = 0
         """Up to when was swept; how many rule sets were adopted."""
-        for one in self._control:
-            self._know(one.event)
+        for one in control:
+            self._know(one)
 
     @property
     def position(self) -> int:
@@ -142,7 +159,8 @@ class Shadow:
         return self._position
 
     def close(self) -> None:
-        """Let go of the file. The shadow is of no further use."""
+        """Let go of the file. The shadow follows the book no further."""
+        self._closed = True
         if self._hold is not None:
             self._hold.release()
             self._hold = None
@@ -156,10 +174,27 @@ class Shadow:
         self.close()
 
     def catch_up(self, progress: Progress | None = None) -> list[Difference]:
-        """Look at the facts that came since the last time: where the candidate decides otherwise. Raises BookError."""
+        """Look at the facts that came since the last time: where the candidate decides otherwise. Cut short, it goes on
+        the next time from where it last noted what it had found. Raises BookError."""
+        self._core.check_open()
+        if self._closed:
+            raise BookError("This shadow is closed.", remedy="Begin it again: `book.shadow(…)`.")
+        try:
+            return self._caught_up(progress)
+        except BaseException:
+            self._go_back()
+            raise
+
+    def _go_back(self) -> None:
+        """Know what was noted, and no more: accounts may be in the middle of a fact."""
+        self._position, facts, differences = self._kept
+        self._counts["facts"] = facts
+        del self._found[differences:]
+        self._begin([one for one in self._control if one.position <= self._position])
+
+    def _caught_up(self, progress: Progress | None) -> list[Difference]:
         core = self._core
-        core.check_open()
-        head, found = core.app.position(), []
+        head, found = core.app.position(), list[Difference]()
         self._differing = None
         batch: list[Difference] = []
         for number, one in enumerate(self._news(head), 1):
@@ -210,8 +245,7 @@ class Shadow:
         event = one.event
         if event.subject_id is None:
             if event.stored_name in CONTROL_NAMES:
-                self._control.append(one)
-                self._know(event)
+                self._know(one)
             return self._after_sweep(one) if isinstance(event, SweepFinished) else []
         if not isinstance(event, Fact) or event.subject_id in self._question.left_out:
             return []
@@ -219,11 +253,12 @@ class Shadow:
         pair = self._pair_of(event.subject_id)
         return [*self._told_control(pair, one.position), *pair.feed(one)]
 
-    def _know(self, event: Event) -> None:
-        """Note what of the book itself tells when accounts have to be looked at."""
-        if isinstance(event, Swept):
-            self._horizon_us = event.until_us
-        self._adoptions += isinstance(event, RuleSetAdopted)
+    def _know(self, one: Recorded) -> None:
+        """Note what concerns all accounts, and what it tells of when they have to be looked at."""
+        self._control.append(one)
+        if isinstance(one.event, Swept):
+            self._horizon_us = one.event.until_us
+        self._adoptions += isinstance(one.event, RuleSetAdopted)
 
     def _after_sweep(self, one: Recorded) -> list[Difference]:
         """What time alone decided otherwise by a sweep, of all customers."""
@@ -325,22 +360,34 @@ class Shadow:
 
     def _noted(self, found: list[Difference]) -> list[Difference]:
         """Differences, kept."""
-        self._found += found
         if self._file is not None:
             reached = {"reached": self._position, "facts": self._counts["facts"]}
             self._append([*map(asdict, found), reached])
+        self._found += found
+        self._kept = _Kept(self._position, self._counts["facts"], len(self._found))
         return found
 
     def _append(self, told: Sequence[dict[str, Any]]) -> None:
+        """All of it, or nothing."""
         assert self._file is not None
         text = "".join(json.dumps(one, default=str, separators=(",", ":")) + "\n" for one in told)
         try:
-            with self._file.open("ab") as lines:
-                lines.write(text.encode())
-                lines.flush()
-                os.fsync(lines.fileno())
+            with self._file.open("ab", buffering=0) as lines:
+                size = lines.tell()
+                try:
+                    _write_all(lines, text.encode())
+                    os.fsync(lines.fileno())
+                except BaseException:
+                    lines.truncate(size)
+                    raise
         except OSError as error:
             raise trouble(error, self._file) from error
+
+
+def _write_all(lines: FileIO, data: bytes) -> None:
+    """Of a full disk, a first write tells by what it did not write."""
+    while data:
+        data = data[lines.write(data) :]
 
 
 def _line(file: Path, number: int, line: bytes, *, last: bool) -> dict[str, Any] | None:
