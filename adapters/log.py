@@ -33,7 +33,7 @@ from tallybook.domain.points import Enrolled
 from tallybook.projections.read_models import Table
 
 from . import merkle
-from .database import Database, Session, StatementRefused, Watch, damaged, marks, onward, sound
+from .database import Database, Session, Watch, damaged, marks, onward, sound
 from .form import uuid_from
 from .keys import KeyStore, NoKeys, secret
 from .sqlite import SQLiteDatabase
@@ -226,18 +226,6 @@ def _stream(originator_id: UUID | str) -> bytes | str:
 
 def _originator(stream: bytes | str) -> UUID | str:
     return uuid_from(stream) if isinstance(stream, bytes) else stream
-
-
-class PackedRows(NamedTuple):
-    """Rows of a log from a position on, none of them missing, column by column: ids and states one after another, names
-    in lines, the lengths of states with commas between them, and the versions, if they were asked for."""
-
-    first: int
-    streams: bytes
-    names: bytes
-    lengths: bytes
-    states: bytes
-    versions: bytes | None = None
 
 
 class EventStore(Protocol):
@@ -835,29 +823,6 @@ class LogRecorder(ApplicationRecorder):
         statement += " ORDER BY position LIMIT ?"
         params.append(limit)
         return self._onward(self.database.rows(statement, params), after)
-
-    def packed_rows(self, after: int, stop: int, *, versions: bool = False) -> PackedRows | None:
-        """The rows after a position up to another, column by column, with their `versions` or without; None where the
-        database can't tell them so, or one is missing.
-
-        SQLite puts them together without Python's lock, which two threads can do at once.
-        """
-        if not getattr(self.database, "packs", False):  # a host's own database need not know of it
-            return None
-        columns = {"originator_id": "''", "topic": "'\n'", "length(state)": "','", "state": "''"}
-        if versions:
-            columns["originator_version"] = "','"
-        told = ", ".join(f"CAST(group_concat({column}, {by}) AS BLOB)" for column, by in columns.items())
-        try:
-            [(first, last, count, *values)] = self.database.rows(
-                # In the order of the primary key, in which the rows lie: with a sort it would take a third more.
-                f"SELECT min(position), max(position), count(*), {told} FROM {self.table.name} NOT INDEXED "  # noqa: S608 - names of ours
-                "WHERE position>? AND position<=?",
-                (after, stop),
-            )
-        except StatementRefused:  # a value of all states would be larger than the database's largest
-            return None
-        return PackedRows(after + 1, *values) if (first, last, count) == (after + 1, stop, stop - after) else None
 
     def rows_at(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
         """The rows at positions, in order, 500 at a time."""

@@ -357,8 +357,6 @@ class SQLiteDatabase:
     overwrites = True
     table_names = "(SELECT group_concat(name, ' ') FROM sqlite_master WHERE type='table')"
     holds = "instr(state, ?)>0"
-    packs = True
-    """Whether it tells many rows as a few long values (see `LogRecorder.packed_rows`)."""
     code_names = "(SELECT group_concat(type || ' ' || name, ', ') FROM sqlite_master WHERE type IN ('trigger', 'view'))"
 
     def __init__(
@@ -418,6 +416,16 @@ class SQLiteDatabase:
         check_same_process(self._pid, self.place)
         if self._closed:
             raise BookClosed("The book is closed.", path=self.place, remedy="Open it again.")
+
+    def open_file(self) -> str | None:
+        """The file that is open here, for whoever reads it by a connection of SQLite's own; None: it is in memory.
+        Raises BookClosed; BookError where another has taken its place."""
+        self.check_usable()
+        if self.in_memory:
+            return None
+        if self._file is not None:
+            self._file.check()
+        return self.name
 
     def session(self, *, write: bool) -> SQLiteSession:
         """A transaction."""

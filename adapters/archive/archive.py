@@ -273,16 +273,10 @@ class Archive:
 
     def _spilled(self, stop: int, progress: Progress | None, hashed: merkle.Frontier | None = None) -> Spill:
         """All rows up to a position, by bucket; `hashed` takes their leaves in."""
-        from .building import PACKED_ROWS, Spill, Texts, by_threads, chunk_of, read_chunk
-        from .decoding import TEXT
+        from .building import SLICE_ROWS, Spill, chunk_of, slices_of
 
         spill = Spill()
         made = spill.program
-
-        def sorted_out(after: int) -> Any:
-            until = min(after + PACKED_ROWS, stop)
-            chunk = read_chunk(self.log, after, until, kinds, versions=True)
-            return spill.apart(chunk or chunk_of(self._whole(after, until), made))
 
         try:
             if hashed is not None:
@@ -290,12 +284,14 @@ class Archive:
                     hashed.append_hashes(merkle.row_hashes(self.log.origin, rows))
                     spill.add(chunk_of(rows, made))
             else:
-                kinds = Texts({TEXT: made.numbers})
-                starts = range(0, stop, PACKED_ROWS)
-                for after, parts in zip(starts, by_threads(sorted_out, starts), strict=True):
+                done = 0
+                for parts in slices_of(
+                    self.log, stop, made, lambda after, until: chunk_of(self._whole(after, until), made), spill.apart
+                ):
                     spill.keep(*parts)
+                    done = min(done + SLICE_ROWS, stop)
                     if progress is not None:
-                        progress(min(after + PACKED_ROWS, stop), stop)
+                        progress(done, stop)
         except BaseException:
             spill.close()
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -51,18 +51,17 @@ from .columns import (
     Columns,
     columns,
 )
+from .sqlite_rows import SQLiteRows
 
 if TYPE_CHECKING:
-    from tallybook.adapters.log import PackedRows
-
     from .replay_columns import Log
 
 Numbers = npt.NDArray[np.int64]
 Raw = npt.NDArray[np.uint8]
 Row = tuple[int, bytes, int, str, bytes]
 TEXTS_AT_FIRST = 4096
-PACKED_ROWS = 32_768
-"""A chunk has so many rows, where the database packs them."""
+SLICE_ROWS = 32_768
+"""So many rows are read at once, where several threads read."""
 WORKERS, AHEAD = 2, 4
 """So many threads read chunks; so many chunks are at work, or wait to be kept."""
 
@@ -188,44 +187,25 @@ def chunk_of(found: Sequence[Row], made: Program) -> Chunk:
 _POSITION, _STREAM, _VERSION, _NAME, _STATE = map(itemgetter, range(5))
 
 
-def read_chunk(log: Log, after: int, stop: int, kinds: Texts, *, versions: bool = False) -> Chunk | None:
-    """The rows of a log after a position up to another, as the database packs them, with their `versions` or without;
-    None where it does not. Several threads may do this at once. `kinds`: the numbers of stored names."""
-    packed_rows = getattr(log, "packed_rows", None)  # a host's own store has none
-    found = None if packed_rows is None else packed_rows(after, stop, versions=versions)
-    return None if found is None else unpacked(found, kinds)
+def slices_of(
+    log: Log, stop: int, made: Program, asked: Callable[[int, int], Chunk], task: Callable[[Chunk], T]
+) -> Generator[T]:
+    """What a task gives for the rows of a log up to a position, slice by slice, in order, by threads: some are ahead of
+    what is taken. `asked` gives the rows after a position up to another where `SQLiteRows` does not."""
+    kinds = Texts({decoding.TEXT: made.numbers})
 
+    def done(after: int) -> T:
+        until = min(after + SLICE_ROWS, stop)
+        found = rows.take(after, until, kinds)
+        return task(asked(after, until) if found is None else Chunk(*found))
 
-def by_threads(task: Callable[[int], T], numbers: Iterable[int]) -> Generator[T]:
-    """What a task gives for each number, in order: some are ahead of what is taken."""
-    rest = iter(numbers)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        pending = deque(pool.submit(task, number) for number in islice(rest, AHEAD))
+    starts = iter(range(0, stop, SLICE_ROWS))
+    with SQLiteRows(log) as rows, ThreadPoolExecutor(WORKERS) as pool:
+        pending = deque(pool.submit(done, after) for after in islice(starts, AHEAD))
         while pending:
             found = pending.popleft().result()
-            pending += (pool.submit(task, number) for number in islice(rest, 1))
+            pending += (pool.submit(done, after) for after in islice(starts, 1))
             yield found
-
-
-def unpacked(found: PackedRows, kinds: Texts) -> Chunk | None:
-    """Packed rows as a chunk; None where they can't be read so. `kinds`: the numbers of stored names."""
-    count = len(found.streams) // 16
-    rows = np.zeros((count, ROW_NUMBERS), np.uint64)
-    ends = np.zeros(count, np.int64)
-    names = np.frombuffer(found.names, np.uint8)
-    told = [
-        decoding.name_codes(names.ctypes.data, len(names), *kinds.table, rows),
-        decoding.lengths(np.frombuffer(found.lengths, np.uint8), ends),
-    ]
-    if found.versions is not None:
-        sums = np.zeros(count, np.int64)
-        told.append(decoding.lengths(np.frombuffer(found.versions, np.uint8), sums))
-        rows[:, VERSION] = np.diff(sums, prepend=0)
-    if told != [count] * len(told) or len(found.streams) != 16 * count or len(found.states) != ends[-1]:
-        return None
-    rows[:, POSITION] = np.arange(found.first, found.first + count)
-    rows[:, decoding.STREAM_HI : decoding.STREAM_LO + 1] = np.frombuffer(found.streams, ">u8").reshape(-1, 2)
-    return Chunk(rows, ends, np.frombuffer(found.states, np.uint8))
 
 
 class Texts:

@@ -32,7 +32,7 @@ from tallybook.projections.read_models import Progress, Recorded
 from tallybook.projections.replay import COLUMNAR, DECISION_NAMES, FACT_NAMES, PROFILE_FACTS, Certificate, certify
 
 from . import decoding
-from .building import PACKED_ROWS, WORKERS, Chunk, Program, Spill, Texts, by_threads, chunk_of, program, read_chunk
+from .building import WORKERS, Chunk, Program, Spill, Texts, chunk_of, program, slices_of
 from .columns import BUCKETS, FILES, KIND, NO_SUBJECT, POSITION, STREAM_HI, SUBJECT_HI
 from .recorded import shapes, words_of_rows
 from .replay_columns import PARTS, SLOTS, Log, Sort, facts_in
@@ -142,19 +142,17 @@ class _Certifying:
     def _read(self, spill: Spill) -> None:
         """All rows to their buckets: some threads read and sort chunks, which are kept in their order."""
         made = spill.program
-        kinds = Texts({decoding.TEXT: made.numbers})
         control = [made.numbers[kind.stored_name] for kind in CONTROL]
         counts = np.zeros(len(made.names), np.int64)
         read = np.isin(made.names, (*FACT_NAMES, *DECISION_NAMES))
 
-        def sorted_out(after: int) -> tuple[Any, Array]:
-            stop = min(after + PACKED_ROWS, self._position)
-            chunk = read_chunk(self._log, after, stop, kinds)
-            if chunk is None:
-                chunk = chunk_of(self._log.log_rows(after, stop - after, stop), made)
+        def sorted_out(chunk: Chunk) -> tuple[Any, Array]:
             return spill.apart(chunk), chunk.rows[:, [POSITION, KIND]].astype(np.int64)
 
-        for parts, rows in by_threads(sorted_out, range(0, self._position, PACKED_ROWS)):
+        def asked(after: int, stop: int) -> Chunk:
+            return chunk_of(self._log.log_rows(after, stop - after, stop), made)
+
+        for parts, rows in slices_of(self._log, self._position, made, asked, sorted_out):
             spill.keep(*parts)
             counts += np.bincount(rows[:, 1], minlength=len(counts))
             self._control_at += rows[np.isin(rows[:, 1], control), 0].tolist()

@@ -20,6 +20,7 @@ try:
     import numba
     from llvmlite import ir
     from numba import types
+    from numba.core import cgutils
     from numba.extending import intrinsic
 except ImportError as missing:
     raise MissingExtra("numba", "replay") from missing
@@ -55,9 +56,12 @@ _TOP = np.uint64(58)
 _40 = np.uint64(40)
 _ONE = np.uint64(1)
 _FNV = np.uint64(0x100000001B3)
+_32 = 2**32 - 1
+_SQLITE_ROW = 100
 
 
 _intrinsic: Any = intrinsic  # which takes the first parameter away
+_copying: Any = cgutils.raw_memcpy  # which tells no types
 
 
 def kept_compiled(function: Any) -> Any:
@@ -72,7 +76,7 @@ def _inlined(function: Any) -> Any:
     return numba.njit(nogil=True, forceinline=True)(function)
 
 
-# What reads msgpack takes an address, not an array: numba counts the references of an array at each call, by which
+# What reads takes an address, not an array: numba counts the references of an array at each call, by which
 # a value would take ten times as long. Nothing is read that is not before `end`.
 
 
@@ -99,6 +103,35 @@ def _eight(_context: Any, address: Any) -> Any:
         return builder.bswap(found) if sys.byteorder == "little" else found
 
     return types.uint64(types.int64), load
+
+
+@_intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def _called(_context: Any, function: Any, given: Any, number: Any) -> Any:
+    """What a C function at an address gives for an address and an int: 64 bits, of which it may have set 32."""
+    if (function, given, number) != (types.int64,) * 3:
+        return None
+
+    def call(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64), ir.IntType(32)])
+        pointer = builder.inttoptr(args[0], kind.as_pointer())
+        return builder.call(pointer, [args[1], builder.trunc(args[2], ir.IntType(32))])
+
+    return types.int64(types.int64, types.int64, types.int64), call
+
+
+@_intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def _copied(_context: Any, target: Any, source: Any, size: Any) -> Any:
+    """Copy bytes from an address to another."""
+    if (target, source, size) != (types.int64,) * 3:
+        return None
+
+    def copy(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        one, other = (builder.inttoptr(arg, byte) for arg in args[:2])
+        _copying(builder, one, other, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), copy
 
 
 @_inlined
@@ -846,44 +879,51 @@ def places_of(rows: Any, first: int, ids: Any) -> Any:
     return found
 
 
-@kept_compiled
-def lengths(data: Any, ends: Any) -> Any:
-    """Of lengths in decimal, with commas between them, the sums; how many there are, or BROKEN."""
-    found, value, digits, total = 0, 0, 0, 0
-    for at in range(data.shape[0] + 1):
-        if at == data.shape[0] or data[at] == 0x2C:
-            if digits == 0 or digits > 12 or found == ends.shape[0]:
-                return BROKEN
-            total += value
-            ends[found] = total
-            found += 1
-            value, digits = 0, 0
-        elif 0x30 <= data[at] <= 0x39:
-            value = value * 10 + int(data[at]) - 0x30
-            digits += 1
-        else:
-            return BROKEN
-    return found
+@_inlined
+def _code_of(at: int, size: int, text_memory: int, texts: Any, table: Any) -> Any:
+    """The code of a text; -1: it is not known."""
+    where = _text_hash(TEXT, at, size) & (table.shape[0] - 1)
+    while table[where] >= 0:
+        text = table[where]
+        if texts[text, 2] == size and _same(text_memory + texts[text, 1], at, size):
+            return texts[text, 3]
+        where = (where + 1) & (table.shape[0] - 1)
+    return -1
 
 
 @kept_compiled
-def name_codes(memory: int, size: int, text_memory: int, texts: Any, table: Any, rows: Any) -> Any:
-    """The kinds of rows, of names in lines; how many there are, or BROKEN where one is not known."""
-    found, start = 0, 0
-    for at in range(size + 1):
-        if at < size and _byte(memory + at) != 0x0A:
-            continue
-        where = _text_hash(TEXT, memory + start, at - start) & (table.shape[0] - 1)
-        code = -1
-        while table[where] >= 0:
-            text = table[where]
-            if texts[text, 2] == at - start and _same(text_memory + texts[text, 1], memory + start, at - start):
-                code = texts[text, 3]
-                break
-            where = (where + 1) & (table.shape[0] - 1)
-        if code < 0 or found == rows.shape[0]:
-            return BROKEN
-        rows[found, KIND] = np.uint64(code)
-        found += 1
-        start = at + 1
-    return found
+def take(
+    functions: Any, statement: int, after: int, known: int, stands: bool, rows: Any, ends: Any, data: Any,
+    text_memory: int, texts: Any, table: Any,
+) -> Any:  # fmt: skip
+    """Take the rows of a log after a position from a statement of SQLite that gives them in order. Those before `known`
+    are there; `stands`: the statement is on that one. Gives how many are there, and FINE; or BROKEN, where the next one
+    is missing or not as it should be; or NO_ROOM, where its state has none in `data`: then `ends` tells how much it is
+    up to it.
+
+    `functions`: addresses of sqlite3_step, _column_int64, _column_blob and _column_bytes.
+    """
+    step, integer, blob, bytes_of = functions[0], functions[1], functions[2], functions[3]
+    memory, size = data.ctypes.data, data.shape[0]
+    for row in range(known, rows.shape[0]):
+        if not (stands and row == known) and _called(step, statement, 0) & _32 != _SQLITE_ROW:
+            return row, BROKEN
+        if _called(integer, statement, 0) != after + 1 + row or _called(bytes_of, statement, 2) & _32 != 16:
+            return row, BROKEN
+        stream = _called(blob, statement, 2)
+        rows[row, STREAM_HI], rows[row, STREAM_LO] = _eight(stream), _eight(stream + 8)
+        name = _called(blob, statement, 3)
+        kind = _code_of(name, _called(bytes_of, statement, 3) & _32, text_memory, texts, table)
+        state = _called(blob, statement, 4)
+        length = _called(bytes_of, statement, 4) & _32
+        if kind < 0 or length == 0:
+            return row, BROKEN
+        start = ends[row - 1] if row > 0 else 0
+        ends[row] = start + length
+        if ends[row] > size:
+            return row, NO_ROOM
+        _copied(memory + start, state, length)
+        rows[row, POSITION] = np.uint64(after + 1 + row)
+        rows[row, VERSION] = np.uint64(_called(integer, statement, 1))
+        rows[row, KIND] = np.uint64(kind)
+    return rows.shape[0], FINE

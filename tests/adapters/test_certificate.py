@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -25,9 +27,12 @@ from tests.test_synth import generous
 
 import tallybook
 from tallybook.adapters import notes
-from tallybook.adapters.archive import certificate, decoding
-from tallybook.adapters.archive.building import Texts, chunk_of, program, unpacked
+from tallybook.adapters.archive import certificate, decoding, sqlite_rows
+from tallybook.adapters.archive.building import Chunk, Texts, chunk_of, program
 from tallybook.adapters.archive.certificate import NotByColumns
+from tallybook.adapters.archive.sqlite_rows import SQLiteRows
+from tallybook.adapters.sqlite import SQLiteDatabase
+from tallybook.domain.errors import BookClosed, BookError
 from tallybook.domain.events import Decision, Event, Value
 from tallybook.domain.points import CouponIssued, PointsEarned
 from tallybook.projections.read_models import Recorded
@@ -210,30 +215,82 @@ def test_a_made_up_book(tmp_path: Path) -> None:
 # ── rows and columns ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_packed_rows_are_the_rows(shop: tallybook.Book, tmp_path: Path) -> None:
+def rows_taken(log: Any, after: int, stop: int) -> Chunk | None:
+    with SQLiteRows(log) as rows:
+        found = rows.take(after, stop, Texts({decoding.TEXT: program().numbers}))
+    return None if found is None else Chunk(*found)
+
+
+@pytest.mark.parametrize("room", [1, 100, 512])
+def test_what_is_taken_from_sqlite_is_what_the_log_tells(
+    shop: tallybook.Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """However little room is made for states at first; and nothing, where a row is not as it should be."""
+    monkeypatch.setattr("tallybook.adapters.archive.sqlite_rows.BYTES_A_ROW", room)
     log = shop._core.app.log
-    made = program()
-    kinds = Texts({decoding.TEXT: made.numbers})
     head = shop.position()
-    packed = log.packed_rows(1, head)
-    assert packed is not None
-    found, wanted = unpacked(packed, kinds), chunk_of(log.log_rows(1, 1_000), made)
+    found, wanted = rows_taken(log, 1, head), chunk_of(log.log_rows(1, 1_000), program())
     assert found is not None
-    wanted.rows[:, decoding.VERSION] = 0
     assert (found.rows == wanted.rows).all()
     assert (found.ends == wanted.ends).all()
     assert (found.data == wanted.data).all()
-    assert log.packed_rows(1, head + 1) is None
-    for broken in (
-        packed._replace(names=packed.names + b"x"), packed._replace(names=packed.names[:-1]),
-        packed._replace(lengths=packed.lengths + b",1"), packed._replace(lengths=b""),
-        packed._replace(lengths=b"x" + packed.lengths[1:]), packed._replace(streams=packed.streams[:-1]),
-        packed._replace(streams=packed.streams + bytes(16)), packed._replace(states=packed.states[1:]),
-    ):  # fmt: skip
-        assert unpacked(broken, kinds) is None
-    with closing(sqlite3.connect(tmp_path / "shop.book")) as database, database:
-        database.execute("DELETE FROM stored_events WHERE position=3")
-    assert log.packed_rows(1, head) is None
+    assert rows_taken(log, 1, head + 1) is None
+    assert rows_taken(log, head, head + 1) is None
+    copy = tmp_path / "copy.book"
+    with closing(sqlite3.connect(tmp_path / "shop.book")) as database:
+        database.execute("VACUUM INTO ?", [str(copy)])
+    for number, broken in enumerate((
+        "UPDATE {} SET originator_id=x'00' WHERE position=3", "UPDATE {} SET originator_id=NULL WHERE position=3",
+        "UPDATE {} SET topic='customer.unknown' WHERE position=3", "UPDATE {} SET topic=NULL WHERE position=3",
+        "UPDATE {} SET state=x'' WHERE position=3", "UPDATE {} SET state=NULL WHERE position=3",
+        "UPDATE {} SET position='x' WHERE position=3", "DELETE FROM {} WHERE position=3",
+    )):  # fmt: skip
+        with closing(sqlite3.connect(copy)) as database, database:
+            database.execute(f"CREATE TABLE loose_{number} AS SELECT * FROM stored_events")
+            assert database.execute(broken.format(f"loose_{number}")).rowcount == 1
+        other = SimpleNamespace(database=SQLiteDatabase(str(copy)), table=SimpleNamespace(name=f"loose_{number}"))
+        assert rows_taken(other, 0, 2) is not None
+        assert rows_taken(other, 0, head) is None
+        other.database.close()
+
+
+def test_a_file_that_was_exchanged_or_closed_is_not_read(shop: tallybook.Book, tmp_path: Path) -> None:
+    log = shop._core.app.log
+    os.replace(tmp_path / "shop.book", tmp_path / "elsewhere")
+    with pytest.raises(BookError, match="deleted, moved or replaced"):
+        rows_taken(log, 0, 2)
+    os.replace(tmp_path / "elsewhere", tmp_path / "shop.book")
+    assert rows_taken(log, 0, 2) is not None
+    shop.close()
+    with pytest.raises(BookClosed):
+        rows_taken(log, 0, 2)
+
+
+def test_where_sqlite_can_not_be_reached_the_log_is_asked(
+    shop: tallybook.Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = shop.replay(executor="columnar")
+    monkeypatch.setattr("tallybook.adapters.archive.sqlite_rows._library", lambda: None)
+    assert rows_taken(shop._core.app.log, 0, 2) is None
+    assert shop.replay(executor="columnar") == told
+    assert told.executor == "columnar"
+
+
+def test_a_second_copy_of_sqlite_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two in one process, the one that closes a file drops the locks of the other."""
+    assert sqlite_rows._library.__wrapped__() is not None
+
+    class Used:
+        """What this copy has in use, whatever the sqlite3 module opens."""
+
+        def __call__(self) -> int:
+            return 1_000
+
+    library = SimpleNamespace(sqlite3_memory_used=Used())
+    for name in ("step", "finalize", "close_v2", "reset", "bind_int64", "open_v2", "busy_timeout", "prepare_v2"):
+        setattr(library, f"sqlite3_{name}", None)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    assert sqlite_rows._library.__wrapped__() is None
 
 
 def test_states_that_are_no_decisions_are_left_to_the_reference(cdnow: History) -> None:
