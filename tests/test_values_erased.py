@@ -596,7 +596,7 @@ def test_writers_and_sweeps_at_once_leave_nothing_that_nobody_can_open(book: Boo
                     if over.is_set():
                         return
                     who, said_then = many[(turn + number) % 4], f"W{number}-{turn}-"
-                    with suppress(Refused):  # others were faster twelve times
+                    with suppress(Refused):  # others were faster each time
                         mine.customers.change(who, name=said_then, note=said_then)
                         written.append((who, said_then))
                         mine.tickets.open(who, subject=said_then, kind="enquiry")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial, update_wrapper
@@ -46,11 +47,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Fact)
 
-TRIES = 12
+TRIES = 24
 FIRST_PAUSE_S = 0.001
+LONGEST_PAUSE_S = 0.25
 SETTLE_S = 30.0
 """How long a command tries to find out what became of a commit whose answer was lost."""
 COMMAND_ID_CHARS_MAX = 200
+
+
+def _waited(pause_s: float) -> float:
+    """Wait for up to so long, and say for how long the next time: by chance, or writers that collide do so in step."""
+    time.sleep(pause_s * random.random())  # noqa: S311 - nobody gains from guessing it
+    return min(pause_s * 2, LONGEST_PAUSE_S)
 
 
 AFTER_ERASURE = (SubjectErased, RequestCompleted)
@@ -202,8 +210,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
             except IntegrityError:
                 lost = None
                 if newest:
-                    time.sleep(pause_s)
-                    pause_s = min(pause_s * 2, 0.25)
+                    pause_s = _waited(pause_s)
                 newest = True
                 continue
             except BookUnreachable as error:
@@ -211,8 +218,7 @@ class command(Generic[D, P, R]):  # noqa: N801 - used as a decorator
                     raise  # to try again could double what is recorded
                 lost = error
                 newest = True
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.25)
+                pause_s = _waited(pause_s)
                 continue
             if work.refused is not None:
                 raise work.refused
