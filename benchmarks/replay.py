@@ -242,9 +242,10 @@ def _of_columns(
 ) -> Facts:
     """Enrolments and purchases as the executor reads them."""
     bought = kind == m.F_PURCHASE
-    slots = np.zeros((len(kind), 4), np.int64)
+    # Column by column, as `Facts` keeps them.
+    slots = np.zeros((m.SLOTS, len(kind)), np.int64).T
     slots[:, 0] = currency
-    items = np.zeros((int(bought.sum()), m.ITEMS), np.int64)
+    items = np.zeros((m.ITEMS, int(bought.sum())), np.int64).T
     items[:, 0], items[:, 1] = amount[bought], 1
     customer = np.repeat(np.arange(len(first) - 1), np.diff(first))
     account_of = np.full(len(first) - 1, -1)

@@ -67,8 +67,10 @@ def buy(s: Words, x: Words, row: int, position: int, at_us: int, seen: int) -> b
     due by then was settled, and nothing more."""
     until_us = at_us if s[V_SWEPT] == 0 else max(at_us, s[V_HORIZON])
     settle(s, until_us)
-    if s[V_MEMBER] == 0 or at_us < s[V_ENROLLED] or s[V_TALLY] != 0:
+    if s[V_MEMBER] == 0 or s[V_TALLY] != 0:
         return False
+    if at_us < s[V_ENROLLED]:
+        return True
     rules = in_force(s, at_us)
     rule = s[rules + RS_PLAIN] if rules >= 0 else 0
     if rule == 0 or barred(s, at_us) != T_EMPTY:
