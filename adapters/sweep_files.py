@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tallybook.domain.errors import RuleSetError
-from tallybook.domain.rules import RuleSet, parse_rule_set
+from tallybook.domain.rules import RuleSet, parse_rule_set, problems_of
 
 from .rule_files import FILE_BYTES_MAX, PACKAGED, load_rule_set
 
@@ -97,8 +97,7 @@ def _read(path: Path) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise RuleSetError(str(path), [f"this is not TOML: {error}"]) from None
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise RuleSetError(str(path), told) from None
+        raise RuleSetError(str(path), problems_of(error)) from None
     except OSError as error:
         raise RuleSetError(str(path), [f"the file can't be read: {error.strerror}"]) from None
 

@@ -756,7 +756,12 @@ def parse_rule_set(document: object, source: str) -> RuleSet:
     try:
         return RuleSet.model_validate(document, by_alias=not made, by_name=made)
     except ValidationError as error:
-        raise RuleSetError(source, [told for problem in error.errors() for told in _problems(problem)]) from None
+        raise RuleSetError(source, problems_of(error)) from None
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """What is wrong with a document, each with its path within and how to mend it."""
+    return [told for problem in error.errors() for told in _problems(problem)]
 
 
 _IN_WORDS = {

@@ -93,9 +93,10 @@ def test_rule_sets_may_be_given_as_they_are(book: Book) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ('candidates = "candidate"', "candidates: write a list"),
         ("", "nothing to try"),
         ("candidate = 1", "candidate"),
-        ("candidat = 'x'", "candidat"),
+        ("candidat = 'x'", "candidat: there is no such key here: take it out, or correct its spelling"),
         ("[grid]\n'expiry.months' = [1]", "no candidate whose values"),
         ("candidate = 'candidate'\n[grid]\n'expiry.months' = []", "no values"),
         ("candidate = 'candidate'\n[grid]\n'expiri.months' = [1]", "no 'expiri'"),
@@ -106,7 +107,7 @@ def test_rule_sets_may_be_given_as_they_are(book: Book) -> None:
         ("candidates = ['candidate', 'candidate']", "named twice"),
         ("candidates = ['candidate', 'other.toml']", "several programmes"),
         ("candidates = ['nowhere.toml']", "not there"),
-        ("budget = -1\ncandidate = 'candidate'", "budget"),
+        ("budget = -1\ncandidate = 'candidate'", "budget: write 0 or more"),
         ("candidate = ", "not TOML"),
     ],
 )
